@@ -40,11 +40,12 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def agent(tmp_path: Path, api: ApiServer, service: Service) -> Iterator[Callable[..., Agent]]:
-    """Makes an agent that publishes through the service. It is killed at the end."""
+    """Makes an agent that publishes through the service, or straight to a ``store``. It is killed at the end."""
     made: list[Agent] = []
 
-    def make(*options: str, url: str = "") -> Agent:
+    def make(*options: str, url: str = "", store: str = "") -> Agent:
         environ = {"CHRONOVERSE_URL": url or service.url, "CHRONOVERSE_TOKEN": service.token()}
+        environ = {"CHRONOVERSE_REDIS_URL": store} if store else environ
         environ |= {
             "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
             "CHRONOVERSE_DURABILITY": "acked",

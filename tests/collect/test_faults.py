@@ -15,6 +15,7 @@ from chronoverse.joblog.model import Gap, Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
 from tests.support.faultproxy import FaultProxy
+from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -133,6 +134,26 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
 
     assert job["status"] == "COMPLETED"
     assert jobs.texts(WORKFLOW, JOB) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
+
+
+def test_an_agent_may_publish_straight_to_the_store(
+    agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
+) -> None:
+    """Also when it has lost its state, and reads the log's end there."""
+    node, one = agent(store=redis_server.url), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    writer.print(*texts(300))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 300)
+    shutil.rmtree(node.state)
+    writer.print(*texts(400, 300))
+    api.apply(ended(one, 2, "Error"))
+    with node:
+        job = jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert (job["exit_code"], job["labels"]["reason"]) == (2, "Error")
+    assert jobs.texts(WORKFLOW, JOB) == texts(400)
 
 
 @pytest.mark.parametrize("has_state", [True, False])
