@@ -86,8 +86,8 @@ class WatchStore:
         fields = self.fields(workflow_id)
         watches = [Watch.decode(text) for name, text in sorted(fields.items()) if ":" not in name]
         queues = [self._queue(each) for each in watches]
-        sizes = self._commands.pipeline(workflow_id, [("ZCARD", each) for each in queues])
-        gates = self._commands.pipeline(workflow_id, [("ZSCORE", each, "") for each in queues])
+        asked = [command for each in queues for command in (("ZCARD", each), ("ZSCORE", each, ""))]
+        found = self._commands.pipeline(workflow_id, asked)
         return [
             KeptWatch(
                 watch,
@@ -95,7 +95,7 @@ class WatchStore:
                 size - (gate is not None),
                 int(fields.get(f"{watch.watch_id}:dropped", 0)),
             )
-            for watch, size, gate in zip(watches, sizes, gates, strict=True)
+            for watch, size, gate in zip(watches, found[::2], found[1::2], strict=True)
         ]
 
     def put(self, watch: Watch) -> bool:
@@ -142,8 +142,8 @@ class WatchStore:
 
     def add(self, watch: Watch, event: Event) -> bool:
         """Queues an event, unless it was before or too many wait. Returns whether it was queued."""
-        names, of = self._keys, watch.workflow_id
-        keys = [names.told(of), self._queue(watch), names.watches(of)]
+        of = watch.workflow_id
+        keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
         args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, f"{watch.watch_id}:dropped")
         return bool(self._commands.script("add_event", of, keys, *args))
 

@@ -3,17 +3,22 @@
 import base64
 import hashlib
 import hmac
+import ssl
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
 from chronoverse.archive.retention import delete_job
+from chronoverse.cli.notify.notifier import Notifier
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
-from chronoverse.joblog.watches import RETRY_SECONDS, Event
+from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
+from chronoverse.store import Store
 from chronoverse.store.watches import KeptWatch
 from tests.notify.conftest import URL, WORKFLOW, Site
 from tests.support.bench import Bench
+from tests.support.fleets import Cluster
 from tests.support.receiver import Message, Receiver
 from tests.support.waiting import wait_until
 
@@ -254,3 +259,30 @@ def test_a_test_is_sent_without_jobs_too(site: Site) -> None:
     (message,) = wait_for(site, 1)
     assert message.json["text"] == f"Test of the watch main: nightly has no jobs {URL}/ui/workflows/nightly"
     assert message.json["data"]["job"] is None
+
+
+def test_workflows_of_each_server_of_a_cluster(cluster: Cluster, prefix: str, receiver: Receiver) -> None:
+    """The index of the workflows with watches is on one of them."""
+    stop = threading.Event()
+    rest = {"watch_id": "main", "on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32, "status": ("FAILED",)}
+    with closing(Store(cluster.url, prefix=prefix)) as store:
+        workflows = [cluster.workflow(master, prefix) for master in cluster.masters()]
+        for workflow_id in workflows:
+            store.watches.put(Watch(workflow_id=workflow_id, **rest))  # type: ignore[arg-type]
+        notifier = Notifier(store, lambda _: {}, {"127.0.0.1": True}, URL, ssl.create_default_context(), stop)
+        thread = threading.Thread(target=notifier.run)
+        thread.start()
+        try:
+            for workflow_id in workflows:
+                attempt = store.open(JobRef(workflow_id, "job"), "token")
+                store.finish(attempt, Status.FAILED, 1, 0, 1)
+            found = "a message of each"
+            wait_until(lambda: len(receiver.messages) == len(workflows), PATIENCE_SECONDS, found)
+        finally:
+            stop.set()
+            thread.join(30)
+        assert {each.json["data"]["job"]["workflow_id"] for each in receiver.messages} == set(workflows)
+        assert store.watches.workflows() == sorted(workflows)
+        for workflow_id in workflows:
+            assert store.watches.delete(workflow_id, "main")
+        assert store.watches.workflows() == []

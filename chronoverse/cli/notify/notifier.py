@@ -90,19 +90,18 @@ class Notifier:
         if time.monotonic() >= self._look_at:
             self._look()
             self._look_at = time.monotonic() + LOOK_SECONDS
-        self._read_changes()
+        for workflow_id, entries in self._store.watches.changes(self._workflows()):
+            self._queue_ends(workflow_id, entries)
         idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
         for ref, event in self._store.watches.claim(idle).items() if idle else ():
             self._busy[ref] = event.queued_ms
             # A receiver that fails takes a thread for as long as a delivery may take, and must delay no other.
             self._pools[self._kept[ref].state.failures > 0].submit(self._deliver, ref, event)
         now_ms = 1000 * self._clock()
-        ages = [now_ms - ms for ref, ms in list(self._busy.items()) if ref in self._kept and self._is_healthy(ref)]
+        busy = [(self._kept.get(ref), ms) for ref, ms in list(self._busy.items())]
+        ages = [now_ms - ms for kept, ms in busy if kept is not None and not kept.state.failures]
         metrics.NOTIFY_LAG.set(max(ages, default=0) / 1000)
         metrics.NOTIFY_LAST_STEP.set(self._clock())
-
-    def _is_healthy(self, ref: JobRef) -> bool:
-        return not self._kept[ref].state.failures
 
     def _look(self) -> None:
         """Reads the watches and the running jobs. So it is noticed that one is lost, or has a foreign end."""
@@ -127,10 +126,6 @@ class Notifier:
         """The watches that may tell something of ``job`` as it is now."""
         kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
-
-    def _read_changes(self) -> None:
-        for workflow_id, entries in self._store.watches.changes(self._workflows()):
-            self._queue_ends(workflow_id, entries)
 
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         if not entries:

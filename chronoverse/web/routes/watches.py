@@ -135,17 +135,14 @@ def blueprint(deps: Dependencies) -> Blueprint:
             except JobNotFound:
                 secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
                 generated = {"secret": secret}
-        status = DEFAULT_STATUSES[body["on"]] if body["status"] is None else tuple(body["status"])
-        label = check_labels(body["label"])
-        rest = {name: body[name] for name in ("on", "url", "seconds")}
         watch = Watch(
             workflow_id=workflow_id,
             watch_id=watch_id,
             secret=secret,
-            status=status,
-            label=label,
+            status=DEFAULT_STATUSES[body["on"]] if body["status"] is None else tuple(body["status"]),
+            label=check_labels(body["label"]),
             same=tuple(body["same"]),
-            **rest,
+            **{name: body[name] for name in ("on", "url", "seconds")},
         )
         record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
         is_new = deps.store.watches.put(watch)
