@@ -41,10 +41,11 @@ ISSUERS: Final = {
 }
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """The blocks of a page in this language."""
+def blocks(page: str, language: str, having: str = "") -> list[str]:
+    """The blocks of a page in this language that have this text."""
     text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for block in found if having in block]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def service(
 ) -> Iterator[Service]:
     """A service that trusts what all of the pages say, beside its own key, with which these tests read."""
     directory = tmp_path_factory.mktemp("service")
-    trusted = "".join(block for page in ISSUERS for block in blocks(page, "toml"))
+    trusted = "".join(block for page in ISSUERS for block in blocks(page, "toml", "[[issuer]]"))
     for page, name in ISSUERS.items():
         assert name in trusted
         trusted = trusted.replace(name, issuers[page].name)
@@ -136,7 +137,7 @@ def test_a_gitlab_job_needs_no_secret(
     ended: Callable[[str, str], tuple[str, list[str]]],
 ) -> None:
     """All three executors give the script and the job's variables to a shell: bash, or what the image has."""
-    (page,) = blocks("gitlab", "yaml")
+    (page,) = blocks("gitlab", "yaml", "id_tokens:")
     job = yaml.safe_load(page)["test"]
     name, wanted = job["id_tokens"].popitem()
     (line,) = job["script"]
@@ -215,7 +216,7 @@ def test_a_github_job_needs_no_secret(
     """Its first step has a token renewed, and each later step is a part of the job's log."""
     for name in ("curl", "jq", "bash"):
         tool(name)
-    (page,) = blocks("github-actions", "yaml")
+    (page,) = blocks("github-actions", "yaml", "id-token:")
     workflow = yaml.safe_load(page)
     assert workflow["permissions"]["id-token"] == "write"
     assert workflow["env"].keys() == {"CHRONOVERSE_URL", "CHRONOVERSE_TOKEN_FILE"}
@@ -270,7 +271,7 @@ def test_a_pod_needs_no_secret(
     tmp_path: Path,
 ) -> None:
     """The token is in the file that the kubelet renews, and it is for the pod's own namespace."""
-    (page,) = blocks("kubernetes", "yaml")
+    (page,) = blocks("kubernetes", "yaml", "serviceAccountToken:")
     pod = yaml.safe_load(page)["spec"]["template"]["spec"]
     (container,), (volume,) = pod["containers"], pod["volumes"]
     (source,) = volume["projected"]["sources"]

@@ -320,11 +320,8 @@ class EndBody(Schema):
         given = [name for name in ("token", "attempt", "next") if data[name] is not None]
         if given and len(given) < 3:
             raise ValidationError("token, attempt and next are required together", given[0])
-        for name in () if given else ("counts", "dropped"):
-            if data[name]:
-                raise ValidationError("only with token", name)
-        if not given and data["status"] == Status.PENDING:
-            raise ValidationError("without token: must be a status that ends a job", "status")
+        if not given and (data["counts"] or data["dropped"] or data["status"] == Status.PENDING):
+            raise ValidationError("required to end an attempt, or to say counts or dropped", "token")
 
 
 #: While an attempt holds its lease, only its runner may append.

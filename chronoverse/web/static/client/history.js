@@ -1,7 +1,7 @@
 // @ts-check
 // Pages of a log, waiting for a line or for the end, and ending a job.
 
-import { Backoff, get, isTransient, jobUrl, Limit, now, pause, Refused, REQUEST_MS, send } from "./request.js";
+import { Backoff, get, isTransient, jobUrl, now, pause, Refused, REQUEST_MS } from "./request.js";
 
 //: Attempts at one page. They are few because somebody waits for the answer.
 const MAX_ATTEMPTS = 4;
@@ -32,16 +32,8 @@ export async function end(options) {
   const { token, signal, status, exitCode } = options;
   const url = jobUrl(options, "end", {});
   const init = { method: "POST", body: JSON.stringify({ status, exit_code: exitCode }) };
-  const headers = { Accept: "application/json", "Content-Type": "application/json" };
-  return retry(signal, async () => {
-    const limit = new Limit(signal, REQUEST_MS);
-    try {
-      const response = await send(url, token, headers, limit, init);
-      return await limit.run(() => response.json());
-    } finally {
-      limit.close();
-    }
-  });
+  const headers = { "Content-Type": "application/json" };
+  return retry(signal, async () => (await get(url, { token, signal, headers }, init)).body);
 }
 
 /**

@@ -238,11 +238,7 @@ export interface EndOptions extends JobOptions {
   exitCode?: number;
 }
 
-/**
- * Ends a job that no runner holds: it came as log records, by XADD, or was only registered. A job that has ended in the same
- * way stays as it is. Tries four times. Throws Refused, with the reason HELD while a runner holds the job, and CLOSED when
- * it has ended otherwise.
- */
+/** Ends a job that no runner holds, if it has not ended so already. Throws Refused: HELD by a runner, CLOSED otherwise. */
 export function end(options: EndOptions): Promise<Job>;
 
 /**

@@ -152,12 +152,14 @@ export async function send(url, token, headers, limit, init) {
 
 /**
  * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has come in a log.
- * @type {typeof import("./index.js").get}
+ * @param {string} url
+ * @param {Parameters<typeof import("./index.js").get>[1]} [options]
+ * @param {RequestInit} [init] As for `send`.
  */
-export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = {} } = {}) {
+export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = {} } = {}, init) {
   const limit = new Limit(signal, limitMs);
   try {
-    const response = await send(url, token, { Accept: "application/json", ...headers }, limit);
+    const response = await send(url, token, { Accept: "application/json", ...headers }, limit, init);
     const body = await limit.run(() => response.json());
     const position = response.headers.get("Last-Event-ID");
     return { body, headers: response.headers, position: position === null ? null : Number(position) };
