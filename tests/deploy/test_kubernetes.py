@@ -131,6 +131,7 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
     assert paths == {
         "/workflows": "Prefix",
         "/audit": "Exact",
+        "/logs/search": "Exact",
         "/ui": "Prefix",
         "/": "Exact",
         "/healthz": "Exact",

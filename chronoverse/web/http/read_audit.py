@@ -10,7 +10,9 @@ from chronoverse.web.http.dependencies import principal
 #: The view that shows lines of all workflows.
 _ALL: Final = "search.search_all"
 #: The views below a workflow that show no text of a log. Any other view counts, also one that is new.
-_WITHOUT_TEXT: Final = frozenset({"jobs.jobs", "jobs.job", "admin.redactions", "watches.watches", "watches.get"})
+_WITHOUT_TEXT: Final = frozenset(
+    {"jobs.jobs", "jobs.job", "workflow-events.workflow_events", "admin.redactions", "watches.watches", "watches.get"}
+)
 
 
 def register(app: Flask) -> None:

@@ -216,6 +216,7 @@ def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
     document = site.client.get("/openapi.json").json()
     without_text = (
         "/workflows/{workflow_id}/jobs",
+        "/workflows/{workflow_id}/events",
         "/workflows/{workflow_id}/settings",
         job_route := "/workflows/{workflow_id}/jobs/{job_id}",
     )
