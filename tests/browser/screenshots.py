@@ -20,8 +20,8 @@ from tests.support.service import ROOT, Service, serving
 
 FOLDER: Final = ROOT / "docs" / "screenshots"
 #: Sizes of the pictures in pixels: one for a page of documentation, and one of a telephone.
-WIDE: Final = (1040, 420)
-NARROW: Final = (390, 520)
+WIDE: Final = (1280, 640)
+NARROW: Final = (390, 700)
 WORKFLOW: Final = "nightly"
 
 ESC: Final = "\x1b"
