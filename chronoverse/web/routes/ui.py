@@ -4,6 +4,7 @@ import hashlib
 import html
 import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin, urlsplit
@@ -48,8 +49,8 @@ def blueprint(settings: Settings) -> Blueprint:
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
     values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG.pattern}
-    for name, value in values.items():
-        bodies["job.html"] = bodies["job.html"].replace(f"{{{name}}}".encode(), html.escape(value).encode())
+    for page, name in product(("job.html", "workflow.html"), values):
+        bodies[page] = bodies[page].replace(f"{{{name}}}".encode(), html.escape(values[name]).encode())
     signs_in = "".join(
         f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()
     )

@@ -1,4 +1,5 @@
-// A table of what a route lists in pages, the newest first. While the page is open, it asks for what is new and what runs.
+// A table of what a route lists in pages, the newest first. While the page is open, it follows the changes of the items where
+// there is a stream of them. Elsewhere it asks for what is new and what runs.
 
 import { $, announce, make, notice } from "./dom.js";
 import { many } from "./format.js";
@@ -8,6 +9,8 @@ import { hideRetry, isTransient, showRetry } from "./trouble.js";
 //: Milliseconds between two requests while items change every second, and otherwise.
 const BUSY_MS = 1000;
 const IDLE_MS = 5000;
+//: Milliseconds after a change until it is shown. Others may come meanwhile.
+const SHOW_MS = 100;
 
 export class List {
   //: What each request has found: the cursor that it began at, and its items.
@@ -21,6 +24,10 @@ export class List {
   #focusAt = null;
   //: Whether further items were asked for, and have not come yet.
   #wantsMore = false;
+  //: The connection that is followed, and what it has brought since the last request began.
+  #following = null;
+  #later = 0;
+  #changed = [];
 
   /**
    * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
@@ -28,7 +35,8 @@ export class List {
    * `isBusy(item)` says whether an item changes every second. `arrange(items)` are those to show, in their order.
    * `size` is how many items one request has, and `pages` how many requests the list begins with. `empty` is shown when
    * there are no items: a text or an element of how many `arrange` has left out. `refused(error)` is shown when the first
-   * request fails. `loaded()` is called after every request.
+   * request fails. `loaded()` is called after every request. `changes(signal)`, if given, are the frames of a stream of
+   * changes, and `wants(item)` whether the list has a changed item.
    */
   constructor(options) {
     this.#options = { size: 50, pages: 1, arrange: (items) => items, ...options };
@@ -51,12 +59,44 @@ export class List {
   restart() {
     this.#chunks = [];
     this.#wantsMore = false;
+    this.#following?.abort();
     this.refresh();
+  }
+
+  /** Follows the changes. The stream begins with the newest items, so that no change is between the two. */
+  async #follow() {
+    this.#following?.abort();
+    const stop = (this.#following = new AbortController());
+    try {
+      for await (const { event, data } of this.#options.changes(stop.signal)) {
+        hideRetry();
+        if (event === "job") {
+          this.#changed.push(data);
+          if (this.#chunks.length) this.#apply(data);
+          this.#later ||= setTimeout(() => ((this.#later = 0), this.show()), SHOW_MS);
+        } else if (event === "reset") {
+          this.refresh();
+        }
+      }
+    } catch (error) {
+      if (!stop.signal.aborted) this.refresh();
+    }
+  }
+
+  /** Puts a changed item where it belongs. */
+  #apply(item) {
+    for (const chunk of this.#chunks) chunk.items = chunk.items.filter(({ id }) => id !== item.id);
+    if (!this.#options.wants(item)) return;
+    const isOlder = (each) => (each.created_at ?? "") <= (item.created_at ?? "");
+    const chunk = this.#chunks.find(({ items }) => items.some(isOlder)) ?? (this.#cursor ? null : this.#chunks.at(-1));
+    const at = chunk?.items.findIndex(isOlder) ?? 0;
+    chunk?.items.splice(at < 0 ? chunk.items.length : at, 0, item);
   }
 
   /** Requests what is new and what runs, and further items if they were asked for. Then again every few seconds. */
   refresh() {
     clearTimeout(this.#timer);
+    this.#changed = [];
     const request = (this.#request += 1);
     this.#load(request).catch((error) => {
       if (request !== this.#request) return;
@@ -72,12 +112,14 @@ export class List {
 
   /** Ends the refreshing, and forgets a request on its way. */
   stop() {
+    this.#following?.abort();
     this.#request += 1;
     clearTimeout(this.#timer);
     this.#timer = 0;
   }
 
   #schedule(ms) {
+    if (this.#options.changes && this.#chunks.length) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
   }
@@ -98,7 +140,9 @@ export class List {
     hideRetry();
     const begins = !this.#chunks.length;
     this.#addFirst(first, cursor);
+    for (const item of this.#changed) this.#apply(item);
     if (begins) this.#show();
+    if (begins && this.#options.changes) this.#follow();
     for (let page = 1; more || (begins && page < this.#options.pages); page += 1) {
       if (!this.#cursor) break;
       const [next, following] = await this.#fetch(this.#cursor);

@@ -1,5 +1,6 @@
 // The page of a workflow: its jobs, newest first, or what a search in all of them has found.
 
+import { followWorkflow } from "../client/index.js";
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { causeOf } from "./causes.js";
@@ -10,8 +11,9 @@ import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
 import { SearchBox } from "./search_box.js";
-import { begin, claims, get } from "./session.js";
+import { begin, claims, currentToken, get } from "./session.js";
 import { badgeElement, isRed, statusIcon } from "./state.js";
+import { showRetry } from "./trouble.js";
 import { showWatches } from "./watches.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
@@ -34,7 +36,8 @@ function cells(job) {
     "sha wide": commit ? [commitElement(commit)] : [],
     when: [],
     "took num": [],
-    "lines num": [count(job.lines)],
+    // Of a job that runs they are on its own page.
+    "lines num": [ended(job.status) ? count(job.lines) : ""],
   };
   return Object.entries(row).map(([name, children]) => make("td", name, ...children));
 }
@@ -123,6 +126,18 @@ const list = new List({
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
   loaded: () => (showOverview(), showEmpty()),
   isBusy: (job) => !ended(job.status),
+  changes: (signal) =>
+    followWorkflow({
+      workflow,
+      token: currentToken,
+      jobs: 50,
+      labels: Object.fromEntries(labels.map((label) => label.split(/=(.*)/s))),
+      heartbeat: Number(document.documentElement.dataset.heartbeat) || undefined,
+      giveUpAfter: Infinity,
+      signal,
+      onReconnect: (error, ms) => showRetry(ms, error, () => list.refresh()),
+    }),
+  wants: (job) => job.status !== "DELETED" && (!status || job.status === status),
   empty: emptyNotice,
   refused: (error) => error.message,
 });
@@ -184,4 +199,5 @@ showAccount();
 storeRecent(workflow);
 notice("Loading…");
 box.show();
+setInterval(() => document.hidden || list.show(), 1000);
 showWatches(workflow, $("watches")).catch(() => {});
