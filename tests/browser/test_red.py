@@ -106,7 +106,7 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     tab.page.click("tbody tr:nth-child(2) .who a")
     tab.wait_compared("run-0")
     tab.page.click("#good")
-    tab.page.click("#runs a:text-is('only this')")
+    tab.page.click("#runs a:text-is('only this run')")
     tab.page.wait_for_url("**/jobs/run-4?new=true&against=run-0*")
     tab.wait_compared("run-0")
 
