@@ -20,6 +20,7 @@ pytestmark = pytest.mark.long
 
 UNIT: Final = DEPLOY / "chronoverse.service"
 ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
+NOTIFIER: Final = DEPLOY / "chronoverse-notifier.service"
 #: The highest exposure that systemd may report, in tenths. Lower is safer; a service without hardening has 96.
 MOST_EXPOSED: Final = 12
 START_SECONDS: Final = 20.0
@@ -32,7 +33,9 @@ def unit() -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-@pytest.fixture(params=[(UNIT, "serve"), (ARCHIVER, "archive")], ids=["service", "archiver"])
+@pytest.fixture(
+    params=[(UNIT, "serve"), (ARCHIVER, "archive"), (NOTIFIER, "notify")], ids=["service", "archiver", "notifier"]
+)
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of the unit with a command that exists."""
     unit: Path = request.param[0]
@@ -73,9 +76,9 @@ def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: 
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
 
 
-def test_both_units_use_one_state_directory() -> None:
-    """They run as the same user. Each reads the URL of its own user of the store from a file of its own."""
-    units = [path.read_text().splitlines() for path in (UNIT, ARCHIVER)]
+def test_all_units_use_one_state_directory() -> None:
+    """They run as the same user. Each reads the URL of its user of the store; the notifier's user is the service's."""
+    units = [path.read_text().splitlines() for path in (UNIT, ARCHIVER, NOTIFIER)]
     for line in ("DynamicUser=yes", "User=chronoverse", "StateDirectory=chronoverse", "StateDirectoryMode=0700"):
         assert all(line in unit for unit in units)
     files = [[line for line in unit if line.startswith("EnvironmentFile=")] for unit in units]
@@ -83,8 +86,9 @@ def test_both_units_use_one_state_directory() -> None:
     assert files == [
         ["EnvironmentFile=-/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/service"],
         ["EnvironmentFile=/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/archiver"],
+        ["EnvironmentFile=-/etc/chronoverse/environment", "EnvironmentFile=/etc/chronoverse/service"],
     ]
-    for unit, name in zip(units, ("service", "archiver"), strict=True):
+    for unit, name in zip(units, ("service", "archiver", "service"), strict=True):
         assert any(line.startswith(f"#   CHRONOVERSE_REDIS_URL=rediss://{name}:") for line in unit)
 
 

@@ -106,6 +106,10 @@ def follow(directory: Path, wheels: Path, provider: Provider, variables: dict[st
     # It answers 404 without the extra `otlp`.
     assert httpx.post("http://127.0.0.1:8000/v1/logs", json={}).status_code == 401
 
+    # The notifier may read the store as the service's user.
+    metrics = httpx.get("http://127.0.0.1:8003/metrics").text
+    assert re.search(r"^chronoverse_notify_last_step_timestamp_seconds [1-9]", metrics, re.MULTILINE), logs
+
     # There is no Grafana here. What it would read is at least YAML.
     provisioned = [yaml.safe_load(path.read_text()) for path in Path("/etc/grafana/provisioning").glob("*/*.yaml")]
     assert [each["apiVersion"] for each in provisioned] == [1, 1]
