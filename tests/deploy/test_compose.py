@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 import redis
+import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -16,6 +17,7 @@ from tests.deploy.conftest import (
     DEPLOY,
     Gunicorn,
     configure_compose_redis,
+    interpolate,
     read_compose,
     seconds,
 )
@@ -25,6 +27,8 @@ from tests.support.waiting import wait_until
 
 FILE: Final = DEPLOY / "compose.yaml"
 START_SECONDS: Final = 10.0
+#: What ``.env`` sets for watches.
+WATCHES: Final = {"CHRONOVERSE_WEBHOOK_HOSTS", "CHRONOVERSE_URL"}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def test_no_secret_is_in_the_file() -> None:
     uncommented = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
 
     assert set(re.findall(r"\$\{(\w+):\?\}", uncommented)) == COMPOSE_ENVIRONMENT.keys()
-    assert set(re.findall(r"\$\{(\w+):-", uncommented)) == {"REDIS_MAXMEMORY"}
-    assert set(re.findall(r"#   (\w+)=", text)) == COMPOSE_ENVIRONMENT.keys()
+    assert set(re.findall(r"\$\{(\w+):-", uncommented)) == {"REDIS_MAXMEMORY", *WATCHES}
+    assert set(re.findall(r"#   (\w+)=", text)) == COMPOSE_ENVIRONMENT.keys() | WATCHES
 
 
 def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
@@ -102,6 +106,22 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
     assert archiver["environment"].keys() == {"CHRONOVERSE_REDIS_URL", "CHRONOVERSE_ARCHIVE_URL"}
     # A new volume gets the owner of the image's directory. Without such a directory it belongs to root.
     assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
+
+
+def test_the_notifier_is_the_nodes_user(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """It has their store, archive and hosts, a way out, and no key for tokens. Its command exists."""
+    notifier, node = compose["services"]["notifier"], nodes["node-1"]
+
+    assert notifier["command"] == ["chronoverse", "notify", "--metrics", "0.0.0.0:8003"]
+    assert (notifier["networks"], notifier["volumes"]) == (node["networks"], node["volumes"])
+    shared = {"CHRONOVERSE_REDIS_URL", "CHRONOVERSE_ARCHIVE_URL", "CHRONOVERSE_WEBHOOK_HOSTS"}
+    assert notifier["environment"].keys() == shared | {"CHRONOVERSE_URL"}
+    assert {name: notifier["environment"][name] for name in shared} == {
+        name: node["environment"][name] for name in shared
+    }
+    text = interpolate(FILE.read_text("utf-8"), COMPOSE_ENVIRONMENT | {name: f"the-{name}" for name in WATCHES})
+    filled = yaml.safe_load(text)["services"]["notifier"]["environment"]
+    assert {name: filled[name] for name in WATCHES} == {name: f"the-{name}" for name in WATCHES}
 
 
 @pytest.mark.long
