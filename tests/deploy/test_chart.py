@@ -22,7 +22,10 @@ TEXT: Final = (DEPLOY / "kubernetes.yaml").read_text("utf-8")
 INSTANCE: Final = "app.kubernetes.io/instance"
 
 ACTION: Final = re.compile(r"(\s*)\{\{(-?) (.*?) \}\}")
-CONDITION: Final = re.compile(r"[ \t]*\{\{- if (not )?(\.\S+) \}\}\n(.*?)[ \t]*\{\{- end \}\}\n", re.DOTALL)
+#: One that has none in it.
+CONDITION: Final = re.compile(
+    r"[ \t]*\{\{- if (not )?(\.\S+) \}\}\n((?:(?!\{\{- if ).)*?)[ \t]*\{\{- end \}\}\n", re.DOTALL
+)
 
 Values = dict[str, Any]
 
@@ -57,8 +60,12 @@ def render(template: str, values: Values, release: str) -> str:
         block = yaml.safe_dump(look_up(path)) if path else (CHART / file).read_text("utf-8")
         return "\n" + "\n".join(f"{' ' * int(width)}{line}" for line in block.rstrip("\n").split("\n"))
 
-    chosen = CONDITION.sub(lambda block: block[3] if bool(look_up(block[2])) != bool(block[1]) else "", template)
-    return ACTION.sub(act, chosen)
+    found = 1
+    while found:
+        template, found = CONDITION.subn(
+            lambda block: block[3] if bool(look_up(block[2])) != bool(block[1]) else "", template
+        )
+    return ACTION.sub(act, template)
 
 
 def rendered(values: Values, release: str = "chronoverse") -> dict[tuple[str, str], Any]:
@@ -92,7 +99,7 @@ def test_the_chart_makes_what_the_example_says() -> None:
     """So all that is tested of the example holds for the chart."""
     example = yaml.safe_load_all(TEXT)
     expected = {(each["kind"], each["metadata"]["name"]): each for each in example}
-    made = without_instance(rendered({"tag": re.findall(r"image: .*:(\S+)", TEXT)[0]}))
+    made = without_instance(rendered({"tag": re.findall(r"image: .*:(\S+)", TEXT)[0], "notifier": {"enabled": True}}))
     # The ServiceMonitor selects the Service by this label.
     assert made["Service", "chronoverse"]["metadata"].pop("labels") == {"app.kubernetes.io/name": "chronoverse"}
     for each in (*made.values(), *expected.values()):
@@ -113,6 +120,12 @@ def test_every_value_arrives_and_the_objects_are_valid() -> None:
         "resources": {"limits": {"memory": "7Gi"}},
         "archive": [{"name": "CHRONOVERSE_ARCHIVE_URL", "value": "s3://other/place"}],
         "archiver": {"replicas": 3, "secretName": "archiver-secret", "resources": {"limits": {"memory": "6Gi"}}},
+        "notifier": {
+            "enabled": True,
+            "replicas": 4,
+            "env": [{"name": "CHRONOVERSE_WEBHOOK_HOSTS", "value": "hooks.example.net"}],
+            "resources": {"limits": {"memory": "5Gi"}},
+        },
         "ingress": {"className": "other-class", "namespace": "edge", "host": "l.example.net", "tlsSecretName": "l-tls"},
         "monitoring": {"namespace": "metrics", "operator": True},
     }
@@ -124,16 +137,19 @@ def test_every_value_arrives_and_the_objects_are_valid() -> None:
     for (kind, _name), each in objects.items():
         if not each["apiVersion"].startswith("monitoring.coreos.com/"):
             kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
-        assert each["metadata"]["name"] in {"second", "second-archiver"}, kind
+        assert each["metadata"]["name"] in {"second", "second-archiver", "second-notifier"}, kind
     alerts = yaml.safe_load((DEPLOY / "prometheus-alerts.yaml").read_text("utf-8"))
     assert objects["PrometheusRule", "second"]["spec"] == alerts
-    for kind, name in (("Deployment", "second"), ("Deployment", "second-archiver")):
-        spec = objects[kind, name]["spec"]
+    for name in ("second", "second-archiver", "second-notifier"):
+        spec = objects["Deployment", name]["spec"]
         assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
         assert spec["selector"]["matchLabels"][INSTANCE] == "second"
     pods = objects["Deployment", "second"]["spec"]["template"]["metadata"]["labels"]
     assert objects["Service", "second"]["metadata"]["labels"] == pods
     assert objects["ServiceMonitor", "second"]["spec"]["selector"]["matchLabels"] == pods
+    for name in ("second-archiver", "second-notifier"):
+        labels = objects["Deployment", name]["spec"]["template"]["metadata"]["labels"]
+        assert objects["PodMonitor", name]["spec"]["selector"]["matchLabels"] == labels
     assert not any(kind == "Ingress" for kind, _name in rendered({"ingress": {"enabled": False}}))
 
 
@@ -153,11 +169,12 @@ EXTRA: Final[Values] = {
 
 
 def test_pods_have_what_an_operator_adds() -> None:
-    """Nodes and archivers alike, beside what they have."""
-    plain, objects = rendered({}), rendered(EXTRA)
+    """Nodes, archivers and notifiers alike, beside what they have."""
+    notifies: Values = {"notifier": {"enabled": True}}
+    plain, objects = rendered(notifies), rendered(EXTRA | notifies)
     for each in objects.values():
         kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
-    for name in ("chronoverse", "chronoverse-archiver"):
+    for name in ("chronoverse", "chronoverse-archiver", "chronoverse-notifier"):
         before, after = (found["Deployment", name]["spec"]["template"]["spec"] for found in (plain, objects))
         assert after["serviceAccountName"] == "logs"
         for value in ("imagePullSecrets", "tolerations", "affinity"):
@@ -170,6 +187,14 @@ def test_pods_have_what_an_operator_adds() -> None:
     account = objects["ServiceAccount", "logs"]
     assert account["metadata"]["annotations"] == EXTRA["serviceAccount"]["annotations"]
     assert not any(kind == "ServiceAccount" for kind, _name in plain)
+
+
+def test_without_watches_there_is_no_notifier() -> None:
+    """And no host that the nodes may call. A release has watches only by its values."""
+    objects = rendered({"monitoring": {"operator": True}})
+    assert not any("notifier" in name for _kind, name in objects)
+    (container,) = objects["Deployment", "chronoverse"]["spec"]["template"]["spec"]["containers"]
+    assert "CHRONOVERSE_WEBHOOK_HOSTS" not in {each["name"] for each in container["env"]}
 
 
 def test_a_scaler_takes_the_place_of_the_replicas() -> None:
@@ -204,7 +229,14 @@ def test_the_image_is_of_the_charts_version() -> None:
         assert [pod["containers"][0]["image"] for pod in pods] == [f"registry.example.com/chronoverse:{tag}"] * 2
 
 
-@pytest.mark.parametrize("values", [{}, EXTRA, {"monitoring": {"operator": True}, "ingress": {"enabled": False}}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        EXTRA | {"notifier": {"enabled": True}, "monitoring": {"operator": True}},
+        {"monitoring": {"operator": True}, "ingress": {"enabled": False}},
+    ],
+)
 def test_helm_itself_makes_the_same(values: Values) -> None:
     """And finds nothing to warn of."""
     helm = pytest.importorskip("helm_python.chart")

@@ -27,14 +27,14 @@ def by_kind(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, Any]:
-    """The file's documents by kind, without the archiver's."""
+    """The file's documents by kind, without the archiver's and the notifier's."""
     return by_kind("chronoverse")
 
 
-@pytest.fixture(scope="module")
-def archiver() -> dict[str, Any]:
-    """The archiver's Deployment."""
-    found: dict[str, Any] = by_kind("chronoverse-archiver")["Deployment"]
+@pytest.fixture(scope="module", params=["archiver", "notifier"])
+def helper(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The Deployment of a program that no viewer reaches."""
+    found: dict[str, Any] = by_kind(f"chronoverse-{request.param}")["Deployment"]
     return found
 
 
@@ -55,7 +55,9 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_object_follows_the_schema_of_the_release(objects: dict[str, Any], release: str) -> None:
     """Unknown names are errors."""
-    for document in (*objects.values(), *by_kind("chronoverse-archiver").values()):
+    helpers = [each for name in ("archiver", "notifier") for each in by_kind(f"chronoverse-{name}").values()]
+    assert len(helpers) == 4
+    for document in (*objects.values(), *helpers):
         kubernetes_validate.validate(document, release, strict=True)
 
     assert objects.keys() == {"Deployment", "PodDisruptionBudget", "Service", "Ingress", "NetworkPolicy"}
@@ -121,6 +123,7 @@ def test_the_service_accepts_the_environment(container: dict[str, Any]) -> None:
 
     assert settings.jwt_jwks_url
     assert settings.web_concurrency == 2
+    assert settings.webhook_hosts
 
 
 def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None:
@@ -143,7 +146,11 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     ("name", "sources"),
-    [("chronoverse", ["ingress-nginx", "monitoring"]), ("chronoverse-archiver", ["monitoring"])],
+    [
+        ("chronoverse", ["ingress-nginx", "monitoring"]),
+        ("chronoverse-archiver", ["monitoring"]),
+        ("chronoverse-notifier", ["monitoring"]),
+    ],
 )
 def test_a_policy_lets_only_those_in_who_need_it(name: str, sources: list[str]) -> None:
     """It selects the pods, and names the port that the container has."""
@@ -158,18 +165,22 @@ def test_a_policy_lets_only_those_in_who_need_it(name: str, sources: list[str]) 
     assert rule["ports"] == [{"port": port["name"]}]
 
 
-def test_the_archivers_probes_ask_for_its_metrics(archiver: dict[str, Any]) -> None:
+def test_a_helpers_probes_ask_for_its_metrics(helper: dict[str, Any]) -> None:
     """It has no other route. There is no readiness, because nothing is sent to it."""
-    (container,) = archiver["spec"]["template"]["spec"]["containers"]
+    (container,) = helper["spec"]["template"]["spec"]["containers"]
     probes = {name: each["httpGet"] for name, each in container.items() if name.endswith("Probe")}
 
     assert probes == {name: {"path": "/metrics", "port": "metrics"} for name in ("startupProbe", "livenessProbe")}
     assert container["ports"][0]["name"] == "metrics"
 
 
-def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: dict[str, Any]) -> None:
-    """It has the same image, user and archive, and a user of its own in the store. Its command exists."""
-    spec = archiver["spec"]["template"]["spec"]
+def test_a_helper_is_a_node_without_viewers(helper: dict[str, Any], pod: dict[str, Any]) -> None:
+    """It has the same image, user and settings. An archiver has a user of its own in the store. Its command exists."""
+    command, secret, names = {
+        "chronoverse-archiver": ("archive", "chronoverse-archiver", set()),
+        "chronoverse-notifier": ("notify", "chronoverse", {"CHRONOVERSE_WEBHOOK_HOSTS", "CHRONOVERSE_URL"}),
+    }[helper["metadata"]["name"]]
+    spec = helper["spec"]["template"]["spec"]
     (node,), (container,) = pod["containers"], spec["containers"]
     shown = {each["name"]: each for each in node["env"]}
 
@@ -178,11 +189,12 @@ def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: d
     assert container["securityContext"] == node["securityContext"]
     url, *others = container["env"]
     assert [shown[each["name"]] for each in others] == others
+    assert {each["name"] for each in others} == {"CHRONOVERSE_ARCHIVE_URL", *names}
     assert url == {
         "name": "CHRONOVERSE_REDIS_URL",
-        "valueFrom": {"secretKeyRef": {"name": "chronoverse-archiver", "key": "redis-url"}},
+        "valueFrom": {"secretKeyRef": {"name": secret, "key": "redis-url"}},
     }
     assert container["args"][2:] == ["--metrics", f"0.0.0.0:{container['ports'][0]['containerPort']}"]
-    assert container["args"][:2] == ["chronoverse", "archive"]
-    assert "archive" in visible_commands()
-    assert archiver["spec"]["selector"]["matchLabels"] == archiver["spec"]["template"]["metadata"]["labels"]
+    assert container["args"][:2] == ["chronoverse", command]
+    assert command in visible_commands()
+    assert helper["spec"]["selector"]["matchLabels"] == helper["spec"]["template"]["metadata"]["labels"]
