@@ -57,6 +57,7 @@ NOT_RUN: Final = (
     ("docs/kubernetes.md", "kubectl", "it needs a cluster"),
     ("docs/cron-systemd.md", "systemctl", "it needs systemd. A test runs the command of the unit"),
     ("docs/kubernetes.md", "docker run", "it needs Docker, and an image with the command"),
+    ("docs/slack.md", "hooks.slack.com", "it needs Slack. tests/notify tells a receiver of its own"),
     ("docs/tokens.md", "oauth2-proxy", "it needs that program, and an issuer"),
 )
 _FENCE: Final = re.compile(r"^ *```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

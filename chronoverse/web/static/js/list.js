@@ -106,7 +106,7 @@ export class List {
         notice(this.#options.refused(error));
         this.#options.loaded?.();
       }
-      this.#schedule(IDLE_MS);
+      this.#schedule(IDLE_MS, true);
     });
   }
 
@@ -118,10 +118,11 @@ export class List {
     this.#timer = 0;
   }
 
-  #schedule(ms) {
-    if (this.#options.changes && this.#chunks.length) return;
+  /** Refreshes after `ms`. A list that follows changes does that only `again`, after a request that has failed. */
+  #schedule(ms, again = false) {
+    if (!again && this.#options.changes && this.#chunks.length) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
+    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS, again) : this.refresh()), ms);
   }
 
   /** The items after `cursor`, as a chunk, and the next cursor. */
