@@ -68,7 +68,7 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     tab.page.keyboard.press("g")
     tab.wait_number(1)
     tab.page.keyboard.press("PageDown")
-    tab.wait(lambda rows: 20 < rows[0][0] < 45 and is_own(rows), "the next page")
+    tab.wait(lambda rows: 15 < rows[0][0] < 45 and is_own(rows), "the next page")
     tab.page.evaluate(DRAG)
     tab.wait_number(25_000).wait(is_own, "the last lines")
     tab.page.mouse.move(600, 400)
