@@ -112,7 +112,9 @@ def wait_for_state(node: Agent, text: str, times: int = 1) -> None:
     wait_until(lambda: found() == times, SOON, f"{text} in a checkpoint")
 
 
-@pytest.mark.parametrize("rotations", [0, 2], ids=["one file", "rotated"])
+@pytest.mark.parametrize(
+    "rotations", [pytest.param(0, id="one file"), pytest.param(2, id="rotated", marks=pytest.mark.long)]
+)
 def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
     """It waits for the lease of the agent before. Lines that are alike do not confuse it."""
     node, one = agent(), pod("one")
@@ -136,6 +138,7 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
     assert jobs.texts(WORKFLOW, JOB) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
 
 
+@pytest.mark.long
 def test_an_agent_may_publish_straight_to_the_store(
     agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
 ) -> None:
@@ -156,7 +159,7 @@ def test_an_agent_may_publish_straight_to_the_store(
     assert jobs.texts(WORKFLOW, JOB) == texts(400)
 
 
-@pytest.mark.parametrize("has_state", [True, False])
+@pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
     """All files that the agent knew are gone when it comes back."""
     node, one = agent(), pod("one")
@@ -186,6 +189,7 @@ def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: 
     assert (job["status"], job["dropped"]) == ("COMPLETED", 0)
 
 
+@pytest.mark.long
 def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """Not one of them is LOST, however long no agent runs."""
     node, one = agent(), pod("one")

@@ -122,6 +122,7 @@ def test_a_change_is_told_once(site: Site) -> None:
     assert texts["b7"] == f"nightly b7 is mended (branch=main, b6 failed) {page}/b7"
 
 
+@pytest.mark.long
 def test_silence_is_told_once(site: Site) -> None:
     """And again when the job has printed something since, and is silent again."""
     site.watch(on="silent", seconds=60, label={"kind": "long"})
@@ -188,6 +189,7 @@ def test_after_a_day_it_is_failing_and_drops_what_is_old(site: Site) -> None:
     assert kept(site).state.failures == 0
 
 
+@pytest.mark.long
 def test_watches_that_fail_delay_nobody(site: Site) -> None:
     """More of them than there are threads, whose receivers never answer."""
     with ExitStack() as stack:

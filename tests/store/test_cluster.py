@@ -404,6 +404,7 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.long
 def test_the_changes_of_workflows_on_each_master(store: Store, jobs: list[JobRef]) -> None:
     """Each is on its workflow's server. One call asks all servers how far they go, and one reader reads them."""
     changes = [JobRef(job.workflow_id, "") for job in jobs]

@@ -185,6 +185,7 @@ def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str) -> No
     assert [job for _, job, _ in told(later)] == ["job_2", "job_3"]
 
 
+@pytest.mark.long
 def test_a_lost_runner_and_a_foreign_end_are_noticed(
     open_workflow: OpenWorkflow, redis_server: RedisServer, workflow: str, job: Foreign, client: httpx.Client
 ) -> None:
