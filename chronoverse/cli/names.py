@@ -1,5 +1,6 @@
 """How a command line names a job: by its ids, by the link of its page, or as the newest of its workflow."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -100,10 +101,10 @@ def _complete_job(context: click.Context, _parameter: click.Parameter, start: st
 
 
 def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[str]:
-    """The newest ids that begin with ``start``, for a shell. None when the service does not answer at once."""
+    """The newest ids that begin with ``start``, for a shell. Empty when the service does not answer at once."""
     try:
-        client = common.make_client(Settings.from_env(), allowed, max_attempts=1)
-        found = client.read(route, *path, limit=1_000)
+        with contextlib.closing(common.make_client(Settings.from_env(), allowed, max_attempts=1)) as client:
+            found = client.read(route, *path, limit=1_000)
         return [each["id"] for each in found[name] if str(each["id"]).startswith(start)]
     except (ChronoverseError, LookupError, TypeError):
         return []

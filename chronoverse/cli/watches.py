@@ -48,13 +48,13 @@ def _columns(watch: dict[str, Any]) -> tuple[str, ...]:
 @click.command()
 @names.workflow_argument
 @click.argument("name", type=common.identifier)
-@click.option("--on", type=click.Choice(["end", "change", "silent"]), help="What is told.")
-@click.option("--url", help="Where messages are sent to.")
+@click.option("--on", type=click.Choice(["end", "change", "silent"]), help="Event to send.")
+@click.option("--url", help="Webhook URL.")
 @click.option(
     "--status",
     multiple=True,
     type=click.Choice(["completed", "failed", "canceled", "lost"], case_sensitive=False),
-    help="Ends that are told. Repeatable. Default: failed and lost; with --on change also completed.",
+    help="End status to send. Repeatable. Default: failed and lost; with --on change also completed.",
 )
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @click.option("--same", multiple=True, metavar="KEY", help="With --on change: compare jobs that agree in this label.")

@@ -33,7 +33,7 @@ class WatchBody(Schema):
         allow_none=True,
         load_default=None,
         validate=validate.Length(max=4),
-        metadata={"description": "The ends that are told. Default: FAILED and LOST; of a `change` also COMPLETED."},
+        metadata={"description": "End statuses to send. Default: FAILED and LOST; for a `change` also COMPLETED."},
     )
     label = fields.Dict(
         text(), text(), load_default=dict, metadata={"description": "Labels that a job must have to be told of."}
