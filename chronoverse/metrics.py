@@ -78,7 +78,10 @@ CONNECTIONS_CUT = Counter(
 LINES_DELIVERED = Counter(
     "chronoverse_lines_delivered", "Lines handed to viewers, those that their stream filter drops included."
 )
-BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of delivered lines.")
+CHANGES_DELIVERED = Counter(
+    "chronoverse_changes_delivered", "Changes of workflows' jobs handed to viewers, those filtered out included."
+)
+BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of delivered lines and changes.")
 DELIVERY_DELAY = Histogram(
     "chronoverse_delivery_delay_seconds",
     "From a line's timestamp until it was written to all viewers who waited, once per batch of a job's lines.",
@@ -91,7 +94,7 @@ REPLAY_RESTS = Counter(
     "For which replays were paused to leave room for others, summed over all replays.",
 )
 VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.")
-JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs read live, summed over workers.")
+JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs, and workflows' changes, read live, summed over workers.")
 TAIL_SILENCE = _largest(
     "chronoverse_tail_silence_seconds",
     "Since the store last answered the live reading of watched jobs, in the worker that waits longest.",

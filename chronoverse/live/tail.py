@@ -88,7 +88,7 @@ class Tail:
         self._batch = AdaptiveBatch()
         #: What was delivered since the metrics were updated, which takes some microseconds: so they are updated from
         #: time to time.
-        self._delivered_lines = self._delivered_bytes = self._replays = 0
+        self._delivered_lines = self._delivered_changes = self._delivered_bytes = self._replays = 0
         self._read_at = clock()
         self._failing = False
 
@@ -143,15 +143,19 @@ class Tail:
         """How many jobs are watched."""
         return len(self._feeds)
 
-    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
-        """Counts ``lines`` lines with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
-        self._delivered_lines += lines * viewers
+    def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
+        """Counts ``lines`` lines, or changes, with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
+        if ref.job_id:
+            self._delivered_lines += lines * viewers
+        else:
+            self._delivered_changes += lines * viewers
         self._delivered_bytes += size * viewers
 
-    def count_replayed(self, lines: int, size: int) -> None:
+    def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
         """Counts what one viewer got by a read of its own."""
         self._replays += 1
-        self.count_delivered(lines, size)
+        # A viewer of changes goes back where the store has lost some.
+        self.count_delivered(ref, max(lines, 0), size)
 
     def report_metrics(self) -> None:
         """Updates the metrics. The housekeeper does so too."""
@@ -159,9 +163,11 @@ class Tail:
         metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
         metrics.JOBS_WATCHED.set(len(feeds))
         metrics.TAIL_SILENCE.set(self.silent_seconds() if feeds else 0.0)
-        lines, size, replays = self._delivered_lines, self._delivered_bytes, self._replays
-        self._delivered_lines = self._delivered_bytes = self._replays = 0
+        lines, changes = self._delivered_lines, self._delivered_changes
+        size, replays = self._delivered_bytes, self._replays
+        self._delivered_lines = self._delivered_changes = self._delivered_bytes = self._replays = 0
         metrics.LINES_DELIVERED.inc(lines)
+        metrics.CHANGES_DELIVERED.inc(changes)
         metrics.BYTES_DELIVERED.inc(size)
         metrics.REPLAY_READS.inc(replays)
 

@@ -148,7 +148,7 @@ class Viewer:
         if self.feed is None or self.done or self._pending:
             return b""
         frames, cursor = self._cache.cached(self._ref, self.line_filter, self.cursor)
-        self._tail.count_delivered(cursor - self.cursor, len(frames))
+        self._tail.count_delivered(self._ref, cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
 
@@ -271,7 +271,7 @@ class Viewer:
             self.needs_store_read = True
             return None
         self._replay = self._failing = None
-        self._tail.count_delivered(found.position - position, len(found.frames))
+        self._tail.count_delivered(self._ref, found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
         # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
         self._position = found.position if found.cursor >= self.cursor else None
@@ -314,7 +314,7 @@ class Viewer:
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._failing = None
-        self._tail.count_replayed(cursor - self.cursor, len(found or b""))
+        self._tail.count_replayed(self._ref, cursor - self.cursor, len(found or b""))
         frames = self._with_cursor(found or b"")
         self.cursor = cursor
         if self._replay.reason:

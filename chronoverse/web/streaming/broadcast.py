@@ -142,7 +142,7 @@ class BroadcastGroup:
             return False
         if frames:
             if lines := (leader.ring_position or before) - before:
-                self._tail.count_delivered(lines, len(frames), len(self._members) - 1)
+                self._tail.count_delivered(self._feed.ref, lines, len(frames), len(self._members) - 1)
             self._write(frames)
         has_more = bool(self._members) and self._leader.has_more
         return self._woken or frames == b"" or (bool(frames) and has_more)

@@ -216,10 +216,21 @@ def test_refusals(client: httpx.Client, workflow: str, service: Service) -> None
     assert (head.status_code, head.headers["last-event-id"], head.content) == (200, "0", b"")
 
 
-def test_heartbeats_and_the_metrics_of_streams(open_workflow: OpenWorkflow, service: Service) -> None:
-    stream = open_workflow().wait_for(b"id: 0\n\n")
-    stream.wait_for(b"\n\n:\n")
-    assert service.metric("chronoverse_streams_open") >= 1
+def test_heartbeats_and_the_metrics_of_streams(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, service: Service
+) -> None:
+    """A change is not counted as a line."""
+    names = ("chronoverse_lines_delivered_total", "chronoverse_changes_delivered_total")
+    streams = [open_workflow("?jobs=0").wait_for(b"id: 0\n\n") for _ in range(2)]
+    lines, changed = [service.metric(name) for name in names]
+    streams[0].wait_for(b"\n\n:\n")
+    assert service.metric("chronoverse_streams_open") >= 2
+    for number in range(3):
+        store.register(JobRef(workflow, f"job_{number}"))
+    for stream in (*streams, open_workflow("", "0")):
+        stream.wait_for(b"\nid: 3\n\n")
+    wait_until(lambda: service.metric(names[1]) == changed + 9, PATIENCE_SECONDS, "three viewers had three changes")
+    assert service.metric(names[0]) == lines
 
 
 def test_many_viewers_get_the_same(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:

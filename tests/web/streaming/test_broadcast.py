@@ -62,7 +62,7 @@ class FakeTail:
         self.feed.waiters.add(viewer)
         return self.feed
 
-    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
+    def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
         """Does nothing."""
 
     def silent_seconds(self, ref: JobRef) -> float:
