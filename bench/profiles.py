@@ -22,7 +22,7 @@ import orjson
 
 from bench.seen import serve_slowly
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.derived import timeline_name
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
@@ -102,7 +102,7 @@ def main() -> None:
         write(store, objects, "slow", lines(count, 99, count // 2))
         job = store.get_job(JobRef(WORKFLOW, "slow"))
         assert job
-        size = len(objects.get(timeline_name(job.ref, job.archive_sha256 or "")))
+        size = len(objects.get(derived_names(job.ref, job.archive_sha256 or "")[1]))
         print(f"{count:,} lines: the timeline has {size:,} bytes", flush=True)
         ports: Any = multiprocessing.Queue()
         slow_server = multiprocessing.Process(
@@ -113,7 +113,7 @@ def main() -> None:
         os.environ["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{ports.get()}"
         remote = S3ObjectStore("b")
         # boto3 is imported by the first request of a process, and takes 0.2 s or more.
-        remote.get(timeline_name(job.ref, job.archive_sha256 or ""))
+        remote.get(derived_names(job.ref, job.archive_sha256 or "")[1])
         for name, where in (("files", objects), ("15 ms for each answer", remote)):
             cold: list[float] = []
             warm: list[float] = []

@@ -26,7 +26,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.derived import shape_set_name
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
@@ -223,7 +223,7 @@ def measure(url: str, directory: Path, jobs: int, shapes: int) -> None:
     name = ""
     for run in range(jobs):
         job = store.get_job(JobRef(WORKFLOW, f"run-{run}"))
-        name = shape_set_name(job.ref, job.archive_sha256 or "") if job else ""
+        name = derived_names(job.ref, job.archive_sha256 or "")[0] if job else ""
         objects.put(name, found.to_bytes())
     print(f"{jobs} jobs of {shapes} shapes: {len(found.to_bytes()) / shapes:.2f} bytes a shape", flush=True)
     ports: Any = multiprocessing.Queue()

@@ -63,24 +63,12 @@ STREAMS_OPEN = _summed("chronoverse_streams_open", "Event streams being served."
 STREAMS_LIMIT = _summed("chronoverse_streams_limit", "Event streams that all workers together may serve.")
 STREAMS_STARTED = Counter("chronoverse_streams_started", "Event streams begun.")
 STREAMS_ENDED = Counter("chronoverse_streams_ended", "Event streams ended, by why.", ["reason"])
-STREAMS_REFUSED = Counter(
-    "chronoverse_streams_refused",
-    "Event streams refused: worker full, draining, token's or address's share.",
-    ["reason"],
-)
+STREAMS_REFUSED = Counter("chronoverse_streams_refused", "Event streams refused, by why.", ["reason"])
 REQUESTS_REFUSED = Counter("chronoverse_requests_refused", "Requests refused, by status.", ["status"])
-CONNECTIONS_CUT = Counter(
-    "chronoverse_connections_cut",
-    "Connections that were cut: the client took too little, another one needed the room, or the token expired.",
-    ["reason"],
-)
+CONNECTIONS_CUT = Counter("chronoverse_connections_cut", "Connections that were cut, by why.", ["reason"])
 
-LINES_DELIVERED = Counter(
-    "chronoverse_lines_delivered", "Lines handed to viewers, those that their stream filter drops included."
-)
-CHANGES_DELIVERED = Counter(
-    "chronoverse_changes_delivered", "Changes of workflows' jobs handed to viewers, those filtered out included."
-)
+LINES_DELIVERED = Counter("chronoverse_lines_delivered", "Lines handed to viewers, before their stream filters.")
+CHANGES_DELIVERED = Counter("chronoverse_changes_delivered", "Changes of jobs handed to viewers, before their filters.")
 BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of delivered lines and changes.")
 DELIVERY_DELAY = Histogram(
     "chronoverse_delivery_delay_seconds",
@@ -89,36 +77,19 @@ DELIVERY_DELAY = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
-REPLAY_RESTS = Counter(
-    "chronoverse_replay_rest_seconds",
-    "For which replays were paused to leave room for others, summed over all replays.",
-)
+REPLAY_RESTS = Counter("chronoverse_replay_rest_seconds", "For which replays paused to leave room for others.")
 VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.")
 JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs, and workflows' changes, read live, summed over workers.")
-TAIL_SILENCE = _largest(
-    "chronoverse_tail_silence_seconds",
-    "Since the store last answered the live reading of watched jobs, in the worker that waits longest.",
-)
+TAIL_SILENCE = _largest("chronoverse_tail_silence_seconds", "Since the store last answered live reading; the longest.")
 
-PUBLISH_ANSWERS = Counter(
-    "chronoverse_publish_answers", "The store's answers to runners over HTTP.", ["operation", "answer"]
-)
+PUBLISH_ANSWERS = Counter("chronoverse_publish_answers", "Answers to runners over HTTP.", ["operation", "answer"])
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
 STORE_AWAY = _largest("chronoverse_store_away", "1 while the store did not answer the last check.")
-STORE_MAY_EVICT = _largest(
-    "chronoverse_store_may_evict", "1 while the store's maxmemory-policy allows it to throw logs away to make room."
-)
-STORE_EVICTED = _largest(
-    "chronoverse_store_evicted_keys",
-    "Keys that the store has thrown away to make room since it started, which may have been logs.",
-)
-
-STORE_DENIED = _largest(
-    "chronoverse_store_denied",
-    "Commands, keys and log-ins that the store's ACL has denied since the store started, to any user.",
-)
+STORE_MAY_EVICT = _largest("chronoverse_store_may_evict", "1 while the store's maxmemory-policy may evict logs.")
+STORE_EVICTED = _largest("chronoverse_store_evicted_keys", "Keys that the store has evicted since it started.")
+STORE_DENIED = _largest("chronoverse_store_denied", "What the store's ACL has denied to any user since it started.")
 
 KEYS_AGE = _newest(
     "chronoverse_issuer_keys_age_seconds",
@@ -128,26 +99,13 @@ WORKFLOWS_MAP_INVALID = _newest(
     "chronoverse_workflows_map_invalid",
     "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or _TRUST_FILE has errors, and what it said before counts.",
 )
-SCANS_UP = _newest(
-    "chronoverse_scans_up", "1 while the scan server, which answers searches, runs and does not stand still."
-)
+SCANS_UP = _newest("chronoverse_scans_up", "1 while the scan server, which answers searches, runs.")
 
 ARCHIVE_CONFIGURED = _largest("chronoverse_archive_configured", "1 if this service has an archive.")
-ARCHIVER_LAST_STEP = _largest(
-    "chronoverse_archiver_last_step_timestamp_seconds",
-    "Unix time at which an archiver last began a step, or waited for one.",
-)
-STORE_WENT_BACK = _largest(
-    "chronoverse_archive_store_went_back",
-    "1 if the store has lost a part of its history, and archivers delete nothing.",
-)
-BUCKET_LOST = _largest(
-    "chronoverse_archive_bucket_lost",
-    "1 if the archive is not the one of the store: it was emptied, or is another one. Archivers delete nothing.",
-)
-ARCHIVE_DAMAGED = Counter(
-    "chronoverse_archive_damaged_reads", "Reads of archived lines whose object was missing or damaged."
-)
+ARCHIVER_LAST_STEP = _largest("chronoverse_archiver_last_step_timestamp_seconds", "When an archiver last began a step.")
+STORE_WENT_BACK = _largest("chronoverse_archive_store_went_back", "1 if the store has lost a part of its history.")
+BUCKET_LOST = _largest("chronoverse_archive_bucket_lost", "1 if the archive is not the store's, or was emptied.")
+ARCHIVE_DAMAGED = Counter("chronoverse_archive_damaged_reads", "Reads whose archived object is missing or damaged.")
 CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have committed.")
 LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in committed chunks.")
 BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of committed chunks, by form.", ["form"])
@@ -157,13 +115,8 @@ ARCHIVE_LAG = _largest(
     "chronoverse_archive_lag_seconds",
     "Since the end of the job that has waited longest to be archived, or since lines of a running job were due.",
 )
-ARCHIVE_WAITING = _largest(
-    "chronoverse_archive_waiting_jobs",
-    "Ended jobs that are not archived yet, and running jobs with lines that are due.",
-)
-HOT_BYTES_LARGEST = _largest(
-    "chronoverse_archive_largest_log_bytes", "What the largest log of a running job takes in the store."
-)
+ARCHIVE_WAITING = _largest("chronoverse_archive_waiting_jobs", "Ended jobs to archive, running jobs with lines due.")
+HOT_BYTES_LARGEST = _largest("chronoverse_archive_largest_log_bytes", "The store's largest log of a running job.")
 
 WEBHOOKS_CONFIGURED = _largest("chronoverse_webhooks_configured", "1 if this service may have watches.")
 NOTIFY_LAST_STEP = _largest(

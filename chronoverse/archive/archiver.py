@@ -460,7 +460,6 @@ class Archiver:
         self._queue.snooze(job.ref, min(MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
 
     def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
-        """Seconds until an ended job is over its retention, by the store's clock; negative when it is over."""
         self._retentions.setdefault(ref.workflow_id, state.retention_seconds)
         return state.retention(self._policy.retention_seconds) - (state.ended_seconds or 0.0)
 
@@ -499,7 +498,6 @@ class Archiver:
             self._history.went_back()
 
     def _read_workflows(self) -> Iterator[None]:
-        """Repairs the list of workflows, by reading those that the round has found, and those in the list."""
         found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
@@ -589,7 +587,6 @@ class Archiver:
                 self._queue.without_derived[ref] = None
 
     def _delete(self, ref: JobRef) -> None:
-        """Deletes a job that is over its retention, or whose deletion was interrupted."""
         state = self._store.catalog.archive_state(ref)
         is_over = state.deleting or (self._seconds_left(ref, state) <= 0 and self._is_over(ref, state))
         if not is_over or self._history.went_back():
@@ -601,17 +598,14 @@ class Archiver:
         self._queue.forget(ref)
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
-        """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""
         now = (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
         manifest = read_manifest(self._objects, ref)
         return manifest is None or not manifest.keeps(state.retention(self._policy.retention_seconds), now)
 
     def _sweep_at(self, state: ArchiveState) -> float:
-        """From when on every unrecorded object of a complete job is garbage, in Unix seconds."""
         return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
 
     def _collect_garbage(self, ref: JobRef) -> None:
-        """Collects a job's garbage, unless the store has lost its history."""
         if self._history.went_back():
             return
         orphan_seconds = self._policy.orphan_seconds
@@ -650,7 +644,6 @@ class Archiver:
             self._queue.snooze(ref, RETRY_SECONDS)
 
     def _count_chunk(self, ref: JobRef, chunk: Chunk) -> int:
-        """Counts a chunk in the metrics, and returns its number of lines."""
         metrics.CHUNKS_ARCHIVED.inc()
         metrics.LINES_ARCHIVED.inc(chunk.last - chunk.first + 1)
         metrics.BYTES_ARCHIVED.labels("text").inc(chunk.text_size)
@@ -661,7 +654,6 @@ class Archiver:
 
 
 def _time_text(entry: RawEntry) -> str:
-    """The timestamp of an entry of a log, as its writer gave it; empty without one."""
     fields = entry[1]
     text: bytes = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"timestamp", b"")
     return text[:64].decode("utf-8", "replace")

@@ -1,8 +1,6 @@
 """Moves the lines of one job from the store into chunks, and completes the archive of an ended job."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final
 
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder, text_sha256
 from chronoverse.archive.derived import DerivedBuilder, derived_names
@@ -14,9 +12,6 @@ from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
-
-#: Bytes of JSON Lines from which on a chunk of a running log stays as it is. A read brings about as many at once.
-MERGE_BYTES: Final = 2**20
 
 
 def write_chunk(
@@ -34,17 +29,21 @@ def write_chunk(
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
 
     Lines up to ``trim`` leave the store. With ``merge`` a small last chunk is replaced by one that begins with its
-    lines. ``level`` is zstd's. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame.
-    Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
-    :class:`ArchiveUnavailable`.
+    lines. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame. Raises
+    :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
     old, data = _small_chunk(to, state.archived) if merge and state.archived else (None, b"")
     builder = ChunkBuilder(to.job, old.first if old else first, level=level, on_frame=on_frame)
     if old:
         builder.add_chunk(old, data)
-    read = partial(to.store.read, to.job)
-    last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
+
+    def read(after: int, count: int) -> Sequence[RawEntry]:
+        entries = to.store.read(to.job, after, count)
+        on_page()
+        return entries
+
+    last = fill(builder, read, state.first, end, text_bytes=text_bytes)
     if last is None or builder.last < first:
         return None
     with to.put_verified(*builder.finish(), redactions_in([old.name]) if old else 0) as chunk:
@@ -55,7 +54,7 @@ def write_chunk(
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
     """The chunk that ends with the number ``last``, and its object; None if it is large, or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
-    if chunk is None or chunk.last != last or chunk.text_size >= MERGE_BYTES:
+    if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # A read brings about as many.
         return None, b""
     try:
         data = to.objects.get(chunk.name)
@@ -72,12 +71,11 @@ def fill(
     *,
     text_bytes: int = CHUNK_BYTES,
     change: Callable[[Sequence[RawEntry], int], Sequence[RawEntry]] = lambda entries, after: entries,
-    on_page: Callable[[], object] = lambda: None,
 ) -> RawEntry | None:
     """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
 
-    ``read`` returns the store's entries after a line, about as many as asked for. ``first_stored`` is the first number
-    that the store has. Returns the last entry that was read for it: the terminal one only if there is no other.
+    ``read`` returns the store's entries after a line, about as many as asked for; ``first_stored`` is the store's first
+    number. Returns the last entry that was read for it: the terminal one only if there is no other.
     """
     last: RawEntry | None = None
     # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
@@ -87,7 +85,6 @@ def fill(
         wanted: Sequence[RawEntry] = entries
         if entries and entry_number(entries[-1][0]) >= end:
             wanted = [entry for entry in entries if entry_number(entry[0]) < end]
-        on_page()
         if not wanted:
             break
         size = builder.added_size
@@ -105,9 +102,9 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    What is ``derived`` of the log is written, too, if it is that of these chunks. The log stays in the store for
-    ``hot_seconds`` more. ``now`` and ``ended_at``, since when the store knows of the end, are Unix times. Returns None,
-    or in words why the chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
+    Also writes what is ``derived`` of the log, if it is that of these chunks. The log stays in the store for
+    ``hot_seconds`` more; ``now`` and ``ended_at`` are Unix times. Returns None, or in words why the chunks are not the
+    log; then nothing was written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):
@@ -118,8 +115,7 @@ def complete(
         timeline = derived.lines.timeline.timeline(job.finished_at)
         for name, data in zip(derived_objects, (derived.lines.shapes.to_bytes(), timeline.to_bytes()), strict=True):
             to.objects.put(name, data)
-    # The fields of the job's hash, as our own runner leaves them. Foreign runners leave none. They say what the job has
-    # said of itself before.
+    # The fields of the job's hash, as our own runner leaves them; foreign runners leave none.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
     state = {name: value for name in names if (value := getattr(job, name)) is not None}
     earlier = to.only_in_manifest({chunk.name for chunk in chunks})

@@ -82,10 +82,7 @@ class ChunkBuilder:
                 self._close_frame(data[frame.offset : frame.offset + frame.size])
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
-        """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store.
-
-        ``first_stored`` is the first number that the store has.
-        """
+        """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store."""
         plain = plain_json_lines(entries, self.last)
         for line in plain:
             self._append_line(line)
@@ -140,7 +137,6 @@ class ChunkBuilder:
 def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
-    """The record of a chunk with these ``frames``, whose bytes are ``compressed``; and the object's bytes."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     # The magic numbers of the seekable format, and of a skippable frame.
     footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
@@ -265,12 +261,11 @@ def rewrite(
     job: JobRef,
     chunk: Chunk,
     data: bytes,
-    first: int,
-    last: int,
+    numbers: range,
     change: Callable[[Line], Line | None],
     pause: Callable[[], object] = lambda: None,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Replaces lines from ``first`` to ``last`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
+    """Replaces lines with ``numbers`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
 
     Returns the new record, the new object, and the numbers of the changed lines; None when no line changed. ``pause``
     is called before each frame. Raises :class:`ArchiveDamaged`.
@@ -281,9 +276,9 @@ def rewrite(
         pause()
         text, part = frame_text(frame, data), data[frame.offset : frame.offset + frame.size]
         before = len(changed)
-        lines = text.splitlines() if first <= frame.last and frame.first <= last else []
+        lines = text.splitlines() if numbers.start <= frame.last and frame.first < numbers.stop else []
         for index, entry in enumerate(map(decode_entry, lines)):
-            if isinstance(entry, Line) and first <= entry.sequence_num <= last and (line := change(entry)):
+            if isinstance(entry, Line) and entry.sequence_num in numbers and (line := change(entry)):
                 lines[index] = line.encode()
                 changed.append(line.sequence_num)
         if len(changed) > before:

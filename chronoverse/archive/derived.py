@@ -19,28 +19,18 @@ from chronoverse.joblog.timelines import Timeline, TimelineBuilder
 _Get = Callable[[str, int, int], bytes]
 
 
-def shape_set_name(job: JobRef, sha256: str) -> str:
-    """The name of a job's set. ``sha256`` is that of the whole log, in hexadecimal, as the job's manifest has it."""
-    return f"{folder(job)}shapes{VERSION}-{sha256[:32]}"
-
-
-def timeline_name(job: JobRef, sha256: str) -> str:
-    """The name of a job's timeline, whose keys are made of shapes. ``sha256`` is that of :func:`shape_set_name`."""
-    return f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}"
-
-
 def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
-    """The names of the set and of the timeline."""
-    return shape_set_name(job, sha256), timeline_name(job, sha256)
+    """The names of a job's set and timeline. ``sha256`` is the whole log's in hexadecimal, as the manifest has it."""
+    return (
+        f"{folder(job)}shapes{VERSION}-{sha256[:32]}",
+        f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}",
+    )
 
 
 def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
-    """The shapes of an archived log; None without a set, or for a damaged one.
-
-    ``get`` is that of an object store. Raises :class:`ArchiveUnavailable`.
-    """
+    """The shapes of an archived log; None without a set, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
     try:
-        return PackedShapes(get(shape_set_name(job, sha256), 0, MAX_SET_BYTES))
+        return PackedShapes(get(derived_names(job, sha256)[0], 0, MAX_SET_BYTES))
     except (ArchiveDamaged, ValueError):
         return None
 
@@ -48,7 +38,7 @@ def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
 def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:
     """The timeline of an archived log; None without one, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
     try:
-        return Timeline.from_bytes(get(timeline_name(job, sha256), 0, timelines.MAX_TIMELINE_BYTES))
+        return Timeline.from_bytes(get(derived_names(job, sha256)[1], 0, timelines.MAX_TIMELINE_BYTES))
     except (ArchiveDamaged, ValueError):
         return None
 

@@ -95,7 +95,6 @@ def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Impor
 
 
 def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Imported]:
-    """What ``make`` returns, or why it cannot make this job. Nothing if it returns None."""
     try:
         if found := make():
             yield found
@@ -192,7 +191,6 @@ class _Import(NamedTuple):
         return Imported(self.job, known=not is_new, waits=is_new and wait_seconds is not None)
 
     def _spans(self) -> dict[tuple[int, int], list[StoredObject]]:
-        """The job's chunks by their first and last number, as their names say. Names all other objects."""
         spans: dict[tuple[int, int], list[StoredObject]] = {}
         for each in self.listed:
             name = each.name.rpartition("/")[2]
@@ -253,7 +251,6 @@ class _Import(NamedTuple):
         return best and best[1]
 
     def _put_lost(self, first: int, last: int) -> Chunk:
-        """Writes a chunk with a gap for these numbers, and returns its record. Another import writes the same."""
         builder = ChunkBuilder(self.job, first)
         builder.add([(b"%d-0" % last, [b"event", b"lost", b"from", b"%d" % first])])
         chunk, data = builder.finish()
@@ -266,7 +263,6 @@ class _Import(NamedTuple):
 
 
 def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
-    """The chunks that the manifest names. Raises :class:`ArchiveDamaged` for a manifest that is not the job's."""
     if manifest is None:
         return []
     fields = manifest.fields["job"]
@@ -293,7 +289,6 @@ def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
 
 
 def _running_fields(chunks: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]) -> dict[str, Any]:
-    """The fields of the hash of a job of which there are only chunks. It began with its first line, as far as known."""
     earliest = next((frame.earliest for frame in chunks[0].frames if frame.earliest), "")
     began = earliest or iso_timestamp(min(each.written_at for found in spans.values() for each in found))
     return {"status": Status.RUNNING, "attempt": 1, "created_at": began, "started_at": began}

@@ -198,7 +198,6 @@ class ArchiveReader:
         self._record_cache.forget(job)
 
     def _frame_with(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
-        """The frame with line ``number``, or else the next frame, and its JSON Lines. None after the last frame."""
 
         def read(chunk: Chunk) -> tuple[Frame, list[bytes]]:
             index = chunk.frame_index(number)

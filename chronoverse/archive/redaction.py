@@ -128,7 +128,9 @@ class Redaction:
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
         while self._last_checked < last and (chunk := self.store.chunks.chunk(self.job, self._last_checked + 1)):
             data = self.objects.get(chunk.name)
-            rewritten = rewrite(self.job, chunk, data, self.request.first, last, self.request.change, self.pause)
+            rewritten = rewrite(
+                self.job, chunk, data, range(self.request.first, last + 1), self.request.change, self.pause
+            )
             if rewritten is not None:
                 new_chunk, data, numbers = rewritten
                 audit = self.request.audit_entry(numbers)
@@ -155,7 +157,6 @@ class Redaction:
                 job.first_stored,
                 affected + 1,
                 change=partial(self._changed_entries, numbers),
-                on_page=self.pause,
             )
             if builder.last < first:
                 break
@@ -177,23 +178,21 @@ class Redaction:
             self._last_checked = last
 
     def _last_affected(self, first: int, last: int, first_stored: int) -> int:
-        """The last line in the store that is to be redacted; 0 when there is none."""
         found, cursor = 0, first - 1
         while cursor < last and (entries := self._page(cursor, last)):
             numbers = [line.sequence_num for line in self._changed_lines(entries, cursor, first_stored)]
             found = max([found, *(number for number in numbers if number <= last)])
             cursor = entry_number(entries[-1][0])
-            self.pause()
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
         """Up to ``max_count`` entries after line ``after``, about 1 MiB, and 1,000, for which other greenlets wait."""
         entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
+        self.pause()
         return entries
 
     def _changed_lines(self, entries: Sequence[RawEntry], after: int, first_stored: int) -> Iterator[Line]:
-        """The lines of ``entries`` that are to be redacted, after the redaction."""
         for entry in read_entries(entries, after, first_stored):
             if isinstance(entry, Line) and (changed := self.request.change(entry)):
                 yield changed

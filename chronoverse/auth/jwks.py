@@ -269,11 +269,9 @@ class PublishedKeys:
 
     @property
     def _interval(self) -> float:
-        """Seconds between two fetches while there are keys. The cached ones are used after a failure."""
         return 30.0 if self._record.failed else REFRESH_SECONDS
 
     def _usable(self) -> bool:
-        """Whether there are keys, and they are not too old."""
         return bool(self._keys) and self._clock() - self._record.fetched_at <= REFRESH_SECONDS + MAX_STALE_SECONDS
 
     def _find(self, kid: object) -> jwt.PyJWK | None:
@@ -326,7 +324,6 @@ class PublishedKeys:
         return True
 
     def _is_older(self, seconds: float) -> bool:
-        """Whether the last fetch began at least ``seconds`` ago."""
         return self._clock() - self._record.tried_at >= seconds
 
     def _fetch_now(self) -> None:
@@ -363,7 +360,6 @@ class PublishedKeys:
             log.warning("the stored key set is invalid")
 
     def _load(self) -> None:
-        """Takes over what another worker has fetched."""
         record = self._file.read_if_changed()
         if record is None or record.tried_at <= self._record.tried_at:
             return

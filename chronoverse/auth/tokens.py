@@ -212,7 +212,6 @@ class Verifier:
         return _principal(_claims(found[1], issuer), issuer, now)
 
     def _issuer(self, token: str) -> Issuer:
-        """Whose keys the token must be checked with: only those of the issuer that it names."""
         named = self._of_file() if self.trust else {}
         issuer = named.get(_named_issuer(token), self._single) if named else self._single
         if issuer is None:
@@ -221,7 +220,6 @@ class Verifier:
 
 
 def _named_issuer(token: str) -> str:
-    """The claim ``iss`` of a token that is not checked yet, or an empty text."""
     with contextlib.suppress(ValueError, RecursionError):
         claims = json.loads(base64url_decode(token.split(".")[1]))
         if isinstance(claims, dict) and isinstance(claims.get("iss"), str):

@@ -71,7 +71,6 @@ def _group(claim: str, name: str, table: Any) -> Rule:
 
 
 def _some_of(known: Sequence[str], table: Mapping[str, Any], name: str) -> list[str] | None:
-    """A list of some of the ``known`` words. None if the table has none."""
     found: list[str] | None = table.get(name)
     if found is not None and not (isinstance(found, list) and found and all(each in known for each in found)):
         raise ValueError(f"{name} is not a list of some of {', '.join(known)}")
@@ -123,7 +122,6 @@ def _template(entry: Any) -> tuple[str, str, str]:
 
 
 def _named(where: str, read: Callable[[Any], Any], value: Any, joint: str = ": ") -> Any:
-    """What ``read`` makes of a value. Its ValueError is raised with the place of the value."""
     try:
         return read(value)
     except ValueError as error:

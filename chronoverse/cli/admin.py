@@ -142,7 +142,6 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
 
 
 def _record(store: "Store", did: str, workflow_id: str, job_id: str | None, what: str) -> None:
-    """Adds to the audit trail what the user of this machine does."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container may run as a user without a name
@@ -319,7 +318,6 @@ def audit(since: str | None, until: str | None) -> None:
 
 
 def _workflow_entry(text: str) -> str:
-    """Reads what a token may name: a workflow's id, or a prefix and ``*``."""
     from chronoverse.auth.rights import entry_problem
 
     if problem := entry_problem(text):

@@ -251,7 +251,6 @@ def means_other_store(settings: Settings) -> bool:
 
 
 def _is_own_service(settings: Settings, url: str) -> bool:
-    """Whether the service of our data directory listens at ``url``, on this machine."""
     from chronoverse.embedded.listeners import is_service
 
     parts = urlsplit(url)

@@ -134,7 +134,6 @@ def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _labels(job: dict[str, Any]) -> str:
-    """The job's labels, with two spaces before each. Empty if it has none."""
     return "".join(f"  {key}={value}" for key, value in job.get("labels", {}).items())
 
 
@@ -154,7 +153,6 @@ def _workflow_row(workflow: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _counts(workflow: dict[str, Any]) -> Iterator[str]:
-    """How many jobs the workflow has, and how many of them run: ``?`` while a server is away."""
     return (str(count) if isinstance(count := workflow[name], int) else "?" for name in ("jobs", "running"))
 
 

@@ -218,7 +218,6 @@ def follow_from(
 
 
 def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
-    """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
     reached = query.get("offset") or 0
     for page in client.pages(_SEARCH, *job, q="^", regex="true", limit=1, **query):
         if found := read_items(page, "logs", _found_line):

@@ -77,7 +77,6 @@ _COMMANDS: Final = {name: found for commands in _GROUPS.values() for name, found
 
 
 def _module_of(name: str) -> str | None:
-    """The module that has a command, if there is one: in this package, or a package that is optional as a whole."""
     module = _COMMANDS.get(name, ("",))[0]
     found = (f"chronoverse.{package}{module}" for package in ("cli.", "") if module)
     return next((each for each in found if find_spec(each)), None)

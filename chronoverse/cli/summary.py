@@ -67,7 +67,6 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
 
 
 def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
-    """The line of the cause and two on each side of it, by their numbers."""
     with reading("summary"):
         if not (cause := summary["cause"]) or cause["kind"] == "last":
             return {}
@@ -208,7 +207,6 @@ def looked_at(summary: dict[str, Any]) -> str:
 
 
 def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
-    """The number of lines of one kind, and while it is not known, how many there are so far."""
     count, first = summary[kind]["count"], summary[kind]["first"]
     if count is not None:
         return counted(count, one, many)

@@ -395,7 +395,6 @@ class Client:
                 self._on_retry("")
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
-        """Seconds until the next attempt, the last when ``max_retry_seconds`` are over. Raises ``failure`` for none."""
         backoff.record_failure()
         left = self._max_retry_seconds - backoff.seconds_failing()
         if backoff.failures == max_failures or left <= 0 or failure.min_delay > left:

@@ -146,7 +146,6 @@ class WorkflowFollower(Follower):
             yield UpToDate(self.last_number)
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number``. It may go back, where a store has lost changes."""
         self.last_number = self.last_number if number is None else number
         return True
 

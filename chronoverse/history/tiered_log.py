@@ -240,7 +240,6 @@ def only_in_archive(job: Job, number: int) -> bool:
 
 
 def _last_number(entries: Sequence[Entry], position: int) -> int:
-    """The last number that ``entries``, read upwards after ``position``, cover, without that of the end."""
     for entry in reversed(entries):
         if not isinstance(entry, OutOfSequence):
             is_end = isinstance(entry, End)

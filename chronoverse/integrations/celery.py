@@ -327,7 +327,6 @@ def _is_redelivered(request: Any) -> bool:
 
 
 def _is_of_task(record: logging.LogRecord) -> bool:
-    """Whether the record is the task's, and not Celery's, ours, or one that has come from another logger before."""
     is_ours = record.name.startswith(("celery.", "chronoverse.")) and not record.name.startswith(task_logger.name)
     is_new = not hasattr(record, "chronoverse_seen")
     record.chronoverse_seen = True
@@ -335,7 +334,6 @@ def _is_of_task(record: logging.LogRecord) -> bool:
 
 
 def _labels(task: Any) -> Labels:
-    """The task's name, unless it cannot be a label's value."""
     return read_labels({"task": task.name})
 
 

@@ -292,7 +292,6 @@ class Feed:
         self._first_position += count
 
     def _drop_oldest(self, surplus: int) -> None:
-        """Drops the oldest frames, at least ``surplus`` bytes of them."""
         if surplus <= 0:
             return
         count = bisect_left(self._ends, surplus) + 1

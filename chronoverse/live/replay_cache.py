@@ -330,5 +330,4 @@ def _next_count(lines: int, size: int) -> int:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest power of two that is not more than ``number``, and at least 1."""
     return 1 << (max(number, 1).bit_length() - 1)

@@ -210,7 +210,6 @@ class Tail:
             feed.close(job.closing_frames(end, self.lease_seconds))
 
     def _update_watch(self, ref: JobRef) -> None:
-        """Makes the reader continue where the job's feed is, which may have taken less or more than was read."""
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
@@ -433,7 +432,6 @@ def _closing_on_error(feed: Feed) -> Iterator[None]:
 
 
 def _logging_errors(what: str, work: Callable[..., object], *args: object) -> bool:
-    """Does ``work``, and counts and logs any error. Returns whether there was none."""
     try:
         work(*args)
     except Exception as error:

@@ -285,7 +285,6 @@ class Viewer:
         return frames or (b"" if found.cursor < cursor else None)
 
     def _with_cursor(self, frames: bytes) -> bytes:
-        """``frames``, if any, after a block with the cursor when the client has yet to be told of it."""
         if not (frames and self.has_skipped):
             return frames
         self.has_skipped = False

@@ -59,7 +59,6 @@ class JobLog:
         service_url: str | None,
         resources: ExitStack,
     ) -> None:
-        """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
         self._splitters = {stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
@@ -217,7 +216,6 @@ class JobLogStream(io.TextIOBase):
     """
 
     def __init__(self, log: JobLog, stream: str) -> None:
-        """``stream`` is ``stdout`` or ``stderr``."""
         self._log = log
         self._stream = stream
         self._unfinished = ""

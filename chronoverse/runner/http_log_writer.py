@@ -240,7 +240,6 @@ class HttpLogWriter:
         return token
 
     def _request(self, job: JobRef, route: str, body: Mapping[str, Any]) -> tuple[str, dict[str, str], bytes]:
-        """The path, the headers and the content of a POST."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         content = orjson.dumps(body)
         if len(content) >= GZIP_BYTES and not self._is_near:
@@ -250,7 +249,6 @@ class HttpLogWriter:
         return f"/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}", headers, content
 
     def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
-        """Sends one request. Returns the answer's JSON, or None if it has no body."""
         path, headers, content = self._request(job, route, body)
         with self._translated(job):
             # Bytes of an answer that are read. The service's answers have a few hundred.

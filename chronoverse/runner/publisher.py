@@ -285,7 +285,6 @@ class Publisher:
         self._on_success()
 
     def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
-        """Tells the store that the lines from ``start`` up to ``end`` are lost."""
         first, last = self._base + start, self._base + end - 1
         # Those that were never sent are lines that the spool has dropped. The user hears of all of them at the end.
         were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
@@ -354,7 +353,6 @@ class Publisher:
                 self.say(warning)
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
-        """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
         if self._result is None:
             return False
         try:
@@ -407,7 +405,6 @@ class Publisher:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
-        """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
         if self._probe is None:
             return True
         try:

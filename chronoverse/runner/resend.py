@@ -97,7 +97,6 @@ def resend_spool(
 
 
 def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]) -> Closed | None:
-    """Publishes for up to ``seconds``. Returns the store's refusal if the job has already ended; raises every other."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Closed):
         publisher.start(seconds)

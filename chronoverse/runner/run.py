@@ -216,7 +216,6 @@ def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:
 
 
 def _refuses_id(refusal: ChronoverseError | None) -> bool:
-    """Whether the store would accept the lines under another id, and not under theirs."""
     return isinstance(refusal, AppendRefused | NotALog)
 
 

@@ -251,7 +251,6 @@ class ChunkIndex:
 
 
 def _redaction(text: bytes) -> dict[str, Any] | None:
-    """One redaction. None for any other value: other programs may write the key, too."""
     try:
         redaction = orjson.loads(text)
     except orjson.JSONDecodeError:

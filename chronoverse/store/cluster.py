@@ -123,7 +123,6 @@ class ClusterTopology(Topology):
     # The map
 
     def _owner(self, workflow_id: str) -> Address:
-        """The workflow's master. Raises the driver's ConnectionError when no node can tell."""
         self.refresh()
         owner = self._owners[slot_of(workflow_id)]
         if owner is None:
@@ -183,7 +182,6 @@ class ClusterTopology(Topology):
         return self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])
 
     def _ask_map(self, address: Address) -> list[Any]:
-        """The ranges of slots, as CLUSTER SLOTS has them. Raises the driver's errors."""
         url, seconds = self._nodes.server_url(address), MAP_SECONDS
         with contextlib.closing(new_client(url, retries=0, timeout=seconds, socket_connect_timeout=seconds)) as client:
             ranges: list[Any] = client.execute_command("CLUSTER", "SLOTS")

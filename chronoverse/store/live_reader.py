@@ -149,7 +149,6 @@ class NodeReader:
             end.close()
 
     def _disconnect(self) -> None:
-        """Closes the connection. The next read opens another, and asks for every log."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
@@ -235,7 +234,6 @@ class NodeReader:
             pass
 
     def _next_logs(self) -> list[WatchedLog]:
-        """The next logs of the queue, each once."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._queue.extend(self._refused if self._tracks else tuple(self.logs.values()))
@@ -285,7 +283,6 @@ class NodeReader:
         return found
 
     def _request(self, connection: redis.Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies to ``commands``. For a command that the server refuses, the list has its error."""
         self._asked_at = self._asked_at or time.monotonic()
         connection.send_packed_command(connection.pack_commands(commands))
         answers = [read_reply(connection) for _ in commands]
@@ -293,7 +290,6 @@ class NodeReader:
         return answers
 
     def _wait(self, connection: redis.Connection | None, seconds: float) -> None:
-        """Waits until a log is queued, or ``connection`` has something to read."""
         self._is_waiting = True
         is_woken = not self._queue and wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
         self._is_waiting = False

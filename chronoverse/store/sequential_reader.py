@@ -97,7 +97,6 @@ class SequentialReader:
         self._pending, self._sent_at = request, self._clock()
 
     def _answer(self) -> tuple[Sequence[RawEntry], _Request | None]:
-        """The answer to the request that was sent, and that request."""
         assert self._connection is not None
         pending, self._pending = self._pending, None
         return self._connection.read_response(), pending

@@ -139,14 +139,12 @@ class Store:
         return [found[job] for job in jobs]
 
     def _changes_states(self, workflows: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """The same for the changes of workflows on one server. First finds what nobody has noticed yet."""
         self.workflows.find_changes([ref.workflow_id for ref in workflows])
         commands = [("XINFO", "STREAM", self._keys.log(ref)) for ref in workflows]
         answers = self._commands.pipeline(workflows[0].workflow_id, commands)
         return [changes_state(ref, answer) for ref, answer in zip(workflows, answers, strict=True)]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`get_jobs` for jobs on one server."""
         answers = self._commands.scripts("get_job", [self._get_job_call(job) for job in jobs])
         found = [
             answer if isinstance(answer, StoreError) else replies.parse_job(job, answer)
@@ -414,7 +412,6 @@ class Store:
 
 
 def _slow_seconds(runs: Sequence[LineRun]) -> float:
-    """How long a runner pauses after these lines, when an archiver asks for that."""
     size = sum(len(message) for run in runs for message in run.messages)
     return max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND)
 

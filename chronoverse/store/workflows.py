@@ -133,7 +133,6 @@ class WorkflowList:
         ]
 
     def _repair_list(self, found: Mapping[str, Workflow | None]) -> None:
-        """Makes the list say of each workflow what was just found."""
         scores = self._on_list("ZMSCORE", *found) if found else ()
         for (workflow_id, workflow), score in zip(found.items(), scores, strict=True):
             if workflow is not None and (score is None or float(score) != workflow.last_job_ms):
@@ -161,7 +160,6 @@ def _refs(workflow_ids: Sequence[str], replies: Sequence[Any]) -> list[JobRef]:
 
 
 def _workflow(workflow_id: str, answer: list[Any], asked: Mapping[JobRef, Job | StoreError | None]) -> Workflow:
-    """The workflow in a reply of ``workflow.lua``. ``asked`` are the jobs whose statuses are not in it."""
     jobs, running, score, newest, statuses, *unknown = answer
     others = (asked.get(JobRef(workflow_id, job_id.decode("ascii", "replace"))) for job_id in unknown)
     found = [next(others) if each == b"?" else Status(each.decode()) for each in statuses.split()]

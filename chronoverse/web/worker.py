@@ -128,7 +128,6 @@ class Worker(GeventWorker):
                 pass
 
     def _discard_body(self, body: Any) -> None:
-        """Reads the rest of a request's body, for as long as a head may take. Else ends the connection."""
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
                 while body.read(65_536):

@@ -114,7 +114,7 @@ def test_a_frame_with_other_numbers_than_its_record_is_refused() -> None:
 
 def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
     """Any byte of any frame. The name of a rewritten chunk has the hash of its bytes, like other names."""
-    rewritten = rewrite(JOB, *build_chunk(ENTRIES), 2, 7, lambda line: line._replace(message="[redacted]"))
+    rewritten = rewrite(JOB, *build_chunk(ENTRIES), range(2, 8), lambda line: line._replace(message="[redacted]"))
     assert rewritten
     chunk, data, numbers = rewritten
     assert numbers == [2, 5, 7]

@@ -12,8 +12,6 @@ from chronoverse.archive.derived import (
     derived_names,
     read_shape_set,
     read_timeline,
-    shape_set_name,
-    timeline_name,
 )
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
@@ -105,7 +103,7 @@ def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: Fi
     assert found is not None
     assert found.first_line(7) is None
     (name,) = set_names(objects)
-    assert name == shape_set_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
+    assert name == derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))[0]
     assert len(objects.get(name)) == 16 + 8 + ENTRY_BYTES * 3
     assert ENTRY_BYTES <= 14
     lines = [Line(number, stamp(number), message, "stdout") for number, message in enumerate(MESSAGES, 1)]
@@ -140,7 +138,7 @@ def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: F
     archive(store, objects)
     (name,) = set_names(objects)
     timeline = stored_timeline(store, objects)
-    objects.delete(timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB))))
+    objects.delete(derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))[1])
     if not version:
         objects.delete(name)
     bench.ask("HSET", bench.key("job"), "archive_shapes", version)
@@ -268,7 +266,7 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
     archive(store, objects)
     (name,) = set_names(objects)
     end = "0" if name[-1] != "0" else "1"
-    others = [each[:-1] + end for each in (name, timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB))))]
+    others = [each[:-1] + end for each in (name, derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))[1])]
     for other in others:
         objects.put(other, b"")
     assert [stored.name for stored, _ in orphans(store, objects, time.time() + 1, DAY, age=0)] == others
@@ -319,7 +317,7 @@ def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore)
     write(store, MESSAGES)
     archive(store, objects)
     (set_name,) = set_names(objects)
-    name = timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
+    name = derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))[1]
     for object_name, most, read in (
         (set_name, MAX_SET_BYTES, stored),
         (name, MAX_TIMELINE_BYTES, stored_timeline),

@@ -8,7 +8,6 @@ from typing import Any, Final
 import pytest
 
 from chronoverse import metrics
-from chronoverse.archive.chunk_writer import MERGE_BYTES
 from chronoverse.archive.importing import import_jobs, wait_for_ends
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
@@ -170,7 +169,7 @@ def test_a_busy_log_has_chunks_of_a_size(bench: Bench, objects: FileObjectStore)
         archiving.look(SECONDS)
     chunks = bench.store.chunks.chunks(JOB)
     sizes = [each.text_size for each in chunks]
-    assert all(MERGE_BYTES <= each < 2 * MERGE_BYTES for each in sizes[:-1])
+    assert all(2**20 <= each < 2**21 for each in sizes[:-1])
     assert len(sizes) <= 4
     assert max(frame.text_size for each in chunks for frame in each.frames) < 2**19
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, number)]

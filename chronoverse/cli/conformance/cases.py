@@ -22,14 +22,12 @@ _WAIT: Final = 'i=0; while [ ! -e "$1" ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i
 
 
 def _other_run(trial: Trial, end: Status | None, labels: Labels = ()) -> None:
-    """A second runner publishes a line, and ends the job or its attempt; with None it stays."""
     trial.open_other("theirs", labels=labels)
     if end is not None:
         trial.end_other(end)
 
 
 def _take_over(trial: Trial, end: Status | None) -> None:
-    """Cuts the runner off until a second one has the job."""
     trial.proxy.is_out = True
     _other_run(trial, end)
     trial.proxy.is_out = False

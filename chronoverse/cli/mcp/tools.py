@@ -173,7 +173,6 @@ def tool_list(max_wait: int) -> list[Tool]:
 
 
 def _brief(line: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """A line of a summary, with its stream only if that is not stdout."""
     shown = line_json(line, most)
     return {name: value for name, value in shown.items() if (name, value) != ("stream", "stdout")}
 
@@ -300,7 +299,6 @@ class Tools:
         return json
 
     def _ask_until_complete(self, route: str, workflow_id: str, job_id: str, **query: Any) -> dict[str, Any]:
-        """An answer of the service, asked for until it is ``complete``, or :data:`LOOKING_SECONDS` are over."""
         deadline = self.clock() + LOOKING_SECONDS
         while True:
             found = self.client.read(f"/workflows/{{}}/jobs/{{}}/{route}", workflow_id, job_id, **query)

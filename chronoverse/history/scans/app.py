@@ -93,7 +93,6 @@ class ScanApp:
         self._summaries = SummaryReader(self._read, self._hasher, progress or SummaryProgress())
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-        """The answer to one scan: 200 with a page, or 500 with one of our errors."""
         data, sock = environ["wsgi.input"].read(), environ["gunicorn.socket"]
         status = "500 Error"
         try:
@@ -301,7 +300,6 @@ class ScanApp:
         return None if created is None else (round(1000 * created), job.ref.job_id)
 
     def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
-        """What :func:`baseline` returns for the job."""
         listed = self._listed_after(job.ref.workflow_id, self._position_of(job))
         return baseline(job, (each.job for each in listed), labels)
 
@@ -342,7 +340,6 @@ class ScanApp:
         return heapq.merge(*map(positions, workflow_ids), reverse=True)
 
     def _listed_after(self, workflow_id: str, before: ListingPosition | None, count: int = 20) -> Iterator[ListedJob]:
-        """The jobs of a workflow after ``before``, the newest first. ``count`` are fetched at once."""
         positions = self._positions(workflow_id, before, count)
         return self._read_listed(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
 

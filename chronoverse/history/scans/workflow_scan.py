@@ -109,7 +109,6 @@ def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None]
 
 
 def _search_job(job: Job, line: int, wanted: int, search: Callable[[Job, int, int, bool], Page]) -> tuple[Page, bool]:
-    """The lines of one job, and whether it has more. It may also have more when the search could not look further."""
     matches = search(job, line, wanted, False)
     if not matches.has_more or matches.match_count < wanted:
         return matches, matches.has_more

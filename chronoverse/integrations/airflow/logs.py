@@ -203,7 +203,6 @@ def _name_of(path: str) -> str | None:
 
 
 def _lines(client: Client, job: JobRef) -> Iterator[dict[str, Any]]:
-    """The lines that the job has by now, as the service's JSON. Raises as :meth:`Client.download` does."""
     rest = b""
     for part in client.download(job, format="jsonl"):
         *whole, rest = (rest + part).split(b"\n")

@@ -55,7 +55,6 @@ def is_of_triggerer(path: str) -> bool:
 
 
 def _identifier(*parts: str) -> str:
-    """An id that has all of the parts. No two lists of parts have the same."""
     # The dots between the parts are in no part.
     text = "..".join(_ESCAPED.sub(_escape, part) for part in parts)
     if not text[:1].isalnum():  # an id begins with a letter or a digit, and an escape with a dot

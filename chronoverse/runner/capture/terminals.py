@@ -158,7 +158,6 @@ def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
 
 
 def _prepare(master: int, slave: int, interactive: bool) -> None:
-    """Sets the modes and the size of the command's terminal."""
     modes: list[Any] = termios.tcgetattr(0 if interactive else slave)
     # Ctrl-Z must not stop the command: only a shell could continue it, and the shell does not know the command.
     modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")

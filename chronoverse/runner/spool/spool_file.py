@@ -185,7 +185,6 @@ class SpoolFile:
                 start, limit = self._next_readable(start), -1
 
     def _next_readable(self, ordinal: int) -> int:
-        """The next ordinal from which rows can be read again; beyond all numbers if there is none."""
         step = 1
         while not self._is_readable(ordinal + step):
             step *= 2

@@ -259,5 +259,4 @@ def page_response(
 
 
 def _parameter(value: Any) -> Any:
-    """A loaded parameter as a request has it. Labels are lists of pairs."""
     return ["=".join(pair) for pair in value] if isinstance(value, list) else "true" if value is True else value

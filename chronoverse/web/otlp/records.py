@@ -297,7 +297,6 @@ class RecordSorter:
         return self.jobs[job]
 
     def _split(self, text: bytes, stream: str) -> Lines:
-        """The lines of a text, split as a runner splits what a command prints."""
         progress = ProgressFilter()
         splitter = LineSplitter(stream, self._max_line_bytes, self._forms.mask())
         parts = progress.feed(text), progress.release()

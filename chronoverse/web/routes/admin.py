@@ -215,7 +215,6 @@ def _settings_response(own: Mapping[str, int | None]) -> Response:
 
 
 def _milliseconds(timestamp: str | None) -> int | None:
-    """Unix ms of a time in a query. Nothing was done before 1970."""
     seconds = seconds_of(timestamp)
     return None if seconds is None else max(round(1000 * seconds), 0)
 

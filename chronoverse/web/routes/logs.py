@@ -43,7 +43,6 @@ _LOOKED_THROUGH: Final[dict[str, Any]] = {
 
 
 def _searched_jobs(prefix: str) -> dict[str, Any]:
-    """How the OpenAPI document describes a page for which jobs were searched."""
     return {
         "description": "A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
         "headers": {
@@ -210,14 +209,12 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
 
 def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:
-    """The fields of a scan of a job's lines strictly after ``position``, as ``query`` asks for it."""
     others = ("cursor", "offset", "order", "against_label")
     fields = {name: value for name, value in query.items() if name not in others}
     return {**fields, "position": position, "descending": query["order"] == "desc"}
 
 
 def _chosen(labels: Sequence[Any] | None) -> Sequence[Any] | None:
-    """The labels that good runs must have. None is for the service to choose."""
     return None if labels is None else [label for label in labels if label]
 
 

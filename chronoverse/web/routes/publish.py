@@ -169,7 +169,6 @@ def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int 
 
 
 def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
-    """What :class:`LinesBody` loads, from a request with plain text."""
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "us-ascii"):
         raise UnsupportedMediaType("the text must be UTF-8")
     names = ("Chronoverse-Attempt", "Chronoverse-Token")

@@ -106,7 +106,6 @@ def blueprint(settings: Settings) -> Blueprint:
 
 
 def _preloads(bodies: Mapping[str, bytes], page: str) -> bytes:
-    """The links by which a page loads all its modules at once, also those that others import."""
     waiting = [name.decode() for name in _SCRIPT.findall(bodies[page])]
     modules: dict[str, None] = {}
     while waiting:

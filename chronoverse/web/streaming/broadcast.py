@@ -148,7 +148,6 @@ class BroadcastGroup:
         return self._woken or frames == b"" or (bool(frames) and has_more)
 
     def _let_go(self) -> None:
-        """Lets members go that must end now."""
         now = self._tail.clock()
         self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         self._ends_at = min((member.viewer.ends_at for member in self._members), default=float("inf"))
@@ -172,7 +171,6 @@ class BroadcastGroup:
                 member.fall_behind(memoryview(data)[sent:])
 
     def _dissolve(self, members: list["StreamWriter"]) -> None:
-        """Removes ``members``, and wakes each to go on by itself."""
         for number, member in enumerate(members, 1):
             self.remove(member)
             member.wake()

@@ -221,7 +221,6 @@ class StreamWriter:
             self.close()
 
     def _send_all(self, data: bytes | memoryview) -> None:
-        """Raises OSError when the peer has gone, or took too long."""
         rest, deadline = memoryview(data), time.monotonic() + STALL_SECONDS
         while rest:
             try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.derived import shape_set_name
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
@@ -253,7 +253,7 @@ def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
     full, varied = ShapeSet(), JobRef("wf_1", "varied")
     full.add(*[range(1, MAX_SHAPES + 2)] * 2)
     sha256 = combined_sha256(logs.store.chunks.chunks(varied))
-    logs.objects.put(shape_set_name(varied, sha256), full.to_bytes())
+    logs.objects.put(derived_names(varied, sha256)[0], full.to_bytes())
     app = logs.app()
     assert read_all(app, "later")[0] == ["good"]
     with pytest.raises(NothingToCompare, match="100,000"):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from chronoverse.archive.derived import shape_set_name
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import SHAPES_BYTES, ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
@@ -66,7 +66,7 @@ class Workflow:
     def set_name(self, job_id: str) -> str:
         """The name of the job's set of shapes."""
         ref = JobRef("wf_1", job_id)
-        return shape_set_name(ref, combined_sha256(self.store.chunks.chunks(ref)))
+        return derived_names(ref, combined_sha256(self.store.chunks.chunks(ref)))[0]
 
     def expected(self, job_id: str, line: int, jobs: int) -> dict[str, Any]:
         """What a look into every log finds."""
