@@ -1,7 +1,6 @@
 """How long to wait before trying again. Every loop that retries gets its delays from here.
 
-:class:`RetryPolicy` says how the delays grow, and is a constant of the module that retries. :class:`Backoff` counts
-the failures of one loop. The one exception is ``embedded/supervisor.py``: it runs without this package.
+The one exception is ``embedded/supervisor.py``: it runs without this package.
 """
 
 import random
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Delays in seconds: ``first`` after one failure, then twice as long each time, up to ``longest``.
+    """Delays in seconds: ``first``, then twice as long each time, up to ``longest``.
 
-    ``jitter`` is the part of a delay that is random. With 0.5 each delay is between half of its length and all of it,
-    so that clients which failed together do not come back together.
+    ``jitter`` is the random part: 0.5 gives from half of the delay to all of it, so that clients do not come back
+    together.
     """
 
     first: float

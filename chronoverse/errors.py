@@ -1,7 +1,6 @@
-"""Every error that Chronoverse raises on purpose. All of them are subclasses of :class:`ChronoverseError`.
+"""Every error that Chronoverse raises on purpose. What an error means outside stands in its class.
 
-Errors of libraries are translated into these where the library is called. What an error means outside stands in its
-class: ``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` read it there.
+``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` read it there.
 """
 
 import os
@@ -53,8 +52,7 @@ class NothingToCompare(ChronoverseError):
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
-    The message is for whoever sent the token. ``explanation`` is for the service's log: it could help to forge a token.
-    Neither contains the token, only an invalid ``workflows`` entry.
+    ``explanation`` is for the service's log. Neither contains the token, only an invalid ``workflows`` entry.
     """
 
     status = 401
@@ -290,10 +288,7 @@ class CorruptLog(AppendRefused):
 
 
 class LabelSet(AppendRefused):
-    """Raised when a label has another value already, or the job has no room for it. Nothing was changed.
-
-    ``keys`` are those of the labels that were refused.
-    """
+    """Raised when labels with these ``keys`` have another value, or the job has no room. Nothing was changed."""
 
     reason = "label-set"
 
@@ -318,10 +313,7 @@ class RecordsMissing(ChronoverseError):
 
 
 class SequenceGap(AppendRefused):
-    """Raised when an append starts after the log's next number.
-
-    ``expected`` is that next number. The runner sends its lines again from there.
-    """
+    """Raised when an append starts after the log's next number, which is ``expected``."""
 
     reason = "GAP"
 
@@ -331,10 +323,7 @@ class SequenceGap(AppendRefused):
 
 
 class QuotaReached(SequenceGap):
-    """Raised when an append was carried out, but a quota has left out lines.
-
-    The log has all numbers below ``expected``, and names those whose lines it does not have.
-    """
+    """Raised when an append was carried out up to ``expected``, but a quota has left out lines."""
 
     reason = "quota"
 
@@ -344,6 +333,5 @@ class QuotaReached(SequenceGap):
 
 
 def errors_by_reason(kind: type[ChronoverseError] = ChronoverseError) -> Mapping[str, type[ChronoverseError]]:
-    """The error that each ``reason`` of a problem document stands for."""
     found = {reason: error for each in kind.__subclasses__() for reason, error in errors_by_reason(each).items()}
     return found if kind.reason is None else {**found, kind.reason: kind}

@@ -8,11 +8,10 @@ from typing import Final
 
 
 class FairLock:
-    """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
+    """A lock with up to ``at_once`` holders, up to ``each`` of one subject (the user of a token), served in turn.
 
-    The subjects that wait get the lock in turn, whoever has more requests. A holder first calls ``pause``, which lets
-    the rest of the worker run once. After ``seconds`` a caller gets the exception that ``missed`` makes of a text, or
-    that of ``used_up`` if its own subject has ``each`` holders.
+    A holder first calls ``pause``. After ``seconds`` a caller gets what ``missed`` makes of a text, or ``used_up`` if
+    its subject has ``each`` holders.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class FairLock:
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
         return sum(map(len, self._queues.values()))
 
     @contextlib.contextmanager

@@ -70,10 +70,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Work that is done in small steps, again and again.
-
-    It begins ``seconds`` after its end at the earliest, and its steps take a twentieth of the time at most.
-    """
+    """Work in small steps, again and again. It pauses for ``seconds``, and takes a twentieth of the time at most."""
 
     begin: Callable[[], Iterator[None]]
     seconds: float
@@ -137,7 +134,6 @@ class _Queue:
         self._monotonic = monotonic
 
     def can_skip(self, ref: JobRef) -> bool:
-        """Whether the job is snoozed, or is known to be archived next."""
         is_known = ref in self.ended or ref in self.over or ref in self.without_derived
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
@@ -164,7 +160,6 @@ class _Queue:
             del self._snoozed_until[ref]
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job may have garbage, unless that was checked less than that many seconds ago."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None
@@ -250,10 +245,7 @@ class Archiver:
                 self._stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all work that is due now, and returns how many jobs have had a problem.
-
-        ``progress`` gets the archived lines and all that are due. Raises as the store and the objects do.
-        """
+        """Does all work that is due; returns how many jobs had a problem. ``progress`` gets archived and due lines."""
         self._compare_history()
         for page in self._store.catalog.jobs():
             self._classify(page)
@@ -268,7 +260,6 @@ class Archiver:
         return len(self._queue.reported)
 
     def step(self) -> bool:
-        """Does the next step. Returns False when there is nothing to do now. Raises as :meth:`run_once` does."""
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_running()
@@ -284,10 +275,7 @@ class Archiver:
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the log that needs it most, or collects one job's garbage.
-
-        Returns how many lines it moved; None when there was nothing to do.
-        """
+        """Moves a chunk of the neediest log, or collects garbage. Returns the lines moved; None: nothing to do."""
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
@@ -325,7 +313,6 @@ class Archiver:
         metrics.ARCHIVE_LAG.set(max(0.0, now - min(self._queue.late_since.values(), default=now)))
 
     def _shrink(self, ref: JobRef, size: int) -> int:
-        """Moves one chunk of a running log, which is to shrink to the low mark."""
         low = self._policy.hot_bytes * HIGH_MARK / 2
         # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
@@ -357,9 +344,8 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
-        """Moves what a running log has had for long enough. What was moved before leaves the store now.
-
-        So viewers who are a moment behind find the newest lines in the store, and an idle log has one line there.
+        """Moves lines that are old enough. What was moved before leaves the store now, so that viewers find the newest
+        lines.
         """
         with self._locked(ref) as job_objects:
             now, state = self._monotonic(), self._store.catalog.archive_state(ref)
@@ -464,7 +450,6 @@ class Archiver:
         return state.retention(self._policy.retention_seconds) - (state.ended_seconds or 0.0)
 
     def _check_retentions(self) -> Iterator[None]:
-        """Wakes the jobs of workflows whose retention has changed. It takes some 0.1 ms for each workflow."""
         before, self._retentions = self._retentions, {}
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
@@ -512,7 +497,6 @@ class Archiver:
             yield
 
     def _classify(self, page: CatalogPage) -> None:
-        """Checks the jobs of a page of the round, notes their garbage, and saves settings of workflows."""
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
             save_settings(self._store, self._objects, self._history, page.settings)
         for ref in page.garbage:
@@ -540,10 +524,7 @@ class Archiver:
             self._queue.note_garbage(ref, self._policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when the lines of a running job are to move, by the time of the first that is not archived.
-
-        That time may be a wrong clock's, or from long ago. So what this archiver itself has moved counts first.
-        """
+        """Notes when a running job's lines move: by its first line's time, or by what this archiver moved itself."""
         now, seconds = self._monotonic(), RUNNING_SHARE * self._policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
@@ -558,7 +539,6 @@ class Archiver:
             self._queue.late_since.setdefault(ref, self._clock())
 
     def _handle_ended(self, ref: JobRef, job: Job | None) -> None:
-        """Notes what is due of a job that has ended, or that readers cannot see."""
         self._queue.running.pop(ref, None)
         self._queue.waiting.pop(ref, None)
         self._queue.due.pop(ref, None)
@@ -627,10 +607,7 @@ class Archiver:
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:
-        """For one step on one job. After an error the job is snoozed. One that a retry does not repair is logged once.
-
-        Raises only what concerns all jobs: :class:`StoreUnavailable` and :class:`StoreRefused`.
-        """
+        """For one step on one job: after an error the job is snoozed. Raises only what concerns all jobs."""
         try:
             yield
         except (ArchiveBusy, KeysMoving, AppendRefused):

@@ -30,10 +30,9 @@ class SingleFlightCache(Generic[_Key, _Value]):
         self._loading: dict[_Key, Future[_Value]] = {}
 
     def get(self, key: _Key, load: Callable[[], tuple[_Value, float]]) -> _Value:
-        """The cached value under ``key``. Without one, calls ``load``, which returns the value and its size in bytes.
+        """The cached value, or what ``load`` returns with its size in bytes; concurrent callers share one load.
 
-        A caller that finds another one loading the same key waits for that result, longer than any object store takes.
-        Raises what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after 60 s of waiting.
+        Raises what ``load`` raises; :class:`ArchiveUnavailable` after 60 s of waiting for another caller.
         """
         while True:
             with self._lock:
@@ -83,10 +82,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
 
 
 class ChunkRecordCache:
-    """The last :data:`RECORDS` chunk records that ``find`` has found, each used for :data:`RECORD_SECONDS`.
-
-    ``find`` returns the chunk that has a line, or else the first one after it. ``clock`` is monotonic, in seconds.
-    """
+    """The last :data:`RECORDS` chunk records that ``find`` has found, each used for :data:`RECORD_SECONDS`."""
 
     def __init__(
         self, find: Callable[[JobRef, int], Chunk | None], clock: Callable[[], float] = time.monotonic

@@ -33,10 +33,8 @@ _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{
 
 
 class ChunkBuilder:
-    """Builds one chunk of the log of ``job``, from line ``first`` on.
-
-    ``last`` is the last number that was added. ``text_size`` is the bytes of JSON Lines in the complete frames, and
-    ``on_frame`` gets those of each.
+    """Builds one chunk of ``job``'s log from line ``first`` on. ``on_frame`` gets the JSON Lines of each complete
+    frame.
     """
 
     def __init__(
@@ -70,10 +68,7 @@ class ChunkBuilder:
         return self.text_size + self._size
 
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
-        """Begins with the lines of ``chunk``, whose object is ``data``. Its last frame may grow.
-
-        Raises :class:`ArchiveDamaged`.
-        """
+        """Begins with the lines of ``chunk``. Its last frame may grow. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
             text = frame_text(frame, data)
             self._text, self._size, self._plain = [*text.splitlines(keepends=True)], len(text), frame.plain
@@ -155,9 +150,8 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 
 def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
-    """The record of a chunk, made from its object ``name`` of these bytes.
+    """The record of a chunk from its object; how many lines are ``message``; the bytes of all messages.
 
-    Also how many of its lines are ``message``, and the bytes of all its messages, as a quota counts them.
     Raises :class:`ArchiveDamaged` when these are not the bytes that the name was made for.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
@@ -196,10 +190,7 @@ def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
 
 
 def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
-    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`.
-
-    A small frame may decompress to gigabytes, so this stops one byte after the size that the record says.
-    """
+    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`."""
     offset = frame.offset - start
     decompressor = zstd.ZstdDecompressor()
     try:

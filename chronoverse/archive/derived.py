@@ -1,8 +1,4 @@
-"""What is made of an archived log's lines: the set of their shapes and their timeline, as objects beside its chunks.
-
-So comparing with the log need not read it. The objects' names contain a hash of the log's text, so after a redaction
-the old ones are garbage.
-"""
+"""The shapes and the timeline of an archived log, as objects beside its chunks. Their names contain the text's hash."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -79,11 +75,9 @@ class DerivedBuilder:
 
     @property
     def last(self) -> int:
-        """The last number that was added; 0 without any."""
         return self.chunks[-1].last if self.chunks else 0
 
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
-        """Adds the lines of a chunk, whose object has the bytes ``data``. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
             self.lines.add_text(frame_text(frame, data))
         self.chunks.append(chunk)

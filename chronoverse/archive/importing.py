@@ -36,10 +36,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 
 
 class Imported(NamedTuple):
-    """What an import found: a job that it has made or that is ``known``, or an object with a ``problem``, in words.
-
-    ``waits``: the job was made without an end. Without a job and a problem, these are a workflow's settings.
-    """
+    """A job that was made or is ``known`` (``waits``: without an end), or a ``problem``; else a workflow's settings."""
 
     job: JobRef | None
     name: str = ""
@@ -55,11 +52,10 @@ _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
 def import_jobs(
     store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
 ) -> Iterator[Imported]:
-    """Makes every job of the archive that the store does not know, or of which it knows less. ``clock`` is Unix time.
+    """Makes every job of the archive of which the store knows less. ``clock`` is Unix time.
 
-    A job without an end waits for its runner for ``lease_seconds``. A job whose runner is sending again what it has is
-    made last; if that takes longer, the job has a problem. Damaged and foreign objects are named, and the rest is
-    imported. Raises as both stores do.
+    A job without an end waits for its runner for ``lease_seconds``; one whose runner is resending lines comes last.
+    Damaged and foreign objects are named. Raises as both stores do.
     """
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
@@ -121,11 +117,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Import(NamedTuple):
-    """The import of one job, of which the archive has the objects ``listed``.
-
-    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has. Of the
-    chunks that were read, ``sizes`` are the bytes of their messages, by name.
-    """
+    """The import of one job with the objects ``listed``. ``sizes`` are the bytes of messages in read chunks."""
 
     store: Store
     objects: ObjectStore
@@ -174,7 +166,6 @@ class _Import(NamedTuple):
         wait_seconds: float | None,
         redactions: int,
     ) -> Imported | None:
-        """None while the job's runner is sending again what it has. ``wait_seconds`` is None for an ended job."""
         is_new = self.store.chunks.import_job(
             self.job,
             chunks,

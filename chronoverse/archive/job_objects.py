@@ -1,8 +1,7 @@
-"""The archive lock of a job, and the objects of a job: how they are written safely, and how garbage is deleted.
+"""The archive lock of a job, and its objects: how they are written safely, and how garbage is deleted.
 
-An object's name is in the *garbage* of its job, in the store, from before it is written until it is recorded. The next
-holder of the archive lock deletes what is there (``docs/architecture.md``). The manifest, the set of shapes and the
-timeline need no record.
+An object's name is in the *garbage* of its job from before it is written until it is recorded; see
+docs/architecture.md.
 """
 
 import contextlib
@@ -35,10 +34,7 @@ CLOCK_SKEW_SECONDS: Final = 60.0
 def archive_lock(
     store: Store, job: JobRef, seconds: float = LOCK_SECONDS, *, wait_seconds: float = 0.0
 ) -> Iterator[str]:
-    """Holds the archive lock of ``job``, and renews it in a thread. Gives the lock's token.
-
-    Raises :class:`ArchiveBusy` when another process holds it for ``wait_seconds``; and as the store does.
-    """
+    """Holds ``job``'s archive lock, renewed by a thread. Raises :class:`ArchiveBusy` after ``wait_seconds``."""
     token, give_up_at = secrets.token_hex(16), time.monotonic() + wait_seconds
     while not store.chunks.acquire_lock(job, token, seconds):
         if time.monotonic() >= give_up_at:
@@ -65,10 +61,7 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """How many objects were deleted, how many are left for later, and how many only the manifest keeps.
-
-    ``permanent``: whether the store's records are; see :func:`~chronoverse.store.durability.is_permanent`.
-    """
+    """Objects deleted, left for later, and kept by the manifest only. ``permanent``: see :func:`is_permanent`."""
 
     deleted: int
     remaining: int
@@ -78,8 +71,6 @@ class CollectedGarbage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobObjects:
-    """The objects of ``job``, for the process that holds its archive lock of ``lock_seconds`` with ``token``."""
-
     store: Store
     objects: ObjectStore
     job: JobRef
@@ -88,11 +79,10 @@ class JobObjects:
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes, redactions: int = 0) -> Iterator[Chunk]:
-        """Writes a chunk's object under a new name, reads it back and compares it, and gives the chunk with that name.
+        """Writes a chunk's object under a new name, reads it back, and gives the chunk with that name to be recorded.
 
-        ``redactions`` is for :meth:`Chunk.with_unique_name`. The caller records the chunk in the ``with`` block; if
-        that fails, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`;
-        and as the store does, unless it has recorded the chunk.
+        Unless the ``with`` block records it, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
+        :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
@@ -123,10 +113,9 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        While the store may go back to older records, only objects that were marked ``orphan_seconds`` ago are deleted.
-        Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time. What the manifest
-        names stays, unless a redaction has replaced it. May be repeated after any error. Raises
-        :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`; and as the store.
+        While the store may go back, only objects marked ``orphan_seconds`` ago; others must be ``min_age`` seconds old
+        at ``now`` (Unix time). What the manifest names stays, unless a redaction has replaced it. Raises as both stores
+        do.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()
@@ -176,9 +165,8 @@ class JobObjects:
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
-        """The objects in the job's folder that have no record, without those of earlier jobs with the same id.
-
-        A store that was emptied has forgotten those. They are older than the job and all of its recorded objects.
+        """The folder's objects without a record, but for those of earlier jobs with this id, which are older than the
+        job.
         """
         objects = list(self.objects.list(folder(self.job)))
         chunks = self.store.chunks.chunks(self.job)

@@ -1,7 +1,4 @@
-"""The manifest of an archived job, ``job.json`` in its folder: the job, the records of its chunks, and its own dates.
-
-It outlives the store's records. So what it names is not garbage, whatever a store says that has lost its past.
-"""
+"""The manifest of an archived job, ``job.json``: the job, chunks and dates. What it names is not garbage."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,9 +12,8 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """The names of the job's objects, also of earlier manifests, and when the job ended, in Unix seconds if known.
-
-    ``fields`` is all of its JSON.
+    """``names`` of objects, also of earlier manifests; ``ended_at`` in Unix seconds if known; ``fields``: all of its
+    JSON.
     """
 
     names: frozenset[str]
@@ -45,10 +41,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """What is written in place of a manifest before the job's objects are deleted: it must not be imported again.
-
-    Earlier versions read it as the manifest of a job without chunks, and keep nothing for it.
-    """
+    """Replaces a manifest before the job's objects are deleted, so that nobody imports it again."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 
@@ -60,7 +53,6 @@ def manifest_name(job: JobRef) -> str:
 def manifest_json(
     job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str, ended_at: float, earlier: Sequence[str] = ()
 ) -> bytes:
-    """The manifest as JSON. ``earlier`` names objects that only the manifest before this one knows."""
     fields = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
     manifest = {
         "job": fields,

@@ -1,5 +1,3 @@
-"""The interface of an object store, and one in files."""
-
 import contextlib
 import os
 from collections.abc import Iterator
@@ -19,19 +17,13 @@ class StoredObject(NamedTuple):
 
 
 class ObjectStore(Protocol):
-    """Stores whole objects under names with slashes. An object that was put is never changed, only deleted.
-
-    Every method raises :class:`ArchiveUnavailable` when the object store does not answer.
-    """
+    """Stores whole, immutable objects under names with slashes. Every method raises :class:`ArchiveUnavailable`."""
 
     def put(self, name: str, data: bytes) -> None:
         """Stores a whole object. It survives a power cut once this has returned. Putting the same again is harmless."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The object's bytes from ``start`` up to ``stop``. Raises :class:`ArchiveDamaged` if there is no such object.
-
-        A ``stop`` beyond the object's end is cut to its end.
-        """
+        """The object's bytes from ``start`` up to ``stop`` or its end. Raises :class:`ArchiveDamaged` without one."""
 
     def delete(self, name: str) -> None:
         """Deletes the object. Nothing happens if there is no such object."""
@@ -41,8 +33,6 @@ class ObjectStore(Protocol):
 
 
 class FileObjectStore:
-    """Stores objects as files below ``directory``. The first object creates it. See :class:`ObjectStore`."""
-
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 

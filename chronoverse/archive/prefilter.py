@@ -17,7 +17,6 @@ _BEHIND: Final = b'","sequence_num":'
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
-    """The matching lines of a frame's JSON Lines, in order. Raises :class:`SearchTooExpensive`."""
     if matcher.in_json is not None:
         return _verify(matcher, b"".join(_text_candidates(matcher, text)))
     lines: list[Line] = []
@@ -40,11 +39,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 
 
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
-    """Each line whose message may contain the query's text, in upper or lower case.
-
-    Where that is certain to find all of them, the text is searched for in lower case, and only in messages: a number or
-    a word such as "stream" is in the JSON of every line. In other frames RE2 searches for it.
-    """
+    """Each line whose message may contain the query's text. Searched in lower case where that finds all."""
     # All control sequences begin with ESC.
     wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
     lowercase = b"" if wanted is None else text.lower()
@@ -71,10 +66,7 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
-    """The lines of one part that may match an expression: those in which ``pattern`` matches, and those with escapes.
-
-    None when there are many. Then it is faster to decode all lines.
-    """
+    """The lines in which ``pattern`` matches, or that have escapes. None for many: decoding all is faster."""
     candidates: list[bytes] = []
     position, stop = 0, len(part)
     match_start = match_end = escape = -1

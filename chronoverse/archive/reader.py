@@ -1,7 +1,4 @@
-"""Reads archived lines: those after a number, those before it, and those that a search finds.
-
-When several viewers of a worker want the same frame, it is read and decompressed once: see :class:`SingleFlightCache`.
-"""
+"""Reads archived lines after a number, before it, or by a search. Viewers of the same frame share one read."""
 
 import math
 import time
@@ -37,10 +34,8 @@ FrameFilter = Callable[[bytes], list[Line]]
 
 
 class ArchiveReader:
-    """Reads the archived part of logs. ``clock`` is monotonic, in seconds.
+    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects`` nothing can be read.
 
-    ``find_chunk`` returns the record of the chunk that has a line, or else of the next one. Without ``objects`` no
-    archive is configured, and lines that were archived elsewhere cannot be read.
     Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``find_chunk`` raises.
     """
 
@@ -66,10 +61,7 @@ class ArchiveReader:
         self.read_seconds = math.inf
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
-        """The JSON of up to ``count`` lines after or before the number ``position``, all from one frame of a chunk.
-
-        Empty where the archive ends, and when not every number in the frame is a line.
-        """
+        """The JSON of up to ``count`` lines from one frame. Empty at the archive's end, and for a frame with gaps."""
         number = position - 1 if descending else position + 1
         found = self._frame_with(job, number)
         if found is None or not found[0].plain or found[0].first > number:
@@ -79,11 +71,7 @@ class ArchiveReader:
         return lines[start::-1][:count] if descending else lines[start : start + count]
 
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
-        """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
-
-        Going down, ``position`` is at most the number after the archive's last one. There are fewer entries when they
-        come to 1 MiB, and where the archive ends. An empty list means that it has nothing there.
-        """
+        """Up to ``count`` entries after ``position``, or before it; fewer beyond 1 MiB, none where the archive ends."""
         found: list[Entry] = []
         size, start = 0, position
         while len(found) < count and (size < 2**20 or not found):
@@ -109,8 +97,7 @@ class ArchiveReader:
     ) -> Iterator[Batch]:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
 
-        ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
-        at most the number after the archive's last one. Nothing is cached that was not :meth:`read_ahead`.
+        ``time_range`` only skips frames. Nothing is cached that was not :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 
@@ -119,7 +106,6 @@ class ArchiveReader:
             return bool(frame.latest) and (is_early or (until is not None and frame.earliest > until))
 
         def read_wanted(chunk: Chunk) -> tuple[Sequence[Frame], int, bytes | None]:
-            """The next frames that are to be read, and the bytes of the object with them; or one that is not."""
             index = chunk.frame_index(number)
             frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
             wanted = _wanted(frames, skip)
@@ -165,14 +151,10 @@ class ArchiveReader:
         return key, read
 
     def shape_set(self, job: Job) -> PackedShapes | None:
-        """The shapes of the lines of an archived job, from the cache or the archive. None when there is no set of them.
-
-        May be called in several threads, as may :meth:`timeline`.
-        """
+        """The shapes of an archived job's lines; None without a set. For several threads, as is :meth:`timeline`."""
         return self._derived(self._shapes_cache, read_shape_set, lambda found: found.size, job)
 
     def timeline(self, job: Job) -> Timeline | None:
-        """The timeline of an archived job, from the cache or the archive. None when there is none."""
         return self._derived(self._timelines, read_timeline, lambda found: 1, job)
 
     def _derived(
@@ -194,7 +176,6 @@ class ArchiveReader:
         return cache.get((job.ref, sha256), load)
 
     def forget(self, job: JobRef) -> None:
-        """Drops the cached chunk records of ``job``, because they were replaced."""
         self._record_cache.forget(job)
 
     def _frame_with(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
@@ -207,7 +188,6 @@ class ArchiveReader:
         return self._read_chunk(job, number, read)
 
     def _read_chunk(self, job: JobRef, number: int, read: Callable[[Chunk], _Result]) -> _Result | None:
-        """The result of ``read`` for the chunk with line ``number``, or else for the next one. None after the last."""
         chunk = self._record_cache.chunk(job, number)
         if chunk is None:
             return None
@@ -240,7 +220,6 @@ class ArchiveReader:
 
 
 def _wanted(frames: Sequence[Frame], skip: Callable[[Frame], bool]) -> list[Frame]:
-    """The first of ``frames``, up to one that is skipped, that one read for a search brings."""
     wanted: list[Frame] = []
     for frame in takewhile(lambda frame: not skip(frame), frames):
         if wanted and abs(frame.offset - wanted[0].offset) >= SEARCH_BYTES:

@@ -1,8 +1,6 @@
-"""Replaces the messages of lines by ``[redacted]``, in store and archive. Numbers, times and streams stay.
+"""Replaces messages by ``[redacted]``, in store and archive. Numbers, times and streams stay.
 
-Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are archived
-now. Each chunk is one step, so a redaction may be repeated. It is done when the store cannot go back to old records and
-no object with the text is left.
+Lines that are only in the store are archived now. Each chunk is one step, so a redaction may be repeated.
 """
 
 import logging
@@ -30,10 +28,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class RedactionRequest(NamedTuple):
-    """Asks for a redaction of the lines from ``first`` to ``last`` that ``matches`` accepts.
-
-    ``audit`` is stored with each redaction. With ``exact``, a line that cannot be redacted yet is an error.
-    """
+    """Lines ``first`` to ``last`` that ``matches`` accepts. ``exact``: lines that cannot be redacted yet raise."""
 
     first: int
     last: int
@@ -51,10 +46,7 @@ class RedactionRequest(NamedTuple):
 
 
 class RedactionResult(NamedTuple):
-    """How many lines were redacted, the last number that was checked, and whether the request is complete.
-
-    ``pending``: the store may still go back to the old text, or an object with it is not deleted yet.
-    """
+    """``pending``: the store may still go back to the old text, or an object with it is not deleted yet."""
 
     lines: int
     last_checked: int
@@ -64,10 +56,7 @@ class RedactionResult(NamedTuple):
 
 @dataclass(slots=True)
 class Redaction:
-    """Carries out ``request`` for the log of ``job``. ``pause`` lets other greenlets run.
-
-    An archiver that holds the archive lock is waited for, for ``busy_seconds``: it needs less time for a chunk.
-    """
+    """Carries out ``request`` for the log of ``job``. An archiver's lock is waited for, for ``busy_seconds``."""
 
     store: Store
     objects: ObjectStore
@@ -83,11 +72,10 @@ class Redaction:
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
-        """Redacts all lines, or those that it gets to in 5 s, to the end of a chunk. A chunk takes about 1 s.
+        """Redacts all lines, or those that it gets to in 5 s. Only an error before the first redacted line is raised.
 
-        An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
-        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the
-        store and the archive do.
+        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as both
+        stores do.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
             job = self.store.get_job(self.job)
@@ -145,7 +133,6 @@ class Redaction:
                 break
 
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
-        """Redacts lines that only the store has, by archiving all lines up to the last of them."""
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
         while first <= affected:
@@ -198,7 +185,6 @@ class Redaction:
                 yield changed
 
     def _changed_entries(self, numbers: list[int], entries: Sequence[RawEntry], after: int) -> list[RawEntry]:
-        """The raw entries after the redaction. Adds the numbers of redacted lines to ``numbers``."""
         changed = {line.sequence_num for line in self._changed_lines(entries, after, 1)}
         redacted: list[RawEntry] = []
         for entry_id, fields in entries:

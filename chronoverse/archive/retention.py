@@ -40,11 +40,10 @@ def delete_job(
     lock_seconds: float = LOCK_SECONDS,
     on_hidden: Callable[[], object] = lambda: None,
 ) -> None:
-    """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
+    """Deletes ``job`` everywhere and blocks its id for ``tombstone_ms``. Idempotent.
 
-    The manifest is marked first and deleted last, so that an import finds no half of the job. Its id is blocked for
-    ``tombstone_ms``. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held` by a
-    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
+    ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held`, :class:`ArchiveBusy`,
+    :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -70,11 +69,7 @@ def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> boo
 
 
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
-    """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
-
-    Sets the expiry of jobs that are not archived, and returns how many these are. For archived jobs the archiver looks
-    the retention up each time. Raises as the store does.
-    """
+    """Applies a workflow's new retention to jobs that are not archived; returns how many these are."""
     changed = 0
     before: ListingPosition | None = None
     # Jobs that go meanwhile make it miss no others.
@@ -94,9 +89,8 @@ def orphans(
 ) -> Iterator[tuple[StoredObject, str]]:
     """Every object older than ``age`` seconds that neither the store names nor a manifest, and why, in words.
 
-    ``now`` is Unix time. A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's
-    own retention, and keeps the whole folder if the store does not know the job. Left out is what the archiver deletes,
-    and what belongs to a job whose records or manifest cannot be read.
+    A manifest counts for the retention after its job's end. Left out is what the archiver deletes, and jobs whose
+    records or manifest cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None
     named: set[str] | None = None

@@ -8,10 +8,7 @@ from chronoverse.archive.s3_store import S3ObjectStore
 
 
 def open_object_store(url: str) -> ObjectStore:
-    """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
-
-    ``settings.parse.archive_url`` refuses any other. Raises :class:`SettingsError` when boto3 is not installed.
-    """
+    """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names. Raises :class:`SettingsError` without boto3."""
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return S3ObjectStore(parts.netloc, unquote(parts.path))

@@ -43,9 +43,8 @@ class StoreHistory:
         self._reported = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not.
-
-        Raises as both stores do.
+        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not. Raises as both
+        stores do.
         """
         now, mark = self._clock(), self._store.catalog.mark()
         # Once a minute a mark is written, and the object read.
@@ -102,10 +101,7 @@ class StoreHistory:
             )
 
     def _read(self) -> tuple[float, str]:
-        """The bucket's mark and id; 0 and "" when it has none. Raises :class:`ArchiveDamaged` for an invalid one.
-
-        A mark of an earlier version has no id. It counts as the one that the store knows.
-        """
+        """The bucket's mark and id; 0 and "" without any. Raises :class:`ArchiveDamaged` for an invalid one."""
         try:
             data = self._objects.get(MARK)
         except ArchiveDamaged:

@@ -20,10 +20,7 @@ class Verified(NamedTuple):
 
 
 def verify(store: Store, objects: ObjectStore) -> Iterator[Verified]:
-    """Reads each object that a record of the store names, job by job. In memory are the names of all jobs.
-
-    An object that is replaced or deleted meanwhile has no problem. Raises as both stores do.
-    """
+    """Reads each object that the store names, but for those replaced or deleted meanwhile. Raises as both stores do."""
     seen: set[JobRef] = set()
     for page in store.catalog.jobs():
         for job in page.jobs:

@@ -1,5 +1,3 @@
-"""The settings and watches of workflows, as objects in the archive, for an import."""
-
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -27,11 +25,7 @@ def change_settings(
     default_retention: int,
     record: Callable[[str, str], object],
 ) -> None:
-    """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
-
-    ``record`` gets what is done, and how, before. A retention in ``changes`` is applied to the jobs even if it was set
-    already, so that it may be repeated after an error. Raises as the store does.
-    """
+    """Sets a workflow's own settings, or with None removes them; ``record`` gets what is done. May be repeated."""
     own = store.catalog.settings_of(workflow_id).own
     changed = {name: value for name, value in changes.items() if value != own[name]}
     texts = {name: "default" if value is None else str(value) for name, value in changed.items()}
@@ -56,10 +50,7 @@ def settings_owner(name: str) -> str | None:
 
 
 def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves the settings and watches that were changed since they were last saved. Raises as both stores do.
-
-    A store that went back saves nothing: the archive may have what it has lost.
-    """
+    """Saves the settings and watches changed since they were saved, unless the store went back."""
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
@@ -75,10 +66,7 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Gives a store that has lost a workflow's settings and watches those of the archive. Returns whether it had.
-
-    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
-    """
+    """Gives a store that lost a workflow's settings and watches those of the archive. Returns whether it had."""
     saved = _read(objects, workflow_id)
     known = store.catalog.settings([workflow_id]).get(workflow_id)
     if known is None or known.saved_ms >= saved.changed_ms:

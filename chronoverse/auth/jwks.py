@@ -1,8 +1,4 @@
-"""The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched once for all workers of a node.
-
-A token names its key by ``kid``, and anybody can make one up. ``docs/tokens.md`` has the rules, ADRs 19 and 31 why keys
-are shared in a file and in the store.
-"""
+"""The public keys that an issuer publishes (RFC 7517), fetched once for all workers of a node: ADRs 19 and 31."""
 
 import contextlib
 import fcntl
@@ -55,16 +51,11 @@ log = logging.getLogger(__name__)
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Treats a redirect as an error, because the operator has said where the keys are."""
 
-    def redirect_request(self, *args: object) -> None:
-        """Returns no request, which makes urllib raise HTTPError."""
+    def redirect_request(self, *args: object) -> None: ...
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """What is at ``url``. ``ca_file`` has authorities that are trusted beside the system's.
-
-    The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
-    there is nothing at ``url``, or too much.
-    """
+    """What is at ``url``. The caller must bound the time. Raises OSError or ValueError."""
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
@@ -111,7 +102,6 @@ class FetchRecord:
         return cls(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
 
     def to_json(self) -> bytes:
-        """The record for other processes."""
         times = {"tried_at": self.tried_at, "fetched_at": self.fetched_at}
         return orjson.dumps({**times, "document": self.document.decode()})
 
@@ -122,10 +112,10 @@ def key_set_name(url: str) -> str:
 
 
 class KeySetFile:
-    """The file for the keys at ``url``, in ``directory``, and a lock that lets one worker fetch at a time.
+    """The file for the keys at ``url``, and a lock that lets one worker fetch at a time.
 
-    Whoever can write the file can make tokens. So it is read only if it is ours, and if nobody else can write it.
-    Raises :class:`SettingsError` when ``directory`` cannot be written.
+    It is read only if it is ours and nobody else can write it. Raises :class:`SettingsError` when ``directory`` cannot
+    be written.
     """
 
     def __init__(self, directory: Path, url: str) -> None:
@@ -195,8 +185,8 @@ def keep_fresh(
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    The log calls them ``name``. ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
-    Raises :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
+    ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises
+    :class:`SettingsError`.
     """
 
     def __init__(
@@ -225,7 +215,6 @@ class PublishedKeys:
         self._keys: Mapping[str, jwt.PyJWK] = {}
 
     def prefetch(self) -> None:
-        """Fetches the keys if they are old. If that fails, the warning in the log is the only consequence."""
         self._load()
         with self._lock:
             self._fetch_if_older(self._interval if self._usable() else CHECK_SECONDS)
@@ -242,10 +231,7 @@ class PublishedKeys:
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
 
     def get(self, kid: object) -> jwt.PyJWK:
-        """The key with the id ``kid``, or the only key if ``kid`` is None.
-
-        Raises :class:`Unauthorized`, and :class:`SigningKeysUnavailable` when nobody can tell at the moment.
-        """
+        """The key with this id, or the only key. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
         self._load()
         asked_at = self._clock()
         if self._record.tried_at > asked_at:
@@ -282,9 +268,8 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Returns when the key is there, or a fetch has ended that began at ``asked_at`` or later, for all who wait.
-
-        Raises :class:`SigningKeysUnavailable` when it takes too long.
+        """Returns when the key is there, or a fetch began at ``asked_at`` and ended. Raises
+        :class:`SigningKeysUnavailable`.
         """
         if self.waiting >= MAX_WAITING:
             raise SigningKeysUnavailable("too many tokens with unknown keys wait for the issuer")
@@ -305,7 +290,6 @@ class PublishedKeys:
             self.waiting -= 1
 
     def _fetch_if_older(self, seconds: float) -> bool:
-        """Fetches the keys if they are older than ``seconds``, and no other worker does. Returns whether it did."""
         if not self._is_older(seconds):
             return False
         asked_at = self._clock()
@@ -343,7 +327,6 @@ class PublishedKeys:
             self._take_shared()
 
     def _take_shared(self) -> None:
-        """Takes over what another node has fetched, if that is newer than what this one has."""
         if self._store is None:
             return
         try:

@@ -1,7 +1,6 @@
 """The secret in the data directory, which signs and checks tokens when no key is configured.
 
-Also how a file is read and written that nobody else may have changed: whoever can write it can make tokens.
-Random bytes come from ``os.urandom``, as those of :mod:`secrets` do, whose import takes 5 ms of every run.
+``os.urandom`` does what :mod:`secrets` does, whose import takes 5 ms of every run.
 """
 
 import contextlib
@@ -14,15 +13,11 @@ from chronoverse.files import draft_of
 
 
 def secret_path(data_dir: Path) -> Path:
-    """The file of the secret in ``data_dir``, which may not exist yet."""
     return data_dir / "token.secret"
 
 
 def local_secret(data_dir: Path) -> bytes:
-    """The secret in ``data_dir``. The first process that needs it makes it; several may try at the same time.
-
-    Raises :class:`SettingsError` when the file cannot be used, when others can read it, or when it is too short.
-    """
+    """The secret in ``data_dir``, made by the first process that needs it. Raises :class:`SettingsError`."""
     path = secret_path(data_dir)
     try:
         if not os.path.lexists(path):

@@ -1,7 +1,5 @@
-"""Makes tokens that are signed with a secret: JWTs (RFC 7519) with HS256.
-
-The command line makes one for each connection to the service of its own machine. The import of the library that checks
-tokens takes 70 ms, so this does without it.
+"""Makes tokens signed with a secret: JWTs with HS256. Without the library that checks tokens, which takes 70 ms to
+import.
 """
 
 import hmac
@@ -26,10 +24,7 @@ def mint(
     now: float,
     settings: Settings | None = None,
 ) -> str:
-    """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``.
-
-    A service accepts it that requires the claims which ``settings`` name, by default none beyond the usual ones.
-    """
+    """A token signed with ``secret``, with the claims that ``settings`` name, valid from ``now`` (Unix time)."""
     start = int(now)
     claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds, "scope": " ".join(scopes)}
     claims |= {settings.jwt_workflows_claim if settings else "workflows": list(workflows)}

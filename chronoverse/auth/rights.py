@@ -1,7 +1,4 @@
-"""Which workflows a user has a right for, as entries name them in tokens, or in a file that gives them by claims.
-
-An entry is the id of a workflow, or the beginning of ids and one ``*``. So ``*`` alone names all workflows.
-"""
+"""Which workflows a user has a right for. An entry is a workflow's id, or the beginning of ids and one ``*``."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -55,7 +52,6 @@ class Workflows:
 
     @property
     def are_all(self) -> bool:
-        """Whether these are all workflows."""
         return "" in self.prefixes
 
     def __contains__(self, workflow_id: object) -> bool:
@@ -66,10 +62,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """What tokens may do of whose ``claim`` a value passes the ``test``. Without ``scopes`` they have their own.
-
-    ``templates`` are entries with the value of a claim in them: what is before it, the claim, and what is after it.
-    """
+    """What tokens may do of whose ``claim`` a value passes the ``test``. ``templates``: (before, claim, after)."""
 
     claim: str
     test: Callable[[str], bool]
@@ -97,10 +90,7 @@ class Rule(NamedTuple):
 
 
 def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
-    """The rights of a token with these ``claims``, and with ``scopes`` of its own.
-
-    The rules that hold add up, and each gives its scopes for its own workflows only.
-    """
+    """The rights of a token: the rules that hold add up, and each gives its scopes for its own workflows only."""
     rights = dict[str, Workflows]()
     for rule in rules:
         workflows = rule.workflows_of(claims)

@@ -11,10 +11,7 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trusts the authorities of the system, and also those in ``ca_file``. Raises OSError when that cannot be read.
-
-    None where there is no such file: libraries then trust those of the system, and read them when they need them.
-    """
+    """Trusts the system's authorities and those in ``ca_file``. None without such a file. Raises OSError."""
     if ca_file is None:
         return None
     context = ssl.create_default_context()
@@ -23,10 +20,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
-    """What is wrong with the server's certificate, if ``error`` or one of its causes says that. Otherwise None.
-
-    ``setting`` names a file with further authorities.
-    """
+    """What is wrong with the server's certificate, if ``error`` says that. ``setting`` names a file of authorities."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"
@@ -35,7 +29,6 @@ def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FIL
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error``, and those that it comes from. urllib3 keeps the original error as an argument."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:

@@ -7,10 +7,7 @@ from chronoverse.settings.parse import bearer_token
 
 
 def read_token_file(path: Path) -> str:
-    """The token in the file, read for each request: that takes 20 µs, and a renewed token counts at once.
-
-    Raises :class:`StaleToken` when the file cannot be read, or has no token. The message has nothing of its content.
-    """
+    """The token in the file, read for each request. Raises :class:`StaleToken`, without any of its content."""
     try:
         with path.open("rb") as file:
             # More bytes than the longest token has, and blanks around it.

@@ -1,8 +1,6 @@
-"""Bearer tokens (RFC 6750), which are signed JWTs (RFC 7519), checked as RFC 8725 recommends.
+"""Bearer tokens (RFC 6750): signed JWTs (RFC 7519), checked as RFC 8725 recommends; see docs/tokens.md.
 
-The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces, or a list of them) and ``workflows``
-(a list of entries, see ``rights``), or what the settings say. ``docs/tokens.md`` shows whole tokens. The kind of the
-key decides which algorithms are allowed. Nothing in a token does.
+The kind of the key decides which algorithms are allowed. Nothing in a token does.
 """
 
 import contextlib
@@ -60,10 +58,7 @@ class Principal:
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
-        """Raises an error unless the user has ``scope``, and has it for the workflow if one is given.
-
-        It is :class:`JobNotFound` when the token is not for this workflow at all, and otherwise :class:`Forbidden`.
-        """
+        """Raises :class:`Forbidden` without ``scope``; :class:`JobNotFound` for a workflow that is not the token's."""
         if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
         if workflow_id is None or workflow_id in self.rights[scope]:
@@ -82,10 +77,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Whose tokens are accepted, and what they allow: as single variables say, or as ``terms`` of the file.
-
-    ``name`` is the claim ``iss``, or None for any. Without rules, rights are in the claims ``scope`` and ``claim``.
-    """
+    """Whose tokens are accepted, by variables or by ``terms`` of the file. ``name`` is ``iss``, or None for any."""
 
     keys: Sequence[Key] | PublishedKeys
     name: str | None
@@ -95,15 +87,12 @@ class Issuer:
     terms: Terms | None = None
 
     def rules(self) -> Sequence[Rule] | None:
-        """The rules for its tokens. Raises :class:`RightsUnavailable`."""
         if self.terms is not None:
             return self.terms.rules
         return self.groups.check() if self.groups else None
 
 
 class _PreparedHmac(HMACAlgorithm):
-    """HS256 with a key that :func:`_secret_key` has checked. The library would check it again for each token."""
-
     def prepare_key(self, key: Any) -> bytes:
         return bytes(key)
 
@@ -123,8 +112,7 @@ _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 class Verifier:
     """Turns Authorization headers into principals, with the keys of the issuers that ``settings`` name.
 
-    Makes the local secret if that is the key. ``fetch`` is :func:`fetch_key_set` by default. ``store`` shares published
-    keys with other nodes. Raises :class:`SettingsError` when there is no usable key. Files are not read yet.
+    ``store`` shares published keys with other nodes. Raises :class:`SettingsError` when there is no usable key.
     """
 
     def __init__(
@@ -159,7 +147,6 @@ class Verifier:
         return Issuer(keys, settings.jwt_issuer, settings.jwt_audience, self.groups, settings.jwt_workflows_claim)
 
     def _of_file(self) -> Mapping[str, Issuer]:
-        """The issuers of the file by their names. Keys that were fetched before are in the data directory."""
         terms = self.trust.check() if self.trust else ()
         if terms is not self._terms:
             self._named = {each.issuer: self._issuer_of(each) for each in terms}
@@ -172,14 +159,12 @@ class Verifier:
         return Issuer(keys, terms.issuer, terms.audience, terms=terms)
 
     def published(self) -> list[PublishedKeys]:
-        """The published keys with which tokens are checked, of all issuers that are known now."""
         found = [self._single.keys] if self._single else []
         with contextlib.suppress(RightsUnavailable):
             found += [each.keys for each in self._of_file().values()]
         return [keys for keys in found if isinstance(keys, PublishedKeys)]
 
     def files(self) -> Iterator[TomlFile[Any]]:
-        """The files that the settings name."""
         yield from (each for each in (self.groups, self.trust) if each is not None)
 
     def check(self) -> None:
@@ -196,10 +181,9 @@ class Verifier:
             raise failures[0]
 
     def verify(self, authorization: str | None, now: float) -> Principal:
-        """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
+        """The principal of the bearer token in the header, at Unix time ``now``.
 
-        Raises :class:`Unauthorized`, with published keys :class:`chronoverse.errors.SigningKeysUnavailable`, and with
-        rights by claims :class:`Forbidden` or :class:`chronoverse.errors.RightsUnavailable`.
+        Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`, :class:`Forbidden`, :class:`RightsUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is required")
@@ -249,8 +233,6 @@ def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
 
 
 def _signed(token: str, issuer: Issuer) -> dict[str, Any]:
-    """The token's parts. Raises InvalidSignatureError if it was made with none of the issuer's keys."""
-
     def decode(key: Key) -> dict[str, Any]:
         return _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
 
@@ -316,10 +298,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token that is for another service. https://www.rfc-editor.org/rfc/rfc8725#section-3.9
-
-    Without an audience of our own, no token is for us if it names one (RFC 7519 section 4.1.3).
-    """
+    """Refuses a token for another service (RFC 8725, 3.9). Without an audience of our own, one that names any."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")
@@ -384,10 +363,7 @@ def _public_key(material: object) -> Key:
 
 
 def secrets(settings: Settings) -> list[bytes]:
-    """The HS256 keys of ``settings``: all are accepted, and the first one signs.
-
-    Raises :class:`SettingsError` when they name another kind of key, or none.
-    """
+    """The HS256 keys of ``settings``; the first one signs. Raises :class:`SettingsError` without any."""
     if settings.jwt_secret is not None:
         return settings.jwt_secret.split(b",")
     if settings.has_local_secret:

@@ -17,8 +17,6 @@ _Content = TypeVar("_Content")
 
 
 class TomlFile(Generic[_Content]):
-    """The file at ``path``, which the variable ``setting`` names. ``parse`` makes its content, or raises ValueError."""
-
     def __init__(self, path: Path, setting: str, parse: Callable[[dict[str, Any]], _Content]) -> None:
         self._path = path
         self._setting = setting
@@ -41,9 +39,8 @@ class TomlFile(Generic[_Content]):
             raise SettingsError(f"{self._setting}: {self._path}: {error}") from error
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed. If it has errors, they are logged, and the previous content stays in use.
-
-        Returns whether it has none.
+        """Reads the file if it has changed. After errors, which are logged, the previous content stays. Returns whether
+        it has none.
         """
         seen: tuple[int, ...] = ()
         try:

@@ -58,7 +58,6 @@ def parse_trust(document: Mapping[str, Any]) -> tuple[Terms, ...]:
 
 
 def group_rules(claim: str, document: Mapping[str, Any]) -> list[Rule]:
-    """The rules of CHRONOVERSE_JWT_WORKFLOWS_MAP, which gives rights to groups in ``claim``. Raises ValueError."""
     if not document:
         raise ValueError("it has no group")
     return [_named(f"group {name!a:.130}", partial(_group, claim, name), each) for name, each in document.items()]

@@ -1,8 +1,7 @@
 """Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
 
-Any user may listen on a loopback port. So the service leaves a file for each of its listening sockets in
-``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux lists that number in
-``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
+Each listening socket has a file in ``<data_dir>/listeners`` with its inode. While Linux lists that in
+``/proc/net/tcp``, nobody else can listen there. Elsewhere the file alone counts.
 """
 
 import contextlib
@@ -20,7 +19,6 @@ _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def record(data_dir: Path, listener: socket.socket) -> Path | None:
-    """Writes the file of ``listener`` and returns its path. A unix socket has none. Raises: OSError."""
     if listener.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     host, port, *_ = listener.getsockname()

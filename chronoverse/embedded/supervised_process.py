@@ -24,7 +24,6 @@ ANSWER_SECONDS: Final = 5.0
 
 
 def wait_for_owner_end() -> None:
-    """Reads the owner's questions, in a :class:`SupervisedProcess`. Returns when the owner has ended."""
     # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
     while os.read(0, 4_096):
         pass

@@ -1,13 +1,10 @@
-"""A program that runs one server for exactly as long as the server's directory has a lease.
+"""Runs one server for exactly as long as the server's directory has a lease:
 
-    python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
+python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-:mod:`chronoverse.embedded.server` starts it. ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the
-server inherits: no second server can start on the same files while either of the two lives. Each lease is a shared lock
-on ``DIRECTORY/holders``. When this program gets the exclusive one, there is no lease left, and it stops the server. A
-server that ends before that is started again, by the handler of SIGCHLD.
-
-It uses only the standard library, and little of that: each import here delays the first line of a cold start.
+``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits, so no second one can start. A
+lease is a shared lock on ``DIRECTORY/holders``. It imports only a little of the standard library: each import delays
+the first line of a cold start.
 """
 
 import contextlib
@@ -26,7 +23,6 @@ BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
 def main(directory: str, lock: str, *command: str) -> None:
-    """Detaches from the caller, and runs ``command`` until ``directory`` has no lease."""
     os.chdir(directory)
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
@@ -52,8 +48,6 @@ def main(directory: str, lock: str, *command: str) -> None:
 
 
 class _SupervisedServer:
-    """The server's process, and what is known of its starts."""
-
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
         self._pause, self._failures, self._came_up = BACKOFF_SECONDS[0], 0, False

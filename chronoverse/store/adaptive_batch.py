@@ -1,6 +1,3 @@
-"""How much of a log is read at once."""
-
-
 class AdaptiveBatch:
     """How many lines to ask for, adapted to the size of the last answer: 1 MiB is wanted. Starts small."""
 
@@ -8,7 +5,6 @@ class AdaptiveBatch:
         self.lines = 32
 
     def learn(self, lines: int, size: int) -> None:
-        """Adapts to an answer of ``lines`` lines that had ``size`` bytes."""
         fitting = 2**20 * lines // max(size, 1)
         # At least 4 and at most 2,048 lines are asked for.
         self.lines = max(4, min(2048, fitting, self.lines * 4))

@@ -1,7 +1,6 @@
 """The audit trail: who has deleted and redacted what, and changed which bounds. Each entry is also a line in the log.
 
-It is one stream for all workflows, with a key that only services and archivers may write (``docs/redis.md``). It
-outlives the jobs that it is about.
+One stream for all workflows, which only services and archivers may write (docs/redis.md).
 """
 
 import logging
@@ -30,10 +29,7 @@ audit_log.setLevel(logging.INFO)
 
 
 class AuditTrail:
-    """Writes and reads the trail. Its methods raise as those of :class:`chronoverse.store.Store`.
-
-    ``clock`` is in seconds.
-    """
+    """Writes and reads the trail. Its methods raise as those of :class:`Store`. ``clock`` is in seconds."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
@@ -45,9 +41,8 @@ class AuditTrail:
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
-        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits, import and watch.
-
-        After :data:`MAX_ALIKE` entries alike only each hundredth is added, which says so; the log has all.
+        """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch. After many alike, each
+        hundredth.
         """
         fields = {"sub": sub[:MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:MAX_TEXT]}
         if job_id is not None:

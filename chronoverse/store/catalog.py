@@ -27,10 +27,9 @@ _BUCKET: Final = "bucket:"
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
-    timeline of this version, too, or they could not be; ``swept``: no unrecorded object is left; ``deleting``: the job
-    is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for ``ended_seconds``. ``first`` and
-    ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's own.
+    ``has_derived``: its shapes and its timeline of this version are archived, or cannot be; ``swept``: no unrecorded
+    object is left; ``deleting``: the job is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for
+    ``ended_seconds``.
     """
 
     archived: int
@@ -46,15 +45,11 @@ class ArchiveState(NamedTuple):
     last: int
 
     def retention(self, common_seconds: float) -> float:
-        """Seconds for which the job is kept after its end."""
         return common_seconds if self.retention_seconds is None else self.retention_seconds
 
 
 class CatalogPage(NamedTuple):
-    """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete.
-
-    ``settings`` are workflows that have a key for settings.
-    """
+    """Jobs that have a log or an archive, jobs that have ``garbage``, and workflows that have settings."""
 
     jobs: list[JobRef]
     garbage: list[JobRef]
@@ -62,10 +57,7 @@ class CatalogPage(NamedTuple):
 
 
 class WorkflowSettings(NamedTuple):
-    """A workflow's own settings: None where the common one applies. A quota of 0 bytes is no bound.
-
-    ``changed_ms`` is the time of the last change, and ``saved_ms`` that of the change that the archive has, in Unix ms.
-    """
+    """A workflow's own settings: None where the common one applies, 0 bytes: no bound. Times are Unix ms."""
 
     retention_seconds: int | None = None
     job_bytes: int | None = None
@@ -75,7 +67,6 @@ class WorkflowSettings(NamedTuple):
 
     @property
     def own(self) -> dict[str, int | None]:
-        """The three settings by name."""
         return {"retention_seconds": self.retention_seconds, "job_bytes": self.job_bytes, "day_bytes": self.day_bytes}
 
 
@@ -157,7 +148,6 @@ class JobCatalog:
         return {}
 
     def archive_state(self, job: JobRef) -> ArchiveState:
-        """How far the job is archived now."""
         keys = [self._keys.of(job, kind) for kind in ("log", "job", "archive", "settings")]
         answer = self._commands.script("archive_state", job.workflow_id, keys)
         archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms, derived = answer
@@ -200,10 +190,7 @@ class JobCatalog:
         return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:
-        """Sets some of a workflow's own settings, or with None removes them. An archiver saves them in the archive.
-
-        ``job_bytes`` and ``day_bytes`` hold from the next append on, ``retention_seconds`` for jobs that begin later.
-        """
+        """Sets a workflow's own settings, or with None removes them: quotas from now on, retention for later jobs."""
         changes = {"changed_ms": round(1000 * self._clock()), **changes}
         key = self._keys.of_workflow(workflow_id, "settings")
         if removed := [name for name, value in changes.items() if value is None]:
@@ -227,10 +214,7 @@ class JobCatalog:
         return None
 
     def set_common_bounds(self, job_bytes: int, day_bytes: int, list_workflows: Callable[[], Sequence[str]]) -> None:
-        """Sets the common bounds for jobs that begin from now on, and for the running jobs of the listed workflows.
-
-        Where the same bounds hold already, or there were never any, nothing is written.
-        """
+        """Sets the common bounds for new jobs, and for running jobs of the listed workflows, if they changed."""
         if (self.common_bounds() or [0, 0]) == [job_bytes, day_bytes]:
             return
         fields = ("common_job_bytes", job_bytes, "common_day_bytes", day_bytes)
@@ -257,11 +241,7 @@ class JobCatalog:
         return {ref.workflow_id: answer for ref, answer in found.items()}
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
-
-        An ended job expires ``seconds`` after its end was seen. Returns False when there is no such job, or when the
-        archive has all of it.
-        """
+        """Applies the workflow's retention to a job that has begun. False for no such job, or one that is archived."""
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
         return bool(self._commands.script("apply_retention", job.workflow_id, keys, *args))

@@ -1,7 +1,4 @@
-"""The changes of a workflow's jobs: a stream that each script appends to when it changes a job (``note_change``).
-
-Each entry has the job's state after the change. Its id grows by one with each change.
-"""
+"""The changes of a workflow's jobs: a stream of their states, to which each script appends (``note_change``)."""
 
 import json
 from dataclasses import dataclass
@@ -31,12 +28,10 @@ class Change(NamedTuple):
     deleted: bool
 
     def to_json(self) -> dict[str, Any]:
-        """The job as JSON."""
         state = self.job.to_json()
         return {**state, "status": DELETED} if self.deleted else state
 
     def to_frame(self) -> bytes:
-        """The SSE frame."""
         return sse.frame(EventName.JOB, orjson.dumps(self.to_json()), self.number)
 
 

@@ -21,10 +21,7 @@ AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """An object is to be deleted since ``seconds``.
-
-    ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
-    """
+    """Since when an object is to be deleted, and why: a redaction ``replaced`` or a larger chunk ``merged`` it."""
 
     seconds: float
     replaced: bool
@@ -32,19 +29,14 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs; see ``docs/redis.md``.
-
-    :mod:`chronoverse.archive.job_objects` says what the garbage is for. Every method raises as those of
-    :class:`chronoverse.store.Store`.
-    """
+    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md). Raises as :class:`Store`."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk that holds line ``number``, or else the first after that line. None when there is none.
-
-        Raises :class:`ArchiveDamaged` for a value that is no record.
+        """The chunk with line ``number``, or else the next. Raises :class:`ArchiveDamaged` for a value that is no
+        record.
         """
         found = self._run(job, "ZRANGE", "archive", number, "+inf", "BYSCORE", "LIMIT", 0, 1)
         if not found:
@@ -75,22 +67,17 @@ class ChunkIndex:
         return bool(taken)
 
     def release_lock(self, job: JobRef, token: str) -> None:
-        """Releases the job's archive lock, unless another archiver has it."""
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
     # What the holder of the lock does. ``token`` is the one that it took the lock with.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
-        """Adds the ``name`` of an object that is about to be written to the garbage, until it has a record.
-
-        See :meth:`Chunk.with_unique_name`. Raises :class:`Fenced`.
-        """
+        """Adds the ``name`` of an object to the garbage before it is written. Raises :class:`Fenced`."""
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks all objects in the garbage, and those of ``names``, for deletion. None can get a record any more.
-
-        A caller that has lost the lock marks and gets only the objects whose upload it began itself.
+        """Marks all objects in the garbage, and ``names``, for deletion; without the lock only the caller's own
+        uploads.
         """
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
@@ -101,7 +88,6 @@ class ChunkIndex:
         }
 
     def garbage(self, job: JobRef) -> set[str]:
-        """The names of all objects in the garbage, marked or not."""
         reply = self._run(job, "HGETALL", "garbage")
         names = reply if isinstance(reply, dict) else reply[::2]
         return {name.decode("utf-8", "replace") for name in names}
@@ -112,10 +98,7 @@ class ChunkIndex:
             self._run(job, "HDEL", "garbage", *names)
 
     def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
-        """Whether the job's records survive a power cut and a failover; see :func:`is_permanent`.
-
-        The write that the question needs is one that extends the archive lock.
-        """
+        """Whether the job's records survive a power cut and a failover; see :func:`is_permanent`."""
         write = ("PEXPIRE", self._commands.keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
         return self._commands.work(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
@@ -129,12 +112,11 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
         old: Chunk | None = None,
     ) -> None:
-        """Records ``chunk``, whose object was read back, and removes lines up to ``trim`` from the log, but not its
-        last entry.
+        """Records ``chunk`` after the others, or instead of ``old``, and trims the log to ``trim``, but for its last
+        entry.
 
-        It comes after all others, or replaces ``old``, the last of them, whose lines it begins with. With
-        ``last_entry``, nothing is done unless the log still has that. Idempotent. Raises :class:`Fenced`,
-        :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
+        With ``last_entry``, nothing is done unless the log still has that. Idempotent. Raises :class:`Fenced`,
+        :class:`Deleted`, :class:`SequenceGap`.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)
         args = (token, *numbers, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
@@ -151,10 +133,10 @@ class ChunkIndex:
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, in ``chunks``, and what is derived of them. Idempotent.
+        """Notes that all of an ended job is archived, with what is derived. The log expires after ``hot_ms``.
+        Idempotent.
 
-        The log expires after ``hot_ms``. The fields of ``state`` that the job's hash lacks are added.
-        Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
+        ``state`` fills fields that the job's hash lacks. Raises :class:`Fenced`, :class:`SequenceGap`.
         """
         fields = [each for pair in state.items() for each in pair]
         whole = chunks[-1].last, combined_sha256(chunks)
@@ -174,10 +156,9 @@ class ChunkIndex:
     ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
-        None when its runner has come back and has not sent everything again: repeat it then. A job that has not ended
-        is LOST if its runner does not come back in ``wait_seconds``. The count of ``redactions`` never decreases.
-        ``sizes`` are the bytes that a quota counts, by a chunk's name. Idempotent. Raises :class:`Deleted`;
-        :class:`ArchiveDamaged` when the store has another job of this name.
+        None while its runner resends lines. It is LOST if no runner comes in ``wait_seconds``. ``sizes``: bytes that a
+        quota counts. Idempotent. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of
+        this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
@@ -190,23 +171,18 @@ class ChunkIndex:
         return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:
-        """Notes that a complete job has no objects but those that are recorded."""
         self._run(job, "HSET", "job", "swept", "1")
 
     def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
-        """Hides the job from readers and refuses its runners: it is about to be deleted.
+        """Hides the job and refuses its runners, before its deletion; a tombstone stays for ``tombstone_ms``.
 
-        Its tombstone stays for ``tombstone_ms``; with 0 none is made. Raises :class:`Fenced`; :class:`Held` when a live
-        runner holds the job.
+        Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
         """
         kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted")
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, but its tombstone.
-
-        Raises :class:`Fenced`; :class:`Held` when the job has begun again since.
-        """
+        """Deletes all keys of a job that is marked, but its tombstone. Raises :class:`Fenced`, :class:`Held`."""
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
@@ -224,12 +200,10 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
-        Idempotent.
+        """Records ``chunk`` instead of ``old``, or after all others, with ``audit`` and ``redactions``. Idempotent.
 
-        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` and the
-        count of ``redactions`` are stored. Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has
-        changed.
+        The object of ``old`` becomes garbage, and the lines leave the log. Raises :class:`Fenced`,
+        :class:`SequenceGap`.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

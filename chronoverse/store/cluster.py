@@ -1,7 +1,4 @@
-"""The store as a Cluster: each workflow's keys are in one slot, and each slot on one of the masters.
-
-https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
-"""
+"""The store as a Cluster: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/"""
 
 import contextlib
 import random
@@ -28,7 +25,6 @@ PAUSE_SECONDS: Final = 10.0
 
 
 def slot_of(workflow_id: str) -> int:
-    """The slot of a workflow's keys. The workflow id is their hash tag."""
     slot: int = key_slot(workflow_id.encode())
     return slot
 
@@ -131,7 +127,6 @@ class ClusterTopology(Topology):
         return owner
 
     def _apply_moved(self, error: Any) -> Address:
-        """Updates the map from a MOVED answer. The new owner is asked first: others learn of a move later."""
         owner: Address = error.node_addr
         self._owners[error.slot_id] = owner
         self.version += 1

@@ -30,12 +30,10 @@ class Commands:
         self.script_named: Final = cache(Script)
 
     def work(self, workflow_id: str, work: Work[Result], pool: PoolKind | None = None) -> Result:
-        """The result of ``work``, which is called with a client."""
         with translate_errors():
             return self.topology.run(workflow_id, work, pool or self.pool)
 
     def run(self, workflow_id: str, *command: Any, pool: PoolKind | None = None) -> Any:
-        """The reply to one command."""
         return self.work(workflow_id, lambda client: client.execute_command(*command), pool)
 
     def pipeline(
@@ -54,7 +52,6 @@ class Commands:
         return self.work(workflow_id, send, pool)
 
     def script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None) -> Any:
-        """The reply of a script."""
         script = self.script_named(name)
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
@@ -84,9 +81,8 @@ class Commands:
     def by_server(
         self, jobs: Sequence[JobRef], ask: Callable[[Sequence[JobRef]], Sequence[Answer]]
     ) -> dict[JobRef, Answer | StoreError]:
-        """The answers of ``ask``, which is called with jobs of one server, some hundred at most.
+        """The answers of ``ask`` to jobs of one server each, or an error for a server that is away.
 
-        The jobs of a server that is away have an error.
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when all jobs have such an error.
         """
         found: dict[JobRef, Answer | StoreError] = {}

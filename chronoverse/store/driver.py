@@ -33,10 +33,7 @@ PUSH_CONSUMED: Final = object()
 
 
 class Script:
-    """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
-
-    One that begins with ``flags=allow-oom`` is also run by a server that is out of memory: it frees more than it takes.
-    """
+    """A Lua script in ``scripts/``. One that frees memory begins with ``flags=allow-oom``."""
 
     def __init__(self, name: str) -> None:
         types = ", ".join(f"{kind} = '{type}'" for kind, type in {**JOB_KEYS, **WORKFLOW_KEYS}.items())
@@ -55,9 +52,8 @@ class Script:
 
 
 def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client that repeats a command up to ``retries`` times. Replies are as the parser made them.
-
-    ``options`` are the driver's, for each connection. Raises ValueError for a bad ``url``.
+    """A client that repeats a command up to ``retries`` times, with the parser's replies. Raises ValueError for a bad
+    ``url``.
     """
     client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
     # Without this, redis-py converts replies, which takes half of a replay's time.
@@ -75,10 +71,7 @@ def new_connection(url: str, **options: Any) -> redis.Connection:
 
 
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
-    """Makes the driver call ``handler`` with each invalidation message that arrives while it reads a reply.
-
-    Returns False in RESP2, where a server sends nothing unasked.
-    """
+    """Calls ``handler`` with each invalidation message that arrives during a read. False in RESP2, which sends none."""
 
     def consume(message: Any) -> object:
         handler(message)
@@ -93,10 +86,8 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 
 
 def read_reply(connection: redis.Connection) -> Any:
-    """The reply to a command that was sent, or the error that the server gave. Messages before it are handled.
-
-    Without ``push_request`` the driver would call itself for each message, and a thousand such calls are too deep. That
-    many messages come when a script changes as many keys, or after a pause of the server.
+    """The reply to a command, or the server's error. Without ``push_request`` the driver would recurse for each
+    message.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
@@ -107,10 +98,7 @@ def read_reply(connection: redis.Connection) -> Any:
 
 
 def take_message(connection: redis.Connection) -> bool:
-    """Passes the next message to its handler. Returns False when none has arrived.
-
-    Raises the driver's ConnectionError when the connection is closed, or something else than a message has arrived.
-    """
+    """Passes the next message to its handler. False without any. Raises the driver's ConnectionError for others."""
     try:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:
@@ -161,10 +149,7 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
 
 
 class AskingClient(redis.Redis):
-    """A client of the node that a slot is being moved to. That node refuses commands without ASKING before them.
-
-    https://redis.io/docs/latest/commands/asking/
-    """
+    """A client of the node that a slot is being moved to: https://redis.io/docs/latest/commands/asking/"""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(connection_pool=client.connection_pool)

@@ -1,8 +1,7 @@
-"""Whether writes are safe: on the store's disk, or on a replica. Runners :func:`confirm` the lines of a job, and
-archivers ask whether anything can still be undone (:func:`is_permanent`).
+"""Whether writes are safe: on the store's disk, or on a replica.
 
-WAITAOF and WAIT are about all writes up to the last one of their own connection.
-https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/wait/
+WAITAOF and WAIT are about all writes up to the last one of their own connection:
+https://redis.io/docs/latest/commands/waitaof/
 """
 
 import contextlib
@@ -33,10 +32,9 @@ class Durability(StrEnum):
 def confirm(
     client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
 ) -> int | None:
-    """The answer to ``write``, which is a run of ``confirm.lua``, if all that was written before is safe; else None.
+    """The answer to ``write``, a run of ``confirm.lua``, if all that was written before is safe; else None.
 
-    ``sync`` forces the server's files to the disk, if there is no need to wait for the server to do that.
-    Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
+    ``sync`` forces the server's files to the disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
     """
     replicated = durability is Durability.REPLICATED
     if sync is not None and not replicated:
@@ -67,13 +65,10 @@ def confirm(
 
 
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
-    """Whether nothing that the server has written up to now can be undone.
+    """Whether nothing that the server has written up to ``write`` can be undone. Raises the driver's errors.
 
-    ``write`` is a command that writes something. False when its reply is 0, when the disk or one of the replicas has
-    not confirmed the write in time, and when all replicas are away. None when the server cannot tell: it makes
-    snapshots and has no append-only file, or it does not know ``WAITAOF`` (Redis before 7.2).
-
-    https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
+    False when the disk or a replica has not confirmed in time, and when all replicas are away. None when the server
+    cannot tell: it only makes snapshots, or is Redis before 7.2.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]

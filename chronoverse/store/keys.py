@@ -52,7 +52,6 @@ class KeyMap:
         self.watched: Final = f"{prefix}-watches"
 
     def watches(self, workflow_id: str) -> str:
-        """The hash of a workflow's watches."""
         return f"{self.watched}:{{{workflow_id}}}"
 
     def told(self, workflow_id: str) -> str:
@@ -64,7 +63,6 @@ class KeyMap:
         return f"{self.watches(workflow_id)}:{watch_id}:queue"
 
     def of(self, job: JobRef, kind: str) -> str:
-        """A key of the job, such as its ``log``, or of its workflow, such as ``jobs``."""
         if kind in WORKFLOW_KEYS:
             return self.of_workflow(job.workflow_id, kind)
         return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"

@@ -1,7 +1,5 @@
-"""The listing of each workflow: a sorted set of job ids by creation time.
-
-Our runners add their jobs when they open them. A foreign runner writes its log with XADD alone, so the job is added
-by the first process that asks for it.
+"""The listing of each workflow: a sorted set of job ids by creation time. A foreign job is added by whoever asks for
+it.
 """
 
 import contextlib
@@ -18,10 +16,7 @@ from chronoverse.store.commands import Commands
 
 
 class JobListing:
-    """Reads and repairs the listings. Every method raises as those of :class:`chronoverse.store.Store`.
-
-    ``clock`` is Unix time in seconds.
-    """
+    """Reads and repairs the listings. Raises as :class:`Store` does. ``clock`` is Unix time in seconds."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float] = time.time) -> None:
         self._commands = commands
@@ -33,10 +28,7 @@ class JobListing:
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """Those of the jobs that have ended with another status than this one, but for jobs of foreign runners.
-
-        It takes a small part of the time that reading the jobs takes.
-        """
+        """Those of the jobs that have ended with another status, but for foreign ones: faster than reading the jobs."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
@@ -47,11 +39,7 @@ class JobListing:
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
-        """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
-
-        A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
-        of those that this call has added or found. Nothing is raised: a server that is full can still be read.
-        """
+        """Adds jobs of one server to their listings and changes. Returns the scores (Unix ms). Raises nothing."""
         calls = [
             (
                 job.ref.workflow_id,
@@ -77,8 +65,7 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    ``command`` runs a Redis command. Members that are no ids are removed, so that each is met only once. With
-    ``wanted`` only those that are in it: all others are passed over, which takes 1 µs for each.
+    Members that are no ids are removed. With ``wanted``, all others are passed over, in 1 µs each.
     """
     highest = "+inf" if before is None else repr(before[0])
 
@@ -89,7 +76,6 @@ def newest_first(
         return [(float(score), member) for member, score in pairs]
 
     def is_after(page: list[tuple[float, bytes]]) -> bool:
-        """Whether the last member of a page is after ``before``."""
         if before is None or not page:
             return True
         score, member = page[-1]

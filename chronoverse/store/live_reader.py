@@ -1,8 +1,7 @@
-"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server that has some of them.
+"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server. ADR 17 has the reasons.
 
-The server remembers the keys that a connection has read. When one of them changes, it sends one message, and no other
-until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/ A server that does not
-report changes is asked for all logs again and again. ADR 17 has the reasons.
+The server reports each change of a key once, until the key is read again:
+https://redis.io/docs/latest/develop/reference/client-side-caching/ Otherwise all logs are polled.
 """
 
 import contextlib
@@ -61,11 +60,10 @@ class WatchedLog:
 
 
 class NodeReader:
-    """One connection to the server ``server``, and the logs that are read there, for ``live``.
+    """One connection to ``server``, and the logs that are read there. One thread reads; any may add and remove logs.
 
-    One thread reads; any thread may add and remove logs. Each log is in the queue, or it was read after the last change
-    that the server has reported: replies and reports arrive in their order on one connection. On a new connection all
-    logs are queued.
+    Each log is in the queue, or was read after the last change that the server has reported. On a new connection all
+    are queued.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
@@ -105,17 +103,14 @@ class NodeReader:
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     def add(self, watched: WatchedLog) -> None:
-        """Reads a log from now on."""
         watched.node = self
         self.logs[watched.key] = watched
         self.queue(watched)
 
     def remove(self, watched: WatchedLog) -> None:
-        """No longer reads a log."""
         self.logs.pop(watched.key, None)
 
     def queue(self, watched: WatchedLog) -> None:
-        """Reads a log once more."""
         self._queue.append(watched)
         if self._is_waiting:
             # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
@@ -125,10 +120,9 @@ class NodeReader:
     # For the thread that reads
 
     def read(self, count: int) -> list[Found]:
-        """Waits until logs have entries after their cursors, and returns up to ``count`` of each.
+        """Waits for entries after the cursors, and returns up to ``count`` of each log, or its error; none in time:
+        empty.
 
-        The cursors then name the last of these entries. The list is empty when none came in time. For a log that cannot
-        be read, the list has an error instead of entries.
         Raises :class:`StoreError` when the server does not answer.
         """
         with translate_errors():
@@ -194,7 +188,6 @@ class NodeReader:
         return self._connection if self.logs else None
 
     def _start_tracking(self, connection: redis.Connection) -> bool:
-        """Asks the server to report changes. Returns whether it will."""
         refusal = "its protocol is RESP2"
         if set_changed_keys_handler(connection, self._on_message):
             (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
@@ -216,10 +209,7 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived.
-
-        What changes soon after a read is gathered for :data:`GATHER_SECONDS`.
-        """
+        """Waits until there is a log to read, at most ``until``, and takes all messages that have arrived."""
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Reading many logs takes a quarter of the time.
@@ -300,8 +290,8 @@ class NodeReader:
 class LiveReader:
     """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
 
-    In a Cluster each node has a thread. ``key`` gives the key of a job's log, and ``read`` reads one log. A read waits
-    for up to ``block_seconds``. Logs whose changes the server does not report are read every ``poll_seconds``.
+    In a Cluster each node has a thread. A read waits for up to ``block_seconds``. Unreported logs are read every
+    ``poll_seconds``.
     """
 
     def __init__(
@@ -330,10 +320,7 @@ class LiveReader:
         self._closed = threading.Event()
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
-
-        With ``again`` the job is read once more in any case: there may be entries that the server did not report.
-        """
+        """Reads entries after line ``cursor`` from now on; with ``again`` once more even if the cursor is the same."""
         with self._lock:
             watched = self._logs.get(job)
             if watched is None:
@@ -344,17 +331,16 @@ class LiveReader:
                 watched.node.queue(watched)
 
     def unwatch(self, job: JobRef) -> None:
-        """Stops watching a job."""
         with self._lock:
             watched = self._logs.pop(job, None)
             if watched is not None:
                 watched.node.remove(watched)
 
     def read(self, count: int) -> list[Found]:
-        """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
+        """Waits until any job has entries after its cursor; up to ``count`` of each, or its error. Empty when none
+        came.
 
-        The next read continues after them. For a job that cannot be read, the list has an error, such as
-        :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
+        Raises :class:`StoreError` when no server answers.
         """
         if self.topology.is_single:
             with self._lock:
@@ -398,7 +384,6 @@ class LiveReader:
         return node
 
     def reassign(self, logs: Sequence[WatchedLog]) -> None:
-        """Gives logs to the nodes that have them now."""
         with self._lock:
             for watched in logs:
                 if self._logs.get(watched.job) is watched:
@@ -408,7 +393,6 @@ class LiveReader:
     # The thread of a node
 
     def _run(self, node: NodeReader) -> None:
-        """Reads until the node has no logs any more."""
         failures = 0
         while not self._closed.is_set() and not self._ends(node):
             try:

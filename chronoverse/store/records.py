@@ -16,10 +16,10 @@ MISSING_SECONDS: Final = 5
 
 
 class RecordRun(NamedTuple):
-    """Consecutive lines with the same time and stream. They are of records of one file, or of no file (``source`` 0).
+    """Consecutive lines with the same time and stream, of one file's records, or of no file (``source`` 0).
 
-    ``source`` counts from 1. ``number`` is the first record's. Each message has the next record's with ``step`` 1;
-    with 0 they are the lines of one record. ``messages`` are UTF-8. ``time`` is the first record's in Unix µs.
+    ``number`` is the first record's; each message has the next one's with ``step`` 1; with 0 they are lines of one
+    record. ``messages`` are UTF-8; ``time`` is Unix µs.
     """
 
     timestamp: str
@@ -33,11 +33,10 @@ class RecordRun(NamedTuple):
 
 
 class RecordBatch(NamedTuple):
-    """What is appended in one step.
+    """What is appended in one step. ``digest`` tells it from other batches.
 
-    ``digest`` tells it from other batches. ``sources`` are the files of records that have numbers: an id, and the
-    digest of its record number 1 if that is here, else "". Records without numbers are in batches without sources.
-    ``end`` is how the job ends after it.
+    ``sources``: files of numbered records, as an id and the digest of record 1 if that is here, else "". ``end``: how
+    the job ends after it.
     """
 
     runs: Sequence[RecordRun]
@@ -47,20 +46,14 @@ class RecordBatch(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What became of a batch. ``left_out`` lines were left out by a quota.
-
-    ``waits``: earlier records are missing, and these were not appended.
-    """
+    """What became of a batch: lines left out by a quota; ``waits``: earlier records are missing."""
 
     left_out: int
     waits: bool
 
 
 class RecordAppender:
-    """Appends batches of records. ``clock`` is Unix time in seconds; ``retention_ms`` is the common retention.
-
-    Raises as the methods of :class:`chronoverse.store.Store` do.
-    """
+    """Appends batches of records. ``clock`` is Unix time in seconds. Raises as :class:`Store` does."""
 
     def __init__(
         self,
@@ -79,10 +72,10 @@ class RecordAppender:
     def append(
         self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None
     ) -> Appended:
-        """Appends what the log does not have yet. A new job begins with it, after ``on_new()``. May be repeated.
+        """Appends what the log does not have yet, after ``on_new()`` for a new job, LOST after ``idle_seconds``.
+        Idempotent.
 
-        The job is LOST when nothing comes for ``idle_seconds``, unless these are 0. What ``on_new`` raises is raised.
-        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, unless the log has the whole batch;
         :class:`CorruptLog`, :class:`TooManyFiles`.
         """
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))

@@ -59,8 +59,8 @@ def is_unlisted(reply: Any) -> bool:
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     """The job in a reply of ``get_job.lua``. Only this function decides what a job says of itself.
 
-    Of the end the terminal entry counts first, then the hash, then the stream. A foreign job has begun when it was
-    listed, or else at its first entry's time. Once that entry is archived, the hash has its time.
+    The terminal entry takes precedence, then the hash, then the stream. A foreign job began when it was listed, or at
+    its first entry's time.
     """
     if reply is None:
         return None

@@ -1,7 +1,4 @@
-"""The store behind Sentinels. All keys are on one master, and the Sentinels know which server that is.
-
-https://redis.io/docs/latest/develop/reference/sentinel-clients/
-"""
+"""The store behind Sentinels: https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
 
 import contextlib
 import threading

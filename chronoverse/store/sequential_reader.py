@@ -19,10 +19,10 @@ _Request = tuple[JobRef, int, int]
 
 
 class SequentialReader:
-    """Reads logs of ``server`` for one caller at a time, on a connection of its own, without a pool's checks.
+    """Reads logs of ``server`` for one caller at a time, on a connection of its own.
 
-    After two reads in sequence the third is sent at once, and the server works on it while the caller encodes the
-    second. ``key`` is a log's key. ``read`` reads without any of this, and is called when the connection fails.
+    After two reads in sequence the third is sent ahead. ``read`` reads without this, and is called when the connection
+    fails.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class SequentialReader:
             return entries
 
     def discard(self) -> None:
-        """Makes the next read ask again, because a log has changed."""
         self._sent_at = float("-inf")
 
     def close(self) -> None:

@@ -15,13 +15,10 @@ UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lack
 
 
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
-    """Warns where the server may evict keys, or drop at a restart what our scripts have written under ``prefix``.
+    """Warns where the server may evict keys, or drop at a restart what our scripts have written.
 
-    https://redis.io/docs/latest/develop/reference/eviction/
-    A server replays its append-only file with the rights of its user ``default``, and drops each command of a
-    transaction that this user may not run. Scripts write transactions. There is no warning where our own user may not
-    ask (ACL +acl|dryrun). https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983
-    Raises the driver's errors.
+    It replays its append-only file with the rights of its user ``default``: https://github.com/redis/redis/issues/14541
+    https://github.com/valkey-io/valkey/issues/3983 Raises the driver's errors.
     """
     try:
         policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
@@ -43,10 +40,7 @@ def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
 
 
 def persistence_warnings(client: redis.Redis) -> Iterator[str]:
-    """Warns where the server has no append-only file. Raises the driver's errors.
-
-    INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
-    """
+    """Warns where the server has no append-only file. Raises the driver's errors."""
     with contextlib.suppress(NoPermissionError):  # loss_warnings() warns of this.
         if server_info(client, "persistence").get("aof_enabled", "1") != "1":
             yield (
@@ -67,10 +61,9 @@ def watch_servers(
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Updates the metrics of the servers for ever. Runs in a thread of its own.
+    """Updates the metrics of the servers for ever, in a thread of its own.
 
-    ``warnings`` and ``infos`` are those of a :class:`Store`. The first check that succeeds calls ``warn`` with each
-    warning. Until then it is called with the reason why a check has failed, when it is another than before.
+    The first check that succeeds calls ``warn`` with each warning; until then, with each new reason why a check failed.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics

@@ -46,11 +46,8 @@ SLOW_BYTES_PER_SECOND: Final = 2**20
 class Store:
     """Every read and write of job logs. Safe to share between threads or greenlets of one process.
 
-    ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
-    on this machine. ``clock`` is Unix time in seconds.
-
-    Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
-    :class:`StoreError` for an unexpected answer.
+    ``sync`` forces the server's files to disk, where they are on this machine. ``clock`` is Unix time in seconds. Every
+    method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another :class:`StoreError`.
     """
 
     #: What a runner sends: lines of one append, and appends before the first is answered.
@@ -82,7 +79,6 @@ class Store:
         self._use(PoolKind.COMMANDS)
 
     def _use(self, pool: PoolKind) -> None:
-        """Sends all commands over the connections of ``pool``, unless they are of a certain kind."""
         self._commands = commands = Commands(self._topology, self._keys, pool)
         self.listing = JobListing(commands, self._clock)
         self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
@@ -101,7 +97,6 @@ class Store:
 
     @property
     def single_server(self) -> bool:
-        """Whether all jobs are on one server."""
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
@@ -111,10 +106,7 @@ class Store:
     # Jobs
 
     def get_job(self, job: JobRef) -> Job | None:
-        """The job as it is now, or None. A RUNNING job whose lease has expired becomes LOST by this call.
-
-        The first call that finds the lease expired waits for the grace period, in which the runner may come back.
-        """
+        """The job, or None. A RUNNING job becomes LOST by this call when its lease and its grace period are over."""
         reply = self._get_job(job)
         if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
             self._sleep(self._grace_ms / 1000)
@@ -128,11 +120,10 @@ class Store:
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
+        """:meth:`get_job` for many jobs, without waiting. An error about one job is returned in that job's position.
 
-        For a reference without a job's id it is the :class:`ChangesState` of the workflow.
-        Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
-        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
+        For a reference without a job's id it is the :class:`ChangesState` of the workflow. Raises
+        :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         """
         found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
         found |= self._commands.by_server([job for job in jobs if not job.job_id], self._changes_states)
@@ -156,7 +147,6 @@ class Store:
         return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
     def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
-        """Lists jobs of foreign runners, all on one server, and their workflows. Returns them with their times."""
         scores = self.listing.add_foreign(jobs) if jobs else {}
         newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
         for workflow_id, created_ms in newest.items():
@@ -198,9 +188,8 @@ class Store:
         return self.page(job, after=after, count=count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
-
-        Neither ``after`` nor ``before`` is itself among them. https://redis.io/docs/latest/commands/xrange/
+        """Up to ``count`` entries: upwards from after line ``after``, or with ``before`` downwards from before that
+        line.
         """
         command: tuple[Any, ...]
         if before is None:
@@ -229,8 +218,8 @@ class Store:
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; with nothing changed also
-        :class:`SequenceGap` when the attempt's first line would not get the number ``first``, and :class:`LabelSet`.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; with nothing changed
+        :class:`SequenceGap` unless its first line is ``first``, and :class:`LabelSet`.
         """
         now = self._clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
@@ -244,11 +233,10 @@ class Store:
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
+        """Appends consecutive ``lines``, skipping those the log has, and renews the lease. Returns the next number.
 
-        All of them are stored or none is, but for those that a quota leaves out. Renews the lease.
-        Raises :class:`SequenceGap`, :class:`QuotaReached` (the log has all numbers of the batch, and not all lines),
-        :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        All or none are stored, but for a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`,
+        :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = self._append_args(attempt, lines[0].sequence_num, runs_of(lines))
         return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
@@ -294,8 +282,7 @@ class Store:
         return args
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends one entry that says that lines ``first`` to ``last`` are lost, or ``missing``. Otherwise as
-        :meth:`append`."""
+        """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
@@ -304,10 +291,9 @@ class Store:
         return None if self._durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all is safe now, the terminal entry included. None when the time was too short.
+        """The number below which all is safe now, the end included. None when the time was too short.
 
-        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
-        Raises :class:`Fenced`, :class:`NotDurable`.
+        ``may_sync``: it may force the files to the disk. Raises :class:`Fenced`, :class:`NotDurable`.
         """
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
@@ -330,10 +316,11 @@ class Store:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, ``next_number`` - 1. The caller makes sure before that all lines are safe.
+        """Ends the job after its last line, ``next_number`` - 1, when all lines are safe. PENDING ends only the
+        attempt.
 
-        With PENDING only the attempt ends. If its exit code ``counts``, the job ends with it, FAILED, unless it ends
-        with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        If its exit code ``counts``, the job fails with it, unless it ends with a larger one, or is CANCELED or LOST.
+        Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
@@ -346,8 +333,7 @@ class Store:
     def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
         """Ends a job that no runner holds, and returns it. One that has ended in the same way stays as it is.
 
-        Without ``exit_code`` that is one with the same status. Raises :class:`JobNotFound`, :class:`Held`,
-        :class:`Closed` if it has ended otherwise, :class:`Deleted`.
+        Raises :class:`JobNotFound`, :class:`Held`, :class:`Closed` if it has ended otherwise, :class:`Deleted`.
         """
         if self.get_job(ref) is None:  # Here a job whose lease has expired is declared LOST.
             raise JobNotFound("no such job")
@@ -389,8 +375,6 @@ class Store:
         return list(dict.fromkeys(found))
 
     def job_warnings(self, job: JobRef) -> list[str]:
-        """A warning when the job's server may evict its log, or drop it at a restart."""
-
         def check(client: redis.Redis) -> list[str]:
             return list(loss_warnings(client, self._keys.prefix))
 
@@ -417,7 +401,6 @@ def _slow_seconds(runs: Sequence[LineRun]) -> float:
 
 
 def _milliseconds(seconds: float) -> int:
-    """Unix milliseconds, cut as in :func:`iso_timestamp`, so that both say the same time."""
     return round(seconds * 1_000_000) // 1000
 
 

@@ -29,10 +29,10 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Which server has which keys: here the one at ``url``, with the driver's ``options``. Raises the driver's errors.
+    """Which server has which keys: here the one at ``url``. Raises the driver's errors.
 
-    All of a workflow's keys are on one server; ``is_single``: all workflows are. ``version`` grows when workflows may
-    have moved. A caller with a connection of its own passes its errors to :meth:`report_error`.
+    ``version`` grows when workflows may have moved. A caller with a connection of its own passes its errors to
+    :meth:`report_error`.
     """
 
     is_single = True
@@ -73,7 +73,6 @@ class Topology:
         """Finds out which server has what, if that is due. Asks servers; when none answers, nothing changes."""
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
-        """The jobs in groups, one for each server."""
         return [jobs] if jobs else []
 
     def masters(self) -> Sequence[redis.Redis]:
@@ -82,7 +81,6 @@ class Topology:
         return [self._client(self._url, PoolKind.COMMANDS)]
 
     def ping(self) -> None:
-        """Raises unless the store answers."""
         self._client(self._url, PoolKind.HEALTH).execute_command("PING")
 
     def close(self) -> None:

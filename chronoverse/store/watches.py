@@ -1,7 +1,4 @@
-"""The watches of workflows, and what each has still to tell. ``docs/redis.md`` describes their keys.
-
-A watch's secret may be read by no runner, so these keys have a prefix of their own.
-"""
+"""The watches of workflows, and what each has still to tell (docs/redis.md). No runner may read their secrets."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,10 +55,7 @@ class KeptWatch(NamedTuple):
 
 
 class WatchStore:
-    """Reads and writes watches. Every method raises as those of :class:`chronoverse.store.Store`.
-
-    ``changed`` is called with the workflow's id after each change of its watches.
-    """
+    """Reads and writes watches. Raises as :class:`Store`. ``changed`` gets a workflow's id after changes."""
 
     def __init__(self, commands: Commands, changed: Callable[[str], object]) -> None:
         self._commands = commands
@@ -71,7 +65,6 @@ class WatchStore:
         self.slot: Final = commands.keys.watched
 
     def workflows(self) -> list[str]:
-        """The ids of the workflows that may have watches."""
         found = self._commands.run(self.slot, "SMEMBERS", self.slot)
         return sorted(each.decode() for each in found)
 
@@ -82,7 +75,6 @@ class WatchStore:
         return {name.decode(): value for name, value in found.items()}
 
     def read(self, workflow_id: str) -> list[KeptWatch]:
-        """The watches of a workflow, by their ids."""
         fields = self.fields(workflow_id)
         watches = [Watch.decode(text) for name, text in sorted(fields.items()) if ":" not in name]
         queues = [self._queue(each) for each in watches]
@@ -99,10 +91,7 @@ class WatchStore:
         ]
 
     def put(self, watch: Watch) -> bool:
-        """Adds or replaces a watch, which begins without failures. Returns whether it is new.
-
-        Raises :class:`BadRequest` when the workflow has too many.
-        """
+        """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` when there are too many."""
         known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
         is_new, key = watch.watch_id not in known, self._keys.watches(workflow_id)
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
@@ -117,7 +106,6 @@ class WatchStore:
         return is_new
 
     def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
-        """Adds the watches of an archive that the store does not have."""
         for name, text in fields.items():
             self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, text)
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
@@ -152,10 +140,7 @@ class WatchStore:
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
-        """The next event of each watch that has one that is due, by the watches' ids.
-
-        Nobody gets another one of such a watch until it is settled, or for CLAIM_SECONDS.
-        """
+        """The next due event of each watch, by the watches' ids; nobody else gets another until it is settled."""
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
             calls = [(each.workflow_id, [self._keys.watch_queue(*each)], [1000 * CLAIM_SECONDS]) for each in group]
@@ -172,7 +157,6 @@ class WatchStore:
         self._commands.script("settle_event", watch.workflow_id, keys, *args)
 
     def count_dropped(self, watch: Watch) -> None:
-        """Counts an event that is given up."""
         self._commands.run(
             watch.workflow_id, "HINCRBY", self._keys.watches(watch.workflow_id), f"{watch.watch_id}:dropped", 1
         )
@@ -182,10 +166,7 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None
     ) -> Iterator[tuple[str, Sequence[RawEntry]]]:
-        """The next changes of each workflow that no process has read.
-
-        With ``idle_seconds`` those that one has read so long ago, and has not :meth:`done`.
-        """
+        """Changes that no process has read; with ``idle_seconds`` those read so long ago and not :meth:`done`."""
 
         def command(workflow_id: str) -> tuple[Any, ...]:
             key = self._keys.of_workflow(workflow_id, "changes")
@@ -215,7 +196,6 @@ class WatchStore:
         self._commands.run(workflow_id, "XACK", key, GROUP, *(entry_id for entry_id, _ in entries))
 
     def running(self, workflow_id: str) -> list[JobRef]:
-        """The workflow's running jobs."""
         key = self._keys.of_workflow(workflow_id, "running")
         return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
 

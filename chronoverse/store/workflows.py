@@ -1,7 +1,6 @@
-"""The list of all workflows, and what is known of each: how many jobs it has, how many run, when the newest began.
+"""The list of all workflows: how many jobs each has, how many run, when the newest began.
 
-The list's slot in a Cluster is not that of any workflow, so the list is written after the job's own script. A process
-that dies in between leaves it wrong; :meth:`WorkflowList.read` repairs what it finds wrong.
+In a Cluster it is written after the job's own script; :meth:`WorkflowList.read` repairs what it finds wrong.
 """
 
 import contextlib
@@ -23,10 +22,9 @@ CHECKED_RUNNING: Final = 20
 
 
 class Workflow(NamedTuple):
-    """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms. It may even be infinity.
+    """A workflow with jobs. ``last_job_ms``: when its newest job was created, in Unix ms, even infinity.
 
-    ``recent`` are the statuses of its newest jobs, the newest first, without those that are gone or cannot be read.
-    ``last_job`` is the newest one's id, or None when that job is gone or cannot be read.
+    ``recent``: the statuses of its newest jobs. ``last_job``: the newest one's id, or None when it cannot be read.
     """
 
     workflow_id: str
@@ -38,10 +36,7 @@ class Workflow(NamedTuple):
 
 
 class WorkflowList:
-    """Reads and repairs the list of workflows. Every method raises as those of :class:`chronoverse.store.Store`.
-
-    ``get_jobs`` is :meth:`Store.get_jobs`.
-    """
+    """Reads and repairs the list of workflows. Raises as :class:`Store` does."""
 
     def __init__(
         self,
@@ -59,10 +54,7 @@ class WorkflowList:
     def page(
         self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
     ) -> list[ListingPosition]:
-        """The positions of up to ``count`` workflows, by their newest job, newest first, strictly after ``before``.
-
-        With ``wanted`` only of those workflows. See :func:`newest_first`.
-        """
+        """The positions of up to ``count`` workflows (``wanted`` ones), newest job first, strictly after ``before``."""
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
@@ -76,10 +68,8 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows. None for one without jobs, an error for one that cannot be read.
+        """The workflows; None without jobs, an error for one that cannot be read. Repairs what it finds wrong.
 
-        Repairs what it finds wrong: jobs that are gone leave the listing, and those that have ended the running ones,
-        some at a time. Empty workflows leave the list, and its times are corrected.
         Raises :class:`StoreUnavailable` when no server answers.
         """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
@@ -97,10 +87,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs of each workflow, all of one server, and some of the running ones.
-
-        So it is noticed that jobs have expired or are lost, or that a foreign runner has ended them.
-        """
+        """Reads each workflow's oldest jobs and some running ones, so that what expired or was lost is noticed."""
         key = self._keys.of_workflow
         samples = self._commands.pipeline(
             workflow_ids[0],
@@ -149,7 +136,6 @@ class WorkflowList:
 
 
 def _refs(workflow_ids: Sequence[str], replies: Sequence[Any]) -> list[JobRef]:
-    """The jobs whose ids are in ``replies``, one for each workflow, which may hold anything, or be errors."""
     return [
         JobRef(workflow_id, job_id)
         for workflow_id, members in zip(workflow_ids, replies, strict=True)
