@@ -31,7 +31,6 @@ LINKED_SERVICE: Final = "chronoverse.linked_service"
 
 
 def identifier(text: str) -> str:
-    """Reads the id of a workflow or a job."""
     if not IDENTIFIER.fullmatch(text):
         raise click.BadParameter("expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
     return text
@@ -123,7 +122,6 @@ def status_option(what: str) -> Callable[[Any], Any]:
 
 
 def line_range(text: str) -> tuple[int, int | None]:
-    """Reads ``5``, ``5-9`` or ``5-``, which has no end."""
     found = re.fullmatch("([0-9]+)(-)?([0-9]+)?", text)
     first = parse_number(found[1]) if found else None
     last = parse_number(found[3]) if found and found[3] else None
@@ -160,7 +158,6 @@ def may_go_on(question: str, yes: bool) -> bool:
 
 @contextlib.contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows on a terminal how far the command has come. An empty text clears the line."""
     is_terminal = sys.stderr.isatty()
     shown_at = 0.0
 
@@ -228,10 +225,7 @@ def usually(usual: dict[str, float] | None) -> str:
 
 
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
-    """The URL of the service that a command means, or None if it means the store of ``settings``.
-
-    The first of these counts: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
-    """
+    """The URL of the service that a command means: ``server``, else CHRONOVERSE_URL; None for a store."""
     return server if server is not None or settings.redis_url is not None else settings.url
 
 
@@ -290,7 +284,6 @@ def page_base(settings: Settings) -> str:
 
 
 def page_url(settings: Settings, workflow: str, job: str | None = None) -> str:
-    """The URL of a job's page, or of a workflow's."""
     return f"{page_base(settings)}/ui/workflows/{workflow}{f'/jobs/{job}' if job else ''}"
 
 
@@ -305,10 +298,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client of the service that the settings name, which may do what ``scope`` says with ``workflow``.
-
-    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
-    """
+    """A client with ``scope`` for ``workflow``. Its :class:`JobNotFound` gets near ids, other errors what to do."""
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
@@ -353,7 +343,6 @@ def require_jobs(client: "Client", workflow: str) -> None:
 
 
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
-    """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
     token = token_for(settings, settings.service_url, workflow, "cli", scope)
@@ -363,11 +352,10 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
 def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
+    """The token for requests to ``url``: the one in ``settings``, or a function that gives one.
 
-    The function reads the token file, or has the token of a sign-in (``login``). Or, with an embedded server and no
-    configured key, it makes a token with ``scope`` for ``workflow`` alone, and returns None unless the service of our
-    data directory listens at ``url``: while that is down, a program of another user could listen on the port.
+    It reads the token file or the sign-in. With an embedded server and no key it makes one, unless another program than
+    our service may listen at ``url``.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

@@ -50,7 +50,6 @@ class WorkflowPrinter:
         self._text.append(self._prefix(job_id) + renderer.render(line._replace(partial=False)))
 
     def job(self, job: dict[str, Any]) -> None:
-        """Says in one line how a job stands."""
         if self._is_json:
             self._text.append(common.json_text(job) + "\n")
             return
@@ -58,7 +57,6 @@ class WorkflowPrinter:
         self.message(f"{job['status']}{code}", job["id"])
 
     def message(self, text: str, job_id: str = "") -> None:
-        """Says something once, also when all jobs say it."""
         self.flush()
         if job_id or text != self._said:
             click.echo(f"{self._prefix(job_id)}--- {text} ---", err=True) if job_id else common.print_message(text)
@@ -79,10 +77,7 @@ class WorkflowPrinter:
 
 
 class WorkflowLogs:
-    """Follows all jobs of a workflow that have ``status``, each in a thread, and prints what they print.
-
-    ``start`` are options of :meth:`Client.follow`. ``tail`` is for jobs that are there already.
-    """
+    """Follows all jobs of a workflow that have ``status``, each in a thread, and prints what they print."""
 
     def __init__(
         self, client: Client, workflow: str, status: str, label: list[str], printer: WorkflowPrinter, **start: Any
@@ -134,7 +129,6 @@ class WorkflowLogs:
         return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
 
     def _next_events(self) -> Iterator[_Item]:
-        """The next event, and those that have come besides."""
         while True:
             # Without a time, Ctrl-C would wait for an event.
             try:

@@ -50,7 +50,6 @@ def jobs(
 
 
 def _watch(client: Client, workflow: str, output: str, status: str | None, label: list[str], limit: int) -> None:
-    """Prints the jobs, and each change of them. A terminal gets a list, which is drawn again when it has changed."""
     is_list = output == "text" and sys.stdout.isatty()
     show, known = common.item_text(output, _job_text), dict[str, dict[str, Any]]()
     # A list of jobs with a status has to be told when a job gets another one.

@@ -1,8 +1,4 @@
-"""The program: its commands, and how it exits.
-
-Exit codes are those of BSD's sysexits.h; each error in :mod:`chronoverse.errors` knows its own. A command that runs or
-follows a job exits with the job's own code instead.
-"""
+"""The program: its commands, and how it exits: by sysexits.h, as each error knows, or with a job's own code."""
 
 import atexit
 import gc

@@ -87,7 +87,6 @@ def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
 
 
 def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
-    """Deletes the jobs that there are now, the newest first, one at a time. It may be interrupted, and repeated."""
     count, newest = 0, ""
     for job in _listed(client, workflow):
         count, newest = count + 1, max(newest, job["created_at"] or "")

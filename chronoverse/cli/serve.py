@@ -32,7 +32,6 @@ _TOKEN_HOURS: Final = 12
 @click.option("--bind", metavar="HOST:PORT", help="Address to listen on. Default: CHRONOVERSE_BIND.")
 @click.option("--workers", metavar="N", help="Number of workers. Default: WEB_CONCURRENCY.")
 def serve(bind: str | None, workers: str | None) -> None:
-    """Serve the logs over HTTP."""
     argv, environ = serve_command(bind, workers)
     check_address(Settings.from_env(environ).bind)
     os.execve(argv[0], argv, environ)
@@ -54,11 +53,7 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times.
-
-    The workers of a service that was killed need a second to end. A Unix socket is not looked at: gunicorn replaces one
-    that an earlier service has left.
-    """
+    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times."""
     host, _, port = bind.rpartition(":")
     if host == "unix":
         return None
@@ -111,11 +106,7 @@ def command_name() -> str:
 
 
 def banner(settings: Settings, address: str, command: str) -> str:
-    """What the service prints when it is ready: where it serves, and what to type next.
-
-    ``address`` is ``http://…`` or ``unix:…``. There is a token only if tokens are signed with the local secret: in
-    other set-ups other people read the log.
-    """
+    """What the service prints when it is ready: where it serves, and what to type next, with a local token."""
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )

@@ -76,10 +76,7 @@ def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """What fits on a screen of a terminal: the status, the cause with the lines ``around`` it, and the last lines.
-
-    No line comes twice. Raises :class:`ChronoverseError`.
-    """
+    """What fits on a screen: the status, the cause with the lines ``around`` it, the last lines, each line once."""
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = "" if job["exit_code"] is None else f" (exit code {job['exit_code']})"
@@ -136,7 +133,6 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
 
 
 def _fenced(lines: Iterable[dict[str, Any]]) -> str:
-    """A code block with lines and their numbers. No line can end it."""
     text = "\n".join(f"{line['sequence_num']:>6}  {_one_line(line['message'])}" for line in lines)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"

@@ -1,9 +1,4 @@
-"""The HTTP client: follows a job's log through lost connections, reads its pages, redacts lines and deletes jobs.
-
-connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
-     ^                    │
-     └── Last-Event-ID ───┘   until the log ends, or the service refuses permanently
-"""
+"""The HTTP client: follows logs through lost connections, reads pages, redacts lines and deletes jobs."""
 
 import contextlib
 import random
@@ -49,11 +44,9 @@ class Client:
     """A client of the service at ``url``. ``token`` is a bearer token, a function that makes one for each attempt, or
     None.
 
-    ``ca_file`` has authorities to trust beside the system's. Requests other than streams are tried ``max_attempts``
-    times within ``max_retry_seconds``. ``on_retry`` gets a message before each of their delays, and an empty one after
-    it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
-
-    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not.
+    Requests other than streams are tried ``max_attempts`` times within ``max_retry_seconds``. ``on_retry`` gets a
+    message before each delay, and an empty one after it. Raises a :class:`ChronoverseError` when no retry can succeed,
+    and :class:`Unreachable` when retries did not.
     """
 
     def __init__(
@@ -82,7 +75,6 @@ class Client:
         self._service = ServiceConnection(url, token, ca_file=ca_file, connect_seconds=5.0, read_seconds=silence)
 
     def close(self) -> None:
-        """Closes idle connections. The client may be used again afterwards."""
         self._service.close()
 
     def follow(
@@ -99,9 +91,8 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` (an expression with
-        ``regex``) only lines that match. The last JobState says how the job ended. The job must begin to exist within
-        ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte.
+        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` only lines that match.
+        The last JobState says how the job ended. It must exist within ``wait`` seconds. ``stop`` ends a delay.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
@@ -116,10 +107,7 @@ class Client:
         label: Sequence[str] | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[WorkflowEvent]:
-        """Follows the jobs of a workflow: the newest ``jobs`` (100), oldest first, then each change, without an end.
-
-        With ``status``, or each ``label`` (KEY=VALUE), only jobs that have them. ``stop`` is as for :meth:`follow`.
-        """
+        """Follows a workflow's jobs without an end: the newest ``jobs`` (100), oldest first, then each change."""
         filters = {"jobs": jobs, "status": status, "label": label}
         path = _path("/workflows/{}/events", workflow_id)
         yield from self._follow(path, WorkflowFollower(), {}, filters, stop)
@@ -205,11 +193,6 @@ class Client:
         return self.read("/workflows/{}/jobs/{}", *job)
 
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
-
-        Where the answer's header says how far it has come in a log or in a workflow, the JSON also has this number as
-        ``reached``, or this job as ``searched_to``. Parameters of ``query`` that are None are left out.
-        """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
 
@@ -234,10 +217,9 @@ class Client:
     def wait(
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
     ) -> dict[str, Any]:
-        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over, if these are given.
+        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over. Returns the last answer.
 
-        Later it reconnects as :meth:`follow` does. Returns the last answer. Raises
-        :class:`JobNotFound` when the job does not come in that time, or was deleted.
+        Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
@@ -301,10 +283,9 @@ class Client:
                 raise Unreachable("the download was cut off before its end") from error
 
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
-        """Redacts lines, with as many requests as it takes. ``query`` has the parameters of the service's route.
+        """Redacts lines, with as many requests as it takes. Returns how many, and whether the old text can come back.
 
-        Returns the number of lines, and whether the old text can still come back. After an error some lines may be
-        redacted already: :class:`LineStillOpen` and :class:`ArchiveNotConfigured` are possible, too.
+        After an error some lines may be redacted: :class:`LineStillOpen`, :class:`ArchiveNotConfigured`.
         """
         body = {name: value for name, value in query.items() if value is not None}
         path = _path("/workflows/{}/jobs/{}/logs/redact", *job)
@@ -340,10 +321,7 @@ class Client:
         self._retry(attempt)
 
     def end(self, job: JobRef, status: str, exit_code: int | None = None) -> dict[str, Any]:
-        """Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
-
-        Raises :class:`Held` and :class:`Closed`, too.
-        """
+        """Ends a job that no runner holds, and returns it. Raises :class:`Held` and :class:`Closed`, too."""
         body = orjson.dumps({"status": status, "exit_code": exit_code})
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path = _path("/workflows/{}/jobs/{}/end", *job)
@@ -358,10 +336,7 @@ class Client:
         return found
 
     def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
-        """The workflow's own settings, named as in :class:`chronoverse.store.catalog.WorkflowSettings`.
-
-        ``changes`` are made before, and the others stay.
-        """
+        """The workflow's own settings, as in :class:`WorkflowSettings`, after ``changes``."""
         path = "/workflows/{}/settings"
         found = self.read(path, workflow_id)
         if changes:
@@ -423,7 +398,6 @@ _Item = TypeVar("_Item")
 
 
 def read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
-    """The items of a page. Raises :class:`ChronoverseError` when they are malformed."""
     with reading("page"):
         return [read(each) for each in page[key]]
 

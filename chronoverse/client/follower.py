@@ -22,7 +22,6 @@ class JobState(NamedTuple):
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "JobState":
-        """Reads the JSON of a ``job`` event, or of the service's answer about the job."""
         first, last = state["first_sequence_num"], state["last_sequence_num"]
         return cls(Status(state["status"]), first, last, state.get("exit_code"))
 
@@ -67,9 +66,7 @@ WorkflowEvent = JobChange | Reset | UpToDate | Notice
 class Follower:
     """Reads the event streams of one job, one connection after the other, and gives each number once.
 
-    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last one
-    that was given or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
-    reconnection time that the service asked for.
+    ``last_number`` is the last one that was given or skipped, None at first. ``retry_ms`` is the service's.
     """
 
     def __init__(self) -> None:
@@ -95,7 +92,6 @@ class Follower:
         self._advance(parse_number(self._decoder.last_event_id))
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number`` forward to ``number``. Returns False if it was reached before."""
         if number is None or (self.last_number is not None and number <= self.last_number):
             return False
         self.last_number = number
@@ -178,8 +174,7 @@ def name_gaps(
 ) -> Iterator[_Item | Gap]:
     """The ``items`` of pages after number ``start``, and a Gap for each run of numbers that have none, in their order.
 
-    ``number`` gives the number of an item. ``end`` is the one in front of which they end, None if there may be further
-    items. ``first`` is the first number that can be read.
+    They end in front of ``end``, if that is known. ``first`` is the first number that can be read.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

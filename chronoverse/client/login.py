@@ -1,7 +1,4 @@
-"""A sign-in at an issuer for the commands: device authorization (RFC 8628), and tokens that are renewed.
-
-``LoginFile`` keeps a sign-in in the data directory, and has the token for each request. ``Issuer`` sends the requests.
-"""
+"""A sign-in at an issuer for the commands: device authorization (RFC 8628), and tokens that are renewed."""
 
 import contextlib
 import fcntl
@@ -52,7 +49,6 @@ class Login:
     ended: str = ""
 
     def is_valid(self, now: float, early: float = 0) -> bool:
-        """Whether the token is valid ``early`` seconds after ``now``. The clock may have been set back."""
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
@@ -79,8 +75,7 @@ class Issuer:
     ) -> Login:
         """Has the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
 
-        Raises :class:`Unauthorized` when the issuer refuses it, or when nobody signs in in time, :class:`Unreachable`,
-        and :class:`ChronoverseError` for an issuer whose answers cannot be used.
+        Raises :class:`Unauthorized`, :class:`Unreachable`, and :class:`ChronoverseError` for unusable answers.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
@@ -190,8 +185,7 @@ class Issuer:
 class LoginFile:
     """The sign-in for the service at ``service_url``, in a file in ``data_dir`` that only its owner can read.
 
-    Its tokens are sent to no other service. Several processes may use it: one at a time renews the token, because many
-    issuers accept a refresh token once.
+    One process at a time renews the token, because many issuers accept a refresh token once.
     """
 
     def __init__(self, data_dir: Path, service_url: str, ca_file: Path | None = None) -> None:
@@ -239,11 +233,7 @@ class LoginFile:
         return removed
 
     def token(self, clock: Callable[[], float] = time.time) -> str:
-        """The token for a request, which is renewed before its end.
-
-        Raises :class:`StaleToken` when the sign-in is over, :class:`RequestFailed` when the issuer does not answer and
-        the token has ended, and :class:`SettingsError`.
-        """
+        """The token for a request, renewed before its end. Raises :class:`StaleToken`, :class:`RequestFailed`."""
         login = self._current()
         if not login.is_due(clock()):
             return login.access_token

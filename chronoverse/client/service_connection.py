@@ -1,6 +1,6 @@
-"""Sends requests to the service, each once, and turns what goes wrong into errors that say whether a retry can help.
+"""Sends each request once, and turns what goes wrong into errors that say whether a retry can help.
 
-They are sent with :mod:`http.client`. The import of urllib3 would take 60 ms more of every command.
+The import of urllib3 would take 60 ms more of every command.
 """
 
 import contextlib
@@ -49,8 +49,7 @@ class ServiceConnection:
     """Connections to the service at ``url``. Threads may share it. ``token`` may be a function, called for each
     request.
 
-    ``ca_file`` has authorities to trust beside the system's. A request on an idle connection that the server closed is
-    sent again on a new one, except a DELETE. So requests must be idempotent.
+    A request on an idle connection that the server closed is sent again, except a DELETE: requests must be idempotent.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class ServiceConnection:
         return twin
 
     def close(self) -> None:
-        """Closes idle connections. Others are opened when they are needed."""
         self._end_pipeline()
         with contextlib.suppress(IndexError):
             while True:
@@ -107,9 +105,8 @@ class ServiceConnection:
     ) -> Iterator[HTTPResponse]:
         """Sends a request once. Yields an answer of 2xx, whose body is still to be read.
 
-        Parameters of ``query`` that are None are left out, and those that are lists are repeated. Raises:
-        :class:`RequestFailed`, also when the connection is lost in the ``with`` block; another :class:`Unreachable`
-        when the certificate is not trusted; or the error of a refusal that no retry can change.
+        Raises :class:`RequestFailed`, also when the connection is lost in the ``with`` block; another
+        :class:`Unreachable` without trust; or the error of a refusal that no retry can change.
         """
         token = self._token() if callable(self._token) else self._token
         headers = _with_token(headers, token)
@@ -141,10 +138,10 @@ class ServiceConnection:
                 connection.close()
 
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
-        """Sends a POST behind those that are not answered yet, on a connection of their own.
+        """Sends a POST behind those that are not answered yet. The results are called in the order of sending.
 
-        The result waits for the body of the answer, and is called in the order in which they were sent. It raises the
-        errors of a refusal, and returns None when the connection was lost: then the request has to be sent again.
+        They wait for the answer's body, raise errors of a refusal, and return None when the connection was lost: send
+        it again then.
         """
         token = self._token() if callable(self._token) else self._token
         try:
@@ -197,10 +194,7 @@ class ServiceConnection:
 
 
 class Pipeline:
-    """One connection, on which requests are sent before the last is answered. Answers come in the same order.
-
-    https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2 http.client cannot do this.
-    """
+    """Pipelined requests on one connection (RFC 9112 section 9.3.2), which http.client cannot do."""
 
     def __init__(self, url: str, tls: SSLContext | None, connect_seconds: float) -> None:
         self._host, self._base = urlsplit(url).netloc.rpartition("@")[2], urlsplit(url).path
@@ -268,7 +262,6 @@ def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPCon
 
 
 def target_of(url: str) -> str:
-    """What a request for ``url`` asks the server for: the path and the query."""
     parts = urlsplit(url)
     return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 

@@ -1,7 +1,6 @@
 """One page of a log, in either order. Every page spends from a :class:`PageBudget`.
 
-When the budget is used up, the page ends with a cursor for the next one. A page has looked at one line at least. The
-first line that it is to show is always on it, even if that line alone is longer than a page.
+When that is used up, the page ends with a cursor for the next one. The first line is always on it.
 """
 
 import time
@@ -73,7 +72,7 @@ class PageBudget:
 class Page(NamedTuple):
     """The JSON of lines in the order asked for. ``position`` is the last number that was read.
 
-    ``match_count`` lines were asked for, and the others are context. Lines are new when ``compared_with`` these jobs.
+    ``match_count`` lines were asked for; the others are context.
     """
 
     lines: list[bytes]
@@ -91,10 +90,7 @@ LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 def read_all_lines(
     read: BatchReader, archive: ArchiveReader, job: Job, position: int, *, descending: bool = False
 ) -> Iterator[Page]:
-    """All lines strictly after ``position`` in the order asked for. Raises as ``read`` and ``archive`` do.
-
-    Archived lines are the bytes of the archive, up to the first gap. The caller may clear the list of a page.
-    """
+    """All lines strictly after ``position`` in the order asked for. Raises as ``read`` and ``archive`` do."""
     step = -1 if descending else 1
     while position + step >= job.first and only_in_archive(job, position + step):
         lines = archive.json_lines(job.ref, position, MAX_BATCH, descending=descending)

@@ -1,10 +1,7 @@
 """One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
-:class:`TieredLog` makes one read. :func:`read_batches` goes through a log in reads of a bounded size.
-
-The archive has the numbers up to ``Job.archived``, the store those from ``Job.first_stored`` on. Where both have a
-number, the store is asked, which is nearer. An archiver may move lines after a job was fetched. So when the store does
-not have what it should have, the job is fetched again, and the archive is asked, before numbers are missing.
+Where both have a number, the store is asked. An archiver may move lines meanwhile: before numbers are missing, the job
+is fetched again, and the archive is asked.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +24,6 @@ _Result = TypeVar("_Result")
 
 
 class Search(NamedTuple):
-    """What is searched for. ``frame_filter`` finds it in the archive. Frames outside of ``time_range`` are skipped."""
-
     frame_filter: FrameFilter
     time_range: TimeRange = TimeRange()
 
@@ -38,8 +33,6 @@ BatchReader = Callable[..., Iterator[Batch]]
 
 
 class StoredLog(Protocol):
-    """What this module needs of the store; see :class:`chronoverse.store.Store`."""
-
     def get_job(self, job: JobRef) -> Job | None: ...
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]: ...
 
@@ -53,9 +46,8 @@ def read_tiers(
 ) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
     """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
 
-    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
-    there, ``read_store`` None and raw entries when numbers are left out. Returns the result, or None and these entries,
-    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
+    ``read_archive`` returns None when it has nothing there, ``read_store`` None and raw entries when numbers are left
+    out. Returns the result, or None and these entries; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -159,11 +151,9 @@ def read_batches(
     limit: int | None = None,
     search: Search | None = None,
 ) -> Iterator[Batch]:
-    """The log strictly after ``position`` in the order asked for.
+    """The log strictly after ``position`` in the order asked for. With ``search``, other lines may be left out.
 
-    ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
-    With ``search``, lines that do not match may be left out. Raises as the store and the archive do, and
-    :class:`JobNotFound` when the log is deleted before all is read.
+    Raises as the store and the archive do, and :class:`JobNotFound` when the log is deleted meanwhile.
     """
     log = TieredLog(store, archive, job)
     max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
@@ -210,10 +200,7 @@ def read_batches(
 
 
 def _first_lines(read: Batch) -> Batch:
-    """The first lines of ``read``, with some ``2 * BATCH_CHARACTERS`` characters in all. The others are read again.
-
-    Otherwise they would stay in memory while a slow client reads these.
-    """
+    """The first lines of ``read``, so that a slow client's page keeps few characters in memory."""
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
     for line in read.lines:

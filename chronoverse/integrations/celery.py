@@ -64,9 +64,8 @@ def install(
 ) -> "TaskLogs":
     """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
 
-    ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
-    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` is for log records. Raises
-    ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
+    ``workflow`` is one for all tasks, else each task's name. ``store`` is the URL of a store or a service, ``token`` as
+    for :meth:`chronoverse.api.JobLog.open`. Raises ValueError, :class:`SettingsError`.
     """
     settings = settings or Settings.from_env()
     url = store or settings.redis_url or settings.service_url
@@ -129,7 +128,6 @@ class TaskLogs:
             event.connect(receiver, weak=False)
 
     def uninstall(self) -> None:
-        """Tasks that begin from now on are not published."""
         for event, receiver in self._receivers.items():
             event.disconnect(receiver)
 
@@ -187,10 +185,7 @@ class TaskLogs:
             self._shared_writer().close()  # the next task would find broken connections, and has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
-        """Ends the log of a task whose process was killed, or that will not run.
-
-        This is in the worker's main process, which has other work to do and forks: one try, without a thread.
-        """
+        """Ends the log of a task that was killed, or will not run: one try, in the worker's main process."""
         if terminated and signum != signal.SIGKILL:
             return  # the task's process gets the signal as an exception, and ends the log itself
         if not self._is_published(sender) or time.monotonic() < self._away_until:
@@ -284,8 +279,6 @@ class _TaskOutput:
 
 @dataclass(eq=False)
 class _TaskStream:
-    """A text stream that writes to another one, whose other methods it has, and to the log of the current task."""
-
     name: str
     wrapped: Any
     current: Callable[[], _TaskOutput | None]

@@ -1,7 +1,4 @@
-"""The newest frames of one watched job, encoded once for all its viewers.
-
-The tail publishes into a feed, and viewers take from it. Nobody waits here for long.
-"""
+"""The newest frames of one watched job, encoded once for all its viewers. Nobody waits here for long."""
 
 import sys
 import threading
@@ -75,10 +72,9 @@ BUSY: Final = Slice(b"", -1, -1)
 
 
 class FilterBudget:
-    """Bounds the time that a worker takes to compare lines with the queries of its viewers.
+    """Bounds the time that a worker takes to compare lines with queries, and shares it between subjects.
 
-    When the time is used up, viewers with a query are served later. When it is short, subjects that have taken much
-    wait for those that have taken little. ``yield_to_loop`` lets others run.
+    ``yield_to_loop`` lets others run.
     """
 
     def __init__(
@@ -94,7 +90,6 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """Which of ``subjects``, all of which want the same, may take time now. None when all have to wait."""
         now = self._clock()
         self._left = min(FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
@@ -136,11 +131,7 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, and what closes the log after them, if anything does.
-
-    A log is closed by its terminal entry, or by an entry out of sequence that is the last. Encoding stops after the
-    frame that reaches ``most_bytes``.
-    """
+    """The frames of ``entries``, up to ``most_bytes``, and what closes the log after them, if anything does."""
     events: list[EventFrame] = []
     for entry in entries:
         if most_bytes <= 0:
@@ -195,7 +186,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
 class Feed:
     """A ring of the frames after line ``base`` up to line ``cursor``. Positions count all frames since the feed began.
 
-    ``final`` is the closing frames, once the log has ended. A feed with ``final`` never changes again.
+    ``final``: the closing frames of a log that has ended. Then the feed never changes again.
     """
 
     def __init__(
@@ -244,7 +235,6 @@ class Feed:
     # For the tail
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-        """As :func:`encode_raw`, for entries after line ``after`` that were just read."""
         first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
         # Bytes of frames that are made of one read, plus the rest of the last line; later entries are read again. Only
         # lines that suddenly are much longer than those before have that many. A ring holds no more.
@@ -303,10 +293,9 @@ class Feed:
         self._ends = [end - gone for end in self._ends[count:]]
 
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
-        """Stores the job's new state. Viewers get a ``job`` frame if it is new, or its status or attempt changed.
+        """Stores the job's new state; viewers get a ``job`` frame if it is new or its status or attempt changed.
 
-        They get none for its end: the closing frames come after the last line. Returns False and does nothing when the
-        feed no longer knows just what it knew when the job was ``asked`` for.
+        Returns False and does nothing when the feed no longer knows just what it knew when the job was ``asked`` for.
         """
         with self._lock:
             if asked is not None and self.known != asked:
@@ -327,10 +316,7 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters, and lets the rest of the worker run in between.
-
-        Those without a filter come first: comparing lines for the others does not delay them.
-        """
+        """Wakes all waiters, those without a filter first, and lets the rest of the worker run in between."""
         waiters = sorted(self.waiters, key=lambda waiter: waiter.line_filter is not None)
         for number, waiter in enumerate(waiters, 1):
             waiter.wake()
@@ -341,10 +327,7 @@ class Feed:
     # For viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``. None when the ring begins later.
-
-        None also for a cursor inside a gap: the ring's frame names the whole gap, and this viewer needs its rest.
-        """
+        """The position of the first frame after line ``cursor``. None before the ring, and inside a gap."""
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
             if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):

@@ -50,10 +50,8 @@ class Replay:
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
         """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
 
-        Sets ``reason`` when the stream ends with them. After ``ends_at``, on the viewer's clock, nobody wants any.
-
-        Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
-        :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
+        Sets ``reason`` when the stream ends with them. Raises :class:`StoreError`, :class:`AtCapacity`,
+        :class:`ScansUnavailable`, :class:`ShareExceeded`; then it can be repeated.
         """
         try:
             redacted = b""
@@ -114,7 +112,6 @@ class Replay:
         return self.cache.read_after(self.ref, line_filter, cursor, self._lines, self._known_job, comparing)
 
     def _redactions(self) -> bytes:
-        """A ``redact`` frame for each range that was redacted in the ended log since the last call."""
         job = self._get_job()
         if self.finished is None or job.end is None:
             return b""

@@ -46,11 +46,10 @@ _Key = tuple[JobRef, LineFilter | None, int]
 
 
 class ReplaySegment(NamedTuple):
-    """A part of a log as event frames.
+    """A part of a log as event frames, up to number ``cursor``; ``closing`` ends the log right after it.
 
-    ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does.
-    ``next_count`` is how many entries to ask for next. ``size`` is the bytes of all frames that were read, before a
-    filter. ``complete``: it has all lines that were asked for, or that fit. ``job`` is set if it had to be fetched.
+    ``next_count``: entries to ask for next. ``size``: bytes of all frames read, before a filter. ``complete``: it has
+    all lines that were asked for, or that fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -65,9 +64,8 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
-    ``pause`` lets live viewers go first, before each segment. A viewer calls ``throttle`` with the bytes of its last
-    segment before the next. ``most_lines`` are asked for at once, and ``most_bytes`` cached. ``scan`` asks the scan
-    server, which compares stored lines with queries; without it, that is done here.
+    A viewer calls ``pause``, and ``throttle`` with the bytes of its last segment, before the next. Without ``scan``
+    (the scan server), stored lines are compared here.
     """
 
     def __init__(
@@ -115,9 +113,8 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """The segment after line ``cursor``, filtered by ``line_filter``. None when nothing is there.
 
-        It has up to ``lines`` lines, a power of two, and ends at a multiple of that. So viewers that began at different
-        lines soon want the same segments. ``known`` is the job as it was fetched some time ago. Lines are encoded and
-        compared inside a context that ``comparing`` makes, without any wait. Raises: :class:`StoreError`.
+        It has up to ``lines`` lines, a power of two, and ends at a multiple of that, so viewers share it. Lines are
+        compared inside a context that ``comparing`` makes, without any wait. Raises :class:`StoreError`.
         """
         lines = min(lines, self._most_lines)
         count = lines - cursor % lines
@@ -159,9 +156,8 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """As :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
-        None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
-        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises as
-        :meth:`ScanClient.replay` does.
+        None when it finds nothing to send and nothing to skip, or does not run. Raises as :meth:`ScanClient.replay`
+        does.
         """
         if self._scan is None:
             return None
@@ -224,7 +220,6 @@ class ReplayCache:
             return segment
 
     def invalidate(self, ref: JobRef) -> None:
-        """Drops everything that was read of ``ref``, because its log was changed."""
         self._archive.forget(ref)
         self._invalidated += 1
         for reader in self._readers.values():
@@ -274,10 +269,7 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of ``entries``, which follow line ``cursor``: of all, or of the first :data:`MAX_SEGMENT_BYTES`.
-
-    ``first`` is the first number that the store has.
-    """
+    """A segment of ``entries``, which follow line ``cursor``, of :data:`MAX_SEGMENT_BYTES` at most."""
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
     events, closing = encode(read_entries(entries[len(plain) :], reached, first), reached, MAX_SEGMENT_BYTES - size)
@@ -295,10 +287,9 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 
 
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
-    """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
+    """The scan server's side: event frames, and the last number that they cover, up to what closes the log.
 
-    They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
-    and decides what that means. Raises as :meth:`ReplayCache.read_after` does.
+    Raises as :meth:`ReplayCache.read_after` does.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

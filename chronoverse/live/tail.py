@@ -1,8 +1,6 @@
-"""Reads the new lines of all watched jobs, once for all viewers of a worker.
+"""Reads the new lines of all watched jobs, once for all viewers of a worker. Two threads go on after any error:
 
-The tail has two threads, which go on after any error. The *reader* waits for new entries, encodes each once, and
-publishes it into the job's feed. The *housekeeper* checks quiet jobs, and wakes viewers whose heartbeat or deadline is
-due. Both fetch jobs. An answer that comes too late changes nothing (:attr:`Feed.known`): the job is fetched again.
+the *reader* publishes new entries into feeds; the *housekeeper* checks quiet jobs, and wakes viewers that are due.
 """
 
 import logging
@@ -43,22 +41,20 @@ log = logging.getLogger(__name__)
 
 
 def check_seconds(jobs: int) -> float:
-    """Seconds between two checks of a job, when ``jobs`` jobs are watched."""
     # If there are more, each is checked less often.
     return max(CHECK_SECONDS, jobs * TICK_SECONDS / ROUND_JOBS)
 
 
 def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
-    """Bytes of the ring of each job, when ``jobs`` jobs are watched. ``bounds`` are the fewest and the most."""
     least, most = bounds
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
 
 
 class Tail:
-    """Live reading for one process. The threads start with the first watched job, so a tail may be made before a fork.
+    """Live reading for one process. The threads start with the first watched job.
 
-    ``redacted`` is called with each job in which something was redacted. ``ring_bytes`` are the fewest and the most
-    bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
+    ``ring_bytes`` are the fewest and the most bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets
+    others go first.
     """
 
     def __init__(
@@ -112,7 +108,6 @@ class Tail:
         return feed
 
     def leave(self, feed: Feed, viewer: Waiter) -> None:
-        """Undoes one :meth:`join`. A job without viewers is not read any more."""
         with self._lock:
             feed.viewer_count -= 1
             feed.waiters.discard(viewer)
@@ -121,10 +116,7 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, or None if unknown. Its last line is the newest; the rest is some seconds old at most.
-
-        This saves a crowd that comes back to one job a read each.
-        """
+        """The job, or None if unknown, for a crowd that comes back to it. Its state is some seconds old at most."""
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
@@ -140,7 +132,6 @@ class Tail:
 
     @property
     def watched(self) -> int:
-        """How many jobs are watched."""
         return len(self._feeds)
 
     def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
@@ -227,9 +218,7 @@ class Tail:
             self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """The same. Returns the feeds that must be checked again: the answer came too late, or only their server did
-        not answer. ``arriving``: entries after the feeds' cursors were read, and will be published next.
-        """
+        """The same. Returns feeds to check again. ``arriving``: entries after their cursors will be published next."""
         if not feeds:
             return []
         now, asked = self.clock(), [feed.known for feed in feeds]
@@ -296,10 +285,7 @@ class Tail:
             ended.append((feed, closing))
 
     def housekeep_once(self) -> None:
-        """One round: updates the metrics, wakes viewers that are due, and checks jobs that are due.
-
-        Raises: :class:`StoreError`.
-        """
+        """Updates the metrics, wakes viewers that are due, and checks jobs that are due. Raises :class:`StoreError`."""
         self.report_metrics()
         now = self.clock()
         feeds = tuple(self._feeds.values())
@@ -329,7 +315,6 @@ class Tail:
     # The threads
 
     def start(self) -> None:
-        """Starts the threads, unless they run already."""
         with self._lock:
             if self._threads or self._stopped.is_set():
                 return
@@ -368,30 +353,22 @@ def count_store_error(during: str, error: StoreError) -> None:
 
 
 def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, int]]:
-    """The first and the last line of each range that was redacted between two states. Raises: :class:`StoreError`.
-
-    The store remembers the newest redactions only. If there were more, the answer is one range over the whole log.
-    """
+    """The ranges of lines redacted between two states, or one range over all. Raises :class:`StoreError`."""
     count = now.redactions - before.redactions
     ranges = store.redactions(now.ref, count) if count > 0 else []
     return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
+    """Whether ``job``, just fetched, counts lines after ``cursor``, and the log has none there.
 
-    Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
-    lines that the new master does not have yet. Then the second answer is another one, and nothing is known to be gone.
-    Raises: :class:`StoreError`.
+    After a failover a second answer differs, and nothing is known to be gone. Raises :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
 
 
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """Skips lines that were archived before the tail read them. Viewers read them from the archive.
-
-    ``entries`` follow line ``before`` and leave numbers out. Returns those that are left, and the line they follow.
-    """
+    """Skips lines that were archived before the tail read them. Returns the others, and the line they follow."""
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
     feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))

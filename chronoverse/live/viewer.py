@@ -1,7 +1,6 @@
-"""One open event stream: ``connected``, older lines, new lines, the end.
+"""One open event stream: older lines by reads of its own, then new lines from the feed's ring, then the end.
 
-A viewer has a cursor, the number of the last line it has sent. First it replays: it reads older lines itself. When its
-cursor is inside the feed's ring, it takes frames from there. A slow one that falls out of the ring replays again.
+A viewer has a cursor, the number of the last line it has sent. A slow one that falls out of the ring replays again.
 """
 
 import threading
@@ -29,10 +28,8 @@ CURSOR_SECONDS: Final = 0.4
 class Viewer:
     """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
 
-    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds. The
-    token of ``subject`` expires at ``expires_at``, and the stream is too old at ``closes_at``, on the tail's clock.
-
-    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
+    Without a ``job`` it waits for ``wait`` seconds. ``expires_at`` (the token) and ``closes_at`` are on the tail's
+    clock. :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
     """
 
     # A worker has thousands of viewers.
@@ -113,7 +110,6 @@ class Viewer:
                 woken.wait(None if self.feed else RETRY_READ_SECONDS)
 
     def wake(self) -> None:
-        """Has whoever writes ask again."""
         if self.on_wake is not None:
             self.on_wake()
 
@@ -144,7 +140,6 @@ class Viewer:
         return chunk
 
     def take_cached(self) -> bytes:
-        """The missed lines of a returning viewer, as far as they are cached. They are sent with ``connected``."""
         if self.feed is None or self.done or self._pending:
             return b""
         frames, cursor = self._cache.cached(self._ref, self.line_filter, self.cursor)
@@ -153,10 +148,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None.
-
-        ``subjects`` are those of all who are sent the same. By default it is the viewer's own.
-        """
+        """As :meth:`next`, without the store: where that is needed, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:
@@ -179,16 +171,13 @@ class Viewer:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether it reads older lines itself."""
         return self._position is None
 
     @property
     def ends_at(self) -> float:
-        """When the stream must end in any case, on the tail's clock."""
         return min(self._expires_at, self._closes_at)
 
     def follow(self, leader: "Viewer") -> None:
-        """Its client was sent all that ``leader`` has said."""
         self.cursor, self._position, self.has_skipped = leader.cursor, leader._position, leader.has_skipped
         self._sent(leader.sent_at)
 
@@ -199,7 +188,6 @@ class Viewer:
 
     @property
     def has_more(self) -> bool:
-        """Whether the ring has more than the last slice."""
         return self.feed is not None and self.cursor < self.feed.cursor
 
     def _sent(self, now: float) -> None:
@@ -230,7 +218,6 @@ class Viewer:
         return self._finish("error", error_frame(text))
 
     def _idle(self, now: float) -> bytes | None:
-        """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""
         feed = self.feed
         if self.has_skipped and now >= self.sent_at + CURSOR_SECONDS:
             self.has_skipped = False
@@ -250,7 +237,6 @@ class Viewer:
         return None
 
     def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:
-        """The next bytes from the feed, or None. Sets ``needs_store_read`` when older lines are needed."""
         feed = self.feed
         if feed is None:
             self.needs_store_read = True

@@ -69,7 +69,6 @@ class WorkflowViewer(Viewer):
         super().__init__(cache, tail, ref, state, **options)
 
     def take_cached(self) -> bytes:
-        """Nothing: changes are not cached."""
         return b""
 
     def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:

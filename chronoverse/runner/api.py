@@ -136,20 +136,17 @@ class JobLog:
 
     @property
     def undelivered(self) -> int:
-        """Lines that the store has not acknowledged."""
         return self._publisher.spool.undelivered
 
     @property
     def dropped(self) -> int:
-        """Lines that the spool had no room for while the store was away."""
         return self._publisher.spool.dropped
 
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
-        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and after the log is
-        finished.
+        Only newlines end lines, and the last line needs none. ``at`` is Unix time. Invalid UTF-8 is replaced. Raises
+        ValueError for any other stream, and after the log is finished.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
@@ -169,9 +166,8 @@ class JobLog:
         """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its
         lines.
 
-        ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
-        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
-        other status.
+        ``PENDING`` ends only this attempt: the next :meth:`open` within a week continues the log. Returns whether the
+        store has all lines and the end. Raises ValueError for any other status.
         """
         if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
             raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")
@@ -209,10 +205,10 @@ class JobLog:
 
 
 class JobLogStream(io.TextIOBase):
-    """A text stream that publishes what is written to it: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
+    """A text stream that publishes what is written: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
     A line is published when it ends, when it has :data:`MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
-    may write. What is written after that, or after the log's end, is ignored.
+    may write.
     """
 
     def __init__(self, log: JobLog, stream: str) -> None:
@@ -226,7 +222,6 @@ class JobLogStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Publishes the lines that end in ``text``. Returns the number of its characters. Never waits for the store."""
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
             if len(rest) > MAX_UNFINISHED:
@@ -237,7 +232,6 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Publishes the line that has not ended. A second call does nothing."""
         with self._lock:
             if self._unfinished:
                 self.write("\n")
@@ -247,8 +241,7 @@ class JobLogStream(io.TextIOBase):
 class JobLogHandler(logging.Handler):
     """Publishes log records as lines, with their time: from ``stderr_level`` on on stderr, the others on stdout.
 
-    Records of our own threads are left out (a line for each request that publishes a line would never end), and those
-    after the log's end. ``log`` may be a function that returns the log of the calling thread, or None.
+    Records of our own threads are left out: they would never end. ``log`` may be a function of the calling thread.
     """
 
     def __init__(
@@ -262,7 +255,6 @@ class JobLogHandler(logging.Handler):
         self._stderr_level = stderr_level
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Publishes ``record``. Never waits for the store. Errors go to :meth:`handleError`."""
         log = self._log if isinstance(self._log, JobLog) else self._log()
         if log is None or log.finished or threading.current_thread().name.startswith("chronoverse-"):
             return

@@ -25,7 +25,6 @@ GRACE_SECONDS: Final = 2.0
 
 
 def open_standard(descriptor: int) -> BinaryIO:
-    """Our own stdout (1) or stderr (2), without Python's buffer."""
     return cast("BinaryIO", open(descriptor, "wb", buffering=0, closefd=False))
 
 
@@ -62,7 +61,6 @@ class Tee:
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
     def show_status(self, text: str) -> None:
-        """Shows how far something has come. On a terminal the next message takes its place; elsewhere it comes once."""
         if self._is_terminal:
             self(b"\r\x1b[Kchronoverse: %b" % plain_text(text).encode("utf-8", "replace"))
         elif not self._has_status:
@@ -78,8 +76,7 @@ class Tee:
 class SignalForwarder:
     """A context manager. Inside it, signals go to the process group that was given to :meth:`attach`.
 
-    A handler can interrupt the main thread anywhere, so it takes no lock. Other threads install none, and may call
-    :meth:`send`.
+    A handler can interrupt the main thread anywhere, so it takes no lock. Other threads only call :meth:`send`.
     """
 
     def __init__(self) -> None:
@@ -104,7 +101,6 @@ class SignalForwarder:
             signal.signal(number, handler)
 
     def attach(self, group: int) -> None:
-        """Forwards signals to the process group ``group`` from now on. A signal that came before is forwarded now."""
         self._group = group
         if self.received and self._first_at is None:
             self._forward(self.received[0])
@@ -139,8 +135,7 @@ def run_command(
 ) -> int:
     """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
-    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all is stdout. It does not see our settings.
-    Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started.
+    It does not see our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be started.
     """
     if signals.received:
         return 128 + signals.received[0]

@@ -1,7 +1,7 @@
 """Delivers a spool to the store: one thread opens the job, appends its lines, renews its lease and ends it.
 
-A second thread asks which lines are safe in the store, and releases them from the spool. Nothing that happens here
-reaches the running command: what can pass is retried, and what cannot stops the publisher, which says so once.
+A second thread releases lines that are safe. What can pass is retried, what cannot stops the publisher, which says so
+once.
 """
 
 import contextlib
@@ -60,11 +60,9 @@ class JobResult(NamedTuple):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    A spool that another process left behind is continued where that process stopped, with its token. The job of a
-    reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
-    lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
-    job, instead of :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not
-    refuse.
+    ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … that has no lines, no end, no tombstone and no live runner;
+    the job of a reassigned spool must have no lines. ``wait_for_lease``: lines wait instead of :class:`Held`. ``say``
+    shows the user a message.
     """
 
     connect: Callable[[], LogWriter]
@@ -138,8 +136,8 @@ class Publisher:
     def start(self, seconds: float, *, must_open: bool = False) -> None:
         """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
-        ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
+        ``connect`` raises; with ``must_open`` also :class:`StoreError`, if the job is not open then.
         """
         self._must_open = must_open
         threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True).start()
@@ -152,17 +150,13 @@ class Publisher:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. The thread delivers what is in the spool, and then ends the job.
-
-        Before that the job gets the ``labels`` that the store does not refuse.
-        """
+        """After the last line: the thread delivers the spool, sets ``labels``, and ends the job with ``result``."""
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
         self._result = result
         self.spool.close()
 
     def join(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` for the thread to finish. Returns whether it has."""
         return self._done.wait(seconds)
 
     def stop(self) -> None:
@@ -171,7 +165,6 @@ class Publisher:
 
     @property
     def base(self) -> int | None:
-        """The sequence number of the spool's line with the index 0; None while there was no attempt."""
         return self._base if self._attempt else None
 
     @property
@@ -196,10 +189,7 @@ class Publisher:
             self._opened_or_refused.set()
 
     def _try_step(self, store: LogWriter) -> None:
-        """Does one step, and handles the errors that can pass. Raises the others.
-
-        After an error, sending starts again at the first line that is not acknowledged.
-        """
+        """Does one step. After an error that can pass, sending starts again at the first unacknowledged line."""
         try:
             self._step(store)
             return
@@ -253,8 +243,7 @@ class Publisher:
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
         """Sends the next lines, and waits for the oldest answer. What fills an append is sent before that.
 
-        Raises :class:`ForeignLines` when somebody else writes to the log. If neither the store nor the spool has the
-        next line, tells the store, which names it in the log.
+        Raises :class:`ForeignLines`. Lines that nobody has any more are named in the log.
         """
         while len(self._unanswered) < store.appends_ahead:
             start = self._unanswered[-1][0] if self._unanswered else self.spool.acked

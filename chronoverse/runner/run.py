@@ -1,6 +1,6 @@
 """Runs a command, shows its output unchanged, publishes every line, and returns the command's exit code.
 
-Nothing that happens to the store, or that it answers, can delay, stop or fail the command.
+Nothing that happens to the store can delay, stop or fail the command.
 """
 
 import contextlib
@@ -57,10 +57,8 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
-    ``more_follow``: whether other commands follow as attempts of this job. ``service_url`` and ``page`` are for
-    messages; the others are options of ``chronoverse run``. With ``require_log``, raises what :meth:`Publisher.start`
-    raises.
+    ``store`` may be a function. ``out`` and ``err`` get the output unchanged. ``more_follow``: other commands follow as
+    attempts of this job. With ``require_log``, raises what :meth:`Publisher.start` raises.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -181,8 +179,7 @@ def close_and_report(
 ) -> None:
     """Closes the spool of a stopped ``publisher``, and says what was dropped, and how to deliver the rest later.
 
-    With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
-    the delivery permanently. ``service_url`` is the service that we publish through.
+    ``delivered``: the store has everything. ``refusal``: the error that stopped the delivery permanently.
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered

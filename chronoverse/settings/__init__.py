@@ -39,8 +39,6 @@ _WORKERS: Final = min(4, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_get
 
 
 class Setting(NamedTuple):
-    """How the text of a setting is read, its unit, what it does, and its default in words where that needs some."""
-
     parse: Callable[[str], Any]
     unit: str
     description: str
@@ -48,7 +46,6 @@ class Setting(NamedTuple):
 
 
 def _setting(parse: Callable[[str], Any], *texts: str, default: Any = None, repr: bool = True) -> Any:
-    """A field of :class:`Settings`. ``texts`` are the unit and what follows it in :class:`Setting`."""
     return field(default=default, repr=repr, metadata={"setting": Setting(parse, *texts)})
 
 
@@ -301,7 +298,6 @@ class Settings:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the store is the embedded server, which keeps its data in the data directory."""
         return self.redis_url is None
 
     @property
@@ -314,7 +310,6 @@ class Settings:
 
     @property
     def archive_location(self) -> str | None:
-        """The URL of the archive, or None if there is none."""
         if self.archive_url is not None:
             return None if self.archive_url == "none" else self.archive_url
         return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
@@ -374,10 +369,7 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
 
 
 def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """``given``, or else CHRONOVERSE_CA_FILE, for programs that use no other setting.
-
-    Raises ValueError when ``given`` has no certificates, :class:`SettingsError` when the setting's file has none.
-    """
+    """``given``, or else CHRONOVERSE_CA_FILE. Raises ValueError or :class:`SettingsError` without certificates."""
     if given:
         return parse.ca_file(str(given))
     try:
@@ -395,15 +387,11 @@ def mask_forms_setting(environ: Mapping[str, str] = os.environ) -> tuple[tuple[s
 
 
 def no_color() -> bool:
-    """Whether the user wants no colours from any program: https://no-color.org"""
     return bool(os.environ.get("NO_COLOR"))
 
 
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence about each variable in ``environ`` that is named like a setting and is none, such as a typo.
-
-    Kubernetes sets variables with such names for a Service that is called chronoverse. They do not count.
-    """
+    """A sentence about each variable in ``environ`` that is named like a setting, such as a typo; not Kubernetes'."""
     known = [name.removeprefix(PREFIX) for _, name, _ in all_settings() if name.startswith(PREFIX)]
     for name, text in sorted(environ.items()):
         short = name.removeprefix(PREFIX)
@@ -418,10 +406,7 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
 
 
 def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The directory for the user's state. https://specifications.freedesktop.org/basedir-spec/latest/
-
-    Raises ValueError when there is no home directory.
-    """
+    """The directory for the user's state (XDG Base Directory). Raises ValueError without a home directory."""
     state = environ.get("XDG_STATE_HOME", "")
     if state.startswith("/"):  # the specification says that relative paths must be ignored
         return Path(state, "chronoverse")
@@ -440,15 +425,11 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
 
 
 def job_environ() -> dict[str, str]:
-    """The environment for a job's command: ours without our settings.
-
-    The job's output is published, so it must not be able to print our token.
-    """
+    """The environment for a job's command, without our settings: its output must not print our token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def markdown_table() -> str:
-    """The table of all settings in ``docs/settings.md``."""
     rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]
     defaults = {each.name: each.default for each in fields(Settings)}
     for attribute, name, setting in all_settings():

@@ -1,7 +1,4 @@
-"""Parsers, which turn the text of one setting into its value. They raise ValueError with "must be …" in its message.
-
-None of them does I/O, except :func:`public_key` and :func:`ca_file`, which may read a file.
-"""
+"""Parsers, which turn the text of one setting into its value. They raise ValueError with "must be …" in its message."""
 
 import contextlib
 import os
@@ -86,7 +83,6 @@ def mask_forms(text: str) -> tuple[tuple[str, str], ...] | None:
 
 
 def boolean(text: str) -> bool:
-    """Reads ``true`` or ``false``."""
     return one_of("true", "false")(text) == "true"
 
 
@@ -111,7 +107,6 @@ def claim_name(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Reads a URL that the store can open."""
     RedisUrl.parse(text)
     return text
 

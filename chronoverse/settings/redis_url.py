@@ -34,10 +34,7 @@ _FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster":
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL. ``kind`` is "sentinel", "cluster", or empty for a single server, of which only ``text`` is set.
-
-    ``hosts`` are the Sentinels or some nodes of the Cluster. ``user`` may have a password after a colon.
-    """
+    """A parsed URL: ``hosts`` are the Sentinels or some nodes of the Cluster; a single server has only ``text``."""
 
     text: str = field(repr=False)
     kind: str = ""
@@ -81,12 +78,10 @@ class RedisUrl:
         return cls(text, kind, hosts, service, db, found["user"] or "", options)
 
     def server_url(self, address: Address) -> str:
-        """The URL of one server: the master or node at ``address``."""
         options = {name: value for name, value in self.options.items() if name not in _SENTINEL_OPTIONS}
         return self._url_of(self.user, address, self.db, options)
 
     def sentinel_url(self, address: Address) -> str:
-        """The URL of the Sentinel at ``address``."""
         options = dict(self.options)
         user, password = (quote(options.pop(name, ""), safe="") for name in _SENTINEL_OPTIONS)
         options.pop("db", None)

@@ -1,7 +1,6 @@
 """Lines of logs in answers of a bounded number of bytes. Pure.
 
-A job can print text that looks like a tool call or like instructions. So each message stays inside a JSON string, next
-to a notice that says what it is. Invisible characters, which a model reads, are shown as their numbers.
+A job can print instructions, so messages stay inside JSON strings, without invisible characters, beside a notice.
 """
 
 import re
@@ -72,11 +71,9 @@ def message_bytes(max_bytes: int) -> int:
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """A line as the service has it, with a visible message of at most ``max_bytes`` of JSON.
+    """A line with a visible message of at most ``max_bytes`` of JSON, and a link if ``page`` is the job's page.
 
-    A longer message is cut. Then ``message_bytes`` is its whole size, and ``whole`` says how to get all of it. The size
-    of a line that the service itself has cut is not known. In a line that was found, the first match is shown. With
-    ``page``, the address of the job's page, the line has a link.
+    Of a longer message, ``message_bytes`` is the size, and ``whole`` says how to get it. A match is shown first.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]
@@ -120,10 +117,9 @@ def fill(
     page: str | None = None,
     descending: bool = False,
 ) -> Filling:
-    """The first of ``parts``, as many as ``room`` bytes have room for.
+    """The first of ``parts`` that have room, with messages of at most ``most`` bytes; the first line is cut to fit.
 
-    Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is that of
-    :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.
+    Raises :class:`ChronoverseError` when not even a part of it fits.
     """
     kept: list[dict[str, Any]] = []
     position: int | None = None

@@ -1,8 +1,4 @@
-"""The Model Context Protocol on stdin and stdout, with the official SDK.
-
-The SDK's low-level server is used. Its other one makes schemas out of signatures, ignores arguments that it does not
-know, and writes its own text in front of errors.
-"""
+"""The Model Context Protocol on stdin and stdout, with the SDK's low-level server: schemas and errors are ours."""
 
 import json
 import logging
@@ -28,7 +24,6 @@ log = logging.getLogger(__name__)
 
 
 def run(tools: Tools, max_wait: int) -> None:
-    """Serves ``tools`` until stdin ends. ``wait_for`` waits for ``max_wait`` seconds at most."""
     anyio.run(_serve, tools, max_wait)
 
 
@@ -87,7 +82,6 @@ def _unreadable_id(error: Any) -> int | str | None:
 
 
 def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any]) -> tuple[bool, bytes]:
-    """Whether the call has failed, and the answer's JSON, or the error's."""
     if tool is None:
         return True, _error_json("Not Found", f"unknown tool {name}")
     try:

@@ -86,7 +86,6 @@ class Tool(NamedTuple):
 
 
 def _tool(name: str, required: str, optional: str, description: str, **changed: dict[str, Any]) -> Tool:
-    """A tool with these arguments, and ``max_bytes``. ``changed`` are those that differ from :data:`_ARGUMENTS`."""
     names = [*required.split(), *optional.split(), "max_bytes"]
     schema = {
         "type": "object",
@@ -98,7 +97,6 @@ def _tool(name: str, required: str, optional: str, description: str, **changed: 
 
 
 def tool_list(max_wait: int) -> list[Tool]:
-    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds, and 30 if nobody asks for a number."""
     return [
         _tool(
             "list_workflows",
@@ -182,7 +180,6 @@ def _brief_pause(pause: Mapping[str, Any], most: int) -> dict[str, Any]:
 
 
 def _brief_job(job: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
-    """A job, with those of its labels that fit into a quarter of an answer. The others are counted."""
     shown: dict[str, Any] = tidy(dict(job))
     if labels := shown.get("labels"):
         shown["labels"] = fit_labels(labels, max_bytes // 4)
@@ -201,10 +198,7 @@ def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
-
-    Its arguments are those of its schema, with the defaults filled in. All raise as :class:`Client` does.
-    """
+    """The tools' calls, with all arguments of their schemas. Each returns JSON, and raises as :class:`Client` does."""
 
     client: Client
     url: str
@@ -478,10 +472,7 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page with something under ``key``, or after :data:`LOOKING_SECONDS` and at the end any.
-
-        A page of the service may be empty and still have a cursor, because each request looks at a bounded part.
-        """
+        """The first page with something under ``key``, or any after :data:`LOOKING_SECONDS` and at the end."""
         deadline = self.clock() + LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
 def notify(address: str | None, while_stdin: bool) -> None:
-    """Deliver the webhooks of watches.
-
-    Runs until stopped. Any number share the work.
-    """
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.auth.tls import tls_context
     from chronoverse.cli.notify.notifier import Notifier

@@ -71,7 +71,6 @@ class Notifier:
         self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
 
     def run(self) -> None:
-        """Works until ``stop`` is set, and ends the deliveries that have begun."""
         backoff, pause = Backoff(STORE_RETRY), 0.0
         while not self._stop.wait(pause):
             try:
@@ -86,7 +85,6 @@ class Notifier:
             pool.shutdown()
 
     def step(self) -> None:
-        """Reads what is new, and begins the deliveries that are due. Raises as the store does."""
         if time.monotonic() >= self._look_at:
             self._look()
             self._look_at = time.monotonic() + LOOK_SECONDS
@@ -197,7 +195,6 @@ class Notifier:
             del self._busy[ref]
 
     def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
-        """Delivers one event, and notes how that went. Returns the watch's new state."""
         now, watches = self._clock(), self._store.watches
         age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
         if state.failures and min(age, failing) >= RETRY_SECONDS:

@@ -64,9 +64,8 @@ log: Final = logging.getLogger(__name__)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with what a page says beside its lines; what was found follows, a line
-    each. ``clock`` is monotonic, and that of the workers. ``read_replay`` finds frames, and the last number that they
-    cover. The processes of a scan server share ``progress``.
+    The first line of an answer is a JSON object with what a page says beside its lines; what was found follows.
+    ``clock`` is monotonic, and that of the workers. The processes of a scan server share ``progress``.
     """
 
     def __init__(
@@ -127,9 +126,8 @@ class ScanApp:
     def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        A page of new lines may have no line and no progress, for lack of time to read the jobs to compare with. Raises
-        as the store and the archive do, :class:`AtCapacity`, :class:`SearchTooExpensive`, :class:`NothingToCompare`,
-        and :class:`JobNotFound`, also for the job to compare with.
+        Raises as the store and the archive do, :class:`AtCapacity`, :class:`SearchTooExpensive`,
+        :class:`NothingToCompare`, and :class:`JobNotFound`, also for the job to compare with.
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
@@ -158,7 +156,6 @@ class ScanApp:
         time_range: TimeRange,
         new_lines: NewLines | None = None,
     ) -> Page:
-        """The lines of ``job`` that pass all filters."""
         search = Search(partial(matching_lines, matcher), time_range) if matcher else None
         if new_lines is not None:
             search = Search(new_lines.matching_lines, time_range)
@@ -274,8 +271,7 @@ class ScanApp:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
 
-        They say where the shapes that are ``looked_for`` stand. With ``own``, these are ``job`` and jobs with all
-        ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
+        With ``own``: ``job`` and the newest with all ``labels`` or all of ``own``, among :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
         first = [ListedJob(before[0] if before else math.inf, job.ref, job)] if start is None else []
@@ -292,10 +288,7 @@ class ScanApp:
         return past._replace(own=own or ()), position
 
     def _position_of(self, job: Job) -> ListingPosition | None:
-        """Where the job stands in the listing of its workflow; None for a foreign job without any time.
-
-        That was listed when somebody first asked for it, so any other job may be older.
-        """
+        """The job's position in its listing; None for a foreign job without any time: any other may be older."""
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
 
@@ -321,7 +314,6 @@ class ScanApp:
             yield from self._read_listed(self._merged_positions(scan), 20)
 
     def _merged_positions(self, scan: WorkflowScan) -> Iterator[tuple[float, JobRef]]:
-        """The jobs of all workflows that the scan may see after ``scan.start``, the newest first, then by their ids."""
         wanted, workflow_ids = Workflows(frozenset(scan.ids), tuple(scan.prefixes)), list[str]()
         last: ListingPosition | None = None
         while page := self._store.workflows.page(last, 1_000, wanted):

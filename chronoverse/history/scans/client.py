@@ -28,7 +28,6 @@ class ScanClient:
         self._server: tuple[ScanEndpoint, ScanTurns] | None = None
 
     def connect_to(self, endpoint: ScanEndpoint) -> None:
-        """Sets where the server listens. The process that has started the server calls this."""
         self._server = endpoint, ScanTurns(endpoint.file)
 
     @property
@@ -38,10 +37,9 @@ class ScanClient:
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` when no other scan of ``subject`` is under way in any worker, and closes the connection.
+        """Sends ``scan`` when no other one of ``subject`` is under way in any worker, and closes the connection.
 
-        Raises :class:`ShareExceeded` when other scans of the subject, and :class:`ScansUnavailable` when the server,
-        take all of the scan's patience.
+        Raises :class:`ShareExceeded` or :class:`ScansUnavailable` when the scan's patience is over.
         """
         if self._server is None:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
@@ -55,10 +53,7 @@ class ScanClient:
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """The event frames that ``scan`` asks for, and the last number that they cover. Raises as :meth:`ask` does.
-
-        None while no server runs: then the worker filters by itself, so that streams do not stand still meanwhile.
-        """
+        """Event frames, and the last number that they cover. None while no server runs. Raises as :meth:`ask` does."""
         if self._server is None or not self._server[0].is_up:
             return None
         with self.ask(scan, subject) as pending:
@@ -89,10 +84,7 @@ class PendingScan(NamedTuple):
         return JobsPage(jobs.split(b"\n") if jobs else [], head["position"] and WorkflowPosition(*head["position"]))
 
     def answer(self) -> tuple[dict[str, Any], bytes]:
-        """The first line of the answer, and what follows it: see :class:`~chronoverse.history.scans.app.ScanApp`.
-
-        Raises what the server has raised, and :class:`ScansUnavailable` when it died, or does not begin or end in time.
-        """
+        """The first line of the answer, and the rest. Raises what the server raised, and :class:`ScansUnavailable`."""
         with _translated():
             self.sock.settimeout(_seconds_until(self.deadline))
             self.sock.recv(1, socket.MSG_PEEK)
@@ -123,7 +115,6 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _seconds_until(deadline: float) -> float:
-    """Seconds for a socket to wait. Never 0, which would mean that it does not wait at all."""
     return max(deadline - time.monotonic(), 0.001)
 
 

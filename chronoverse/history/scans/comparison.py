@@ -1,7 +1,6 @@
 """Compares a log with other runs: finds the lines of which none of these runs has the shape.
 
-The shapes of an archived run are read from its set. Those of any other run are collected from its log, and cached in
-this process. When a request has no time to collect all of them, the next request continues where it has stopped.
+Shapes that are not in the archive are collected from logs, cached, and continued by the next request.
 """
 
 from collections import OrderedDict
@@ -34,8 +33,6 @@ LABELLED_JOBS: Final = 1_000
 
 
 class NewLines(NamedTuple):
-    """Says which lines are new: those with a shape that is not ``known`` from other runs."""
-
     known: Set[int]
     hasher: ShapeHasher
 
@@ -44,7 +41,6 @@ class NewLines(NamedTuple):
         return found not in self.known
 
     def matching_lines(self, text: bytes) -> list[Line]:
-        """The new lines of a frame's JSON Lines: a :data:`~chronoverse.archive.reader.FrameFilter`."""
         lines = decode_lines(text)
         found = self.hasher.hashes([line["message"] for line in lines])
         new = set(found) - self.known
@@ -69,10 +65,9 @@ class _CachedLines:
 
 
 class DerivedReader:
-    """The shapes and the timelines of whole jobs, for one process.
+    """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
 
-    The archive has those of most jobs. Those of others are collected from their logs, and ``max_size`` shapes and
-    pauses are kept, of some 200 bytes each.
+    ``max_size`` shapes and pauses are kept, of some 200 bytes each.
     """
 
     def __init__(self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_size: int = 500_000) -> None:
@@ -104,7 +99,6 @@ class DerivedReader:
     def _collect(
         self, job: Job, budget: PageBudget, is_enough: Callable[[LineCollector], bool] = lambda lines: False
     ) -> _CachedLines:
-        """Adds the lines that were not read yet, until that is enough, or the time is over."""
         log_version = (job.created_at, job.started_at, job.redactions, job.first)
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:
@@ -146,9 +140,8 @@ class Baseline(NamedTuple):
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
     """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
 
-    Without ``labels``, those of the job's branch if there are :data:`LEAST_RUNS`; else those of the first of
-    :data:`DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Looks at 200 jobs, or
-    with labels or a branch at up to :data:`LABELLED_JOBS`.
+    Without ``labels``: those of the job's branch if there are :data:`LEAST_RUNS`; else those of the first of
+    :data:`DEFAULT_BRANCHES` with as many; else all.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")
@@ -180,11 +173,10 @@ def read_runs(
     runs: DerivedReader,
     budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
-    """All shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
+    """All shapes of ``others``, or None without time to read all; and the ids of those jobs.
 
-    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``).
-    ``labels``, by which the jobs were chosen, are for messages. Raises :class:`NothingToCompare` when none is left, and
-    as :meth:`DerivedReader.shapes` does.
+    A job that cannot be read is left out unless it ``is_named``. ``labels`` are for messages. Raises
+    :class:`NothingToCompare` when none is left, and as :meth:`DerivedReader.shapes` does.
     """
     known: set[int] = set()
     names: list[str] = []

@@ -22,10 +22,9 @@ _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A Unix socket that listens, and a file. The service's master makes both, and the workers, its forks, have them.
+    """A Unix socket that listens, and a file, made by the service's master for its forks. On Linux neither has a name.
 
-    On Linux neither has a name in the file system. So nobody else can connect, and nothing can remove them. While the
-    scan server starts again, connections wait in the socket's queue.
+    While the scan server starts again, connections wait in the socket's queue.
     """
 
     def __init__(self) -> None:
@@ -55,15 +54,11 @@ class ScanEndpoint:
 
     @property
     def is_up(self) -> bool | None:
-        """What was reported last, by any process. None while the scan server starts for the first time."""
         return {b"\0": False, b"\1": True}.get(os.pread(self.file, 1, 0))
 
 
 class ScanTurns:
-    """Gives each subject (the user of a token) one turn at a time. Subjects do not wait for each other.
-
-    A turn is a lock on one byte of an endpoint's ``file``. The kernel releases the locks of a process that dies.
-    """
+    """Gives each subject (the user of a token) one turn at a time: a lock on one byte of an endpoint's ``file``."""
 
     def __init__(self, file: int) -> None:
         self._file: Final = file

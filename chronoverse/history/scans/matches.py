@@ -9,10 +9,7 @@ from chronoverse.joblog.model import Job, Line
 
 
 class MatchEncoder:
-    """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
-
-    Without a ``matcher`` there are no highlights. ``context`` counts numbers before and after the match.
-    """
+    """Makes the JSON of a match: the line with its highlights, and ``context`` lines that are not on the page yet."""
 
     def __init__(
         self,
@@ -59,7 +56,6 @@ class MatchEncoder:
         return {**context, line.sequence_num: json}
 
     def _steps(self, number: int) -> int:
-        """How far ``number`` is after what has all its context on the page, in the order of the page."""
         assert self._complete_to is not None
         return (self._complete_to - number) if self._descending else (number - self._complete_to)
 
@@ -99,7 +95,6 @@ class MatchEncoder:
     def _add_lines(
         self, context: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
     ) -> bool:
-        """Adds the next ``count`` numbers after ``start``. Returns False when less than ``reserve`` would be left."""
         if count <= 0:
             return True
         for batch in self._read(self._job, start, descending=descending, limit=count):

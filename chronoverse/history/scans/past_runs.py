@@ -15,10 +15,7 @@ from chronoverse.joblog.shapes import Shapes
 
 
 class PastRunReader:
-    """Looks for shapes in many runs, for one process. Archived runs are read in the threads of ``pool``.
-
-    A run's set of shapes may take 1.4 MB, so only what was found in it is kept.
-    """
+    """Looks for shapes in many runs. Archived runs are read in the threads of ``pool``. Sets of shapes are not kept."""
 
     def __init__(self, archive: ArchiveReader, runs: DerivedReader, pool: ThreadPoolExecutor) -> None:
         self._archive = archive
@@ -36,9 +33,8 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
 
-        They say where the shapes that are ``looked_for`` stand. The second value is None, or how far it has come in the
-        listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; the others count as
-        runs without shapes. Raises as the store and the archive do.
+        The second value is None, or how far it has come. ``hot_budget`` is for runs that are not archived yet; runs
+        without time count as runs without shapes. Raises as the store and the archive do.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:

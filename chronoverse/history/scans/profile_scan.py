@@ -20,10 +20,9 @@ MESSAGE_CHARACTERS: Final = 1_000
 
 
 class JobProfile(NamedTuple):
-    """The timeline of a job up to the line ``scanned_to``, and the ``profile`` that follows from it.
+    """The timeline of a job up to ``scanned_to``, and its ``profile``, compared with ``good`` ones (None: no runs).
 
-    It is ``compared_with`` the jobs with these ids, whose timelines are ``good``; None when there are none. There are
-    no ``good`` ones, and not ``is_whole``, when there was no time to read all of these jobs.
+    Without time to read all of these jobs it has no ``good`` ones, and not ``is_whole``.
     """
 
     timeline: Timeline
@@ -35,10 +34,6 @@ class JobProfile(NamedTuple):
 
 
 def read_job_profile(job: Job, others: Sequence[Job], runs: DerivedReader, budget: PageBudget) -> JobProfile:
-    """Compares ``job`` with ``others``, as far as the ``budget`` lasts. Raises as the store and the archive do.
-
-    Those of the others that cannot be read are left out.
-    """
     timeline, scanned_to = runs.timeline(job, budget)
     is_whole = scanned_to >= job.last
     good: list[Timeline] = []
@@ -79,7 +74,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses that are longer than usual, as JSON. None while that is not known. Raises as ``read``."""
+    """The first three pauses longer than usual, as JSON; None while that is not known. Raises as ``read``."""
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]

@@ -19,12 +19,6 @@ SHORT_SCAN_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """The fields that all scans have. A scan of all jobs of a workflow has an empty job id.
-
-    ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
-    than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
-    """
-
     #: The path of the request to the scan server.
     PATH: ClassVar[str]
     #: Of the scans with the same word here, a subject has one at a time.
@@ -54,10 +48,8 @@ class BaseScan:
 class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
-    With ``only_new``, lines are compared with the job ``against``, or with the good runs that
-    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is what the page has of each line: ``page`` is its
-    JSON with highlights, and ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its
-    number, which takes nothing from ``page_bytes``.
+    ``only_new``: compared with the job ``against``, or the good runs for ``labels`` (:func:`~.comparison.baseline`).
+    ``form``: ``page`` is JSON with highlights and context, ``whole`` the line in full, ``number`` only its number.
     """
 
     PATH: ClassVar = "/"
@@ -79,10 +71,9 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """How far a search has come in a listing of jobs: through the job with these ids, or up to its ``line``.
+    """How far a search has come in a listing: through the job with these ids, or up to its ``line``.
 
-    ``created`` is the job's creation time in Unix milliseconds, as text: it may be infinite, and JSON has no such
-    number. The pages so far have ``found`` lines of the job.
+    ``created``: Unix milliseconds as text, since JSON has no infinity. ``found`` lines of the job were shown.
     """
 
     created: str
@@ -98,11 +89,10 @@ class WorkflowPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowScan(LineScan):
-    """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
+    """Asks for up to ``limit`` jobs with matching lines, and up to ``per_job`` of these lines of each.
 
-    Only jobs of that ``status`` and with all ``labels`` count that started from ``since`` to ``until``; None lets every
-    job pass. ``start`` is how far the page before has come. An empty ``workflow_id`` asks for all workflows with one
-    of ``ids`` or ``prefixes``.
+    Only jobs with that ``status`` and all ``labels`` that started from ``since`` to ``until``. An empty ``workflow_id``
+    asks for all workflows with one of ``ids`` or ``prefixes``.
     """
 
     PATH: ClassVar = "/workflow"
@@ -122,10 +112,9 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Asks for the summary of a job in at most ``page_bytes``, compared with good runs as in a :class:`LineScan`.
+    """Asks for the summary of a job, compared with good runs as in a :class:`LineScan`.
 
-    The ``seconds`` are for the new lines, and again for the errors: enough for millions of archived lines. In a
-    :class:`ProfileScan` they are for logs without a timeline in the archive. The next request continues there.
+    The ``seconds`` are for the new lines, and again for the errors. The next request continues there.
     """
 
     PATH: ClassVar = "/summary"
@@ -143,10 +132,9 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks in which of the newest ``jobs`` ended jobs, up to and including this one, the shape of a line stands.
+    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` stands.
 
-    The line has the number ``line``. Only jobs with all ``labels`` count. ``start`` is how far the page before has come
-    in the workflow's listing: a creation time in Unix milliseconds as text, and a job id.
+    ``start``: how far the page before has come, as a creation time in Unix milliseconds and a job id.
     """
 
     PATH: ClassVar = "/history"
@@ -159,10 +147,7 @@ class HistoryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
-    """Asks for the event frames strictly after ``position``, with the lines that pass a :class:`LineFilter`.
-
-    With ``is_redacted`` the log was redacted a moment ago, so nothing that is cached of it counts.
-    """
+    """Asks for event frames after ``position``. ``is_redacted``: nothing that is cached of the log counts."""
 
     PATH: ClassVar = "/replay"
     #: Replays never take long, so they do not wait for the subject's searches and summaries.

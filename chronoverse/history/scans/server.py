@@ -1,7 +1,4 @@
-"""The scan server: a gunicorn with processes that each work on one scan at a time, at low priority.
-
-Scans that find no free process wait in the queue of the socket.
-"""
+"""The scan server: a gunicorn with processes that each work on one scan at a time, at low priority."""
 
 import contextlib
 import gc
@@ -38,10 +35,7 @@ HANG_SECONDS: Final = 15
 def scan_server_process(
     endpoint: ScanEndpoint, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
 ) -> SupervisedProcess:
-    """The scan server that listens at ``endpoint``, to be started by the service's master.
-
-    It gets the store's URL, so that it never starts an embedded server, which would have its low priority.
-    """
+    """The scan server that listens at ``endpoint``. With the store's URL it never starts an embedded server."""
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
@@ -58,10 +52,7 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves what ``make_app`` makes in each process, at the listening socket 3, until standard input ends.
-
-    ``workers`` is the service's number of workers. ``logger_class`` and ``log_level`` are gunicorn's settings.
-    """
+    """Serves what ``make_app`` makes in each process, at the listening socket 3, until standard input ends."""
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {

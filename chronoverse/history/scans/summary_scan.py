@@ -1,5 +1,3 @@
-"""Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
-
 import contextlib
 import os
 import tempfile
@@ -23,10 +21,9 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 
 
 class SummaryProgress:
-    """How far the summaries of some jobs have come, for all processes that are forked after it is made.
+    """How far the summaries of some jobs have come, for all forks of a process: an unnamed file of 512 slots.
 
-    It is a file without a name and without text of a log, with 512 slots of 256 KiB for groups and hunks. It has holes,
-    so most jobs take some 2 KB. When two jobs have the same slot, the earlier one starts over.
+    When two jobs have the same slot, the earlier one starts over.
     """
 
     def __init__(self) -> None:
@@ -71,11 +68,10 @@ class SummaryReader:
         budget: PageBudget,
         renew: Callable[[], PageBudget],
     ) -> Findings:
-        """What was found in the log, without its pauses. Raises what ``read`` raises.
+        """What was found in the log, without its pauses. The next request continues here. Raises what ``read`` raises.
 
-        ``budget`` is for the new lines, and ``renew`` makes that for the errors. The next request for the same summary
-        continues where their time has ended. ``compared_with`` is None when there is nothing to compare with, and
-        ``new_lines`` also when there was no time to read that.
+        ``budget`` is for the new lines, and ``renew`` makes that for the errors. ``new_lines`` is None without time to
+        compare.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         # Only new lines make hunks.
@@ -106,7 +102,6 @@ class SummaryReader:
         return Findings(errors, last, compared_with, None if compared_with is None else new, guess)
 
     def line(self, job: Job, number: int) -> Line:
-        """The line with this number, or an empty one. Raises what ``read`` raises."""
         lines = next(self.read(job, number - 1, limit=1)).lines
         return lines[0] if lines else Line(number, "", "", "stdout")
 
@@ -120,10 +115,7 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines that were not looked at for ``found`` yet, and whether each one matches ``search``.
-
-    First come those that a running job has written since, then the others from the end backwards, while there is time.
-    """
+    """The lines not looked at yet, and whether each matches: new ones first, then the others from the end backwards."""
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
             yield from ((line, batch.is_match) for line in batch.lines)

@@ -36,12 +36,11 @@ def read_jobs_page(
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
-    """Searches ``listed``, the jobs from ``scan.start`` on, until the ``budget`` is used up, and a part of a job at
-    least.
+    """Searches ``listed`` until the ``budget`` is used up, and a part of a job at least. ``read_ahead`` gets jobs
+    ahead.
 
     ``search`` takes a job, the line after which to begin, how many lines to find, and whether their numbers are enough.
-    Raises what it raises; an error of one job only is named in the page. ``read_ahead`` gets jobs that are searched
-    soon.
+    Raises what it raises; an error of one job only is named in the page.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start

@@ -48,20 +48,18 @@ class _RunningTry:
 
 
 class RemoteTaskLogs:
-    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
+    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``, with its interface ``RemoteLogStreamIO``.
 
-    Airflow calls it in the processes that supervise tasks, and in the API server. Nothing is connected, and no thread
-    started, before the first line: so Airflow may fork. What is published is not written to Airflow's own log file too,
-    because Airflow would show both.
+    Nothing is connected before the first line, so Airflow may fork. What is published is not written to Airflow's own
+    file.
     """
 
     def __init__(
         self, url: str | None = None, token: str | Callable[[], str] | None = None, *, settings: Settings | None = None
     ) -> None:
-        """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
+        """``url`` is the service's, ``token`` as for :meth:`JobLog.open`; by default those of the settings.
 
-        Without them the settings count: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
-        ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
+        Raises ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
         """
         self._settings = settings or Settings.from_env()
         self._url = service_url(url) if url else self._settings.service_url
@@ -75,7 +73,6 @@ class RemoteTaskLogs:
 
     @property
     def processors(self) -> tuple[Callable[..., MutableMapping[str, Any]], ...]:
-        """What structlog does with each record before it is written."""
         return (self._publish,)
 
     def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,9 +1,3 @@
-"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point.
-
-The process that supervises the task gets the task's records in order, and a last one from here. When none has come, the
-task's process was killed.
-"""
-
 from typing import Any
 
 import structlog
@@ -34,7 +28,6 @@ class _Listener:
 
     @hookimpl
     def before_stopping(self, component: Any) -> None:
-        """Comes after the others. A task that is deferred or rescheduled continues later, as the same try."""
         if type(component).__name__ == "TaskRunnerMarker" and not self._has_ended:
             self._say_end(component, Status.PENDING)
 

@@ -52,8 +52,7 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
 def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The JSON of the records in ``lines``, which are JSON as the service has it. Lines that are missing are named.
 
-    Airflow sorts records by time, and takes two with the same time and text for one. So each is at least a microsecond
-    later than the one before it.
+    Each is at least a microsecond later than the one before: Airflow takes two alike with the same time for one.
     """
     record: dict[str, Any] = {}
     wanted, next_number = 0, 1
@@ -81,7 +80,6 @@ def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def notice(text: str, at: datetime | None = None) -> str:
-    """The JSON of a record that says something about the log."""
     time = (at or datetime.now(UTC)).isoformat()
     return _encode({"timestamp": time, "event": text, "level": "error", "logger": "chronoverse"})
 
@@ -129,7 +127,6 @@ def _split(line: str) -> tuple[str, dict[str, Any]]:
 
 
 def _traceback(stacks: list[Any]) -> Iterator[str]:
-    """The lines of a traceback that structlog has made a list of, the last exception first."""
     between = ""
     for stack in reversed(stacks):
         if between:

@@ -1,7 +1,4 @@
-"""The job of each try of an Airflow task.
-
-The workflow is the DAG. The job's id is ``TASK..RUN..TRY`` or, for a mapped task, ``TASK..RUN..TRY-MAP``.
-"""
+"""The job of each try of an Airflow task: ``TASK..RUN..TRY`` or ``TASK..RUN..TRY-MAP`` in the DAG's workflow."""
 
 import hashlib
 import re
@@ -19,8 +16,6 @@ _PATH: Final = re.compile(
 
 
 class TaskTry(NamedTuple):
-    """One try of a task. ``map_index`` is -1 for a task that is not mapped, as in Airflow."""
-
     dag_id: str
     run_id: str
     task_id: str

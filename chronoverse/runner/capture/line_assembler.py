@@ -31,7 +31,6 @@ class LineAssembler:
         return min(self._partial_at, self._state_at)
 
     def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:
-        """Takes bytes, and returns the lines that they complete."""
         self._timestamp = timestamp
         batches = self._split(self._progress_filter.feed(data))
         if not self._progress_filter.held:
@@ -46,8 +45,7 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """Returns what is due by ``now``: the current state of a progress bar, or text without a newline as a partial
-        line. Text that may be the beginning of a secret still waits."""
+        """What is due: a progress bar's state, or text without a newline, but not what may begin a secret."""
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:

@@ -16,12 +16,10 @@ MAX_BYTES: Final = 65_536
 
 
 class Masks:
-    r"""The secrets to mask, each any bytes.
+    """The secrets to mask, each any bytes: each line of it that is long enough, others where the whole secret occurs.
 
-    Each line of a secret that is long enough is masked wherever it occurs, as a line ``***``; its shorter lines are
-    masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own ends, do not count: a
-    program may change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
-    contain it.
+    Blanks and ends of lines at a secret's ends do not count. Raises :class:`InvalidMask`, without the secret, for one
+    that is too short or too long.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:
@@ -38,8 +36,7 @@ class Masks:
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
         """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret.
 
-        The rest goes before what follows. The results of a stream, and :meth:`mask` of the last rest, joined, are
-        :meth:`mask` of the whole stream, however its bytes come in.
+        However a stream's bytes come in, the results and :meth:`mask` of the last rest are :meth:`mask` of the whole.
         """
         end = self._undecided_from(text, 0)
         if end == 0 or not self._occur_in(text):
@@ -105,7 +102,6 @@ def _content(path: Path) -> bytes:
 
 
 def _parts(secret: bytes) -> list[bytes]:
-    """The texts to search for: the secret's lines that are long enough and, if some are not, the whole secret."""
     whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
     if _characters(whole) < MIN_CHARACTERS:
         raise InvalidMask(

@@ -40,8 +40,8 @@ class _Pipe(NamedTuple):
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    The lines of every read go to ``publish``, masked; it must not wait. Then the bytes go to the stream's function in
-    ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
+    The masked lines of every read go to ``publish``, which must not wait; then the bytes to ``tees``. The command is
+    not reaped.
     """
 
     child: Child
@@ -109,7 +109,6 @@ class Capture:
         self._pipes.add(pipe)
 
     def _read(self, pipe: _Pipe) -> int:
-        """Reads once, and closes the pipe at its end. Returns the number of bytes."""
         try:
             # Much at once, so that a busy command costs few reads. A batch has at most this and one line.
             data = os.read(pipe.source.fileno(), 262_144)

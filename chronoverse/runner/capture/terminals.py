@@ -1,10 +1,7 @@
-"""The command's terminal: ours, which is lent to it, or a pseudo-terminal.
+"""The command's terminal: ours, lent as a shell does, or a pseudo-terminal of its own session.
 
-It is lent as a shell does: https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
-
-Many programs use colours, or flush each line, only on a terminal. A pseudo-terminal belongs to the command's session.
-If we have a terminal, it is made raw: what is typed, Ctrl-C included, is forwarded to the command's terminal, which
-echoes it and turns it into signals.
+https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html Our own terminal is made raw then: what is
+typed, Ctrl-C included, is forwarded to the command's.
 """
 
 import contextlib
@@ -21,10 +18,9 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
-    """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
+    """While entered, ``group`` is our terminal's foreground process group, so it gets Ctrl-C. Then our own is again.
 
-    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
-    terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.
+    Nothing is done without a terminal, in its background, and in other threads. Yields a function: whether it was done.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield lambda: False
@@ -68,7 +64,6 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
 
 
 def is_foreground(terminal: int) -> bool:
-    """Whether it is a terminal that our process group is in the foreground of. Only then we may use it unstopped."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:
@@ -100,7 +95,6 @@ class PtyProcess:
         self.input_descriptor = os.dup(master)
 
     def wait(self) -> int:
-        """Waits for the command's end. Returns the exit code, -n for signal n. Call it once."""
         with contextlib.suppress(OSError):
             os.close(self.input_descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -51,25 +51,20 @@ class MemoryBatches:
         self.size += OVERHEAD_BYTES + len(batch.text)
 
     def read(self, index: int) -> Iterator[LineBatch]:
-        """The batches from the last one on that begins at ``index`` or before it."""
         return islice(self._batches, max(0, bisect_right(self._batches, index, key=_ordinal) - 1), None)
 
     def next_at(self, index: int) -> LineBatch | None:
-        """The first batch that begins at ``index`` or later."""
         at = bisect_left(self._batches, index, key=_ordinal)
         return self._batches[at] if at < len(self._batches) else None
 
     def first_kept(self, index: int, position: int) -> int | None:
-        """The ordinal of the first batch that has lines from ``index`` on, or bytes from ``position`` on."""
         kept = (each for each in self if each.end > index or each.position + len(each.text) > position)
         return next(map(_ordinal, kept), None)
 
     def count(self, start: int, stop: int) -> int:
-        """How many lines the batches have that lie from ``start`` on and before ``stop``."""
         return sum(each.lines for each in self._batches[self._slice(start, stop)])
 
     def delete(self, start: int, stop: int) -> None:
-        """Removes the batches that lie from ``start`` on and before ``stop``."""
         removed = self._slice(start, stop)
         self.size -= sum(OVERHEAD_BYTES + len(each.text) for each in self._batches[removed])
         del self._batches[removed]
@@ -87,7 +82,6 @@ class SpoolBatch(NamedTuple):
     runs: list[LineRun]
 
     def lines(self, base: int) -> list[Line]:
-        """The lines, with sequence numbers: each line's index plus ``base``."""
         return lines_of(self.runs, base + self.start)
 
 
@@ -145,12 +139,10 @@ class Spool:
 
     @property
     def undelivered(self) -> int:
-        """Lines that the store has not acknowledged. Those that were dropped count until the log names them."""
         return self.end - self.acked
 
     @property
     def path(self) -> Path | None:
-        """The file, while there is one."""
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:
@@ -180,7 +172,6 @@ class Spool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Call this after the last line."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -192,10 +183,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """The lines are to be published as another job. Forgets their own, and the numbers that they had there.
-
-        The file says so once that job has an attempt.
-        """
+        """The lines are to be published as another job. The file says so once that job has an attempt."""
         with self._changed:
             self.is_reassigned = True
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
@@ -223,8 +211,7 @@ class Spool:
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
         """Up to ``lines`` lines from ``index`` on, one append; None at the end, or if the spool is abandoned.
 
-        Where lines were dropped, the batch begins after them, or ends before them. When all lines up to the end were
-        dropped, it is empty, and begins at the end.
+        A batch has no dropped lines. When all up to the end were dropped, it is empty, and begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
@@ -286,10 +273,7 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Leaves all lines, and how the job ended, in the file. None if there is neither, or there can be no file.
-
-        Lines for which there is no room in the file are dropped.
-        """
+        """Leaves all lines, and how the job ended, in the file, as far as there is room. None without either."""
         with self._changed:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop(self._memory):
@@ -353,7 +337,7 @@ class Spool:
     def _drop(self, store: MemoryBatches | SpoolFile) -> bool:
         """Removes the oldest acknowledged lines of ``store``, else drops the oldest that were not sent, if any.
 
-        Returns whether there were any. Raises sqlite3.Error, with nothing changed, when the file cannot be written.
+        Returns whether there were any. Raises sqlite3.Error, with nothing changed.
         """
         for start, stop in ((0, self.acked), (max(self._sent, self.acked), self.end)):
             oldest = store.next_at(start)

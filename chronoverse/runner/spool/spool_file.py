@@ -46,8 +46,7 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 class SpoolRoom:
     """The room that a spool may take, in bytes; memory may always hold one batch, of at most 2 MiB.
 
-    Without a ``directory`` it has no file. ``name`` begins the file's name. ``keep_bytes`` of safe lines are kept: a
-    store may lose lines after it said that they were safe.
+    Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept: a store may lose them.
     """
 
     directory: Path | None = None
@@ -82,7 +81,6 @@ class SpoolFile:
 
     @classmethod
     def create(cls, directory: Path, name: str) -> Self:
-        """Creates a file that only this user can read. Raises OSError, sqlite3.Error."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The longest ids would make the name too long.
         path = directory / f"{name[:64]}-{os.urandom(4).hex()}.sqlite"
@@ -113,26 +111,21 @@ class SpoolFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the pages in use."""
         names = "page_count", "freelist_count", "page_size"
         pages, free, size = (self._execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         return int((pages - free) * size)
 
     def read(self, index: int) -> Iterator[LineBatch]:
-        """The batches from the last one on that begins at ``index`` or before it."""
         return self._select("ordinal >= coalesce((SELECT max(ordinal) FROM batches WHERE ordinal <= ?), 0)", index)
 
     def next_at(self, index: int) -> LineBatch | None:
-        """The first batch that begins at ``index`` or later, without its text."""
         return next(self._select("ordinal >= ?", index, text="x''"), None)
 
     def first_kept(self, index: int, position: int) -> int | None:
-        """The ordinal of the first batch that has lines from ``index`` on, or bytes from ``position`` on."""
         kept = self._select("ordinal + lines > ? OR position + length(text) > ?", index, position, text="x''")
         return next((each.ordinal for each in kept), None)
 
     def count(self, start: int, stop: int) -> int:
-        """How many lines the batches have that lie from ``start`` on and before ``stop``."""
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
@@ -211,7 +204,6 @@ class SpoolFile:
         return {}
 
     def close(self) -> None:
-        """Forces the file to the disk and closes it. It can be resent."""
         with contextlib.suppress(sqlite3.Error):
             # This removes the journal, which is beside the file.
             self._execute("PRAGMA locking_mode=NORMAL")
