@@ -80,7 +80,6 @@ class Worker(GeventWorker):
     _connections: Connections
 
     def init_process(self) -> None:
-        """Runs in the worker's process before it serves."""
         # gunicorn needs three calls to get a setting, and gets some twenty for a request: 6 % of the cost of a new
         # viewer. They do not change from here on.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
@@ -117,10 +116,7 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
-        """Waits until the request may begin, before Flask has any work with it. Raises :class:`AtCapacity`.
-
-        Addresses of clients come in turn. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
-        """
+        """Waits until the request may begin, in turn by address; probes do not wait. Raises :class:`AtCapacity`."""
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
             peer = addr[0] if addr else ""
@@ -170,7 +166,6 @@ class Worker(GeventWorker):
             deps.traces.close()
 
     def _tick(self) -> None:
-        """Tells the master that the worker lives, and sleeps. This takes 20 µs."""
         self.notify()
         gevent.sleep(0.1)
 

@@ -75,7 +75,6 @@ class AdmissionControl:
                 raise _refused(kind, ShareExceeded(f"this {kind} has its maximum of {share} streams"))
 
     def enter(self, ticket: StreamTicket) -> None:
-        """Admits and counts a stream. Raises as :meth:`check` does."""
         self.check(ticket)
         self._tickets.add(ticket)
         self._counts.update(ticket.owners)

@@ -1,7 +1,7 @@
-"""Connections of clients: how slowly a client may read, and which connections are closed to make room for new ones.
+"""Connections of clients: how slowly a client may read, and which are closed to make room for new ones.
 
-gunicorn writes everything through :meth:`Connection.sendall`: answers, downloads and refusals. Event streams are the
-exception: :mod:`chronoverse.web.streaming.stream_writer` takes over their sockets.
+gunicorn writes all through :meth:`Connection.sendall`, but for event streams
+(:mod:`chronoverse.web.streaming.stream_writer`).
 """
 
 import _socket
@@ -58,10 +58,10 @@ DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
 class Connections:
-    """A worker's connections, but for those whose sockets event streams have taken over.
+    """A worker's connections, but for event streams', in the order of their last progress.
 
-    They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
-    ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.
+    Beyond ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes
+    ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -111,10 +111,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, which enforces the limits of the answer that is being sent.
-
-    ``connections`` are the worker's. It is None until the connection was added to them.
-    """
+    """A client's socket, which enforces the limits of the answer that is being sent."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
@@ -141,7 +138,6 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def end_request(self, *, pipelined: bool) -> None:
-        """The answer is sent. ``pipelined`` is whether the next request has been read already."""
         self.is_pipelined = pipelined or self.has_input()
         self.is_receiving = self.is_idle = True
         self._record_progress()
@@ -178,11 +174,6 @@ class Connection(gevent.socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Sends all of ``data``. Raises OSError as any socket does.
-
-        Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
-        took too long, or its time is over.
-        """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
         self._seconds_left += len(rest) / limits.bytes_per_second
@@ -233,7 +224,6 @@ class Connection(gevent.socket.socket):
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
-        """Whether we wait for the client to send, or to take an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
@@ -313,7 +303,6 @@ class HangupWatch:
         self._watcher.start(self._on_readable)
 
     def close(self) -> None:
-        """Ends the watch. May be called twice."""
         self._callback = None
         self._watcher.stop()
         self._watcher.close()

@@ -88,7 +88,6 @@ class UnreadAnswers(Shares):
         super().__init__(8 * PAGE_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
-        """Whether a large page fits, or ``subject`` has nothing unread."""
         return subject not in self._held or self.fits(subject, PAGE_BYTES)
 
 

@@ -30,10 +30,10 @@ MAX_PAUSE_SECONDS: Final = 1.0
 
 @dataclass(eq=False)
 class Throttle:
-    """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
+    """Token buckets, one for each subject, filled at ``rate`` a second. ``clock`` is monotonic.
 
-    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
-    bound. Whoever is refused for this ``reason`` should wait for ``least_wait`` seconds at least.
+    An empty one is full after ``burst_seconds``. Without a ``rate`` there is no bound. Whoever is refused should wait
+    for ``least_wait`` seconds.
     """
 
     rate: float | None
@@ -85,10 +85,7 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
 
 @dataclass(eq=False)
 class ReplayThrottle:
-    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second, to leave time for live lines.
-
-    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
-    """
+    """A token bucket for what all replays of a worker write, ``rate`` bytes a second, to leave time for live lines."""
 
     rate: int
     clock: Callable[[], float] = time.monotonic

@@ -33,8 +33,7 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 class Turns:
     """A worker's turns. ``server_of`` tells which server of the store has a job. ``unread`` are answers on their way.
 
-    Each server has locks of its own: one that does not answer holds up no requests for others. All turns raise
-    :class:`AtCapacity` when they do not come in time.
+    Each server has locks of its own. All turns raise :class:`AtCapacity` when they do not come in time.
     """
 
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
@@ -56,9 +55,8 @@ class Turns:
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
-        First waits while the subject's clients leave so much unread that a large page would be refused. After
-        :data:`UNREAD_WAIT_SECONDS` it continues, because the page may be a small one. Also raises
-        :class:`ShareExceeded`, when the subject's own other requests held the turn too long.
+        First waits, up to :data:`UNREAD_WAIT_SECONDS`, while the subject leaves too much unread. Also raises
+        :class:`ShareExceeded`.
         """
         return self._answer(self._pages, ref, subject)
 
@@ -83,5 +81,4 @@ class Turns:
         return self._reads[self._server_of(ref)].hold(subject)
 
     def download(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """For reading the next batch of a download, from the store or the archive."""
         return self._downloads[self._server_of(ref)].hold(subject)

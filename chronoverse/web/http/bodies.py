@@ -52,8 +52,7 @@ class BodyReader:
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
         """The request's body, loaded by ``schema``. Its bytes count as ``subject``'s until the block is left.
 
-        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` when the subject's other bodies leave no
-        room for this one; :class:`AtCapacity` when other subjects' bodies do.
+        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` or :class:`AtCapacity` when there is no room.
         """
         with self.read(request, subject, "application/json") as body:
             yield _load(body, schema)
@@ -99,11 +98,7 @@ class BodyReader:
             raise RequestEntityTooLarge(f"the body exceeds {self.limit} bytes, as sent or inflated")
 
     def _receive(self, request: Request) -> Iterator[bytes]:
-        """The parts of a body as they arrive, of :data:`READ_BYTES` at most.
-
-        Raises 408 when they come too slowly; then nothing more is read from the connection. Raises 400 when the body
-        ends too early.
-        """
+        """The parts of a body as they arrive. Raises 408 for a slow one, and 400 for one that ends too early."""
         ends_at, time_slice = time.monotonic() + self.receive_seconds, TimeSlice()
         while True:
             time_slice.check()
@@ -125,7 +120,6 @@ class BodyReader:
 
 
 def _stop_reading(request: Request) -> None:
-    """Makes the connection close after the answer, because nobody reads the rest of this body."""
     if sock := request.environ.get("gunicorn.socket"):
         stop_receiving(sock)
 
@@ -194,20 +188,14 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 
 
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
-    """The body in slices, with zeros in the place of what is in its strings. ``pause`` is called for each slice.
-
-    Every quotation mark that is left begins or ends a string.
-    """
+    """The body in slices, with zeros for what is in its strings: each quotation mark left begins or ends one."""
     for parts, in_string in _at_quotation_marks(body, pause):
         parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
         yield b'"'.join(parts)
 
 
 def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
-    """The body in slices, split at the quotation marks around strings, and whether the first part is in a string.
-
-    Escapes are left out as a parser reads them.
-    """
+    """The body in slices, split at the quotation marks around strings, and whether the first part is in a string."""
     in_string, escape = 0, False
     for start in range(0, len(body), SLICE_BYTES):
         pause()

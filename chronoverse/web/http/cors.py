@@ -1,7 +1,4 @@
-"""Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
-
-Only the origins that the settings name may do that, and without cookies: pages send the bearer token themselves.
-"""
+"""Lets pages of other origins read the answers, without cookies: https://fetch.spec.whatwg.org/#http-cors-protocol"""
 
 from collections.abc import Collection
 from typing import Final

@@ -1,7 +1,4 @@
-"""Formats the service's log lines, also gunicorn's own: for a person on the console, or as a JSON object a line.
-
-A log call gives its fields as ``extra={"fields": {…}}``. Nothing that looks like a token is ever written.
-"""
+"""Formats log lines, also gunicorn's: ``extra={"fields": {…}}`` has their fields. Tokens are never written."""
 
 import json
 import logging
@@ -110,6 +107,4 @@ class ConsoleLogger(Logger):
 
 
 class JsonLogger(ConsoleLogger):
-    """The same with :class:`Json` lines."""
-
     formatter = Json

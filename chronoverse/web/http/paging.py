@@ -1,8 +1,6 @@
 """Pages over HTTP: how a request reads them, their cursors, and the answer with its ``Link``.
 
-A worker reads a page of all lines itself. With a filter it may have to look at more than a page's lines, so the scan
-server makes such a page. A cursor is opaque to clients. It is bound to one listing: the job or workflow, the order and
-the filter that it was made for.
+Filtered pages come from the scan server. A cursor is opaque, and bound to one job or workflow, order and filter.
 """
 
 import base64
@@ -44,10 +42,7 @@ PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
-    """Up to ``limit`` lines strictly after ``position`` in the order asked for.
-
-    Raises as the store, the archive and :meth:`Turns.page` do.
-    """
+    """Up to ``limit`` lines after ``position``. Raises as the store, the archive and :meth:`Turns.page` do."""
     with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
         pages = _yielding(read_all_lines(read, deps.archive, job, position, descending=descending))
@@ -74,8 +69,7 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for scans of ``ref``.
 
-    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.scan` and
-    :meth:`ScanClient.ask` do.
+    It ends soon when the client closes its side. Raises as :meth:`Turns.scan` and :meth:`ScanClient.ask` do.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.scan(ref, subject):
@@ -87,10 +81,7 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 
 
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
-    """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
-
-    Raises as :func:`pending_scan` and :class:`PendingScan` do.
-    """
+    """The page that the scan server finds. Raises as :func:`pending_scan` and :class:`PendingScan` do."""
     with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
         return pending.page()
 
@@ -111,15 +102,11 @@ class _LockedStore:
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
-    """A cursor for ``position`` in ``listing``, which is all that it is bound to. Both are JSON scalars."""
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing``: what each of the ``parsers`` returns for its value.
-
-    A parser raises ValueError or TypeError for any other value. Raises :class:`BadRequest`.
-    """
+    """The position in ``listing``: what each of the ``parsers`` returns. Raises :class:`BadRequest`."""
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         bound_to, position = values[: len(listing)], values[len(listing) :]
@@ -148,7 +135,6 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """A creation time in a cursor. It is text, since JSON has no infinity, which a foreign runner may have written."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
@@ -162,7 +148,6 @@ def identifier(value: Any) -> str:
 
 
 def listing_start(query: Mapping[str, Any], listing: Sequence[Any]) -> ListingPosition | None:
-    """The position after which a page of jobs or workflows starts. None is the newest. Raises :class:`BadRequest`."""
     if "cursor" not in query:
         return None
     created, identity = decode_cursor(query["cursor"], listing, created_ms, identifier)
@@ -170,7 +155,6 @@ def listing_start(query: Mapping[str, Any], listing: Sequence[Any]) -> ListingPo
 
 
 def listing_cursor(listing: Sequence[Any], position: ListingPosition | None) -> str | None:
-    """The cursor of the next page of jobs or workflows, which starts after ``position``."""
     return None if position is None else encode_cursor(listing, (repr(position[0]), position[1]))
 
 
@@ -184,8 +168,8 @@ def read_listing(
 ) -> tuple[list[Any], _Position | None]:
     """Up to ``limit`` items after ``position``, and where the next page starts: None if there is none.
 
-    ``read`` gives some of the next positions after one, each with its item, or with None for an item that is gone or
-    not wanted, and nothing at the end. It is called in turns of ``subject`` for the server that has ``lock_ref``.
+    ``read`` gives some of the next positions after one, each with its item or None, and nothing at the end. It is
+    called in turns of ``subject`` for the server that has ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
@@ -211,8 +195,7 @@ def read_listing(
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
     """The number after which a page of a log starts, in the order asked for, and ``more`` numbers of its cursor.
 
-    It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
-    descending, and the other numbers are 0. Raises :class:`BadRequest`.
+    By default the log's beginning, or its end when descending. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
@@ -244,8 +227,7 @@ def page_response(
 ) -> Response:
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
-    The link has the request's ``query``, but for its offset. ``position`` is how far the page has come in a log; it
-    becomes ``Last-Event-ID``.
+    ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))
     if position is not None:

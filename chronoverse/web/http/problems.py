@@ -101,10 +101,7 @@ def _problem_for_http_error(error: HTTPException) -> Response:
 
 
 def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """The errors of the first parameters, and how many are omitted.
-
-    ``data`` has what webargs found wrong: ``{"messages": {"query": {"offset": ["…"]}}}``.
-    """
+    """The first parameters' errors, and how many are omitted, of ``{"messages": {"query": {"offset": ["…"]}}}``."""
     found = [
         (name if name != "_schema" else location, details)
         for location, fields in data.get("messages", {}).items()

@@ -220,10 +220,7 @@ class OpenedBody(RunnerBody):
 
 
 class LinesBody(OpenedBody):
-    """Appends consecutive lines, of at most ``max_line_bytes`` each. No lines at all only renew the lease.
-
-    It has ``lines`` or ``runs``, and is loaded with ``runs``.
-    """
+    """Appends consecutive ``lines`` or ``runs``, and is loaded with ``runs``. No lines at all only renew the lease."""
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})

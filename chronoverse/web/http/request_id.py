@@ -11,13 +11,11 @@ _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
 
 
 def register(app: Flask) -> None:
-    """Gives every request of ``app`` an id, before anything else is done with it."""
     app.before_request(_set_id)
     app.after_request(_repeat_id)
 
 
 def request_id() -> str | None:
-    """The current request's id. None outside of a request."""
     current: str | None = g.get("request_id") if has_app_context() else None
     return current
 

@@ -58,7 +58,6 @@ class Blueprint(SmorestBlueprint):
     ARGUMENTS_PARSER = RequestParser()
 
     def problem(self, status: int, description: str | None = None) -> Callable[[_View], _View]:
-        """Documents that the view may answer with a problem document of that ``status``."""
         document: Callable[[_View], _View] = self.alt_response(status, schema=ProblemSchema, description=description)
         return document
 
@@ -73,8 +72,7 @@ class Blueprint(SmorestBlueprint):
     ) -> Callable[[_View], _View]:
         """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429.
 
-        With ``required`` false, a request without a body counts as one with an empty object. With ``load_text``, plain
-        text is a body, too, and is loaded by that.
+        Unless ``required``, no body is an empty object. With ``load_text``, plain text is a body, too.
         """
 
         text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
@@ -280,10 +278,7 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header. None if it is no number.
-
-    An empty one is 0, the beginning: its client has received nothing yet.
-    """
+    """The number in a ``Last-Event-ID`` header; 0 for an empty one, the beginning; None if it is no number."""
     return 0 if value == "" else parse_number(value)
 
 

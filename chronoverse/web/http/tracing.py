@@ -1,7 +1,4 @@
-"""Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
-
-The SDK's own ``OTEL_…`` variables say where spans are sent and which. No span has anything that looks like a token.
-"""
+"""Makes one OpenTelemetry span for each request or stream, by the SDK's ``OTEL_…`` variables, without tokens."""
 
 import re
 import threading
@@ -32,7 +29,6 @@ class RequestSpan:
         self.is_stream = False
 
     def stream_opened(self, after: int) -> None:
-        """The request is a stream, which begins after number ``after``."""
         self.is_stream = True
         self.span.set_attribute("chronoverse.after", after)
 
@@ -81,7 +77,6 @@ class Traces:
         app.wsgi_app = traced  # type: ignore[method-assign]
 
     def close(self) -> None:
-        """Sends the last spans, for 2 s at most."""
         # The SDK itself would wait for 30 s.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()

@@ -1,7 +1,6 @@
-"""Reads the log records of a slice at once, if they are alike: in a third of the time that takes one after the other.
+"""Reads the log records of a slice at once, if they are alike, in a third of the time.
 
-A message of protobuf whose parts come several times is one message with all of their fields. So the records of a slice
-can be read as one, whose fields are lists: the times of all records, their texts, their keys.
+A message of protobuf whose parts come several times is one message with all of their fields, as lists.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -59,8 +58,7 @@ class Record(NamedTuple):
 class Columns:
     """Records that are alike, as lists. Iterating over it makes the records.
 
-    ``same`` has the attributes that are the same in all of them, and ``others`` a list of values for each other one.
-    ``severities`` are none if no record has one.
+    ``same`` has the attributes that all share, ``others`` a list of values for each other one.
     """
 
     same: dict[str, Any]
@@ -79,10 +77,10 @@ class Columns:
 
 
 def read(scope: bytes, count: int, wanted: Collection[str]) -> Columns | None:
-    """The ``count`` records of a ScopeLogs message. None if they are not alike.
+    """The ``count`` records of a ScopeLogs message. None if they are not alike. Raises DecodeError.
 
-    They are alike if each has a time, a text, and attributes with the same keys in the same order, of which those that
-    are ``wanted`` have texts or whole numbers. Raises DecodeError.
+    They are alike if each has a time, a text, and attributes with the same keys in the same order, the ``wanted`` ones
+    texts or integers.
     """
     records = _CLASSES["Scope"].FromString(scope).records
     times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]

@@ -1,8 +1,7 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte is sent, because the status cannot be changed afterwards. After a restart
-many viewers come back at once. So flask-smorest, which parses the queries of all other routes, only documents this one:
-its parsing would be most of the cost of opening a stream.
+Every refusal is decided before the first byte is sent. flask-smorest only documents this route: its parsing would be
+most of the cost of opening a stream.
 """
 
 import logging
@@ -110,10 +109,7 @@ def admit(deps: Dependencies) -> Response | None:
 # Many viewers send the same one.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
-
-    Of a parameter that is given twice it takes the first value. ``Dependencies.check_request`` refuses that before.
-    """
+    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest for what is wrong."""
     args = Request({"QUERY_STRING": query}).args
     labels = {"label": args.getlist("label")} if "label" in args else {}
     return _load(schema(), "query", {**args.to_dict(), **labels})
@@ -145,10 +141,7 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which the stream starts, for a request without ``Last-Event-ID``.
-
-    For the last ``tail`` lines that pass a filter it is as much as a page's time allows. Raises as :func:`scan_page`.
-    """
+    """The number after which the stream starts, without ``Last-Event-ID``. Raises as :func:`scan_page`."""
     if isinstance(offset, int):
         return offset
     if job is None:
@@ -216,8 +209,7 @@ def open_viewer(
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` is what ``make`` needs besides the settings and the request's token. Raises as
-    :meth:`AdmissionControl.check` does.
+    ``wanted`` is what ``make`` needs besides the settings and the token. Raises as :meth:`AdmissionControl.check` does.
     """
     settings, now = deps.settings, deps.monotonic()
     options = {
@@ -242,10 +234,7 @@ def open_viewer(
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, in a tenth of the time.
-
-    Raises ValueError when a header has a character that would end its line.
-    """
+    """The head of a response, in a tenth of gunicorn's time. Raises ValueError for a header with a line's end."""
     # gunicorn cannot use the connection afterwards. So it must not be kept alive.
     fixed = {"Server": SERVER, "Date": _http_date(int(now)), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]

@@ -30,7 +30,7 @@ def newest_jobs(
     limit: int,
     subject: str,
 ) -> tuple[list[Any], ListingPosition | None]:
-    """Up to ``limit`` jobs with this status, and all labels, as JSON, newest first; and where the next page starts.
+    """Up to ``limit`` jobs with this status and all labels as JSON, newest first; and where the next page starts.
 
     Raises as the store and :meth:`Turns.page` do.
     """

@@ -1,7 +1,4 @@
-"""``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
-
-A workflow's changes are read, fed and written as a log's lines are. What is different is how a stream begins.
-"""
+"""``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream, whose beginning is its own."""
 
 import threading
 from collections import defaultdict
@@ -72,8 +69,6 @@ class Opening(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The frames of the jobs, which were read at ``read_at``, after change ``cursor``."""
-
     frames: bytes
     cursor: int
     read_at: float
@@ -88,7 +83,6 @@ class Snapshots:
         self._locks: defaultdict[Opening, threading.Lock] = defaultdict(threading.Lock)
 
     def fresh(self, opening: Opening) -> Snapshot | None:
-        """One that others were just sent."""
         found = self._made.get(opening)
         return found if found and self._deps.monotonic() < found.read_at + FRESH_SECONDS else None
 

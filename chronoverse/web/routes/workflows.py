@@ -1,5 +1,3 @@
-"""The route that lists the workflows that a token may see."""
-
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice

@@ -1,8 +1,4 @@
-"""Decides who writes to a viewer's socket. No other module does. The package's docstring has the two states.
-
-:meth:`StreamWriter.fall_behind` leads from *caught up* to *behind*. A writer has caught up again when the viewer has
-nothing more to say. Then :meth:`StreamWriters.join_group` puts it into the group.
-"""
+"""Decides who writes to a viewer's socket. No other module does. The package's docstring has the two states."""
 
 import _socket
 import logging
@@ -43,7 +39,7 @@ def _long_chunk(body: bytes) -> bytes:
 class StreamWriter:
     """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
 
-    A subclass may write something else: then it overrides the members from :attr:`is_over` to :meth:`last_bytes`.
+    A subclass that writes something else overrides the members from :attr:`is_over` to :meth:`last_bytes`.
     """
 
     __slots__ = (
@@ -84,7 +80,6 @@ class StreamWriter:
 
     @property
     def is_over(self) -> bool:
-        """Whether only the last bytes are left to write."""
         return self.viewer.done
 
     @property
@@ -94,7 +89,6 @@ class StreamWriter:
 
     @staticmethod
     def encode(frames: bytes) -> bytes:
-        """What a group makes of ``frames`` for :attr:`take`."""
         return chunk(frames)
 
     def to_send(self, frames: bytes) -> bytes:
@@ -139,10 +133,7 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the viewer's next frames. Returns what the socket had no room for.
-
-        It is empty when all was written and there is more to say, and None when the viewer has caught up.
-        """
+        """Writes ``first`` and the next frames. Returns what found no room; empty: more to say; None: caught up."""
         viewer = self.viewer
         frames = viewer.try_next()
         data = self.to_send(frames) if frames else b""
@@ -186,7 +177,6 @@ class StreamWriter:
             gevent.spawn(self._writers.join_group, self)
 
     def give_up(self) -> None:
-        """The socket has had no room for too long."""
         self.viewer.reason = "slow"
         self.close()
 
@@ -246,7 +236,6 @@ class StreamWriter:
             self.close()
 
     def close(self) -> None:
-        """Closes the socket, and leaves the tail."""
         viewer = self.viewer
         viewer.done, viewer.on_wake = True, None
         self._hangup_watch.close()
@@ -281,7 +270,6 @@ class WriteScheduler:
             self._greenlet = gevent.spawn(self._run)
 
     def renew(self, writer: StreamWriter) -> None:
-        """Begins another write, which may again take :data:`STALL_SECONDS`."""
         writer.write_deadline = self.clock() + STALL_SECONDS
 
     def remove(self, writer: StreamWriter) -> None:
