@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog import sse
-from chronoverse.joblog.entries import in_sequence
+from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.events import RESET_FRAME
 from chronoverse.joblog.model import Job, JobRef
-from chronoverse.live.changes import encode_changes
+from chronoverse.live.changes import encode_changes, follow
 from chronoverse.live.feed import Feed, join
 from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache
@@ -33,12 +33,13 @@ class ChangesReplay(Replay):
         """The frames after change ``cursor``, None when there are none yet, and the last number that they cover."""
         if self.opening is None:
             entries = self.cache.store.read(self.ref, cursor, READ_CHANGES)
-            if entries and in_sequence(entries, cursor):
-                events = encode_changes(self.ref.workflow_id, entries, cursor)
+            if entries and follow(entries, cursor):
+                events = encode_changes(self.ref.workflow_id, entries)
                 return join(events, self.line_filter), events[-1].number
-            if not entries and (feed is None or feed.cursor <= cursor):
+            if feed is None or (not entries and feed.cursor <= cursor):
                 return None, cursor
-            self.opening, cursor = RESET_FRAME, feed.cursor if feed else cursor
+            # The tail may not have come so far.
+            self.opening, cursor = RESET_FRAME, entry_number(entries[-1][0]) if entries else feed.cursor
         try:
             frames = self.opening + self.jobs(cursor) + sse.cursor(cursor)
         except ShareExceeded as error:

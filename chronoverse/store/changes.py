@@ -17,7 +17,6 @@ from chronoverse.store.replies import parse_job
 
 #: The status of a deleted job in its last change.
 DELETED: Final = "DELETED"
-CHANGES_LOST: Final = "the store has lost changes of this workflow"
 
 
 class Change(NamedTuple):
@@ -44,8 +43,8 @@ class ChangesState(Job):
         return b""
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """An ``error`` for a reader that has changes which the store has not, or lacks some that it no longer has."""
-        return None if self.first - 1 <= cursor <= self.last else error_frame(CHANGES_LOST)
+        """An ``error`` for a reader that has changes which the store has lost."""
+        return None if cursor <= self.last else error_frame("the store has lost changes of this workflow")
 
 
 def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:

@@ -20,6 +20,7 @@ from chronoverse.client.follower import JobChange, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
+from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -219,8 +220,9 @@ def test_a_list_on_a_terminal(service: Service, store: Store, workflow: str, tmp
     assert b"FAILED (3)" in seen
 
 
-def test_python_follows_a_workflow(service: Service, store: Store, workflow: str) -> None:
+def test_python_follows_a_workflow(service: Service, store: Store, backend: RedisServer, workflow: str) -> None:
     """The jobs that are there, and then each change; also over another connection."""
+    number_from_1(backend.ask, f"chronoverse:{{{workflow}}}:changes")
     job = Job(store, workflow, "job_1")
     with contextlib.closing(Client(service.url, service.token())) as client:
         events = client.follow_workflow(workflow)

@@ -241,7 +241,8 @@ class Data:
         uptime = int(self._clock() - self.started_at)
         return b"\r\n".join(
             [
-                b"# Server", b"uptime_in_seconds:%d" % uptime, b"# Memory", b"maxmemory_policy:noeviction",
+                b"# Server", b"run_id:%040x" % int(1000 * self.started_at), b"uptime_in_seconds:%d" % uptime,
+                b"# Memory", b"maxmemory_policy:noeviction",
                 b"# Persistence", b"aof_enabled:1", b"aof_buffer_length:0", b"# Stats", b"evicted_keys:0",
                 b"# Replication", b"role:master", b"connected_slaves:%d" % (self.unreplicated is not None),
             *([] if self.unreplicated is None else [b"slave0:ip=replica,port=6379,state=online"]),

@@ -263,21 +263,24 @@ local function status_of_end(entry)
 end
 
 -- Appends a change to those of the workflow: the job's id, its status, which may be DELETED, and its state, which is what
--- read_job() returned or nil. The ids grow by one. They begin with 1, or with the time where earlier ones may be lost, so
--- that no reader takes a change for another one. Returns whether the change was appended: a server may refuse it, and the
--- keys may be of another type. They are none of KEYS, for the reason that is_deleted() gives.
+-- read_job() returned or nil. The ids grow by one. The first is the time, and so is the first of another server, or after
+-- a restart: it may have lost changes, and no reader may take a change for another one. Returns whether the change was
+-- appended: a server may refuse it, and the keys may be of another type. They are none of KEYS, for the reason that
+-- is_deleted() gives.
 local function append_change(job, status, state)
   local workflow, id = string.match(job, '^(.*}:)(.*):job$')
-  local changes, number = workflow .. 'changes', 1
-  if redis.pcall('EXISTS', changes) == 1 then
-    local info = redis.pcall('XINFO', 'STREAM', changes)
-    number = not info.err and tonumber(string.match(field(info, 'last-generated-id'), '^%d+')) + 1
-  elseif redis.pcall('ZRANGE', workflow .. 'jobs', 0, 1)[2] or state and field(state[1], 'archived') then
-    number = now_ms()
+  local changes, number, server = workflow .. 'changes', now_ms(), redis.pcall('INFO', 'server')
+  -- A user may not run INFO.
+  server = type(server) == 'string' and string.match(server, 'run_id:(%x+)') or ''
+  local info = redis.pcall('XINFO', 'STREAM', changes)
+  if not info.err then
+    local entry, after = field(info, 'last-entry'), tonumber(string.match(field(info, 'last-generated-id'), '^%d+')) + 1
+    local writer = entry and field(entry[2], 'server') or server
+    if server == '' then server = writer end
+    number = writer == server and after or math.max(number, after)
   end
   redis.pcall(status == 'RUNNING' and 'SADD' or 'SREM', workflow .. 'running', id)
-  if not number then return false end
-  local values = {'id', id, 'status', status, 'state', state and cjson.encode(state) or ''}
+  local values = {'id', id, 'status', status, 'state', state and cjson.encode(state) or '', 'server', server}
   local added = redis.pcall('XADD', changes, 'MAXLEN', '10000', string.format('%.0f-0', number), unpack(values))
   -- A week.
   redis.pcall('PEXPIRE', changes, '604800000')

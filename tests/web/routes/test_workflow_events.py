@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.bench import make_lines
+from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -26,9 +28,10 @@ OpenWorkflow = Callable[..., Stream]
 
 
 @pytest.fixture
-def workflow(job: Foreign) -> str:
-    """A new workflow for each test."""
-    return job.path.split("/")[2]
+def workflow(job: Foreign, redis_server: RedisServer) -> str:
+    """A new workflow for each test. Its changes begin with 1."""
+    number_from_1(redis_server.ask, f"chronoverse:{{{job.workflow_id}}}:changes")
+    return job.workflow_id
 
 
 @pytest.fixture
@@ -64,6 +67,11 @@ def told(stream: Stream) -> list[tuple[str | None, str, str]]:
 
 def ids(stream: Stream) -> list[int]:
     return [int(each) for each in re.findall(rb"^id: (\d+)$", stream.body, re.MULTILINE)]
+
+
+def has_time(stream: Stream) -> bool:
+    """Whether the newest id is a time."""
+    return ids(stream)[-1] > 10**12
 
 
 def wait_told(stream: Stream, *expected: tuple[str | None, str, str]) -> None:
@@ -102,11 +110,20 @@ def test_the_newest_jobs_come_first_and_then_each_change(
     assert list(blocks[0]["data"])[:3] == ["workflow_id", "id", "status"]
 
 
-def test_a_workflow_without_jobs_is_waited_for(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
-    """As its listing, which is an empty page."""
+def test_a_workflow_without_jobs_is_waited_for(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
+) -> None:
+    """As its listing, which is an empty page. The first number is the time."""
+    redis_server.ask("DEL", f"chronoverse:{{{workflow}}}:changes")
     stream = open_workflow().wait_for(b"id: 0\n\n")
     store.register(JobRef(workflow, "job_1"))
-    wait_told(stream, ("1", "job_1", "PENDING"))
+    stream.wait_for(b'"PENDING"')
+    store.open(JobRef(workflow, "job_1"), "token")
+    stream.wait_for(b'"RUNNING"')
+    (_, first), (_, second) = told = [(block["event"], int(str(block["id"]))) for block in stream.blocks()[2:]]
+    assert [event for event, _ in told] == ["job", "job"]
+    assert 0 <= time.time() * 1000 - first < 60_000
+    assert second == first + 1
 
 
 def test_jobs_0(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
@@ -161,6 +178,32 @@ def test_a_store_that_has_lost_its_changes(
     again = open_workflow("", "1").wait_for(b"event: reset").wait_for(b"id: 0\n\n")
     store.open(JobRef(workflow, "job_1"), "token")
     again.wait_for(b'"status":"RUNNING"')
+    assert again.body.count(b"event: reset") == 1
+    # As many changes as the client has, and more, follow.
+    store.register(JobRef(workflow, "job_2"))
+    open_workflow("", "1").wait_for(b"event: reset").wait_for(b"job_2")
+
+
+def test_a_store_that_may_have_lost_changes(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
+) -> None:
+    """Another server has written the last change, or the same one before a restart: a ``reset`` for all."""
+    key = f"chronoverse:{{{workflow}}}:changes"
+    store.register(JobRef(workflow, "job_1"))
+    streams = [open_workflow("?jobs=0").wait_for(b"id: 1\n\n"), open_workflow("?status=RUNNING").wait_for(b"id: 1\n\n")]
+    redis_server.ask("XADD", key, "2-0", "id", "job_0", "status", "DELETED", "state", "", "server", "another")
+    streams += [open_workflow("", "1").wait_for(b"id: 2\n\n")]
+    store.open(JobRef(workflow, "job_2"), "token")
+    for stream in (*streams, open_workflow("", "1"), open_workflow("", "2")):
+        stream.wait_for(b"event: reset").wait_for(b"id: 1", PATIENCE_SECONDS)
+        wait_until(partial(has_time, stream), PATIENCE_SECONDS, "the new numbers")
+        assert stream.body.count(b"event: reset") == 1
+        assert ids(stream) == sorted(set(ids(stream)))
+    store.open(JobRef(workflow, "job_3"), "token")
+    for stream in streams:
+        stream.wait_for(b'"id":"job_3"')
+        assert stream.body.count(b"event: reset") == 1
+        assert b"event: error" not in stream.body
 
 
 def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
