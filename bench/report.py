@@ -151,7 +151,7 @@ def index(directory: Path, names: Iterable[str]) -> list[str]:
     lines = [
         "# Benchmarks",
         "",
-        "*For whoever wants to know how fast it is, and beside what.*",
+        "*For anyone who compares its speed with others.*",
         "",
         "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with",
         "the same lines at the same pace; every byte that any viewer received was compared with what was sent. Medians",

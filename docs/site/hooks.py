@@ -80,7 +80,7 @@ def _decisions() -> str:
     for path in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md")):
         title = path.read_text("utf-8").partition("\n")[0].removeprefix("# ")
         lines.append(f"- [{title}]({path.name})")
-    return "# Decisions\n\n*For those who work on the code and ask why it is so.*\n\n" + "\n".join(lines)
+    return "# Decisions\n\n*For contributors.*\n\n" + "\n".join(lines)
 
 
 def _openapi() -> str:
@@ -89,7 +89,7 @@ def _openapi() -> str:
         settings = Settings(data_dir=Path(name), redis_url=f"unix://{name}/none.sock", jwt_secret=b"0" * 32)
         document = create_app(settings).test_client().get("/openapi.json").get_json()
     parts = [
-        "# Every route\n\n*For whoever writes a client of their own.*\n\n"
+        "# Every route\n\n*For authors of clients.*\n\n"
         "Made from the OpenAPI document, which the service has as `/openapi.json`, with all schemas."
         " [HTTP](http.md) explains events and offsets."
     ]
