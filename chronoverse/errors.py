@@ -11,13 +11,10 @@ from typing import ClassVar
 class ChronoverseError(Exception):
     """The root of all errors. ``str()`` of an error is a message for a person."""
 
-    #: The status of the service's answer.
     status: ClassVar[int] = 500
-    #: The ``reason`` in the problem document of a 409, for programs.
     reason: ClassVar[str | None] = None
     #: What a client learns of an error on our side. The message is for operators only, unless this is None.
     detail: ClassVar[str | None] = "Internal error."
-    #: How a command exits, by BSD's sysexits.h.
     exit_code: ClassVar[int] = os.EX_SOFTWARE
     #: For clients: the title of the problem document. What the class has is for a refusal without a document.
     title: str = "Error"

@@ -88,7 +88,6 @@ class FairLock:
                 self._grant(following)
                 queue.popleft().set()
                 if queue:
-                    # This subject goes to the end of the queue.
                     self._queues[following] = queue
 
     def _grant(self, subject: str) -> None:

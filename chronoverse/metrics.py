@@ -181,8 +181,7 @@ class _FileCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         collector = multiprocess.MultiProcessCollector(None)
-        # A worker that starts creates its files empty and then writes their header. Without the header they cannot be
-        # read. The collector has no public attribute for its directory.
+        # A worker that starts creates its files empty. The collector has no public attribute for its directory.
         files = [path for path in glob.glob(f"{glob.escape(collector._path)}/*.db") if _size(path)]
         found: Iterable[Metric] = collector.merge(files)
         return found

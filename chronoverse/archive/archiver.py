@@ -46,8 +46,7 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: The part of ``hot_bytes`` at which the archiver starts to shrink a running log, which may grow by 35 MB/s, down to
-#: half of that. It takes 0.5 s to find the log, and 0.5 s for a chunk of 12 MB.
+#: At this part of ``hot_bytes`` the archiver starts to shrink a running log, down to half of it. Logs grow by 35 MB/s.
 HIGH_MARK: Final = 1 / 4
 #: Above this part the log's runner is throttled. What the job prints meanwhile waits in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
@@ -55,14 +54,10 @@ THROTTLE_MARK: Final = 5 / 8
 MEASURE_SECONDS: Final = 0.1
 #: The part of ``running_seconds`` after which the lines of a running job move. The rest is for rounds and other jobs.
 RUNNING_SHARE: Final = 0.8
-#: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
-#: Seconds until a job whose step has failed is tried again.
 RETRY_SECONDS: Final = 60.0
-#: Seconds until a job is checked again that another archiver works on, that has changed during a step, or that was
-#: deleted. A step takes half a second, so one job that changes every time takes a third of the archiver's time.
+#: Seconds until a job is checked again that is busy: another archiver has it, or it changed or was deleted.
 BUSY_SECONDS: Final = 1.0
-#: Workflows that one step of a repair reads, in a few milliseconds.
 _WORKFLOWS_AT_ONCE: Final = 10
 
 log: Final = logging.getLogger(__name__)
@@ -110,7 +105,6 @@ class _Queue:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         #: Running jobs, with the size of their logs in the store in bytes; 0 while it is unknown.
         self.running: Final[dict[JobRef, int]] = {}
-        #: Running jobs whose runners are throttled.
         self.throttled: Final[set[JobRef]] = set()
         #: When the lines of running jobs are to move, and those for which it is time. These values have no meaning.
         self.waiting: Final[dict[JobRef, _Waiting]] = {}
@@ -118,8 +112,7 @@ class _Queue:
         #: Ended jobs that are to be archived, and those that are to be deleted. The values have no meaning.
         self.ended: Final[dict[JobRef, None]] = {}
         self.over: Final[dict[JobRef, None]] = {}
-        #: Ended jobs that are not archived yet, and running ones that are due, whatever delays them: since when they
-        #: have waited, in Unix seconds.
+        #: Since when (Unix seconds) ended jobs have not been archived, and running ones with due lines.
         self.late_since: Final[dict[JobRef, float]] = {}
         #: Archived jobs that lack a set of shapes or a timeline of this version. The values have no meaning.
         self.without_derived: Final[dict[JobRef, None]] = {}
@@ -128,7 +121,6 @@ class _Queue:
         # Some 400 bytes for each. Jobs beyond that are checked more often.
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
-        #: Jobs whose error was logged.
         self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
         self._turns: Final = deque([self.with_garbage, self.over, self.ended, self.due])
         self._monotonic = monotonic
@@ -210,16 +202,12 @@ class Archiver:
         self._monotonic = monotonic
         self._queue = _Queue(monotonic)
         self._history = StoreHistory(store, objects, clock)
-        #: When the running logs are measured next, on the monotonic clock.
         self._measure_at = 0.0
         self._rounds = _Repeated(self._read_round, 0.25, monotonic)
         self._retention_checks = _Repeated(self._check_retentions, 15.0, monotonic)
         self._repairs = _Repeated(self._read_workflows, 60.0, monotonic)
-        #: The retentions at the last check.
         self._retentions: dict[str, int | None] = {}
-        #: The jobs that the round has found so far.
         self._round_found: set[JobRef] = set()
-        #: The shapes and the timeline of the ended log that is archived just now, as far as its lines were added.
         self._derived: DerivedBuilder | None = None
 
     def run(self) -> None:
@@ -267,8 +255,8 @@ class Archiver:
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / 2_000)
         self._retention_checks.step()
         moved = self.move_chunk() is not None
-        # Before the first round has ended, nothing is known that is not in the list of workflows. That list's server
-        # may be away, or the list may be a key of another type. Neither delays the archiving.
+        # Before the first round, only the list of workflows is known. Its server may be away without delaying the
+        # archiving.
         if self._rounds.due_at:
             with contextlib.suppress(StoreError):
                 self._repairs.step()
@@ -286,7 +274,6 @@ class Archiver:
             ref = next(iter(kind))
             with self._isolated(ref):
                 if kind is queue.with_garbage:
-                    # This is noted before the work, so that other jobs come first after an error.
                     queue.garbage_checked(ref)
                     try:
                         self._collect_garbage(ref)
@@ -301,8 +288,6 @@ class Archiver:
         else:
             return None
         return moved
-
-    # Running logs
 
     def _measure_running(self) -> None:
         if self._queue.running:
@@ -373,8 +358,6 @@ class Archiver:
         elif ref in self._queue.throttled:
             self._store.chunks.throttle_runner(ref, 0)
             self._queue.throttled.discard(ref)
-
-    # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
         """Moves the next chunk of an ended log, or reads one for its shapes, or completes the archive of the job."""
@@ -463,8 +446,6 @@ class Archiver:
             self._queue.wake(changed)
             self._rounds.due_at = 0.0
         yield
-
-    # Finding work
 
     def _read_round(self) -> Iterator[None]:
         # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
@@ -596,8 +577,6 @@ class Archiver:
         state = self._store.catalog.archive_state(ref)
         if not garbage.remaining and state.complete and not state.swept and self._sweep_at(state) <= self._clock():
             self._store.chunks.mark_swept(ref)
-
-    # Errors
 
     @contextlib.contextmanager
     def _locked(self, ref: JobRef) -> Iterator[JobObjects]:

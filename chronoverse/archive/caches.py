@@ -90,7 +90,6 @@ class ChunkRecordCache:
         self._find: Final = find
         self._clock: Final = clock
         self._lock = threading.Lock()
-        #: Each record with the time at which it was asked for, by job and last number.
         self._records: FIFOCache[tuple[JobRef, int], tuple[Chunk, float]] = FIFOCache(RECORDS)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:

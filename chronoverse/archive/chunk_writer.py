@@ -76,7 +76,6 @@ def fill(
     number. Returns the last entry that was read for it: the terminal one only if there is no other.
     """
     last: RawEntry | None = None
-    # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
     batch = AdaptiveBatch()
     while builder.text_size < text_bytes and builder.last < end - 1:
         entries = read(builder.last, batch.lines)

@@ -133,7 +133,6 @@ def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
-    # The magic numbers of the seekable format, and of a skippable frame.
     footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
     data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
     # The name has the hash of the bytes: with another level or zstd, the same lines become other bytes.

@@ -11,7 +11,6 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.shapes import MAX_SET_BYTES, VERSION, PackedShapes, ShapeHasher, ShapeSet
 from chronoverse.joblog.timelines import Timeline, TimelineBuilder
 
-#: Reads a part of an object, as an object store's ``get``.
 _Get = Callable[[str, int, int], bytes]
 
 

@@ -30,7 +30,6 @@ from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 
 _CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
-#: How the names of chunks end that an import has written.
 _LOST_NAME: Final = "-lost.jsonl.zst"
 _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", re.ASCII)
 
@@ -82,7 +81,6 @@ def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Impor
         return Imported(None, name, "no part of an archive")
     try:
         if name != settings_name(workflow_id):
-            # They come with the settings.
             read_watches(objects, workflow_id)
             return Imported(None, name, known=True)
         return Imported(None, name, known=not import_settings(store, objects, workflow_id))

@@ -23,8 +23,7 @@ from chronoverse.store import Store
 
 #: Seconds after which the archive lock of a dead process expires. A log may grow by 350 MB meanwhile.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object without a record may still get one; and for which a store may go back that cannot say
-#: whether its records are permanent: by default Redis makes a snapshot once an hour.
+#: Seconds for which an object may still get a record, or the store go back: Redis makes a snapshot once an hour.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
@@ -99,8 +98,8 @@ class JobObjects:
         """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From here on the object cannot get a record. Its name may be neither in a record nor in the garbage:
-            # another process may have removed the name before the object was there.
+            # From here on the object cannot get a record. Its name may be in neither place: another process removes it
+            # early.
             marked = index.mark_garbage(self.job, self.token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
                 return True

@@ -57,7 +57,6 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
         start = text.rfind(b"\n", position, found) + 1 or position
         position = text.find(b"\n", found) + 1
         if wanted is not None:
-            # A line of a gap has no message.
             message = lowercase.find(_MESSAGE, start, position)
             end = lowercase.rfind(_BEHIND, message, position)
             if message < 0 or lowercase.find(wanted, message + len(_MESSAGE), end) < 0:
@@ -81,8 +80,7 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
             return b"".join(candidates)
         start = part.rfind(b"\n", position, found) + 1 or position
         position = part.find(b"\n", found) + 1
-        # A line has some 180 bytes. A match that extends into the next lines may extend to the end of the part, and so
-        # may the next matches.
+        # A match that extends into the next lines may extend to the part's end, and so may the next.
         if len(candidates) > max(16, stop // 2048) or match_start < position < match_end:
             return None
         candidates.append(part[start:position])

@@ -20,8 +20,7 @@ from chronoverse.joblog.timelines import Timeline
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of the cache of objects, enough for 16 replays at different positions, and of that of lines: a replay asks for
-#: the same frame some five times in a row.
+#: Bytes of the caches of objects (16 replays at different positions) and of lines.
 CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
 SHAPES_BYTES: Final = 32 * 2**20
@@ -29,7 +28,6 @@ SHAPES_BYTES: Final = 32 * 2**20
 SEARCH_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
-#: Returns the lines of a frame's JSON Lines that are wanted, in order.
 FrameFilter = Callable[[bytes], list[Line]]
 
 
@@ -55,7 +53,6 @@ class ArchiveReader:
         # Of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
         self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(32)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
-        # The first reads of eight searches that come next.
         self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * SEARCH_BYTES)
         #: How long the last read for a search took. Until then it may take long.
         self.read_seconds = math.inf

@@ -21,7 +21,6 @@ from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: The message of a redacted line.
 REDACTED_MESSAGE: Final = "[redacted]"
 
 log: Final = logging.getLogger(__name__)
@@ -67,7 +66,6 @@ class Redaction:
     _count: int = 0
     #: How often the job was redacted, also before the store may have gone back.
     _redactions: int = 0
-    #: All lines up to this number are redacted, as far as they are to be.
     _last_checked: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
@@ -190,7 +188,6 @@ class Redaction:
         for entry_id, fields in entries:
             number = entry_number(entry_id)
             if number in changed:
-                # If several entries have one number, the first one is the line.
                 changed.remove(number)
                 numbers.append(number)
                 new = {b"message": REDACTED_MESSAGE.encode()}

@@ -19,13 +19,10 @@ from chronoverse.store.catalog import ArchiveState
 class RetentionPolicy(NamedTuple):
     """What an archiver keeps where, and for how long."""
 
-    #: Bytes that a running log may take in the store.
     hot_bytes: int
-    #: Seconds for which an ended log stays in the store after it was archived.
     hot_seconds: float
     #: Seconds after a job's end after which it is deleted, unless its workflow has a retention of its own.
     retention_seconds: float
-    #: Seconds after which a line of a running job is archived at the latest.
     running_seconds: float = 300.0
     orphan_seconds: float = ORPHAN_SECONDS
     lock_seconds: float = LOCK_SECONDS
@@ -49,8 +46,7 @@ def delete_job(
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_hidden()
         if tombstone_ms:
-            # Meanwhile the tail readers read its terminal entry. Otherwise they might next read what a foreign runner
-            # has written under the same id.
+            # Meanwhile the tail readers read the terminal entry, before a foreign runner writes under the same id.
             time.sleep(0.1)
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:
@@ -72,7 +68,6 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
     """Applies a workflow's new retention to jobs that are not archived; returns how many these are."""
     changed = 0
     before: ListingPosition | None = None
-    # Jobs that go meanwhile make it miss no others.
     while page := store.listing.page(workflow_id, before, 1_000):
         for _, job_id in page:
             # Keys of another type are skipped, so that one bad key does not stop the rest.

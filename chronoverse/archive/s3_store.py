@@ -65,7 +65,6 @@ class S3ObjectStore:
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
         client = self._client()
-        # S3 is busy at times.
         for attempt in (1, 2, 3):
             try:
                 return request(client, location)

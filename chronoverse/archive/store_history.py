@@ -21,7 +21,6 @@ from chronoverse.errors import ArchiveDamaged, StoreRefused
 from chronoverse.joblog.model import iso_timestamp
 from chronoverse.store import Store
 
-#: The object's name.
 MARK: Final = "store-mark.json"
 
 log: Final = logging.getLogger(__name__)
@@ -34,12 +33,9 @@ class StoreHistory:
         self._store: Final = store
         self._objects: Final = objects
         self._clock: Final = clock
-        #: The bucket's mark and id, and when they were read.
         self._known, self._id = 0.0, ""
         self._read_at = float("-inf")
-        #: Whether the bucket is not the one that the store knows.
         self.bucket_lost = False
-        #: What the log says of it.
         self._reported = (False, False)
 
     def went_back(self) -> bool:
@@ -49,7 +45,6 @@ class StoreHistory:
         now, mark = self._clock(), self._store.catalog.mark()
         # Once a minute a mark is written, and the object read.
         is_due = now - mark >= 60.0
-        # A bucket that was emptied a moment ago must not get a new mark.
         if abs(now - self._read_at) >= 60.0 or (is_due and mark > self._known):
             self._known, self._id = self._read()
             self._read_at = now

@@ -74,8 +74,7 @@ def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> boo
     kept = saved.own
     if known.changed_ms > saved.changed_ms:
         kept |= {name: value for name, value in known.own.items() if value is not None}
-    # The watches come first: an import that broke off is repeated until the settings are there. An earlier version has
-    # saved none, and damaged ones are named by themselves.
+    # The watches come first: an import that broke off is repeated until the settings are there. Older ones have none.
     with contextlib.suppress(ArchiveDamaged):
         store.watches.restore(workflow_id, read_watches(objects, workflow_id))
     store.catalog.change_settings(workflow_id, **kept)

@@ -26,7 +26,6 @@ from chronoverse.files import draft_of
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
-#: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Bytes of a record as JSON, at most: a key set, of which every character may be escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
@@ -83,11 +82,8 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 class FetchRecord:
     """When the keys were fetched last, and what came. Times are Unix times at which a fetch began; 0 is never."""
 
-    #: The last fetch, whether or not it succeeded.
     tried_at: float = 0.0
-    #: The last fetch that succeeded.
     fetched_at: float = 0.0
-    #: The key set that it brought, as JSON.
     document: bytes = b""
 
     @property
@@ -207,9 +203,7 @@ class PublishedKeys:
         self._fetch = fetch
         self._clock = clock
         self._sleep = sleep
-        #: Held by the one request of this process that fetches, or that waits until it may.
         self._lock = threading.Lock()
-        #: Requests that wait because of an unknown ``kid``.
         self.waiting = 0
         self._record = FetchRecord()
         self._keys: Mapping[str, jwt.PyJWK] = {}

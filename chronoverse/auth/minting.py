@@ -11,7 +11,6 @@ import orjson
 
 from chronoverse.settings import Settings
 
-#: Stands for all workflows in the claim ``workflows``. No workflow can have this id.
 EVERY_WORKFLOW: Final = "*"
 
 

@@ -7,13 +7,11 @@ from typing import Any, Final, NamedTuple, Self
 
 from chronoverse.joblog.model import IDENTIFIER
 
-#: The scopes that requests need.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
 ADMIN: Final = "logs:admin"
 SCOPES: Final = (READ, WRITE, ADMIN)
 
-#: The value of a claim in an entry, once its separators are those of an id.
 _PART: Final = re.compile("[A-Za-z0-9._-]{1,128}")
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: OpenSSL's codes for a certificate whose authority is not known: it has signed itself, or its issuer is missing.
-#: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+#: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/: self-signed, or its issuer is missing.
 _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 

@@ -41,7 +41,6 @@ from chronoverse.settings import Settings
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
 MAX_HEADER_BYTES: Final = 8_192
 
-#: What a client learns about a token whose signature is not valid.
 _INVALID: Final = "invalid token"
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -54,7 +53,6 @@ class Principal:
 
     subject: str
     expires_at: float
-    #: The scopes, each with the workflows that the user has it for.
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
@@ -120,7 +118,6 @@ class Verifier:
     ) -> None:
         self._fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
         self._store, self._directory = store, settings.data_dir
-        #: The rights of groups, and the file with issuers. None when the settings name none.
         self.groups: TomlFile[list[Rule]] | None = None
         self.trust: TomlFile[tuple[Terms, ...]] | None = None
         if settings.jwt_workflows_map is not None:
@@ -128,9 +125,7 @@ class Verifier:
             self.groups = TomlFile(settings.jwt_workflows_map, "CHRONOVERSE_JWT_WORKFLOWS_MAP", parse_groups)
         if settings.trust_file is not None:
             self.trust = TomlFile(settings.trust_file, "CHRONOVERSE_TRUST_FILE", parse_trust)
-        #: The issuer that single variables name, if they name one.
         self._single = self._single_issuer(settings)
-        #: The file's issuers by their names, and what the file said of them.
         self._named: Mapping[str, Issuer] = {}
         self._terms: tuple[Terms, ...] = ()
 

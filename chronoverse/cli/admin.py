@@ -90,8 +90,7 @@ def archive(
     if address:
         serve_metrics(address, metrics.registry_of("chronoverse_archive"))
     gc.freeze()
-    # Python's garbage collector runs after that many objects. A page of entries makes thousands, and reference counting
-    # frees all of them.
+    # A page of entries makes thousands of objects, all of which reference counting frees.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
         if orphans:
@@ -126,14 +125,12 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
 
     objects = common.open_archive(settings)
     if StoreHistory(store, objects).went_back() and delete:
-        # The reason was logged.
         return os.EX_DATAERR
     show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
     recorded: JobRef | None = None
     for (name, size, *_), reason in orphans(store, objects, time.time(), settings.retention_seconds):
         click.echo(show({"id": name, "size": size, "reason": reason}))
         if delete:
-            # Objects come job by job.
             if (job := job_of(name)) and job != recorded:
                 _record(store, "delete", *job, "objects unknown to the store")
                 recorded = job
@@ -167,7 +164,6 @@ def _import(store: "Store", settings: Settings) -> int:
                 settings_made += 1
             else:
                 made += 1
-                # Jobs come workflow by workflow.
                 if found.job.workflow_id != recorded:
                     recorded = found.job.workflow_id
                     _record(store, "import", recorded, None, "jobs unknown to the store")

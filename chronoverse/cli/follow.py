@@ -23,7 +23,6 @@ COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95
 #: Events that are printed at once. A job that prints more than others waits for them to be printed.
 MOST_EVENTS: Final = 2_000
 
-#: A job, or "" for the workflow, and what came of it: an event, the error that ended it, or None at its end.
 _Item = tuple[str, Any]
 
 
@@ -91,9 +90,7 @@ class WorkflowLogs:
         self._queue: queue.Queue[_Item] = queue.Queue(MOST_EVENTS)
         self._stop = threading.Event()
         self._followed: set[str] = set()
-        #: The attempt of each job that was followed, which is not followed again.
         self._seen: set[tuple[str, int]] = set()
-        #: Whether the jobs have come that are there at the beginning.
         self._is_current = False
         self._asked_at = 0.0
 
@@ -130,7 +127,6 @@ class WorkflowLogs:
 
     def _next_events(self) -> Iterator[_Item]:
         while True:
-            # Without a time, Ctrl-C would wait for an event.
             try:
                 yield self._queue.get(timeout=0.2)
                 break

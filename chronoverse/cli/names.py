@@ -12,7 +12,6 @@ from chronoverse.client.client import read_items
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.settings import Settings
 
-#: What may stand for a job's id, and the status that the newest such job has.
 NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
 
 _PAGE: Final = re.compile(
@@ -107,5 +106,4 @@ def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[st
         return []
 
 
-#: The argument WORKFLOW.
 workflow_argument = click.argument("workflow", type=common.identifier, shell_complete=_complete_workflow)

@@ -17,7 +17,6 @@ from chronoverse.joblog.terminal import counted
 if TYPE_CHECKING:
     from chronoverse.client.client import Client
 
-#: What redacting and deleting need, and naming the jobs that are near one that is not there.
 _SCOPES = "logs:admin logs:read"
 
 
@@ -98,7 +97,6 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
     deleted, kept = 0, 0
     with common.status_line() as show:
         for job in _listed(client, workflow):
-            # Nobody was asked about a job that is newer.
             if (job["created_at"] or "") > newest:
                 continue
             try:

@@ -23,14 +23,10 @@ from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds of one request that waits. Proxies of others may give up after a minute.
 WAIT_SECONDS: Final = 20
-#: How long to wait before a retry. The service may name another first delay with ``retry:``.
 RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
-#: Bytes of one read of a stream.
 READ_BYTES: Final = 65_536
-#: Lines of one page: the most that the service allows.
 PAGE_LINES: Final = 1_000
 
-#: What HTTP calls a setting of a workflow.
 _SETTING_NAMES: Final = {"day_bytes": "bytes_per_day"}
 
 _Result = TypeVar("_Result")

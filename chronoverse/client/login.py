@@ -27,7 +27,6 @@ from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unau
 from chronoverse.files import draft_of
 from chronoverse.settings.parse import bearer_token, jwks_url
 
-#: Seconds that an issuer may take to answer, and bytes that are read of its answer.
 _ANSWER_SECONDS: Final = 10.0
 _ANSWER_BYTES: Final = 262_144
 
@@ -42,10 +41,8 @@ class Login:
     revocation_endpoint: str | None
     access_token: str
     refresh_token: str | None
-    #: When the token was asked for, and when it ends.
     at: float
     until: float
-    #: Why the issuer has ended it, if it has.
     ended: str = ""
 
     def is_valid(self, now: float, early: float = 0) -> bool:

@@ -19,7 +19,6 @@ from chronoverse import __version__, errors
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: What is raised when a request cannot be sent, or its answer cannot be read.
 CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
@@ -120,7 +119,6 @@ class ServiceConnection:
             raise RequestFailed(f"{self.url} does not answer: {failure_reason(error)}") from error
         try:
             if not 200 <= response.status < 300:
-                # Bytes of a refusal's body that are read.
                 answer = response.read(65_536)
                 if response.status == 401 and token is None:
                     hint = "set CHRONOVERSE_TOKEN, or run `chronoverse login`"

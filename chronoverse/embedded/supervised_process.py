@@ -14,12 +14,10 @@ from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
 
-#: Seconds between checks whether the program still runs.
 POLL_SECONDS: Final = 0.5
 #: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
-#: Seconds after which a program that has not read a question stands still, and is killed. Until it has read its first
-#: one, it has as long as a start takes on a machine that is very busy: a minute.
+#: Seconds after which a program that has not read a question is killed; a minute until it has read its first.
 ANSWER_SECONDS: Final = 5.0
 
 
@@ -60,10 +58,8 @@ class SupervisedProcess:
         self._stopped = threading.Event()
         self._pid = 0
         self._started_at = 0.0
-        #: When the last question was written, and whether the program has ever read one.
         self._asked_at = 0.0
         self._has_answered = False
-        #: The program's standard input.
         self._lifeline = os.pipe()
 
     def start(self) -> None:

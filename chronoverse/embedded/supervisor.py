@@ -17,8 +17,7 @@ from typing import Final
 
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
-#: Seconds before a server that died is started again: the first and the longest delay. Each is twice the one before.
-#: (This program runs without the package, and so without ``chronoverse.backoff``.)
+#: Seconds before a server that died is started again: the first and the longest delay, doubled each time.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -32,8 +31,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may send SIGTERM to all processes while those with a lease still drain. The server then
-        # ends, and is started again for them.
+        # A service manager may stop all processes while those with a lease drain. The server is then started again.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)
@@ -64,8 +62,7 @@ class _SupervisedServer:
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that has run for that many seconds has started well. If its SIGCHLD was missed, the end of one that
-        # does not start is seen at the next SIGALRM, up to a second later.
+        # A server that has run for that many seconds has started well.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
@@ -83,7 +80,6 @@ class _SupervisedServer:
                 os.kill(self._pid, signal.SIGKILL)
                 os.waitpid(self._pid, 0)
                 break
-            # Seconds between checks whether the server has stopped.
             time.sleep(0.005)
         with contextlib.suppress(FileNotFoundError):
             os.unlink("server.sock")

@@ -15,10 +15,8 @@ from chronoverse.history.tiered_log import MAX_BATCH, BatchReader, Search, has_l
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 
-#: Bytes of JSON of one page.
 PAGE_BYTES: Final = 4 * 2**20
-#: Characters of one line on a page: as many as our own runner writes at most, up to 6 MiB of JSON. A longer line is cut
-#: off and marked. Streams and downloads have all of it.
+#: Characters of one line on a page, up to 6 MiB of JSON; a longer line is cut off and marked.
 MAX_LINE_CHARACTERS: Final = 2**20
 #: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
 ENVELOPE_BYTES: Final = 1024
@@ -26,8 +24,7 @@ ENVELOPE_BYTES: Final = 1024
 MAX_ENTRIES: Final = 200_000
 #: Seconds that one page takes, far below any proxy's timeout, and CPU time of its one thread.
 PAGE_SECONDS: Final = 1.0
-#: Seconds that a page takes when its client has closed its side of the connection: it may have left, or still read. An
-#: ordinary page is complete by then.
+#: Seconds of a page when its client has closed its side: it may have left, or still read.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
@@ -44,7 +41,6 @@ class PageBudget:
     ) -> None:
         self.bytes_left = page_bytes
         self.entries_left = MAX_ENTRIES
-        #: Whether nothing is on the page yet.
         self.empty = True
         self._client_is_gone = client_is_gone
         self._clock = clock
@@ -82,8 +78,7 @@ class Page(NamedTuple):
     compared_with: Sequence[str] = ()
 
 
-#: Returns the JSON of a line, and of other lines that belong to it, by their numbers. Returns None when the budget has
-#: no room for them.
+#: Returns the JSON of a line and of others that belong to it, by number; None without room.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 

@@ -13,7 +13,6 @@ from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
 
-#: Entries of one read, at most.
 MAX_BATCH: Final = 250
 #: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
 READ_BYTES: Final = 16 * 2**20
@@ -28,7 +27,6 @@ class Search(NamedTuple):
     time_range: TimeRange = TimeRange()
 
 
-#: :func:`read_batches` for one store and archive.
 BatchReader = Callable[..., Iterator[Batch]]
 
 

@@ -42,13 +42,11 @@ from chronoverse.store import Store
 
 __all__ = ["TaskLogs", "install"]
 
-#: Seconds that a task waits at most until its log is open, and at its end until its lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
 #: For that many seconds after a log could not be delivered, the next tasks wait for a quarter of a second only.
 AWAY_SECONDS: Final = 30.0
 
-#: The loggers whose records are published.
 _LOGGERS: Final = (logging.getLogger(), task_logger)
 _logger: Final = logging.getLogger("chronoverse.integrations.celery")
 
@@ -97,17 +95,14 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
-        #: attempt of one that it has terminated.
+        #: Makes the tokens of attempts. The pool's processes inherit it, so the main process can end their attempts.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        #: The logs of the tasks that run in this process, by the tasks' ids.
         self._running: dict[str, _TaskOutput] = {}
         self._context: ContextVar[_TaskOutput | None] = ContextVar("chronoverse_task", default=None)
         #: Whether this is a process of a pool, where all output is that of its one task, in whatever thread.
         self._is_pool_process = False
         self._writer: Store | HttpLogWriter | None = None
-        #: The process that made the writer. A child must not use its parent's connections.
         self._writer_pid = 0
         self._away_until = 0.0
         self._handler = JobLogHandler(lambda: output.log if (output := self._current()) else None)
@@ -130,8 +125,6 @@ class TaskLogs:
     def uninstall(self) -> None:
         for event, receiver in self._receivers.items():
             event.disconnect(receiver)
-
-    # What Celery calls. It logs what is raised here, and the task continues.
 
     def _begin_process(self, **_: Any) -> None:
         self._is_pool_process = True
@@ -207,8 +200,6 @@ class TaskLogs:
         except ChronoverseError as error:
             _logger.info("the log of the revoked task %s is not ended: %s", job, error)
 
-    # Logs
-
     def _is_published(self, task: Any) -> bool:
         # Compared with ==, because each of the two may be a proxy of the app, such as celery.current_app.
         return task.app == self.app and not task.name.startswith("celery.")
@@ -257,8 +248,6 @@ class TaskLogs:
             if self._writer is None or self._writer_pid != os.getpid():
                 self._writer, self._writer_pid = self.connect(), os.getpid()
             return self._writer
-
-    # Output
 
     def _current(self) -> "_TaskOutput | None":
         output = self._context.get()

@@ -23,9 +23,7 @@ from chronoverse.joblog.model import (
     read_time,
 )
 
-#: The frame of a line that is not partial. Its last placeholder is the number again.
 _PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b", LINE_JSON.replace(b'"%b}', b'"}'))
-#: Bytes before the JSON in a frame.
 _FRAME_HEAD: Final = LOG_FRAME.index(b"%b")
 
 Entry = Line | Gap | End | OutOfSequence
@@ -68,7 +66,6 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
             continue
         entry, start = _entry(number, fields), number
         if type(entry) is Gap:
-            # An entry about lost lines has the last lost number. A reader may have begun among them: it gets the rest.
             start = max(entry.first, cursor + 1)
             entry = Gap(start, number, entry.reason)
         if start > cursor + 1:
@@ -155,7 +152,6 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
         return Gap(number, number, "malformed")
     return Line(
         number,
-        # Without a time it is one that is valid, and obviously not real.
         _text(named.get(b"timestamp", b"1970-01-01T00:00:00.000Z")),
         _text(named[b"message"]),
         stream_name(named.get(b"stream")),

@@ -27,13 +27,9 @@ class EventName(StrEnum):
     RESET = "reset"
 
 
-#: The text of the ``error`` that ends a stream at its token's expiry.
 TOKEN_EXPIRED: Final = "token expired"
-#: The ``error`` for a reader whose log expired or was deleted while it was read.
 LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
-#: The frame before the jobs of a workflow whose changes since the client's last one are not kept any more.
 RESET_FRAME: Final = b'event: reset\ndata: {"reason":"too-old"}\n\n'
-#: A ``log`` frame. Its placeholders are a line's JSON, and the line's number.
 LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
 

@@ -9,10 +9,8 @@ from typing import Final
 
 import orjson
 
-#: Labels by their keys, in the order of the keys.
 Labels = tuple[tuple[str, str], ...]
 
-#: Labels of a job, at most.
 MAX_LABELS: Final = 16
 _KEY: Final = re.compile(r"[a-z][a-z0-9._/-]{0,62}", re.ASCII)
 #: No control characters, and no halves of surrogate pairs, which are no characters and cannot be stored as UTF-8.

@@ -57,11 +57,8 @@ class LineSplitter:
         self._stream = stream
         self._max = max_line_bytes
         self._mask = mask
-        #: Text after the last newline, which waits for its own. It is not in any batch yet.
         self.rest = b""
-        #: Whether the last batch was partial, so that the next line continues it.
         self.is_open = False
-        #: The time of the last bytes.
         self.timestamp = ""
 
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
@@ -154,7 +151,6 @@ class ProgressFilter:
         self._limit = state_bytes
         #: The beginning of a state. It is held back, since it may be overwritten.
         self.held = b""
-        #: Whether the beginning of the current state was already returned. The state can then not be dropped.
         self._is_released = False
         #: Whether the last byte was a ``\r``. The next one decides what it means.
         self._ends_with_return = False

@@ -9,17 +9,14 @@ from typing import Any, Final
 import orjson
 import re2
 
-#: The most characters of a query.
 MAX_QUERY: Final = 256
 #: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
-#: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000
 
-#: The most instructions of an expression that is searched for in many lines at once, all again for each match. RE2 does
-#: 10^9 instructions times characters a second.
+#: The most instructions of an expression that is searched for in many lines at once.
 MAX_JOINED_PROGRAM: Final = 200
 
 #: Characters at which an expression is compared at once, as long as it matches only the empty text.
@@ -28,8 +25,7 @@ _EMPTY_MATCHES: Final = 64
 #: Control sequences of a terminal: CSI, and string sequences such as OSC. Each ends at the next ESC: in linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: The same in a JSON string, and some more. Its beginning is case-sensitive, so that RE2 skips from ESC to ESC: that is
-#: ten times as fast.
+#: The same in a JSON string, and some more. A case-sensitive beginning is ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'

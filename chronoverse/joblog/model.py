@@ -26,15 +26,12 @@ MAX_LINE_BYTES: Final = 65_536
 #: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line as JSON. Its placeholders are: timestamp and message, both as JSON; number; stream; what a partial line has.
-#: The archive has lines in this form: its search finds the message by what stands around it, its codec the time.
+#: A line as JSON: timestamp and message as JSON, number, stream, ``partial``. The archive's searches rely on its form.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-#: The streams that a line may be on.
 STREAMS: Final = ("stdout", "stderr")
-#: A time as :func:`iso_timestamp` writes it.
 TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 
 

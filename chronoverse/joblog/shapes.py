@@ -20,10 +20,8 @@ from chronoverse.joblog.matcher import strip_sequences
 
 _Value = TypeVar("_Value")
 
-#: Changes whenever a line may have another shape than before, or a packed set another form. Stored sets of another
-#: version are not used.
+#: Changes whenever a line may have another shape than before, or a packed set another form.
 VERSION: Final = 3
-#: Bytes of a hash.
 HASH_BYTES: Final = 8
 #: Shapes of one log. With more, it takes too much memory to be compared with, and says too little.
 MAX_SHAPES: Final = 100_000

@@ -21,7 +21,6 @@ from chronoverse.joblog.past_runs import PastRuns
 MIN_BYTES: Final = 1_024
 MAX_BYTES: Final = 262_144
 DEFAULT_BYTES: Final = 16_384
-#: Last lines of the log, at most.
 MAX_LAST_LINES: Final = 50
 #: Groups of lines of one shape, at most. Lines of further shapes are only counted.
 MAX_GROUPS: Final = 1_000

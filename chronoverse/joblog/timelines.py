@@ -20,26 +20,22 @@ import orjson
 from chronoverse.joblog.model import seconds_of
 from chronoverse.joblog.shapes import MAX_SHAPES
 
-#: Changes whenever a line may have another key than before, or a packed timeline another form. Timelines of another
-#: version are not used.
+#: Changes whenever a line may have another key than before, or a packed timeline another form.
 VERSION: Final = 1
 #: Lines of a log that are kept to be found again in other runs. A log with fewer lines keeps all of them.
 MAX_ANCHORS: Final = 4_096
-#: Bytes of the longest packed timeline, even if nothing in it can be compressed. One of :data:`MAX_ANCHORS` anchors has
-#: some 30 KB.
+#: Bytes of the longest packed timeline, even if nothing in it can be compressed.
 MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
 #: Pauses that an answer lists.
 MAX_LISTED: Final = 20
 
-#: Of a log with more lines: the longest pauses. Each is kept with the line before it, so that a job which is silent
-#: there can be told from one that is silent elsewhere.
+#: Of a log with more lines: the longest pauses, each with the line before it.
 _MAX_LONGEST: Final = 1_776
 #: And lines that are chosen by their keys, all over the log: they are the same lines in each run.
 _MAX_SAMPLES: Final = 512
 #: And the last lines.
 _RECENT: Final = 32
-#: What an excess has to be above, at least: in ms, as a part of the whole run, and as a part of the slowest good pause.
-#: Besides, it has to be above the distance of the good runs from each other.
+#: What an excess has to be above, at least: in ms, and as parts of the run and of the slowest good pause.
 _NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
@@ -207,8 +203,7 @@ class TimelineBuilder:
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, as long as they are not too many.
         self._all: list[_Row] = []
-        #: After that the longest pauses, and which pauses are not among them. As they are sorted: the pause, negative;
-        #: the key, so that of equal pauses the same are kept in each run; the line; and the line before it.
+        #: After that the longest pauses, sorted: the pause, negative; the key; the line; the line before it.
         self._longest: list[tuple[int, int, _Row, _Row | None]] = []
         self._threshold = 0
         self._samples: list[_Row] = []

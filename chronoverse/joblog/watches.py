@@ -14,11 +14,9 @@ from chronoverse.errors import Forbidden
 from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.model import Job, JobRef, Status
 
-#: What a watch tells, and the ``type`` of its messages.
 TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.silent"}
 #: The ends that each tells unless it names others.
 DEFAULT_STATUSES: Final = {"end": ("FAILED", "LOST"), "change": ("COMPLETED", "FAILED", "LOST"), "silent": ()}
-#: Seconds for which a delivery is retried.
 RETRY_SECONDS: Final = 86_400
 #: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, by Standard Webhooks.
 SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)

@@ -18,10 +18,8 @@ from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, Ou
 
 #: Bytes of one slice; a longer single frame is a slice of its own. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Slices that are cut short end at multiples of that many bytes. A socket with room takes 130,966 bytes at once: with
-#: 128 KiB nearly every slice was two writes, the second of 200 bytes.
+#: Slices that are cut short end at multiples of this. A socket takes 130,966 bytes at once.
 SLICE_STEP_BYTES: Final = 126 * 2**10
-#: Slices that are cached between two publishes. Nearly all viewers have the same position and share one slice.
 MAX_SLICES: Final = 64
 #: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
 FILTER_SHARE: Final = 0.2
@@ -82,11 +80,9 @@ class FilterBudget:
     ) -> None:
         self._clock = clock
         self._yield_to_loop = yield_to_loop
-        #: The seconds that were spent since the rest of the worker ran.
         self._spent = 0.0
         self._left = FILTER_BURST_SECONDS
         self._refilled_at = self._halved_at = clock()
-        #: The seconds that each subject has taken lately.
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
@@ -203,14 +199,10 @@ class Feed:
         self.cursor = job.last if job else 0
         self.base = self.cursor
         self.final: bytes | None = None
-        #: The job's newest ``job`` frame.
         self.job_frame: bytes | None = job.to_frame() if job else None
-        #: Counts new job frames and redactions.
         self.version = 0
-        #: The version and the ``redact`` frame of each redaction since the feed began. A redaction takes seconds, so
-        #: there are never many.
+        #: The version and the ``redact`` frame of each redaction since the feed began.
         self.redactions: list[tuple[int, bytes]] = []
-        #: How many viewers there are. The tail counts them.
         self.viewer_count = 0
         #: The groups of the viewers that have caught up, and each other viewer for itself.
         self.waiters: set[Waiter] = set()
@@ -223,7 +215,6 @@ class Feed:
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []
         self._first_position = 0
-        #: Bytes of all frames that were dropped from the ring.
         self._dropped_bytes = 0
         self._slices: dict[tuple[int, LineFilter | None], Slice] = {}
 
@@ -232,12 +223,9 @@ class Feed:
         """What the feed knows now. If it has changed since the store was asked, the store's answer came too late."""
         return self.cursor, self.job
 
-    # For the tail
-
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
         first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
-        # Bytes of frames that are made of one read, plus the rest of the last line; later entries are read again. Only
-        # lines that suddenly are much longer than those before have that many. A ring holds no more.
+        # Bytes of frames made of one read, plus the rest of the last line. A ring holds no more.
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
@@ -323,8 +311,6 @@ class Feed:
             self.filter_budget.give_way()
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()
-
-    # For viewers
 
     def seek(self, cursor: int) -> int | None:
         """The position of the first frame after line ``cursor``. None before the ring, and inside a gap."""

@@ -16,8 +16,7 @@ from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment
 from chronoverse.live.tail import lines_are_gone, redacted_since
 
-#: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
-#: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
+#: Seconds between two checks of an ended log, which no tail checks, for redactions.
 CHECK_SECONDS: Final = 5.0
 
 
@@ -35,16 +34,12 @@ class Replay:
     finished: Job | None
     lease_seconds: float
     subject: str
-    #: Set with the last frames of the stream: ``end`` or ``error``.
     reason: str = ""
     _lines: int = FIRST_LINES
     #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
     _last_bytes: int = 0
-    #: The newest state of the job that this replay has met.
     _known_job: Job | None = None
-    #: When an ended log is checked again, on the viewer's clock.
     _check_at: float | None = None
-    #: Whether the ended log was redacted during this replay.
     _is_redacted: bool = False
 
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:

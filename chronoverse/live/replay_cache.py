@@ -25,13 +25,11 @@ from chronoverse.store.sequential_reader import SequentialReader
 
 #: Bytes that a segment should have. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
-#: Bytes after which a segment ends, however many lines were asked for. A viewer that does not read its socket holds
-#: that many bytes, and the rest of the last line. Four lines of 64 KiB fit, unless JSON escapes their characters.
+#: Bytes after which a segment ends: a viewer that does not read its socket holds that many.
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
 #: The fewest and the most lines of a segment, both powers of two. With the most, a worker is busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
-#: Bytes of lines that one read of the store may bring. If runners may write lines of more than 64 KiB, fewer lines are
-#: asked for at once.
+#: Bytes of lines that one read of the store may bring, if runners may write longer lines.
 READ_BYTES: Final = 32 * 2**20
 #: Lines of the first segment, before anybody knows how long the lines are.
 FIRST_LINES: Final = 32
@@ -85,20 +83,17 @@ class ReplayCache:
         self._scan: Final = scan
         #: Who waits for the same scan, by its key.
         self._scanning: WeakValueDictionary[_Key, threading.Lock] = WeakValueDictionary()
-        #: Counts calls of :meth:`invalidate`.
         self._invalidated = 0
         self.throttle: Final = throttle
         self._archive: Final = archive or ArchiveReader()
-        #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
-        #: Viewers wait for up to 5 s. A thousand need a tenth of a second.
+        #: One for each server of the store, so that only viewers of its own jobs wait for one that does not answer.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, pause))
         #: Those of the same servers. Whoever holds the lock may use the reader.
         self._readers: dict[Hashable, SequentialReader] = {}
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
         self._most_bytes = most_bytes
         self._clock = clock
-        #: When each segment was read, and the segment; the oldest first. cachetools' TTLCache takes 8 µs more for a
-        #: viewer that comes back, of 190 that the application takes.
+        #: When each segment was read, and the segment; the oldest first. cachetools' TTLCache takes 8 µs more.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
         self._cached_bytes = 0
 

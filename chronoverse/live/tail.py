@@ -79,16 +79,12 @@ class Tail:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: The thread that checks the jobs of each server, when the store has several.
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
-        #: What was delivered since the metrics were updated, which takes some microseconds: so they are updated from
-        #: time to time.
+        #: What was delivered since the metrics were updated, which takes some microseconds.
         self._delivered_lines = self._delivered_changes = self._delivered_bytes = self._replays = 0
         self._read_at = clock()
         self._failing = False
-
-    # For viewers
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
         """The job's feed, which from now on is kept up to date and wakes ``viewer``. ``job`` was just fetched."""
@@ -162,8 +158,6 @@ class Tail:
         metrics.BYTES_DELIVERED.inc(size)
         metrics.REPLAY_READS.inc(replays)
 
-    # One step of each thread
-
     def read_once(self) -> None:
         """Reads all watched jobs once, and publishes what came. Raises :class:`StoreError`."""
         found = self._reader.read(self._batch.lines)
@@ -204,8 +198,7 @@ class Tail:
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
-                # A proxy may lose the server's reports, and a Cluster reports nothing of a key that is new after its
-                # slot has moved. Then the lines come with the next check of the job.
+                # Reports can be lost, also after a Cluster has moved a slot. The next check of the job finds the lines.
                 is_late = feed.job is not None and feed.job.last > feed.cursor
                 self._reader.watch(ref, feed.cursor, again=is_late)
             else:
@@ -304,15 +297,12 @@ class Tail:
         for feed in due:
             servers.setdefault(self._store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            # In a thread of its own, so that a server that hangs does not delay the others. The last check of its jobs
-            # may still be under way.
+            # In a thread of its own, so that a server that hangs does not delay the others.
             before = self._checkers.get(server)
             if before is None or not before.is_alive():
                 check = partial(_logging_errors, "the tail reader cannot check some jobs", self.check_jobs, theirs)
                 self._checkers[server] = threading.Thread(target=check, name="tail-checker", daemon=True)
                 self._checkers[server].start()
-
-    # The threads
 
     def start(self) -> None:
         with self._lock:

@@ -19,7 +19,6 @@ from chronoverse.live.tail import Tail, count_store_error
 
 #: Seconds without an answer from the store after which a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
-#: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
 #: Seconds after which a client gets the cursor when no line passes its filter. It may be told half a second late.
 CURSOR_SECONDS: Final = 0.4
@@ -58,16 +57,13 @@ class Viewer:
     ) -> None:
         self.cursor = after
         self.done = False
-        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Of a wait
-        #: also ``matched``. Empty before.
+        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left``, ``slow`` or
+        #: ``matched``.
         self.reason = ""
-        #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
-        #: Whether :meth:`try_next` found nothing because the store has to be read.
         self.needs_store_read = False
         #: Called when there may be more to send.
         self.on_wake: Callable[[], object] | None = None
-        #: When it last sent something, on the tail's clock.
         self.sent_at = tail.clock()
         #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
         self.has_skipped = False

@@ -16,7 +16,6 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 
-#: Changes that are read at once.
 READ_CHANGES: Final = 500
 
 
@@ -24,7 +23,6 @@ READ_CHANGES: Final = 500
 class ChangesReplay(Replay):
     """Reads older changes, and the jobs, for one viewer. It never ends the stream."""
 
-    #: The frames of the newest jobs, not older than a change.
     jobs: Callable[[int], bytes]
     #: What comes before these frames. None when they were sent, or are not wanted.
     opening: bytes | None

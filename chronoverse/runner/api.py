@@ -66,7 +66,6 @@ class JobLog:
         self._service_url = service_url
         self._resources = resources
         self._lock = threading.Lock()
-        #: Whether :meth:`finish` was called. After that nothing can be written.
         self.finished = False
 
     @classmethod

@@ -19,8 +19,7 @@ from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
 
-#: Seconds after the first signal. A second signal within them may be a double press, and is forwarded as it is. A later
-#: one kills the command.
+#: Seconds after the first signal in which a second may be a double press. A later one kills the command.
 GRACE_SECONDS: Final = 2.0
 
 
@@ -81,10 +80,8 @@ class SignalForwarder:
 
     def __init__(self) -> None:
         self._group: int | None = None
-        #: When the first signal was forwarded.
         self._first_at: float | None = None
         self._saved: dict[signal.Signals, Any] = {}
-        #: The signals that came, in order, including those that came while there was no command.
         self.received: list[int] = []
 
     def __enter__(self) -> Self:

@@ -225,8 +225,7 @@ class HttpLogWriter:
     def _next_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
         if token is None and self._had_token:
-            # The service restarts. Without a token its old worker, if a connection to it is still open, would answer
-            # 401, and that would stop the runner permanently.
+            # The service restarts. Without a token its old worker would answer 401, and stop the runner permanently.
             raise StoreUnavailable(f"there is no token for {self._service.url} now")
         self._had_token = token is not None
         return token

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from chronoverse.runner.http_log_writer import HttpLogWriter
     from chronoverse.store import Store
 
-#: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
-#: below the grace that a store gives before it declares a job LOST.
+#: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
 SHORT_PAUSE_SECONDS: Final = 0.05
@@ -66,7 +65,6 @@ class Publisher:
     """
 
     connect: Callable[[], LogWriter]
-    #: The job that the lines are published as.
     job: JobRef
     spool: Spool
     say: Callable[[str], None]
@@ -91,7 +89,6 @@ class Publisher:
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
-        #: The sequence number of the spool's line with the index 0.
         self._base: int = spool.state.get("base", 0)
         #: Our last attempt, or that of the process that left the spool; and whether it has the lease.
         self._attempt: Attempt | None = None
@@ -111,9 +108,7 @@ class Publisher:
         #: What to ask for safe lines; None when lines are safe once they are acknowledged.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
-        #: Labels that are known only at the end, until the job has them.
         self._last_labels: Labels = ()
-        #: The error that stopped publishing permanently, if one did.
         self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
@@ -121,13 +116,9 @@ class Publisher:
         #: Whether :meth:`start` also raises what can pass. The user is then not told that lines wait.
         self._must_open = False
         self._last_error: ChronoverseError | None = None
-        #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
-        #: Whether the store has the job's end, safely.
         self.ended = False
-        #: Whether the user knows that the spool's file cannot be written during this outage.
         self._has_warned_of_file = False
-        #: Whether the user knows that a quota leaves lines out.
         self._has_said_quota = False
         self._opened_or_refused = threading.Event()
         self._stop = threading.Event()
@@ -301,8 +292,8 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always with the same token: a power loss may have brought back an old lease of ours. A new job is opened
-            # only if its first line gets the number 1.
+            # Always the same token: a power loss may have brought back an old lease. A new job's first line gets the
+            # number 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)
@@ -435,8 +426,7 @@ class Publisher:
             self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
-        # the spool was reassigned, or when there never was an attempt.
+        # Whoever deletes a job wants its lines gone, unless they are another's: reassigned, or never opened.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")

@@ -11,8 +11,7 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 
-#: Compares consecutive lines (at least one) with the job's log. It may stop before the last of them.
-#: Raises: :class:`JobNotFound`, :class:`StoreError`.
+#: Compares consecutive lines with the job's log, not always all. Raises :class:`JobNotFound`, :class:`StoreError`.
 Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 

@@ -25,9 +25,7 @@ from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 
-#: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
 OPEN_SECONDS: Final = 1.0
-#: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
 #: A spool without a file: 64 MiB of lines may wait in memory.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
@@ -160,8 +158,7 @@ def wait_delivered(
     """Waits until all is delivered or ``is_stopped()``, and ``show``s it; at most 5 s for a store never reached."""
     start = time.monotonic()
     show_at = start + 1
-    # Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
-    # thread.
+    # Seconds between two checks for a signal, which cannot wake a waiting thread.
     while not publisher.join(0.1):
         now = time.monotonic()
         left = start - now + (min(seconds, 5.0) if publisher.is_unreached else seconds)
@@ -219,8 +216,7 @@ def _refuses_id(refusal: ChronoverseError | None) -> bool:
 @contextlib.contextmanager
 def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
-    # Seconds for which Python runs one thread while another waits. With its default of 5 ms a busy publisher made the
-    # pipes' reader wait at every read: a command that prints flat out took 5 times as long. With this it takes 2 times.
+    # Python's default of 5 ms made the pipes' reader wait at every read: printing flat out took 5 times as long.
     sys.setswitchinterval(0.0002)
     try:
         yield

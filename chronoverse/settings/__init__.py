@@ -19,14 +19,12 @@ from typing import Any, Final, NamedTuple
 from chronoverse.errors import SettingsError
 from chronoverse.settings import parse
 
-#: What the name of every variable starts with, except WEB_CONCURRENCY, which is gunicorn's.
 PREFIX: Final = "CHRONOVERSE_"
 
 #: The variables that Kubernetes sets for a Service. The second kind has a URL.
 #: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
-#: Variables of which at most one may be set.
 _EXCLUSIVE: Final = (
     ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL"),
     ("CHRONOVERSE_TOKEN", "CHRONOVERSE_TOKEN_FILE"),

@@ -48,13 +48,11 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
     return parse
 
 
-#: Reads what a claim of a token may be.
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
 #: Reads scopes that are asked for. Only with ``openid`` does an issuer say whom it has signed in.
 scopes: Final = matching(
     "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words separated by spaces, including openid"
 )
-#: Reads a bearer token (RFC 6750).
 bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
 

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-#: A server's host and port.
 Address = tuple[str, int]
 
-#: Options for the Sentinels only.
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
 # urllib's urlsplit refuses two IPv6 hosts in a row.
@@ -27,7 +25,6 @@ _MANY_HOSTS = re.compile(
 )
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
-#: The port of a host that names none, and the rest of a URL, for each kind.
 _DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 _FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster": "HOST:PORT[,HOST:PORT…]"}
 

@@ -6,5 +6,4 @@ class AdaptiveBatch:
 
     def learn(self, lines: int, size: int) -> None:
         fitting = 2**20 * lines // max(size, 1)
-        # At least 4 and at most 2,048 lines are asked for.
         self.lines = max(4, min(2048, fitting, self.lines * 4))

@@ -12,12 +12,9 @@ from typing import Any, Final
 from chronoverse.joblog.model import iso_or_none
 from chronoverse.store.commands import Commands
 
-#: Entries that the store keeps, a hundred more at most. They take 15 MB.
 MAX_ENTRIES: Final = 100_000
-#: Entries that one process writes in a day for a subject who repeats an action, in all workflows together: anybody can
-#: invent workflows. Then one entry stands for that many. So it takes millions of deletions to push out those of others.
+#: Entries alike that one process writes in a day for a subject: deletions must not push out those of others.
 MAX_ALIKE: Final = 100
-#: Characters of the subject, and of what was done.
 MAX_TEXT: Final = 300
 
 #: An entry's time by the store's clock in Unix ms, and a number among those of that time.

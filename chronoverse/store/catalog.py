@@ -165,8 +165,6 @@ class JobCatalog:
             last=entry_number(last) if last else 0,
         )
 
-    # A workflow's own retention
-
     def retention(self, workflow_id: str, pool: PoolKind | None = None) -> int | None:
         """The workflow's own retention in seconds. None when it has the common one."""
         key = self._keys.of_workflow(workflow_id, "settings")
@@ -174,8 +172,6 @@ class JobCatalog:
         with contextlib.suppress(NotALog):
             return _retention(self._commands.run(workflow_id, "HGET", key, "retention_seconds", pool=pool) or b"")
         return None
-
-    # A workflow's own settings
 
     def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
         """The settings of these workflows, without those that cannot be read."""
@@ -202,8 +198,6 @@ class JobCatalog:
     def settings_saved(self, workflow_id: str, changed_ms: int) -> None:
         """Notes that the archive has the workflow's settings as they were changed then."""
         self._commands.run(workflow_id, "HSET", self._keys.of_workflow(workflow_id, "settings"), "saved_ms", changed_ms)
-
-    # Quotas: how many bytes of messages are stored
 
     def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
         """The bounds of workflows without their own. None when they are not known. Never raises."""

@@ -15,7 +15,6 @@ from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, Status
 from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import parse_job
 
-#: The status of a deleted job in its last change.
 DELETED: Final = "DELETED"
 
 

@@ -58,8 +58,6 @@ class ChunkIndex:
         """Makes a runner that writes to the store directly pause after each append, for ``seconds`` from now."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
-    # The archive lock
-
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archive lock for ``token``, or extends it. False when another archiver has it."""
         key = self._commands.keys.of(job, ARCHIVE_LOCK)
@@ -186,8 +184,6 @@ class ChunkIndex:
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
-
-    # Redactions
 
     def redact(
         self,

@@ -17,10 +17,8 @@ from chronoverse.store.driver import NO_ANSWER, AskingClient, new_client, new_co
 from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
-#: Seconds that a node may take to connect, or to send the map of the slots.
 MAP_SECONDS: Final = 1.0
-#: Seconds for which a node gets no more commands of the pool for health checks after one was not answered. These are
-#: about what all workflows share, such as their list. No job should wait for it again and again.
+#: Seconds without commands of the health checks' pool for a node that did not answer one.
 PAUSE_SECONDS: Final = 10.0
 
 
@@ -38,15 +36,11 @@ class ClusterTopology(Topology):
         super().__init__(url.server_url(url.hosts[0]), **options)
         self._nodes = url
         self._clock = clock
-        #: The map: the master of each slot.
         self._owners: list[Address | None] = [None] * SLOTS
-        #: The last node that a MOVED answer named, if any.
         self._newest: list[Address] = []
         self._asked_at = float("-inf")
         self._is_stale = True
-        #: Why a node did not send the map, the last time.
         self._map_failure = ""
-        #: When a node last failed to answer.
         self._failed_at: dict[Address, float] = {}
         #: Until when a node gets no commands of the pool for health checks.
         self._silent_until: dict[Address, float] = {}
@@ -116,8 +110,6 @@ class ClusterTopology(Topology):
     def _node(self, server: Address, pool: PoolKind) -> redis.Redis:
         return self._client(self._nodes.server_url(server), pool)
 
-    # The map
-
     def _owner(self, workflow_id: str) -> Address:
         self.refresh()
         owner = self._owners[slot_of(workflow_id)]
@@ -161,7 +153,6 @@ class ClusterTopology(Topology):
             self._ask_nodes()
 
     def _ask_nodes(self) -> None:
-        # Nodes asked for the map before a refresh fails.
         for address in self._nodes_to_ask()[:5]:
             try:
                 ranges = self._ask_map(address)

@@ -16,7 +16,6 @@ from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 Answer = TypeVar("Answer")
 
-#: Jobs asked for in one round trip.
 JOBS_AT_ONCE: Final = 500
 
 

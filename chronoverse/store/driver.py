@@ -21,12 +21,10 @@ from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
 #: Connections for commands, per process. Commands take well under a millisecond, so few serve many.
 COMMAND_CONNECTIONS: Final = 6
-#: The first words of errors by which a server refuses to write: no memory, no disk, no replica, not the master.
 _REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 
-#: The server did not answer, or its Cluster is down.
 NO_ANSWER = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
 #: What the driver returns instead of a reply when it has passed a message to its handler.
 PUSH_CONSUMED: Final = object()
@@ -104,16 +102,14 @@ def take_message(connection: redis.Connection) -> bool:
     except redis.TimeoutError:
         return False
     if answer is not PUSH_CONSUMED:
-        # It is no longer certain which reply belongs to which command, nor that each message was handled: the driver
-        # does not raise errors of the handler.
+        # Replies no longer belong to commands for certain, and the driver does not raise errors of the handler.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
 
 def has_buffered(connection: redis.Connection) -> bool:
     """Whether the driver has already received a part of the next message or more."""
-    # The public can_read() also polls the socket, which takes gevent a round of its event loop. The driver's own parser
-    # has a buffer instead of hiredis's reader.
+    # The public can_read() also polls the socket, in a round of gevent's event loop. Without hiredis there is a buffer.
     parser: Any = connection._parser
     reader = getattr(parser, "_reader", None)
     return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
@@ -134,12 +130,9 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "max_connections": COMMAND_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT_SECONDS,
         "socket_timeout": timeout,
-        # Seconds that a connection may take to open.
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
-        # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a
-        # pooled connection that the server closed long ago. A command that timed out is not repeated: it would take
-        # as long again.
+        # A retry hides the first answer. One is enough for a pooled connection that the server closed long ago.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # Otherwise each connection begins with CLIENT SETINFO, which the documented users may not run.

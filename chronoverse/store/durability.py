@@ -41,9 +41,8 @@ def confirm(
         # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
-            # This is asked separately: a server writes to its files only after it has executed all commands that it has
-            # read from its connections. With ``everysec`` a write may stay in the server's memory while its disk is
-            # busy. An empty buffer has no such write.
+            # Asked separately: a server writes to its files after all commands that it has read. An empty buffer holds
+            # no write.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()
@@ -89,7 +88,6 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     if not isinstance(on_disk, redis.RedisError):
         return bool(on_disk[0] >= 1)
-    # A server that loaded no snapshot, made none, and is making none has nothing to load at a restart. So a restart
-    # cannot bring back an older state.
+    # A server that loaded and made no snapshot cannot bring back an older state at a restart.
     names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
     return all(persistence.get(name) == "0" for name in names) or None

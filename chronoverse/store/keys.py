@@ -7,9 +7,7 @@ from chronoverse.joblog.model import JobRef
 
 #: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
 ARCHIVE_LOCK: Final = "sealer"
-#: The kinds of keys of a job, which end the keys' names and have only letters, and their types. ``check_types`` in
-#: common.lua takes the types from here, and a deletion removes all but the tombstone. The keys of an ended job that is
-#: not archived expire instead, if ``end_job`` there says so.
+#: The kinds of keys of a job, and their types, for ``check_types`` in common.lua, deletion and ``end_job``.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",
@@ -22,16 +20,13 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "garbage": "hash",
     "deleted": "string",
 }
-#: The same of a workflow.
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {
     "jobs": "zset",
     "running": "set",
     "changes": "stream",
     "settings": "hash",
 }
-#: The kinds of keys that the scripts for runners take.
 RUNNER_KEYS: Final = ("log", "job", "lease")
-#: Those that the script for OpenTelemetry takes.
 RECORD_KEYS: Final = (*RUNNER_KEYS, "files", "batches", "jobs")
 
 
@@ -40,8 +35,8 @@ class KeyMap:
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
-        #: The sorted set of all workflows, the one with the age mark, and the hash of the common quotas. In a Cluster
-        #: each has a slot of its own.
+        #: The sorted set of all workflows, the age mark's, and the hash of the common quotas, each in a slot of its
+        #: own.
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"

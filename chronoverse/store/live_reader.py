@@ -35,10 +35,8 @@ from chronoverse.store.driver import (
 )
 from chronoverse.store.topology import Topology
 
-#: Logs that are asked for in one round trip.
 READ_LOGS: Final = 500
-#: Seconds from the beginning of a read to the next one, if a change is reported within half that time: what changes
-#: meanwhile is read with it. A change that is reported later is read at once.
+#: Seconds from one read to the next, if a change is reported within half that time.
 GATHER_SECONDS: Final = 0.004
 #: Seconds between two reads of a log whose changes the server does not report, at least.
 POLL_SECONDS: Final = 0.05
@@ -77,11 +75,9 @@ class NodeReader:
         self._tracks = self._has_warned = False
         #: Logs that the server has refused to read, for example because their slot is being moved.
         self._refused: list[WatchedLog] = []
-        #: When these logs are queued again, or all logs where changes are not reported, and the seconds that reading
-        #: has taken since that was done last.
+        #: When these logs, or all unreported ones, are queued again, and the seconds that reading has taken since.
         self._poll_at = float("inf")
         self._poll_took = 0.0
-        #: When the last read began.
         self._read_at = float("-inf")
         #: The version of the topology with which the logs were last compared, and when.
         self._version = live.topology.version
@@ -93,8 +89,6 @@ class NodeReader:
         self._is_waiting = False
         for end in self._wakeup:
             end.setblocking(False)
-
-    # For any thread
 
     @property
     def silent_seconds(self) -> float:
@@ -116,8 +110,6 @@ class NodeReader:
             # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
             with contextlib.suppress(OSError):
                 self._wakeup[1].send(b"\0")
-
-    # For the thread that reads
 
     def read(self, count: int) -> list[Found]:
         """Waits for entries after the cursors, and returns up to ``count`` of each log, or its error; none in time:
@@ -314,7 +306,6 @@ class LiveReader:
         self._results: queue.Queue[list[Found]] = queue.Queue(1)
         #: Entries of one job that a node's thread asks for: what the caller of :meth:`read` last asked for.
         self._count = 100
-        #: The last error of each node that does not answer.
         self._errors: dict[Hashable, StoreError] = {}
         self._threads: list[threading.Thread] = []
         self._closed = threading.Event()
@@ -389,8 +380,6 @@ class LiveReader:
                 if self._logs.get(watched.job) is watched:
                     watched.node.remove(watched)
                     self._node_of(watched.job.workflow_id).add(watched)
-
-    # The thread of a node
 
     def _run(self, node: NodeReader) -> None:
         failures = 0

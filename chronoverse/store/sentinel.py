@@ -13,8 +13,7 @@ from chronoverse.store.cluster import MAP_SECONDS, SLOTS, ClusterTopology
 from chronoverse.store.driver import new_client
 from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
-#: Seconds between questions whether the master is still the same. One that was cut off from its Sentinels continues
-#: answering without an error, so this is how long we may go on reading there.
+#: Seconds between questions whether the master is still the same. A cut-off one continues answering.
 CHECK_MASTER_SECONDS: Final = 2.0
 
 

@@ -14,7 +14,6 @@ from chronoverse.store.topology import Topology
 #: Seconds for which an answer that came ahead is used. After that the log may have changed, and is asked again.
 AHEAD_SECONDS: Final = 1.0
 
-#: What was asked for: a job, a line number, and how many entries after that line.
 _Request = tuple[JobRef, int, int]
 
 
@@ -43,7 +42,6 @@ class SequentialReader:
         #: The request whose answer has not been read yet, and when it was sent.
         self._pending: _Request | None = None
         self._sent_at = 0.0
-        #: What the last read makes likely.
         self._likely: _Request | None = None
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:

@@ -10,7 +10,6 @@ from redis.exceptions import NoPermissionError
 
 from chronoverse.errors import StoreError, StoreUnavailable
 
-#: The warning where the server's user may not run INFO.
 UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lacks ACL +info"
 
 

@@ -37,8 +37,7 @@ from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.watches import WatchStore
 from chronoverse.store.workflows import WorkflowList
 
-#: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
-#: the rest waits in the spool. Large appends pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass.
+#: Seconds of pause after an append when an archiver asks for it; more for large appends.
 SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 2**20
 
@@ -102,8 +101,6 @@ class Store:
     def server_of(self, job: JobRef) -> Hashable:
         """Which server has the job. A caller that waits for one server must not hold up the jobs of the others."""
         return self._topology.server_of(job.workflow_id)
-
-    # Jobs
 
     def get_job(self, job: JobRef) -> Job | None:
         """The job, or None. A RUNNING job becomes LOST by this call when its lease and its grace period are over."""
@@ -181,8 +178,6 @@ class Store:
         """Milliseconds for which a job of the workflow is kept after its end, and its tombstone after its deletion."""
         return 1000 * (self.catalog.retention(workflow_id) or 0) or self._retention_ms
 
-    # Reading a log
-
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
         return self.page(job, after=after, count=count)
@@ -212,8 +207,6 @@ class Store:
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
         """For the process's tail reader, on connections of its own; see :class:`LiveReader`."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
-
-    # Writing a log
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
@@ -351,8 +344,6 @@ class Store:
     def _ask(self, script: str, job: JobRef, kinds: Sequence[str], *args: Any) -> list[Any]:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
-    # An issuer's keys, which nodes share
-
     def load_key_set(self, name: str) -> bytes | None:
         """What :meth:`save_key_set` was last given for ``name``, from whichever node. None when there is nothing."""
         key = self._keys.key_set(name)
@@ -363,8 +354,6 @@ class Store:
         """Keeps ``record`` for other nodes, for ``seconds``."""
         key = self._keys.key_set(name)
         self._commands.run(key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
-
-    # The servers
 
     def warnings(self) -> list[str]:
         """What an operator should know of the servers' settings. Empty when no log is in danger."""

@@ -24,7 +24,6 @@ class PoolKind(Enum):
     HEALTH = "health"
     #: Commands of runners, which are not repeated: their first answer counts.
     APPENDS = "appends"
-    #: Commands that wait for a disk or a replica.
     WAITS = "waits"
 
 

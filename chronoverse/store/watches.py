@@ -18,7 +18,6 @@ MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
 #: Seconds for which a process has a watch to itself. One delivery may take almost as long.
 CLAIM_SECONDS: Final = 15
-#: The consumer group of the changes, and its only consumer.
 GROUP: Final = "notify"
 
 
@@ -126,8 +125,6 @@ class WatchStore:
         self._changed(workflow_id)
         return bool(found)
 
-    # What is to be told
-
     def add(self, watch: Watch, event: Event) -> bool:
         """Queues an event, unless it was before or too many wait. Returns whether it was queued."""
         of = watch.workflow_id
@@ -160,8 +157,6 @@ class WatchStore:
         self._commands.run(
             watch.workflow_id, "HINCRBY", self._keys.watches(watch.workflow_id), f"{watch.watch_id}:dropped", 1
         )
-
-    # The changes, which all processes share
 
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None

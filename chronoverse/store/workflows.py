@@ -108,7 +108,6 @@ class WorkflowList:
                 self._listing.unlist(ref.workflow_id, [ref.job_id])
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        # The statuses of the ten newest jobs are shown.
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [10]) for each in workflow_ids]
         answers = self._commands.scripts("workflow", calls)
         # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.

@@ -50,7 +50,6 @@ from chronoverse.web.routes import (
 )
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: A host and an optional port, as in RFC 3986 section 3.2.2.
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 
 

@@ -80,8 +80,7 @@ class Worker(GeventWorker):
     _connections: Connections
 
     def init_process(self) -> None:
-        # gunicorn needs three calls to get a setting, and gets some twenty for a request: 6 % of the cost of a new
-        # viewer. They do not change from here on.
+        # gunicorn needs three calls to get a setting: 6 % of the cost of a new viewer.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         # Raises the soft limit to the hard one. The usual soft limit of 1,024 is less than a worker's streams.
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -175,8 +174,7 @@ class Worker(GeventWorker):
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         server = Server(listener, partial(self.handle, listener), self._connections, deps.stream_writers)
         if self.cfg.workers > 1:
-            # Connections that a worker accepts in one round of the event loop. Otherwise the first worker to wake would
-            # accept all connections that wait.
+            # Connections that a worker accepts in one round of the event loop, so that all workers get some.
             server.max_accept = 8
         server.start()
         return server

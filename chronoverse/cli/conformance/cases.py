@@ -13,11 +13,9 @@ from chronoverse.errors import AppendRefused
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Gap, Status, seconds_of
 
-#: Three lines that are appended one by one, unless the runner collects them for longer than a second.
 _SLOW: Final = ("echo one; sleep 1.2; echo two; sleep 1.2; echo three", ("one", "two", "three"))
 _FAILING: Final = 'touch "$1"; echo one; exit 5'
 _ARGUMENTS: Final = ("a  b", "*", "", "$HOME", "'")
-#: Waits for the kit, for 60 s at most.
 _WAIT: Final = 'i=0; while [ ! -e "$1" ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i + 1)); done'
 
 

@@ -14,16 +14,13 @@ import orjson
 
 from chronoverse.runner.http_log_writer import READ_SECONDS
 
-#: Answers that do not come from the service: their content type and their body.
 _ANSWERS: Final = {
     401: ("application/problem+json", b'{"title":"Unauthorized","status":401}'),
     429: ("application/problem+json", b'{"title":"Too Many Requests","status":429}'),
     502: ("text/html", b"<h1>502 Bad Gateway</h1>"),
     503: ("application/problem+json", b'{"title":"Service Unavailable","status":503}'),
 }
-#: Headers that each connection has for itself, or that the proxy makes.
 _HOP_HEADERS: Final = ("connection", "transfer-encoding", "host", "content-length", "expect", "date", "server")
-#: ``Retry-After`` of a 429.
 RETRY_AFTER_SECONDS: Final = 3
 
 

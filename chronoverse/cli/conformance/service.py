@@ -20,12 +20,10 @@ from chronoverse.embedded.supervisor import die_with
 from chronoverse.errors import ChronoverseError, Unreachable
 from chronoverse.settings import job_environ
 
-#: Seconds for the start, and for the end, on a busy machine.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 #: Seconds of the lease. It is longer than the outages of the cases, and short enough to wait for its end.
 LEASE_SECONDS: Final = 10
-#: The workflow of all cases.
 WORKFLOW: Final = "conformance"
 
 

@@ -76,7 +76,6 @@ class Trial:
         self.job: dict[str, Any] = {}
         self.events: list[Line | Gap] = []
         self.began = self.ended = 0.0
-        #: The second runner's attempt, while it has the lease.
         self.other: Attempt | None = None
         self._writer = HttpLogWriter(target.url, target.token)
         self._command = command

@@ -31,7 +31,6 @@ from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, St
 
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
 LOOKING_SECONDS: Final = 15.0
-#: Bytes of the smallest line in an answer. They bound what is asked for.
 _LINE_BYTES: Final = 90
 
 INSTRUCTIONS: Final = (
@@ -46,7 +45,6 @@ INSTRUCTIONS: Final = (
 _ID: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$"}
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}
 _TEXTS: Final = {"type": "array", "items": {"type": "string"}}
-#: The arguments of the tools. Each gets a description.
 _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "workflow_id": {**_ID, "description": "The workflow's id."},
     "job_id": {**_ID, "description": "The job's id."},
@@ -219,7 +217,6 @@ class Tools:
         query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
         found = self._ask_until_complete("summary", workflow_id, job_id, **query)
         most, is_truncated = message_bytes(max_bytes), found["truncated"]
-        # A service of an earlier version does not say it.
         slower = found.get("slower") and [_brief_pause(pause, most) for pause in found["slower"]]
         while slower and len(orjson.dumps(slower)) > max_bytes // 4:
             slower.pop()

@@ -55,7 +55,6 @@ from chronoverse.store import Store
 
 #: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
 HOT_SECONDS: Final = 0.25
-#: Comes after every id.
 _AFTER_IDS: Final = "\x7f"
 
 log: Final = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from chronoverse.history.scans.endpoint import ScanEndpoint, ScanTurns
 from chronoverse.history.scans.scan import BaseScan, ReplayScan, WorkflowPosition, error_from_json
 from chronoverse.history.scans.workflow_scan import JobsPage
 
-#: Seconds that a scan may take once it has begun. The server ends a process that takes longer, see
-#: :data:`chronoverse.history.scans.server.HANG_SECONDS`.
+#: Seconds that a scan may take once it has begun; see :data:`chronoverse.history.scans.server.HANG_SECONDS`.
 ANSWER_SECONDS: Final = 15.0
 
 

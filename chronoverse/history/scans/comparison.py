@@ -20,13 +20,11 @@ from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes
 from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
-#: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
 #: Good runs that a branch must have, so that a job is compared with them alone.
 LEAST_RUNS: Final = 3
 #: The branches, of which the first with enough good runs is taken when the job's own has too few.
 DEFAULT_BRANCHES: Final = ("main", "master")
-#: Jobs that are looked at to find the good runs.
 RECENT_JOBS: Final = 200
 #: Jobs that are looked at to find the good runs with certain labels, which takes 0.1 s. A branch may have few of them.
 LABELLED_JOBS: Final = 1_000
@@ -75,7 +73,6 @@ class DerivedReader:
         self._archive = archive
         self._read = read
         self._max_size = max_size
-        #: Those that were used last are at the end.
         self._cached: OrderedDict[JobRef, _CachedLines] = OrderedDict()
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:

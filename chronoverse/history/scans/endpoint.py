@@ -28,10 +28,8 @@ class ScanEndpoint:
     """
 
     def __init__(self) -> None:
-        #: Handed to the scan server.
         self.listener: Final = socket.socket(socket.AF_UNIX)
         directory = tempfile.mkdtemp(prefix="chronoverse-")
-        #: What this process and its forks connect to.
         self.path = Path(directory, "socket")
         if sys.platform != "linux":
             self.listener.bind(str(self.path))
@@ -43,8 +41,7 @@ class ScanEndpoint:
             os.close(handle)
             shutil.rmtree(directory)
         self.listener.listen()
-        #: Its first byte says whether the scan server runs. Its other bytes do not exist, and are locked by
-        #: :class:`ScanTurns`.
+        #: Its first byte says whether the scan server runs; :class:`ScanTurns` locks others, which do not exist.
         with tempfile.TemporaryFile() as file:
             self.file: Final = os.dup(file.fileno())
         os.pwrite(self.file, b"?", 0)

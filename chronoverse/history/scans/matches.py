@@ -51,7 +51,6 @@ class MatchEncoder:
         if not has_all:
             if not is_first:
                 return None
-            # The page ends after this line.
             budget.bytes_left = 0
         return {**context, line.sequence_num: json}
 

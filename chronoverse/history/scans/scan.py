@@ -12,14 +12,12 @@ from chronoverse.history.pages import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
 from chronoverse.history.tiered_log import BATCH_CHARACTERS
 from chronoverse.joblog.model import JobRef
 
-#: Seconds after which the scan server returns what it has found for a stream or a download. Then other scans get their
-#: turn.
+#: Seconds after which a scan for a stream or a download returns what it has found.
 SHORT_SCAN_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    #: The path of the request to the scan server.
     PATH: ClassVar[str]
     #: Of the scans with the same word here, a subject has one at a time.
     TURN: ClassVar = ""

@@ -21,14 +21,12 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
 
-#: Added to the nice value of a process that scans, and again to that of a scan that has taken so many seconds of CPU
-#: time. Another process that always wants the same processor gets three quarters of it, and then nine tenths.
+#: Added to the nice value of a process that scans, and again after so many seconds of CPU time of a scan.
 NICENESS: Final = 5
 SHORT_CPU_SECONDS: Final = 0.05
 #: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
 MEMORY_BYTES: Final = 2**30
-#: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line; a
-#: store that does not answer, some ten.
+#: Seconds after which a process that still works on one scan is killed. A page takes one.
 HANG_SECONDS: Final = 15
 
 

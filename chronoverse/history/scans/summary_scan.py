@@ -74,7 +74,6 @@ class SummaryReader:
         compare.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
-        # Only new lines make hunks.
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
         clues, reader = Clues(), self.lines
         # A job that begins again under its id, or loses lines or what they said, is another one here.
@@ -121,7 +120,6 @@ def _lines(
             yield from ((line, batch.is_match) for line in batch.lines)
             found.high = batch.position
             if batch.position >= job.last:
-                # The job may write faster than this reads.
                 break
             if budget.is_out_of_time():
                 return

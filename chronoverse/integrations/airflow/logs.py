@@ -26,8 +26,7 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Seconds that a task's first line waits at most until its log is open, and its end until the last lines are delivered.
-#: Airflow knows the task's state before that wait.
+#: Seconds that a task's first line waits at most until its log is open, and its end until its lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
 #: For that many seconds after the service was away, the next tasks of the process wait for a second at their end only.
@@ -67,7 +66,6 @@ class RemoteTaskLogs:
             token = partial(read_token_file, self._settings.token_file)
         self._token = token or self._settings.token
         self._lock = threading.Lock()
-        #: The tries that run, by the paths of their log files.
         self._running: dict[str, _RunningTry] = {}
         self._away_until = 0.0
 

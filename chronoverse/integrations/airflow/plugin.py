@@ -34,7 +34,6 @@ class _Listener:
     def _say_end(self, source: Any, status: Status) -> None:
         from airflow.sdk.log import load_remote_log_handler
 
-        # In other processes, for example when somebody marks a task as failed, the source is another one.
         if type(source).__name__ in ("RuntimeTaskInstance", "TaskRunnerMarker") and isinstance(
             load_remote_log_handler(), RemoteTaskLogs
         ):

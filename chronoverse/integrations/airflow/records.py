@@ -21,13 +21,9 @@ _PRINTED: Final[Mapping[str, Mapping[str, Any]]] = {
     "stdout": {"level": "info", "logger": "task.stdout"},
     "stderr": {"level": "error", "logger": "task.stderr"},
 }
-#: What is the same in all records of a try. The job's labels say it.
 _OF_THE_TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number", "ti_id")
-#: The number of a record's lines, if it is not 1.
 _LINES: Final = "chronoverse_lines"
-#: The least time between two records.
 _STEP: Final = timedelta(microseconds=1)
-#: What Python prints between two tracebacks.
 _CAUSE: Final = "The above exception was the direct cause of the following exception:"
 _CONTEXT: Final = "During handling of the above exception, another exception occurred:"
 

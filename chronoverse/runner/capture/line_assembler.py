@@ -19,7 +19,6 @@ class LineAssembler:
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
         self._progress_filter = ProgressFilter()
         self._masks = masks or Masks()
-        #: The end of the text, which may be the beginning of a secret.
         self._undecided = b""
         self._splitter = LineSplitter(stream, max_line_bytes, self._masks.forms.mask())
         self._timestamp = ""

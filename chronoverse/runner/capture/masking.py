@@ -23,7 +23,6 @@ class Masks:
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:
-        #: What else is masked, in whole lines.
         self.forms: Final = forms or SecretForms(None)
         found = {part for secret in secrets for part in _parts(secret)}
         self._longest_first = sorted(found, key=len, reverse=True)

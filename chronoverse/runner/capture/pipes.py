@@ -24,7 +24,6 @@ from chronoverse.runner.capture.terminals import PtyProcess
 ORPHAN_QUIET_SECONDS: Final = 2.0
 
 
-#: A started command.
 Child: TypeAlias = subprocess.Popen[bytes] | PtyProcess
 
 
@@ -102,8 +101,7 @@ class Capture:
     def _add(self, pipe: _Pipe) -> None:
         # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
         with contextlib.suppress(OSError, AttributeError):
-            # Bytes that a pipe holds, where we may choose (Linux). The command can print that many before it
-            # must wait for our next read.
+            # Bytes that a pipe holds, where we may choose (Linux).
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
@@ -145,8 +143,7 @@ class Capture:
 
     def _timeout(self) -> float:
         moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])
-        # The longest wait. It is short where the command's end cannot wake it, and bounded at all since a signal that
-        # comes a moment before it does not wake it either.
+        # The longest wait: short where the command's end cannot wake it.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
 

@@ -12,7 +12,6 @@ from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.runner.spool.spool import MemoryBatches, Spool
 from chronoverse.runner.spool.spool_file import PAGE_BYTES, SPOOL_MAX_BYTES, SpoolFile
 
-#: The most ranges of lines that a message names.
 _NAMED: Final = 10
 
 

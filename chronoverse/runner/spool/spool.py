@@ -40,7 +40,6 @@ class MemoryBatches:
 
     def __init__(self) -> None:
         self._batches: list[LineBatch] = []
-        #: Bytes that they take.
         self.size = 0
 
     def __iter__(self) -> Iterator[LineBatch]:
@@ -91,29 +90,23 @@ class Spool:
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
         self._changed = threading.Condition()
-        #: What was saved last, here or by the process that left the file.
         self.state: dict[str, Any] = {}
         #: Indexes, as in the picture above: of the first line that the store has not acknowledged, of the first that is
         #: not known to be safe there, of the first that was not removed as safe, and of the job's next line.
         self.acked = self.safe = self.first = self.end = 0
-        #: Lines that were dropped because there was no room.
         self.dropped = 0
         #: The oldest lines, if there is a file; then the newest ones.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
-        #: Bytes that the job has printed.
         self._position = 0
         #: The lines below this index may have been sent. They are not dropped: the store may have them.
         self._sent = 0
-        #: The batch that was read last, and its messages.
         self._last_read: tuple[LineBatch, list[bytes]] | None = None
         self._is_closed = self._is_forced = self._is_abandoned = self._keeps_all = False
-        #: Whether the lines are another job's: see :meth:`reassign`.
         self.is_reassigned = False
         #: Why the file could not be written, and when to try again; None if it could.
         self.file_error: Exception | None = None
         self._retry_at = 0.0
-        #: How many lines :meth:`wait_for_lines` waits for.
         self._awaited = 1
 
     @classmethod
@@ -310,8 +303,6 @@ class Spool:
         for store in self._stores:
             yield from (each for each in store.read(index) if each.end > index)
 
-    # Making room
-
     def _spill(self) -> bool:
         """Moves all batches from memory to the file, which is created if need be. Whether they are all there."""
         room = self.room
@@ -377,8 +368,6 @@ class Spool:
             self._remove_file()
         elif self._file is not None:
             self._file.write(self._saved(), delete=(0, stop))
-
-    # The file
 
     def _saved(self) -> dict[str, Any]:
         return {**self.state, "dropped": self.dropped, "first": self.first}

@@ -25,9 +25,7 @@ from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
 
-#: Bytes that may wait in memory. More goes to the file.
 MEMORY_BYTES: Final = 16_777_216
-#: Bytes that the file may have by default.
 SPOOL_MAX_BYTES: Final = 1_073_741_824
 #: Bytes of the largest batch: more than a read of 256 KiB after a line of 1 MiB.
 MAX_BATCH_BYTES: Final = 2_097_152
@@ -67,7 +65,6 @@ class SpoolFile:
         # No row is read that is longer than any of ours.
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BATCH_BYTES + PAGE_BYTES)
         self._execute = self._connection.execute
-        #: The state that was written last.
         self._written = b""
         try:
             for setting in (*_SETTINGS, f"page_size={PAGE_BYTES}", f"writable_schema={is_damaged}"):
@@ -305,8 +302,7 @@ _EARLIER: Final = (
     "was written by an earlier version of chronoverse, in a format that this version cannot read; "
     "deliver it with the version that ran the job"
 )
-#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
-#: would read all rows behind them, too.
+#: What :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. The second condition bounds what SQLite reads.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = "[0-9]{1,15}"
 #: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.

@@ -13,12 +13,10 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
-#: The range of milliseconds after which a client connects again. Each gets a random one, so that not all come at once.
 RETRY_MS: Final = (1000, 5000)
 #: Seconds between two steps of a drain. A step costs 50 ns for each stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a draining worker still admits streams. It accepted their connections before it closed its
-#: listening sockets, so no other worker can answer them.
+#: Seconds for which a draining worker admits streams whose connections it had accepted.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 
@@ -95,8 +93,7 @@ class AdmissionControl:
             viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.closes_early]
             for number, viewer in enumerate(viewers[: math.ceil(len(viewers) / steps_left)], 1):
                 viewer.close_with_retry(retry_ms())
-                # Streams that are ended before other greenlets run. Each takes two writes to its socket, so nobody
-                # waits over 5 ms.
+                # Streams that are ended before other greenlets run: 5 ms.
                 if number % 100 == 0:
                     sleep(0)
             sleep(DRAIN_STEP_SECONDS)

@@ -28,17 +28,13 @@ from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: A connection that made progress less than that many seconds ago is not closed to make room. A healthy client has sent
-#: its request by then.
+#: A connection with progress less than that many seconds ago is not closed to make room.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
-#: Seconds for which sent data may stay unacknowledged. Then the kernel drops a half-open connection, and not after 20
-#: minutes.
+#: Seconds for which sent data may stay unacknowledged, before the kernel drops the connection.
 USER_TIMEOUT_SECONDS: Final = 20.0
-#: Bytes that are read until a request's head is complete: 32 KiB, as the answer 431 says, and 8 KiB for the start of
-#: the body, which the last read may bring along. gunicorn searches the whole head again after each read. For 32 KiB it
-#: takes 1 ms, for the 800 KiB of gunicorn's own limits 180 ms.
+#: Bytes of a request's head: 32 KiB, and 8 KiB of the body. gunicorn searches the whole head again after each read.
 HEAD_BYTES: Final = 40 * 2**10
 
 
@@ -52,8 +48,7 @@ class SendLimits(NamedTuple):
 
 #: A client with 80 kbit/s gets an ordinary answer of 4 MiB in seven minutes.
 ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: The client of a download may be slower. Its kernel may acknowledge nothing until its buffer of 128 KiB was read as a
-#: whole, for which 4.4 kB/s are enough.
+#: A download's client may be slower: its kernel may acknowledge nothing until 128 KiB were read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
@@ -68,7 +63,6 @@ class Connections:
         self._limit = limit
         self.request_lock: Final = request_lock
         self._made_room_at = 0.0
-        #: A dictionary without values: a set that keeps its order.
         self._all: dict[Connection, None] = {}
 
     def __iter__(self) -> Iterator["Connection"]:
@@ -83,8 +77,7 @@ class Connections:
         connection.connections = self
         self.record_progress(connection)
         now = time.monotonic()
-        # At most 1,000 are closed in a second, and 50 at once. Some clients connect again as soon as they are closed. A
-        # healthy client that connects after them waits until all of these are accepted.
+        # At most 1,000 are closed in a second, and 50 at once: some clients connect again as soon as they are closed.
         may_close = round((now - self._made_room_at) * 1_000)
         if len(self._all) > self._limit and may_close:
             self._made_room_at = now
@@ -116,7 +109,6 @@ class Connection(gevent.socket.socket):
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
     progress_at = 0.0
-    #: Whether we wait for the client: to send something, or to take an ordinary answer.
     is_receiving = True
     is_sending_answer = False
     #: Whether it has had an answer, and no further request.
@@ -296,7 +288,6 @@ class HangupWatch:
 
     def __init__(self, sock: Any, callback: Callable[[str], None]) -> None:
         self._sock = sock
-        #: None once the watch has ended.
         self._callback: Callable[[str], None] | None = callback
         # libev's EV_READ, for which gevent has no public name.
         self._watcher = gevent.get_hub().loop.io(sock.fileno(), 1)

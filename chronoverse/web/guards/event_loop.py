@@ -5,8 +5,7 @@ from typing import Final
 
 import gevent
 
-#: Seconds that a request works, or that requests begin, before others run, which takes 20 µs. A live line waits for
-#: about two of these.
+#: Seconds that a request works before others run, which takes 20 µs.
 WORK_SLICE_SECONDS: Final = 0.001
 
 

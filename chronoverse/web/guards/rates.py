@@ -15,16 +15,14 @@ from chronoverse.errors import TooFast
 BURST_SECONDS: Final = 10.0
 #: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Jobs that log records of one subject may begin at once, and in each second after that. A job takes 5 KB of the store
-#: at least, and some milliseconds of the request. The Collector may meet the pods of a whole cluster at once.
+#: Jobs that log records of one subject may begin at once, and in each second after that.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
 #: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
 MAX_SUBJECTS: Final = 1_000
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
 FEW_REPLAYS: Final = 8
-#: The longest pause of one replay, in seconds. So each reads at least one segment a second, and a segment is still in
-#: the replay cache when the last of the replays comes to it.
+#: The longest pause of one replay, in seconds: segments are still cached when the last replay comes.
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
@@ -41,7 +39,6 @@ class Throttle:
     reason: str
     least_wait: int = 1
     clock: Callable[[], float] = time.monotonic
-    #: When each bucket will be full again.
     _full_at: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:

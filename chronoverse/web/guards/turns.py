@@ -16,11 +16,9 @@ from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
 ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Seconds that a request waits for its turn, and again for the scan server to begin with its scan. A turn takes
-#: milliseconds, unless the store is away.
+#: Seconds that a request waits for its turn, and again for the scan server.
 WAIT_SECONDS: Final = 5.0
-#: Seconds for which a subject waits before another page is made for it, while its unread answers leave no room for a
-#: large one. A page that is made and then refused takes the worker some 15 ms.
+#: Seconds for which a subject with many unread answers waits before another page is made for it.
 UNREAD_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its turn to read further. A download that has begun cannot be refused.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
@@ -39,14 +37,12 @@ class Turns:
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of
         self.unread: Final = unread
-        #: For beginning a request, by the client's address, and for a new viewer. The event loop runs what else is due
-        #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
+        #: For beginning a request, by the client's address, and for a new viewer. After a restart viewers come by the
+        #: thousand.
         self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
-        # Where viewers begin for 2 ms, and not 1 ms, more of those that come next have sent their request by then. That
-        # is 4 % of the CPU time of a storm.
+        # With 2 ms instead of 1, more viewers have sent their request by then: 4 % of a storm's CPU time.
         self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
-        # Pages and listings made at the same time. Others hold no memory, so these have 48 MiB. A live line waits
-        # for a millisecond of each. As many scans may be under way besides: a worker only waits for them.
+        # Pages and listings made at the same time, in 48 MiB. As many scans may be under way besides.
         self._pages, self._scans = (_locks(WAIT_SECONDS, at_once=12, each=2, used_up=ShareExceeded) for _ in range(2))
         # A request takes its turn again for each batch, so others wait for two batches at most.
         self._reads = _locks(WAIT_SECONDS, at_once=2)

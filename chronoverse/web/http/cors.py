@@ -5,7 +5,6 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-#: Headers of answers that pages may read, beside those that need no permission.
 _RESPONSE_HEADERS: Final = (
     "Content-Disposition, Last-Event-ID, Link, Retry-After, Searched-To, WWW-Authenticate, X-Request-ID"
 )

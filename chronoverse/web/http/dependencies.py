@@ -48,15 +48,11 @@ class Dependencies:
     secret_forms: SecretForms
     body_reader: BodyReader
     scans: ScanClient
-    #: How fast runners publish.
     publish_throttle: Throttle
-    #: How many jobs log records may begin.
     new_job_throttle: Throttle
     #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None
-    #: Where archived logs are stored. None when there is no archive.
     object_store: ObjectStore | None
-    #: None unless the settings ask for traces.
     traces: Traces | None
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time

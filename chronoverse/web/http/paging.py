@@ -30,14 +30,12 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.read_audit import set_start
 
-#: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
-#: other requests wait for it.
+#: Jobs, or workflows, that are read at once, in about 1 ms.
 LISTED_AT_ONCE: Final = 10
 
 _Part = TypeVar("_Part")
 _Position = TypeVar("_Position")
 
-#: Headers of an answer that nobody else may see.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 

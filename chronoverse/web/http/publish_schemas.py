@@ -11,13 +11,11 @@ from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Line, LineRun, Status, count_lines, runs_of
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
-#: Lines of one append, and of a body in the form ``lines``. With more, the script would block the store for longer than
-#: a millisecond or two.
+#: Lines of one append, and of a body in the form ``lines``, in a millisecond or two of the store.
 MAX_LINES: Final = 500
 #: Lines of a body in the form ``runs``, or of a text. They are several appends.
 MAX_RUN_LINES: Final = 5_000
-#: The highest first number of lines that are named as lost, and the most of them at once. A log that has used up its
-#: numbers cannot end. A runner that writes a million lines a second reaches this number after five days.
+#: The highest first number of lines that are named as lost, and the most of them at once: a log must be able to end.
 MAX_LOST: Final = 5 * 10**11
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
@@ -115,8 +113,7 @@ def _find_stamp_error(item: Mapping[str, Any]) -> str | None:
 
 
 def _is_too_long(message: bytes, max_line_bytes: int) -> bool:
-    # A runner cuts lines by their original bytes. Each U+FFFD, of three bytes, may have replaced one byte that is not
-    # UTF-8.
+    # Each U+FFFD, of three bytes, may have replaced one byte that is not UTF-8.
     return len(message) > max_line_bytes and len(message) - 2 * message.count(b"\xef\xbf\xbd") > max_line_bytes
 
 
@@ -258,7 +255,6 @@ def _text_parameter(name: str, place: str, schema: dict[str, Any], description: 
     return {"name": name, "in": place, "schema": schema, "description": f"With plain text: {description}"}
 
 
-#: :class:`TextForm` in the OpenAPI document.
 TEXT_PARAMETERS: Final = [
     _text_parameter("first", "query", {"type": "integer", "minimum": 1}, "the first line's number."),
     _text_parameter("stream", "query", {"enum": [*STREAMS], "default": STREAMS[0]}, "the stream of all lines."),
@@ -321,11 +317,9 @@ class EndBody(Schema):
             raise ValidationError("required to end an attempt, or to say counts or dropped", "token")
 
 
-#: While an attempt holds its lease, only its runner may append.
 AttemptSchema: Final = answer(
     "Attempt", {"attempt": integer(), "token": text(), "next": integer("The number of its first line.")}
 )
-#: Up to where the log has the same lines.
 ComparedSchema: Final = answer(
     "Compared",
     {

@@ -7,7 +7,6 @@ from flask import Flask, Response, g, request
 from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
-#: The view that shows lines of all workflows.
 _ALL: Final = "search.search_all"
 #: The views below a workflow that show no text of a log. Any other view counts, also one that is new.
 _WITHOUT_TEXT: Final = frozenset(

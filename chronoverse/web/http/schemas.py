@@ -19,14 +19,12 @@ from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, pa
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.web.http.bodies import BodyReader
 
-#: Lines or jobs on one page, at most.
 MAX_PAGE_LIMIT: Final = 1000
 #: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
 
 STATUSES: Final = tuple(status.value for status in Status)
 
-#: What the OpenAPI document says of a body that is refused with 429.
 SHARE_USED: Final = "The token's request bodies have used its share of memory."
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -203,7 +201,6 @@ _BEFORE: Final = _context("before")
 _AFTER: Final = _context("after")
 _STREAM: Final = one_of(STREAMS, "Lines of this stream.")
 _PAGE_CURSOR: Final = text("From the previous page.", validate=validate.Length(1, 512))
-#: What a search looks for. The schema checks it, because that depends on ``regex``.
 _search_text: Final = partial(
     text, "Text that a line contains, case-insensitive.", validate=validate.Length(1, MAX_QUERY)
 )
@@ -415,7 +412,6 @@ def nested(shape: type[Schema], description: str = "", **options: Any) -> fields
     return described(partial(fields.Nested, shape), description, **options)
 
 
-#: The same, or null.
 nullable: Final = partial(nested, allow_none=True)
 
 
@@ -468,7 +464,6 @@ _HIGHLIGHTS: Final = fields.List(
     },
 )
 _CURSOR: Final[Members] = {"cursor": text("Of the next page, or null.", allow_none=True)}
-#: The ids of the job that an answer is about.
 IDS: Final[Members] = {"workflow_id": text(), "id": text()}
 
 LineSchema: Final = answer("Line", _LINE, _LINE_MARKS)
@@ -666,7 +661,6 @@ SummarySchema: Final = answer(
         ),
     },
 )
-#: A job with a line of the shape.
 PlaceSchema: Final = answer(
     "Place",
     {
@@ -690,9 +684,7 @@ HistorySchema: Final = answer(
         **_CURSOR,
     },
 )
-#: Lines that cannot be had any more.
 GapSchema: Final = answer("Gap", {"from": integer(), "to": integer(), "reason": text()})
-#: What a wait saw first.
 WaitSchema: Final = answer(
     "Wait",
     {
@@ -733,17 +725,14 @@ AuditEntrySchema: Final = answer(
     },
 )
 AuditSchema: Final = answer("Audit", {"entries": list_of(AuditEntrySchema), **_CURSOR})
-#: The answer of a health check.
 StatusSchema: Final = answer(
     "Status", {"status": text()}, {"warning": text("What does not work although the node can serve.")}
 )
-#: What commands need for a sign-in.
 SignInSchema: Final = answer(
     "SignIn",
     {"issuer": text(), "client_id": text(), "scopes": text("With spaces between them.")},
     {"audience": text("What the tokens' `aud` must be, or null.", allow_none=True)},
 )
-#: A problem document (RFC 9457).
 ProblemSchema: Final = answer(
     "Problem",
     {"type": text(), "title": text(), "status": integer(), "detail": text()},

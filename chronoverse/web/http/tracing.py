@@ -14,7 +14,6 @@ from chronoverse.web.http.request_id import request_id
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-#: The key in a request's environ that has its :class:`RequestSpan`.
 SPAN_KEY: Final = "chronoverse.span"
 _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 

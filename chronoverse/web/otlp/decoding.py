@@ -28,7 +28,6 @@ MAX_RECORDS: Final = 50_000
 MAX_RECORD_BYTES: Final = 524_288
 #: Records that are parsed at once, in a slice of the body, if they are short.
 SLICE_RECORDS: Final = 64
-#: Attributes of a record or a resource.
 MAX_ATTRIBUTES: Final = 1_000
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -39,11 +38,9 @@ class BadValue(ValueError):
     """A record, or a value in it, that cannot be read. The message says why."""
 
 
-#: The value of an attribute that is neither a text nor an integer. It is not read.
 OTHER: Final = object()
 
-#: The wanted attributes of a resource, and some of its records, or what is wrong with them. That is a text: an
-#: exception would keep the slice in memory until the garbage collector comes, which took 400 MB for a hostile request.
+#: The wanted attributes, and some records, or what is wrong: a text, since an exception would keep the slice in memory.
 Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
@@ -81,9 +78,6 @@ def _varint(number: int) -> bytes:
         found.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*found, number])
-
-
-# Protobuf
 
 
 @dataclass(slots=True)

@@ -9,16 +9,14 @@ from werkzeug.exceptions import BadRequest
 
 from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 
-#: Brackets outside of the strings of a document. Finding that many takes 0.2 s, in slices. The two
-#: of an object without lists count as one.
+#: Brackets outside of the strings of a document. Finding that many takes 0.2 s, in slices.
 MAX_BRACKETS: Final = 500_000
 
 #: A bracket; or a whole object with nothing but texts, numbers and such objects in it, as most are.
 _BRACKETS: Final = re.compile(rb"\{[^][{}]*+(?:\{[^][{}]*+\}[^][{}]*+)*+\}|[][{}]")
 _AFTER_ELEMENT: Final = re.compile(rb"[ \t\r\n]*+([],])")
 
-#: Where elements of a list are in a text: the first byte, and the one after the last. An element that is longer than
-#: SLICE_BYTES is alone.
+#: Where elements of a list are in a text: the first byte, and the one after the last. Long ones are alone.
 Slice = tuple[int, int]
 
 

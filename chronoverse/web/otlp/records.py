@@ -30,7 +30,6 @@ _NUMBER: Final = "log.file.record_number"
 _STREAM: Final = "log.iostream"
 _EXIT_CODE: Final = "chronoverse.exit_code"
 _RESULTS: Final = ("cicd.pipeline.task.run.result", "cicd.pipeline.run.result", "cicd.pipeline.result")
-#: The attributes with which a record ends its job.
 _ENDING: Final = frozenset([_EXIT_CODE, *_RESULTS])
 _STATUSES: Final = {
     "success": Status.COMPLETED,
@@ -40,7 +39,6 @@ _STATUSES: Final = {
     "cancellation": Status.CANCELED,
     "skip": Status.CANCELED,
 }
-#: The timestamp of a line whose time is not known, or is none.
 _UNKNOWN_TIME: Final = "1970-01-01T00:00:00.000Z"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 _DIGITS = re.compile("-?[0-9]{1,9}")
@@ -65,7 +63,6 @@ class RecordLines:
     timestamp: str
     stream: str
     lines: Lines
-    #: The lines if each is a record.
     messages: list[bytes] | None = None
 
     @property
@@ -100,8 +97,7 @@ class JobRecords:
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
-#: What the attributes of a record say: the records of its job, or why it is refused; its file, its stream, and how it
-#: ends the job.
+#: What a record's attributes say: its job's records, or why it is refused; its file, its stream, its end.
 Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
 
 
@@ -122,14 +118,11 @@ class RecordSorter:
         self._job_attributes = job_attributes
         self._max_line_bytes = max_line_bytes
         self._naming = frozenset([*workflow_attributes, *job_attributes])
-        #: The attributes that say something here.
         self.wanted = self._naming | _ENDING | {_PATH, _NUMBER, _STREAM}
         self._forms = forms or SecretForms(None)
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
         self.refused: Counter[str] = Counter()
-        #: Lines so far.
         self._count = 0
-        #: The last resource, the records of its job, the last time in ms, and that time as a line has it.
         self._resource: Mapping[str, Any] = {}
         self._records: JobRecords | str = ""
         #: The last record's attributes, without its number, and what they mean. Most records are like the one before.

@@ -91,7 +91,6 @@ RedactedSchema: Final = answer(
         ),
     },
 )
-#: One redaction, in one chunk of the log.
 RedactionSchema: Final = answer(
     "Redaction",
     {
@@ -104,7 +103,6 @@ RedactionSchema: Final = answer(
         "count": integer(),
     },
 )
-#: The newest redactions of a job, the oldest of them first.
 RedactionsSchema: Final = answer("Redactions", {**IDS, "redactions": list_of(RedactionSchema)})
 
 
@@ -162,7 +160,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for found_at, entry in trail.page(since_ms or 0, until_ms, position, 100):
                 yield found_at, entry if entry["workflow_id"] in allowed else None
 
-        # The trail's server has no job of its own, so the reference only names its slot.
         lock_ref = JobRef(trail.slot, "")
         with deps.turns.page(lock_ref, principal().subject):
             found, position = read_listing(deps, lock_ref, start, query["limit"], read, principal().subject)

@@ -44,7 +44,6 @@ CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters that no header field may have. RFC 9110 section 5.5.
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
-#: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
     "operationId": "streamJobLog",
     "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": EventsQuery}],
@@ -99,8 +98,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 def admit(deps: Dependencies) -> Response | None:
     """As :meth:`Dependencies.check_request`, in the turn of new viewers."""
-    # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
-    # With the lock before Flask, as for other requests, fewer viewers a second got in.
+    # A new viewer costs half a millisecond: 100 that come together would delay all lines by 50 ms.
     with deps.turns.viewer.hold():
         pass
     return deps.check_request()

@@ -35,7 +35,6 @@ def newest_jobs(
     Raises as the store and :meth:`Turns.page` do.
     """
     store = deps.store
-    # All jobs of a workflow are on one server, so the reference needs no job.
     lock_ref = JobRef(workflow_id, "")
 
     def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:

@@ -35,7 +35,6 @@ from chronoverse.web.http.paging import (
 )
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint
 
-#: How the OpenAPI document describes a page for which a log was looked through.
 _LOOKED_THROUGH: Final[dict[str, Any]] = {
     "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
     "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
@@ -155,8 +154,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
         position, waited = start_position(query, listing, deps.require_job(ref), more=1)
         page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
-        # A page may be empty and not have come any further, because a request reads only a bounded part of the runs
-        # that it compares with. The number of such pages in a row makes each cursor differ from the one before it.
+        # A page may be empty and have come no further. The number of such pages makes its cursor differ.
         waited = waited + 1 if page.position == position else 0
         return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
 

@@ -48,7 +48,6 @@ from chronoverse.web.http.publish_schemas import (
 )
 from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint, JobSchema
 
-#: What the OpenAPI document says of an append that the store refuses.
 _APPEND_REFUSED: Final = (
     "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED, TAINTED; or `quota`: the log has"
     " all numbers below `expected`, and a quota has left out lines, which a `gap` names."

@@ -24,7 +24,6 @@ from chronoverse.web.http.dependencies import Dependencies, principal, stream_ti
 from chronoverse.web.http.paging import PRIVATE_HEADERS
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, RawQuery
 
-#: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
 
 _CONTENT_TYPES: Final = {"txt": "text/plain; charset=utf-8", "json": "application/json", "jsonl": "application/jsonl"}
@@ -90,7 +89,6 @@ class _Download:
         self._ticket = ticket
         self._fields = {"job": str(job), "format": form, "client": ticket.address, "sub": ticket.subject}
         self._bytes = 0
-        #: Why the download has ended: the client has left, until another reason is known.
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:

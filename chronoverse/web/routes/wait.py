@@ -31,8 +31,7 @@ from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, WaitQuery, WaitSc
 from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
-#: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all. After the
-#: first line it looks as long for further ones.
+#: Seconds for which a wait looks at what is there already, and for further lines after the first.
 LOOK_SECONDS: Final = 0.25
 #: Gaps that an answer names. A foreign log may have one for each entry. The others are counted.
 MAX_GAPS: Final = 100
@@ -90,16 +89,13 @@ class Wait:
     with_lines: bool
     #: Bytes of lines that the answer still has room for. The first line is there whatever its length.
     _room: int = SLICE_BYTES
-    #: The JSON of each line that matches.
     _lines: tuple[str, ...] = ()
     #: Whether there is no room for further lines, or further ones do not matter.
     _is_full: bool = False
-    #: The number of the last of these lines.
     _cursor: int = 0
     #: Lines that cannot be had any more, as in the frames, and how many such frames came after these.
     _gaps: tuple[dict[str, Any], ...] = ()
     _more_gaps: int = 0
-    #: The text of the last ``error`` frame.
     _error: str = ""
 
     @property
@@ -138,7 +134,6 @@ class Wait:
                     break
                 self.feed(frames)
             if self._lines:
-                # So it is counted as such.
                 viewer.reason = "matched"
             if viewer.reason not in _OUTCOMES:
                 status = 401 if viewer.reason == "expired" else 503

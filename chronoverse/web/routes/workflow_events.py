@@ -37,10 +37,8 @@ from chronoverse.web.routes.jobs import newest_jobs
 
 #: Seconds for which jobs that were read are sent to others who come. A thousand jobs take some 0.2 s of the worker.
 FRESH_SECONDS: Final = 1.0
-#: Seconds that looking for jobs that match may take.
 LOOK_SECONDS: Final = 2.0
 
-#: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
     "operationId": "streamWorkflow",
     "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": WorkflowEventsQuery}],

@@ -30,7 +30,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """The workflows that the token may see, the one with the newest job first."""
         status, workflows = query.get("status"), deps.store.workflows
         listing = ("workflows",) if status is None else ("workflows", status)
-        # The list's server has no job of its own, so the reference only names its slot.
         lock_ref = JobRef(workflows.slot, "")
         allowed = principal().rights[READ]
         wanted = None if allowed.are_all else allowed

@@ -30,12 +30,9 @@ class BroadcastGroup:
         self._key: Final = key
         #: Each member, and its ``take``. The viewer of the first one leads.
         self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
-        #: When the first of the members must end, or earlier: it may have left.
         self._ends_at = float("inf")
         self._is_writing = False
-        #: Whether the group was woken while it was writing.
         self._woken = False
-        #: Who asked to leave while the group was writing.
         self._leaving: list[StreamWriter] = []
 
     @property
@@ -121,18 +118,15 @@ class BroadcastGroup:
         leader = self._leader
         before = leader.ring_position
         if before is None or feed.final is not None:
-            # The end, or a changed job: each viewer handles these for itself.
             self._dissolve(list(self._members))
             return False
         frames = leader.try_next(member.viewer.subject for member in self._members)
         if leader.done:
-            # It must end, and the others go on.
             member = next(iter(self._members))
             self.remove(member)
             member.fall_behind(member.encode(frames or b""))
             return True
         if leader.needs_store_read:
-            # The ring has dropped lines.
             self._dissolve(list(self._members))
             return False
         if frames:

@@ -19,7 +19,6 @@ from chronoverse.web.streaming.broadcast import BroadcastGroup
 
 #: Seconds of writing to full sockets after which other greenlets run.
 PASS_SECONDS: Final = 0.003
-#: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 log = logging.getLogger(__name__)
@@ -149,8 +148,6 @@ class StreamWriter:
             return memoryview(data)[sent:]
         return b"" if self._needs_greenlet or viewer.has_more or frames == b"" else None
 
-    # Behind, by the write scheduler
-
     def write_more(self) -> None:
         """The socket has room: writes what it had no room for, and then once what has come since."""
         try:
@@ -179,8 +176,6 @@ class StreamWriter:
     def give_up(self) -> None:
         self.viewer.reason = "slow"
         self.close()
-
-    # Behind, by a greenlet
 
     def _run(self, unsent: bytes | memoryview) -> None:
         """Writes ``unsent`` and all that follows, until the viewer has caught up or its stream has ended."""
@@ -218,8 +213,6 @@ class StreamWriter:
             except BlockingIOError:
                 seconds = max(deadline - time.monotonic(), 0)
                 gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
-
-    # The end
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OSError):
