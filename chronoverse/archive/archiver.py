@@ -53,8 +53,8 @@ THROTTLE_MARK: Final = 5 / 8
 #: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
 #: The part of ``running_seconds`` after which the lines of a running job move. The rest is for rounds and other jobs.
-RUNNING_SHARE: Final = 0.8
-MAX_SNOOZE_SECONDS: Final = 300.0
+_RUNNING_SHARE: Final = 0.8
+_MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that is busy: another archiver has it, or it changed or was deleted.
 BUSY_SECONDS: Final = 1.0
@@ -340,7 +340,7 @@ class Archiver:
         if chunk is None or chunk.last >= state.last:
             self._queue.due.pop(ref, None)
             self._queue.late_since.pop(ref, None)
-            self._queue.waiting[ref] = _Waiting(state.last, now + RUNNING_SHARE * self._policy.running_seconds)
+            self._queue.waiting[ref] = _Waiting(state.last, now + _RUNNING_SHARE * self._policy.running_seconds)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
@@ -420,13 +420,13 @@ class Archiver:
             problem = complete(job_objects, job, hot_seconds, now, ended_at, derived)
         if problem:
             self._queue.report_once(job.ref, problem)
-            self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
+            self._queue.snooze(job.ref, _MAX_SNOOZE_SECONDS)
             return
         self._queue.late_since.pop(job.ref, None)
         if not state.complete:
             metrics.JOBS_ARCHIVED.labels("archived").inc()
             log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
-        self._queue.snooze(job.ref, min(MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
+        self._queue.snooze(job.ref, min(_MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
 
     def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
         self._retentions.setdefault(ref.workflow_id, state.retention_seconds)
@@ -506,7 +506,7 @@ class Archiver:
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
         """Notes when a running job's lines move: by its first line's time, or by what this archiver moved itself."""
-        now, seconds = self._monotonic(), RUNNING_SHARE * self._policy.running_seconds
+        now, seconds = self._monotonic(), _RUNNING_SHARE * self._policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
             self._queue.waiting[ref] = _Waiting(job.archived, now + seconds)
@@ -543,7 +543,7 @@ class Archiver:
                 self._queue.note_garbage(ref, 0)
             elif not state.swept:
                 left = min(left, sweep_at - now)
-            self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
+            self._queue.snooze(ref, min(_MAX_SNOOZE_SECONDS, left))
             if not state.has_derived:
                 self._queue.without_derived[ref] = None
 

@@ -21,11 +21,11 @@ from chronoverse.joblog.timelines import Timeline
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
 #: Bytes of the caches of objects (16 replays at different positions) and of lines.
-CACHE_BYTES: Final = 4 * 2**20
+_CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
 SHAPES_BYTES: Final = 32 * 2**20
 #: Bytes of an object that one read for a search brings, approximately: S3 takes 10 ms for each answer.
-SEARCH_BYTES: Final = 2**20
+_SEARCH_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
 FrameFilter = Callable[[bytes], list[Line]]
@@ -48,12 +48,12 @@ class ArchiveReader:
         if objects is not None:
             self._get_object = objects.get
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
-        self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(CACHE_BYTES)
+        self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(_CACHE_BYTES)
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
         # Of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
         self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(32)
-        self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
-        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * SEARCH_BYTES)
+        self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(_CACHE_BYTES)
+        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * _SEARCH_BYTES)
         #: How long the last read for a search took. Until then it may take long.
         self.read_seconds = math.inf
 
@@ -219,7 +219,7 @@ class ArchiveReader:
 def _wanted(frames: Sequence[Frame], skip: Callable[[Frame], bool]) -> list[Frame]:
     wanted: list[Frame] = []
     for frame in takewhile(lambda frame: not skip(frame), frames):
-        if wanted and abs(frame.offset - wanted[0].offset) >= SEARCH_BYTES:
+        if wanted and abs(frame.offset - wanted[0].offset) >= _SEARCH_BYTES:
             break
         wanted.append(frame)
     return wanted

@@ -12,7 +12,7 @@ from chronoverse.joblog.matcher import whole_match
 from chronoverse.settings import parse
 
 #: The algorithms of public keys. A secret is none: whoever could read an issuer's keys could make its tokens.
-ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 _TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
 
@@ -81,11 +81,11 @@ def _terms(table: Any) -> Terms:
     issuer, url = _text(table, "issuer"), _text(table, "jwks_url") if "jwks_url" in table else None
     # Without the URL of its keys, that of the issuer leads to them.
     _named("issuer", parse.issuer, issuer) if url is None else _named("jwks_url", parse.jwks_url, url)
-    algorithms, rules = _some_of(ALGORITHMS, table, "algorithms"), table.get("rule")
+    algorithms, rules = _some_of(_ALGORITHMS, table, "algorithms"), table.get("rule")
     if rules is not None and not (isinstance(rules, list) and rules):
         raise ValueError("rule is not [[issuer.rule]]")
     named = rules and tuple(_named(f"rule {number}", _rule, each) for number, each in enumerate(rules, 1))
-    return Terms(issuer, url, _text(table, "audience"), algorithms or ALGORITHMS, named)
+    return Terms(issuer, url, _text(table, "audience"), algorithms or _ALGORITHMS, named)
 
 
 def _rule(table: Any) -> Rule:

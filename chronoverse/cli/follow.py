@@ -19,9 +19,9 @@ from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice
 
 #: Colors of jobs, as SGR parameters: all that are neither black, nor white, nor grey.
-COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
+_COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
 #: Events that are printed at once. A job that prints more than others waits for them to be printed.
-MOST_EVENTS: Final = 2_000
+_MOST_EVENTS: Final = 2_000
 
 _Item = tuple[str, Any]
 
@@ -72,7 +72,7 @@ class WorkflowPrinter:
     def _prefix(self, job_id: str) -> str:
         self._width = max(self._width, min(len(job_id), 32))
         text = f"{job_id:<{self._width}} | "
-        return f"\x1b[{COLORS[zlib.crc32(job_id.encode()) % len(COLORS)]}m{text}\x1b[0m" if self._colored else text
+        return f"\x1b[{_COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]}m{text}\x1b[0m" if self._colored else text
 
 
 class WorkflowLogs:
@@ -87,7 +87,7 @@ class WorkflowLogs:
         self._label = label
         self._printer = printer
         self._start = start
-        self._queue: queue.Queue[_Item] = queue.Queue(MOST_EVENTS)
+        self._queue: queue.Queue[_Item] = queue.Queue(_MOST_EVENTS)
         self._stop = threading.Event()
         self._followed: set[str] = set()
         self._seen: set[tuple[str, int]] = set()
@@ -134,7 +134,7 @@ class WorkflowLogs:
                 if self._followed:
                     continue
                 break
-        for _ in range(MOST_EVENTS):
+        for _ in range(_MOST_EVENTS):
             try:
                 yield self._queue.get_nowait()
             except queue.Empty:

@@ -12,7 +12,7 @@ from chronoverse.client.client import read_items
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.settings import Settings
 
-NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
+_NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
 
 _PAGE: Final = re.compile(
     r"(?P<base>https?://[^?#\s]+?)/ui/workflows/(?P<workflow>[^/?#\s]+)(?:/jobs/(?P<job>[^/?#\s]+))?/?(?:\?[^#\s]*)?"
@@ -64,20 +64,20 @@ def expand_link(context: click.Context, command: click.Command, args: list[str])
 
 
 def job_arguments(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
-    """The arguments WORKFLOW and JOB. JOB may also be one of :data:`NEWEST`."""
+    """The arguments WORKFLOW and JOB. JOB may also be one of :data:`_NEWEST`."""
     job = click.argument("job", type=_job, required=required, callback=_find_newest, shell_complete=_complete_job)
     return workflow_argument(job(command))
 
 
 def _job(text: str) -> str:
-    return text if text in NEWEST else common.identifier(text)
+    return text if text in _NEWEST else common.identifier(text)
 
 
 def _find_newest(context: click.Context, _parameter: click.Parameter, job: str | None) -> str | None:
     """The id of the newest job, if ``job`` asks for that. Raises :class:`JobNotFound`."""
-    if job is None or job not in NEWEST or context.resilient_parsing:
+    if job is None or job not in _NEWEST or context.resilient_parsing:
         return job
-    workflow, status = context.params["workflow"], NEWEST[job]
+    workflow, status = context.params["workflow"], _NEWEST[job]
     with common.open_client(workflow) as client:
         for page in client.pages("/workflows/{}/jobs", workflow, limit=1, status=status):
             for found in read_items(page, "jobs", dict):
@@ -91,7 +91,7 @@ def _complete_workflow(_context: click.Context, _parameter: click.Parameter, sta
 
 def _complete_job(context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
     if start.startswith("@"):
-        return [name for name in NEWEST if name.startswith(start)]
+        return [name for name in _NEWEST if name.startswith(start)]
     workflow = context.params["workflow"]
     return _ids(workflow, "/workflows/{}/jobs", "jobs", start, workflow)
 

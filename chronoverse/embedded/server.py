@@ -37,7 +37,7 @@ START_SECONDS: Final = 10.0
 #: Seconds between two attempts to get a lock or an answer. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
 #: Bytes that the path of a unix socket may have: 104 with its NUL on macOS, 108 on Linux.
-SOCKET_PATH_BYTES: Final = 103
+_SOCKET_PATH_BYTES: Final = 103
 
 #: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
 #: ``appendonly`` with ``everysec`` loses nothing when the server is stopped, and up to a second when the machine fails.
@@ -195,7 +195,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
 def _address(data_dir: Path) -> Path:
     """A path to the socket that is short enough for a socket address: a link in a private directory, if need be."""
     address = data_dir / "server.sock"
-    if len(os.fsencode(address)) <= SOCKET_PATH_BYTES:
+    if len(os.fsencode(address)) <= _SOCKET_PATH_BYTES:
         return address
     folder = Path(tempfile.gettempdir()) / f"chronoverse-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -205,7 +205,7 @@ def _address(data_dir: Path) -> Path:
     link = folder / hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     with contextlib.suppress(FileExistsError):
         link.symlink_to(data_dir)
-    if len(os.fsencode(link / "server.sock")) > SOCKET_PATH_BYTES:
+    if len(os.fsencode(link / "server.sock")) > _SOCKET_PATH_BYTES:
         raise EmbeddedError(f"the paths {data_dir} and {folder} are both too long for a socket: shorten one.")
     return link / "server.sock"
 

@@ -16,7 +16,7 @@ from chronoverse.backoff import Backoff, RetryPolicy
 
 POLL_SECONDS: Final = 0.5
 #: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
-RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
+_RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 #: Seconds after which a program that has not read a question is killed; a minute until it has read its first.
 ANSWER_SECONDS: Final = 5.0
 
@@ -118,7 +118,7 @@ class SupervisedProcess:
             return False
 
     def _watch(self) -> None:
-        backoff = Backoff(RESTART)
+        backoff = Backoff(_RESTART)
         while not self._stopped.wait(POLL_SECONDS):
             self._stay_in_owner()
             if self._is_running():
@@ -127,7 +127,7 @@ class SupervisedProcess:
                         os.killpg(self._pid, signal.SIGKILL)
                 continue
             self.report(False)
-            if time.monotonic() - self._started_at > RESTART.longest:
+            if time.monotonic() - self._started_at > _RESTART.longest:
                 backoff.record_success()
             backoff.record_failure()
             pause = backoff.delay()

@@ -18,7 +18,7 @@ from typing import Final
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
 #: Seconds before a server that died is started again: the first and the longest delay, doubled each time.
-BACKOFF_SECONDS: Final = (0.02, 1.0)
+_BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
 def main(directory: str, lock: str, *command: str) -> None:
@@ -48,7 +48,7 @@ def main(directory: str, lock: str, *command: str) -> None:
 class _SupervisedServer:
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
-        self._pause, self._failures, self._came_up = BACKOFF_SECONDS[0], 0, False
+        self._pause, self._failures, self._came_up = _BACKOFF_SECONDS[0], 0, False
         self._start()
 
     def _start(self) -> None:
@@ -64,11 +64,11 @@ class _SupervisedServer:
         self._failures += 1
         # A server that has run for that many seconds has started well.
         if time.monotonic() - self._started_at >= 2.0:
-            self._pause, self._came_up = BACKOFF_SECONDS[0], True
+            self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
             os._exit(0)  # the caller then shows the server's log
         time.sleep(self._pause)
-        self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
+        self._pause = min(self._pause * 2, _BACKOFF_SECONDS[1])
         self._start()
 
     def stop(self) -> None:

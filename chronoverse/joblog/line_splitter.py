@@ -12,7 +12,7 @@ from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.joblog.secret_forms import StreamMask
 
 #: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
-MIN_LINE_BYTES: Final = 4
+_MIN_LINE_BYTES: Final = 4
 
 _STATE_END = re.compile(rb"[\r\n]")
 
@@ -52,8 +52,8 @@ class LineSplitter:
     """
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:
-        if max_line_bytes < MIN_LINE_BYTES:
-            raise ValueError(f"a line needs room for {MIN_LINE_BYTES} bytes")
+        if max_line_bytes < _MIN_LINE_BYTES:
+            raise ValueError(f"a line needs room for {_MIN_LINE_BYTES} bytes")
         self._stream = stream
         self._max = max_line_bytes
         self._mask = mask
@@ -124,7 +124,7 @@ def _cut_length(text: bytes, start: int, limit: int) -> int:
 
     A character has at most three continuation bytes. A fourth one in a row does not belong to any character.
     """
-    for back in range(MIN_LINE_BYTES):
+    for back in range(_MIN_LINE_BYTES):
         if text[start + limit - back] & 0xC0 != 0x80:
             return limit - back
     return limit

@@ -1,6 +1,6 @@
 """Secrets that are known by their form: keys of clouds and forges, tokens, passwords in URLs, private keys.
 
-Each becomes :data:`MASKED` before a line is stored. One pass of RE2 finds the few lines that may have any. Pure.
+Each becomes :data:`_MASKED` before a line is stored. One pass of RE2 finds the few lines that may have any. Pure.
 """
 
 import re
@@ -12,7 +12,7 @@ from chronoverse.errors import SettingsError
 from chronoverse.joblog.matcher import ExpressionSet, compile_groups, strip_and_map, strip_sequences
 
 #: What a secret becomes.
-MASKED: Final = b"[masked]"
+_MASKED: Final = b"[masked]"
 #: Bytes at the end of a text that may begin a secret, at most.
 _MAX_HELD: Final = 8_192
 
@@ -154,7 +154,7 @@ class StreamMask:
         masked, position = [], 0
         for start, end in sorted(spans):
             if start >= position:
-                masked += [line[position:start], MASKED]
+                masked += [line[position:start], _MASKED]
             position = max(position, end)
         return b"".join([*masked, line[position:]]) if masked else line
 

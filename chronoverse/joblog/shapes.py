@@ -22,14 +22,14 @@ _Value = TypeVar("_Value")
 
 #: Changes whenever a line may have another shape than before, or a packed set another form.
 VERSION: Final = 3
-HASH_BYTES: Final = 8
+_HASH_BYTES: Final = 8
 #: Shapes of one log. With more, it takes too much memory to be compared with, and says too little.
 MAX_SHAPES: Final = 100_000
 #: Bytes of a shape in a packed set: its hash, and the number of its first line.
-ENTRY_BYTES: Final = HASH_BYTES + 6
+ENTRY_BYTES: Final = _HASH_BYTES + 6
 #: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
 _DIGEST_BYTES: Final = 16
-MAX_SET_BYTES: Final = _DIGEST_BYTES + HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
+MAX_SET_BYTES: Final = _DIGEST_BYTES + _HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
 
 #: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -165,7 +165,7 @@ class ShapeHasher(dict[bytes, int]):
             if b"\x1b" in line:
                 _remember(self, line, found)
             return found
-        found = int.from_bytes(blake2b(self._shape(plain), digest_size=HASH_BYTES).digest(), "little")
+        found = int.from_bytes(blake2b(self._shape(plain), digest_size=_HASH_BYTES).digest(), "little")
         _remember(self, line, found)
         return found
 
@@ -280,12 +280,12 @@ class PackedShapes:
 
     def __init__(self, data: bytes) -> None:
         packed = memoryview(data)[_DIGEST_BYTES:]
-        count, rest = divmod(len(packed) - HASH_BYTES, ENTRY_BYTES)
+        count, rest = divmod(len(packed) - _HASH_BYTES, ENTRY_BYTES)
         if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or count < 0 or rest:
             raise ValueError("not a set of shapes, or damaged")
-        hashes_end = HASH_BYTES * (1 + count)
+        hashes_end = _HASH_BYTES * (1 + count)
         self.is_full: Final = bool(packed[0])
-        self.hashes: Final = _column("Q", packed[HASH_BYTES:hashes_end])
+        self.hashes: Final = _column("Q", packed[_HASH_BYTES:hashes_end])
         self.size: Final = len(data)
         numbers = packed[hashes_end:]
         self._low = _column("I", numbers[: 4 * count])

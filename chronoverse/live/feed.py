@@ -23,7 +23,7 @@ SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
 #: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
 FILTER_SHARE: Final = 0.2
-FILTER_BURST_SECONDS: Final = 0.1
+_FILTER_BURST_SECONDS: Final = 0.1
 #: Seconds that comparing may take before the rest of the worker runs.
 FILTER_SLICE_SECONDS: Final = 0.003
 #: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
@@ -81,13 +81,13 @@ class FilterBudget:
         self._clock = clock
         self._yield_to_loop = yield_to_loop
         self._spent = 0.0
-        self._left = FILTER_BURST_SECONDS
+        self._left = _FILTER_BURST_SECONDS
         self._refilled_at = self._halved_at = clock()
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
         now = self._clock()
-        self._left = min(FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
+        self._left = min(_FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
         # Every second, what the subjects have taken counts half.
         if now >= self._halved_at + 1.0:

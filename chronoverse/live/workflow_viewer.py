@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog import sse
@@ -16,8 +16,6 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 
-READ_CHANGES: Final = 500
-
 
 @dataclass(slots=True, kw_only=True)
 class ChangesReplay(Replay):
@@ -30,7 +28,7 @@ class ChangesReplay(Replay):
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
         """The frames after change ``cursor``, None when there are none yet, and the last number that they cover."""
         if self.opening is None:
-            entries = self.cache.store.read(self.ref, cursor, READ_CHANGES)
+            entries = self.cache.store.read(self.ref, cursor, 500)
             if entries and follow(entries, cursor):
                 events = encode_changes(self.ref.workflow_id, entries)
                 return join(events, self.line_filter), events[-1].number

@@ -37,7 +37,7 @@ from chronoverse.store import Store
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 
 #: Characters of a line that has not ended after which a :class:`JobLogStream` publishes it as a line.
-MAX_UNFINISHED: Final = 65_536
+_MAX_UNFINISHED: Final = 65_536
 
 
 class JobLog:
@@ -206,7 +206,7 @@ class JobLog:
 class JobLogStream(io.TextIOBase):
     """A text stream that publishes what is written: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
-    A line is published when it ends, when it has :data:`MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
+    A line is published when it ends, when it has :data:`_MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
     may write.
     """
 
@@ -223,7 +223,7 @@ class JobLogStream(io.TextIOBase):
     def write(self, text: str) -> int:
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
-            if len(rest) > MAX_UNFINISHED:
+            if len(rest) > _MAX_UNFINISHED:
                 lines, newline, rest = lines + newline + rest, "\n", ""
             self._unfinished = rest
             if newline and not self.closed and not self._log.finished:

@@ -8,7 +8,7 @@ from chronoverse.joblog.labels import MAX_LABELS, read_labels
 
 #: By the variable that shows each system (with its value if that matters) what its labels are made of. Of several texts
 #: the first one counts whose variables are all set. Of a pull request the branch is the one that it comes from.
-SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+_SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # https://docs.github.com/en/actions/reference/workflows-and-actions/variables
     "GITHUB_ACTIONS=true": {
         "commit": ("$GITHUB_SHA",),
@@ -48,7 +48,7 @@ SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
     """The labels ``given``, and those of the first system that ``environ`` shows, as far as they are valid and fit."""
     labels = dict(given)
-    for shown_by, texts in SYSTEMS.items():
+    for shown_by, texts in _SYSTEMS.items():
         name, equals, value = shown_by.partition("=")
         if environ.get(name) and (not equals or environ[name] == value):
             for key, text in read_labels({key: _first(choices, environ) for key, choices in texts.items()}):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 #: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
-SHORT_PAUSE_SECONDS: Final = 0.05
+_SHORT_PAUSE_SECONDS: Final = 0.05
 
 
 #: What jobs' logs are written with. The methods of both have the same names and errors; the store documents them.
@@ -190,7 +190,7 @@ class Publisher:
             self.say(f"{error}; the job continues")
         except TooFast as error:
             self._last_error = error
-            seconds = max(error.seconds, SHORT_PAUSE_SECONDS)
+            seconds = max(error.seconds, _SHORT_PAUSE_SECONDS)
             self._send_at = time.monotonic() + seconds
             # It may have been the lease that was not renewed.
             self._stop.wait(min(seconds, self._renew_seconds / 2))
@@ -203,7 +203,7 @@ class Publisher:
         except Fenced:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
             self._has_lease = self._end_written = False
-            self._stop.wait(SHORT_PAUSE_SECONDS)
+            self._stop.wait(_SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
                 raise ForeignLines("another writer is appending to this job's log") from gap

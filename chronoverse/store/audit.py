@@ -14,8 +14,8 @@ from chronoverse.store.commands import Commands
 
 MAX_ENTRIES: Final = 100_000
 #: Entries alike that one process writes in a day for a subject: deletions must not push out those of others.
-MAX_ALIKE: Final = 100
-MAX_TEXT: Final = 300
+_MAX_ALIKE: Final = 100
+_MAX_TEXT: Final = 300
 
 #: An entry's time by the store's clock in Unix ms, and a number among those of that time.
 Position = tuple[int, int]
@@ -41,7 +41,7 @@ class AuditTrail:
         """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch. After many alike, each
         hundredth.
         """
-        fields = {"sub": sub[:MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:MAX_TEXT]}
+        fields = {"sub": sub[:_MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:_MAX_TEXT]}
         if job_id is not None:
             fields["id"] = job_id
         audit_log.info("audit", extra={"fields": fields.copy()})
@@ -50,11 +50,11 @@ class AuditTrail:
             self._day_began = self._clock()
         alike = sub, did
         count = self._alike[alike]
-        if count >= MAX_ALIKE:
-            if count % MAX_ALIKE:
+        if count >= _MAX_ALIKE:
+            if count % _MAX_ALIKE:
                 self._alike[alike] += 1
                 return
-            fields["what"] += f"; of the {MAX_ALIKE - 1} after it, only the log says which"
+            fields["what"] += f"; of the {_MAX_ALIKE - 1} after it, only the log says which"
         self._commands.script("record", self.slot, [self.slot], MAX_ENTRIES, *chain(*fields.items()))
         self._alike[alike] += 1
 

@@ -17,7 +17,7 @@ from chronoverse.store.replies import entry_fingerprint
 from chronoverse.store.topology import PoolKind
 
 #: The most redactions of one job that are stored, some 300 bytes each.
-AUDIT_ENTRIES: Final = 1000
+_AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
@@ -204,12 +204,12 @@ class ChunkIndex:
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "")
-        more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names, redactions)
+        more = (orjson.dumps(audit), _AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names, redactions)
         self._commands.ask("redact", job, kinds, *args, *more)
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
-        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
-        return [each for each in self.redactions(job, AUDIT_ENTRIES) if _names_its_author(each)]
+        """The newest :data:`_AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
+        return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
         """The newest ``count`` redactions, the oldest first. Their numbers are checked, and their texts are not."""

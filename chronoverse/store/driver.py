@@ -27,7 +27,7 @@ _SCRIPTS: Final = Path(__file__).parent / "scripts"
 
 NO_ANSWER = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
 #: What the driver returns instead of a reply when it has passed a message to its handler.
-PUSH_CONSUMED: Final = object()
+_PUSH_CONSUMED: Final = object()
 
 
 class Script:
@@ -73,7 +73,7 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 
     def consume(message: Any) -> object:
         handler(message)
-        return PUSH_CONSUMED
+        return _PUSH_CONSUMED
 
     if connection.get_protocol() not in (3, "3"):
         # The parser for RESP2 has no such handler where hiredis is not installed.
@@ -88,7 +88,7 @@ def read_reply(connection: redis.Connection) -> Any:
     message.
     """
     try:
-        while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
+        while (answer := connection.read_response(push_request=True)) is _PUSH_CONSUMED:
             pass
     except redis.ResponseError as error:
         return error
@@ -101,7 +101,7 @@ def take_message(connection: redis.Connection) -> bool:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:
         return False
-    if answer is not PUSH_CONSUMED:
+    if answer is not _PUSH_CONSUMED:
         # Replies no longer belong to commands for certain, and the driver does not raise errors of the handler.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True

@@ -18,7 +18,7 @@ MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
 #: Seconds for which a process has a watch to itself. One delivery may take almost as long.
 CLAIM_SECONDS: Final = 15
-GROUP: Final = "notify"
+_GROUP: Final = "notify"
 
 
 class DeliveryState(NamedTuple):
@@ -116,7 +116,7 @@ class WatchStore:
         self._commands.run(workflow_id, "DEL", self._keys.watch_queue(workflow_id, watch_id))
         if found and not self.fields(workflow_id):
             # A later watch tells nothing of before it.
-            group = ("DESTROY", self._keys.of_workflow(workflow_id, "changes"), GROUP)
+            group = ("DESTROY", self._keys.of_workflow(workflow_id, "changes"), _GROUP)
             with contextlib.suppress(StoreError):
                 self._commands.run(workflow_id, "XGROUP", *group)
             self._commands.run(self.slot, "SREM", self.slot, workflow_id)
@@ -166,8 +166,8 @@ class WatchStore:
         def command(workflow_id: str) -> tuple[Any, ...]:
             key = self._keys.of_workflow(workflow_id, "changes")
             if idle_seconds is None:
-                return ("XREADGROUP", "GROUP", GROUP, GROUP, "COUNT", 100, "STREAMS", key, ">")
-            return ("XAUTOCLAIM", key, GROUP, GROUP, round(1000 * idle_seconds), "0-0", "COUNT", 100)
+                return ("XREADGROUP", "_GROUP", _GROUP, _GROUP, "COUNT", 100, "STREAMS", key, ">")
+            return ("XAUTOCLAIM", key, _GROUP, _GROUP, round(1000 * idle_seconds), "0-0", "COUNT", 100)
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
             return self._commands.pipeline(group[0].workflow_id, [command(each.workflow_id) for each in group])
@@ -188,7 +188,7 @@ class WatchStore:
     def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         """Notes that what is to be told of these changes is queued."""
         key = self._keys.of_workflow(workflow_id, "changes")
-        self._commands.run(workflow_id, "XACK", key, GROUP, *(entry_id for entry_id, _ in entries))
+        self._commands.run(workflow_id, "XACK", key, _GROUP, *(entry_id for entry_id, _ in entries))
 
     def running(self, workflow_id: str) -> list[JobRef]:
         key = self._keys.of_workflow(workflow_id, "running")
@@ -196,7 +196,7 @@ class WatchStore:
 
     def _make_group(self, workflow_id: str, after: str) -> None:
         key = self._keys.of_workflow(workflow_id, "changes")
-        self._commands.run(workflow_id, "XGROUP", "CREATE", key, GROUP, after)
+        self._commands.run(workflow_id, "XGROUP", "CREATE", key, _GROUP, after)
 
     def _queue(self, watch: Watch) -> str:
         return self._keys.watch_queue(watch.workflow_id, watch.watch_id)

@@ -18,7 +18,7 @@ from chronoverse.store.topology import PoolKind
 #: The oldest jobs of each workflow that a read checks. Jobs expire in about the order of their creation.
 CHECKED_OLDEST: Final = 3
 #: Jobs noted as running that one read checks, of all its workflows together: each takes 0.1 ms.
-CHECKED_RUNNING: Final = 20
+_CHECKED_RUNNING: Final = 20
 
 
 class Workflow(NamedTuple):
@@ -93,7 +93,7 @@ class WorkflowList:
             workflow_ids[0],
             [
                 *(("ZRANGE", key(each, "jobs"), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
-                *(("SRANDMEMBER", key(each, "running"), CHECKED_RUNNING) for each in workflow_ids),
+                *(("SRANDMEMBER", key(each, "running"), _CHECKED_RUNNING) for each in workflow_ids),
             ],
         )
         oldest, running = (_refs(workflow_ids, samples[at : at + len(workflow_ids)]) for at in (0, len(workflow_ids)))
@@ -102,7 +102,7 @@ class WorkflowList:
         gone = [job for job, count in zip(oldest, exist, strict=True) if count == 0]
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
-        checked = random.sample(running, min(CHECKED_RUNNING, len(running)))
+        checked = random.sample(running, min(_CHECKED_RUNNING, len(running)))
         for ref, job in zip(checked, self._get_jobs(checked) if checked else (), strict=True):
             if job is None:
                 self._listing.unlist(ref.workflow_id, [ref.job_id])

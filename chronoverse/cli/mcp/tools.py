@@ -30,7 +30,7 @@ from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, Status, parse_number
 
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
-LOOKING_SECONDS: Final = 15.0
+_LOOKING_SECONDS: Final = 15.0
 _LINE_BYTES: Final = 90
 
 INSTRUCTIONS: Final = (
@@ -213,7 +213,7 @@ class Tools:
     def summary(
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
-        """The service's summary, asked for until all lines were looked at, or :data:`LOOKING_SECONDS` are over."""
+        """The service's summary, asked for until all lines were looked at, or :data:`_LOOKING_SECONDS` are over."""
         query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
         found = self._ask_until_complete("summary", workflow_id, job_id, **query)
         most, is_truncated = message_bytes(max_bytes), found["truncated"]
@@ -290,7 +290,7 @@ class Tools:
         return json
 
     def _ask_until_complete(self, route: str, workflow_id: str, job_id: str, **query: Any) -> dict[str, Any]:
-        deadline = self.clock() + LOOKING_SECONDS
+        deadline = self.clock() + _LOOKING_SECONDS
         while True:
             found = self.client.read(f"/workflows/{{}}/jobs/{{}}/{route}", workflow_id, job_id, **query)
             if found["complete"] or self.clock() > deadline:
@@ -469,8 +469,8 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page with something under ``key``, or any after :data:`LOOKING_SECONDS` and at the end."""
-        deadline = self.clock() + LOOKING_SECONDS
+        """The first page with something under ``key``, or any after :data:`_LOOKING_SECONDS` and at the end."""
+        deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:
                 break

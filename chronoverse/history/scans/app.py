@@ -54,7 +54,7 @@ from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 
 #: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
-HOT_SECONDS: Final = 0.25
+_HOT_SECONDS: Final = 0.25
 _AFTER_IDS: Final = "\x7f"
 
 log: Final = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class ScanApp:
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
-            pauses = read_job_profile(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+            pauses = read_job_profile(job, others, self._runs, PageBudget(seconds=_HOT_SECONDS, clock=self._clock))
             found = found._replace(slower=read_slower(job, pauses, self._read))
         baseline = ",".join(map("=".join, labels)) or None
         return compose(job, found, scan.page_bytes, partial(self._summaries.line, job), read_past, baseline)
@@ -277,7 +277,7 @@ class ScanApp:
         older = self._listed_after(job.ref.workflow_id, before, 50)
         listed = chain(first, (each for each in older if each.ref != job.ref))
         looked_at = islice(listed, LABELLED_JOBS) if own is not None and labels else listed
-        hot_budget = PageBudget(seconds=HOT_SECONDS, clock=self._clock)
+        hot_budget = PageBudget(seconds=_HOT_SECONDS, clock=self._clock)
 
         def is_wanted(each: Job) -> bool:
             is_own = own is not None and (each.ref == job.ref or (bool(own) and has_labels(each.labels, own)))

@@ -22,10 +22,10 @@ from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 COMPARED_JOBS: Final = 5
 #: Good runs that a branch must have, so that a job is compared with them alone.
-LEAST_RUNS: Final = 3
+_LEAST_RUNS: Final = 3
 #: The branches, of which the first with enough good runs is taken when the job's own has too few.
-DEFAULT_BRANCHES: Final = ("main", "master")
-RECENT_JOBS: Final = 200
+_DEFAULT_BRANCHES: Final = ("main", "master")
+_RECENT_JOBS: Final = 200
 #: Jobs that are looked at to find the good runs with certain labels, which takes 0.1 s. A branch may have few of them.
 LABELLED_JOBS: Final = 1_000
 
@@ -137,26 +137,26 @@ class Baseline(NamedTuple):
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
     """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
 
-    Without ``labels``: those of the job's branch if there are :data:`LEAST_RUNS`; else those of the first of
-    :data:`DEFAULT_BRANCHES` with as many; else all.
+    Without ``labels``: those of the job's branch if there are :data:`_LEAST_RUNS`; else those of the first of
+    :data:`_DEFAULT_BRANCHES` with as many; else all.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")
     if branch is None or labels is not None:
-        found = islice(good, LABELLED_JOBS if labels else RECENT_JOBS)
+        found = islice(good, LABELLED_JOBS if labels else _RECENT_JOBS)
         wanted = (each for each in found if each and has_labels(each.labels, labels or ()))
         return Baseline(list(islice(wanted, COMPARED_JOBS)), labels or ())
     recent: list[Job] = []
-    lines: dict[str, list[Job]] = {each: [] for each in (branch, *DEFAULT_BRANCHES)}
+    lines: dict[str, list[Job]] = {each: [] for each in (branch, *_DEFAULT_BRANCHES)}
     for index, each in enumerate(islice(good, LABELLED_JOBS)):
-        is_enough = index >= RECENT_JOBS and any(len(runs) >= LEAST_RUNS for runs in lines.values())
+        is_enough = index >= _RECENT_JOBS and any(len(runs) >= _LEAST_RUNS for runs in lines.values())
         if is_enough or len(lines[branch]) == COMPARED_JOBS:
             break
         if each:
-            recent += [each] if index < RECENT_JOBS else []
+            recent += [each] if index < _RECENT_JOBS else []
             lines.get(dict(each.labels).get("branch", ""), []).append(each)
     for name, runs in lines.items():
-        if len(runs) >= LEAST_RUNS:
+        if len(runs) >= _LEAST_RUNS:
             return Baseline(runs[:COMPARED_JOBS], [("branch", name)])
     return Baseline(recent[:COMPARED_JOBS], ())
 

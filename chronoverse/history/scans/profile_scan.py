@@ -16,7 +16,7 @@ from chronoverse.joblog.summary import cut_line
 from chronoverse.joblog.timelines import Pause, Profile, Timeline, compare, progress
 
 #: Characters of a message before or after a pause.
-MESSAGE_CHARACTERS: Final = 1_000
+_MESSAGE_CHARACTERS: Final = 1_000
 
 
 class JobProfile(NamedTuple):
@@ -62,8 +62,8 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
             "compared_with": found.compared_with,
             "seconds": profile.total / 1000,
             "usual": profile.usual and profile.usual.to_json(),
-            "slower": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.slower],
-            "pauses": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.pauses],
+            "slower": [_pause_json(pause, lines[pause.number], _MESSAGE_CHARACTERS) for pause in profile.slower],
+            "pauses": [_pause_json(pause, lines[pause.number], _MESSAGE_CHARACTERS) for pause in profile.pauses],
             "running": _running_json(job, found, read, now) if job.status is Status.RUNNING else None,
             "complete": found.is_whole,
             "scanned_to": found.scanned_to,

@@ -23,9 +23,8 @@ from chronoverse.settings import Settings, child_environ
 
 #: Added to the nice value of a process that scans, and again after so many seconds of CPU time of a scan.
 NICENESS: Final = 5
-SHORT_CPU_SECONDS: Final = 0.05
 #: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
-MEMORY_BYTES: Final = 2**30
+_MEMORY_BYTES: Final = 2**30
 #: Seconds after which a process that still works on one scan is killed. A page takes one.
 HANG_SECONDS: Final = 15
 
@@ -38,7 +37,7 @@ def scan_server_process(
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        # By default glibc reserves 64 MiB of the address space for each thread that reads shapes; see MEMORY_BYTES.
+        # By default glibc reserves 64 MiB of the address space for each thread that reads shapes; see _MEMORY_BYTES.
         "MALLOC_ARENA_MAX": "2",
     }
     environ = child_environ(changes)
@@ -85,7 +84,7 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
         began = time.process_time()
         scan = pool.submit(app, *request)
         while not wait([scan], timeout=0.02).done:
-            if time.process_time() - began > SHORT_CPU_SECONDS:
+            if time.process_time() - began > 0.05:
                 # No thread may raise its priority again, so each scan has a thread of its own.
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, thread_ids[0], os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
@@ -109,7 +108,7 @@ def _stop_with_owner() -> None:
 def _lower_priority(worker: Any) -> None:
     """Runs in each process once it can scan. Before that, its start has the priority of everything else."""
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:
         os.nice(NICENESS)
     except OSError as error:

@@ -10,7 +10,7 @@ from chronoverse.errors import InvalidMask
 from chronoverse.joblog.secret_forms import SecretForms
 
 #: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
-MIN_CHARACTERS: Final = 4
+_MIN_CHARACTERS: Final = 4
 #: Bytes that a secret may have. That many may be held back until it is known whether they are the secret.
 MAX_BYTES: Final = 65_536
 
@@ -102,16 +102,16 @@ def _content(path: Path) -> bytes:
 
 def _parts(secret: bytes) -> list[bytes]:
     whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
-    if _characters(whole) < MIN_CHARACTERS:
+    if _characters(whole) < _MIN_CHARACTERS:
         raise InvalidMask(
-            f"a secret to mask must have {MIN_CHARACTERS} characters at least, without the blanks at its ends"
+            f"a secret to mask must have {_MIN_CHARACTERS} characters at least, without the blanks at its ends"
         )
     if len(whole) > MAX_BYTES:
         raise InvalidMask(f"a secret to mask may have {MAX_BYTES} bytes at most")
     if b"\n" not in whole:
         return [whole]
     lines = [line.strip() for line in whole.split(b"\n")]
-    parts = [line for line in lines if _characters(line) >= MIN_CHARACTERS]
+    parts = [line for line in lines if _characters(line) >= _MIN_CHARACTERS]
     if all(not line or line in parts for line in lines):
         return parts
     return [whole, b"\n".join(line.rstrip() for line in whole.split(b"\n")), *parts]

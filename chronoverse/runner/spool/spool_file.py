@@ -25,7 +25,6 @@ from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
 
-MEMORY_BYTES: Final = 16_777_216
 SPOOL_MAX_BYTES: Final = 1_073_741_824
 #: Bytes of the largest batch: more than a read of 256 KiB after a line of 1 MiB.
 MAX_BATCH_BYTES: Final = 2_097_152
@@ -49,7 +48,7 @@ class SpoolRoom:
 
     directory: Path | None = None
     name: str = "job"
-    memory_bytes: int = MEMORY_BYTES
+    memory_bytes: int = 16_777_216
     file_bytes: int = SPOOL_MAX_BYTES
     keep_bytes: int = 4_194_304
 

@@ -35,7 +35,7 @@ SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Seconds for which sent data may stay unacknowledged, before the kernel drops the connection.
 USER_TIMEOUT_SECONDS: Final = 20.0
 #: Bytes of a request's head: 32 KiB, and 8 KiB of the body. gunicorn searches the whole head again after each read.
-HEAD_BYTES: Final = 40 * 2**10
+_HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
@@ -47,7 +47,7 @@ class SendLimits(NamedTuple):
 
 
 #: A client with 80 kbit/s gets an ordinary answer of 4 MiB in seven minutes.
-ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
+_ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
 #: A download's client may be slower: its kernel may acknowledge nothing until 128 KiB were read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
@@ -116,12 +116,12 @@ class Connection(gevent.socket.socket):
     #: Whether the request was sent before the answer to an earlier one was read (RFC 9112 section 9.3.2).
     is_pipelined = False
     _head_bytes = 0
-    _limits = ANSWER_LIMITS
-    _seconds_left = ANSWER_LIMITS.seconds
+    _limits = _ANSWER_LIMITS
+    _seconds_left = _ANSWER_LIMITS.seconds
     _until = math.inf
     _time_slice: TimeSlice
 
-    def begin_request(self, limits: SendLimits = ANSWER_LIMITS) -> None:
+    def begin_request(self, limits: SendLimits = _ANSWER_LIMITS) -> None:
         """A request has come. ``limits`` are those of its answer."""
         self.is_receiving = self.is_idle = False
         self._head_bytes = 0
@@ -159,7 +159,7 @@ class Connection(gevent.socket.socket):
             self.is_receiving = between_requests
         if between_requests:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
+            if self._head_bytes > _HEAD_BYTES:
                 raise LimitRequestHeaders("the head is too long")
         else:
             self._record_progress()

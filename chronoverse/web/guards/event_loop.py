@@ -5,9 +5,6 @@ from typing import Final
 
 import gevent
 
-#: Seconds that a request works before others run, which takes 20 µs.
-WORK_SLICE_SECONDS: Final = 0.001
-
 
 def yield_to_loop() -> None:
     """Returns when the event loop has polled every socket once more and run what was due.
@@ -22,7 +19,7 @@ def yield_to_loop() -> None:
 class TimeSlice:
     """Bounds how long a greenlet works before it lets others run."""
 
-    def __init__(self, seconds: float = WORK_SLICE_SECONDS) -> None:
+    def __init__(self, seconds: float = 0.001) -> None:
         self._seconds: Final = seconds
         self._ends_at = time.monotonic() + seconds
 

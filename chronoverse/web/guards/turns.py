@@ -15,7 +15,7 @@ from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
-ACCEPT_WAIT_SECONDS: Final = 10.0
+_ACCEPT_WAIT_SECONDS: Final = 10.0
 #: Seconds that a request waits for its turn, and again for the scan server.
 WAIT_SECONDS: Final = 5.0
 #: Seconds for which a subject with many unread answers waits before another page is made for it.
@@ -39,9 +39,9 @@ class Turns:
         self.unread: Final = unread
         #: For beginning a request, by the client's address, and for a new viewer. After a restart viewers come by the
         #: thousand.
-        self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
+        self.request = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         # With 2 ms instead of 1, more viewers have sent their request by then: 4 % of a storm's CPU time.
-        self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
+        self.viewer = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
         # Pages and listings made at the same time, in 48 MiB. As many scans may be under way besides.
         self._pages, self._scans = (_locks(WAIT_SECONDS, at_once=12, each=2, used_up=ShareExceeded) for _ in range(2))
         # A request takes its turn again for each batch, so others wait for two batches at most.

@@ -16,7 +16,7 @@ MAX_LINES: Final = 500
 #: Lines of a body in the form ``runs``, or of a text. They are several appends.
 MAX_RUN_LINES: Final = 5_000
 #: The highest first number of lines that are named as lost, and the most of them at once: a log must be able to end.
-MAX_LOST: Final = 5 * 10**11
+_MAX_LOST: Final = 5 * 10**11
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
 _KEYS: Final = frozenset({"timestamp", "message", "stream", "partial"})
@@ -266,8 +266,8 @@ TEXT_PARAMETERS: Final = [
 class LostBody(OpenedBody):
     """Declares consecutive lines as lost: neither the log nor the runner has them."""
 
-    first = JsonInteger("The first line's number: the log's next.", 1, MAX_LOST, required=True)
-    count = JsonInteger("How many lines.", 1, MAX_LOST, required=True)
+    first = JsonInteger("The first line's number: the log's next.", 1, _MAX_LOST, required=True)
+    count = JsonInteger("How many lines.", 1, _MAX_LOST, required=True)
     reason = one_of(["lost", "missing"], "`missing`: the runner never had them.", load_default="lost")
 
 

@@ -19,7 +19,7 @@ from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, pa
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.web.http.bodies import BodyReader
 
-MAX_PAGE_LIMIT: Final = 1000
+_MAX_PAGE_LIMIT: Final = 1000
 #: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
 
@@ -169,7 +169,7 @@ def _against_labels() -> fields.List[Any]:
 
 
 def _limit(description: str) -> QueryInteger:
-    return QueryInteger(description, 1, MAX_PAGE_LIMIT, load_default=100)
+    return QueryInteger(description, 1, _MAX_PAGE_LIMIT, load_default=100)
 
 
 def _flag(description: str) -> fields.Boolean:
@@ -396,7 +396,7 @@ class WaitQuery(StreamSearchFields):
         "The answer also has `logs`: the first line that matches, and up to so many in all that are there already,"
         " within 252 KiB and a quarter of a second. Without it there is only `log`.",
         1,
-        MAX_PAGE_LIMIT,
+        _MAX_PAGE_LIMIT,
     )
     timeout = QueryInteger("Timeout in seconds.", maximum=MAX_WAIT_SECONDS, load_default=30)
 

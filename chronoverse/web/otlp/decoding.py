@@ -23,12 +23,12 @@ from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
 #: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
-MAX_RECORDS: Final = 50_000
+_MAX_RECORDS: Final = 50_000
 #: Bytes of one record. It is parsed at once, which may take 3 ms, whatever it is made of.
 MAX_RECORD_BYTES: Final = 524_288
 #: Records that are parsed at once, in a slice of the body, if they are short.
-SLICE_RECORDS: Final = 64
-MAX_ATTRIBUTES: Final = 1_000
+_SLICE_RECORDS: Final = 64
+_MAX_ATTRIBUTES: Final = 1_000
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -87,7 +87,7 @@ class _ProtobufDecoder:
     _body: bytearray
     _wanted: Collection[str]
     _pause: Callable[[], None]
-    _fields_left: int = MAX_RECORDS
+    _fields_left: int = _MAX_RECORDS
 
     def decode(self) -> Iterator[Found]:
         try:
@@ -166,7 +166,7 @@ class _ProtobufDecoder:
             if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
                 count += 1
                 stop = stop_of_field
-                if count < SLICE_RECORDS and stop - start < SLICE_BYTES:
+                if count < _SLICE_RECORDS and stop - start < SLICE_BYTES:
                     continue
             yield self._slice(start, stop, count)
             if stop != stop_of_field and field == 2:
@@ -204,7 +204,7 @@ class _ProtobufDecoder:
 
 
 def _too_many_records() -> RequestEntityTooLarge:
-    return RequestEntityTooLarge(f"a request may have {MAX_RECORDS} log records, resources and scopes")
+    return RequestEntityTooLarge(f"a request may have {_MAX_RECORDS} log records, resources and scopes")
 
 
 def _read_varint(body: bytearray, at: int) -> tuple[int, int]:
@@ -221,8 +221,8 @@ def _read_varint(body: bytearray, at: int) -> tuple[int, int]:
 
 
 def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
-    if len(pairs) > MAX_ATTRIBUTES:
-        raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
+    if len(pairs) > _MAX_ATTRIBUTES:
+        raise BadValue(f"there are more than {_MAX_ATTRIBUTES} attributes")
     found: dict[str, Any] = {}
     for pair in pairs:
         key = pair.key
@@ -280,10 +280,10 @@ def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], N
     try:
         for attributes, records in _json_records(body, wanted, pause):
             count += len(records)
-            if count > MAX_RECORDS:
+            if count > _MAX_RECORDS:
                 raise _too_many_records()
-            for start in range(0, len(records), SLICE_RECORDS):
-                part = records[start : start + SLICE_RECORDS]
+            for start in range(0, len(records), _SLICE_RECORDS):
+                part = records[start : start + _SLICE_RECORDS]
                 yield (
                     attributes,
                     [each if isinstance(each, str) else _json_record(each, wanted, pause) for each in part],
@@ -376,8 +376,8 @@ def _json_integer(value: Any) -> int:
 
 def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
     listed = _list(message, "attributes")
-    if len(listed) > MAX_ATTRIBUTES:
-        raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
+    if len(listed) > _MAX_ATTRIBUTES:
+        raise BadValue(f"there are more than {_MAX_ATTRIBUTES} attributes")
     pairs = _objects(listed)
     return {key: _json_scalar(pair.get("value")) for pair in pairs if (key := str(pair.get("key"))) in wanted}
 

@@ -10,7 +10,7 @@ from werkzeug.exceptions import BadRequest
 from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 
 #: Brackets outside of the strings of a document. Finding that many takes 0.2 s, in slices.
-MAX_BRACKETS: Final = 500_000
+_MAX_BRACKETS: Final = 500_000
 
 #: A bracket; or a whole object with nothing but texts, numbers and such objects in it, as most are.
 _BRACKETS: Final = re.compile(rb"\{[^][{}]*+(?:\{[^][{}]*+\}[^][{}]*+)*+\}|[][{}]")
@@ -72,6 +72,6 @@ def _brackets(text: bytearray, pause: Callable[[], None]) -> Iterator[Slice]:
         for found in _BRACKETS.finditer(part):
             yield start + found.start(), start + found.end()
             count += 1
-        if count > MAX_BRACKETS:
-            raise BadRequest(f"the body has more than {MAX_BRACKETS} brackets around values")
+        if count > _MAX_BRACKETS:
+            raise BadRequest(f"the body has more than {_MAX_BRACKETS} brackets around values")
         start += len(part)

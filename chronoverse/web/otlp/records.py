@@ -19,7 +19,7 @@ from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
 #: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
 BATCH_LINES: Final = 600
 #: Lines of one record, which are always appended in one step: 10 ms of the store.
-MAX_RECORD_LINES: Final = 5_000
+_MAX_RECORD_LINES: Final = 5_000
 #: Lines of a request. The bound of its bytes is not enough, because each newline of a body may be an empty line.
 MAX_LINES: Final = 50_000
 #: The highest number of a record in its file. Those that are missing before it become a gap of as many numbers.
@@ -284,8 +284,8 @@ class RecordSorter:
         parts = progress.feed(text), progress.release()
         batches = [*chain.from_iterable(splitter.feed(part, "") for part in parts if part), *splitter.close()]
         lines = sum(batch.lines for batch in batches)
-        if lines > MAX_RECORD_LINES:
-            raise BadValue(f"a record has more than {MAX_RECORD_LINES} lines")
+        if lines > _MAX_RECORD_LINES:
+            raise BadValue(f"a record has more than {_MAX_RECORD_LINES} lines")
         self._count += lines
         # Of carriage returns alone nothing stays. The record is a line nevertheless, since its number is used up.
         return [(batch.partial, batch.messages()) for batch in batches] or [(False, [b""])]

@@ -35,8 +35,6 @@ from chronoverse.web.routes.events import (
 )
 from chronoverse.web.routes.jobs import newest_jobs
 
-#: Seconds for which jobs that were read are sent to others who come. A thousand jobs take some 0.2 s of the worker.
-FRESH_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 2.0
 
 _OPERATION: Final[dict[str, Any]] = {
@@ -82,7 +80,7 @@ class Snapshots:
 
     def fresh(self, opening: Opening) -> Snapshot | None:
         found = self._made.get(opening)
-        return found if found and self._deps.monotonic() < found.read_at + FRESH_SECONDS else None
+        return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
 
     def read(self, opening: Opening, subject: str, cursor: int) -> bytes:
         """The frames of the jobs, not older than change ``cursor``. Raises as :func:`newest_jobs` does."""

@@ -18,7 +18,7 @@ from chronoverse.web.guards.connection import STALL_SECONDS, Connection, HangupW
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 
 #: Seconds of writing to full sockets after which other greenlets run.
-PASS_SECONDS: Final = 0.003
+_PASS_SECONDS: Final = 0.003
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 log = logging.getLogger(__name__)
@@ -286,14 +286,14 @@ class WriteScheduler:
             # Seconds between two checks for sockets that have had no room for too long.
             self._wakeup.wait(1.0)
             self._wakeup.clear()
-            until = self.clock() + PASS_SECONDS
+            until = self.clock() + _PASS_SECONDS
             for _ in range(len(self._writable)):
                 writer = self._writable.popleft()
                 writer.is_writable = False
                 self._call(writer, writer.write_more)
                 if self.clock() >= until:
                     gevent.sleep(0)
-                    until = self.clock() + PASS_SECONDS
+                    until = self.clock() + _PASS_SECONDS
             if self._writable:
                 self._wakeup.set()
             if self.clock() >= swept_at + 1.0:
