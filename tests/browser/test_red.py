@@ -142,6 +142,36 @@ def test_a_list_that_is_idle_asks_for_nothing(open_tab: OpenTab, page_service: S
     assert [url for url in asked if "/jobs?" in url] == []
 
 
+def test_home_reads_its_list_again_while_it_is_visible(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """Every five seconds, and at once when its tab is shown again. A hidden tab asks for nothing."""
+    job = Job(page_store, "job", "home-again").lines("a line")
+    tab = open_tab()
+    tab.page.clock.install()
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url) if "/workflows?" in request.url else None)
+    tab.page.goto(f"{tab.url}/#token={page_service.token('home-again')}")
+    tab.page.wait_for_selector("tbody .runs a:text-is('1 running')")
+    assert len(asked) == 1
+    job.end(Status.FAILED, 1)
+    tab.page.clock.fast_forward(5_100)
+    tab.page.wait_for_selector("#kinds a:has-text('Failing 1')")
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    tab.page.evaluate(hide, True)
+    before = len(asked)
+    for _ in range(3):
+        tab.page.clock.fast_forward(5_100)
+        tab.page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert len(asked) == before
+    Job(page_store, "another", "home-again").end()
+    tab.page.evaluate(hide, False)
+    tab.page.wait_for_selector("#kinds a:has-text('Failing 0')")
+
+
 def test_a_click_on_show_more_is_not_lost(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
     """Also when another request takes the place of its own, such as that of a tab that comes to the front again."""
     for number in range(60):

@@ -1,20 +1,23 @@
 // The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
 
-import { make } from "./dom.js";
+import { $, make } from "./dom.js";
 import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
 
+/** The patterns of workflows that the token names. */
+export const namedWorkflows = () => [claims().workflows ?? []].flat().map(String);
+
 /** The workflows that the token names, as text. Without that claim the service decides by another one. */
-export function scopeText() {
+function scopeText() {
   if (claims().workflows === undefined) return "what the service allows";
-  const named = [claims().workflows ?? []].flat().map(String);
+  const named = namedWorkflows();
   if (named.includes("*")) return "all workflows";
   return named.length ? named.join(", ") : "no workflow";
 }
 
 /** Two buttons: for another token, where readers paste tokens, and to sign out. */
-export function tokenButtons() {
+function tokenButtons() {
   const other = make("button", "", "Use another token");
   const out = make("button", "", "Sign out");
   other.type = out.type = "button";
@@ -24,6 +27,13 @@ export function tokenButtons() {
     location.reload();
   });
   return make("p", "choices", ...(issuer ? [] : [other]), out);
+}
+
+/** Where a list is empty: what the token is for, and the ways out. `hint()` says what to do, and `more()` are other elements. */
+export function showEmpty(isEmpty, hint, more = () => []) {
+  $("empty").hidden = !isEmpty;
+  if (!isEmpty || $("empty").childElementCount) return;
+  $("empty").append(make("p", "", `This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
 }
 
 /** Puts the button at the end of the page's head. */

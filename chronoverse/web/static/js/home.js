@@ -1,6 +1,6 @@
 // The home page: the workflows that the token may see. The failing ones come first, then those that run.
 
-import { scopeText, showAccount, tokenButtons } from "./account.js";
+import { namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
 import { causeOf, lastTen } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
@@ -9,10 +9,9 @@ import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
 import { SearchBox } from "./search_box.js";
-import { begin, claims } from "./session.js";
+import { begin } from "./session.js";
 import { dotsElement, isRed, statusIcon } from "./state.js";
 
-const namedWorkflows = () => [claims().workflows ?? []].flat().filter((each) => IDENTIFIER.test(each));
 //: Failing is a workflow whose last ended job has failed or is lost, also while the next one runs.
 const lastEnd = ({ recent = [] }) => recent.find(ended);
 const isRedNow = (each) => isRed(lastEnd(each));
@@ -20,12 +19,11 @@ const rank = (each) => (isRedNow(each) ? 0 : each.running ? 1 : 2);
 const typed = () => $("workflow").value.trim();
 //: What the reader may look at alone: its name, its icon, and which workflows it has.
 const KINDS = {
-  "": ["All", null, () => true],
+  "": ["All", "", () => true],
   red: ["Failing", "FAILED", isRedNow],
   running: ["Running", "RUNNING", (each) => each.running > 0],
 };
-const fromAddress = () => new URLSearchParams(location.search).get("show") ?? "";
-let kind = Object.hasOwn(KINDS, fromAddress()) ? fromAddress() : "";
+let kind = "";
 
 /** The cells of a workflow. While the server that has its jobs does not answer, they are not known. */
 function cells(workflow) {
@@ -73,52 +71,38 @@ function arrange(items) {
 function showKinds() {
   const { items } = list;
   const plus = list.hasMore ? "+" : "";
-  const links = Object.entries(KINDS).map(([name, [text, icon, has]]) => {
-    const number = items.length ? [" ", make("b", "", count(items.filter(has).length) + plus)] : [];
-    const element = link(name ? `?show=${name}` : "/", ...(icon ? [statusIcon(icon)] : []), make("span", "", text, ...number));
-    element.dataset.kind = name;
-    if (name === kind) element.ariaCurrent = "true";
-    return element;
-  });
-  const focused = document.activeElement?.dataset?.kind;
-  $("kinds").replaceChildren(...links);
-  if (focused !== undefined) links.find((each) => each.dataset.kind === focused)?.focus();
+  const kinds = Object.entries(KINDS).map(([name, [text, status, has]]) => [name, status, text, items.length ? count(items.filter(has).length) + plus : undefined]);
+  box.showKinds("show", kind, kinds, "");
   const failing = items.filter(isRedNow).length;
   $("overview").textContent = [many(items.length, "workflow") + plus, failing ? `${count(failing)} failing` : ""].filter(Boolean).join(" · ");
   $("overview").hidden = !items.length;
 }
 
 /** When there is nothing to show: why that may be, and the ways out. */
-function showEmpty() {
-  const isEmpty = !list.items.length;
-  $("empty").hidden = !isEmpty;
-  if (!isEmpty || $("empty").childElementCount) return;
-  const named = namedWorkflows();
-  const known = [...new Set([...named, ...recentWorkflows()])];
-  const links = known.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
-  const hint = [claims().workflows ?? []].flat().length ? "" : " Ask your administrator for access.";
-  $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), ...(links.length ? [make("p", "", ...links)] : []), tokenButtons());
+function showOthers() {
+  const hint = () => (namedWorkflows().length ? "" : "Ask your administrator for access.");
+  const known = () => [...new Set([...namedWorkflows().filter((each) => IDENTIFIER.test(each)), ...recentWorkflows()])];
+  const links = (ids) => ids.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
+  showEmpty(!list.items.length, hint, () => [make("p", "", ...links(known()))]);
 }
 
 /** What stands instead of workflows: with a filter the way to all. */
 function emptyNotice(all) {
   if (!all) return "No workflows yet. They appear here when their first job starts.";
-  const what = [KINDS[kind][1] ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");
+  const what = [kind ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");
   return make("span", "", `No ${what}. `, link("/", `Show all ${count(all)}`));
 }
 
 const list = new List({
   address: () => ["/workflows", []],
   name: "workflows",
-  size: 100,
-  pages: 5,
+  size: 500,
   cells,
   arrange,
   update,
-  isBusy: ({ running }) => running > 0,
   empty: emptyNotice,
   refused: (error) => `The workflows cannot be listed: ${error.message}. You can still open one by its name.`,
-  loaded: () => (showKinds(), showEmpty()),
+  loaded: () => (showKinds(), showOthers()),
 });
 
 $("choose").addEventListener("submit", (event) => {
@@ -132,29 +116,20 @@ $("choose").addEventListener("submit", (event) => {
 });
 $("workflow").addEventListener("input", () => list.show());
 const search = new WorkflowSearch(null);
-const box = new SearchBox(() => new URLSearchParams(kind ? [["show", kind]] : []), (criteria) => {
+
+function fromAddress(parameters) {
+  const chosen = parameters.get("show") ?? "";
+  kind = Object.hasOwn(KINDS, chosen) ? chosen : "";
+}
+
+const box = new SearchBox(() => (kind ? [["show", kind]] : []), fromAddress, (criteria) => {
   $("workflows").hidden = criteria.q !== "";
   document.title = `${criteria.q ? `${criteria.q} · ` : ""}Chronoverse`;
+  showKinds();
   if (!criteria.q) return search.clear(), list.show(), list.refresh();
   list.stop();
   $("empty").hidden = true;
   return search.start({ ...criteria, status: "", labels: [] });
-});
-
-$("kinds").addEventListener("click", (event) => {
-  const chosen = event.target.closest("a")?.dataset.kind;
-  if (chosen === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
-  event.preventDefault();
-  kind = chosen;
-  $("q").value = "";
-  box.choose();
-  showKinds();
-});
-
-addEventListener("popstate", () => {
-  kind = Object.hasOwn(KINDS, fromAddress()) ? fromAddress() : "";
-  showKinds();
-  box.return();
 });
 
 showKinds();

@@ -1,45 +1,45 @@
-// A table of what a route lists in pages, the newest first. While the page is open, it follows the changes of the items where
-// there is a stream of them. Elsewhere it asks for what is new and what runs.
+// A table of what a route lists in pages, the newest first. It follows the changes of the items where there is a stream of
+// them. Elsewhere it reads the list again every few seconds while its tab is visible.
 
 import { $, announce, make, notice } from "./dom.js";
 import { many } from "./format.js";
 import { get } from "./session.js";
 import { hideRetry, isTransient, showRetry } from "./trouble.js";
 
-//: Milliseconds between two requests while items change every second, and otherwise.
-const BUSY_MS = 1000;
-const IDLE_MS = 5000;
+//: Milliseconds until the list is read again, and until a request that has failed is repeated.
+const AGAIN_MS = 5000;
 //: Milliseconds after a change until it is shown. Others may come meanwhile.
 const SHOW_MS = 100;
+//: The most items of one request.
+const PAGE = 1000;
 
 export class List {
-  //: What each request has found: the cursor that it began at, and its items.
-  #chunks = [];
+  /** All that was listed, the newest first. */
+  items = [];
   #options;
+  #isLoaded = false;
   #cursor = null;
-  #turn = 0;
   #timer = 0;
   #request = 0;
   #rows = new Map();
   #focusAt = null;
   //: Whether further items were asked for, and have not come yet.
   #wantsMore = false;
-  //: The connection that is followed, and what it has brought since the last request began.
+  //: The connection that is followed, and what it brings while a request is on its way.
   #following = null;
   #later = 0;
-  #changed = [];
+  #changed = null;
 
   /**
    * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
    * `cells(item)` makes the cells of a row, and `update(row, item)` sets in them what changes with time.
-   * `isBusy(item)` says whether an item changes every second. `arrange(items)` are those to show, in their order.
-   * `size` is how many items one request has, and `pages` how many requests the list begins with. `empty` is shown when
+   * `arrange(items)` are those to show, in their order. The list begins with `size` items. `empty` is shown when
    * there are no items: a text or an element of how many `arrange` has left out. `refused(error)` is shown when the first
-   * request fails. `loaded()` is called after every request. `changes(signal)`, if given, are the frames of a stream of
+   * request fails. `loaded()` is called after every change. `changes(signal)`, if given, are the frames of a stream of
    * changes, and `wants(item)` whether the list has a changed item.
    */
   constructor(options) {
-    this.#options = { size: 50, pages: 1, arrange: (items) => items, ...options };
+    this.#options = options;
     $("more").addEventListener("click", () => {
       this.#focusAt = this.items.length;
       this.#wantsMore = true;
@@ -48,158 +48,112 @@ export class List {
     document.addEventListener("visibilitychange", () => document.hidden || (this.#timer && this.refresh()));
   }
 
-  /** All that was listed, the newest first. A workflow may have moved to the top since it was found further down. */
-  get items() {
-    const all = new Map();
-    for (const { items } of this.#chunks) for (const item of items) if (!all.has(item.id)) all.set(item.id, item);
-    return [...all.values()];
-  }
-
-  /** Begins at the first page, because the filters are others now. */
-  restart() {
-    this.#chunks = [];
-    this.#wantsMore = false;
-    this.#following?.abort();
-    this.refresh();
-  }
-
-  /** Follows the changes. The stream begins with the newest items, so that no change is between the two. */
-  async #follow() {
-    this.#following?.abort();
-    const stop = (this.#following = new AbortController());
-    try {
-      for await (const { event, data } of this.#options.changes(stop.signal)) {
-        hideRetry();
-        if (event === "job") {
-          this.#changed.push(data);
-          if (this.#chunks.length) this.#apply(data);
-          this.#later ||= setTimeout(() => ((this.#later = 0), this.show()), SHOW_MS);
-        } else if (event === "reset") {
-          this.refresh();
-        }
-      }
-    } catch (error) {
-      if (!stop.signal.aborted) this.refresh();
-    }
-  }
-
-  /** Puts a changed item where it belongs. */
-  #apply(item) {
-    for (const chunk of this.#chunks) chunk.items = chunk.items.filter(({ id }) => id !== item.id);
-    if (!this.#options.wants(item)) return;
-    const isOlder = (each) => (each.created_at ?? "") <= (item.created_at ?? "");
-    const chunk = this.#chunks.find(({ items }) => items.some(isOlder)) ?? (this.#cursor ? null : this.#chunks.at(-1));
-    const at = chunk?.items.findIndex(isOlder) ?? 0;
-    chunk?.items.splice(at < 0 ? chunk.items.length : at, 0, item);
-  }
-
-  /** Requests what is new and what runs, and further items if they were asked for. Then again every few seconds. */
-  refresh() {
-    clearTimeout(this.#timer);
-    this.#changed = [];
-    const request = (this.#request += 1);
-    this.#load(request).catch((error) => {
-      if (request !== this.#request) return;
-      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh());
-      else this.#wantsMore = false;
-      if (!this.#chunks.length) {
-        notice(this.#options.refused(error));
-        this.#options.loaded?.();
-      }
-      this.#schedule(IDLE_MS, true);
-    });
-  }
-
-  /** Ends the refreshing, and forgets a request on its way. */
-  stop() {
-    this.#following?.abort();
-    this.#request += 1;
-    clearTimeout(this.#timer);
-    this.#timer = 0;
-  }
-
-  /** Refreshes after `ms`. A list that follows changes does that only `again`, after a request that has failed. */
-  #schedule(ms, again = false) {
-    if (!again && this.#options.changes && this.#chunks.length) return;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS, again) : this.refresh()), ms);
-  }
-
-  /** The items after `cursor`, as a chunk, and the next cursor. */
-  async #fetch(after, limit = this.#options.size) {
-    const [path, parameters] = this.#options.address();
-    const query = new URLSearchParams([...parameters, ["limit", limit], ...(after ? [["cursor", after]] : [])]);
-    const { body } = await get(`${path}?${query}`);
-    return [{ after, items: body[this.#options.name] }, body.cursor];
-  }
-
-  async #load(request) {
-    const more = this.#wantsMore;
-    const isCurrent = () => request === this.#request;
-    const [first, cursor] = await this.#fetch(null);
-    if (!isCurrent()) return;
-    hideRetry();
-    const begins = !this.#chunks.length;
-    this.#addFirst(first, cursor);
-    for (const item of this.#changed) this.#apply(item);
-    if (begins) this.#show();
-    if (begins && this.#options.changes) this.#follow();
-    for (let page = 1; more || (begins && page < this.#options.pages); page += 1) {
-      if (!this.#cursor) break;
-      const [next, following] = await this.#fetch(this.#cursor);
-      if (!isCurrent()) return;
-      this.#chunks.push(next);
-      this.#cursor = following;
-      if (more) break;
-    }
-    this.#wantsMore = false;
-    // Of what is further down only one chunk is asked for again, in turn, as long as something in it runs.
-    const busy = this.#chunks.slice(1).filter(({ items }) => items.some(this.#options.isBusy));
-    if (busy.length && !begins && !more) {
-      const chunk = busy[(this.#turn += 1) % busy.length];
-      const [again] = await this.#fetch(chunk.after, Math.max(1, chunk.items.length));
-      if (!isCurrent()) return;
-      chunk.items = again.items;
-    }
-    this.#show();
-    this.#schedule(this.items.some(this.#options.isBusy) ? BUSY_MS : IDLE_MS);
-  }
-
-  /** Puts a new first chunk before what is there. What new items have pushed out of it goes to the next chunk. */
-  #addFirst(first, cursor) {
-    const [before, ...others] = this.#chunks;
-    const last = first.items.at(-1)?.id;
-    const end = before?.items.findIndex(({ id }) => id === last) ?? -1;
-    if (!cursor || end < 0) {
-      // All is new, or there is no more.
-      this.#chunks = [first];
-      this.#cursor = cursor;
-      return;
-    }
-    const pushed = before.items.slice(end + 1);
-    if (pushed.length && others[0] && others[0].items.length + pushed.length <= this.#options.size) {
-      others[0] = { after: cursor, items: [...pushed, ...others[0].items] };
-    } else if (pushed.length) {
-      others.unshift({ after: cursor, items: pushed });
-    }
-    this.#chunks = [first, ...others];
-    if (!others.length) this.#cursor = cursor;
-  }
-
   /** Whether there are further items that were not asked for. */
   get hasMore() {
     return this.#cursor !== null;
   }
 
-  /** Shows what there is, as the page arranges it now. */
-  show() {
-    if (this.#chunks.length) this.#show();
+  /** Begins at the first page, because the filters are others now. */
+  restart() {
+    this.stop();
+    this.items = [];
+    this.#isLoaded = this.#wantsMore = false;
+    this.refresh();
   }
 
-  #show() {
+  /** Ends the refreshing, and forgets a request on its way. */
+  stop() {
+    this.#following?.abort();
+    this.#following = null;
+    this.#request += 1;
+    this.#schedule(null);
+  }
+
+  /** Reads the list again, or further items if they were asked for. */
+  refresh() {
+    this.#schedule(null);
+    this.#changed = [];
+    const request = (this.#request += 1);
+    this.#load(() => request === this.#request).catch((error) => {
+      if (request !== this.#request) return;
+      if (isTransient(error)) showRetry(AGAIN_MS, error, () => this.refresh());
+      else this.#wantsMore = false;
+      if (!this.#isLoaded) {
+        notice(this.#options.refused(error));
+        this.#options.loaded();
+      }
+      this.#schedule(AGAIN_MS);
+    });
+  }
+
+  /** Refreshes after `ms`; never if that is null. */
+  #schedule(ms) {
+    clearTimeout(this.#timer);
+    this.#timer = ms === null ? 0 : setTimeout(() => (document.hidden ? this.#schedule(ms) : this.refresh()), ms);
+  }
+
+  async #load(isCurrent) {
+    const { address, changes, name, size } = this.#options;
+    const [path, parameters] = address();
+    const isMore = this.#wantsMore;
+    const wanted = isMore ? this.items.length + size : Math.max(size, this.items.length);
+    // An item may have moved to the top since it was found further down.
+    const found = new Map((isMore ? this.items : []).map((item) => [item.id, item]));
+    let cursor = isMore ? this.#cursor : null;
+    do {
+      const query = new URLSearchParams([...parameters, ["limit", Math.min(PAGE, wanted - found.size)], ...(cursor ? [["cursor", cursor]] : [])]);
+      const { body } = await get(`${path}?${query}`);
+      if (!isCurrent()) return;
+      for (const item of body[name]) if (!found.has(item.id)) found.set(item.id, item);
+      cursor = body.cursor;
+    } while (cursor && found.size < wanted);
+    hideRetry();
+    this.items = [...found.values()];
+    this.#cursor = cursor;
+    this.#isLoaded = true;
+    this.#wantsMore = false;
+    for (const item of this.#changed) this.#apply(item);
+    this.#changed = null;
+    this.show();
+    if (!changes) this.#schedule(AGAIN_MS);
+    else if (!this.#following) this.#follow();
+  }
+
+  /** Follows the changes. The stream begins with the newest items, so that no change is between the two. */
+  async #follow() {
+    const stop = (this.#following = new AbortController());
+    try {
+      for await (const { event, data } of this.#options.changes(stop.signal)) {
+        hideRetry();
+        if (event === "reset") this.refresh();
+        if (event !== "job") continue;
+        this.#changed?.push(data);
+        this.#apply(data);
+        this.#later ||= setTimeout(() => ((this.#later = 0), this.show()), SHOW_MS);
+      }
+    } catch (error) {
+      if (stop.signal.aborted) return;
+      this.#following = null;
+      this.#schedule(AGAIN_MS);
+    }
+  }
+
+  /** Puts a changed item where it belongs. A new one that is older than all is among those that were not asked for, if there are any. */
+  #apply(item) {
+    const isWanted = this.#options.wants(item);
+    const known = this.items.findIndex(({ id }) => id === item.id);
+    if (known >= 0) this.items.splice(known, 1, ...(isWanted ? [item] : []));
+    if (known >= 0 || !isWanted) return;
+    const at = this.items.findIndex((each) => (each.created_at ?? "") <= (item.created_at ?? ""));
+    if (at >= 0) this.items.splice(at, 0, item);
+    else if (!this.hasMore) this.items.push(item);
+  }
+
+  /** Shows what there is, as the page arranges it now. */
+  show() {
+    if (!this.#isLoaded) return;
     const { arrange, empty, loaded, name } = this.#options;
-    const all = this.items;
-    const items = arrange(all);
+    const items = arrange(this.items);
     const rows = items.map((item) => this.#row(item));
     const body = document.querySelector("tbody");
     if (rows.length !== body.children.length || rows.some((each, i) => each !== body.children[i])) {
@@ -208,16 +162,16 @@ export class List {
       if (body.contains(focused)) focused.focus({ preventScroll: true });
       announce(many(rows.length, name.slice(0, -1)));
     }
-    $("more").hidden = !this.#cursor;
+    $("more").hidden = !this.hasMore;
     document.querySelector("table").hidden = !items.length;
     if (items.length) notice(null);
-    else if (this.#cursor) notice("No matches on this page. “Show more” continues.");
-    else notice(empty(all.length));
-    const ids = new Set(all.map(({ id }) => id));
+    else if (this.hasMore) notice("No matches on this page. “Show more” continues.");
+    else notice(empty(this.items.length));
+    const ids = new Set(this.items.map(({ id }) => id));
     for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);
     if (this.#focusAt !== null) rows[this.#focusAt]?.querySelector("a").focus();
     this.#focusAt = null;
-    loaded?.();
+    loaded();
   }
 
   #row(item) {

@@ -1,7 +1,7 @@
 // The page of a workflow: its jobs, newest first, or what a search in all of them has found.
 
 import { followWorkflow } from "../client/index.js";
-import { scopeText, showAccount, tokenButtons } from "./account.js";
+import { namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { causeOf } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
@@ -11,8 +11,8 @@ import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
 import { SearchBox } from "./search_box.js";
-import { begin, claims, currentToken, get } from "./session.js";
-import { badgeElement, isRed, statusIcon } from "./state.js";
+import { begin, currentToken, get } from "./session.js";
+import { badgeElement, isRed } from "./state.js";
 import { showRetry } from "./trouble.js";
 import { showWatches } from "./watches.js";
 
@@ -21,9 +21,12 @@ const search = new WorkflowSearch(workflow);
 //: The status that the reader has chosen, or "", and the labels that all listed jobs have, each as KEY=VALUE.
 let status = "";
 let labels = [];
-//: How many jobs have each status, of those that were listed last without a filter; and what stands behind numbers that may be larger.
+//: How many jobs have each status, and "" all, of those that were listed last without a filter; and what stands behind numbers that may be larger.
 let counts = null;
 let plus = "";
+
+/** What the jobs are chosen by, as parameters of a request and of the page's address. */
+const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
 function cells(job) {
   const { branch, commit } = job.labels ?? {};
@@ -52,21 +55,19 @@ function update(row, job) {
 }
 
 /** The link to a job, in words. */
-function linkTo(job) {
-  return link(jobPage(workflow, job.id), job.id);
-}
+const linkTo = (job) => link(jobPage(workflow, job.id), job.id);
 
 /** In the head: how many jobs there are, since when they fail, and the good one before. */
 function showOverview() {
   const { items } = list;
   if (!filters().length) {
-    counts = new Map();
-    for (const each of items) counts.set(each.status, (counts.get(each.status) ?? 0) + 1);
+    counts = { "": items.length };
+    for (const each of items) counts[each.status] = (counts[each.status] ?? 0) + 1;
     plus = list.hasMore ? "+" : "";
     // The first red job after the last good one is where it broke.
     const good = items.find((each) => each.status === "COMPLETED");
     const red = (good ? items.slice(0, items.indexOf(good)) : []).filter((each) => isRed(each.status));
-    const jobs = `${count(items.length)}${plus} ${items.length === 1 && !plus ? "job" : "jobs"}`;
+    const jobs = plus ? `${count(items.length)}+ jobs` : many(items.length, "job");
     const parts = red.length ? [jobs, " · failing since ", linkTo(red.at(-1)), " · last good run ", linkTo(good)] : [jobs];
     $("overview").replaceChildren(...parts);
     $("overview").hidden = !items.length;
@@ -74,37 +75,17 @@ function showOverview() {
   showKinds();
 }
 
-/** The statuses to choose from, with their counts, as links. */
+/** The statuses to choose from, with their counts. */
 function showKinds() {
-  const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.has("PENDING") || status === "PENDING" ? ["PENDING"] : [])];
-  const total = counts && [...counts.values()].reduce((sum, each) => sum + each, 0);
-  const links = kinds.map((kind) => {
-    const known = kind ? counts?.get(kind) ?? (counts && 0) : total;
-    const number = known === null || known === undefined ? [] : [" ", make("b", "", count(known) + plus)];
-    const parameters = new URLSearchParams([...box.parameters].filter(([name]) => name !== "status"));
-    if (kind) parameters.set("status", kind);
-    const element = link(`?${parameters}`, ...(kind ? [statusIcon(kind)] : []), make("span", "", kind ? STATUS[kind] : "All", ...number));
-    element.dataset.kind = kind;
-    if (kind === status) element.ariaCurrent = "true";
-    return element;
-  });
-  const text = links.map((each) => each.textContent + each.ariaCurrent).join();
-  if ($("kinds").dataset.shown === text) return;
-  const focused = document.activeElement?.dataset?.kind;
-  $("kinds").dataset.shown = text;
-  $("kinds").replaceChildren(...links);
-  if (focused !== undefined) links.find((each) => each.dataset.kind === focused)?.focus();
+  const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.PENDING || status === "PENDING" ? ["PENDING"] : [])];
+  const texts = kinds.map((kind) => [kind, kind, STATUS[kind] ?? "All", counts ? count(counts[kind] ?? 0) + plus : undefined]);
+  box.showKinds("status", status, texts);
 }
 
 /** When there are no jobs: whose token it is, and the ways out. */
-function showEmpty() {
-  const isEmpty = !list.items.length && !filters().length;
-  $("empty").hidden = !isEmpty;
-  if (!isEmpty || $("empty").childElementCount) return;
-  const named = [claims().workflows ?? []].flat().map(String);
-  const sees = named.some((each) => each === "*" || each === workflow || (each.endsWith("*") && workflow.startsWith(each.slice(0, -1))));
-  const hint = sees ? "" : ` Ask for access to ${workflow}.`;
-  $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), tokenButtons());
+function showOthers() {
+  const isSeen = (each) => each === "*" || each === workflow || (each.endsWith("*") && workflow.startsWith(each.slice(0, -1)));
+  showEmpty(!list.items.length && !filters().length, () => (namedWorkflows().some(isSeen) ? "" : `Ask for access to ${workflow}.`));
 }
 
 /** What stands instead of jobs: with a filter the way to all, and how many these are. */
@@ -112,7 +93,7 @@ function emptyNotice() {
   if (!filters().length) return "No jobs yet. They appear here when they start.";
   const all = link(location.pathname, "Show all");
   const what = [STATUS[status]?.toLowerCase(), "jobs", labels.length ? `with ${labels.join(", ")}` : ""].filter(Boolean).join(" ");
-  const total = counts ? Promise.resolve(count([...counts.values()].reduce((sum, each) => sum + each, 0)) + plus) : get(`/workflows/${workflow}/jobs?limit=50`).then(({ body }) => count(body.jobs.length) + (body.cursor ? "+" : ""));
+  const total = counts ? Promise.resolve(count(counts[""]) + plus) : get(`/workflows/${workflow}/jobs?limit=50`).then(({ body }) => count(body.jobs.length) + (body.cursor ? "+" : ""));
   total.then((number) => all.append(` ${number}`), () => {});
   return make("span", "", `No ${what}. `, all);
 }
@@ -120,12 +101,12 @@ function emptyNotice() {
 const list = new List({
   address: () => [`/workflows/${workflow}/jobs`, filters()],
   name: "jobs",
+  size: 50,
   cells,
   update,
   // Those that run are on top.
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
-  loaded: () => (showOverview(), showEmpty()),
-  isBusy: (job) => !ended(job.status),
+  loaded: () => (showOverview(), showOthers()),
   changes: (signal) =>
     followWorkflow({
       workflow,
@@ -142,10 +123,13 @@ const list = new List({
   refused: (error) => error.message,
 });
 
-/** What the jobs are chosen by, as parameters of a request and of the page's address. */
-const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
+function fromAddress(parameters) {
+  labels = parameters.getAll("label");
+  status = parameters.get("status") ?? "";
+  if (!(status in STATUS)) status = "";
+}
 
-const box = new SearchBox(filters, (criteria) => {
+const box = new SearchBox(filters, fromAddress, (criteria) => {
   showLabels();
   showKinds();
   $("jobs").hidden = criteria.q !== "";
@@ -171,28 +155,8 @@ function showLabels() {
   $("labels").hidden = !chips.length;
 }
 
-function fromAddress() {
-  const parameters = new URLSearchParams(location.search);
-  labels = parameters.getAll("label");
-  status = parameters.get("status") ?? "";
-  if (!(status in STATUS)) status = "";
-}
-
-$("kinds").addEventListener("click", (event) => {
-  const kind = event.target.closest("a")?.dataset.kind;
-  if (kind === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
-  event.preventDefault();
-  status = kind;
-  box.choose();
-});
-addEventListener("popstate", () => {
-  fromAddress();
-  box.return();
-});
-
 $("name").textContent = workflow;
 document.title = `${workflow} · Chronoverse`;
-fromAddress();
 showKinds();
 await begin();
 showAccount();
