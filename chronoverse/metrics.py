@@ -123,6 +123,9 @@ NOTIFY_LAST_STEP = _largest(
     "chronoverse_notify_last_step_timestamp_seconds", "Unix time at which `chronoverse notify` last read the changes."
 )
 NOTIFY_DELIVERIES = Counter("chronoverse_notify_deliveries", "Deliveries of watches, by outcome.", ["outcome"])
+NOTIFY_LATE = Counter(
+    "chronoverse_notify_late", "Messages about ends whose changes were gone before a notifier read them."
+)
 NOTIFY_WAITING = _newest("chronoverse_notify_waiting", "Messages of all watches to be delivered.")
 NOTIFY_FAILING = _newest("chronoverse_notify_failing_watches", "Watches without a successful delivery for a day.")
 NOTIFY_LAG = _largest(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Self
@@ -28,7 +28,7 @@ _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 class Watch:
     """A watch. ``label`` are the labels that a job must have; of ``same`` see :meth:`compares`.
 
-    ``seconds`` is the silence that is told, None unless ``on`` is ``silent``.
+    ``seconds`` is the silence that is told, None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
 
     workflow_id: str
@@ -40,6 +40,7 @@ class Watch:
     label: Labels = ()
     same: tuple[str, ...] = ()
     seconds: int | None = None
+    made_ms: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """What is shown: all but the secret."""
@@ -48,7 +49,7 @@ class Watch:
 
     def encode(self) -> bytes:
         """What the store keeps."""
-        return orjson.dumps({**self.to_json(), "secret": self.secret})
+        return orjson.dumps({**self.to_json(), "secret": self.secret, "made_ms": self.made_ms})
 
     @classmethod
     def decode(cls, text: bytes) -> Self:

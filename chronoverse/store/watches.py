@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -11,7 +13,6 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
-from chronoverse.store.replies import stream_entries
 
 #: Watches of a workflow, and events that wait for one watch, at most. The latter take 2 MB.
 MAX_WATCHES: Final = 20
@@ -19,6 +20,7 @@ MAX_WAITING: Final = 10_000
 #: Seconds for which a process has a watch to itself. One delivery may take almost as long.
 CLAIM_SECONDS: Final = 15
 _GROUP: Final = "notify"
+_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class DeliveryState(NamedTuple):
@@ -98,15 +100,18 @@ class WatchStore:
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
         # Without changes so far, the group is made with the first.
         with contextlib.suppress(StoreError):
-            self._make_group(workflow_id, "$")
-        self._commands.run(workflow_id, "HSET", key, watch.watch_id, watch.encode(), f"{watch.watch_id}:state", "[]")
+            group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
+            self._commands.run(workflow_id, "XGROUP", *group)
+        text = self._made_now(watch).encode()
+        self._commands.run(workflow_id, "HSET", key, watch.watch_id, text, f"{watch.watch_id}:state", "[]")
         self.retry(watch)
         self._changed(workflow_id)
         return is_new
 
     def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
         for name, text in fields.items():
-            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, text)
+            watch = self._made_now(Watch.decode(text))
+            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, watch.encode())
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
@@ -159,31 +164,24 @@ class WatchStore:
         )
 
     def changes(
-        self, workflow_ids: Iterable[str], idle_seconds: float | None = None
-    ) -> Iterator[tuple[str, Sequence[RawEntry]]]:
-        """Changes that no process has read; with ``idle_seconds`` those read so long ago and not :meth:`done`."""
+        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, bytes] = _NOTHING
+    ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
+        """Changes that no process has read; with ``idle_seconds`` those read so long ago and not :meth:`done`.
 
-        def command(workflow_id: str) -> tuple[Any, ...]:
-            key = self._keys.of_workflow(workflow_id, "changes")
-            if idle_seconds is None:
-                return ("XREADGROUP", "_GROUP", _GROUP, _GROUP, "COUNT", 100, "STREAMS", key, ">")
-            return ("XAUTOCLAIM", key, _GROUP, _GROUP, round(1000 * idle_seconds), "0-0", "COUNT", 100)
+        Instead of changes comes the id of the first one that is kept where some before it were not read in time. Those
+        that follow come with it in ``known``, by its workflow.
+        """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
-            return self._commands.pipeline(group[0].workflow_id, [command(each.workflow_id) for each in group])
+            idle = "" if idle_seconds is None else round(1000 * idle_seconds)
+            key = self._keys.of_workflow
+            calls = [(of, [key(of, "changes")], [_GROUP, idle, known.get(of, b"")]) for of, _ in group]
+            return self._commands.scripts("take_changes", calls)
 
-        for (workflow_id, _), reply in self._commands.by_server(
-            [JobRef(each, "") for each in workflow_ids], ask
-        ).items():
-            if isinstance(reply, Exception):
-                # There were no changes for a week, or none when the first watch was made.
-                with contextlib.suppress(StoreError):
-                    self._make_group(workflow_id, "0")
-            elif idle_seconds is not None:
-                # Entries that were trimmed meanwhile are null in older versions.
-                yield workflow_id, [each for each in reply[1] if each and each[1]]
-            else:
-                yield workflow_id, [entry for _, entries in stream_entries(reply) for entry in entries]
+        refs = [JobRef(each, "") for each in workflow_ids]
+        for (workflow_id, _), reply in self._commands.by_server(refs, ask).items():
+            if isinstance(reply, list):
+                yield workflow_id, *reply
 
     def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         """Notes that what is to be told of these changes is queued."""
@@ -194,9 +192,9 @@ class WatchStore:
         key = self._keys.of_workflow(workflow_id, "running")
         return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
 
-    def _make_group(self, workflow_id: str, after: str) -> None:
-        key = self._keys.of_workflow(workflow_id, "changes")
-        self._commands.run(workflow_id, "XGROUP", "CREATE", key, _GROUP, after)
+    def _made_now(self, watch: Watch) -> Watch:
+        seconds, micros = self._commands.run(watch.workflow_id, "TIME")
+        return replace(watch, made_ms=1000 * int(seconds) + int(micros) // 1000)
 
     def _queue(self, watch: Watch) -> str:
         return self._keys.watch_queue(watch.workflow_id, watch.watch_id)

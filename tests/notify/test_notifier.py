@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack, closing
 
 import pytest
+from prometheus_client import REGISTRY
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.cli.notify.notifier import Notifier
@@ -120,6 +121,53 @@ def test_a_change_is_told_once(site: Site) -> None:
     page = f"{URL}/ui/workflows/nightly/jobs"
     assert texts["b3"] == f"nightly b3 broke (branch=main, b1 completed): Error: no (line 1) {page}/b3#L1"
     assert texts["b7"] == f"nightly b7 is mended (branch=main, b6 failed) {page}/b7"
+
+
+def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody read them in time. The listing has the jobs: each is told once, and none that ended before its watch."""
+    site.run("old", Status.FAILED, labels={"branch": "main"})
+    site.watch(status=("FAILED", "LOST"))
+    site.watch("change", "change", same=("branch",))
+    for job_id, status in (("good", Status.COMPLETED), ("bad", Status.FAILED), ("worse", Status.FAILED)):
+        site.run(job_id, status, labels={"branch": "main"})
+    site.run("runs", Status.RUNNING, labels={"branch": "main"})
+    bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
+    before = late()
+    for _ in range(2):
+        site.start()
+        wait_for(site, 4)
+        settle(site)
+        site.stop()
+    found = sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages)
+    assert found == [("change", "bad"), ("change", "good"), ("main", "bad"), ("main", "worse")]
+    assert late() - before == 4
+    assert f"{WORKFLOW}: 4 messages are late: the changes were not read in time" in caplog.messages
+
+
+def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
+    """A notifier died with them. Whoever asks for what it left is told that they are gone, until all was done."""
+    site.run("old", Status.FAILED)
+    site.watch()
+    watches, key = site.store.watches, bench.key("changes", JobRef(WORKFLOW, ""))
+    for number in range(3):
+        site.run(f"job-{number}", Status.FAILED)
+    ((_, entries, first),) = watches.changes([WORKFLOW])
+    assert (len(entries), first) == (6, b"")
+    bench.ask("XTRIM", key, "MAXLEN", 2)
+    left = entries[-2:]
+    for _ in range(2):
+        for idle in (0, None):
+            assert list(watches.changes([WORKFLOW], idle)) == [(WORKFLOW, [], left[0][0])]
+    ((_, again, first),) = watches.changes([WORKFLOW], 0, {WORKFLOW: left[0][0]})
+    assert (again, first) == (left, b"")
+    watches.done(WORKFLOW, again)
+    assert list(watches.changes([WORKFLOW], 0)) == [(WORKFLOW, [], b"")]
+    bench.ask("XTRIM", key, "MAXLEN", 0)
+    assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], b"")]
+
+
+def late() -> float:
+    return REGISTRY.get_sample_value("chronoverse_notify_late_total") or 0.0
 
 
 @pytest.mark.long

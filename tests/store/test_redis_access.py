@@ -151,7 +151,7 @@ def administrate(store: Store) -> None:
     attempt = store.open(WATCHED, "token")
     assert store.watches.running("wf_1")
     store.finish(attempt, Status.FAILED, 1, 0, attempt.next)
-    (_, entries), *_ = store.watches.changes(["wf_1"])
+    (_, entries, _), *_ = store.watches.changes(["wf_1"])
     assert entries
     list(store.watches.changes(["wf_1"], 0))
     store.watches.done("wf_1", entries)

@@ -9,15 +9,16 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final
 
 from chronoverse import metrics
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
-from chronoverse.errors import ChronoverseError, StoreError
+from chronoverse.errors import ChronoverseError, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch, is_change
@@ -35,6 +36,8 @@ IDLE_SECONDS: Final = 10.0
 #: How long a watch waits after failures in a row, and this process when the store is away.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
+#: For how long ends are told late. That they were told is known for a day more.
+CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Jobs among which the one before a change is looked for.
 LOOK_BACK: Final = 500
 #: Deliveries at once, and as many to receivers that fail.
@@ -68,6 +71,9 @@ class Notifier:
         #: The watches that a thread delivers for, and when its event was queued (Unix ms).
         self._busy: dict[JobRef, int] = {}
         self._look_at = 0.0
+        #: Workflows whose listing is looked through, and the first change before which nothing is missed now.
+        self._behind: set[str] = set()
+        self._caught_up: dict[str, bytes] = {}
         self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
 
     def run(self) -> None:
@@ -88,8 +94,7 @@ class Notifier:
         if time.monotonic() >= self._look_at:
             self._look()
             self._look_at = time.monotonic() + LOOK_SECONDS
-        for workflow_id, entries in self._store.watches.changes(self._workflows()):
-            self._queue_ends(workflow_id, entries)
+        self._take_changes()
         idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
         for ref, event in self._store.watches.claim(idle).items() if idle else ():
             self._busy[ref] = event.queued_ms
@@ -109,8 +114,7 @@ class Notifier:
         now = self._clock()
         metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept))
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept))
-        for workflow_id, entries in watches.changes(self._workflows(), IDLE_SECONDS):
-            self._queue_ends(workflow_id, entries)
+        self._take_changes(IDLE_SECONDS)
         for workflow_id in self._workflows():
             running = watches.running(workflow_id)
             for job in self._store.get_jobs(running) if running else ():
@@ -125,11 +129,39 @@ class Notifier:
         kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
+    def _read_watches(self, workflow_id: str) -> None:
+        """A watch that was made before an end must tell it."""
+        self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
+
+    def _take_changes(self, idle_seconds: float | None = None) -> None:
+        workflows = [each for each in self._workflows() if each not in self._behind]
+        for workflow_id, entries, first in self._store.watches.changes(workflows, idle_seconds, self._caught_up):
+            if first:
+                # For ten thousand jobs it takes seconds.
+                self._behind.add(workflow_id)
+                self._pools[1].submit(self._catch_up, workflow_id, first)
+            else:
+                self._queue_ends(workflow_id, entries)
+
+    def _catch_up(self, workflow_id: str, first: bytes) -> None:
+        """Queues the ends that the listing has: changes before ``first`` are gone, and were not read in time."""
+        try:
+            self._read_watches(workflow_id)
+            since = self._clock() - CATCH_UP_SECONDS
+            queued = sum(self._queue_end(job, since) for job in self._jobs(workflow_id) if job.status.terminal)
+            self._caught_up[workflow_id] = first
+            if queued:
+                metrics.NOTIFY_LATE.inc(queued)
+                log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, queued)
+        except ChronoverseError as error:
+            log.warning("%s: %s", workflow_id, error)
+        finally:
+            self._behind.discard(workflow_id)
+
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         if not entries:
             return
-        # A watch that was made before one of these changes must tell it.
-        self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
+        self._read_watches(workflow_id)
         for entry in entries:
             # Anybody may have written something else.
             with contextlib.suppress(StoreError):
@@ -139,31 +171,39 @@ class Notifier:
                     self._queue_end(change.job)
         self._store.watches.done(workflow_id, entries)
 
-    def _queue_end(self, job: Job) -> None:
+    def _queue_end(self, job: Job, since: float = 0) -> int:
+        """Queues the end of a job, if it was after ``since``. Returns for how many watches."""
+        queued, ended = 0, seconds_of(job.finished_at) or self._clock()
         for watch in self._watches(job.ref.workflow_id, job):
             now_ms, before = round(1000 * self._clock()), None
+            if since and ended < max(since, watch.made_ms / 1000):
+                continue
             if watch.on == "change":
                 before = self._before(watch, job)
                 if before is None or not is_change(job, before):
                     continue
             name = f"{'ended' if before is None else 'changed'}.{job.status}"
             before_id = None if before is None else before.ref.job_id
-            self._store.watches.add(watch, Event(name, job.ref.job_id, job.attempt, job.status, now_ms, before_id))
+            event = Event(name, job.ref.job_id, job.attempt, job.status, now_ms, before_id)
+            queued += self._store.watches.add(watch, event)
+        return queued
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
         """The newest job of those created before ``job`` with which a change is compared."""
-        created, listing = job.created_seconds, self._store.listing
-        position: ListingPosition | None = None if created is None else (round(1000 * created), job.ref.job_id)
-        for _ in range(LOOK_BACK // 50):
-            page = listing.page(job.ref.workflow_id, position, 50)
-            refs = [JobRef(job.ref.workflow_id, job_id) for _, job_id in page if job_id != job.ref.job_id]
-            for found in self._store.get_jobs(refs) if refs else ():
-                if isinstance(found, Job) and watch.compares(job, found):
-                    return found
-            if len(page) < 50:
-                break
+        created = job.created_seconds
+        position = None if created is None else (round(1000 * created), job.ref.job_id)
+        older = islice(self._jobs(job.ref.workflow_id, position), LOOK_BACK)
+        return next((each for each in older if each.ref != job.ref and watch.compares(job, each)), None)
+
+    def _jobs(self, workflow_id: str, position: ListingPosition | None = None) -> Iterator[Job]:
+        """The workflow's jobs after a position in its listing, newest first."""
+        while page := self._store.listing.page(workflow_id, position, 50):
+            for found in self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in page]):
+                if isinstance(found, StoreUnavailable):
+                    raise found
+                if isinstance(found, Job):
+                    yield found
             position = page[-1]
-        return None
 
     def _queue_silence(self, job: Job, now: float) -> None:
         if not (watches := self._watches(job.ref.workflow_id, job)):

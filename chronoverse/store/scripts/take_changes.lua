@@ -1,0 +1,28 @@
+-- Reads the next changes for the processes that share them, a consumer group.
+-- KEYS  changes
+-- ARGV  the group; '' for changes that nobody has read, or for how many ms one has read them without an answer; the id of
+--       the first change when the caller had done without all before it ('' if it has not)
+-- ->    {entries, ''} | {{}, id of the first change}: some before it were trimmed, and nobody has read and answered them
+local key, group, idle = KEYS[1], ARGV[1], ARGV[2]
+local groups = redis.pcall('XINFO', 'GROUPS', key)
+-- There are no changes.
+if groups.err then return {{}, ''} end
+local read
+for _, each in ipairs(groups) do
+  if field(each, 'name') == group then read = field(each, 'last-delivered-id') end
+end
+if not read then
+  redis.call('XGROUP', 'CREATE', key, group, '0')
+  read = '0-0'
+end
+
+local function number(id) return tonumber(string.match(id, '^%d+')) end
+
+local entry, waits = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], redis.call('XPENDING', key, group)[2]
+local first = entry and entry[1] or ''
+if entry and first ~= ARGV[3] and (number(read) + 1 < number(first) or waits and number(waits) < number(first)) then
+  return {{}, first}
+end
+if idle ~= '' then return {redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2], ''} end
+local found = redis.call('XREADGROUP', 'GROUP', group, group, 'COUNT', 100, 'STREAMS', key, '>')
+return {found and found[1][2] or {}, ''}
