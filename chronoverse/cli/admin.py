@@ -57,7 +57,7 @@ def archive(
     output: str,
     while_stdin: bool,
 ) -> int:
-    """Move logs into the archive, and delete what is too old.
+    """Archive logs, and delete jobs whose retention is over.
 
     Runs until stopped.
     """
@@ -236,10 +236,9 @@ def serve_metrics(address: str, registry: "CollectorRegistry") -> None:
 @click.argument("workflow", type=common.identifier)
 @click.argument("time_text", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_text: str | None) -> None:
-    """Show or set how long jobs of WORKFLOW are kept, such as 90d.
+    """Show or set the retention of WORKFLOW, such as 90d.
 
-    The time begins when a job ends.
-    """
+    Jobs are kept for this time after their end."""
     settings = common.read_settings()
     seconds = None if time_text in (None, "default") else common.duration(time_text)
     changes = {} if time_text is None else {"retention_seconds": seconds}
@@ -286,7 +285,7 @@ def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str
 def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | None) -> None:
     """Show or set the quotas of WORKFLOW, in bytes.
 
-    0 is no bound. They also hold for jobs that run.
+    0 is unlimited. Changes also apply to running jobs.
     """
     given = {"job_bytes": job_bytes, "day_bytes": day_bytes}
     changes = {name: None if value == "default" else int(value) for name, value in given.items() if value is not None}
@@ -303,9 +302,9 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 @click.option("--since", type=common.moment, metavar="TIME", help="Actions since this time or age, such as 1h or 2d.")
 @click.option("--until", type=common.moment, metavar="TIME", help="Actions until this time.")
 def audit(since: str | None, until: str | None) -> None:
-    """Print who deleted, redacted and changed what.
+    """Print the audit trail: who deleted, redacted and changed what.
 
-    This needs a token with logs:admin. The newest comes first, and each entry is a line of JSON.
+    Prints JSON Lines, newest first. Requires a token with logs:admin.
     """
     with common.open_client("*", scope="logs:admin") as client:
         for page in client.pages("/audit", limit=1_000, since=since, until=until):
@@ -342,7 +341,7 @@ def _workflow_entry(text: str) -> str:
 @click.option("--ttl", type=common.duration, metavar="TIME", default="1h", show_default=True, help="Validity.")
 @click.option("--subject", default="cli", show_default=True, help="Subject.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
-    """Print a token."""
+    """Print a token, signed with the service's secret."""
     from chronoverse.auth.local_secret import secret_path
     from chronoverse.auth.minting import EVERY_WORKFLOW, mint
     from chronoverse.auth.tokens import secrets

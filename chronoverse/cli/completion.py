@@ -8,7 +8,7 @@ from click.shell_completion import shell_complete
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> int:
-    """Print what completes the commands and options in SHELL.
+    """Print shell completion for commands, options and ids.
 
     \b
     bash:  chronoverse completion bash >> ~/.bashrc

@@ -24,8 +24,7 @@ from chronoverse.joblog.model import JobRef
 def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
     """Save the log of JOB as FILE.
 
-    The default is WORKFLOW-JOB.txt, and - is the standard output. FILE appears, or is replaced, when the log has come
-    as a whole.
+    The default FILE is WORKFLOW-JOB.txt; - is standard output. FILE is written once the log is complete.
     """
     if options["regex"] and options["search"] is None:
         raise click.UsageError("--regex requires --search")

@@ -17,10 +17,10 @@ from chronoverse.joblog.model import JobRef, Status
     help="The status, without an exit code.",
 )
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
-    """End JOB, which no runner holds.
+    """End a job that no runner holds.
 
-    Its lines came as log records or by XADD, or it waits for a runner. This needs a token with logs:write. A job that
-    has ended in the same way stays as it is.
+    For jobs of log records or XADD, and jobs that wait for a runner. Requires a token with logs:write. Ending a job
+    again with the same result has no effect.
     """
     if (exit_code is None) == (status is None):
         raise click.UsageError("pass either --exit-code or --status")

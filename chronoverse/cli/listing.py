@@ -27,7 +27,7 @@ _HEAD: Final = ("JOB", "STATUS", "AGE", "DURATION", "LINES")
     "--since", type=common.moment, metavar="TIME", help="Jobs created since this time or age, such as 5m or 2d."
 )
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most N jobs.")
-@click.option("-w", "--watch", is_flag=True, help="Keep the list current; not on a terminal, print each change.")
+@click.option("-w", "--watch", is_flag=True, help="Keep the list current; when piped, print each change.")
 @common.list_output_option
 def jobs(
     workflow: str, status: str | None, label: list[str], since: str | None, limit: int | None, watch: bool, output: str
@@ -74,7 +74,7 @@ def _watch(client: Client, workflow: str, output: str, status: str | None, label
 @common.status_option("Workflows whose newest job has this status.")
 @common.list_output_option
 def workflows(status: str | None, output: str) -> None:
-    """List the workflows, the one with the newest job first."""
+    """List workflows, newest job first."""
     with common.open_client("*") as client:
         pages = client.pages("/workflows", limit=1_000, status=status)
         found = (workflow for page in pages for workflow in read_items(page, "workflows", dict))

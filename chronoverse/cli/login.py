@@ -15,7 +15,7 @@ from chronoverse.settings import Settings, parse
 def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
     """Sign in at the service's issuer.
 
-    The browser may run on any machine. What the service names is shown and confirmed first.
+    Use a browser on any machine. Shows issuer and client first, and asks for confirmation.
     """
     from chronoverse.client.login import Issuer, LoginFile
 
@@ -72,7 +72,7 @@ def _ask_service(settings: Settings) -> dict[str, str | None]:
 
 @click.command()
 def logout() -> None:
-    """End the sign-in, also at the issuer."""
+    """Sign out, and revoke the sign-in at the issuer."""
     from chronoverse.client.login import Issuer, LoginFile
 
     settings = common.read_settings()

@@ -44,7 +44,7 @@ def _wait(text: str) -> int:
 @common.label_option("--label", "With -f and without JOB: jobs with this label. Repeatable; all must match.")
 @click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job runs.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
-@click.option("--lines", type=common.line_range, metavar="N[-M]", help="This line, or this range of lines.")
+@click.option("--lines", type=common.line_range, metavar="N[-M]", help="Line number or range.")
 @click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
 @click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: how long to wait for the job to exist.")
@@ -58,10 +58,10 @@ def _wait(text: str) -> int:
     "--since",
     type=common.moment,
     metavar="TIME",
-    help="Start with the first line of this time or later: ISO 8601, UTC unless it says otherwise, or 5m for 5 minutes"
-    " ago. With --search: only lines of this time or later.",
+    help="Start with the first line of this time or later: ISO 8601 (UTC by default) or an age, such as 5m. With"
+    " --search: only lines of this time or later.",
 )
-@click.option("--until", type=common.moment, metavar="TIME", help="Stop after the last line until this time.")
+@click.option("--until", type=common.moment, metavar="TIME", help="End with the last line of this time or earlier.")
 @click.option("--new", is_flag=True, help="Lines that no earlier good run has.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option
@@ -89,9 +89,9 @@ def logs(
     context: int,
     **printing: Any,
 ) -> int:
-    """Print the log of JOB, follow it, or find lines in it. With -f and without JOB, follow all jobs of WORKFLOW.
+    """Print, follow or search the log of JOB. With -f and without JOB, follow all jobs of WORKFLOW.
 
-    It exits with 1 when nothing is found, and with -f as the job does.
+    Exits with 1 if --search or --new finds nothing, and with -f as the job does.
     """
     contradictions = {
         "without JOB, -f is required": job is None and not follow,

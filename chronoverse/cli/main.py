@@ -21,7 +21,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "collect": (
             "collect",
             "collect kubernetes --node node-1 --state /var/lib/chronoverse",
-            "collect kubernetes --namespace ci --label team --metrics 0.0.0.0:8002",
+            "collect kubernetes --node node-1 --state /var/lib/chronoverse --namespace ci --label team",
         ),
         "end": ("end", "end shop-ci build-7 --exit-code 1", "end shop-ci build-7 --status canceled"),
     },
@@ -38,7 +38,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "summary": ("summary", "summary shop-ci @failed", "summary shop-ci build-7 --full"),
         "profile": ("profile", "profile shop-ci build-7", "profile shop-ci @latest -o json"),
         "seen": ("seen", "seen shop-ci build-7 812", "seen shop-ci @failed 812 --label branch=main"),
-        "watches": ("watches", "watches shop-ci"),
+        "watches": ("watches", "watches shop-ci", "watches shop-ci -o json"),
         "watch": (
             "watches",
             "watch shop-ci main --on change --same branch --url https://hooks.example.com/T0",
@@ -49,13 +49,13 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Serve": {
         "serve": ("serve", "serve", "serve --bind 0.0.0.0:8000 --workers 2"),
         "archive": ("admin", "archive", "archive --once"),
-        "notify": ("notify", "notify"),
+        "notify": ("notify", "notify", "notify --metrics 127.0.0.1:8003"),
         "scans": ("serve", "scans"),
         "token": ("admin", "token --workflow shop-ci --ttl 8h", "token --workflow 'shop-*' --scope logs:read"),
     },
     "Operate": {
         "login": ("login", "login", "login --issuer https://id.example.com --client-id logs"),
-        "logout": ("login", "logout"),
+        "logout": ("login", "logout", "CHRONOVERSE_URL=https://logs.example.com chronoverse logout"),
         "redact": (
             "remove",
             "redact shop-ci build-7 --search hunter2 --reason 'a password'",
@@ -65,7 +65,11 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "retention": ("admin", "retention shop-ci", "retention shop-ci 90d"),
         "limits": ("admin", "limits shop-ci", "limits shop-ci --job-bytes 1000000000"),
         "audit": ("admin", "audit --since 1d", "audit --since 2026-03-01T00:00Z --until 2026-03-02T00:00Z"),
-        "conformance": ("conformance", "conformance -- ./runner {workflow} {job}"),
+        "conformance": (
+            "conformance",
+            "conformance -- ./runner {workflow} {job}",
+            "conformance --only gap -- ./runner {workflow} {job} '--label={label}'",
+        ),
         "completion": ("completion", "completion bash", "completion zsh"),
     },
 }
@@ -95,7 +99,10 @@ class _CommandGroup(click.Group):
         if not (module := _module_of(cmd_name)):
             return None
         command: click.Command = getattr(importlib.import_module(module), cmd_name)
-        examples = (f"chronoverse {example}" for example in _COMMANDS[cmd_name][1:])
+        examples = (
+            example if example.startswith("CHRONOVERSE_") else f"chronoverse {example}"
+            for example in _COMMANDS[cmd_name][1:]
+        )
         command.epilog = "\n  ".join(["\b\nExamples:", *examples])
         return command
 
@@ -138,8 +145,8 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
 def commands(context: click.Context) -> None:
     """Stream job logs: run a job, and watch it from anywhere.
 
-    A job is named by WORKFLOW and JOB, or by the link of its page. JOB can be @latest, @failed or @good: the newest
-    job, the newest that FAILED, the newest that COMPLETED.
+    WORKFLOW and JOB are ids, or a link to the job's page instead of both. JOB can also be @latest, @failed or @good:
+    the newest job, the newest FAILED job, or the newest COMPLETED job.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

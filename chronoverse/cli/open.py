@@ -14,7 +14,7 @@ from chronoverse.cli import common, names
 def open(workflow: str, job: str | None) -> None:
     """Open the page of JOB or WORKFLOW in a browser.
 
-    The link is printed as well. Where there is no browser, it is only printed.
+    Also prints its link.
     """
     url = common.page_url(common.read_settings(), workflow, job)
     click.echo(url)

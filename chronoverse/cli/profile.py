@@ -19,9 +19,8 @@ from chronoverse.joblog.terminal import counted, plain_text
 def profile(workflow: str, job: str, against_label: list[str], output: str) -> None:
     """Print where the time of JOB went.
 
-    That is what took longer than in the good runs before it, and its longest pauses.
-
-    Of a running job it says how long it has been silent, what is usual there, and when good runs would have ended.
+    Lists pauses that were longer than in the good runs before it, and the longest pauses. For a running job, also
+    prints how long it has been silent, how long is usual there, and the time left by the good runs.
     """
     route = "/workflows/{}/jobs/{}/profile"
     with common.open_client(workflow, job) as client, common.status_line() as show:

@@ -23,7 +23,7 @@ _SCOPES = "logs:admin logs:read"
 @click.command()
 @names.job_arguments
 @click.option(
-    "--lines", type=common.line_range, metavar="N[-M]", help="Line range; with --search, the matching lines of it."
+    "--lines", type=common.line_range, metavar="N[-M]", help="Line range; with --search, only matching lines in it."
 )
 @click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
 @click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
@@ -38,9 +38,9 @@ def redact(
     reason: str | None,
     yes: bool,
 ) -> int:
-    """Replace what lines of JOB say by [redacted], permanently.
+    """Replace lines of JOB by [redacted], permanently.
 
-    This happens everywhere, and needs a token with logs:admin. The same options show before what will be redacted:
+    Requires a token with logs:admin. To see first what will be redacted:
     chronoverse logs WORKFLOW JOB --search Q
     """
     if regex and search is None:
@@ -68,9 +68,9 @@ def redact(
 @click.option("--all", "all_jobs", is_flag=True, help="All current jobs of WORKFLOW.")
 @common.yes_option
 def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
-    """Delete JOB and its log, everywhere and permanently. This needs a token with logs:admin.
+    """Delete JOB and its log permanently.
 
-    A job whose runner is alive stays.
+    Requires a token with logs:admin. Jobs with a live runner are not deleted.
     """
     if all_jobs == (job is not None):
         raise click.UsageError("pass either JOB or --all")

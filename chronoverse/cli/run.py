@@ -41,8 +41,8 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @_timeout_option("How long to deliver after CMD ends.")
 @click.option("--require-log", is_flag=True, help="Start CMD only if its log can be published.")
 @click.option("--retry", is_flag=True, help="Publish as the first free JOB.2, JOB.3, ... if the id is taken.")
-@click.option("--continue", "continues", is_flag=True, help="CMD is one of several that share one log.")
-@click.option("--last", is_flag=True, help="With --continue: CMD is the last. JOB ends with the worst exit code.")
+@click.option("--continue", "continues", is_flag=True, help="Add CMD to a log that several commands share.")
+@click.option("--last", is_flag=True, help="With --continue: CMD is the last; end the job with the worst exit code.")
 @click.option("--pty", is_flag=True, help="Allocate a terminal for CMD; stderr becomes stdout.")
 @click.option(
     "--label",
@@ -80,10 +80,10 @@ def run(
 ) -> int:
     """Run CMD as a job, publish every line, and exit as it does.
 
-    CMD runs whatever the store or the service answers. Lines that cannot be published are kept in a file, and a message
-    says how to deliver it.
+    CMD runs even if the store or the service is unavailable. Lines that cannot be published are kept in a file, and a
+    message tells how to deliver it.
 
-    Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
+    Masked values are replaced by *** in the published log, but not in the output of this command.
     """
     from chronoverse.embedded import listeners
     from chronoverse.runner import run as runner
@@ -140,9 +140,9 @@ def run(
 def deliver(
     file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
 ) -> int:
-    """Deliver the lines that a runner left behind in FILE.
+    """Deliver the lines that a runner left in FILE.
 
-    How its job ended is delivered, too. FILE is removed when the store has given all of its lines back.
+    The end of its job is delivered, too. FILE is removed once all lines are verified in the store.
     """
     if raw and not only_print:
         raise click.UsageError("--raw requires --print")

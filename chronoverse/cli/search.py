@@ -33,10 +33,10 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 @common.color_option
 @click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
 def search(workflow: str, text: str, regex: bool, max_count: int, output: str, **filters: Any) -> int:
-    """Print the lines of all jobs of WORKFLOW that contain TEXT.
+    """Search the logs of all jobs of WORKFLOW for TEXT.
 
-    They are printed as JOB:NUMBER:line, the newest job first. The exit code is that of grep: 0 when a line was found, 1
-    when none was, 2 when a job could not be searched.
+    Prints matching lines as JOB:NUMBER:line, newest job first. Exits as grep does: 0 if a line matches, 1 if none does,
+    2 if a job could not be searched.
     """
     from chronoverse.client.client import read_items
 

@@ -21,9 +21,9 @@ from chronoverse.joblog.terminal import counted, plain_text
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
-    """Print in which runs a line like line N of JOB was printed.
+    """Print in which runs a line like line N of JOB was seen.
 
-    Lines are alike when they differ in numbers, times, hashes, temporary paths and the like only.
+    Numbers, times, hashes, temporary paths and the like are ignored in the comparison.
     """
     with common.open_client(workflow, job) as client, common.status_line() as show:
         found: dict[str, Any] = {}

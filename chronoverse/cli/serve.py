@@ -32,6 +32,7 @@ _TOKEN_HOURS: Final = 12
 @click.option("--bind", metavar="HOST:PORT", help="Address to listen on. Default: CHRONOVERSE_BIND.")
 @click.option("--workers", metavar="N", help="Number of workers. Default: WEB_CONCURRENCY.")
 def serve(bind: str | None, workers: str | None) -> None:
+    """Serve logs over HTTP."""
     argv, environ = serve_command(bind, workers)
     check_address(Settings.from_env(environ).bind)
     os.execve(argv[0], argv, environ)

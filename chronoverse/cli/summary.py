@@ -33,19 +33,19 @@ _VERDICTS: Final = {
     help="Maximum size in bytes, as JSON.",
 )
 @common.against_label_option
-@click.option("--full", is_flag=True, help="On a terminal: all that is new, and all errors.")
+@click.option("--full", is_flag=True, help="On a terminal: all new lines and all errors.")
 @click.option(
     "-o",
     "--output",
     type=click.Choice(["text", "markdown", "json", "jsonl"]),
     default="text",
-    help="Output format; markdown is for a step summary, a note or an e-mail.",
+    help="Output format; markdown is for step summaries, notes and e-mails.",
 )
 def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], full: bool, output: str) -> None:
-    """Print why JOB failed, what is new in it, and its last lines.
+    """Print why JOB failed, its new lines, and its last lines.
 
-    Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
-    backwards, for two minutes at most. A terminal gets one screen.
+    For a failed job, begins with the most likely cause. Very long logs are scanned from the end, for at most two
+    minutes. Fits on one screen of a terminal unless --full is given.
     """
     is_screen = output == "text" and sys.stdout.isatty() and not full
     route = "/workflows/{}/jobs/{}/summary"

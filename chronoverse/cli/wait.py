@@ -26,8 +26,8 @@ from chronoverse.joblog.terminal import LineRenderer, gap_notice
 def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any) -> int:
     """Wait until JOB prints a line, or ends.
 
-    With --for, print the line and exit with 0; exit with 1 when the job ends without it. Without --for, wait for the
-    end and exit with the job's own code. When the time is over, exit with 124.
+    With --for, prints the line and exits with 0, or with 1 if the job ends without it. Otherwise exits with the job's
+    code. Exits with 124 at the timeout.
     """
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
         raise click.UsageError("--regex, --stream and --offset require --for")

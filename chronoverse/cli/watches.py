@@ -15,9 +15,9 @@ _ROUTE: Final = "/workflows/{}/watches"
 @names.workflow_argument
 @common.list_output_option
 def watches(workflow: str, output: str) -> None:
-    """List the watches of WORKFLOW, and how their deliveries go.
+    """List the watches of WORKFLOW and their deliveries.
 
-    This needs a token with logs:admin.
+    Requires a token with logs:admin.
     """
     show = common.item_text(output, _text)
     with common.open_client(workflow, scope="logs:admin") as client:
@@ -57,9 +57,11 @@ def _columns(watch: dict[str, Any]) -> tuple[str, ...]:
     help="End status to send. Repeatable. Default: failed and lost; with --on change also completed.",
 )
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
-@click.option("--same", multiple=True, metavar="KEY", help="With --on change: compare jobs that agree in this label.")
-@click.option("--for", "seconds", type=common.duration, metavar="TIME", help="With --on silent: for how long.")
-@click.option("--secret", metavar="whsec_…", help="Signs messages. Generated and printed if omitted.")
+@click.option(
+    "--same", multiple=True, metavar="KEY", help="With --on change: compare jobs with the same value of this label."
+)
+@click.option("--for", "seconds", type=common.duration, metavar="TIME", help="With --on silent: time without a line.")
+@click.option("--secret", metavar="whsec_…", help="Secret that signs messages. Generated and printed if omitted.")
 @click.option("--test", is_flag=True, help="Send a message now, and wait until it is delivered.")
 @click.option("--delete", is_flag=True, help="Delete the watch.")
 def watch(
@@ -75,9 +77,9 @@ def watch(
     test: bool,
     delete: bool,
 ) -> int:
-    """Make, test or delete a webhook about jobs of WORKFLOW.
+    """Create, test or delete a webhook about jobs of WORKFLOW.
 
-    This needs a token with logs:admin. The service names the hosts it may call in CHRONOVERSE_WEBHOOK_HOSTS.
+    Requires a token with logs:admin, and the webhook's host in CHRONOVERSE_WEBHOOK_HOSTS of the service.
     """
     if (on is not None) != (url is not None) or (on is not None) + test + delete != 1:
         raise click.UsageError("pass --on and --url, --test, or --delete")

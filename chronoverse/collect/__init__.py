@@ -35,7 +35,7 @@ _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @click.group()
 def collect() -> None:
-    """Publish logs that other programs write into files."""
+    """Publish logs that other programs write to files."""
 
 
 @collect.command()
@@ -61,8 +61,8 @@ def kubernetes(
 ) -> None:
     """Publish the logs of the node's pods, and how their containers ended.
 
-    Each run of a container is a job. Collected are the pods that end (restartPolicy Never or OnFailure), and those
-    with the annotation chronoverse/collect: "true". Runs until stopped.
+    Each run of a container is a job. Collects pods with restartPolicy Never or OnFailure, and those with the annotation
+    chronoverse/collect: "true". Runs until stopped.
     """
     from chronoverse.auth.token_file import read_token_file
     from chronoverse.cli.admin import serve_metrics

@@ -1,11 +1,11 @@
-"""``chronoverse conformance``: says of a runner in any language what holds of its logs, and what does not.
+"""``chronoverse conformance``: tests a runner in any language against the publishing protocol.
 
-cases    what the runner is given, what happens to it, and what must hold
-trial    runs one case, and reads back what the service has
-proxy    stands between the runner and the service, and spoils requests
-service  a service of the kit's own
+cases    the input, faults and expected log of each case
+trial    runs one case, and reads its log from the service
+proxy    between the runner and the service: loses, repeats and refuses requests
+service  a temporary service for the tests
 
-``docs/conformance.md`` says what a runner gets.
+``docs/conformance.md`` describes the runner's arguments and environment.
 """
 
 import contextlib
@@ -64,9 +64,9 @@ def _known(context: click.Context, option: click.Parameter, names: tuple[str, ..
 def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, command: tuple[str, ...]) -> int:
     """Test a runner, in any language.
 
-    A service is started for it. CMD is run once for each case, with the case's command after it. In its arguments,
-    {workflow} and {job} are replaced by ids, and one with {label} stands for each label, as KEY=VALUE. CHRONOVERSE_URL
-    and CHRONOVERSE_TOKEN say where to publish. Exits with 0 if all cases hold, and with 1 if not.
+    Starts a temporary service and runs CMD once per case, followed by the command to publish. {workflow} and {job} in
+    CMD's arguments are replaced by ids; an argument with {label} is repeated for each KEY=VALUE. CHRONOVERSE_URL and
+    CHRONOVERSE_TOKEN name the service. Exits with 0 if all cases hold, else with 1.
     """
     from chronoverse.cli.conformance.cases import CASES
     from chronoverse.cli.conformance.service import running_service
@@ -74,7 +74,7 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     if not any("{job}" in argument for argument in command):
         raise click.UsageError("CMD needs {workflow} and {job} in its arguments")
     if not shutil.which(command[0]):
-        raise click.UsageError(f"there is no program {command[0]!r}")
+        raise click.UsageError(f"program not found: {command[0]!r}")
     chosen = [case for case in CASES if not only or case.name in only]
     tried = [case for case in chosen if case.name not in skip]
     failed = 0

@@ -27,10 +27,9 @@ from chronoverse.errors import SettingsError
     help="Longest wait_for. Many MCP clients abort calls after 60 s.",
 )
 def mcp(max_wait: int) -> None:
-    """Serve logs to programs over the Model Context Protocol.
+    """Serve logs to AI agents over the Model Context Protocol.
 
-    An MCP client starts this command, and speaks on standard input and output. It only reads, with the rights of its
-    token, until standard input ends.
+    MCP clients start it, and speak with it on standard input and output. It only reads, with the rights of its token.
     """
     if find_spec("mcp") is None:
         raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")

@@ -1,7 +1,7 @@
-"""``chronoverse notify``: delivers what watches tell. Can be deleted with its folder.
+"""``chronoverse notify``: delivers the messages of watches. Can be deleted with its folder.
 
-notifier  reads changes, queues what is to be told, and delivers it
-messages  what a message says
+notifier  reads changes, queues messages and delivers them
+messages  the text and data of a message
 sending   posts one message to a receiver, which is not trusted
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
 def notify(address: str | None, while_stdin: bool) -> None:
+    """Deliver the messages of watches. Runs until stopped."""
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.auth.tls import tls_context
     from chronoverse.cli.notify.notifier import Notifier
