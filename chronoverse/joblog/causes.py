@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, strip_sequences
+from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, compile_groups, strip_sequences
 
 #: Lines of a cause, at most: they fit on one screen.
 CAUSE_LINES: Final = 30
@@ -32,13 +32,12 @@ ERROR_WORDS: Final = (
 )
 #: What has such a word, but says that nothing is wrong: some phrases, names of files and modules, and the line of a
 #: test that has passed. It is taken out of a line before it is matched. JavaScript uses it, too.
-NOTHING_WRONG: Final = re.compile(
+NOTHING_WRONG: Final = (
     r"\b(?:0|no|without|zero) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b"
     r"|[/\\._-](?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)\b"
     r"|\b(?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)(?:[/\\_-]\w|\.[a-z]{1,5}\b)"
-    r"|^\s*(?:[\u2713\u2714\u2705]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
-    r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$",
-    re.IGNORECASE,
+    r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
+    r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
 #: Lines that are looked at, case-insensitive: wider than any feature, and without anchors, so that the prefilter
 #: of archived lines can use it.
@@ -192,9 +191,9 @@ FEATURES: Final = (
     ),
 )
 #: The features that the rules below name, by their indices.
-_MARK, _AFTER = (
+_WORD, _MARK, _AFTER = (
     next(index for index, each in enumerate(FEATURES) if each.name == name)
-    for name in ("mark of a CI system", "after the steps")
+    for name in ("word of an error", "mark of a CI system", "after the steps")
 )
 
 #: Distance before the first line by which a CI system ends a failed step, or else before the log's end; and the weights
@@ -249,6 +248,7 @@ class LineReader:
         #: Finds the lines that are worth reading.
         self.signal: Final = Matcher(SIGNAL, regex=True, max_joined=MAX_PROGRAM)
         self._words: Final = Matcher(ERROR_WORDS, regex=True)
+        self._nothing_wrong: Final = compile_groups(f"(?i){NOTHING_WRONG}")
         self._known: Final[dict[bytes, Reading]] = {}
 
     def is_signal(self, message: str) -> bool:
@@ -265,19 +265,26 @@ class LineReader:
             return known
         text = shown_text(message)
         features = self._features.matches(text.encode("utf-8", "replace"))
+        has_word = _WORD in features
+        if len(message) > MAX_CHARACTERS:
+            text = strip_sequences(message)
+            has_word = self._words.matches(text)
+        is_error = has_word and self._is_error(text)
         if is_coloured:
             features |= self._features.matches(raw)
-        if len(message) > MAX_CHARACTERS:
-            return Reading(features, self._is_error(strip_sequences(message)))
-        found = Reading(features, self._is_error(text))
-        if len(key) <= 256:
+        found = Reading(features, is_error)
+        if len(message) <= MAX_CHARACTERS and len(key) <= 256:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[key] = found
         return found
 
     def _is_error(self, text: str) -> bool:
-        return self._words.matches(text) and self._words.matches(NOTHING_WRONG.sub("", text))
+        """Whether a text with a word of an error still has one without what says that nothing is wrong."""
+        raw = text.encode("utf-8", "replace")
+        if self._nothing_wrong.search(raw) is None:
+            return True
+        return self._words.matches(self._nothing_wrong.sub(b"", raw).decode("utf-8", "replace"))
 
 
 #: The weights of the features, of the places before the mark, and of those after it: for the screen and for the line.
@@ -285,13 +292,15 @@ Weights = Sequence[tuple[int, int]]
 WEIGHTS: Final[Weights] = tuple(
     (screen, line) for *_, screen, line in [each[:3] for each in FEATURES] + [*BEFORE] + [*AFTER]
 )
+#: The least distance of each row of the tables of places.
+_STARTS: Final = tuple([row[0] for row in table] for table in (BEFORE, AFTER))
 
 
 def place_of(number: int, mark: int) -> int:
     """The index in :data:`WEIGHTS` of where a line is, if the step's end is line ``mark``."""
-    table, distance = (BEFORE, mark - number) if number <= mark else (AFTER, number - mark)
-    index = bisect_right([each[0] for each in table], distance) - 1
-    return len(FEATURES) + index + (0 if number <= mark else len(BEFORE))
+    if number <= mark:
+        return len(FEATURES) + bisect_right(_STARTS[0], mark - number) - 1
+    return len(FEATURES) + len(BEFORE) + bisect_right(_STARTS[1], number - mark) - 1
 
 
 class Cause(NamedTuple):
@@ -329,17 +338,18 @@ class Clues:
         self._lines.append(self._clue(number, features))
         if len(self._lines) > 2 * MAX_CLUES:
             last = max(number for number, *_ in self._lines)
-            self._lines = sorted(self._placed(last), key=lambda clue: clue[1])[MAX_CLUES:]
-            self._lines = [self._moved(clue, last, -1) for clue in self._lines]
+            end, weights = self.end(last), self.weights
+            self._lines.sort(key=lambda clue: clue[1] + weights[place_of(clue[0], end)][0])
+            del self._lines[: -MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
         """The cause in a log from line ``first`` to ``last``, which has these features. None without any clue."""
         end = self.end(last)
-        clues = [clue for clue in self._placed(last) if first <= clue[0] <= last]
+        clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:
             return None
         if end == last and not any(number == last for number, *_ in clues):
-            clues.append(self._moved(self._clue(last, last_features), last, 1))
+            clues.append(self._placed(self._clue(last, last_features), end))
         clues.sort()
         highest = max(screen for _, screen, _ in clues)
         parts = [math.exp((screen - highest) / UNIT) for _, screen, _ in clues]
@@ -377,11 +387,8 @@ class Clues:
         """The line at which the failed step ends; the log ends at line ``last``."""
         return self._mark or self._after or last
 
-    def _placed(self, last: int) -> list[tuple[int, int, int]]:
-        """The clues with the weights of their places."""
-        return [self._moved(clue, last, 1) for clue in self._lines]
-
-    def _moved(self, clue: tuple[int, int, int], last: int, sign: int) -> tuple[int, int, int]:
+    def _placed(self, clue: tuple[int, int, int], end: int) -> tuple[int, int, int]:
+        """A clue with the weights of its place."""
         number, screen, line = clue
-        more = self.weights[place_of(number, self.end(last))]
-        return number, screen + sign * more[0], line + sign * more[1]
+        more = self.weights[place_of(number, end)]
+        return number, screen + more[0], line + more[1]

@@ -48,7 +48,7 @@ def blueprint(settings: Settings) -> Blueprint:
     routes = Blueprint("ui", __name__)
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
-    values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG.pattern}
+    values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG}
     for page, name in product(("job.html", "workflow.html"), values):
         bodies[page] = bodies[page].replace(f"{{{name}}}".encode(), html.escape(values[name]).encode())
     signs_in = "".join(
