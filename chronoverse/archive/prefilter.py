@@ -81,7 +81,7 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
         start = part.rfind(b"\n", position, found) + 1 or position
         position = part.find(b"\n", found) + 1
         # A match that extends into the next lines may extend to the part's end, and so may the next.
-        if len(candidates) > max(16, stop // 2048) or match_start < position < match_end:
+        if len(candidates) > max(16, position // 2048) or match_start < position < match_end:
             return None
         candidates.append(part[start:position])
 
@@ -89,22 +89,24 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
 def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
     decoded = decode_lines(lines)
     if matcher.in_joined_lines is not None:
-        decoded = [*_joined_candidates(matcher.in_joined_lines, decoded)]
+        return [Line.from_json(each) for each in _joined_matches(matcher, decoded)]
     return [Line.from_json(each) for each in decoded if matcher.matches(each["message"])]
 
 
-def _joined_candidates(pattern: Any, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The lines that may match. One search in all messages is several times as fast as one in each."""
+def _joined_matches(matcher: Matcher, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The matching lines. One search in all messages is several times as fast as one in each."""
     messages = [each["message"] for each in decoded]
     # Without its control sequences a line may match although it does not with them.
     texts = [f"{message}\n{strip_sequences(message)}" if "\x1b" in message else message for message in messages]
     joined = "\n".join(texts).encode()
-    start = found = 0
+    # Without anchors, a match within a line is one of that line alone.
+    pattern, is_exact = matcher.in_joined_lines, matcher.in_unescaped_json is not None
+    start, found, end = 0, -1, 0
     for line, text in zip(decoded, texts, strict=True):
         stop = start + (len(text) if text.isascii() else len(text.encode())) + 1
         if found < start:
             match = pattern.search(joined, start)
-            found = len(joined) + 1 if match is None else match.start()
-        if found < stop:
+            found, end = (len(joined) + 1, 0) if match is None else match.span()
+        if found < stop and ((is_exact and joined.find(b"\n", found, end) < 0) or matcher.matches(line["message"])):
             yield line
         start = stop
