@@ -340,7 +340,7 @@ class Clues:
             last = max(number for number, *_ in self._lines)
             end, weights = self.end(last), self.weights
             self._lines.sort(key=lambda clue: clue[1] + weights[place_of(clue[0], end)][0])
-            del self._lines[: -MAX_CLUES]
+            del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
         """The cause in a log from line ``first`` to ``last``, which has these features. None without any clue."""

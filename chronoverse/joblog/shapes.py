@@ -31,6 +31,9 @@ ENTRY_BYTES: Final = _HASH_BYTES + 6
 _DIGEST_BYTES: Final = 16
 MAX_SET_BYTES: Final = _DIGEST_BYTES + _HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
 
+#: Bytes of a line or a word that is remembered itself, at most.
+_MAX_KEY: Final = 256
+
 #: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
 
@@ -128,7 +131,10 @@ class _Words(dict[bytes, bytes]):
             text = text.replace(name, "#")
         elif _IS_UNIT.match(text):
             text = _UNIT_MARK + text
-        masked = _REPEATED.sub(r"\1\1", text).encode("utf-8", "surrogatepass")
+        # Few words have any: the search alone takes a third of the time.
+        if _REPEATED.search(text):
+            text = _REPEATED.sub(r"\1\1", text)
+        masked = text.encode("utf-8", "surrogatepass")
         _remember(self, word, masked)
         return masked
 
@@ -139,6 +145,8 @@ class ShapeHasher(dict[bytes, int]):
     def __init__(self) -> None:
         super().__init__()
         self._words = _Words()
+        #: Of long lines by their hashes.
+        self._long: dict[bytes, int] = {}
 
     def hashes(self, messages: Sequence[str]) -> list[int]:
         """The hash of the shape of each message, in order."""
@@ -158,15 +166,18 @@ class ShapeHasher(dict[bytes, int]):
         return self._shape(_without_sequences(line)).decode("utf-8", "surrogatepass")
 
     def __missing__(self, line: bytes) -> int:
+        key = line if len(line) <= _MAX_KEY else blake2b(line, digest_size=16).digest()
+        if key is not line and (known := self._long.get(key)) is not None:
+            return known
         plain = _with_equal_ids(_without_sequences(line))
         # When a control sequence is left out, the text around it may form another one. That one stays.
         if plain != line and b"\x1b" not in plain:
             found = self[plain]
-            if b"\x1b" in line:
-                _remember(self, line, found)
-            return found
-        found = int.from_bytes(blake2b(self._shape(plain), digest_size=_HASH_BYTES).digest(), "little")
-        _remember(self, line, found)
+            if b"\x1b" not in line:
+                return found
+        else:
+            found = int.from_bytes(blake2b(self._shape(plain), digest_size=_HASH_BYTES).digest(), "little")
+        _remember(self if key is line else self._long, key, found)
         return found
 
     def _shape(self, plain: bytes) -> bytes:
@@ -218,8 +229,8 @@ def _with_equal_ids(text: bytes) -> bytes:
 
 
 def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
-    # The lines and the words that are remembered take some 40 MiB at most.
-    if len(key) <= 256:
+    # The lines and the words that are remembered take some 45 MiB at most.
+    if len(key) <= _MAX_KEY:
         if len(memory) >= 50_000:
             memory.clear()
         memory[key] = value
