@@ -1,3 +1,5 @@
+"""Moves the lines of one job from the store into chunks, and completes the archive of an ended job."""
+
 from collections.abc import Callable, Sequence
 
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder, text_sha256

@@ -1,3 +1,5 @@
+"""The interface of an object store, and one in files."""
+
 import contextlib
 import os
 from collections.abc import Iterator

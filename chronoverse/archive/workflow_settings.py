@@ -1,3 +1,5 @@
+"""The settings and watches of workflows, as objects in the archive, for an import."""
+
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final

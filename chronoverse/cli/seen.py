@@ -1,3 +1,5 @@
+"""``chronoverse seen``: prints in which runs of a workflow a line was seen before."""
+
 from collections.abc import Iterator
 from typing import Any
 

@@ -11,7 +11,7 @@ import orjson
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.history.tiered_log import MAX_BATCH, BatchReader, Search, has_lines_after, only_in_archive
+from chronoverse.history.tiered_log import MAX_BATCH, BatchReader, has_lines_after, only_in_archive
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 
@@ -129,64 +129,6 @@ def line_json(line: Line, **more: object) -> bytes:
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
     json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
-
-
-def read_page(
-    read: BatchReader,
-    job: Job,
-    position: int,
-    limit: int,
-    budget: PageBudget,
-    *,
-    descending: bool,
-    search: Search | None,
-    predicate: Callable[[Line], bool],
-    matcher: Matcher | None,
-    encode: LineEncoder,
-) -> Page:
-    """Up to ``limit`` lines strictly after ``position`` that match and for which ``predicate`` is true, and what
-    ``encode`` adds to them; fewer when the ``budget`` is used up. Raises as ``read`` and :func:`matches` do.
-    """
-    found: dict[int, bytes] = {}
-    count, has_progress = 0, False
-    # Otherwise the lines of a batch take no time, and all of them are looked at, however late they came.
-    is_search = search is not None or matcher is not None
-
-    def page(has_more: bool) -> Page:
-        return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more, count)
-
-    try:
-        for batch in read(job, position, descending=descending, search=search):
-            lines = batch.lines
-            if matcher is not None and not batch.is_match and not matcher.may_match(line.message for line in lines):
-                budget.entries_left -= len(lines)
-                lines = []
-            for line in lines:
-                if is_search and has_progress and budget.is_used_up():
-                    return page(True)
-                has_progress = True
-                budget.entries_left -= 1
-                if predicate(line) and (matcher is None or batch.is_match or matches(matcher, line)):
-                    encoded = encode(line, budget)
-                    if encoded is None:
-                        return page(True)
-                    found.update(encoded)
-                    count += 1
-                position = line.sequence_num
-                if count == limit:
-                    return page(has_lines_after(job, position, descending))
-            position = batch.position
-            if batch.is_last:
-                return page(False)
-            has_progress = True
-            if budget.is_used_up():
-                break
-    except SearchTooExpensive:
-        # Lines that were found before make a page of their own. The next page then raises this error.
-        if not found:
-            raise
-        return page(True)
-    return page(has_lines_after(job, position, descending))
 
 
 def matches(matcher: Matcher, line: Line) -> bool:

@@ -27,6 +27,7 @@ class Search(NamedTuple):
     time_range: TimeRange = TimeRange()
 
 
+#: :class:`LogReader` for one store and archive.
 BatchReader = Callable[..., Iterator[Batch]]
 
 
@@ -138,63 +139,69 @@ class TieredLog:
         return self.job
 
 
-def read_batches(
-    store: StoredLog,
-    archive: ArchiveReader,
-    job: Job,
-    position: int,
-    *,
-    max_line_bytes: int,
-    descending: bool = False,
-    limit: int | None = None,
-    search: Search | None = None,
-) -> Iterator[Batch]:
-    """The log strictly after ``position`` in the order asked for. With ``search``, other lines may be left out.
+@dataclass(frozen=True, slots=True)
+class LogReader:
+    """Reads logs in batches of a bounded size. ``max_line_bytes`` is how long a runner's lines may be."""
 
-    Raises as the store and the archive do, and :class:`JobNotFound` when the log is deleted meanwhile.
-    """
-    log = TieredLog(store, archive, job)
-    max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
-    # It is not known yet how long the lines are.
-    count = min(8, max_count)
-    while True:
-        next_number = position - 1 if descending else position + 1
-        # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
-        is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
-        if search and is_archived:
-            frame_filter, time_range = search
-            try:
-                for found in archive.search(
-                    log.job.ref, frame_filter, position, descending=descending, time_range=time_range
-                ):
-                    position = found.position
-                    yield found
-                    if log.job.end and not descending and position >= log.job.last:
+    store: StoredLog
+    archive: ArchiveReader
+    max_line_bytes: int
+
+    def __call__(
+        self,
+        job: Job,
+        position: int,
+        *,
+        descending: bool = False,
+        limit: int | None = None,
+        search: Search | None = None,
+    ) -> Iterator[Batch]:
+        """The log strictly after ``position`` in the order asked for. With ``search``, other lines may be left out.
+
+        Raises as the store and the archive do, and :class:`JobNotFound` when the log is deleted meanwhile.
+        """
+        log = TieredLog(self.store, self.archive, job)
+        max_count = max(1, min(MAX_BATCH, READ_BYTES // self.max_line_bytes))
+        # It is not known yet how long the lines are.
+        count = min(8, max_count)
+        while True:
+            next_number = position - 1 if descending else position + 1
+            # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
+            is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
+            if search and is_archived:
+                frame_filter, time_range = search
+                try:
+                    for found in self.archive.search(
+                        log.job.ref, frame_filter, position, descending=descending, time_range=time_range
+                    ):
+                        position = found.position
+                        yield found
+                        if log.job.end and not descending and position >= log.job.last:
+                            return
+                    if descending:
                         return
-                if descending:
-                    return
-            except ArchiveUnavailable:
-                # The store may have what follows, too. If it does not, the request fails.
-                if only_in_archive(log.job, position - 1 if descending else position + 1):
-                    raise
-            search = None
-        if limit is not None:
-            count = max(1, min(count, limit))
-        read = log.before(position, count) if descending else log.after(position, count)
-        mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
-        batch = _first_lines(read)
-        # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
-        del read
-        position = batch.position
-        # The log seems to end too early. It does when it was deleted.
-        if batch.is_last and has_lines_after(job, position, descending) and store.get_job(job.ref) is None:
-            raise JobNotFound("no such job")
-        if limit is not None:
-            limit -= len(batch.entries)
-        yield batch
-        if batch.is_last:
-            return
-        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
+                except ArchiveUnavailable:
+                    # The store may have what follows, too. If it does not, the request fails.
+                    if only_in_archive(log.job, position - 1 if descending else position + 1):
+                        raise
+                search = None
+            if limit is not None:
+                count = max(1, min(count, limit))
+            read = log.before(position, count) if descending else log.after(position, count)
+            mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
+            batch = _first_lines(read)
+            # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
+            del read
+            position = batch.position
+            # The log seems to end too early. It does when it was deleted.
+            if batch.is_last and has_lines_after(job, position, descending) and self.store.get_job(job.ref) is None:
+                raise JobNotFound("no such job")
+            if limit is not None:
+                limit -= len(batch.entries)
+            yield batch
+            if batch.is_last:
+                return
+            count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
 
 
 def _first_lines(read: Batch) -> Batch:

@@ -5,7 +5,7 @@ from itertools import chain
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
-from chronoverse.history.tiered_log import read_batches
+from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.comparing import Comparison, compare_lines, line_digest
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -24,7 +24,7 @@ def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Com
         job, first = writer.get_job(ref), lines[0].sequence_num
         if job is None:
             raise JobNotFound("no such job")
-        batches = read_batches(writer, archive or ArchiveReader(), job, first - 1, max_line_bytes=MAX_LINE_BYTES)
+        batches = LogReader(writer, archive or ArchiveReader(), MAX_LINE_BYTES)(job, first - 1)
         log = chain.from_iterable(batch.lines for batch in batches)
         return compare_lines(log, first, [line_digest(line) for line in lines])
 

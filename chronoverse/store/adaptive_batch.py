@@ -1,3 +1,6 @@
+"""How much of a log is read at once."""
+
+
 class AdaptiveBatch:
     """How many lines to ask for, adapted to the size of the last answer: 1 MiB is wanted. Starts small."""
 

@@ -1,7 +1,6 @@
 """A page of all lines has the bytes of the archive, where the archive has every number."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, Page, PageBudget, first_page, read_all_lines
-from chronoverse.history.tiered_log import read_batches
+from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
@@ -22,7 +21,7 @@ def pages(store: Store, archive: ArchiveReader, limit: int, descending: bool, pa
     """All pages of the job's log."""
     job = store.get_job(JOB)
     assert job
-    read = partial(read_batches, store, archive, max_line_bytes=65_536)
+    read = LogReader(store, archive, 65_536)
     position, has_more = job.last + 1 if descending else 0, True
     while has_more:
         lines = read_all_lines(read, archive, job, position, descending=descending)

@@ -24,10 +24,11 @@ from chronoverse.errors import (
     JobNotFound,
     NothingToCompare,
     ScansUnavailable,
+    SearchTooExpensive,
     StoreError,
     StoreUnavailable,
 )
-from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, read_page
+from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, matches
 from chronoverse.history.scans.comparison import LABELLED_JOBS, Baseline, DerivedReader, NewLines, baseline, read_runs
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.past_runs import PastRunReader
@@ -44,7 +45,7 @@ from chronoverse.history.scans.scan import (
 )
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
-from chronoverse.history.tiered_log import BatchReader, Search, in_archive, read_batches
+from chronoverse.history.tiered_log import LogReader, Search, has_lines_after, in_archive
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
@@ -79,7 +80,7 @@ class ScanApp:
     ) -> None:
         self._store = store
         self._archive = archive
-        self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
+        self._read: Final = LogReader(store, archive, max_line_bytes)
         self._read_replay = read_replay
         self._clock = clock
         self._unix_clock = unix_clock
@@ -167,18 +168,46 @@ class ScanApp:
         if scan.form == "page" and (matcher or scan.before or scan.after):
             context = scan.before, scan.after
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
-        return read_page(
-            self._read,
-            job,
-            scan.position,
-            scan.limit,
-            budget,
-            descending=scan.descending,
-            search=search,
-            predicate=is_wanted,
-            matcher=matcher,
-            encode=encode,
-        )
+        found: dict[int, bytes] = {}
+        position, count, has_progress = scan.position, 0, False
+        # Otherwise the lines of a batch take no time, and all of them are looked at, however late they came.
+        is_search = search is not None or matcher is not None
+
+        def page(has_more: bool) -> Page:
+            return Page([found[number] for number in sorted(found, reverse=scan.descending)], position, has_more, count)
+
+        try:
+            for batch in self._read(job, position, descending=scan.descending, search=search):
+                lines = batch.lines
+                if matcher is not None and not batch.is_match and not matcher.may_match(line.message for line in lines):
+                    budget.entries_left -= len(lines)
+                    lines = []
+                for line in lines:
+                    if is_search and has_progress and budget.is_used_up():
+                        return page(True)
+                    has_progress = True
+                    budget.entries_left -= 1
+                    if is_wanted(line) and (matcher is None or batch.is_match or matches(matcher, line)):
+                        encoded = encode(line, budget)
+                        if encoded is None:
+                            return page(True)
+                        found.update(encoded)
+                        count += 1
+                    position = line.sequence_num
+                    if count == scan.limit:
+                        return page(has_lines_after(job, position, scan.descending))
+                position = batch.position
+                if batch.is_last:
+                    return page(False)
+                has_progress = True
+                if budget.is_used_up():
+                    break
+        except SearchTooExpensive:
+            # Lines that were found before make a page of their own. The next page then raises this error.
+            if not found:
+                raise
+            return page(True)
+        return page(has_lines_after(job, position, scan.descending))
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.

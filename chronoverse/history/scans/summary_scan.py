@@ -1,3 +1,5 @@
+"""Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
+
 import contextlib
 import os
 import tempfile

@@ -1,3 +1,5 @@
+"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point."""
+
 from typing import Any
 
 import structlog

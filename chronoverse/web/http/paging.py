@@ -21,7 +21,7 @@ from chronoverse.errors import BadRequest
 from chronoverse.history.pages import PAGE_BYTES, Page, PageBudget, first_page, read_all_lines
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
-from chronoverse.history.tiered_log import BatchReader, read_batches
+from chronoverse.history.tiered_log import BatchReader, LogReader
 from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
 from chronoverse.web.guards.connection import HangupWatch
@@ -48,13 +48,13 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The log strictly after ``position``, as :func:`read_batches` has it. Other greenlets run between two batches."""
+    """The log strictly after ``position``, as :class:`LogReader` has it. Other greenlets run between two batches."""
     return _yielding(_reader(deps)(job, position, **options))
 
 
 def _reader(deps: Dependencies) -> BatchReader:
     store = _LockedStore(deps, principal().subject)
-    return partial(read_batches, store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
+    return LogReader(store, deps.archive, deps.settings.max_line_bytes)
 
 
 def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:

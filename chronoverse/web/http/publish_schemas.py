@@ -57,11 +57,7 @@ class NewRunSchema(Schema):
     timestamp = matching(_TIMESTAMP.pattern, "ISO 8601, UTC, milliseconds.", required=True)
     stream = one_of(STREAMS, required=True)
     messages = fields.List(matching(r"[^\n]*"), required=True, metadata={"description": "As `message` of a line."})
-    partial_ = fields.List(
-        fields.Integer(),
-        data_key="partial",
-        metadata={"description": "Indexes, ascending, of the messages that go on in the stream's next one."},
-    )
+    partial_ = fields.List(fields.Integer(), data_key="partial", metadata={"description": "Indexes, ascending."})
 
 
 class LinesField(fields.List[Mapping[str, Any]]):
@@ -200,20 +196,14 @@ class RunnerBody(Schema):
 
 
 class AttemptBody(RunnerBody):
-    first = JsonInteger(
-        "Where given: refuse with GAP, and change nothing, if the first line would get another number.",
-        1,
-        load_default=None,
-    )
+    first = JsonInteger("Refuse with GAP unless the first line gets this number.", 1, load_default=None)
     labels = LabelsField()
 
 
 class OpenedBody(RunnerBody):
     """What the requests of an attempt have that is open already."""
 
-    attempt = JsonInteger(
-        "The number that opening it has returned. Any other is refused with 409, FENCED.", 1, required=True
-    )
+    attempt = JsonInteger("Of the open attempt. Any other is refused with 409, FENCED.", 1, required=True)
 
 
 class LinesBody(OpenedBody):
@@ -222,9 +212,7 @@ class LinesBody(OpenedBody):
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})
     runs = LinesField(NewRunSchema, _read_runs, metadata={"description": f"At most {MAX_RUN_LINES} lines in all."})
-    safe = JsonBoolean(
-        load_default=False, metadata={"description": "Without lines: ask below which number all lines are safe."}
-    )
+    safe = JsonBoolean(load_default=False, metadata={"description": "Without lines: ask what is safe, as `next`."})
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         super().__init__()
@@ -292,18 +280,14 @@ class EndBody(Schema):
     attempt = JsonInteger("Required with `token`, and only then.", 1, load_default=None)
     status = one_of(
         [status.value for status in Status if status is not Status.RUNNING],
-        "PENDING ends the attempt, and not the job, which waits for its next attempt. LOST is for what is delivered of"
-        " a runner that was killed.",
+        "PENDING ends only the attempt. LOST is for a runner that was killed.",
         required=True,
     )
     # What reads logs accepts no other codes.
     exit_code = JsonInteger("Null when there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
     counts = JsonBoolean(
         load_default=False,
-        metadata={
-            "description": "With PENDING: the job will end with this exit code, FAILED, unless it ends with a larger"
-            " one, or is CANCELED or LOST."
-        },
+        metadata={"description": "With PENDING: the job fails with this exit code or a larger one."},
     )
     dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
     next = JsonInteger("One past the last line number. Required with `token`, and only then.", 1, load_default=None)
@@ -323,10 +307,7 @@ AttemptSchema: Final = answer(
 ComparedSchema: Final = answer(
     "Compared",
     {
-        "next": integer(
-            "One past the last identical line of those that were compared: continue from there."
-            " `first` if not even that one is identical."
-        ),
+        "next": integer("One past the last identical line compared: continue there. `first` without any."),
         "differs": boolean("True if the log has a different line `next`."),
     },
 )

@@ -183,18 +183,11 @@ def _time(description: str) -> ParsedText:
 
 
 def _line_time(which: str) -> ParsedText:
-    return _time(
-        f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
-    )
+    return _time(f"Only lines {which} this time (ISO 8601, UTC by default).")
 
 
 def _context(side: str) -> QueryInteger:
-    return QueryInteger(
-        f"Also the lines that come up to so many numbers {side} each found one, marked by `context`. The page then has"
-        " fewer that were found. Around a single one that are the nearest that fit into 4 MiB.",
-        maximum=50,
-        load_default=0,
-    )
+    return QueryInteger(f"Also up to so many numbers {side} each, marked by `context`.", maximum=50, load_default=0)
 
 
 _BEFORE: Final = _context("before")
@@ -226,10 +219,7 @@ class SearchFields(Schema):
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
     q = _search_text()
-    regex = _flag(
-        "`q` is an RE2 regular expression. RE2 makes instructions of it: at most"
-        f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
-    )
+    regex = _flag(f"`q` is an RE2 regular expression of at most {MAX_PROGRAM:,} instructions.")
 
     @validates_schema
     def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -246,9 +236,8 @@ class StreamSearchFields(SearchFields):
     compile_query = staticmethod(matcher_of)
 
     regex = _flag(
-        "`q` is an RE2 regular expression. RE2 makes instructions of it: at most"
-        f" {MAX_JOINED_PROGRAM}, fewer than for a search, because each new line is compared with it at once. A line is"
-        f" compared in its first {MAX_CHARACTERS:,} characters."
+        f"`q` is an RE2 regular expression of at most {MAX_JOINED_PROGRAM} instructions, fewer than a search, for the"
+        f" first {MAX_CHARACTERS:,} characters of each line."
     )
 
 
@@ -261,16 +250,9 @@ class EventsQuery(StreamSearchFields):
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
         },
     )
-    tail = QueryInteger(
-        "Start with the last n lines. Not together with `offset`. With `stream` or `q`, those of them that are found"
-        " within a second, in the last 200,000 lines."
-    )
+    tail = QueryInteger("Start with the last n lines (filtered: found within a second). Excludes `offset`.")
     stream = _STREAM
-    wait = QueryInteger(
-        "Seconds to wait for a job that does not exist yet, instead of 404. One that was deleted is not waited for.",
-        maximum=MAX_WAIT_SECONDS,
-        load_default=0,
-    )
+    wait = QueryInteger("Seconds to wait for a job that does not exist yet.", maximum=MAX_WAIT_SECONDS, load_default=0)
     one_start = exclusive("tail", "offset")
 
 
@@ -315,11 +297,7 @@ class SearchQuery(LogsQuery, SearchFields):
 
 
 class NewLinesQuery(LogsQuery):
-    against = matching(
-        IDENTIFIER.pattern,
-        "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
-        " this one.",
-    )
+    against = matching(IDENTIFIER.pattern, "Compare with this job. Default: the newest 5 good jobs before it.")
     against_label = _against_labels()
     before = _BEFORE
     after = _AFTER
@@ -348,11 +326,7 @@ class JobsQuery(Schema):
 
 
 class WorkflowEventsQuery(Schema):
-    jobs = QueryInteger(
-        "The stream begins with the newest n jobs that match, of those found within two seconds.",
-        maximum=1_000,
-        load_default=100,
-    )
+    jobs = QueryInteger("Begin with the newest n jobs, of those found in 2 s.", maximum=1_000, load_default=100)
     status = one_of(STATUSES, "Jobs with this status. The change to another one is not sent.")
     label = _labels(_WITH_LABEL)
 
@@ -382,9 +356,7 @@ class ProfileQuery(Schema):
 
 
 class HistoryQuery(Schema):
-    jobs = QueryInteger(
-        "How many ended jobs are looked at: the newest, up to and including this one.", 1, 1_000, load_default=200
-    )
+    jobs = QueryInteger("Ended jobs to look at: the newest, this one included.", 1, 1_000, load_default=200)
     label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
 
@@ -392,12 +364,7 @@ class HistoryQuery(Schema):
 class WaitQuery(StreamSearchFields):
     stream = _STREAM
     offset = QueryInteger("Only lines after this one. Default: all.")
-    limit = QueryInteger(
-        "The answer also has `logs`: the first line that matches, and up to so many in all that are there already,"
-        " within 252 KiB and a quarter of a second. Without it there is only `log`.",
-        1,
-        _MAX_PAGE_LIMIT,
-    )
+    limit = QueryInteger("Also `logs`: up to so many matching lines that are there already.", 1, _MAX_PAGE_LIMIT)
     timeout = QueryInteger("Timeout in seconds.", maximum=MAX_WAIT_SECONDS, load_default=30)
 
 
@@ -418,9 +385,6 @@ nullable: Final = partial(nested, allow_none=True)
 def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **options: Any) -> fields.List[Any]:
     field = item if isinstance(item, fields.Field) else nested(item)
     return described(partial(fields.List, field), description, **options)
-
-
-#: One event as its client sees it.
 
 
 def event_schema(names: Iterable[EventName]) -> dict[str, Any]:
@@ -447,21 +411,12 @@ _LINE: Final[Members] = {
 }
 _LINE_MARKS: Final[Members] = {
     "partial": boolean("True when the next line of the stream continues this one."),
-    "truncated": boolean(
-        "True when `message` is only the first 1,048,576 characters of a line that a foreign runner wrote. `/events`"
-        " and `/logs/raw` have all of it."
-    ),
+    "truncated": boolean("True when `message` is only the first 1,048,576 characters. `/logs/raw` has all of it."),
 }
-_CONTEXT: Final[Members] = {
-    "context": boolean("True, where `before` or `after` was asked for, of a line beside those found.")
-}
+_CONTEXT: Final[Members] = {"context": boolean("True of a line beside those found.")}
 _HIGHLIGHTS: Final = fields.List(
     fields.List(fields.Integer(), validate=validate.Length(equal=2)),
-    metadata={
-        "description": "[start, end) of each place in `message`, in characters, in order and without overlaps: the"
-        " first 1,000, and no more than are found in a second. The text is also searched without its control"
-        " sequences; a place then includes those inside it."
-    },
+    metadata={"description": "[start, end) of each match in `message`, in characters: the first 1,000 found in 1 s."},
 )
 _CURSOR: Final[Members] = {"cursor": text("Of the next page, or null.", allow_none=True)}
 IDS: Final[Members] = {"workflow_id": text(), "id": text()}
@@ -472,14 +427,7 @@ FoundSchema: Final = answer("Found", {**_LINE, "highlights": _HIGHLIGHTS}, {**_L
 LogsSchema: Final = answer("Logs", {**IDS, "logs": list_of(LineSchema), **_CURSOR})
 NewLinesSchema: Final = answer(
     "NewLines",
-    {
-        **IDS,
-        "logs": list_of(ComparedLineSchema),
-        "compared_with": list_of(
-            fields.String(), "The ids of the jobs that the log is compared with, the newest first."
-        ),
-        **_CURSOR,
-    },
+    {**IDS, "logs": list_of(ComparedLineSchema), "compared_with": list_of(text(), "Ids of jobs."), **_CURSOR},
 )
 SearchSchema: Final = answer("Search", {**IDS, "logs": list_of(FoundSchema), **_CURSOR})
 _FOUND_JOB: Final[dict[str, fields.Field[Any]]] = {
@@ -487,10 +435,7 @@ _FOUND_JOB: Final[dict[str, fields.Field[Any]]] = {
     "status": text(),
     "created_at": text(allow_none=True),
     "logs": list_of(FoundSchema),
-    "more": boolean(
-        "True when the job has other lines that match, or may have some: the page ended within it, and the next"
-        " one continues in it."
-    ),
+    "more": boolean("True when the job has, or may have, other lines that match."),
 }
 _WHY_STOPPED: Final = {"error": text("Why the search of this job stopped.")}
 WorkflowSearchSchema: Final = answer(
@@ -550,9 +495,7 @@ SummaryLineSchema: Final = answer(
     {
         **_LINE_MARKS,
         "repeated": integer("How many lines of this shape there are, if more than one."),
-        "seen": nested(
-            SeenSchema, "In which of the newest 200 jobs that have ended the line's shape is, this one included."
-        ),
+        "seen": nested(SeenSchema, "In which of the newest 200 ended jobs the shape is, this one included."),
     },
 )
 SummaryLinesSchema: Final = answer(
@@ -579,8 +522,7 @@ VerdictSchema: Final = answer(
     {
         "kind": one_of(
             ("new", "since", "recurring"),
-            "Whether no job before has the most telling line; all failed jobs since `id` have it; or failed jobs before"
-            " have it, with good ones in between.",
+            "No earlier job has the line; all failed ones since `id` do; or failed ones, with good ones between.",
         ),
         "id": text("Of `since`: the first job of the row.", allow_none=True),
     },
@@ -603,44 +545,30 @@ RunningSchema: Final = answer(
     {
         "silent_seconds": seconds("Since the last line. Null when that has no time.", allow_none=True),
         "usual": nullable(SpreadSchema, "How long good runs are silent after that line. Null when that is not known."),
-        "seconds_left": nullable(
-            SpreadSchema,
-            "How long it takes from here by the good runs. Null when fewer than three of them have the last lines.",
-        ),
+        "seconds_left": nullable(SpreadSchema, "By the good runs. Null when fewer than three have the last lines."),
     },
 )
 ProfileSchema: Final = answer(
     "Profile",
     {
         "job": nested(JobSchema),
-        "compared_with": list_of(
-            fields.String(), "The good runs that it is compared with. Null when there are none.", allow_none=True
-        ),
+        "compared_with": list_of(text(), "The good runs. Null without any.", allow_none=True),
         "seconds": seconds("From the first line to the last."),
         "usual": nullable(SpreadSchema, "The same of the good runs. Null without any."),
-        "slower": list_of(
-            PauseSchema, "Where it was slower than every good run, at most 20: the largest excess first."
-        ),
+        "slower": list_of(PauseSchema, "Slower than every good run: at most 20, the largest excess first."),
         "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
         "running": nullable(RunningSchema, "Of a running job; null of any other."),
         "complete": boolean("False while not all lines and good runs are scanned. The same request then continues."),
         "scanned_to": integer("The lines up to this number were looked at."),
         "truncated": boolean("True when only the longest pauses of the log are kept: it has more than 4,096 lines."),
-        "strip": list_of(
-            fields.List(fields.Float()),
-            "Which line was there at which time: at most 500 pairs of seconds since the first line, and number.",
-        ),
+        "strip": list_of(fields.List(fields.Float()), "At most 500 pairs: seconds since the first line, line number."),
     },
 )
 SummarySchema: Final = answer(
     "Summary",
     {
         "job": nested(JobSchema),
-        "compared_with": list_of(
-            fields.String(),
-            "The jobs whose lines are not new. Null when there are none to compare with.",
-            allow_none=True,
-        ),
+        "compared_with": list_of(text(), "The jobs whose lines are not new. Null without any.", allow_none=True),
         "baseline": nullable(BaselineSchema, "Which jobs these are, and those of `verdict`; null for all."),
         "new": nested(SummaryLinesSchema),
         "errors": nested(SummaryLinesSchema),
@@ -649,16 +577,8 @@ SummarySchema: Final = answer(
         "complete": boolean("False while not all lines are scanned. The same request then continues."),
         "scanned_to": integer("The lines from this number to the last one were looked at."),
         "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
-        "verdict": nullable(
-            VerdictSchema,
-            "What the jobs before say of the failure of a failed or lost job. A hint. Null while it is not known.",
-        ),
-        "slower": list_of(
-            PauseSchema,
-            "Where it was slower than every good run: the first three of `/profile`. Null while that is not known, and"
-            " when there is no room for one.",
-            allow_none=True,
-        ),
+        "verdict": nullable(VerdictSchema, "What earlier jobs say of a failure: a hint. Null while it is not known."),
+        "slower": list_of(PauseSchema, "Three of `/profile`. Null if unknown or without room.", allow_none=True),
     },
 )
 PlaceSchema: Final = answer(

@@ -62,15 +62,10 @@ class RedactBody(SearchFields):
 class WorkflowSettingsBody(Schema):
     """A workflow's own settings. Those that are left out or null are the service's."""
 
-    retention_seconds = JsonInteger(
-        "How long jobs are kept after their end.", 1, RETENTION_SECONDS, allow_none=True, load_default=None
-    )
+    retention_seconds = JsonInteger("After the end.", 1, RETENTION_SECONDS, allow_none=True, load_default=None)
     job_bytes = JsonInteger("Bytes stored of one job's messages; 0: no limit.", allow_none=True, load_default=None)
     day_bytes = JsonInteger(
-        "Bytes stored of all jobs per UTC day; 0: no limit.",
-        data_key="bytes_per_day",
-        allow_none=True,
-        load_default=None,
+        "Bytes stored per UTC day; 0: no limit.", data_key="bytes_per_day", allow_none=True, load_default=None
     )
 
 
@@ -84,11 +79,7 @@ RedactedSchema: Final = answer(
         "redacted": integer("Lines that say [redacted] now and did not."),
         "through": integer("The last line that was looked at."),
         "next": integer("Where there is more to do: send the same again with this as `from`.", allow_none=True),
-        "pending": boolean(
-            "Whether the old text can still come back: the store does not have its new records on its disk and its"
-            " replicas yet, or an object that holds the text is still to be deleted. Archivers go on with it, and so"
-            " does a repeated request."
-        ),
+        "pending": boolean("True while the old text can still come back. Archivers continue; so does a repetition."),
     },
 )
 RedactionSchema: Final = answer(
@@ -111,11 +102,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])
     @routes.doc(operationId="redactJobLog")
-    @routes.response(
-        200,
-        RedactedSchema,
-        description="Done, or partly done: then `next` is a number. No worker serves the old text.",
-    )
+    @routes.response(200, RedactedSchema, description="Done; partly if `next` is a number. No worker serves old text.")
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
     def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
@@ -224,11 +211,7 @@ def _entry_ms(value: Any) -> int:
 
 
 def stale_seconds(watched: int) -> float:
-    """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
-
-    It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
-    ring a line stays until the tail has looked at the job.
-    """
+    """For how long other workers may show redacted text: by their records, cached segments and rings."""
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 
 

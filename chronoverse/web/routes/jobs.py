@@ -88,11 +88,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="Already registered.")
     @routes.alt_response(201, schema=JobSchema, description="Registered, PENDING.")
-    @routes.problem(
-        409,
-        "`reason` is DELETED: there was such a job, and its id is not free yet. Or it is label-set: a label has another"
-        " value already, or the job has no room for it, or has ended.",
-    )
+    @routes.problem(409, "`reason` is DELETED: its id is not free yet; or label-set: a label cannot be set.")
     @routes.takes_body(deps.body_reader, RegisterBody(), required=False)
     def register(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Register a job, so that viewers can attach before it starts."""

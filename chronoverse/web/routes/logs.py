@@ -171,11 +171,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
     @pasts.doc(operationId="traceLine")
     @pasts.arguments(schemas.HistoryQuery, location="query", as_kwargs=True)
-    @pasts.response(
-        200,
-        schemas.HistorySchema,
-        description="A page, perhaps of fewer jobs than asked for; `Link` names the next. Its counts are of this page.",
-    )
+    @pasts.response(200, schemas.HistorySchema, description="A page; `Link` names the next. Counts are of this page.")
     def trace_line(
         workflow_id: str, job_id: str, number_text: str, jobs: int, label: Sequence[Any] = (), cursor: str | None = None
     ) -> Response:

@@ -131,15 +131,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])
-    @routes.response(
-        204, description="It has ended so, and this is safe, as the service's CHRONOVERSE_DURABILITY says."
-    )
+    @routes.response(204, description="It has ended, safely by the service's CHRONOVERSE_DURABILITY.")
     @routes.alt_response(200, schema=JobSchema, description="As 204, without `token`: the job.")
-    @routes.problem(
-        409,
-        "`reason` is GAP (then `expected` is the next number), FENCED or DELETED. Without `token`: HELD while a runner"
-        " holds the job, CLOSED when it has ended otherwise.",
-    )
+    @routes.problem(409, "`reason` is GAP, FENCED or DELETED. Without `token`: HELD while it has a runner, or CLOSED.")
     @routes.takes_body(bodies, EndBody())
     def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """End a job, or an attempt at it."""

@@ -4,7 +4,6 @@ import errno
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from flask import Response, request
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.pages import MAX_ENTRIES, Page, read_all_lines
 from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, LineScan
-from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH, read_batches
+from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH, LogReader
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.joblog.terminal import LineRenderer
 from chronoverse.web.guards.admission import StreamTicket
@@ -116,7 +115,7 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
     """All lines of the log. Raises as the store and the archive do, and as :meth:`Turns.download` does."""
     # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
-    read = partial(read_batches, deps.store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
+    read = LogReader(deps.store, deps.archive, deps.settings.max_line_bytes)
     pages = read_all_lines(read, deps.archive, job, job.first - 1)
     while True:
         with deps.turns.download(job.ref, subject):

@@ -1,3 +1,5 @@
+"""The route that lists the workflows that a token may see."""
+
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -22,9 +24,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows")
     @routes.doc(operationId="listWorkflows")
     @routes.arguments(WorkflowsQuery(), location="query", as_kwargs=True)
-    @routes.response(
-        200, WorkflowsSchema, description="A page, perhaps a short or an empty one; `Link` names the next."
-    )
+    @routes.response(200, WorkflowsSchema, description="A page, perhaps empty; `Link` names the next.")
     @routes.problem(403)
     def workflows(**query: Any) -> Response:
         """The workflows that the token may see, the one with the newest job first."""
