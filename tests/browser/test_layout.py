@@ -165,6 +165,7 @@ def test_forced_colours_keep_statuses_and_toggles(open_tab: OpenTab, failed: Job
     tab = open_tab(failed.ref)
     tab.wait_compared()
     tab.page.wait_for_selector("#steps .area")
+    tab.page.click("#new")
     tab.page.emulate_media(forced_colors="active")
     colours = """() => ["#badge .area", "#steps .area", "#new", "#view"].map((selector) => {
         const { fill, backgroundColor } = getComputedStyle(document.querySelector(selector));

@@ -56,12 +56,12 @@ def wait_current(tab: Tab, number: int) -> None:
 
 
 def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job) -> None:
-    """With keys and with buttons, beside a search's marks. The address has the toggle, so that it can be shared."""
+    """With keys and with buttons, beside a search's marks. The address has the filter, so that it can be shared."""
     tab = open_tab(failed.ref, "L1").wait_number(1)
-    tab.page.keyboard.press("d")
+    tab.page.keyboard.press("j")
     wait_current(tab, 21)
     tab.wait_text("#newcount", "1 of 3")
-    assert tab.page.url.endswith("/failed?new=true#L21")
+    assert tab.page.url.endswith("/failed#L21")
     assert marked(tab) == [21]
     assert tab.page.locator(".row.new .sr").all_text_contents() == ["new "]
     plus = "getComputedStyle(document.querySelector('.row.new .n'), '::before').content"
@@ -83,17 +83,21 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     wait_current(tab, 250)
     tab.find("disk")
     tab.page.wait_for_selector(".row.new mark:text-is('disk')")
-    assert "?new=true&q=disk" in tab.page.url
     tab.page.press("#q", "Escape")
+    tab.page.keyboard.press("d")
+    alone = "the new lines alone"
+    tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
+    assert "/failed?new=true#L" in tab.page.url
     tab.page.reload()
+    tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
     tab.wait_text("#newcount", "3")
+    tab.page.click("#errors")
+    tab.wait(lambda rows: [number for number, _ in rows] == [250, 281], "the errors alone")
+    assert ([tab.page.get_attribute(each, "aria-pressed") for each in ("#new", "#errors")]) == ["false", "true"]
     tab.page.click("#compare")
-    tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], "the new lines alone")
-    tab.page.click("#compare")
-    tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
-    assert tab.page.get_attribute("#new", "aria-pressed") == "true"
+    tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
     tab.page.click("#new")
-    wait_until(lambda: marked(tab) == [], PATIENCE_SECONDS, "no line is marked")
+    tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
     assert (tab.text("#newcount"), "new=" in tab.page.url) == ("3", False)
 
 
@@ -134,7 +138,7 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     tab = open_tab(job.ref, "L10")
     tab.wait_text("#summary code", said)
     assert tab.page.locator(".row.current").get_attribute("data-number") == "10"
-    assert (tab.numbers()[0], tab.page.get_attribute("#new", "aria-pressed")) == (1, "false")
+    assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
 def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, page_store: Store) -> None:
@@ -262,6 +266,7 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab
     tab.page.click("#new")
     tab.wait_text("#newcount", "not compared")
     assert tab.page.get_attribute("#new", "title") == "No earlier run to compare with"
+    assert tab.page.get_attribute("#new", "aria-pressed") == "false"
     assert (tab.compared_with, marked(tab)) == ([], [])
     wait_until(lambda: "No earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
 
@@ -277,7 +282,7 @@ def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> 
     tab.wait_number(1)
     held[0].continue_()
     tab.page.wait_for_selector("#summary a")
-    assert (tab.numbers()[0], tab.page.get_attribute("#new", "aria-pressed")) == (1, "false")
+    assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
 def test_a_summary_that_comes_late_does_not_move_the_log(open_tab: OpenTab, failed: Job) -> None:
@@ -300,7 +305,7 @@ def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: S
     write_runs(page_store, "running-new")
     job = Job(page_store, "running", "running-new").lines(*GOOD)
     tab = open_tab(job.ref).wait_number(300)
-    tab.page.click("#new")
+    tab.page.keyboard.press("j")
     tab.wait_text("#newcount", "0")
     job.write(iter([("a long line that ", "stdout", True), ("goes on", "stdout", False)])).lines("fatal error")
     wait_until(lambda: marked(tab) == [301, 303], PATIENCE_SECONDS, "both rows are marked")
@@ -346,7 +351,8 @@ def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(
 
     tab.page.route(re.compile(r"/logs/new\?.*limit=1000"), scan)
     tab.page.route(re.compile(r"/logs/new\?.*limit=200"), lambda route: route.fulfill(status=429), times=1)
-    tab.page.goto(f"{tab.url}/ui/workflows/{workflow}/jobs/failed?new=true#token={page_service.token()}&L19991")
+    tab.page.goto(f"{tab.url}/ui/workflows/{workflow}/jobs/failed#token={page_service.token()}&L19991")
     tab.wait_number(19_991)
+    tab.page.keyboard.press("k")
     wait_until(lambda: marked(tab) == [19_991], PATIENCE_SECONDS, "the line is marked")
     assert tab.text("#newcount") != "1"

@@ -3,14 +3,13 @@
 import { follow, TOKEN_EXPIRED } from "../client/follow.js";
 import { showAccount } from "./account.js";
 import { $, announce, notice, toggle } from "./dom.js";
-import { Errors, looksLikeError } from "./errors.js";
+import { Errors, looksLikeError, NewLines } from "./filters.js";
 import { Find } from "./find.js";
 import { count, ended, many, outcome } from "./format.js";
 import { Groups } from "./groups.js";
 import { ciAddress, labelElements } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
-import { NewLines } from "./new_lines.js";
 import { notifyOfEnd } from "./notify.js";
 import { Profile } from "./profile.js";
 import { RowMaker } from "./row.js";
@@ -18,7 +17,7 @@ import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
-import { copyAs, copyText, fromAddress, save, showPicked, toAddress } from "./share.js";
+import { copyAs, copyText, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
 import { showConnection, showFoot, showJob, showLast, showProgress, showTrouble } from "./status.js";
 import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
@@ -58,6 +57,8 @@ const scanned = {
 const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
 const newLines = new NewLines(path, workflow, log, scanned);
 const errors = new Errors(path, log, scanned);
+//: The buttons that filter, and what each looks for. One at a time is pressed.
+const FILTERS = new Map([[$("only"), find], [$("errors"), errors], [$("new"), newLines]]);
 const ruler = new Ruler(
   log,
   [
@@ -88,6 +89,9 @@ let opened = null;
 let explained;
 const isExplained = new Promise((done) => (explained = done));
 
+const isPressed = (button) => button.ariaPressed === "true";
+const chosenStream = () => (isPressed($("stderr")) ? "stderr" : "");
+
 // What is in view.
 
 function changed() {
@@ -114,9 +118,8 @@ function redraw() {
 
 /** The scan whose lines alone the reader wants, of those that also mark lines while all are shown. */
 function wanted() {
-  const isPressed = (id) => $(id).ariaPressed === "true";
-  if (isPressed("only") && find.active) return find.scan;
-  return (isPressed("errors") && errors.scan) || (isPressed("compare") && newLines.scan) || null;
+  const scan = FILTERS.get([...FILTERS.keys()].find(isPressed))?.scan;
+  return scan && !scan.isRefused ? scan : null;
 }
 
 function scanChanged() {
@@ -178,7 +181,7 @@ function jump(number, share = JUMP_SHARE) {
 /** Shows all lines, those of one stream, or those of a scan. */
 function filter() {
   topNumber();
-  const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
+  const stream = chosenStream();
   own?.stop();
   own = stream && !wanted() ? new Scan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh())) : null;
   filtered = wanted() ?? own;
@@ -310,21 +313,22 @@ $("views").addEventListener("click", ({ target }) => target.closest("button") &&
 for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
 for (const button of [$("copy"), $("copylink"), $("copymarkdown")]) {
-  const stream = () => ($("stderr").ariaPressed === "true" ? "stderr" : "");
-  button.addEventListener("click", () => copyAs(button, path, maker.picked, stream()).catch((error) => announce(`Not copied: ${error.message}`)));
+  button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
 $("copycause").addEventListener("click", () => copyText($("copycause"), cardMarkdown(location.href.split("#")[0])).catch((error) => announce(`Not copied: ${error.message}`)));
-$("only").addEventListener("click", () => (toggle($("only")), filter()));
-$("errors").addEventListener("click", () => {
-  if (toggle($("errors"))) errors.ask();
-  else errors.leave();
+/** Presses a button that filters, or releases it. The others are released. */
+function choose(button) {
+  toggle(button);
+  for (const [each, matches] of FILTERS) {
+    if (each === button && isPressed(each)) matches.ask();
+    else if (each === button || isPressed(each)) matches.leave();
+    if (each !== button) toggle(each, false);
+  }
+  toQuery({ new: isPressed($("new")) ? "true" : "" });
   filter();
-});
-$("compare").addEventListener("click", () => {
-  if (toggle($("compare")) && !newLines.active) newLines.mark();
-  filter();
-});
-$("new").addEventListener("click", () => newLines.active || toggle($("compare"), false));
+}
+for (const button of FILTERS.keys()) button.addEventListener("click", () => choose(button));
+$("compare").addEventListener("click", () => choose($("new")));
 $("follow").addEventListener("click", () => (viewport.stick ? (viewport.stick = false) : toEnd(), showNewCount()));
 $("stderr").addEventListener("click", () => {
   find.stream = newLines.stream = errors.stream = toggle($("stderr")) ? "stderr" : "";
@@ -344,14 +348,13 @@ if (matchMedia("(max-width: 700px)").matches) viewport.wrap = toggle($("wrap"), 
 $("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("views").addEventListener("beforetoggle", () => {
-  const shown = filtered && filtered === find.scan ? "the matches" : $("stderr").ariaPressed === "true" ? "stderr" : "the log";
+  const shown = filtered && filtered === find.scan ? "the matches" : chosenStream() || "the log";
   $("downloadwhat").textContent = `Download ${shown}`;
 });
 $("views").addEventListener("click", async (event) => {
   const { format } = event.target.dataset;
   if (!format) return;
-  const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
-  const criteria = filtered && filtered === find.scan ? find.criteria : { stream };
+  const criteria = filtered && filtered === find.scan ? find.criteria : { stream: chosenStream() };
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
 $("goto").addEventListener("close", () => {
@@ -510,7 +513,7 @@ const hasFailed = () => status === "FAILED" || status === "LOST";
 
 /** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
 function showCause({ cause, compared_with: runs }, moves) {
-  if (runs && !newLines.active) newLines.mark();
+  if (runs) newLines.keep();
   const number = maker.cause;
   if (!moves || !number || number === maker.current) return;
   jump(number);
@@ -585,18 +588,18 @@ async function main() {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);
     showState(job);
     const isSearched = find.fromAddress();
-    const isCompared = newLines.fromAddress();
+    const isCompared = new URLSearchParams(location.search).get("new") === "true";
     const hasPlace = goToAddress();
     const opensAtEnd = !hasPlace && !isSearched && !isCompared && (live || status !== "COMPLETED");
     if (opensAtEnd) viewport.end(live);
     else if (!hasPlace) viewport.show(0);
     if (isSearched) find.begin({ jumps: !hasPlace });
-    if (isCompared) newLines.begin({ jumps: !hasPlace && !isSearched });
+    if (isCompared) choose($("new"));
     lastSeen = log.last;
     reveal();
     explain(opensAtEnd);
     if (!live) return;
-    errors.countLive();
+    errors.keep();
   } else {
     showMissing(workflow, name);
     reveal();

@@ -59,6 +59,10 @@ export class Matches {
     if (this.active) this.look(false);
   }
 
+  /** For a button that filters: the reader wants these lines alone, or all lines again. */
+  ask() {}
+  leave() {}
+
   /** Looks for the lines. It jumps to the next one from the top if `jumps`. */
   look(jumps) {
     this.#end();

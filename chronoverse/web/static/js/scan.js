@@ -102,6 +102,11 @@ export class Scan {
     return true;
   }
 
+  /** Whether it ended because the service refuses it. */
+  get isRefused() {
+    return this.error instanceof Refused && [400, 409].includes(this.error.status);
+  }
+
   /** Whether it waits, because it has found enough for now. */
   get paused() {
     return !this.done && this.numbers.length >= this.#pauseAt;
@@ -123,7 +128,7 @@ export class Scan {
         if (this.#stop.signal.aborted) return;
         this.error = error;
         this.#changed();
-        if (error instanceof Refused && [400, 409].includes(error.status)) return;
+        if (this.isRefused) return;
         await new Promise((done) => setTimeout(done, RETRY_MS * 4));
         continue;
       }

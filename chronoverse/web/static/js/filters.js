@@ -1,0 +1,154 @@
+// The lines that the toolbar counts, steps through and filters by: errors, and new lines.
+
+import { againstLabels } from "./addresses.js";
+import { $, make, toggle } from "./dom.js";
+import { count, many } from "./format.js";
+import { Matches } from "./matches.js";
+import { toQuery } from "./share.js";
+import { showRuns } from "./summary.js";
+import { plain } from "./text.js";
+
+//: Characters at the beginning of a message that the page looks at itself. The service looks at the whole message.
+const LOOKED_AT = 2000;
+
+const { errors: words, harmless } = document.documentElement.dataset;
+const WORDS = new RegExp(words, "i");
+const HARMLESS = new RegExp(harmless, "gi");
+
+/** Whether a message looks like an error, by the words of the service's summary. */
+export const looksLikeError = (message) => WORDS.test(plain(message.slice(0, LOOKED_AT)).replace(HARMLESS, ""));
+
+class Filter extends Matches {
+  /** Whether the reader looks for them, and they are not only counted or marked. */
+  isAsked = false;
+  #name;
+  #known = "";
+  #stays = false;
+
+  /** `name` is "error" or "new": of the buttons for the previous and the next one, and of the count. */
+  constructor(path, log, on, criteria, name) {
+    super(path, log, on, criteria, `previous${name}`, `next${name}`);
+    this.#name = name;
+  }
+
+  /** Looks for them because the reader wants it. */
+  ask() {
+    this.isAsked = true;
+    if (this.active) this.changed();
+    else this.look(false);
+  }
+
+  /** The reader wants them no more. */
+  leave() {
+    this.isAsked = false;
+    if (this.#stays) this.changed();
+    else this.drop();
+  }
+
+  /** Looks for them as long as the page is open. */
+  keep() {
+    this.#stays = true;
+    if (!this.active) this.look(false);
+  }
+
+  /** Jumps to the next one, or to the previous one. The first step begins to look for them. */
+  step(direction) {
+    if (!this.isAsked) this.ask();
+    return super.step(direction);
+  }
+
+  /** Shows how many there are, of a summary. Null if that is not known. */
+  showCount(all) {
+    if (all !== null) this.#known = count(all);
+    if (!this.active) $(`${this.#name}count`).textContent = this.#known;
+  }
+
+  show() {
+    const { scan } = this;
+    if (!scan) return this.showCount(null);
+    if (scan.done && !scan.error) this.#known = count(scan.count);
+    const { found, far } = this.progress;
+    $(`${this.#name}count`).textContent = scan.error ? this.unknown : scan.count || scan.done ? found + far : `…${far}`;
+  }
+}
+
+export class Errors extends Filter {
+  unknown = "not scanned";
+
+  /** `on` is as for `Matches`. */
+  constructor(path, log, on) {
+    const accepts = ({ message }) => message.length > LOOKED_AT || looksLikeError(message);
+    super(path, log, on, { q: words, regex: true, accepts }, "error");
+  }
+
+  /** To be called for each line of the live stream, before the log has grown. */
+  added(line) {
+    if (this.scan?.added(line, ({ message }) => looksLikeError(message))) this.changed();
+  }
+
+  show() {
+    super.show();
+    const { scan } = this;
+    if (!scan) return;
+    $("errorcount").title = scan.error?.message ?? "";
+    const first = $("firsterror");
+    first.hidden = !scan.count;
+    first.href = `#L${scan.numbers[0]}`;
+    first.dataset.number = scan.numbers[0];
+    const text = `${many(scan.count, "error")} so far, first in line ${count(scan.numbers[0] ?? 0)}`;
+    if (first.textContent !== text) first.textContent = text;
+    if (scan.done && (this.isAsked || scan.count === 1)) this.say(many(scan.count, "error"));
+  }
+}
+
+export class NewLines extends Filter {
+  unknown = "not compared";
+  #workflow;
+
+  /** `on` is as for `Matches`. */
+  constructor(path, workflow, log, on) {
+    super(path, log, on, { new: true, hunks: true }, "new");
+    this.#workflow = workflow;
+    $("against").addEventListener("change", () => {
+      toQuery({ against_label: $("against").value });
+      location.reload();
+    });
+  }
+
+  /** Offers to compare with good runs of the job's `branch`, if it has one, or with others. `baseline` is that of a summary. */
+  offer(branch, baseline) {
+    const chosen = againstLabels().map(([, label]) => label).join(" ");
+    const own = branch && `branch=${branch}`;
+    const label = baseline?.label;
+    const usual = label && label !== own ? label : "branch=main";
+    const names = new Map([[own, "this branch"], [usual, usual.replace("branch=", "")], ["*", "all"]]);
+    if (own === usual) names.set(own, "this branch");
+    if (chosen && !names.has(chosen)) names.set(chosen, chosen);
+    const options = [...names].filter(([value]) => value).map(([value, name]) => Object.assign(make("option", "", name), { value }));
+    $("against").replaceChildren(...options);
+    $("against").value = chosen || (baseline === undefined ? "" : label ?? "*");
+    $("against").parentElement.hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
+  }
+
+  /** Whether the line is marked as a new one. */
+  has(number) {
+    const { scan } = this;
+    if (!scan) return false;
+    if (number <= scan.position) return scan.numbers[scan.rowOf(number)] === number;
+    // Before the scan has come anywhere, the service is still reading the runs.
+    if (scan.position > 0) this.fetchAround(number);
+    return scan.highlights.has(number);
+  }
+
+  show() {
+    super.show();
+    const { scan } = this;
+    if (!scan) return;
+    const why = scan.error && (scan.error.reason === "nothing-to-compare" ? "No earlier run to compare with" : `Not compared: ${scan.error.message}`);
+    $("new").title = why ?? "Show only the lines that no good run has (D)";
+    if (scan.comparedWith.length) showRuns(this.#workflow, scan.comparedWith);
+    if (scan.isRefused) toggle($("new"), false);
+    if (why) this.say(why);
+    else if (scan.done) this.say(`${many(scan.count, "new line")}, compared with ${many(scan.comparedWith.length, "run")}`);
+  }
+}
