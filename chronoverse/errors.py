@@ -49,7 +49,8 @@ class NothingToCompare(ChronoverseError):
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
-    ``explanation`` is for the service's log. Neither contains the token, only an invalid ``workflows`` entry.
+    The message is for whoever sent the token. ``explanation`` is for the service's log: it could help to forge a token.
+    Neither contains the token, only an invalid ``workflows`` entry.
     """
 
     status = 401
@@ -285,7 +286,10 @@ class CorruptLog(AppendRefused):
 
 
 class LabelSet(AppendRefused):
-    """Raised when labels with these ``keys`` have another value, or the job has no room. Nothing was changed."""
+    """Raised when a label has another value already, or the job has no room for it. Nothing was changed.
+
+    ``keys`` are those of the labels that were refused.
+    """
 
     reason = "label-set"
 
@@ -310,7 +314,10 @@ class RecordsMissing(ChronoverseError):
 
 
 class SequenceGap(AppendRefused):
-    """Raised when an append starts after the log's next number, which is ``expected``."""
+    """Raised when an append starts after the log's next number.
+
+    ``expected`` is that next number. The runner sends its lines again from there.
+    """
 
     reason = "GAP"
 
@@ -320,7 +327,10 @@ class SequenceGap(AppendRefused):
 
 
 class QuotaReached(SequenceGap):
-    """Raised when an append was carried out up to ``expected``, but a quota has left out lines."""
+    """Raised when an append was carried out, but a quota has left out lines.
+
+    The log has all numbers below ``expected``, and names those whose lines it does not have.
+    """
 
     reason = "quota"
 

@@ -152,6 +152,7 @@ class _Queue:
             del self._snoozed_until[ref]
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
+        """Notes that the job may have garbage, unless that was checked less than that many seconds ago."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None
@@ -274,6 +275,7 @@ class Archiver:
             ref = next(iter(kind))
             with self._isolated(ref):
                 if kind is queue.with_garbage:
+                    # This is noted before the work, so that other jobs come first after an error.
                     queue.garbage_checked(ref)
                     try:
                         self._collect_garbage(ref)

@@ -132,6 +132,7 @@ class ChunkBuilder:
 def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
+    """The record of a chunk with these ``frames``, whose bytes are ``compressed``; and the object's bytes."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
     data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
@@ -189,7 +190,10 @@ def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
 
 
 def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
-    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`."""
+    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`.
+
+    A small frame may decompress to gigabytes, so this stops one byte after the size that the record says.
+    """
     offset = frame.offset - start
     decompressor = zstd.ZstdDecompressor()
     try:
@@ -255,7 +259,7 @@ def rewrite(
     change: Callable[[Line], Line | None],
     pause: Callable[[], object] = lambda: None,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Replaces lines with ``numbers`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
+    """Replaces lines from ``first`` to ``last`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
 
     Returns the new record, the new object, and the numbers of the changed lines; None when no line changed. ``pause``
     is called before each frame. Raises :class:`ArchiveDamaged`.

@@ -115,7 +115,11 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Import(NamedTuple):
-    """The import of one job with the objects ``listed``. ``sizes`` are the bytes of messages in read chunks."""
+    """The import of one job, of which the archive has the objects ``listed``.
+
+    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has. Of the
+    chunks that were read, ``sizes`` are the bytes of their messages, by name.
+    """
 
     store: Store
     objects: ObjectStore

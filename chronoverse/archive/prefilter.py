@@ -39,7 +39,11 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 
 
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
-    """Each line whose message may contain the query's text. Searched in lower case where that finds all."""
+    """Each line whose message may contain the query's text, in upper or lower case.
+
+    Where that is certain to find all of them, the text is searched for in lower case, and only in messages: a number or
+    a word such as "stream" is in the JSON of every line. In other frames RE2 searches for it.
+    """
     # All control sequences begin with ESC.
     wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
     lowercase = b"" if wanted is None else text.lower()

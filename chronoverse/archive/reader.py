@@ -68,7 +68,11 @@ class ArchiveReader:
         return lines[start::-1][:count] if descending else lines[start : start + count]
 
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
-        """Up to ``count`` entries after ``position``, or before it; fewer beyond 1 MiB, none where the archive ends."""
+        """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
+
+        Going down, ``position`` is at most the number after the archive's last one. There are fewer entries when they
+        come to 1 MiB, and where the archive ends. An empty list means that it has nothing there.
+        """
         found: list[Entry] = []
         size, start = 0, position
         while len(found) < count and (size < 2**20 or not found):
@@ -94,7 +98,8 @@ class ArchiveReader:
     ) -> Iterator[Batch]:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
 
-        ``time_range`` only skips frames. Nothing is cached that was not :meth:`read_ahead`.
+        ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
+        at most the number after the archive's last one. Nothing is cached that was not :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 

@@ -45,7 +45,10 @@ class RedactionRequest(NamedTuple):
 
 
 class RedactionResult(NamedTuple):
-    """``pending``: the store may still go back to the old text, or an object with it is not deleted yet."""
+    """How many lines were redacted, the last number that was checked, and whether the request is complete.
+
+    ``pending``: the store may still go back to the old text, or an object with it is not deleted yet.
+    """
 
     lines: int
     last_checked: int
@@ -70,10 +73,11 @@ class Redaction:
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
-        """Redacts all lines, or those that it gets to in 5 s. Only an error before the first redacted line is raised.
+        """Redacts all lines, or those that it gets to in 5 s, to the end of a chunk. A chunk takes about 1 s.
 
-        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as both
-        stores do.
+        An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
+        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the
+        store and the archive do.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
             job = self.store.get_job(self.job)
@@ -188,6 +192,7 @@ class Redaction:
         for entry_id, fields in entries:
             number = entry_number(entry_id)
             if number in changed:
+                # If several entries have one number, the first one is the line.
                 changed.remove(number)
                 numbers.append(number)
                 new = {b"message": REDACTED_MESSAGE.encode()}

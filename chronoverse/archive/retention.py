@@ -37,10 +37,11 @@ def delete_job(
     lock_seconds: float = LOCK_SECONDS,
     on_hidden: Callable[[], object] = lambda: None,
 ) -> None:
-    """Deletes ``job`` everywhere and blocks its id for ``tombstone_ms``. Idempotent.
+    """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
-    ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held`, :class:`ArchiveBusy`,
-    :class:`ArchiveUnavailable`; and as the store does.
+    The manifest is marked first and deleted last, so that an import finds no half of the job. Its id is blocked for
+    ``tombstone_ms``. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held` by a
+    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -65,7 +66,11 @@ def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> boo
 
 
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
-    """Applies a workflow's new retention to jobs that are not archived; returns how many these are."""
+    """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
+
+    Sets the expiry of jobs that are not archived, and returns how many these are. For archived jobs the archiver looks
+    the retention up each time. Raises as the store does.
+    """
     changed = 0
     before: ListingPosition | None = None
     while page := store.listing.page(workflow_id, before, 1_000):

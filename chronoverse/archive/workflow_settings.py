@@ -27,7 +27,11 @@ def change_settings(
     default_retention: int,
     record: Callable[[str, str], object],
 ) -> None:
-    """Sets a workflow's own settings, or with None removes them; ``record`` gets what is done. May be repeated."""
+    """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
+
+    ``record`` gets what is done, and how, before. A retention in ``changes`` is applied to the jobs even if it was set
+    already, so that it may be repeated after an error. Raises as the store does.
+    """
     own = store.catalog.settings_of(workflow_id).own
     changed = {name: value for name, value in changes.items() if value != own[name]}
     texts = {name: "default" if value is None else str(value) for name, value in changed.items()}
@@ -68,7 +72,10 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Gives a store that lost a workflow's settings and watches those of the archive. Returns whether it had."""
+    """Gives a store that has lost a workflow's settings and watches those of the archive. Returns whether it had.
+
+    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
+    """
     saved = _read(objects, workflow_id)
     known = store.catalog.settings([workflow_id]).get(workflow_id)
     if known is None or known.saved_ms >= saved.changed_ms:

@@ -26,6 +26,7 @@ from chronoverse.files import draft_of
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
+#: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Bytes of a record as JSON, at most: a key set, of which every character may be escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
@@ -54,7 +55,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """What is at ``url``. The caller must bound the time. Raises OSError or ValueError."""
+    """What is at ``url``. ``ca_file`` has authorities that are trusted beside the system's.
+
+    The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
+    there is nothing at ``url``, or too much.
+    """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:

@@ -10,7 +10,10 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trusts the system's authorities and those in ``ca_file``. None without such a file. Raises OSError."""
+    """Trusts the authorities of the system, and also those in ``ca_file``. Raises OSError when that cannot be read.
+
+    None where there is no such file: libraries then trust those of the system, and read them when they need them.
+    """
     if ca_file is None:
         return None
     context = ssl.create_default_context()

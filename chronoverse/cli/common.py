@@ -158,6 +158,7 @@ def may_go_on(question: str, yes: bool) -> bool:
 
 @contextlib.contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows on a terminal how far the command has come. An empty text clears the line."""
     is_terminal = sys.stderr.isatty()
     shown_at = 0.0
 
@@ -225,7 +226,10 @@ def usually(usual: dict[str, float] | None) -> str:
 
 
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
-    """The URL of the service that a command means: ``server``, else CHRONOVERSE_URL; None for a store."""
+    """The URL of the service that a command means, or None if it means the store of ``settings``.
+
+    The first of these counts: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
+    """
     return server if server is not None or settings.redis_url is not None else settings.url
 
 
@@ -298,7 +302,10 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client with ``scope`` for ``workflow``. Its :class:`JobNotFound` gets near ids, other errors what to do."""
+    """A client of the service that the settings name, which may do what ``scope`` says with ``workflow``.
+
+    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
+    """
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
@@ -343,6 +350,7 @@ def require_jobs(client: "Client", workflow: str) -> None:
 
 
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
+    """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
     token = token_for(settings, settings.service_url, workflow, "cli", scope)
@@ -352,10 +360,11 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
 def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for requests to ``url``: the one in ``settings``, or a function that gives one.
+    """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
 
-    It reads the token file or the sign-in. With an embedded server and no key it makes one, unless another program than
-    our service may listen at ``url``.
+    The function reads the token file, or has the token of a sign-in (``login``). Or, with an embedded server and no
+    configured key, it makes a token with ``scope`` for ``workflow`` alone, and returns None unless the service of our
+    data directory listens at ``url``: while that is down, a program of another user could listen on the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

@@ -158,7 +158,12 @@ def stored_lines(
     tail: int | None,
     **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The log's lines from the first one of ``since`` or later to the last one of ``until`` or earlier."""
+    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier,
+    and to number ``last``.
+
+    ``tail`` and ``start``, an offset and a stream, narrow that down. All lines in between are printed, whatever the
+    clock was doing meanwhile.
+    """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
     last = state.last if last is None else min(last, state.last)
@@ -191,7 +196,10 @@ def follow_from(
     wait: float,
     **filters: Any,
 ) -> Iterator[LogEvent]:
-    """Follows the log from the first line of ``since`` or later, or from the next line if there is none."""
+    """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
+
+    ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
+    """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
         try:
@@ -210,6 +218,7 @@ def follow_from(
 
 
 def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
+    """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
     reached = query.get("offset") or 0
     for page in client.pages(_SEARCH, *job, q="^", regex="true", limit=1, **query):
         if found := read_items(page, "logs", _found_line):
@@ -219,6 +228,11 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 
 
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
+    """The lines that a search finds, and lines before and after them (True), in ascending order.
+
+    Lines after the last match of a page may come again with the next page. Unless the lines go to a terminal, stderr
+    shows there how far the search has come.
+    """
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     last = JobState.from_json(client.job(job)).last if is_shown else 0
     with common.status_line() as show:
@@ -245,7 +259,11 @@ def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
 
 
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
-    """The lines that are found and ``context`` numbers before and after each, every line once; None between groups."""
+    """The lines that are found and ``context`` lines before and after each, every line once.
+
+    There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and
+    ``context`` numbers before and after each, with or without lines.
+    """
     last = covered = 0
     before: list[Line] = []
     for line, is_context in found:
@@ -274,7 +292,10 @@ def print_log(
     raw: bool = False,
     flush: bool = False,
 ) -> tuple[int, JobState | None]:
-    """Prints lines to stdout, and messages to stderr. Returns the number of lines, and the last job state."""
+    """Prints lines to stdout, and everything else that a person should know to stderr, each at once if ``flush``.
+
+    ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
+    """
     renderer = LineRenderer(timestamps=timestamps, numbers=numbers, colour=common.keeps_colors(color), raw=raw)
     count, state = 0, None
 

@@ -41,7 +41,10 @@ class PageLink(NamedTuple):
 
 
 def expand_link(context: click.Context, command: click.Command, args: list[str]) -> list[str]:
-    """``args`` with the ids, lines and line of the first page link in them, which is noted in the ``context``."""
+    """``args`` of ``command`` with the ids of the first page link in them, which is noted in the ``context``.
+
+    Lines of the link become ``--lines``, or the argument for a line, where the command has one.
+    """
     takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
     names = [each.name for each in command.params if isinstance(each, click.Argument)]
     options = {name for each in command.params for name in each.opts}

@@ -175,6 +175,7 @@ def deliver(
 
 
 def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
+    """What a runner of ``workflow`` publishes to: the service at ``server``, else the store. ``stack`` closes it."""
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 
@@ -186,6 +187,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
 
 
 def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
+    """Compares a spool's lines with those that ``writer`` has published, archived ones included."""
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.runner.readback import comparer_for
     from chronoverse.store import Store

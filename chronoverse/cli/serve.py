@@ -54,7 +54,11 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times."""
+    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times.
+
+    The workers of a service that was killed need a second to end. A Unix socket is not looked at: gunicorn replaces one
+    that an earlier service has left.
+    """
     host, _, port = bind.rpartition(":")
     if host == "unix":
         return None

@@ -76,7 +76,10 @@ def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """What fits on a screen: the status, the cause with the lines ``around`` it, the last lines, each line once."""
+    """What fits on a screen of a terminal: the status, the cause with the lines ``around`` it, and the last lines.
+
+    No line comes twice. Raises :class:`ChronoverseError`.
+    """
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = "" if job["exit_code"] is None else f" (exit code {job['exit_code']})"

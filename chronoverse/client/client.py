@@ -1,4 +1,9 @@
-"""The HTTP client: follows logs through lost connections, reads pages, redacts lines and deletes jobs."""
+"""The HTTP client: follows a job's log through lost connections, reads its pages, redacts lines and deletes jobs.
+
+connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
+     ^                    │
+     └── Last-Event-ID ───┘   until the log ends, or the service refuses permanently
+"""
 
 import contextlib
 import random
@@ -40,9 +45,11 @@ class Client:
     """A client of the service at ``url``. ``token`` is a bearer token, a function that makes one for each attempt, or
     None.
 
-    Requests other than streams are tried ``max_attempts`` times within ``max_retry_seconds``. ``on_retry`` gets a
-    message before each delay, and an empty one after it. Raises a :class:`ChronoverseError` when no retry can succeed,
-    and :class:`Unreachable` when retries did not.
+    ``ca_file`` has authorities to trust beside the system's. Requests other than streams are tried ``max_attempts``
+    times within ``max_retry_seconds``. ``on_retry`` gets a message before each of their delays, and an empty one after
+    it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
+
+    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not.
     """
 
     def __init__(
@@ -87,8 +94,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` only lines that match.
-        The last JobState says how the job ended. It must exist within ``wait`` seconds. ``stop`` ends a delay.
+        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` (an expression with
+        ``regex``) only lines that match. The last JobState says how the job ended. The job must begin to exist within
+        ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
@@ -103,7 +111,10 @@ class Client:
         label: Sequence[str] | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[WorkflowEvent]:
-        """Follows a workflow's jobs without an end: the newest ``jobs`` (100), oldest first, then each change."""
+        """Follows the jobs of a workflow: the newest ``jobs`` (100), oldest first, then each change, without an end.
+
+        With ``status``, or each ``label`` (KEY=VALUE), only jobs that have them. ``stop`` is as for :meth:`follow`.
+        """
         filters = {"jobs": jobs, "status": status, "label": label}
         path = _path("/workflows/{}/events", workflow_id)
         yield from self._follow(path, WorkflowFollower(), {}, filters, stop)
@@ -189,6 +200,11 @@ class Client:
         return self.read("/workflows/{}/jobs/{}", *job)
 
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
+        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
+
+        Where the answer's header says how far it has come in a log or in a workflow, the JSON also has this number as
+        ``reached``, or this job as ``searched_to``. Parameters of ``query`` that are None are left out.
+        """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
 
@@ -317,7 +333,10 @@ class Client:
         self._retry(attempt)
 
     def end(self, job: JobRef, status: str, exit_code: int | None = None) -> dict[str, Any]:
-        """Ends a job that no runner holds, and returns it. Raises :class:`Held` and :class:`Closed`, too."""
+        """Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
+
+        Raises :class:`Held` and :class:`Closed`, too.
+        """
         body = orjson.dumps({"status": status, "exit_code": exit_code})
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path = _path("/workflows/{}/jobs/{}/end", *job)

@@ -66,7 +66,9 @@ WorkflowEvent = JobChange | Reset | UpToDate | Notice
 class Follower:
     """Reads the event streams of one job, one connection after the other, and gives each number once.
 
-    ``last_number`` is the last one that was given or skipped, None at first. ``retry_ms`` is the service's.
+    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last one
+    that was given or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
+    reconnection time that the service asked for.
     """
 
     def __init__(self) -> None:
@@ -92,6 +94,7 @@ class Follower:
         self._advance(parse_number(self._decoder.last_event_id))
 
     def _advance(self, number: int | None) -> bool:
+        """Moves ``last_number`` forward to ``number``. Returns False if it was reached before."""
         if number is None or (self.last_number is not None and number <= self.last_number):
             return False
         self.last_number = number
@@ -142,6 +145,7 @@ class WorkflowFollower(Follower):
             yield UpToDate(self.last_number)
 
     def _advance(self, number: int | None) -> bool:
+        """Moves ``last_number``. It may go back, where a store has lost changes."""
         self.last_number = self.last_number if number is None else number
         return True
 
@@ -174,7 +178,8 @@ def name_gaps(
 ) -> Iterator[_Item | Gap]:
     """The ``items`` of pages after number ``start``, and a Gap for each run of numbers that have none, in their order.
 
-    They end in front of ``end``, if that is known. ``first`` is the first number that can be read.
+    ``number`` gives the number of an item. ``end`` is the one in front of which they end, None if there may be further
+    items. ``first`` is the first number that can be read.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

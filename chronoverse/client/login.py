@@ -72,7 +72,8 @@ class Issuer:
     ) -> Login:
         """Has the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
 
-        Raises :class:`Unauthorized`, :class:`Unreachable`, and :class:`ChronoverseError` for unusable answers.
+        Raises :class:`Unauthorized` when the issuer refuses it, or when nobody signs in in time, :class:`Unreachable`,
+        and :class:`ChronoverseError` for an issuer whose answers cannot be used.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
@@ -230,7 +231,11 @@ class LoginFile:
         return removed
 
     def token(self, clock: Callable[[], float] = time.time) -> str:
-        """The token for a request, renewed before its end. Raises :class:`StaleToken`, :class:`RequestFailed`."""
+        """The token for a request, which is renewed before its end.
+
+        Raises :class:`StaleToken` when the sign-in is over, :class:`RequestFailed` when the issuer does not answer and
+        the token has ended, and :class:`SettingsError`.
+        """
         login = self._current()
         if not login.is_due(clock()):
             return login.access_token

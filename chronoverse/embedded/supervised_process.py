@@ -138,5 +138,9 @@ class SupervisedProcess:
             self._spawn()
 
     def _stay_in_owner(self) -> None:
+        """Stops the copy of this thread that a fork has where threads are greenlets.
+
+        The copy must not end either: the fork's ``threading`` does not know it, and would raise KeyError.
+        """
         if os.getpid() != self._owner:
             threading.Event().wait()

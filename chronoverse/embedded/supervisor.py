@@ -18,6 +18,7 @@ from typing import Final
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
 #: Seconds before a server that died is started again: the first and the longest delay, doubled each time.
+#: (This program runs without the package, and so without ``chronoverse.backoff``.)
 _BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -62,7 +63,8 @@ class _SupervisedServer:
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that has run for that many seconds has started well.
+        # A server that has run for that many seconds has started well. If its SIGCHLD was missed, the end of one that
+        # does not start is seen at the next SIGALRM, up to a second later.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:

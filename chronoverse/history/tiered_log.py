@@ -45,8 +45,9 @@ def read_tiers(
 ) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
     """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
 
-    ``read_archive`` returns None when it has nothing there, ``read_store`` None and raw entries when numbers are left
-    out. Returns the result, or None and these entries; and the job, if it was fetched again.
+    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
+    there, ``read_store`` None and raw entries when numbers are left out. Returns the result, or None and these entries,
+    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -205,7 +206,10 @@ class LogReader:
 
 
 def _first_lines(read: Batch) -> Batch:
-    """The first lines of ``read``, so that a slow client's page keeps few characters in memory."""
+    """The first lines of ``read``, with some ``2 * BATCH_CHARACTERS`` characters in all. The others are read again.
+
+    Otherwise they would stay in memory while a slow client reads these.
+    """
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
     for line in read.lines:

@@ -62,8 +62,9 @@ def install(
 ) -> "TaskLogs":
     """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
 
-    ``workflow`` is one for all tasks, else each task's name. ``store`` is the URL of a store or a service, ``token`` as
-    for :meth:`chronoverse.api.JobLog.open`. Raises ValueError, :class:`SettingsError`.
+    ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
+    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` is for log records. Raises
+    ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
     url = store or settings.redis_url or settings.service_url
@@ -95,7 +96,8 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: Makes the tokens of attempts. The pool's processes inherit it, so the main process can end their attempts.
+        #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
+        #: attempt of one that it has terminated.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: dict[str, _TaskOutput] = {}
@@ -178,7 +180,10 @@ class TaskLogs:
             self._shared_writer().close()  # the next task would find broken connections, and has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
-        """Ends the log of a task that was killed, or will not run: one try, in the worker's main process."""
+        """Ends the log of a task whose process was killed, or that will not run.
+
+        This is in the worker's main process, which has other work to do and forks: one try, without a thread.
+        """
         if terminated and signum != signal.SIGKILL:
             return  # the task's process gets the signal as an exception, and ends the log itself
         if not self._is_published(sender) or time.monotonic() < self._away_until:

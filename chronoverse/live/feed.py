@@ -86,6 +86,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
+        """Which of ``subjects``, all of which want the same, may take time now. None when all have to wait."""
         now = self._clock()
         self._left = min(_FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
@@ -127,7 +128,11 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, up to ``most_bytes``, and what closes the log after them, if anything does."""
+    """The frames of ``entries``, and what closes the log after them, if anything does.
+
+    A log is closed by its terminal entry, or by an entry out of sequence that is the last. Encoding stops after the
+    frame that reaches ``most_bytes``.
+    """
     events: list[EventFrame] = []
     for entry in entries:
         if most_bytes <= 0:
@@ -312,8 +317,13 @@ class Feed:
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()
 
+    # For viewers
+
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``. None before the ring, and inside a gap."""
+        """The position of the first frame after line ``cursor``. None when the ring begins later.
+
+        None also for a cursor inside a gap: the ring's frame names the whole gap, and this viewer needs its rest.
+        """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
             if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):

@@ -45,8 +45,10 @@ class Replay:
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
         """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
 
-        Sets ``reason`` when the stream ends with them. Raises :class:`StoreError`, :class:`AtCapacity`,
-        :class:`ScansUnavailable`, :class:`ShareExceeded`; then it can be repeated.
+        Sets ``reason`` when the stream ends with them. After ``ends_at``, on the viewer's clock, nobody wants any.
+
+        Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
+        :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
         """
         try:
             redacted = b""

@@ -62,8 +62,9 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
-    A viewer calls ``pause``, and ``throttle`` with the bytes of its last segment, before the next. Without ``scan``
-    (the scan server), stored lines are compared here.
+    ``pause`` lets live viewers go first, before each segment. A viewer calls ``throttle`` with the bytes of its last
+    segment before the next. ``most_lines`` are asked for at once, and ``most_bytes`` cached. ``scan`` asks the scan
+    server, which compares stored lines with queries; without it, that is done here.
     """
 
     def __init__(
@@ -151,8 +152,9 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """As :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
-        None when it finds nothing to send and nothing to skip, or does not run. Raises as :meth:`ScanClient.replay`
-        does.
+        None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
+        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises as
+        :meth:`ScanClient.replay` does.
         """
         if self._scan is None:
             return None
@@ -264,7 +266,10 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of ``entries``, which follow line ``cursor``, of :data:`MAX_SEGMENT_BYTES` at most."""
+    """A segment of ``entries``, which follow line ``cursor``: of all, or of the first :data:`MAX_SEGMENT_BYTES`.
+
+    ``first`` is the first number that the store has.
+    """
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
     events, closing = encode(read_entries(entries[len(plain) :], reached, first), reached, MAX_SEGMENT_BYTES - size)
@@ -282,9 +287,10 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 
 
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
-    """The scan server's side: event frames, and the last number that they cover, up to what closes the log.
+    """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
 
-    Raises as :meth:`ReplayCache.read_after` does.
+    They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
+    and decides what that means. Raises as :meth:`ReplayCache.read_after` does.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

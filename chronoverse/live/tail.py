@@ -53,8 +53,8 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 class Tail:
     """Live reading for one process. The threads start with the first watched job.
 
-    ``ring_bytes`` are the fewest and the most bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets
-    others go first.
+    ``redacted`` is called with each job in which something was redacted. ``ring_bytes`` are the fewest and the most
+    bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
     """
 
     def __init__(
@@ -278,7 +278,10 @@ class Tail:
             ended.append((feed, closing))
 
     def housekeep_once(self) -> None:
-        """Updates the metrics, wakes viewers that are due, and checks jobs that are due. Raises :class:`StoreError`."""
+        """One round: updates the metrics, wakes viewers that are due, and checks jobs that are due.
+
+        Raises: :class:`StoreError`.
+        """
         self.report_metrics()
         now = self.clock()
         feeds = tuple(self._feeds.values())
@@ -350,15 +353,20 @@ def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, i
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether ``job``, just fetched, counts lines after ``cursor``, and the log has none there.
+    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
 
-    After a failover a second answer differs, and nothing is known to be gone. Raises :class:`StoreError`.
+    Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
+    lines that the new master does not have yet. Then the second answer is another one, and nothing is known to be gone.
+    Raises: :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
 
 
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """Skips lines that were archived before the tail read them. Returns the others, and the line they follow."""
+    """Skips lines that were archived before the tail read them. Viewers read them from the archive.
+
+    ``entries`` follow line ``before`` and leave numbers out. Returns those that are left, and the line they follow.
+    """
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
     feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))

@@ -27,8 +27,10 @@ CURSOR_SECONDS: Final = 0.4
 class Viewer:
     """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
 
-    Without a ``job`` it waits for ``wait`` seconds. ``expires_at`` (the token) and ``closes_at`` are on the tail's
-    clock. :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
+    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds. The
+    token of ``subject`` expires at ``expires_at``, and the stream is too old at ``closes_at``, on the tail's clock.
+
+    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
     """
 
     # A worker has thousands of viewers.
@@ -57,13 +59,16 @@ class Viewer:
     ) -> None:
         self.cursor = after
         self.done = False
-        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left``, ``slow`` or
-        #: ``matched``.
+        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Of a wait
+        #: also ``matched``. Empty before.
         self.reason = ""
+        #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
+        #: Whether :meth:`try_next` found nothing because the store has to be read.
         self.needs_store_read = False
         #: Called when there may be more to send.
         self.on_wake: Callable[[], object] | None = None
+        #: When it last sent something, on the tail's clock.
         self.sent_at = tail.clock()
         #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
         self.has_skipped = False

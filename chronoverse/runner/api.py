@@ -59,6 +59,7 @@ class JobLog:
         service_url: str | None,
         resources: ExitStack,
     ) -> None:
+        """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
         self._splitters = {stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
@@ -66,6 +67,7 @@ class JobLog:
         self._service_url = service_url
         self._resources = resources
         self._lock = threading.Lock()
+        #: Whether :meth:`finish` was called. After that nothing can be written.
         self.finished = False
 
     @classmethod
@@ -135,17 +137,20 @@ class JobLog:
 
     @property
     def undelivered(self) -> int:
+        """Lines that the store has not acknowledged."""
         return self._publisher.spool.undelivered
 
     @property
     def dropped(self) -> int:
+        """Lines that the spool had no room for while the store was away."""
         return self._publisher.spool.dropped
 
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines, and the last line needs none. ``at`` is Unix time. Invalid UTF-8 is replaced. Raises
-        ValueError for any other stream, and after the log is finished.
+        Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
+        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and after the log is
+        finished.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
@@ -165,8 +170,9 @@ class JobLog:
         """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its
         lines.
 
-        ``PENDING`` ends only this attempt: the next :meth:`open` within a week continues the log. Returns whether the
-        store has all lines and the end. Raises ValueError for any other status.
+        ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
+        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
+        other status.
         """
         if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
             raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")
@@ -204,13 +210,14 @@ class JobLog:
 
 
 class JobLogStream(io.TextIOBase):
-    """A text stream that publishes what is written: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
+    """A text stream that publishes what is written to it: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
     A line is published when it ends, when it has :data:`_MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
-    may write.
+    may write. What is written after that, or after the log's end, is ignored.
     """
 
     def __init__(self, log: JobLog, stream: str) -> None:
+        """``stream`` is ``stdout`` or ``stderr``."""
         self._log = log
         self._stream = stream
         self._unfinished = ""
@@ -221,6 +228,7 @@ class JobLogStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
+        """Publishes the lines that end in ``text``. Returns the number of its characters. Never waits for the store."""
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
             if len(rest) > _MAX_UNFINISHED:
@@ -231,6 +239,7 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
+        """Publishes the line that has not ended. A second call does nothing."""
         with self._lock:
             if self._unfinished:
                 self.write("\n")

@@ -39,8 +39,11 @@ GZIP_BYTES: Final = 1_400
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    With ``durable`` a line is safe when the service says so. Raises what :class:`chronoverse.store.Store` raises,
-    :class:`TooFast`, :class:`StaleToken` for a function's token, and without a chance for a retry
+    When a function's token is refused, :class:`StaleToken` is raised. None after a token counts as a service that is
+    away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a line is safe when the service
+    says so.
+
+    Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry
     :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and :class:`Unreachable` for
     an untrusted certificate.
     """
@@ -99,6 +102,7 @@ class HttpLogWriter:
         return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
+        """As :meth:`append_runs`."""
         runs = runs_of(lines)
         with contextlib.suppress(EarlierService):
             return self.append_runs(attempt, lines[0].sequence_num, runs)
@@ -161,6 +165,7 @@ class HttpLogWriter:
         }
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
+        """Records in the log that lines ``first`` to ``last`` are lost, or ``missing``. Returns the next number."""
         body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "first": first}
         body["count"] = last - first + 1
         if reason != "lost":
@@ -168,11 +173,13 @@ class HttpLogWriter:
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
+        """As :data:`chronoverse.runner.readback.Compare`. The service compares."""
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
     def job_warnings(self, job: JobRef) -> list[str]:
+        """No warnings: the service watches its store itself."""
         return []
 
     def durability_probe(self) -> "HttpLogWriter | None":

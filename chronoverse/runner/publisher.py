@@ -59,12 +59,15 @@ class JobResult(NamedTuple):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … that has no lines, no end, no tombstone and no live runner;
-    the job of a reassigned spool must have no lines. ``wait_for_lease``: lines wait instead of :class:`Held`. ``say``
-    shows the user a message.
+    A spool that another process left behind is continued where that process stopped, with its token. The job of a
+    reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
+    lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
+    job, instead of :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not
+    refuse.
     """
 
     connect: Callable[[], LogWriter]
+    #: The job that the lines are published as.
     job: JobRef
     spool: Spool
     say: Callable[[str], None]
@@ -89,6 +92,7 @@ class Publisher:
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
+        #: The sequence number of the spool's line with the index 0.
         self._base: int = spool.state.get("base", 0)
         #: Our last attempt, or that of the process that left the spool; and whether it has the lease.
         self._attempt: Attempt | None = None
@@ -108,7 +112,9 @@ class Publisher:
         #: What to ask for safe lines; None when lines are safe once they are acknowledged.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
+        #: Labels that are known only at the end, until the job has them.
         self._last_labels: Labels = ()
+        #: The error that stopped publishing permanently, if one did.
         self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
@@ -116,9 +122,13 @@ class Publisher:
         #: Whether :meth:`start` also raises what can pass. The user is then not told that lines wait.
         self._must_open = False
         self._last_error: ChronoverseError | None = None
+        #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
+        #: Whether the store has the job's end, safely.
         self.ended = False
+        #: Whether the user knows that the spool's file cannot be written during this outage.
         self._has_warned_of_file = False
+        #: Whether the user knows that a quota leaves lines out.
         self._has_said_quota = False
         self._opened_or_refused = threading.Event()
         self._stop = threading.Event()
@@ -127,8 +137,8 @@ class Publisher:
     def start(self, seconds: float, *, must_open: bool = False) -> None:
         """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
-        ``connect`` raises; with ``must_open`` also :class:`StoreError`, if the job is not open then.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
+        ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
         """
         self._must_open = must_open
         threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True).start()
@@ -141,13 +151,17 @@ class Publisher:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """After the last line: the thread delivers the spool, sets ``labels``, and ends the job with ``result``."""
+        """Call this after the last line. The thread delivers what is in the spool, and then ends the job.
+
+        Before that the job gets the ``labels`` that the store does not refuse.
+        """
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
         self._result = result
         self.spool.close()
 
     def join(self, seconds: float) -> bool:
+        """Waits up to ``seconds`` for the thread to finish. Returns whether it has."""
         return self._done.wait(seconds)
 
     def stop(self) -> None:
@@ -156,6 +170,7 @@ class Publisher:
 
     @property
     def base(self) -> int | None:
+        """The sequence number of the spool's line with the index 0; None while there was no attempt."""
         return self._base if self._attempt else None
 
     @property
@@ -234,7 +249,8 @@ class Publisher:
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
         """Sends the next lines, and waits for the oldest answer. What fills an append is sent before that.
 
-        Raises :class:`ForeignLines`. Lines that nobody has any more are named in the log.
+        Raises :class:`ForeignLines` when somebody else writes to the log. If neither the store nor the spool has the
+        next line, tells the store, which names it in the log.
         """
         while len(self._unanswered) < store.appends_ahead:
             start = self._unanswered[-1][0] if self._unanswered else self.spool.acked
@@ -333,6 +349,7 @@ class Publisher:
                 self.say(warning)
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
+        """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
         if self._result is None:
             return False
         try:
@@ -385,6 +402,7 @@ class Publisher:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
+        """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
         if self._probe is None:
             return True
         try:
@@ -426,7 +444,8 @@ class Publisher:
             self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # Whoever deletes a job wants its lines gone, unless they are another's: reassigned, or never opened.
+        # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
+        # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")

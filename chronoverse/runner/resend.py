@@ -1,4 +1,7 @@
-"""Delivers a spool file that a runner left behind: its lines, and then how the job ended."""
+"""Delivers a spool file that a runner left behind: its lines, and then how the job ended.
+
+The file is removed only when the store has ended the job and has given back every line of the file.
+"""
 
 import contextlib
 import time
@@ -34,9 +37,13 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is
     deleted.
 
-    ``connect`` returns the store of a workflow. The lines become those of ``job_id``, or with ``retry`` of the first
-    free one of JOB, JOB.2, … ``say`` gets messages, ``show`` the progress each second. Raises :class:`SpoolError`,
-    :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
+    ``connect`` returns the store of a workflow, ``comparer_for`` how to compare with its lines. The lines become those
+    of ``job_id``, which must have none, or with ``retry`` of the first free one of JOB, JOB.2, …; ``say`` gets
+    messages, ``show`` the progress each second.
+
+    Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered; :class:`SpoolNotInLog`
+    when the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` when the job cannot be
+    continued; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

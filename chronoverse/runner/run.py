@@ -55,8 +55,10 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function. ``out`` and ``err`` get the output unchanged. ``more_follow``: other commands follow as
-    attempts of this job. With ``require_log``, raises what :meth:`Publisher.start` raises.
+    ``store`` may be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
+    ``more_follow``: whether other commands follow as attempts of this job. ``service_url`` and ``page`` are for
+    messages; the others are options of ``chronoverse run``. With ``require_log``, raises what :meth:`Publisher.start`
+    raises.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -176,7 +178,8 @@ def close_and_report(
 ) -> None:
     """Closes the spool of a stopped ``publisher``, and says what was dropped, and how to deliver the rest later.
 
-    ``delivered``: the store has everything. ``refusal``: the error that stopped the delivery permanently.
+    With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
+    the delivery permanently. ``service_url`` is the service that we publish through.
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered

@@ -27,9 +27,10 @@ _BUCKET: Final = "bucket:"
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``has_derived``: its shapes and its timeline of this version are archived, or cannot be; ``swept``: no unrecorded
-    object is left; ``deleting``: the job is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for
-    ``ended_seconds``.
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
+    timeline of this version, too, or they could not be; ``swept``: no unrecorded object is left; ``deleting``: the job
+    is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for ``ended_seconds``. ``first`` and
+    ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's own.
     """
 
     archived: int
@@ -235,7 +236,11 @@ class JobCatalog:
         return {ref.workflow_id: answer for ref, answer in found.items()}
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Applies the workflow's retention to a job that has begun. False for no such job, or one that is archived."""
+        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
+
+        An ended job expires ``seconds`` after its end was seen. Returns False when there is no such job, or when the
+        archive has all of it.
+        """
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
         return bool(self._commands.script("apply_retention", job.workflow_id, keys, *args))

@@ -21,7 +21,10 @@ _AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """Since when an object is to be deleted, and why: a redaction ``replaced`` or a larger chunk ``merged`` it."""
+    """An object is to be deleted since ``seconds``.
+
+    ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
+    """
 
     seconds: float
     replaced: bool
@@ -154,9 +157,10 @@ class ChunkIndex:
     ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
-        None while its runner resends lines. It is LOST if no runner comes in ``wait_seconds``. ``sizes``: bytes that a
-        quota counts. Idempotent. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of
-        this name.
+        None when its runner has come back and has not sent everything again: repeat it then. A job that has not ended
+        is LOST if its runner does not come back in ``wait_seconds``. The count of ``redactions`` never decreases.
+        ``sizes`` are the bytes that a quota counts, by a chunk's name. Idempotent. Raises :class:`Deleted`;
+        :class:`ArchiveDamaged` when the store has another job of this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
@@ -196,10 +200,12 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Records ``chunk`` instead of ``old``, or after all others, with ``audit`` and ``redactions``. Idempotent.
+        """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
+        Idempotent.
 
-        The object of ``old`` becomes garbage, and the lines leave the log. Raises :class:`Fenced`,
-        :class:`SequenceGap`.
+        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` and the
+        count of ``redactions`` are stored. Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has
+        changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

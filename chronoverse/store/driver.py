@@ -31,7 +31,10 @@ _PUSH_CONSUMED: Final = object()
 
 
 class Script:
-    """A Lua script in ``scripts/``. One that frees memory begins with ``flags=allow-oom``."""
+    """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
+
+    One that begins with ``flags=allow-oom`` is also run by a server that is out of memory: it frees more than it takes.
+    """
 
     def __init__(self, name: str) -> None:
         types = ", ".join(f"{kind} = '{type}'" for kind, type in {**JOB_KEYS, **WORKFLOW_KEYS}.items())
@@ -132,7 +135,9 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_timeout": timeout,
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
-        # A retry hides the first answer. One is enough for a pooled connection that the server closed long ago.
+        # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a
+        # pooled connection that the server closed long ago. A command that timed out is not repeated: it would take
+        # as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # Otherwise each connection begins with CLIENT SETINFO, which the documented users may not run.
@@ -142,7 +147,10 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
 
 
 class AskingClient(redis.Redis):
-    """A client of the node that a slot is being moved to: https://redis.io/docs/latest/commands/asking/"""
+    """A client of the node that a slot is being moved to. That node refuses commands without ASKING before them.
+
+    https://redis.io/docs/latest/commands/asking/
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(connection_pool=client.connection_pool)

@@ -41,8 +41,9 @@ def confirm(
         # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
-            # Asked separately: a server writes to its files after all commands that it has read. An empty buffer holds
-            # no write.
+            # This is asked separately: a server writes to its files only after it has executed all commands that it has
+            # read from its connections. With ``everysec`` a write may stay in the server's memory while its disk is
+            # busy. An empty buffer has no such write.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()
@@ -66,8 +67,11 @@ def confirm(
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     """Whether nothing that the server has written up to ``write`` can be undone. Raises the driver's errors.
 
-    False when the disk or a replica has not confirmed in time, and when all replicas are away. None when the server
-    cannot tell: it only makes snapshots, or is Redis before 7.2.
+    ``write`` is a command that writes something. False when its reply is 0, when the disk or one of the replicas has
+    not confirmed the write in time, and when all replicas are away. None when the server cannot tell: it makes
+    snapshots and has no append-only file, or it does not know ``WAITAOF`` (Redis before 7.2).
+
+    https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
@@ -88,6 +92,7 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     if not isinstance(on_disk, redis.RedisError):
         return bool(on_disk[0] >= 1)
-    # A server that loaded and made no snapshot cannot bring back an older state at a restart.
+    # A server that loaded no snapshot, made none, and is making none has nothing to load at a restart. So a restart
+    # cannot bring back an older state.
     names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
     return all(persistence.get(name) == "0" for name in names) or None

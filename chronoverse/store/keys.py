@@ -7,7 +7,9 @@ from chronoverse.joblog.model import JobRef
 
 #: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
 ARCHIVE_LOCK: Final = "sealer"
-#: The kinds of keys of a job, and their types, for ``check_types`` in common.lua, deletion and ``end_job``.
+#: The kinds of keys of a job, which end the keys' names and have only letters, and their types. ``check_types`` in
+#: common.lua takes the types from here, and a deletion removes all but the tombstone. The keys of an ended job that is
+#: not archived expire instead, if ``end_job`` there says so.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",
@@ -20,6 +22,7 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "garbage": "hash",
     "deleted": "string",
 }
+#: The same of a workflow.
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {
     "jobs": "zset",
     "running": "set",

@@ -39,7 +39,11 @@ class JobListing:
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
-        """Adds jobs of one server to their listings and changes. Returns the scores (Unix ms). Raises nothing."""
+        """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
+
+        A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
+        of those that this call has added or found. Nothing is raised: a server that is full can still be read.
+        """
         calls = [
             (
                 job.ref.workflow_id,

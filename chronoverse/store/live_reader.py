@@ -36,7 +36,8 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: Seconds from one read to the next, if a change is reported within half that time.
+#: Seconds from the beginning of a read to the next one, if a change is reported within half that time: what changes
+#: meanwhile is read with it. A change that is reported later is read at once.
 GATHER_SECONDS: Final = 0.004
 #: Seconds between two reads of a log whose changes the server does not report, at least.
 POLL_SECONDS: Final = 0.05
@@ -60,8 +61,9 @@ class WatchedLog:
 class NodeReader:
     """One connection to ``server``, and the logs that are read there. One thread reads; any may add and remove logs.
 
-    Each log is in the queue, or was read after the last change that the server has reported. On a new connection all
-    are queued.
+    One thread reads; any thread may add and remove logs. Each log is in the queue, or it was read after the last change
+    that the server has reported: replies and reports arrive in their order on one connection. On a new connection all
+    logs are queued.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
@@ -112,9 +114,10 @@ class NodeReader:
                 self._wakeup[1].send(b"\0")
 
     def read(self, count: int) -> list[Found]:
-        """Waits for entries after the cursors, and returns up to ``count`` of each log, or its error; none in time:
-        empty.
+        """Waits until logs have entries after their cursors, and returns up to ``count`` of each.
 
+        The cursors then name the last of these entries. The list is empty when none came in time. For a log that cannot
+        be read, the list has an error instead of entries.
         Raises :class:`StoreError` when the server does not answer.
         """
         with translate_errors():
@@ -201,7 +204,10 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits until there is a log to read, at most ``until``, and takes all messages that have arrived."""
+        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived.
+
+        What changes soon after a read is gathered for :data:`GATHER_SECONDS`.
+        """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Reading many logs takes a quarter of the time.
@@ -311,7 +317,10 @@ class LiveReader:
         self._closed = threading.Event()
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """Reads entries after line ``cursor`` from now on; with ``again`` once more even if the cursor is the same."""
+        """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
+
+        With ``again`` the job is read once more in any case: there may be entries that the server did not report.
+        """
         with self._lock:
             watched = self._logs.get(job)
             if watched is None:
@@ -328,10 +337,10 @@ class LiveReader:
                 watched.node.remove(watched)
 
     def read(self, count: int) -> list[Found]:
-        """Waits until any job has entries after its cursor; up to ``count`` of each, or its error. Empty when none
-        came.
+        """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
 
-        Raises :class:`StoreError` when no server answers.
+        The next read continues after them. For a job that cannot be read, the list has an error, such as
+        :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
         """
         if self.topology.is_single:
             with self._lock:

@@ -72,10 +72,10 @@ class RecordAppender:
     def append(
         self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None
     ) -> Appended:
-        """Appends what the log does not have yet, after ``on_new()`` for a new job, LOST after ``idle_seconds``.
-        Idempotent.
+        """Appends what the log does not have yet. A new job begins with it, after ``on_new()``. May be repeated.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, unless the log has the whole batch;
+        The job is LOST when nothing comes for ``idle_seconds``, unless these are 0. What ``on_new`` raises is raised.
+        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;
         :class:`CorruptLog`, :class:`TooManyFiles`.
         """
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))

@@ -18,10 +18,10 @@ _Request = tuple[JobRef, int, int]
 
 
 class SequentialReader:
-    """Reads logs of ``server`` for one caller at a time, on a connection of its own.
+    """Reads logs of ``server`` for one caller at a time, on a connection of its own, without a pool's checks.
 
-    After two reads in sequence the third is sent ahead. ``read`` reads without this, and is called when the connection
-    fails.
+    After two reads in sequence the third is sent at once, and the server works on it while the caller encodes the
+    second. ``key`` is a log's key. ``read`` reads without any of this, and is called when the connection fails.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class SequentialReader:
             return entries
 
     def discard(self) -> None:
+        """Makes the next read ask again, because a log has changed."""
         self._sent_at = float("-inf")
 
     def close(self) -> None:
@@ -94,6 +95,7 @@ class SequentialReader:
         self._pending, self._sent_at = request, self._clock()
 
     def _answer(self) -> tuple[Sequence[RawEntry], _Request | None]:
+        """The answer to the request that was sent, and that request."""
         assert self._connection is not None
         pending, self._pending = self._pending, None
         return self._connection.read_response(), pending

@@ -37,7 +37,8 @@ from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.watches import WatchStore
 from chronoverse.store.workflows import WorkflowList
 
-#: Seconds of pause after an append when an archiver asks for it; more for large appends.
+#: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
+#: the rest waits in the spool. Large appends pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass.
 SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 2**20
 
@@ -45,8 +46,11 @@ SLOW_BYTES_PER_SECOND: Final = 2**20
 class Store:
     """Every read and write of job logs. Safe to share between threads or greenlets of one process.
 
-    ``sync`` forces the server's files to disk, where they are on this machine. ``clock`` is Unix time in seconds. Every
-    method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another :class:`StoreError`.
+    ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
+    on this machine. ``clock`` is Unix time in seconds.
+
+    Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
+    :class:`StoreError` for an unexpected answer.
     """
 
     #: What a runner sends: lines of one append, and appends before the first is answered.
@@ -103,7 +107,10 @@ class Store:
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
-        """The job, or None. A RUNNING job becomes LOST by this call when its lease and its grace period are over."""
+        """The job as it is now, or None. A RUNNING job whose lease has expired becomes LOST by this call.
+
+        The first call that finds the lease expired waits for the grace period, in which the runner may come back.
+        """
         reply = self._get_job(job)
         if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
             self._sleep(self._grace_ms / 1000)
@@ -117,10 +124,11 @@ class Store:
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`get_job` for many jobs, without waiting. An error about one job is returned in that job's position.
+        """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
 
-        For a reference without a job's id it is the :class:`ChangesState` of the workflow. Raises
-        :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
+        For a reference without a job's id it is the :class:`ChangesState` of the workflow.
+        Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
+        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         """
         found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
         found |= self._commands.by_server([job for job in jobs if not job.job_id], self._changes_states)
@@ -275,7 +283,8 @@ class Store:
         return args
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
+        """Appends one entry that says that lines ``first`` to ``last`` are lost, or ``missing``. Otherwise as
+        :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
@@ -284,9 +293,10 @@ class Store:
         return None if self._durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all is safe now, the end included. None when the time was too short.
+        """The number below which all is safe now, the terminal entry included. None when the time was too short.
 
-        ``may_sync``: it may force the files to the disk. Raises :class:`Fenced`, :class:`NotDurable`.
+        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
+        Raises :class:`Fenced`, :class:`NotDurable`.
         """
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
@@ -309,11 +319,10 @@ class Store:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, ``next_number`` - 1, when all lines are safe. PENDING ends only the
-        attempt.
+        """Ends the job after its last line, ``next_number`` - 1. The caller makes sure before that all lines are safe.
 
-        If its exit code ``counts``, the job fails with it, unless it ends with a larger one, or is CANCELED or LOST.
-        Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        With PENDING only the attempt ends. If its exit code ``counts``, the job ends with it, FAILED, unless it ends
+        with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())

@@ -142,7 +142,10 @@ class WatchStore:
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
-        """The next due event of each watch, by the watches' ids; nobody else gets another until it is settled."""
+        """The next event of each watch that has one that is due, by the watches' ids.
+
+        Nobody gets another one of such a watch until it is settled, or for CLAIM_SECONDS.
+        """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
             calls = [(each.workflow_id, [self._keys.watch_queue(*each)], [1000 * CLAIM_SECONDS]) for each in group]
@@ -168,8 +171,7 @@ class WatchStore:
     ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
         """Changes that no process has read; with ``idle_seconds`` those read so long ago and not :meth:`done`.
 
-        Instead of changes comes the id of the first one that is kept where some before it were not read in time. Those
-        that follow come with it in ``known``, by its workflow.
+        With ``idle_seconds`` those that one has read so long ago, and has not :meth:`done`.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -87,7 +87,10 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads each workflow's oldest jobs and some running ones, so that what expired or was lost is noticed."""
+        """Reads the oldest jobs of each workflow, all of one server, and some of the running ones.
+
+        So it is noticed that jobs have expired or are lost, or that a foreign runner has ended them.
+        """
         key = self._keys.of_workflow
         samples = self._commands.pipeline(
             workflow_ids[0],

@@ -116,6 +116,7 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 class Application(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """``func`` itself. Flask would look at each view and hook, for each request, whether it is a coroutine."""
         return func
 
 
@@ -148,10 +149,10 @@ def build_app(deps: Dependencies) -> Flask:
 
 
 def _refuse_odd_requests() -> None:
-    """Answers 400 to a request without a valid host, and 404 to a path with a doubled slash or an escaped one.
+    """Answers 400 when the request has no valid host, and 404 when its path has a doubled slash or an escaped one.
 
-    Only HTTP/1.0 may leave the host out. gunicorn has unescaped ``PATH_INFO``, so the target is looked at as it was
-    sent, too, which may be absolute (RFC 9112 section 3.2).
+    Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so this
+    looks at the target as it was sent, too. That may be in its absolute form: ``GET http://h//x`` (section 3.2.2).
     """
     environ = request.environ
     host = environ.get("HTTP_HOST")

@@ -115,7 +115,10 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
-        """Waits until the request may begin, in turn by address; probes do not wait. Raises :class:`AtCapacity`."""
+        """Waits until the request may begin, before Flask has any work with it. Raises :class:`AtCapacity`.
+
+        Addresses of clients come in turn. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
+        """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
             peer = addr[0] if addr else ""

@@ -28,9 +28,9 @@ class Fault(NamedTuple):
     """What happens to requests of the ``route`` ``attempts``, ``logs`` or ``end``, or of all; not to renewals of the
     lease.
 
-    ``how`` is ``lose answer``, ``lose request``, ``delay``, ``repeat``, ``swallow`` (lines are only answered as
-    stored), or a status. The first ``times`` requests are hit; or else all of any route, in the ``seconds`` from the
-    first one on.
+    ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
+    ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead. The first ``times``
+    requests are hit; or else all of any route, in the ``seconds`` from the first one on.
     """
 
     how: str | int
@@ -40,7 +40,10 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to ``upstream``, but for ``faults``. ``is_out``: all get 503. ``appends``: times and statuses."""
+    """Forwards to the service at ``upstream``, but for ``faults``. While ``is_out``, all requests get 503.
+
+    ``appends`` are the times of the requests with lines, and the statuses of their answers.
+    """
 
     daemon_threads = True
 
@@ -59,6 +62,7 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def unused(self) -> list[Fault]:
+        """The faults for which no request came."""
         return [fault for fault, left in self._left.items() if left == fault.times]
 
     def choose(self, route: str, is_renewal: bool) -> str | int:
@@ -137,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _parse(self, body: bytes) -> dict[str, Any]:
+        """The body's JSON. Empty for what is none: the service will say so."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             content = orjson.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
             if isinstance(content, dict):

@@ -29,9 +29,10 @@ PATIENCE_SECONDS: Final = 60.0
 class Case(NamedTuple):
     """What a runner is given, what happens to it, and what holds afterwards.
 
-    ``script`` is the command for sh, with the case's gate (a file) as ``$1``; or ``argv`` is. ``before`` and ``during``
-    the log's line "one", the kit acts. ``check`` yields what does not hold; by default the log has ``out``, ``err`` and
-    ``both``, and the job its labels, end, and ``job``.
+    ``script`` is the command for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
+    ``argv`` is. ``before`` and ``during``: what the kit does before the start, and when the log has the line "one".
+    ``check`` yields a sentence for what does not hold. By default the log has the lines ``out``, ``err`` (None for any)
+    and ``both``, and the job its labels, its command's end, and what ``job`` says.
     """
 
     name: str
@@ -50,7 +51,8 @@ class Case(NamedTuple):
     job: Mapping[str, Any] = {}
 
 
-class Broken(Exception): ...
+class Broken(Exception):
+    """Raised while a case runs when it can no longer hold. The message says what is wrong."""
 
 
 class Result(NamedTuple):
@@ -98,6 +100,7 @@ class Trial:
 
     @property
     def stderr(self) -> str:
+        """The end of what the runner has written there."""
         path = self._directory / "stderr"
         return path.read_bytes()[-2_000:].decode("utf-8", "replace") if path.exists() else ""
 
@@ -106,6 +109,7 @@ class Trial:
         return [each for each in self.events if isinstance(each, Line)]
 
     def messages(self, stream: str | None) -> list[str]:
+        """The lines of a stream, or of both, each put together from its pieces."""
         joined, goes_on = list[str](), False
         for line in self.lines:
             if stream in (None, line.stream):
@@ -203,6 +207,7 @@ class Trial:
             self.other = self.other._replace(next=self._writer.append(self.other, [line]))
 
     def end_other(self, status: Status) -> None:
+        """The second runner, if there is one, ends the job, or with PENDING its attempt."""
         if self.other:
             self._writer.finish(self.other, status, 0, 0, self.other.next)
             self.other = None

@@ -68,9 +68,11 @@ def message_bytes(max_bytes: int) -> int:
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """A line with a visible message of at most ``max_bytes`` of JSON, and a link if ``page`` is the job's page.
+    """A line as the service has it, with a visible message of at most ``max_bytes`` of JSON.
 
-    Of a longer message, ``message_bytes`` is the size, and ``whole`` says how to get it. A match is shown first.
+    A longer message is cut. Then ``message_bytes`` is its whole size, and ``whole`` says how to get all of it. The size
+    of a line that the service itself has cut is not known. In a line that was found, the first match is shown. With
+    ``page``, the address of the job's page, the line has a link.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]
@@ -114,9 +116,10 @@ def fill(
     page: str | None = None,
     descending: bool = False,
 ) -> Filling:
-    """The first of ``parts`` that have room, with messages of at most ``most`` bytes; the first line is cut to fit.
+    """The first of ``parts``, as many as ``room`` bytes have room for.
 
-    Raises :class:`ChronoverseError` when not even a part of it fits.
+    Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is that of
+    :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.
     """
     kept: list[dict[str, Any]] = []
     position: int | None = None

@@ -84,6 +84,7 @@ class Tool(NamedTuple):
 
 
 def _tool(name: str, required: str, optional: str, description: str, **changed: dict[str, Any]) -> Tool:
+    """A tool with these arguments, and ``max_bytes``. ``changed`` are those that differ from :data:`_ARGUMENTS`."""
     names = [*required.split(), *optional.split(), "max_bytes"]
     schema = {
         "type": "object",
@@ -95,6 +96,7 @@ def _tool(name: str, required: str, optional: str, description: str, **changed: 
 
 
 def tool_list(max_wait: int) -> list[Tool]:
+    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds, and 30 if nobody asks for a number."""
     return [
         _tool(
             "list_workflows",
@@ -196,7 +198,10 @@ def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools' calls, with all arguments of their schemas. Each returns JSON, and raises as :class:`Client` does."""
+    """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
+
+    Its arguments are those of its schema, with the defaults filled in. All raise as :class:`Client` does.
+    """
 
     client: Client
     url: str

@@ -299,7 +299,8 @@ class ScanApp:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
 
-        With ``own``: ``job`` and the newest with all ``labels`` or all of ``own``, among :data:`LABELLED_JOBS`.
+        They say where the shapes that are ``looked_for`` stand. With ``own``, these are ``job`` and jobs with all
+        ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
         first = [ListedJob(before[0] if before else math.inf, job.ref, job)] if start is None else []
@@ -316,7 +317,10 @@ class ScanApp:
         return past._replace(own=own or ()), position
 
     def _position_of(self, job: Job) -> ListingPosition | None:
-        """The job's position in its listing; None for a foreign job without any time: any other may be older."""
+        """Where the job stands in the listing of its workflow; None for a foreign job without any time.
+
+        That was listed when somebody first asked for it, so any other job may be older.
+        """
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
 

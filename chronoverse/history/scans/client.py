@@ -52,7 +52,10 @@ class ScanClient:
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """Event frames, and the last number that they cover. None while no server runs. Raises as :meth:`ask` does."""
+        """The event frames that ``scan`` asks for, and the last number that they cover. Raises as :meth:`ask` does.
+
+        None while no server runs: then the worker filters by itself, so that streams do not stand still meanwhile.
+        """
         if self._server is None or not self._server[0].is_up:
             return None
         with self.ask(scan, subject) as pending:

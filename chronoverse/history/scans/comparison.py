@@ -137,8 +137,9 @@ class Baseline(NamedTuple):
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
     """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
 
-    Without ``labels``: those of the job's branch if there are :data:`_LEAST_RUNS`; else those of the first of
-    :data:`_DEFAULT_BRANCHES` with as many; else all.
+    Without ``labels``, those of the job's branch if there are :data:`_LEAST_RUNS`; else those of the first of
+    :data:`_DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Looks at 200 jobs, or
+    with labels or a branch at up to :data:`LABELLED_JOBS`.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")

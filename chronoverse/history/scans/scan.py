@@ -18,6 +18,13 @@ SHORT_SCAN_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
+    """The fields that all scans have. A scan of all jobs of a workflow has an empty job id.
+
+    ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
+    than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
+    """
+
+    #: The path of the request to the scan server.
     PATH: ClassVar[str]
     #: Of the scans with the same word here, a subject has one at a time.
     TURN: ClassVar = ""
@@ -46,8 +53,10 @@ class BaseScan:
 class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
-    ``only_new``: compared with the job ``against``, or the good runs for ``labels`` (:func:`~.comparison.baseline`).
-    ``form``: ``page`` is JSON with highlights and context, ``whole`` the line in full, ``number`` only its number.
+    With ``only_new``, lines are compared with the job ``against``, or with the good runs that
+    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is what the page has of each line: ``page`` is its
+    JSON with highlights, and ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its
+    number, which takes nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -89,8 +98,9 @@ class WorkflowPosition(NamedTuple):
 class WorkflowScan(LineScan):
     """Asks for up to ``limit`` jobs with matching lines, and up to ``per_job`` of these lines of each.
 
-    Only jobs with that ``status`` and all ``labels`` that started from ``since`` to ``until``. An empty ``workflow_id``
-    asks for all workflows with one of ``ids`` or ``prefixes``.
+    Only jobs of that ``status`` and with all ``labels`` count that started from ``since`` to ``until``; None lets every
+    job pass. ``start`` is how far the page before has come. An empty ``workflow_id`` asks for all workflows with one
+    of ``ids`` or ``prefixes``.
     """
 
     PATH: ClassVar = "/workflow"
@@ -132,7 +142,8 @@ class ProfileScan(SummaryScan):
 class HistoryScan(BaseScan):
     """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` stands.
 
-    ``start``: how far the page before has come, as a creation time in Unix milliseconds and a job id.
+    The line has the number ``line``. Only jobs with all ``labels`` count. ``start`` is how far the page before has come
+    in the workflow's listing: a creation time in Unix milliseconds as text, and a job id.
     """
 
     PATH: ClassVar = "/history"

@@ -116,7 +116,10 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines not looked at yet, and whether each matches: new ones first, then the others from the end backwards."""
+    """The lines that were not looked at for ``found`` yet, and whether each one matches ``search``.
+
+    First come those that a running job has written since, then the others from the end backwards, while there is time.
+    """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
             yield from ((line, batch.is_match) for line in batch.lines)

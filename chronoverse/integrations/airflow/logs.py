@@ -47,18 +47,20 @@ class _RunningTry:
 
 
 class RemoteTaskLogs:
-    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``, with its interface ``RemoteLogStreamIO``.
+    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
 
-    Nothing is connected before the first line, so Airflow may fork. What is published is not written to Airflow's own
-    file.
+    Airflow calls it in the processes that supervise tasks, and in the API server. Nothing is connected, and no thread
+    started, before the first line: so Airflow may fork. What is published is not written to Airflow's own log file too,
+    because Airflow would show both.
     """
 
     def __init__(
         self, url: str | None = None, token: str | Callable[[], str] | None = None, *, settings: Settings | None = None
     ) -> None:
-        """``url`` is the service's, ``token`` as for :meth:`JobLog.open`; by default those of the settings.
+        """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
 
-        Raises ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
+        Without them the settings count: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
+        ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
         """
         self._settings = settings or Settings.from_env()
         self._url = service_url(url) if url else self._settings.service_url

@@ -1,4 +1,8 @@
-"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point."""
+"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point.
+
+The process that supervises the task gets the task's records in order, and a last one from here. When none has come, the
+task's process was killed.
+"""
 
 from typing import Any
 

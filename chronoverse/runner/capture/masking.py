@@ -16,10 +16,12 @@ MAX_BYTES: Final = 65_536
 
 
 class Masks:
-    """The secrets to mask, each any bytes: each line of it that is long enough, others where the whole secret occurs.
+    r"""The secrets to mask, each any bytes.
 
-    Blanks and ends of lines at a secret's ends do not count. Raises :class:`InvalidMask`, without the secret, for one
-    that is too short or too long.
+    Each line of a secret that is long enough is masked wherever it occurs, as a line ``***``; its shorter lines are
+    masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own ends, do not count: a
+    program may change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
+    contain it.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:

@@ -39,8 +39,8 @@ class _Pipe(NamedTuple):
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    The masked lines of every read go to ``publish``, which must not wait; then the bytes to ``tees``. The command is
-    not reaped.
+    The lines of every read go to ``publish``, masked; it must not wait. Then the bytes go to the stream's function in
+    ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
     """
 
     child: Child

@@ -18,9 +18,10 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
-    """While entered, ``group`` is our terminal's foreground process group, so it gets Ctrl-C. Then our own is again.
+    """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
 
-    Nothing is done without a terminal, in its background, and in other threads. Yields a function: whether it was done.
+    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
+    terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield lambda: False

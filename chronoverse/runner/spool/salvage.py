@@ -18,8 +18,9 @@ _NAMED: Final = 10
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
     """The lines of the spool file ``path`` that are whole, and a sentence about the others; empty if there are none.
 
-    The whole lines of a damaged file are written into a new one: with ``in_place`` instead of ``path``, which becomes
-    FILE.damaged; else without a name. Raises :class:`SpoolError` when nothing is whole; :class:`SpoolInUse`.
+    The whole lines of a damaged file are written into a new one. With ``in_place`` it replaces ``path``, which becomes
+    FILE.damaged; else it has no name, and is gone once the spool is closed. Raises: :class:`SpoolError` when nothing is
+    whole, or, with ``in_place``, when nobody knows whose lines they are; :class:`SpoolInUse`.
     """
     try:
         return Spool.recover(path, keep_all=True), ""
@@ -53,7 +54,10 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 
 
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
-    """Writes the whole batches of a damaged file into a new one: its path, if any, and which lines are lacking."""
+    """Writes the whole batches of the damaged file ``path`` into a new file in ``directory``.
+
+    Returns its path, None if there is no such batch; and which lines are lacking, counted from 1 as they were printed.
+    """
     draft: SpoolFile | None = None
     lacking: list[str] = []
     waiting = MemoryBatches()

@@ -90,23 +90,29 @@ class Spool:
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
         self._changed = threading.Condition()
+        #: What was saved last, here or by the process that left the file.
         self.state: dict[str, Any] = {}
         #: Indexes, as in the picture above: of the first line that the store has not acknowledged, of the first that is
         #: not known to be safe there, of the first that was not removed as safe, and of the job's next line.
         self.acked = self.safe = self.first = self.end = 0
+        #: Lines that were dropped because there was no room.
         self.dropped = 0
         #: The oldest lines, if there is a file; then the newest ones.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
+        #: Bytes that the job has printed.
         self._position = 0
         #: The lines below this index may have been sent. They are not dropped: the store may have them.
         self._sent = 0
+        #: The batch that was read last, and its messages.
         self._last_read: tuple[LineBatch, list[bytes]] | None = None
         self._is_closed = self._is_forced = self._is_abandoned = self._keeps_all = False
+        #: Whether the lines are another job's: see :meth:`reassign`.
         self.is_reassigned = False
         #: Why the file could not be written, and when to try again; None if it could.
         self.file_error: Exception | None = None
         self._retry_at = 0.0
+        #: How many lines :meth:`wait_for_lines` waits for.
         self._awaited = 1
 
     @classmethod
@@ -132,10 +138,12 @@ class Spool:
 
     @property
     def undelivered(self) -> int:
+        """Lines that the store has not acknowledged. Those that were dropped count until the log names them."""
         return self.end - self.acked
 
     @property
     def path(self) -> Path | None:
+        """The file, while there is one."""
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:
@@ -165,6 +173,7 @@ class Spool:
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Call this after the last line."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -176,7 +185,10 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """The lines are to be published as another job. The file says so once that job has an attempt."""
+        """The lines are to be published as another job. Forgets their own, and the numbers that they had there.
+
+        The file says so once that job has an attempt.
+        """
         with self._changed:
             self.is_reassigned = True
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
@@ -204,7 +216,8 @@ class Spool:
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
         """Up to ``lines`` lines from ``index`` on, one append; None at the end, or if the spool is abandoned.
 
-        A batch has no dropped lines. When all up to the end were dropped, it is empty, and begins at the end.
+        Where lines were dropped, the batch begins after them, or ends before them. When all lines up to the end were
+        dropped, it is empty, and begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
@@ -266,7 +279,10 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Leaves all lines, and how the job ended, in the file, as far as there is room. None without either."""
+        """Leaves all lines, and how the job ended, in the file. None if there is neither, or there can be no file.
+
+        Lines for which there is no room in the file are dropped.
+        """
         with self._changed:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop(self._memory):

@@ -174,6 +174,7 @@ class SpoolFile:
                 start, limit = self._next_readable(start), -1
 
     def _next_readable(self, ordinal: int) -> int:
+        """The next ordinal from which rows can be read again; beyond all numbers if there is none."""
         step = 1
         while not self._is_readable(ordinal + step):
             step *= 2
@@ -301,7 +302,8 @@ _EARLIER: Final = (
     "was written by an earlier version of chronoverse, in a format that this version cannot read; "
     "deliver it with the version that ran the job"
 )
-#: What :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. The second condition bounds what SQLite reads.
+#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
+#: would read all rows behind them, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = "[0-9]{1,15}"
 #: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.

@@ -13,10 +13,12 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
+#: The range of milliseconds after which a client connects again. Each gets a random one, so that not all come at once.
 RETRY_MS: Final = (1000, 5000)
 #: Seconds between two steps of a drain. A step costs 50 ns for each stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a draining worker admits streams whose connections it had accepted.
+#: Seconds for which a draining worker still admits streams. It accepted their connections before it closed its
+#: listening sockets, so no other worker can answer them.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 

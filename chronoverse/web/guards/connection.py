@@ -1,4 +1,4 @@
-"""Connections of clients: how slowly a client may read, and which are closed to make room for new ones.
+"""Connections of clients: how slowly a client may read, and which connections are closed to make room for new ones.
 
 gunicorn writes all through :meth:`Connection.sendall`, but for event streams
 (:mod:`chronoverse.web.streaming.stream_writer`).
@@ -28,11 +28,13 @@ from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: A connection with progress less than that many seconds ago is not closed to make room.
+#: A connection that made progress less than that many seconds ago is not closed to make room. A healthy client has sent
+#: its request by then.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
-#: Seconds for which sent data may stay unacknowledged, before the kernel drops the connection.
+#: Seconds for which sent data may stay unacknowledged. Then the kernel drops a half-open connection, and not after 20
+#: minutes.
 USER_TIMEOUT_SECONDS: Final = 20.0
 #: Bytes of a request's head: 32 KiB, and 8 KiB of the body. gunicorn searches the whole head again after each read.
 _HEAD_BYTES: Final = 40 * 2**10
@@ -53,10 +55,10 @@ DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
 class Connections:
-    """A worker's connections, but for event streams', in the order of their last progress.
+    """A worker's connections, but for those whose sockets event streams have taken over.
 
-    Beyond ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes
-    ``request_lock``.
+    They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
+    ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -104,11 +106,15 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, which enforces the limits of the answer that is being sent."""
+    """A client's socket, which enforces the limits of the answer that is being sent.
+
+    ``connections`` are the worker's. It is None until the connection was added to them.
+    """
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
     progress_at = 0.0
+    #: Whether we wait for the client: to send something, or to take an ordinary answer.
     is_receiving = True
     is_sending_answer = False
     #: Whether it has had an answer, and no further request.
@@ -130,6 +136,7 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def end_request(self, *, pipelined: bool) -> None:
+        """The answer is sent. ``pipelined`` is whether the next request has been read already."""
         self.is_pipelined = pipelined or self.has_input()
         self.is_receiving = self.is_idle = True
         self._record_progress()
@@ -166,6 +173,11 @@ class Connection(gevent.socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
+        """Sends all of ``data``. Raises OSError as any socket does.
+
+        Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
+        took too long, or its time is over.
+        """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
         self._seconds_left += len(rest) / limits.bytes_per_second
@@ -216,6 +228,7 @@ class Connection(gevent.socket.socket):
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
+        """Whether we wait for the client to send, or to take an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:

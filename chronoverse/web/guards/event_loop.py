@@ -9,7 +9,8 @@ import gevent
 def yield_to_loop() -> None:
     """Returns when the event loop has polled every socket once more and run what was due.
 
-    ``gevent.sleep(0)`` would first run all greenlets that sleep so, for up to 5 ms.
+    ``gevent.sleep(0)`` would not do: gevent runs all greenlets that sleep so in a row, for up to 5 ms, before it polls
+    the sockets again.
     """
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
@@ -24,7 +25,10 @@ class TimeSlice:
         self._ends_at = time.monotonic() + seconds
 
     def check(self) -> bool:
-        """Lets others run if the slice is over, and returns whether they did. To be called often."""
+        """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line.
+
+        Returns whether others ran.
+        """
         if time.monotonic() < self._ends_at:
             return False
         yield_to_loop()

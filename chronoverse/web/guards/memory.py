@@ -13,10 +13,13 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes at the beginning of each body that count as a short body's, so a renewal takes no long body's memory.
+#: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
+#: (a renewal, a few lines) takes nothing of the memory for long bodies.
 SHORT_BODY_BYTES: Final = 131_072
+#: Bytes of such beginnings that a worker holds at a time.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of the greatest length fit into the memory for long ones. Gzip may take the room of two.
+#: How many bodies of the greatest length fit into the memory for the rest of all bodies. A body that was sent with gzip
+#: may take the room of two: as sent and as inflated.
 MAX_LONG_BODIES: Final = 8
 
 
@@ -85,6 +88,7 @@ class UnreadAnswers(Shares):
         super().__init__(8 * PAGE_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
+        """Whether a large page fits, or ``subject`` has nothing unread."""
         return subject not in self._held or self.fits(subject, PAGE_BYTES)
 
 

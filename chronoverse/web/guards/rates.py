@@ -15,23 +15,25 @@ from chronoverse.errors import TooFast
 BURST_SECONDS: Final = 10.0
 #: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Jobs that log records of one subject may begin at once, and in each second after that.
+#: Jobs that log records of one subject may begin at once, and in each second after that. A job takes 5 KB of the store
+#: at least, and some milliseconds of the request. The Collector may meet the pods of a whole cluster at once.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
 #: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
 MAX_SUBJECTS: Final = 1_000
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
 FEW_REPLAYS: Final = 8
-#: The longest pause of one replay, in seconds: segments are still cached when the last replay comes.
+#: The longest pause of one replay, in seconds. So each reads at least one segment a second, and a segment is still in
+#: the replay cache when the last of the replays comes to it.
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(eq=False)
 class Throttle:
-    """Token buckets, one for each subject, filled at ``rate`` a second. ``clock`` is monotonic.
+    """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
-    An empty one is full after ``burst_seconds``. Without a ``rate`` there is no bound. Whoever is refused should wait
-    for ``least_wait`` seconds.
+    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
+    bound. Whoever is refused for this ``reason`` should wait for ``least_wait`` seconds at least.
     """
 
     rate: float | None
@@ -82,7 +84,10 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
 
 @dataclass(eq=False)
 class ReplayThrottle:
-    """A token bucket for what all replays of a worker write, ``rate`` bytes a second, to leave time for live lines."""
+    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second, to leave time for live lines.
+
+    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
+    """
 
     rate: int
     clock: Callable[[], float] = time.monotonic

@@ -18,7 +18,8 @@ from chronoverse.web.guards.memory import UnreadAnswers
 _ACCEPT_WAIT_SECONDS: Final = 10.0
 #: Seconds that a request waits for its turn, and again for the scan server.
 WAIT_SECONDS: Final = 5.0
-#: Seconds for which a subject with many unread answers waits before another page is made for it.
+#: Seconds for which a subject waits before another page is made for it, while its unread answers leave no room for a
+#: large one. A page that is made and then refused takes the worker some 15 ms.
 UNREAD_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its turn to read further. A download that has begun cannot be refused.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
@@ -31,7 +32,8 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 class Turns:
     """A worker's turns. ``server_of`` tells which server of the store has a job. ``unread`` are answers on their way.
 
-    Each server has locks of its own. All turns raise :class:`AtCapacity` when they do not come in time.
+    Each server has locks of its own: one that does not answer holds up no requests for others. All turns raise
+    :class:`AtCapacity` when they do not come in time.
     """
 
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
@@ -51,8 +53,9 @@ class Turns:
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
-        First waits, up to :data:`UNREAD_WAIT_SECONDS`, while the subject leaves too much unread. Also raises
-        :class:`ShareExceeded`.
+        First waits while the subject's clients leave so much unread that a large page would be refused. After
+        :data:`UNREAD_WAIT_SECONDS` it continues, because the page may be a small one. Also raises
+        :class:`ShareExceeded`, when the subject's own other requests held the turn too long.
         """
         return self._answer(self._pages, ref, subject)
 

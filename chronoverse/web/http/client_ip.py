@@ -29,10 +29,11 @@ class TrustedProxies:
         self.client.cache_clear()
 
     def _client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address, or its /64 for IPv6; ``unknown`` for what is no address.
+        """The client's address, or its /64 for IPv6. What is no address is ``unknown``, so that clients invent no
+        names.
 
-        A unix socket's ``peer`` is empty and trusted. Behind a trusted peer it is the last address of ``forwarded_for``
-        that is no trusted proxy.
+        ``peer`` is the connection's other end, empty on a unix socket, which is trusted. Behind a trusted peer the
+        client is the last address of ``forwarded_for`` that is no trusted proxy: anybody may have made up the others.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

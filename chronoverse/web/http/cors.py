@@ -1,4 +1,7 @@
-"""Lets pages of other origins read the answers, without cookies: https://fetch.spec.whatwg.org/#http-cors-protocol"""
+"""Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
+
+Only the origins that the settings name may do that, and without cookies: pages send the bearer token themselves.
+"""
 
 from collections.abc import Collection
 from typing import Final

@@ -74,8 +74,9 @@ class Dependencies:
     def check_request(self, scope: str | None = None) -> Response | None:
         """Requires a token: for the workflow in the current request's path, if any, and with ``scope``.
 
-        Without ``scope`` it is the one for the request's method. Returns an answer that refuses the request, or None.
-        Raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
+        Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
+        one that does not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
+        :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())

@@ -30,17 +30,22 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.read_audit import set_start
 
-#: Jobs, or workflows, that are read at once, in about 1 ms.
+#: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
+#: other requests wait for it.
 LISTED_AT_ONCE: Final = 10
 
 _Part = TypeVar("_Part")
 _Position = TypeVar("_Position")
 
+#: Headers of an answer that nobody else may see.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
-    """Up to ``limit`` lines after ``position``. Raises as the store, the archive and :meth:`Turns.page` do."""
+    """Up to ``limit`` lines strictly after ``position`` in the order asked for.
+
+    Raises as the store, the archive and :meth:`Turns.page` do.
+    """
     with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
         pages = _yielding(read_all_lines(read, deps.archive, job, position, descending=descending))
@@ -67,7 +72,8 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for scans of ``ref``.
 
-    It ends soon when the client closes its side. Raises as :meth:`Turns.scan` and :meth:`ScanClient.ask` do.
+    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.scan` and
+    :meth:`ScanClient.ask` do.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.scan(ref, subject):
@@ -79,7 +85,10 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 
 
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
-    """The page that the scan server finds. Raises as :func:`pending_scan` and :class:`PendingScan` do."""
+    """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
+
+    Raises as :func:`pending_scan` and :class:`PendingScan` do.
+    """
     with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
         return pending.page()
 
@@ -100,11 +109,15 @@ class _LockedStore:
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
+    """A cursor for ``position`` in ``listing``, which is all that it is bound to. Both are JSON scalars."""
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing``: what each of the ``parsers`` returns. Raises :class:`BadRequest`."""
+    """The position in ``listing``: what each of the ``parsers`` returns for its value.
+
+    A parser raises ValueError or TypeError for any other value. Raises :class:`BadRequest`.
+    """
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         bound_to, position = values[: len(listing)], values[len(listing) :]
@@ -133,6 +146,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
+    """A creation time in a cursor. It is text, since JSON has no infinity, which a foreign runner may have written."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
@@ -166,8 +180,8 @@ def read_listing(
 ) -> tuple[list[Any], _Position | None]:
     """Up to ``limit`` items after ``position``, and where the next page starts: None if there is none.
 
-    ``read`` gives some of the next positions after one, each with its item or None, and nothing at the end. It is
-    called in turns of ``subject`` for the server that has ``lock_ref``.
+    ``read`` gives some of the next positions after one, each with its item, or with None for an item that is gone or
+    not wanted, and nothing at the end. It is called in turns of ``subject`` for the server that has ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
@@ -193,7 +207,8 @@ def read_listing(
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
     """The number after which a page of a log starts, in the order asked for, and ``more`` numbers of its cursor.
 
-    By default the log's beginning, or its end when descending. Raises :class:`BadRequest`.
+    It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
+    descending, and the other numbers are 0. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
@@ -225,7 +240,8 @@ def page_response(
 ) -> Response:
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
-    ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``.
+    The link has the request's ``query``, but for its offset. ``position`` is how far the page has come in a log; it
+    becomes ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))
     if position is not None:

@@ -101,7 +101,10 @@ def _problem_for_http_error(error: HTTPException) -> Response:
 
 
 def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """The first parameters' errors, and how many are omitted, of ``{"messages": {"query": {"offset": ["…"]}}}``."""
+    """The errors of the first parameters, and how many are omitted.
+
+    ``data`` has what webargs found wrong: ``{"messages": {"query": {"offset": ["…"]}}}``.
+    """
     found = [
         (name if name != "_schema" else location, details)
         for location, fields in data.get("messages", {}).items()
@@ -113,6 +116,7 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
 
 
 def _detail(details: Any) -> str:
+    """What is wrong with a parameter: ``["…"]``, or ``{1: ["…"]}`` with what is wrong with elements of a list."""
     if isinstance(details, dict):
         return "; ".join(f"{index}: {' '.join(texts)}" for index, texts in details.items())
     return " ".join(map(str, details))

@@ -11,7 +11,8 @@ from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Line, LineRun, Status, count_lines, runs_of
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
-#: Lines of one append, and of a body in the form ``lines``, in a millisecond or two of the store.
+#: Lines of one append, and of a body in the form ``lines``. With more, the script would block the store for longer than
+#: a millisecond or two.
 MAX_LINES: Final = 500
 #: Lines of a body in the form ``runs``, or of a text. They are several appends.
 MAX_RUN_LINES: Final = 5_000
@@ -109,7 +110,8 @@ def _find_stamp_error(item: Mapping[str, Any]) -> str | None:
 
 
 def _is_too_long(message: bytes, max_line_bytes: int) -> bool:
-    # Each U+FFFD, of three bytes, may have replaced one byte that is not UTF-8.
+    # A runner cuts lines by their original bytes. Each U+FFFD, of three bytes, may have replaced one byte that is not
+    # UTF-8.
     return len(message) > max_line_bytes and len(message) - 2 * message.count(b"\xef\xbf\xbd") > max_line_bytes
 
 
@@ -207,7 +209,10 @@ class OpenedBody(RunnerBody):
 
 
 class LinesBody(OpenedBody):
-    """Appends consecutive ``lines`` or ``runs``, and is loaded with ``runs``. No lines at all only renew the lease."""
+    """Appends consecutive lines, of at most ``max_line_bytes`` each. No lines at all only renew the lease.
+
+    It has ``lines`` or ``runs``, and is loaded with ``runs``.
+    """
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})

@@ -20,6 +20,7 @@ def register(app: Flask) -> None:
 
 
 def set_start(after: int) -> None:
+    """Notes that what the current request reads begins after line ``after``."""
     g.reads_after = after
 
 

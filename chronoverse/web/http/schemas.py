@@ -70,7 +70,8 @@ class Blueprint(SmorestBlueprint):
     ) -> Callable[[_View], _View]:
         """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429.
 
-        Unless ``required``, no body is an empty object. With ``load_text``, plain text is a body, too.
+        With ``required`` false, a request without a body counts as one with an empty object. With ``load_text``, plain
+        text is a body, too, and is loaded by that.
         """
 
         text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
@@ -257,7 +258,10 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header; 0 for an empty one, the beginning; None if it is no number."""
+    """The number in a ``Last-Event-ID`` header. None if it is no number.
+
+    An empty one is 0, the beginning: its client has received nothing yet.
+    """
     return 0 if value == "" else parse_number(value)
 
 

@@ -1,4 +1,7 @@
-"""Makes one OpenTelemetry span for each request or stream, by the SDK's ``OTEL_…`` variables, without tokens."""
+"""Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
+
+The SDK's own ``OTEL_…`` variables say where spans are sent and which. No span has anything that looks like a token.
+"""
 
 import re
 import threading

@@ -58,7 +58,8 @@ class Record(NamedTuple):
 class Columns:
     """Records that are alike, as lists. Iterating over it makes the records.
 
-    ``same`` has the attributes that all share, ``others`` a list of values for each other one.
+    ``same`` has the attributes that are the same in all of them, and ``others`` a list of values for each other one.
+    ``severities`` are none if no record has one.
     """
 
     same: dict[str, Any]
@@ -77,10 +78,10 @@ class Columns:
 
 
 def read(scope: bytes, count: int, wanted: Collection[str]) -> Columns | None:
-    """The ``count`` records of a ScopeLogs message. None if they are not alike. Raises DecodeError.
+    """The ``count`` records of a ScopeLogs message. None if they are not alike.
 
-    They are alike if each has a time, a text, and attributes with the same keys in the same order, the ``wanted`` ones
-    texts or integers.
+    They are alike if each has a time, a text, and attributes with the same keys in the same order, of which those that
+    are ``wanted`` have texts or whole numbers. Raises DecodeError.
     """
     records = _CLASSES["Scope"].FromString(scope).records
     times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]

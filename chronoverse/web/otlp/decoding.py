@@ -45,7 +45,10 @@ Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
 def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
-    """The records of a request with their ``wanted`` attributes. Raises HTTPException: 400 or 413."""
+    """The records of a request. Of attributes only the ``wanted`` ones are read. ``pause`` is called between slices.
+
+    Raises HTTPException: 400 when the body is no such request, 413 when it has too many records.
+    """
     if mimetype == JSON:
         return _decode_json(body, wanted, pause)
     return _ProtobufDecoder(body, wanted, pause).decode()
@@ -121,11 +124,10 @@ class _ProtobufDecoder:
         return bytes(self._body[start:end])
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Each field of the message ``body[at:end]``: its number (0 without a length), where its content begins and
-        ends.
+        """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
-        Raises IndexError when the message is torn, and 413 for too many fields.
-        https://protobuf.dev/programming-guides/encoding/
+        A field without a length has the number 0 here: these messages have none. Raises IndexError when the message is
+        torn, and 413 when all messages have too many fields. https://protobuf.dev/programming-guides/encoding/
         """
         body = self._body
         while at < end:
@@ -250,6 +252,7 @@ class _Bound:
         self._count = 0
 
     def take(self, values: Any, depth: int) -> Any:
+        """The values of a list or a map at this ``depth``. Raises :class:`BadValue`."""
         self._pause()
         self._count += len(values)
         if self._count > 1_000:
@@ -320,6 +323,7 @@ def _json_slice(body: bytearray, where: Slice, pause: Callable[[], None]) -> Seq
 
 
 def _too_long(body: bytearray, where: Slice, pause: Callable[[], None]) -> str:
+    """What is wrong with a slice that would take long to parse, else an empty text."""
     size = where[1] - where[0]
     if size > MAX_RECORD_BYTES:
         return f"more than {MAX_RECORD_BYTES} bytes"

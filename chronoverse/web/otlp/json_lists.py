@@ -16,15 +16,16 @@ _MAX_BRACKETS: Final = 500_000
 _BRACKETS: Final = re.compile(rb"\{[^][{}]*+(?:\{[^][{}]*+\}[^][{}]*+)*+\}|[][{}]")
 _AFTER_ELEMENT: Final = re.compile(rb"[ \t\r\n]*+([],])")
 
-#: Where elements of a list are in a text: the first byte, and the one after the last. Long ones are alone.
+#: Where elements of a list are in a text: the first byte, and the one after the last. An element that is longer than
+#: SLICE_BYTES is alone.
 Slice = tuple[int, int]
 
 
 def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[bytearray, list[Slice]]:
     """Cuts out the elements of all lists inside of the brackets ``path``, of which the last is the list's own.
 
-    Returns the rest of the text, in which a list has the indexes of its slices, and the slices. Raises 400 for some
-    texts that are no JSON.
+    Returns the rest of the text, in which a list has the indexes of its slices, and the slices. ``pause`` is called
+    often. Raises 400 for a text that is no JSON; but most mistakes are only found when the parts are parsed.
     """
     rest, slices, is_open = bytearray(), list[Slice](), bytearray()
     copied = start = element = first = 0

@@ -1,4 +1,7 @@
-"""Says of which job a log record is, and makes batches of lines of the records of a job. No I/O."""
+"""Says of which job a log record is, and makes batches of lines of the records of a job. No I/O.
+
+The names of the attributes are OpenTelemetry's: https://opentelemetry.io/docs/specs/semconv/registry/attributes/
+"""
 
 import hashlib
 import re
@@ -52,8 +55,8 @@ Lines = list[tuple[bool, list[bytes]]]
 class RecordLines:
     """The lines of one record; or of records that follow each other, with the same time and stream, and one line each.
 
-    ``path`` and ``number`` are of the first record, "" and 0 without numbers. ``first``: digest of record 1. ``time``
-    is Unix ns.
+    ``path`` and ``number`` are the file's, and the first record's in it: "" and 0 where records have no numbers.
+    ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
     """
 
     path: str
@@ -86,7 +89,10 @@ class JobRecords:
         return sum(each.records for each in chain(self.numbered, self.plain))
 
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
-        """What is appended, step by step, each with the number of its records, the same for the same ``digest``."""
+        """What is appended, step by step, each with the number of its records. ``digest`` is that of the request.
+
+        The same request makes the same batches again. The last one ends the job. ``pause`` is called often.
+        """
         parts = list[list[RecordLines]]()
         for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
             pause()
@@ -104,7 +110,8 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 class RecordSorter:
     """Sorts the records of a request by their jobs. Those that cannot be taken are counted in ``refused``, by why.
 
-    The attributes that may name the workflow and the job are tried in order.
+    ``workflow_attributes`` and ``job_attributes`` are the names of the attributes that may name the workflow and the
+    job, the first first. ``max_line_bytes`` and ``forms`` are as for a runner.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class RecordSorter:
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
+        """Adds records of a resource, or why one cannot be taken. Takes their numbers out of their attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -147,7 +155,10 @@ class RecordSorter:
                 self.refused[str(error)] += 1
 
     def _add_alike(self, records: Columns) -> bool:
-        """Adds records that differ only in texts, times and consecutive numbers without 1. False for any others."""
+        """Adds records that differ only in their texts, times and numbers, which are consecutive and have no 1.
+
+        Each is one line. False if there is anything else about them: then each must be added alone.
+        """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
         if (
@@ -326,7 +337,11 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 
 
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
-    """The records, with those of each file sorted by their numbers; after a rotation, number 1 begins another file."""
+    """The records, with those of each file sorted by their numbers.
+
+    After a rotation there is another file at the same path. It begins with record number 1, which is later than the
+    record before it. What comes before it is sorted by itself.
+    """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}
     is_sorted = True
@@ -345,6 +360,7 @@ def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iter
 
 
 def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
+    """Sorts the records of each file by their numbers. The positions of each file in the list stay the same."""
     of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
     for each in records:
         pause()
@@ -359,6 +375,7 @@ def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[Rec
 
 
 def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:
+    """Cuts the records into the steps in which they are appended. A step has at most one record number 1 of a file."""
     part: list[RecordLines] = []
     lines, seen = 0, set[str]()
     for each in records:

@@ -21,10 +21,12 @@ from chronoverse.web.otlp.records import JobRecords, RecordSorter
 
 
 def handle(deps: Dependencies) -> Response:
-    """Appends the records of the current request. The sender repeats it as a whole, unless it was malformed.
+    """Appends the records of the current request.
 
-    Raises :class:`RecordsMissing` and :class:`TooFast` with all else appended; :class:`StoreError`, and as
-    :meth:`BodyReader.read`.
+    Raises :class:`RecordsMissing` and :class:`TooFast`, with all else appended, while some records wait for others, and
+    when the subject may not begin more jobs yet; :class:`TooFast` also when it publishes too fast; :class:`StoreError`,
+    and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed. Nothing more is
+    appended once it has left.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
@@ -63,7 +65,10 @@ def handle(deps: Dependencies) -> Response:
 def _append(
     deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, pause: Callable[[], None]
 ) -> None:
-    """Appends one job's records, and counts those refused. Raises :class:`RecordsMissing`, :class:`TooFast`."""
+    """Appends the records of one job, and counts those that are refused.
+
+    Raises :class:`RecordsMissing` when some wait for others, and :class:`TooFast` when the job may not begin yet.
+    """
     subject = principal().subject
     refused, left = sorter.refused, records.count()
 

@@ -147,6 +147,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for found_at, entry in trail.page(since_ms or 0, until_ms, position, 100):
                 yield found_at, entry if entry["workflow_id"] in allowed else None
 
+        # The trail's server has no job of its own, so the reference only names its slot.
         lock_ref = JobRef(trail.slot, "")
         with deps.turns.page(lock_ref, principal().subject):
             found, position = read_listing(deps, lock_ref, start, query["limit"], read, principal().subject)
@@ -211,7 +212,11 @@ def _entry_ms(value: Any) -> int:
 
 
 def stale_seconds(watched: int) -> float:
-    """For how long other workers may show redacted text: by their records, cached segments and rings."""
+    """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
+
+    It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
+    ring a line stays until the tail has looked at the job.
+    """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 
 

@@ -98,7 +98,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 def admit(deps: Dependencies) -> Response | None:
     """As :meth:`Dependencies.check_request`, in the turn of new viewers."""
-    # A new viewer costs half a millisecond: 100 that come together would delay all lines by 50 ms.
+    # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
+    # With the lock before Flask, as for other requests, fewer viewers a second got in.
     with deps.turns.viewer.hold():
         pass
     return deps.check_request()
@@ -107,7 +108,10 @@ def admit(deps: Dependencies) -> Response | None:
 # Many viewers send the same one.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest for what is wrong."""
+    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
+
+    Of a parameter that is given twice it takes the first value. ``Dependencies.check_request`` refuses that before.
+    """
     args = Request({"QUERY_STRING": query}).args
     labels = {"label": args.getlist("label")} if "label" in args else {}
     return _load(schema(), "query", {**args.to_dict(), **labels})
@@ -139,7 +143,10 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which the stream starts, without ``Last-Event-ID``. Raises as :func:`scan_page`."""
+    """The number after which the stream starts, for a request without ``Last-Event-ID``.
+
+    For the last ``tail`` lines that pass a filter it is as much as a page's time allows. Raises as :func:`scan_page`.
+    """
     if isinstance(offset, int):
         return offset
     if job is None:
@@ -207,7 +214,8 @@ def open_viewer(
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` is what ``make`` needs besides the settings and the token. Raises as :meth:`AdmissionControl.check` does.
+    ``wanted`` is what ``make`` needs besides the settings and the request's token. Raises as
+    :meth:`AdmissionControl.check` does.
     """
     settings, now = deps.settings, deps.monotonic()
     options = {
@@ -232,7 +240,10 @@ def open_viewer(
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    """The head of a response, in a tenth of gunicorn's time. Raises ValueError for a header with a line's end."""
+    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, in a tenth of the time.
+
+    Raises ValueError when a header has a character that would end its line.
+    """
     # gunicorn cannot use the connection afterwards. So it must not be kept alive.
     fixed = {"Server": SERVER, "Date": _http_date(int(now)), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]

@@ -126,7 +126,10 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
 
 
 def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
-    """The lines that pass the ``filters``. Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do."""
+    """The lines that pass the ``filters``, which are fields of :class:`LineScan`, from the scan server.
+
+    Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do.
+    """
     subject, position, has_more = principal().subject, 0, True
     bounds = {"limit": MAX_ENTRIES, "page_bytes": BATCH_CHARACTERS, "seconds": SHORT_SCAN_SECONDS}
     asked = {**job.ref._asdict(), **filters, **bounds, "form": "whole", "patience": DOWNLOAD_WAIT_SECONDS}
@@ -139,10 +142,11 @@ def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
 
 
 def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at: float) -> Iterator[list[bytes]]:
-    """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time, in lists for the caller to clear.
+    """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
 
-    Raises :class:`StoreError`, also when the log is deleted or another one by then, and :class:`Unauthorized` at the
-    monotonic time ``expires_at``.
+    The caller clears each list once it is encoded, so that only the bytes to send are in memory. Raises
+    :class:`StoreError`, also when the log is deleted or another one by then, and :class:`Unauthorized` at the monotonic
+    time ``expires_at``.
     """
     for lines, position, has_more, *_ in pages:
         is_end = position >= job.last
@@ -173,7 +177,10 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
 
 
 def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:
-    """The download's bytes: as ``txt`` a message a line, with parts joined; ``jsonl`` and ``json`` an object a line."""
+    """The download's bytes: as ``txt`` a message a line, as ``jsonl`` and ``json`` an object a line.
+
+    The parts of a long line are joined in ``txt``, unless a line of the other stream is between them.
+    """
     renderer, time_slice = LineRenderer(colour=False, raw=control_sequences), TimeSlice()
     opening = b"[\n"
     for lines in batches:

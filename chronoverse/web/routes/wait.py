@@ -78,8 +78,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 class Wait:
     """Reads the frames of a viewer. It is over when a line has come that matches.
 
-    Up to ``limit`` lines are read; with 0 only the end of the job counts. ``with_lines`` puts all of them into the
-    answer.
+    Up to ``limit`` lines that are there then are read as well; with a ``limit`` of 0 only the end of the job counts.
+    ``with_lines`` puts all of them into the answer, and not only the first. There may be thousands of waits.
     """
 
     deps: Dependencies
@@ -211,7 +211,8 @@ def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, s
 class WaitWriter(StreamWriter):
     """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. Else as :class:`StreamWriter`.
 
-    A waiter costs what a viewer costs, and a timer: an answer should not come late.
+    A waiter costs what a viewer costs: no greenlet, and groups like those of viewers. It only has a timer more, because
+    a stream may end half a second late, but an answer should not come late.
     """
 
     __slots__ = ("_answer", "_timer", "_wait")
@@ -245,6 +246,7 @@ class WaitWriter(StreamWriter):
 
     @staticmethod
     def encode(frames: bytes) -> bytes:
+        """A group of waiters takes the frames as they are."""
         return frames
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
@@ -253,6 +255,7 @@ class WaitWriter(StreamWriter):
         super().fall_behind(b"")
 
     def to_send(self, frames: bytes) -> bytes:
+        """Nothing: the wait reads them."""
         self._wait.feed(frames)
         return b""
 

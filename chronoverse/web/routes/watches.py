@@ -91,6 +91,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     hosts = dict(deps.settings.webhook_hosts)
 
     def kept(workflow_id: str, watch_id: str) -> KeptWatch:
+        """Raises :class:`JobNotFound`."""
         for each in deps.store.watches.read(workflow_id):
             if each.watch.watch_id == watch_id:
                 return each

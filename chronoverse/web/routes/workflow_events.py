@@ -1,4 +1,7 @@
-"""``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream, whose beginning is its own."""
+"""``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
+
+A workflow's changes are read, fed and written as a log's lines are. What is different is how a stream begins.
+"""
 
 import threading
 from collections import defaultdict

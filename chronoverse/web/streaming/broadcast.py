@@ -1,4 +1,7 @@
-"""Hands the same frames to all viewers of one feed and one filter that have caught up, in one pass."""
+"""Hands the same frames to all viewers of one feed and one filter that have caught up, in one pass.
+
+In a pass a viewer costs one ``send``. Fetching its own state from memory for each line would cost as much again.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -13,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class BroadcastGroup:
-    """The caught-up viewers of one feed that have the same filter: one of them, the *leader*, says what all are sent.
+    """The caught-up viewers of one feed that have the same filter.
 
-    While the group has members, it is in ``feed.groups`` and ``feed.waiters``. Other greenlets run only where the feed
-    or its filter budget lets them.
+    They are all at the same position of the feed's ring. So one of them, the *leader*, says what all are sent. While
+    the group has members, it is in ``feed.groups``, by its ``key``, and in ``feed.waiters`` instead of their viewers.
+    Other greenlets run only where the feed or its filter budget lets them.
     """
 
     #: All members have caught up.

@@ -38,7 +38,7 @@ def _long_chunk(body: bytes) -> bytes:
 class StreamWriter:
     """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
 
-    A subclass that writes something else overrides the members from :attr:`is_over` to :meth:`last_bytes`.
+    A subclass may write something else: then it overrides the members from :attr:`is_over` to :meth:`last_bytes`.
     """
 
     __slots__ = (
@@ -132,7 +132,10 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the next frames. Returns what found no room; empty: more to say; None: caught up."""
+        """Writes ``first`` and the viewer's next frames. Returns what the socket had no room for.
+
+        It is empty when all was written and there is more to say, and None when the viewer has caught up.
+        """
         viewer = self.viewer
         frames = viewer.try_next()
         data = self.to_send(frames) if frames else b""
