@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from bench.peers.store import start_store
 from bench.processes import Failed, folder
-from bench.seen import serve_slowly
+from bench.slow_objects import serve_slowly
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
