@@ -1,7 +1,4 @@
-"""The comparison: ``python -m bench [scenario …] [--rounds 3] [--quick] [--only side …] [--out DIR]``.
-
-Runs the service and its peers in turns, checks every byte, prints ratios, and writes JSON and a page.
-"""
+"""The comparison: ``python -m bench [scenario …] [--rounds 3] [--quick] [--only side …] [--out DIR]``."""
 
 import argparse
 import subprocess
@@ -19,7 +16,6 @@ SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS, *w
 
 
 def main() -> None:
-    """Runs the scenarios, and writes the results after each."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; all by default")
     parser.add_argument("--rounds", type=int, default=3)
@@ -43,7 +39,6 @@ def main() -> None:
 
 
 def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
-    """Runs all rounds of a scenario. In each round its sides run one after the other."""
     outcome = Outcome(scenario)
     print(f"{scenario.name}: {scenario.about}", flush=True)
     sides = []

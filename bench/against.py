@@ -31,7 +31,6 @@ BURST_LINES: Final = 20_000
 
 
 def measure(name: str, root: Path, quick: bool) -> Iterator[tuple[str, float]]:
-    """One round of a scenario with the checkout in ``root``."""
     if name == "publish":
         lines = runner.LINES
         with runner.data_directory(root) as at, runner.serving(at) as environ:

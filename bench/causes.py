@@ -53,7 +53,6 @@ class Failure(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """How the job ended."""
         return Status.LOST if "(LOST)" in self.name else Status.FAILED
 
 
@@ -101,7 +100,6 @@ def _run(lines: list[str], kinds: str, choice: random.Random, subject: str) -> t
 
 
 def _word(number: int) -> str:
-    """A word of letters for each number."""
     return "".join("bdfgklmnpr"[int(digit)] + "aeiou"[int(digit) % 5] for digit in f"{number:02d}")
 
 
@@ -141,7 +139,6 @@ def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Prints a table for each set, or one of the labelled failures of ``--data``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="Directory of labelled failures.")
     parser.add_argument("--learn", action="store_true", help="Print the weights that they teach.")
@@ -178,7 +175,6 @@ def main() -> None:
 
 
 def print_table(rows: list[Failure]) -> None:
-    """Prints what the summaries of the failed runs name as the cause."""
     print("| failed run | lines | telling line | cause | kind | its line | on the first screen | before |")
     print("|---|---|---|---|---|---|---|---|")
     totals = [0, 0, 0]

@@ -46,7 +46,6 @@ class Stream:
 
     @property
     def lines(self) -> int:
-        """The number of complete lines received."""
         return self.reference.lines_before(self.position) - self.reference.lines_before(self._start)
 
     def feed(self, buffer: bytearray, view: memoryview, size: int) -> None:

@@ -1,18 +1,11 @@
 """All known attacks at once, with one read token and one write token of a workflow, next to another workflow's jobs.
 
-    python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--only NAME …]
+python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--only NAME …]
 
-The service has two workers behind nginx with the configuration that we ship, unless ``--direct``. The workflow ``good``
-has three runners (two publish over HTTP, one to the store) and 50 viewers. Each viewer checks that every number comes
-once and in order, and measures how late each line is. Another user searches a stored log of it again and again. At
-first nobody else uses the service, for ``--quiet`` seconds. Then the attackers work on the workflow ``evil`` for
-``--seconds``. Their processes have the kernel's idle priority, because their computers would not be the service's,
-unless they are to ``--contend`` for the processors. Two processes of ordinary priority show what is left when the
-processors are shared: one reads a good job's lines from the store, without the service, and one only wants to wake up
-every :data:`NAP_SECONDS`.
-
-Prints a report as JSON. Exits with 1 when the workflow ``good`` lost a line, when one of its jobs was declared lost, or
-when the report passes a bound of :data:`BOUNDS`.
+The workflow ``good`` has three runners and 50 viewers, which check numbers and delays, behind nginx unless
+``--direct``. After ``--quiet`` seconds the attackers work on ``evil``, with idle priority unless they ``--contend``.
+Two processes show what is left when the processors are shared. Exits with 1 when ``good`` lost a line or a job, or when
+the report passes a bound of :data:`BOUNDS`.
 """
 
 import argparse
@@ -97,10 +90,9 @@ while not os.path.exists(sys.argv[1]):
 
 
 class Attack(NamedTuple):
-    """``connections`` that each send ``request`` and then read the whole answer, or nothing until they are cut.
+    """``connections`` that each send ``request`` and read the answer, or nothing, for at most ``stay`` seconds.
 
-    Where ``request`` has :data:`NUMBER`, each connection has a number of its own.
-    ``stay`` is the most seconds for which a connection stays open.
+    :data:`NUMBER` in ``request`` becomes a number of each connection's own.
     """
 
     name: str
@@ -167,7 +159,6 @@ def attacks(reader: str, writer: str) -> list[Attack]:
 
 
 def prepare(url: str) -> None:
-    """Writes the logs that the attackers read, and the one that is searched."""
     store = Store(url)
     logs = {
         JobRef(EVIL, "control"): [f"match {chr(1) * 4_096}"] * 3_000,
@@ -188,7 +179,6 @@ def prepare(url: str) -> None:
 
 
 def write_evil_lines(url: str, stop: Any) -> None:
-    """The process of the attackers' own live job, with :data:`RATE` lines in a second."""
     store = Store(url)
     attempt = store.open(JobRef(EVIL, "live"), "f" * 32)
     for number in itertools.count(1):
@@ -216,7 +206,6 @@ class ClientEndpoint:
 
 
 def work_together(chosen: Sequence[Attack], *args: Any, contend: bool) -> None:
-    """The process that starts those of all attacks."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         # The attacks have 1,300 threads. At idle priority 40 of them weigh more than a process that searches. In a
@@ -233,7 +222,6 @@ def work_together(chosen: Sequence[Attack], *args: Any, contend: bool) -> None:
 
 
 def work(attack: Attack, endpoint: ClientEndpoint, stop: Any, results: Any) -> None:
-    """The process of one attack."""
     answers: Counter[str] = Counter()
 
     def attacker() -> None:
@@ -287,7 +275,6 @@ class TimedViewer(ReconnectingViewer):
 
 
 def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results: Any) -> None:
-    """The process of one job's viewers."""
     path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=60"
     viewers = ReconnectingViewers(endpoint, path, f"Authorization: Bearer {token}\r\n", count, TimedViewer)
     viewers.run(lambda: False)
@@ -297,7 +284,6 @@ def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results:
 
 
 def read_store(url: str, results: Any) -> None:
-    """The process that reads the first good job, which publishes to the store, from there, as a viewer measures it."""
     store: Any = redis.Redis.from_url(url)
     key, cursor, late, ended = KeyMap("chronoverse").log(JOBS[0]), b"0", [], False
     while not ended:
@@ -342,12 +328,10 @@ class Runners:
             self._processes.append(process)
 
     def stop(self) -> list[int]:
-        """Lets the jobs end. Returns the exit codes of the runners."""
         self._stop.touch()
         return [process.wait(END_SECONDS) for process in self._processes]
 
     def kill(self) -> None:
-        """Kills runners that still run."""
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
@@ -355,8 +339,6 @@ class Runners:
 
 
 class Probe:
-    """Measures a request and the workers' memory repeatedly during a ``with`` block."""
-
     def __init__(self, service: Service, endpoint: ClientEndpoint, path: str, token: str = "") -> None:
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         self._request = f"GET {path} HTTP/1.1\r\nHost: h\r\n{authorization}Connection: close\r\n\r\n".encode()
@@ -390,17 +372,14 @@ class Probe:
 
 
 def percentile(values: Sequence[float], share: float = 0.99) -> float:
-    """The value that ``share`` of ``values`` do not exceed."""
     return sorted(values)[int((len(values) - 1) * share)] if values else float("nan")
 
 
 def during(recorded: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
-    """The values that were recorded within ``span``."""
     return [value for at, value in recorded if span[0] <= at < span[1]]
 
 
 def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Runs the service, the jobs and the attacks. Returns the report."""
     store = stack.enter_context(running(directory / "store"))
     prepare(store.url)
     service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
@@ -505,7 +484,6 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
 
 
 def main() -> int:
-    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--quiet", type=int, default=30)

@@ -42,8 +42,6 @@ _PREFIX: Final = re.compile(r"\ufeff?(?:[^\t\n]*\t[^\t\n]*\t)?\ufeff?\d{4}-\d\d-
 
 
 class Labelled(NamedTuple):
-    """A failed run: its messages, the marked lines' numbers, and the messages of good runs."""
-
     kind: str
     name: str
     messages: list[str]
@@ -60,7 +58,6 @@ class Labelled(NamedTuple):
 
 
 def labelled(directory: Path) -> Iterator[Labelled]:
-    """All runs of a directory."""
     for path in sorted(directory.glob("*/*.json")):
         kind = path.parent.name
         good = [each for each in [path.with_name(f"{path.stem}.good.log")] if each.exists()]
@@ -87,10 +84,7 @@ def _messages(path: Path) -> list[str]:
 
 
 class Example(NamedTuple):
-    """A run's lines with a signal, each with its features; and as rows, by the indices of their weights.
-
-    Of each row: how many lines there are, how many within :data:`NEAR` lines of a marked one, how many marked.
-    """
+    """A run's lines with a signal, each with its features; and as rows, by the indices of their weights."""
 
     run: Labelled
     lines: list[tuple[int, frozenset[int]]]
@@ -98,7 +92,6 @@ class Example(NamedTuple):
 
 
 def example(run: Labelled, reader: LineReader) -> Example:
-    """What a run teaches."""
     last = len(run.messages)
     lines = [
         (number, reader.read(text).features)
@@ -120,7 +113,6 @@ def example(run: Labelled, reader: LineReader) -> Example:
 
 
 def learn(examples: Sequence[Example]) -> list[tuple[int, int]]:
-    """The weights."""
     projects = Counter(each.run.project for each in examples)
     columns = []
     for column in (1, 2):
@@ -197,7 +189,6 @@ def unseen(examples: Sequence[Example]) -> Iterator[Outcome]:
 
 
 def print_outcomes(title: str, outcomes: Sequence[Outcome]) -> None:
-    """Prints a row for each set."""
     for kind in sorted({each.kind for each in outcomes}):
         some = [each for each in outcomes if each.kind == kind]
         high, low = ([each for each in some if each.is_high is wanted] for wanted in (True, False))
@@ -211,7 +202,6 @@ def _percent(outcomes: Sequence[Outcome], name: str) -> str:
 
 
 def print_weights(weights: Weights) -> None:
-    """Prints the weights in the order of the tables."""
     names = [each.name for each in FEATURES]
     names += [f"{table} {row[0]}" for table, rows in (("BEFORE", BEFORE), ("AFTER", AFTER)) for row in rows]
     for name, (screen, line) in zip(names, weights, strict=True):

@@ -1,7 +1,4 @@
-"""The load generator: many viewers in one process, with raw sockets on one epoll. It checks every byte of each viewer.
-
-It runs in a process of its own (see ``bench.measure.Generator``), so that its CPU time is not the service's.
-"""
+"""The load generator: many viewers in one process, with raw sockets on one epoll. It checks every byte of each."""
 
 import contextlib
 import gc
@@ -52,11 +49,8 @@ class Target:
 class Load:
     """Which viewers there are, and which lines they must get: those after ``after``, up to ``last``.
 
-    Viewer ``i`` watches job ``first_job + i % len(targets)``.
-
-    Viewers take their ``headers`` in turn. With ``lead`` one viewer reads everything first, alone and without being
-    timed. The others are compared with it. ``window`` is how many may be connecting at once. Lines up to ``warm`` are
-    not timed. ``answers`` is False for a server that sends no head before the first line.
+    With ``lead`` one viewer reads everything first, and the others are compared with it. ``window``: how many may be
+    connecting at once. Lines up to ``warm`` are not timed. ``answers``: whether a head comes before lines.
     """
 
     targets: list[Target]
@@ -238,7 +232,6 @@ class ViewerLoop:
                 self._settle(viewer)
 
     def _settle(self, viewer: Viewer) -> None:
-        """Counts a viewer that is connected, or that has failed to connect."""
         viewer.settled = True
         self._settled += 1
         if self._settled == self.load.viewers and not self._ready:

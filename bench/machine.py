@@ -33,7 +33,6 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> Memory:
-    """The memory of these processes together."""
     rss = anon = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -45,7 +44,6 @@ def memory(pids: Iterable[int]) -> Memory:
 
 
 def children(pid: int) -> list[int]:
-    """The living children of ``pid``."""
     with contextlib.suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []

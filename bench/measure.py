@@ -50,7 +50,6 @@ class Generator:
         return self._messages.get(word)
 
     def has_sent(self, word: str) -> bool:
-        """Whether this message has arrived."""
         while "report" not in self._messages and self._pipe.poll(0):
             self._receive()
         return word in self._messages
@@ -65,7 +64,6 @@ class Generator:
         self._messages[word] = value
 
     def close(self) -> None:
-        """Kills it."""
         self.process.terminate()
         self.process.join()
         self._pipe.close()
@@ -114,7 +112,6 @@ class Producer:
             raise Failed(f"the producer died before it sent {what}") from None
 
     def go(self) -> None:
-        """Starts publishing."""
         self._pipe.send("go")
 
     def took(self) -> float:
@@ -123,7 +120,6 @@ class Producer:
         return seconds
 
     def close(self) -> None:
-        """Kills it."""
         self.process.terminate()
         self.process.join()
         self._pipe.close()
@@ -131,7 +127,6 @@ class Producer:
 
 @contextmanager
 def closing(*what: Generator | Producer) -> Iterator[None]:
-    """Closes them at the end of the ``with`` block."""
     try:
         yield
     finally:

@@ -1,13 +1,8 @@
 """Checks the tests: plants random defects, one at a time, in a copy of the tree, and tells which ones the tests find.
 
-    make mutants SEED=1              # 300 defects. Takes a night
-    make mutants SEED=1 SAMPLE=30
-    make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live --package-tests"
-
-cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA` and removed statements are added.
-For each defect the tests of its package run first, and the whole default run only if none of them fails.
-Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
-:data:`EQUIVALENT` are left out.
+``make mutants SEED=1`` plants 300 in a night. cosmic-ray plants those in Python; :data:`LUA` and removed statements are
+added. For each the tests of its package run first, then the whole default run. Prints the diffs of survivors, without
+those in :data:`EQUIVALENT`.
 """
 
 import argparse
@@ -100,8 +95,6 @@ EQUIVALENT: Final = {
 
 
 class Defect(NamedTuple):
-    """A file below ``chronoverse/`` with the defect. ``text`` is the whole file."""
-
     path: str
     tests: str
     text: str
@@ -183,7 +176,6 @@ def tests_fail(tree: Path, python: str, *arguments: str) -> bool:
 
 
 def copy_tree(directory: Path) -> None:
-    """Copies the tree to ``directory``, without files that git ignores."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -192,7 +184,6 @@ def copy_tree(directory: Path) -> None:
 
 
 def main() -> None:
-    """Runs what the arguments ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sample", type=int, default=300)

@@ -1,15 +1,7 @@
-"""How many log records a second one worker takes by OTLP.
+"""How many log records a second one worker takes by OTLP, with a processor for itself.
 
-``python -m bench.otlp`` sends 512 records in each request, over some connections, to a service with one worker and a
-store of its own. It prints records a second, and the processor time of the worker and of the store for each record.
-The worker has a processor for itself, and the store and the senders share the others: senders are other computers.
-
-With ``--beside 7`` it measures instead how late the lines of three other jobs come to 50 viewers of a service with two
-workers: in each of that many rounds while nobody else uses it, and then beside the senders. The senders' processes have
-the kernel's idle priority, as in ``bench.hostile``. ``--rate`` is how many lines a second each of these jobs prints. A
-runner appends at most every 50 ms, so beyond 20 lines a second they wait there for up to 50 ms. ``--records`` is how
-many records a second all senders send at most. ``--publishers`` replaces the senders by so many runners that publish
-over HTTP what their commands print as fast as they can.
+With ``--beside 7`` it measures how late the lines of three other jobs come to 50 viewers, in rounds: in quiet, and
+beside the senders (or with ``--publishers`` so many runners over HTTP), which have idle priority.
 """
 
 import argparse
@@ -126,10 +118,7 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
 
 
 def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: float) -> None:
-    """The process of a sender. It begins a request each ``interval`` seconds, or when the last one is done.
-
-    It puts into ``sent`` how many records a second were taken until ``ends_at``.
-    """
+    """The process of a sender. It puts into ``sent`` how many records a second were taken until ``ends_at``."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     records = [
         record(f"{NUMBER.decode()} GET /workflows/wf_1/jobs/job_1/logs?limit=100 200", x=n) for n in range(BATCH)

@@ -1,9 +1,4 @@
-"""The page at its limits: five million lines, 2,000 lines a second for a minute, many jobs. Prints what it measures.
-
-    python -m bench.page [big] [live] [across]
-
-It takes about three minutes, 1 GB of memory for the store, and two idle cores.
-"""
+"""The page at its limits: five million lines, 2,000 lines a second for a minute, many jobs; with 1 GB for the store."""
 
 import random
 import sys
@@ -69,7 +64,6 @@ _DRAG: Final = """async (steps) => {
 
 
 def message(number: int) -> str:
-    """The message of line ``number``."""
     return f"line {number} of the log, and its own number in it"
 
 
@@ -97,7 +91,6 @@ def heap(tab: Tab, *, collect: bool) -> float:
 
 
 def wait_shown(tab: Tab, number: int) -> None:
-    """Waits until the line's own text is on the screen."""
     tab.page.wait_for_function(
         "([n, text]) => document.querySelector(`.row[data-number='${n}'] .m`)?.textContent === text",
         arg=[number, message(number)],
@@ -251,7 +244,6 @@ def across(browser: Browser, service: Service, store: Store) -> None:
     tab = Tab(context, service)
 
     def timed(what: str, step: Callable[[], Any], selector: str, within: float) -> None:
-        """Reports how long it takes until the element is there."""
         started = time.monotonic()
         step()
         tab.page.wait_for_selector(selector, timeout=120_000)
@@ -276,7 +268,6 @@ def across(browser: Browser, service: Service, store: Store) -> None:
 
 
 def store_last(store: Store, job: JobRef) -> int:
-    """The log's last number."""
     known = store.get_job(job)
     return known.last if known else 0
 

@@ -23,8 +23,7 @@ PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None)
 
 
-class Failed(Exception):
-    """Raised when a server does not start, or when a round does not end."""
+class Failed(Exception): ...
 
 
 def _die_with_parent() -> None:
@@ -48,7 +47,6 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def listens(port: int) -> bool:
-    """Whether a server accepts connections there."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

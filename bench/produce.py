@@ -29,10 +29,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines 1 to ``last`` of ``jobs`` jobs, whose first is ``first_job``.
+    """Lines 1 to ``last`` of ``jobs`` jobs, at ``rate`` a second each, or as many as possible with None.
 
-    Each job gets ``rate`` lines a second, or as many as possible with None. One publish has at most ``batch`` lines,
-    and at least ``tick`` seconds pass between two of them. ``end``: whether the jobs end after their last line.
+    One publish has at most ``batch`` lines, every ``tick`` seconds. ``end``: the jobs end after their last line.
     """
 
     last: int
@@ -45,7 +44,6 @@ class Plan:
 
     @property
     def range(self) -> range:
-        """The jobs."""
         return range(self.first_job, self.first_job + self.jobs)
 
 

@@ -1,8 +1,6 @@
 """What every viewer of one job must receive: built once, from the first bytes that pass the strict check.
 
-A message has the time when it was sent, its job and its number: ``T=<ns> J=<job> N=<number> <filler>``. When the first
-viewer receives a block, the block is parsed by the peer's :class:`Grammar`. All other viewers are compared with these
-bytes, which costs only a ``memcmp``.
+A message: ``T=<ns> J=<job> N=<number> <filler>``. All viewers but the first are compared with ``memcmp``.
 """
 
 import re
@@ -22,16 +20,12 @@ _DATA: Final = (
 
 
 def message(stamp_ns: int, job: int, number: int) -> str:
-    """The text of a line that was sent at ``stamp_ns`` on the machine's monotonic clock."""
     return f"T={stamp_ns} J={job} N={number} {FILLER}"
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """How a peer frames its events. ``{data}`` in ``log`` is the line as JSON, whose number is ``(?P=number)``.
-
-    ``noise`` are blocks that carry no line. Comments (``:`` to the end of the line) and blank lines are always noise.
-    """
+    """How a peer frames its events. ``{data}`` in ``log`` is the line as JSON. ``noise``: blocks without a line."""
 
     log: bytes
     noise: bytes = rb"(?!)"
@@ -47,11 +41,7 @@ class Wrong(Exception):
 
 
 class Reference:
-    """One job's bytes after line ``after``, as far as any viewer has received them, up to line ``last`` at most.
-
-    ``ends`` are the positions after each line, and ``stamps`` the times when each was sent. Both begin with an element
-    for line ``after``.
-    """
+    """One job's bytes after line ``after``, up to line ``last``, as far as any viewer has received them."""
 
     def __init__(self, grammar: Grammar, job: int, after: int, last: int) -> None:
         self.body = bytearray()
@@ -87,10 +77,7 @@ class Reference:
         return self.stamps[least : bisect_right(self.ends, end)]
 
     def same(self, text: memoryview, position: int) -> int:
-        """How many of the first bytes of ``text`` are at ``position``, the start of a block.
-
-        If not all bytes that can be compared are equal, only complete blocks count.
-        """
+        """How many of the first bytes of ``text`` are at ``position``; only complete blocks if some differ."""
         size = min(len(text), len(self.body) - position)
         if self.body.startswith(text[:size], position):
             return size

@@ -10,7 +10,6 @@ from bench.scenario import FLOOR, Metric, Outcome, Round, verdict
 
 
 def number(value: float) -> str:
-    """Three figures, thousands with commas."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -81,11 +80,7 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
 
 
 def overview(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Markdown: one table of all scenarios, a row for each result and the peer that is best at it.
-
-    The last column is the most of a core that a process of readers and senders used on either side: at 100 % they are
-    the limit. Rows of another commit or day than the first say so.
-    """
+    """Markdown: one table of all scenarios, a row for each result and the peer that is best at it."""
     rows = ["| | ours | best peer | its value | ratio | load generator |", "|---|---|---|---|---|---|"]
     runs: list[str] = []
     for each in records:
@@ -170,7 +165,6 @@ def index(directory: Path, names: Iterable[str]) -> list[str]:
 
 
 def _json(value: Any) -> str:
-    """``value`` as JSON. NaN becomes null, because JSON has no NaN."""
     return json.dumps(_finite(value), indent=1, ensure_ascii=False)
 
 

@@ -92,7 +92,6 @@ class DataDirectory:
         return redis.Redis(unix_socket_path=str(self.directory / "data" / "server.sock"))
 
     def published(self) -> int:
-        """The number of the newest entry of the latest job's log. An archiver may have taken the entries before it."""
         newest = self.client().xinfo_stream(self._log)["last-generated-id"]
         return int(newest.partition(b"-")[0])
 
@@ -110,7 +109,6 @@ class DataDirectory:
 
 @contextlib.contextmanager
 def data_directory(root: Path = ROOT) -> Iterator[DataDirectory]:
-    """A directory with its server, for the checkout in ``root``."""
     from chronoverse.embedded.server import ServerLease
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -129,7 +127,6 @@ class Spent(NamedTuple):
 
 
 def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> Spent:
-    """Runs a command."""
     with open(out or os.devnull, "wb") as file:
         began = time.monotonic()
         with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=at.root) as child:

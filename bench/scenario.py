@@ -23,7 +23,6 @@ class Side:
 
     @property
     def name(self) -> str:
-        """The name in tables."""
         return self.label or self.peer.name
 
 
@@ -52,10 +51,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``run(side, quick)`` is one round of one side, with servers of its own.
-
-    ``more`` is called once, in a full run. It returns further lines of text for the report.
-    """
+    """``run(side, quick)`` is one round of one side, with servers of its own. ``more`` returns lines for the report."""
 
     name: str
     title: str
@@ -94,7 +90,6 @@ class Outcome:
         return [one / two for one, two in pairs if one is not None and two and one == one and two == two]
 
     def sides(self) -> list[str]:
-        """The sides that have at least one round."""
         return [side.name for side in self.scenario.sides if any(side.name in each for each in self.rounds)]
 
 

@@ -49,7 +49,6 @@ class Waiters:
         self._receive()
 
     def outcomes(self) -> "Counter[str]":
-        """How many waits had each outcome, once all are over."""
         outcomes: Counter[str] = self._receive()
         return outcomes
 
@@ -63,7 +62,6 @@ class Waiters:
         return found
 
     def close(self) -> None:
-        """Kills it."""
         self._process.terminate()
         self._process.join()
         self._pipe.close()

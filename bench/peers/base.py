@@ -22,7 +22,6 @@ class Pids:
 
     @property
     def all(self) -> list[int]:
-        """All of them."""
         return [*self.workers, *self.store]
 
 

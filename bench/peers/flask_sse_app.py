@@ -1,8 +1,4 @@
-"""flask-sse as its documentation describes it: the blueprint, with publish and subscribe of Redis.
-
-WSGI, under gunicorn with gevent workers, in the peers' own virtual environment.
-``FLASK_SSE_REDIS_URL`` is the server; a viewer asks for ``/stream?channel=<job>``.
-"""
+"""flask-sse as its documentation describes it: the blueprint, with publish and subscribe of Redis."""
 
 import os
 

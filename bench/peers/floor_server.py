@@ -1,8 +1,4 @@
-"""The floor: a writer that only sends. It has one job, no store and no parsing: it sends everything to all viewers.
-
-``python -m bench.peers.floor_server PORT INPUT_PORT``: viewers connect to the first, the producer to the second, and
-each of its publishes is sent on as one chunk. All bytes that wait for a viewer go out in one write.
-"""
+"""The floor: a writer that only sends everything to all viewers. ``bench.peers.floor_server PORT INPUT_PORT``."""
 
 import contextlib
 import select

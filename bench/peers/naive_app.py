@@ -1,7 +1,4 @@
-"""What a service without a shared tail does: one blocking XREAD per viewer, each line encoded for each of them.
-
-WSGI, under gunicorn with gevent workers. ``NAIVE_REDIS_URL`` is the store; the path is the stream's key.
-"""
+"""What a service without a shared tail does: one blocking XREAD per viewer, each line encoded for each of them."""
 
 import os
 from collections.abc import Callable, Iterator

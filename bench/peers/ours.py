@@ -93,7 +93,6 @@ class Ours(Peer):
 
 
 def answers(port: int) -> bool:
-    """Whether a worker answers there."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/healthz")

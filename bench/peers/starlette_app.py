@@ -1,8 +1,4 @@
-"""sse-starlette as its users would serve a log from Redis: one blocking XREAD per viewer.
-
-ASGI, under uvicorn, in the peers' own virtual environment: nothing of the service is imported here.
-``STARLETTE_REDIS_URL`` is the store; the path is the stream's key.
-"""
+"""sse-starlette as its users would serve a log from Redis: one blocking XREAD per viewer."""
 
 import os
 from collections.abc import AsyncIterator

@@ -27,7 +27,6 @@ PRODUCER: Final = "bench-producer"
 
 
 def job_ref(job: int) -> JobRef:
-    """The job's key in the store."""
     return JobRef(WORKFLOW, f"j{job}")
 
 
@@ -54,7 +53,6 @@ def start_store(directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]
 
 
 def store_version(url: str) -> str:
-    """Name and version of the server."""
     with redis.Redis.from_url(url) as client:
         info = client.info("server")
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info['redis_version']}"

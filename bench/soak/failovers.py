@@ -1,9 +1,6 @@
 """Servers fail while a job writes and viewers read: every kind of failover of Sentinels and of a Cluster.
 
-    python -m bench.soak.failovers [--form sentinel|cluster] [--rounds N]
-
-Each fault is printed with the longest time in which a viewer saw no line, and each form with the oracle's verdict.
-Half a second of silence counts as down for the Sentinels, and one second in the Cluster.
+python -m bench.soak.failovers [--form sentinel|cluster] [--rounds N]
 """
 
 import argparse
@@ -42,7 +39,6 @@ class Sentinels:
         self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.wake, self.order]
 
     def kill(self) -> None:
-        """The master is killed."""
         lost = self._fleet.master
         lost.kill()
         self._other(lost)
@@ -73,7 +69,6 @@ class Sentinels:
         self._fleet.follow(lost)
 
     def order(self) -> None:
-        """An operator orders a failover."""
         lost = self._fleet.master
         self._fleet.servers[2].ask("SENTINEL", "FAILOVER", SERVICE)
         self._other(lost)
@@ -91,7 +86,6 @@ class Nodes:
         self.faults: list[Callable[[], None]] = [self.kill, self.freeze, self.wake, self.order, self.move]
 
     def kill(self) -> None:
-        """The master is killed."""
         first, second = self._fleet.pair
         self._fleet.servers[first].kill()
         self._takes_over(second)
@@ -111,7 +105,6 @@ class Nodes:
             self._takes_over(second)
 
     def order(self) -> None:
-        """An operator lets the replica take over."""
         _, second = self._fleet.pair
         self._fleet.servers[second].ask("CLUSTER", "FAILOVER")
         self._takes_over(second)

@@ -1,10 +1,4 @@
-"""Runs random schedules of faults, one after the other. See :mod:`tests.faults.schedule`.
-
-    python -m bench.soak.schedule [--runs N] [--seconds S] [--seed SEED]
-
-Each run prints its seed, the faults that it caused and the verdict. ``--seed`` repeats a run: the same faults are
-chosen in the same order. Exits with 1 when a run was not clean.
-"""
+"""Runs random schedules of faults, one after the other. See :mod:`tests.faults.schedule`."""
 
 import argparse
 import random
@@ -17,7 +11,6 @@ from tests.faults.schedule import Report, run_schedule
 
 
 def main() -> int:
-    """Runs all schedules, and prints which were not clean."""
     parser = argparse.ArgumentParser(description="Random schedules of faults, judged by the oracle.")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60)
