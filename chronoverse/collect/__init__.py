@@ -87,11 +87,11 @@ def kubernetes(
     bounds = {"connect_seconds": 5.0, "read_seconds": SILENT_SECONDS}
     watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)
     with contextlib.ExitStack() as stack:
-        connect, read_last = _publishing(settings, common.meant_service(settings, server), stack)
+        connect, read_end = _publishing(settings, common.meant_service(settings, server), stack)
 
         def surround(has_room: Callable[[], bool]) -> Surroundings:
             limits = settings.max_line_bytes, settings.lease_seconds, forms
-            return Surroundings(connect, read_last, has_room, Checkpoints(state, say), say, *limits)
+            return Surroundings(connect, read_end, has_room, Checkpoints(state, say), say, *limits)
 
         agent = Agent(Path(pods), watcher, surround, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -109,8 +109,8 @@ def kubernetes(
 
 def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
-) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], Sequence[Line]]]":
-    """What makes a writer for a log, and how to read the last lines of a job's log."""
+) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
+    """What makes a writer for a log, and how to read a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -118,18 +118,18 @@ def _publishing(
     if server is None:
         store = stack.enter_context(common.open_store(settings))
 
-        def read_from_store(job: JobRef, count: int) -> Sequence[Line]:
-            found = store.page(job, before=MAX_NUMBER, count=count)[::-1]
+        def read_from_store(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
+            known, found = store.get_job(job), store.page(job, before=MAX_NUMBER, count=count)[::-1]
             entries = read_entries(found, entry_number(found[0][0]) - 1) if found else ()
-            return [each for each in entries if isinstance(each, Line)]
+            return known.status if known else "", [each for each in entries if isinstance(each, Line)]
 
         return lambda: store, read_from_store
     token = common.token_for(settings, server, "*", "collect", "logs:write logs:read")
     client = stack.enter_context(contextlib.closing(Client(server, token, ca_file=settings.ca_file)))
 
-    def read_from_service(job: JobRef, count: int) -> Sequence[Line]:
+    def read_from_service(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
         page = client.read("/workflows/{}/jobs/{}/logs", *job, order="desc", limit=count)
-        return read_items(page, "logs", Line.from_json)[::-1]
+        return client.job(job)["status"], read_items(page, "logs", Line.from_json)[::-1]
 
     writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
     return writer.twin, read_from_service

@@ -102,8 +102,8 @@ class Agent:
             key, path = RunKey(uid, container, int(restart)), Path(saved.get("path", ""))
             if saved.get("ended"):
                 self._done.add(key)
-            elif "job" in saved and key.restart >= 0 and path.parent.is_dir():
-                self._open(key, JobRef(*saved["job"]), path, read_labels(saved.get("labels")))
+            elif "job" in saved and key.restart >= 0:
+                self._open(key, JobRef(*saved["job"]), path, read_labels(saved.get("labels")), None, saved["started"])
 
     def _look(self) -> None:
         """Finds the logs that are new, and the ends of those that are known. Forgets those that are gone."""
@@ -157,10 +157,19 @@ class Agent:
             restart = max(0, key.restart)
             path = self._directory / pod.directory / key.container / f"{restart}.log"
             labels = pod.labels(key.container, self._label_names)
-            self._open(key, pod.job(key.container, restart), path, labels, failure)
+            started = pod.started(key.container, restart)
+            self._open(key, pod.job(key.container, restart), path, labels, failure, started)
 
-    def _open(self, key: RunKey, job: JobRef, path: Path, labels: Labels, failure: ContainerEnd | None = None) -> None:
+    def _open(
+        self,
+        key: RunKey,
+        job: JobRef,
+        path: Path,
+        labels: Labels,
+        failure: ContainerEnd | None = None,
+        started: str | None = None,
+    ) -> None:
         try:
-            self.logs[key] = ContainerLog(key, job, path, labels, self._around, failure)
+            self.logs[key] = ContainerLog(key, job, path, labels, self._around, failure, started)
         except OSError as error:  # such as a file that may not be read
             self._around.say(f"{job}: {error}")

@@ -6,6 +6,7 @@ The files keep the lines until the store has them safely, so the spool has only 
 """
 
 import contextlib
+import re
 import threading
 import time
 from collections import deque
@@ -37,6 +38,10 @@ CHECKPOINT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0
 #: Lines of a log's end that are looked for in the files when there is no checkpoint.
 COMPARED_LINES: Final = 100
+#: Seconds after its container's start, which is known in whole ones, until a log's first line came late.
+START_SECONDS: Final = 2.0
+
+_CONTINUED: Final = re.compile(r"-from-([0-9]{1,15})\Z", re.ASCII)
 
 
 class RunKey(NamedTuple):
@@ -53,12 +58,12 @@ class RunKey(NamedTuple):
 class Surroundings(NamedTuple):
     """What all logs share.
 
-    ``connect`` makes a writer for a log, ``read_last`` reads the last lines of a job's log, ``has_room``
+    ``connect`` makes a writer for a log, ``read_end`` reads a job's status and its log's last lines, ``has_room``
     says whether a log may have more than :data:`LEAST_BYTES` on their way, and ``say`` shows a message.
     """
 
     connect: Callable[[], LogWriter]
-    read_last: Callable[[JobRef, int], Sequence[Line]]
+    read_end: Callable[[JobRef, int], tuple[str, Sequence[Line]]]
     has_room: Callable[[], bool]
     checkpoints: Checkpoints
     say: Callable[[str], None]
@@ -83,7 +88,8 @@ class _Mark(NamedTuple):
 class ContainerLog:
     """Call :meth:`step` again and again. It never waits.
 
-    ``path`` is the log's file. With ``failure`` there is none, and the only line is the failure's.
+    ``path`` is the log's file. With ``failure`` there is none, and the only line is the failure's. ``started`` is when
+    the container started, if that is known.
     """
 
     key: RunKey
@@ -92,11 +98,17 @@ class ContainerLog:
     labels: Labels
     around: Surroundings
     failure: ContainerEnd | None = None
+    started: str | None = None
 
     def __post_init__(self) -> None:
+        saved = self.around.checkpoints.load(str(self.key))
         #: Whether nothing is left to do: the job has its end, or will not get one from us.
-        self.is_done = False
-        self._begin(self.around.checkpoints.load(str(self.key)))
+        self.is_done = bool(saved.get("ended"))
+        #: Whether lines are known to be gone that precede those of the files.
+        self._is_late = False
+        if not self.is_done:
+            self._files = LogFiles(self.path)
+            self._begin(saved)
 
     def _begin(self, saved: dict[str, Any]) -> None:
         """Opens the job, in the publisher's thread."""
@@ -104,10 +116,7 @@ class ContainerLog:
         self.cost = 0
         self._marks: deque[_Mark] = deque()
         self._saved, self.job = saved, JobRef(*saved.get("job", self.job))
-        self.is_done = bool(saved.get("ended"))
-        if self.is_done:
-            return
-        self._open_files(saved)
+        self._rewind(saved)
         self._spool = Spool(SpoolRoom(name=self.job.job_id, memory_bytes=2**30, keep_bytes=0))
         self._spool.save_state(token=saved.get("token"))
         # Without a checkpoint the lease may be that of the agent before.
@@ -123,29 +132,32 @@ class ContainerLog:
         with contextlib.suppress(ChronoverseError):  # the publisher knows its refusal
             self._publisher.start(0)
 
-    def _open_files(self, saved: dict[str, Any]) -> None:
+    def _rewind(self, saved: dict[str, Any]) -> None:
+        """Continues where a checkpoint was made, or at the beginning of the files if that is not in them."""
         position = saved.get("position")
-        self._files = LogFiles(self.path, Position(*position) if position else None)
-        self._reader = CriReader(self.around.max_line_bytes, saved.get("reader"), self.around.forms)
+        self._is_found = self._files.go_to(Position(*position) if position else None)
+        state = saved.get("reader") if self._is_found else None
+        self._reader = CriReader(self.around.max_line_bytes, state, self.around.forms)
 
     def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
         """Does what can be done now. ``end`` is how the container ended. ``is_gone``: nobody will ever tell that.
 
         Returns whether there is more to do at once.
         """
-        now = time.monotonic()
+        now, is_busy, end = time.monotonic(), False, self.failure or end
         if self._publisher.ended:
             self._finish()
         elif self._publisher.refusal is not None:
-            self._handle(self._publisher.refusal, now)
+            is_busy = self._handle(self._publisher.refusal, end, is_gone, now)
         elif self._skip is None:
-            if self._publisher.base is not None:
-                self._find_place(self._publisher.base, now)
+            is_busy = self._publisher.base is not None and self._find_place(self._publisher.base, now)
         else:
             self._note_safe(now)
             if not self._is_ending and self.cost <= (MOST_BYTES if self.around.has_room() else LEAST_BYTES):
                 return self._read(end, is_gone, now)
-        return False
+        if not self.is_done:  # what is rotated meanwhile may be removed
+            self._files.find_newer()
+        return is_busy
 
     @property
     def lag_bytes(self) -> int:
@@ -174,70 +186,115 @@ class ContainerLog:
 
     # Where to begin
 
-    def _find_place(self, base: int, now: float) -> None:
-        """Finds out which lines of the files the log has already. Its next line has the number ``base``."""
-        known = self._saved.get("next")
-        if known is not None and base >= known and self._files.found:
+    def _find_place(self, base: int, now: float) -> bool:
+        """Finds out which lines of the files the log has already. Its next line has the number ``base``.
+
+        Returns whether there is more to compare at once.
+        """
+        known, lacks = self._saved.get("next"), False
+        if self._is_found and known is not None and base >= known:
             self._skip = base - known
         elif base == 1 or self.failure:
-            self._skip = min(base - 1, 1)
-        elif search := self._searched(now):
-            if search.is_foreign and known is None:
+            self._rewind({})
+            self._skip, lacks = min(base - 1, 1), not self.failure and self._lacks_beginning()
+        elif (search := self._searched(now)) and search.is_done:
+            if search.lines is None and known is None and not self._files.is_rotated:
                 self._publisher.end(JobResult(Status.PENDING, None))
-                self._use_other_id()
-                return
-            self._skip = search.lines or 0
-            if search.lines is None:
-                # The files in between are gone, and with them lines whose number nobody knows.
-                self._spool.skip(1)
+                self._begin_as(f"-{self.key.uid[:8]}")
+                return False
+            self._rewind({})
+            self._skip, lacks = search.lines or 0, search.lines is None
         else:
-            return
-        if not self._files.found:
-            self._files.close()
-            self._open_files({})
+            return search is not None
+        if lacks:  # nobody knows how many lines
+            self._spool.skip(1)
         self._put([])
+        return False
+
+    def _lacks_beginning(self) -> bool:
+        """Whether the first lines may be gone. Only what has begun with the container was surely not rotated before."""
+        head = self._files.head
+        if head is None or self._is_late or not self._files.is_rotated:
+            return head is None or self._is_late
+        began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self.started)
+        return began is None or started is None or began >= started + START_SECONDS
 
     def _searched(self, now: float) -> "_Search | None":
-        """The result of the search for the log's last lines in the files. None while there is none yet."""
+        """The search for the log's last lines in the files, a step further. None while it waits."""
         if self._search is None or (self._search.error and now >= self._retry_at):
-            self._search, self._retry_at = _Search(self.path, self.job, self.around), now + RETRY_SECONDS
-        return self._search if self._search.is_done and self._search.error is None else None
+            self._search, self._retry_at = _Search(self.job, self.around), now + RETRY_SECONDS
+            self._rewind({})
+        search = self._search
+        if search.last is None or search.is_done:
+            return search if search.is_done else None
+        search.count += self._files.take_gap()
+        data = self._files.read()
+        search.compare(self._reader.end_file() if data is None else self._reader.feed(data))
+        if data == b"" and self._files.unread:
+            return None  # until a file counts as complete
+        if data == b"":
+            search.is_done = True
+            self._rewind(self._saved)
+        return search
 
-    def _use_other_id(self) -> None:
-        """Begins again under an id that no other pod of the same name has."""
-        job = self.job._replace(job_id=f"{self.job.job_id[:119]}-{self.key.uid[:8]}")
-        self.around.say(f"{self.job} is of another pod of this name: this one's job is {job.job_id}")
-        self._files.close()
-        self._begin({"job": job})
+    def _begin_as(self, ending: str, saved: dict[str, Any] | None = None) -> None:
+        """Begins again under an id with this ending."""
+        job = self.job._replace(job_id=f"{self.job.job_id[: 128 - len(ending)]}{ending}")
+        self.around.say(f"{self.job} is another pod's, or LOST: continuing as {job.job_id}")
+        self._publisher.stop()
+        self._begin({**(saved or {}), "job": job})
 
-    def _handle(self, refusal: ChronoverseError, now: float) -> None:
-        """Does what follows from the store's refusal."""
-        if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
-            has_own_id = self.job.job_id.endswith(f"-{self.key.uid[:8]}")
-            if not ("next" in self._saved or self.failure or has_own_id):
-                if (search := self._searched(now)) is None:
-                    return
-                if search.lines is None:
-                    self._use_other_id()
-                    return
-        elif not isinstance(refusal, Deleted):
+    def _handle(self, refusal: ChronoverseError, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
+        """Does what follows from the store's refusal. Returns whether there is more to do at once."""
+        is_closed = isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)
+        if not is_closed and not isinstance(refusal, Deleted):
             self._retry_at = self._retry_at or now + RETRY_SECONDS
             if now >= self._retry_at:
-                self._stop()
+                self._publisher.stop()
                 self._begin(self._saved)
-            return
+            return False
+        if is_closed:
+            search = self._searched(now)
+            if search is None or not search.is_done:
+                return search is not None
+            own = f"-{self.key.uid[:8]}"
+            if search.lines is None and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
+                self._begin_as(own)
+                return False
+            if search.status == Status.LOST and (end or self._files.unread):
+                self._continue(search)
+                return False
+            if search.status == Status.LOST and not is_gone:
+                return False  # until there is something to continue with
         if self._files.unread:
             self.around.say(f"{self.job}: {refusal}; {self._files.unread} bytes of its files are not published")
         self._finish()
+        return False
+
+    def _continue(self, search: "_Search") -> None:
+        """Publishes what a LOST job lacks as another one, whose id ends with the number of its first line."""
+        last = search.last[-1].sequence_num if search.last else 0
+        saved: dict[str, Any] = {}
+        if self._is_found and "next" in self._saved:
+            saved = {**self._saved, "next": self._saved["next"] - last}
+        elif search.lines is not None:
+            saved = {"next": 1 - search.lines, "position": self._files.position()}
+        self._is_late = not saved
+        self.labels = read_labels({**dict(self.labels), "continues": self.job.job_id})
+        before = _CONTINUED.search(self.job.job_id)
+        self.job = self.job._replace(job_id=_CONTINUED.sub("", self.job.job_id))
+        self._begin_as(f"-from-{last + (int(before[1]) if before else 1)}", saved)
 
     # Reading
 
     def _read(self, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
-        files, end = self._files, self.failure or end
-        if files.has_dropped:
-            files.has_dropped = False
+        files = self._files
+        if files.take_gap():
             self._put(self._reader.end_file())
-            self._spool.skip(1)
+            if self._skip:
+                self._skip -= 1
+            else:
+                self._spool.skip(1)
         data = files.read()
         if data != b"":
             self._put(self._reader.end_file() if data is None else self._reader.feed(data))
@@ -275,19 +332,22 @@ class ContainerLog:
 
     def _note_safe(self, now: float) -> None:
         """Notes how far all lines are safe, at times in a checkpoint; at once when another file has begun."""
-        before = (self._saved.get("position") or [None])[0]
+        is_other = False
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()
             self.cost -= mark.cost
+            is_other |= (mark.saved["position"] or [0])[0] != (self._saved.get("position") or [0])[0]
             self._saved |= mark.saved
             self._checkpoint_at = self._checkpoint_at or now + CHECKPOINT_SECONDS
-        after = (self._saved.get("position") or [None])[0]
-        if self._checkpoint_at and (now >= self._checkpoint_at or before != after):
+        if is_other and self._saved["position"]:
+            self._files.release(self._saved["position"])
+        if is_other or (self._checkpoint_at and now >= self._checkpoint_at):
             self._save()
 
     def _save(self, **changes: Any) -> None:
         self._checkpoint_at = 0.0
-        self._saved |= {"job": self.job, "path": str(self.path), "labels": dict(self.labels), **changes}
+        self._saved |= {"job": self.job, "path": str(self.path), "labels": dict(self.labels)}
+        self._saved |= {"started": self.started, **changes}
         self.around.checkpoints.save(str(self.key), self._saved)
 
     def _finish(self) -> None:
@@ -302,45 +362,40 @@ class ContainerLog:
 
 
 class _Search:
-    """Looks in the files for the last lines of a job's log, in a thread."""
+    """Compares the files' lines with the last ones of a job's log, which it asks for in a thread.
 
-    def __init__(self, path: Path, job: JobRef, around: Surroundings) -> None:
-        #: How many lines the files have up to the log's last one. None if it is not in them.
-        self.lines: int | None = None
-        #: Whether the log is not of these files, which are all that the container has printed.
-        self.is_foreign = self.is_done = False
+    It finds out how many ``lines`` the files have up to the log's last one. None if it is not in them.
+    """
+
+    def __init__(self, job: JobRef, around: Surroundings) -> None:
+        self.status = ""
+        self.last: Sequence[Line] | None = None
         self.error: ChronoverseError | None = None
-        threading.Thread(target=self._run, args=(path, job, around), name="chronoverse-search", daemon=True).start()
+        self.lines: int | None = None
+        #: Lines that were compared, and gaps.
+        self.count = 0
+        self.is_done = False
+        self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
+        threading.Thread(target=self._ask, args=(job, around), name="chronoverse-search", daemon=True).start()
 
-    def _run(self, path: Path, job: JobRef, around: Surroundings) -> None:
+    def _ask(self, job: JobRef, around: Surroundings) -> None:
         try:
-            last = around.read_last(job, COMPARED_LINES)
-            files = LogFiles(path)
-            with contextlib.closing(files):
-                self.lines = find_lines(files, last, around.max_line_bytes, around.forms)
-            self.is_foreign = self.lines is None and not files.is_rotated
+            self.status, last = around.read_end(job, COMPARED_LINES)
+            self._wanted = [(line.timestamp, line.stream, line.message) for line in last]
+            self._recent = deque(maxlen=max(1, len(last)))
+            self.last = last
         except ChronoverseError as error:
             self.error = error
             around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
-        self.is_done = True
 
-
-def find_lines(
-    files: LogFiles, last: Sequence[Line], max_line_bytes: int, forms: SecretForms | None = None
-) -> int | None:
-    """How many lines the files have up to the ``last`` ones of a log. None if these are not in them."""
-    reader, count, found = CriReader(max_line_bytes, None, forms), 0, None
-    wanted = [(line.timestamp, line.stream, line.message) for line in last]
-    recent: deque[tuple[str, str, str]] = deque(maxlen=max(1, len(wanted)))
-    while (data := files.read()) != b"" or files.unread:
-        if data == b"":
-            time.sleep(0.05)  # until a file counts as complete
-        for batch in reader.end_file() if data is None else reader.feed(data):
+    def compare(self, batches: Sequence[LineBatch]) -> None:
+        """Takes the files' next lines. Call it once ``last`` is known."""
+        wanted, recent, last = self._wanted, self._recent, self.last
+        for batch in batches:
             for message in batch.messages():
-                count += 1
+                self.count += 1
                 recent.append((batch.timestamp, batch.stream, message.decode()))
                 # Where several places of the files have what the log has, the number tells.
                 is_found = bool(wanted) and recent[-1] == wanted[-1] and [*recent] == wanted[-len(recent) :]
-                if is_found and found != last[-1].sequence_num:
-                    found = count
-    return found if wanted or count else 0
+                if is_found and last and self.lines != last[-1].sequence_num:
+                    self.lines = self.count

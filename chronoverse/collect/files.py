@@ -5,10 +5,12 @@ Later the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is
 was on the disk once can be read to its end. They are the only copy: nothing is kept here.
 """
 
+import contextlib
 import gzip
 import io
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ SETTLE_SECONDS: Final = 0.5
 HELD_FILES: Final = 100
 #: Bytes at a file's beginning by which it is recognized. A line's time has nanoseconds.
 HEAD_BYTES: Final = 64
+#: What a file raises that is damaged.
+DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 
 class Position(NamedTuple):
@@ -44,45 +48,54 @@ class _File:
 
     file: io.FileIO | gzip.GzipFile
     name: str = ""
-    offset: int = 0
-    _head: bytes = b""
-    _is_at_end: bool = False
+    #: Whether what came before this file is gone.
+    follows_gap: bool = False
 
     def __post_init__(self) -> None:
         self.is_compressed = isinstance(self.file, gzip.GzipFile)
         self.inode = os.fstat(self.file.fileno()).st_ino
+        self._head = b""
+        self._is_damaged = False
+        self.seek(0)
+        if self.is_compressed:
+            self._head = self.read(HEAD_BYTES)
+            self.seek(0)
 
     @property
     def unread(self) -> int:
-        """Bytes that were not read. Of a compressed file all of its bytes, until its end was read."""
+        """Bytes that were not read; 1 for a gap. Of a compressed file all of its bytes, until its end was read."""
         size = os.fstat(self.file.fileno()).st_size
-        return (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
+        unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
+        return unread or int(self.has_gap)
 
     @property
     def head(self) -> bytes:
-        if len(self._head) < HEAD_BYTES and not (self.is_compressed and self._head):
-            offset = self.offset
-            self.seek(0)
-            self._head = self.read(HEAD_BYTES)
-            self.seek(offset)
+        if len(self._head) < HEAD_BYTES and not self.is_compressed:
+            self._head = os.pread(self.file.fileno(), HEAD_BYTES, 0)
         return self._head
 
     def read(self, size: int = READ_BYTES) -> bytes:
+        data, file = b"", self.file
         try:
-            data = self.file.read(size) or b""
-        except (OSError, EOFError):  # a damaged file ends where it is damaged
-            data = b""
+            data = (file.read1(size) if isinstance(file, gzip.GzipFile) else file.read(size)) or b""
+        except DAMAGED:  # it ends here
+            self.has_gap |= not self._is_damaged
+            self._is_damaged = True
         self.offset += len(data)
         self._is_at_end = not data
+        if not data and not self.is_compressed and os.fstat(file.fileno()).st_size < self.offset:
+            self._head, self.follows_gap = b"", True  # somebody has emptied it
+            self.seek(0)
         return data
 
     def seek(self, offset: int) -> bool:
         """Continues at ``offset``. Whether the file has as many bytes."""
-        try:
+        #: Whether what comes before the next byte is gone.
+        self.has_gap = self.follows_gap and not offset
+        self.offset, self._is_at_end, self._is_damaged = 0, False, False
+        with contextlib.suppress(*DAMAGED):
             self.offset = self.file.seek(offset)
-        except (OSError, EOFError):
-            return False
-        return self.offset == offset <= (offset if self.is_compressed else os.fstat(self.file.fileno()).st_size)
+        return self.offset == offset and (self.is_compressed or offset <= os.fstat(self.file.fileno()).st_size)
 
     def is_at(self, position: Position) -> bool:
         """Whether the position is in this file."""
@@ -96,63 +109,99 @@ class _File:
 
 
 class LogFiles:
-    """The bytes of the file ``path``, from the oldest file that is there, or from ``position``. Never waits for more.
+    """The bytes of the file ``path``, from the oldest file that is there on. Never waits for more.
 
-    ``found`` says whether the file of the position is there. ``clock`` is monotonic seconds.
+    ``clock`` is monotonic seconds.
     """
 
-    def __init__(
-        self, path: Path, position: Position | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        #: The file that is being read, and those that come after it.
+        #: Files that are held: those that were read, that at the index ``_at``, and those that come after it.
         self._files: list[_File] = []
+        self._at = 0
         #: The names of the rotated files, in the order in which they were seen.
         self._order: list[str] = []
         #: When there were bytes last, or a new file.
         self.changed_at = clock()
-        #: Whether files were dropped that nobody had read.
-        self.has_dropped = False
         self.find_newer()
-        self.found = position is not None and self._go_to(position)
 
     def read(self) -> bytes | None:
         """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
-        known = len(self._files)
-        if known and (data := self._files[0].read()):
+        self.find_newer()
+        if not self._files:
+            return b""
+        current, *later = self._files[self._at :]
+        if data := current.read():
             self.changed_at = self._clock()
             return data
-        self.find_newer()
-        if known < 2:
-            return b""
-        is_silent = self._clock() - self.changed_at > SETTLE_SECONDS and self._files[1].unread
+        is_silent = self._clock() - self.changed_at > SETTLE_SECONDS
         # A file that was followed by two others, or was compressed, has no writer any more.
-        if known > 2 or self._files[0].is_compressed or is_silent:
-            self._files.pop(0).file.close()
+        if later and (len(later) > 1 or current.is_compressed or (is_silent and later[0].unread)):
+            later[0].has_gap |= current.has_gap
+            self._at += 1
             return None
         return b""
+
+    def take_gap(self) -> bool:
+        """Whether bytes that come before the next ones are gone. Returns that once."""
+        current = self._files[self._at] if self._files else None
+        has_gap = current is not None and current.has_gap
+        if current is not None:
+            current.has_gap = False
+        return has_gap
 
     @property
     def unread(self) -> int:
         """Bytes that were not read; see :attr:`_File.unread`."""
-        return sum(each.unread for each in self._files)
+        return sum(each.unread for each in self._files[self._at :])
 
     @property
     def is_rotated(self) -> bool:
         """Whether there are rotated files. Others may be gone."""
         return bool(self._order)
 
+    @property
+    def head(self) -> bytes | None:
+        """The first bytes of the oldest file that is held. None without one."""
+        return self._files[0].head if self._files else None
+
     def position(self, unused: int = 0) -> Position | None:
         """Where reading continues, ``unused`` bytes before what was read. None while there is no file."""
         if not self._files:
             return None
-        current = self._files[0]
+        current = self._files[self._at]
         return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
+
+    def go_to(self, position: Position | None) -> bool:
+        """Continues at the position. At the beginning, and returns False, if that is not there."""
+        self._at = 0
+        at = next((each for each in self._files if position and each.is_at(position)), None)
+        for each in self._files:
+            each.seek(0)
+        if position is None or at is None:
+            return False
+        if not at.seek(position.offset):
+            at.seek(0)
+            return False
+        places = {name: place for place, name in enumerate(position.order)}
+        first, new = places.get(at.name, len(places)), len(places)
+        self._order.sort(key=lambda name: places.get(name, new))
+        later = [each for each in self._files if each is not at and places.get(each.name, new) >= first]
+        later.sort(key=lambda each: places.get(each.name, new))
+        _close(each for each in self._files if each is not at and each not in later)
+        self._files = [at, *later]
+        return True
+
+    def release(self, position: Position) -> None:
+        """Closes the files that come before that of the position."""
+        while self._at and not self._files[0].is_at(position):
+            self._files.pop(0).file.close()
+            self._at -= 1
 
     def close(self) -> None:
         _close(self._files)
-        self._files = []
+        self._files, self._at = [], 0
 
     def find_newer(self) -> None:
         """Opens the files that have come since the last call, if the log was rotated."""
@@ -160,7 +209,8 @@ class LogFiles:
             inode = os.stat(self._path).st_ino
         except OSError:  # between the renaming and the new file, or the log is gone
             inode = 0
-        if self._files and inode in (0, self._files[-1].inode):
+        newest = self._files[-1] if self._files else None
+        if newest and inode in (0, newest.inode):
             return
         # The log may be rotated again while the files are opened.
         for _ in range(10):
@@ -175,29 +225,22 @@ class LogFiles:
         # A new name is that of a file that is held, or comes after those.
         known = [each for each in self._order if each in names]
         self._order = [*known, *(each for each in names if each not in known)]
+        # The oldest are removed first: if the newest one is there, all that came after it are.
+        lacks = newest is not None and newest.name not in names and not any(each.is_copy(newest) for each in files)
         for file in files:
             if held := next((each for each in self._files if file.is_copy(each)), None):
                 held.name = file.name or held.name
                 _close([file])
             else:
                 self._files.append(file)
-                self.changed_at = self._clock()
+                file.follows_gap = file.has_gap = lacks
+                lacks, self.changed_at = False, self._clock()
         while len(self._files) > HELD_FILES:
             self._files.pop(0).file.close()
-            self.has_dropped = True
-
-    def _go_to(self, position: Position) -> bool:
-        at = next((each for each in self._files if each.is_at(position)), None)
-        if at is None or not at.seek(position.offset):
-            return False
-        known = list(position.order)
-        before = known[: known.index(at.name)] if at.name in known else known
-        self._order.sort(key=lambda name: known.index(name) if name in known else len(known))
-        later = [each for each in self._files if each is not at and each.name not in before]
-        later.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
-        _close(each for each in self._files if each is not at and each not in later)
-        self._files = [at, *later]
-        return True
+            if self._at:
+                self._at -= 1
+            else:
+                self._files[0].follows_gap = self._files[0].has_gap = True
 
     def _rotated(self) -> tuple[str, ...]:
         """The names of rotated files, the oldest first. What ends in ``.tmp`` is being compressed."""

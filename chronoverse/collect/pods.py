@@ -97,15 +97,24 @@ class Pod:
         """How often a container was started again."""
         return self._statuses.get(container, {}).get("restartCount") or 0
 
+    def _state(self, container: str, restart: int) -> Mapping[str, Any]:
+        """The state of a run of a container. A run before the last one has none."""
+        status, later = self._statuses.get(container, {}), self.restarts(container) - restart
+        return (status.get("state") if later == 0 else status.get("lastState") if later == 1 else None) or {}
+
+    def started(self, container: str, restart: int) -> str | None:
+        """When a run of a container started, if the pod's status says that."""
+        state = self._state(container, restart)
+        return (state.get("running") or state.get("terminated") or {}).get("startedAt")
+
     def end(self, container: str, restart: int) -> ContainerEnd | None:
         """How a run of a container ended, if the pod's status says that."""
-        status, later = self._statuses.get(container, {}), self.restarts(container) - restart
-        state = (status.get("state") if later == 0 else status.get("lastState") if later == 1 else None) or {}
-        if ended := state.get("terminated"):
+        if ended := self._state(container, restart).get("terminated"):
             code, reason = int(ended.get("exitCode") or 0), str(ended.get("reason") or "Unknown")
             message = _one_line(f"{reason}: {ended.get('message')}") if reason in _NEVER_RAN else ""
             # Such as Evicted, which is why its containers were killed.
-            why = self._status.get("reason") if code and later == 0 else None
+            is_last = restart == self.restarts(container)
+            why = self._status.get("reason") if code and is_last else None
             return ContainerEnd(code, str(why or reason), message)
         # Its containers have ended, and the kubelet did not say how.
         return ContainerEnd(None, str(self._status.get("reason") or "Unknown")) if self._has_failed else None

@@ -179,14 +179,141 @@ def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: 
     with node:
         job = jobs.wait_for_end(WORKFLOW, JOB)
 
-    entries = jobs.entries(WORKFLOW, JOB)
-    assert [each.message if isinstance(each, Line) else each for each in entries] == [
-        *texts(3),
-        Gap(4, 4, "missing"),
-        "unseen 2",
-        "last",
-    ]
+    assert summary(jobs) == [*texts(3), Gap(4, 4, "missing"), "unseen 2", "last"]
     assert (job["status"], job["dropped"]) == ("COMPLETED", 0)
+
+
+@pytest.mark.parametrize(
+    ("started", "has_gap"),
+    [
+        pytest.param("2026-03-03T10:00:05Z", False, id="first"),
+        pytest.param("2026-03-03T10:00:02Z", True, id="late"),
+        pytest.param(None, True, id="unknown"),
+    ],
+)
+def test_lines_that_were_removed_before_the_first_look_are_named(
+    agent: Agents, api: ApiServer, jobs: Jobs, started: str | None, has_gap: bool
+) -> None:
+    """A rotated log whose first line does not come with its container's start may have lost lines."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    writer.write(cri_line("early", at=1_772_532_005.0))
+    rotate(writer, now=1_772_532_006)
+    writer.write(cri_line("last", at=1_772_532_007.0))
+    done = {"exitCode": 0, "reason": "Completed", **({"startedAt": started} if started else {})}
+    api.apply(with_state(one, terminated=done))
+    with node:
+        jobs.wait_for_end(WORKFLOW, JOB)
+
+    gap = [Gap(1, 1, "missing")] if has_gap else []
+    assert summary(jobs) == [*gap, "early", "last"]
+
+
+def summary(jobs: Jobs, job: str = JOB) -> list[str | Gap]:
+    """The texts and gaps of a job that has ended."""
+    return [each.message if isinstance(each, Line) else each for each in jobs.entries(WORKFLOW, job)]
+
+
+@pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.parametrize("is_running", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_lost_job_is_continued_by_another(
+    agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
+) -> None:
+    """No agent ran for longer than the lease. The other job ends as the container does; it may have no lines."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        wait_for_state(node, '"next":4')
+    if is_running:
+        writer.print(*texts(5, 3))
+    assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
+    if not has_state:
+        shutil.rmtree(node.state)
+    with node:
+        if is_running:
+            jobs.wait_for_lines(WORKFLOW, f"{JOB}-from-4", 2)
+            writer.print(*texts(6, 5))
+        api.apply(ended(one, 3))
+        job = jobs.wait_for_end(WORKFLOW, f"{JOB}-from-4")
+
+    assert (job["status"], job["exit_code"], job["labels"]["continues"]) == ("FAILED", 3, JOB)
+    assert jobs.texts(WORKFLOW, JOB) == texts(3)
+    assert summary(jobs, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
+
+
+def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
+    agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
+) -> None:
+    """More is printed than the agent keeps in memory; it is rotated and removed, and the job is declared LOST."""
+    node, one = agent(url=proxy.http_url), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    with node:
+        writer.print(*texts(10))
+        jobs.wait_for_lines(WORKFLOW, JOB, 10)
+        proxy.refuse()
+        proxy.cut()
+        total = 10
+        for number in range(6):
+            writer.print(*(f"line {each} {'x' * 1_000}" for each in range(total, total + 4_000)))
+            total += 4_000
+            wait_for_open(node, writer.path)
+            rotate(writer, max_files=3, now=1_772_532_005 + number)
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
+        proxy.heal()
+        api.apply(ended(one, 1))
+        (other,) = wait_for_other_jobs(jobs, 1)
+        job = jobs.wait_for_end(WORKFLOW, other)
+
+    found = [text.split(" x")[0] for each in (JOB, other) for text in jobs.texts(WORKFLOW, each)]
+    assert (job["status"], found) == ("FAILED", texts(total))
+
+
+def wait_for_open(node: Agent, path: Path) -> None:
+    """Waits until the agent has the file open."""
+    assert node.process is not None
+    fds, inode = Path(f"/proc/{node.process.pid}/fd"), path.stat().st_ino
+
+    def is_open() -> bool:
+        found = set()
+        for each in fds.iterdir():
+            with contextlib.suppress(OSError):
+                found.add(each.stat().st_ino)
+        return inode in found
+
+    wait_until(is_open, SOON, f"{path} is open")
+
+
+def wait_for_other_jobs(jobs: Jobs, count: int) -> list[str]:
+    """The jobs that continue the first one, once there are so many."""
+
+    def others() -> list[str]:
+        found = [each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]]
+        return [each for each in found if each != JOB]
+
+    wait_until(lambda: len(others()) >= count, SOON, f"{count} other jobs")
+    return others()
+
+
+def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Nobody can say what it printed meanwhile, and its checkpoint goes."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        node.stop()
+    shutil.rmtree(writer.path.parents[1])
+    api.delete(with_state(one, running={}))
+    with node:
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
+        wait_until(lambda: not [*node.state.glob("*.json")], SOON, "the checkpoint is gone")
+
+    assert summary(jobs) == [*texts(3), Gap(4, 4, "missing")]
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """A log's files, while they are rotated as the kubelet does it."""
 
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +43,8 @@ def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
     """Opens the writer's files. They are closed at the end."""
     made: list[LogFiles] = []
 
-    def make(position: Position | None = None) -> LogFiles:
-        made.append(LogFiles(writer.path, position, clock))
+    def make() -> LogFiles:
+        made.append(LogFiles(writer.path, clock))
         return made[-1]
 
     yield make
@@ -57,9 +58,10 @@ def numbered(first: int, count: int = 3) -> bytes:
 
 
 def read_all(source: LogFiles, clock: Clock) -> bytes:
-    """All that is there now. A file counts as complete when it is silent."""
+    """All that is there now, with ``?`` for each gap. A file counts as complete when it is silent."""
     data, silent = b"", 0
     while silent < 8:
+        data += b"?" if source.take_gap() else b""
         found = source.read()
         data += found or b""
         silent = 0 if found else silent + 1
@@ -152,13 +154,13 @@ def test_reading_continues_from_a_position(
         rotate(writer, 9, now=AT + 60 + number + (step if number else 0))
         writer.write(numbered(30 + 10 * number))
 
-    again = reader(Position(*position))
-    assert again.found
+    again = reader()
+    assert again.go_to(Position(*position))
     assert read_all(again, clock) == numbered(22, 1) + b"".join(numbered(30 + 10 * each) for each in range(rotations))
 
 
 def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """Nor one beyond the end of a file."""
+    """Nor one beyond the end of a file. Then all is read."""
     writer.write(numbered(0))
     source = reader()
     source.read()
@@ -168,10 +170,35 @@ def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter,
         rotate(writer, max_files=2, now=AT + number)
         writer.write(numbered(10 * number))
 
-    assert not reader(position).found
-    there = reader().position()
+    assert not reader().go_to(position)
+    again = reader()
+    there = again.position()
     assert there is not None
-    assert not reader(there._replace(offset=10_000)).found
+    assert not again.go_to(there._replace(offset=10_000))
+    assert read_all(again, clock) == numbered(20) + numbered(30)
+
+
+def test_what_was_read_is_held_until_it_is_released(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Though its files are removed: what a store has refused is read again."""
+    writer.write(numbered(0))
+    source = reader()
+    source.read()
+    position = source.position(len(numbered(1, 2)))
+    assert position is not None
+    for number in range(1, 4):
+        rotate(writer, max_files=2, now=AT + number)
+        writer.write(numbered(10 * number))
+        source.find_newer()
+    rest = numbered(10) + numbered(20) + numbered(30)
+    assert read_all(source, clock) == rest
+
+    assert source.go_to(position)
+    assert read_all(source, clock) == numbered(1, 2) + rest
+    last = source.position()
+    assert last is not None
+    source.release(last)
+    assert not source.go_to(position)
+    assert read_all(source, clock) == numbered(30)
 
 
 def test_held_files_are_bounded(
@@ -186,5 +213,51 @@ def test_held_files_are_bounded(
         writer.write(numbered(10 * number))
         source.find_newer()
 
-    assert source.has_dropped
-    assert read_all(source, clock) == numbered(20) + numbered(30) + numbered(40)
+    assert read_all(source, clock) == b"?" + numbered(20) + numbered(30) + numbered(40)
+
+
+@pytest.mark.parametrize("max_files", [2, 5])
+def test_files_that_nobody_saw_are_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader, max_files: int) -> None:
+    """If the newest file of before is gone, others may be. If it is there, all that came after it are."""
+    writer.write(numbered(0))
+    source = reader()
+    source.read()
+    for number in range(1, 4):
+        rotate(writer, max_files, now=AT + number)
+        writer.write(numbered(10 * number))
+
+    assert read_all(source, clock) == (b"?" if max_files == 2 else numbered(10)) + numbered(20) + numbered(30)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_file_is_a_gap_where_it_is_damaged(
+    writer: ContainerWriter, clock: Clock, reader: Reader, damage: str, is_last: bool
+) -> None:
+    """Its checksum tells at its end, though what precedes that may be wrong."""
+    noise = b"".join(cri_line(os.urandom(500).hex()) for _ in range(1_000))
+    whole = bytearray(gzip.compress(noise))
+    whole[-1_000:] = b"" if damage == "cut" else bytes(1_000)
+    writer.path.with_name("0.log.20260303-100005.gz").write_bytes(whole)
+    if is_last:
+        writer.path.unlink()
+    else:
+        writer.write(numbered(10))
+    source = reader()
+    assert source.unread
+
+    data = read_all(source, clock)
+    part, _, rest = data.partition(b"?")
+    assert (part[:900_000], rest) == (noise[:900_000], b"" if is_last else numbered(10))
+    assert not source.unread
+
+
+def test_a_file_that_was_emptied_is_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Somebody made room on the disk."""
+    writer.write(numbered(0))
+    source = reader()
+    assert source.read() == numbered(0)
+    os.truncate(writer.path, 0)
+    writer.write(numbered(10, 2))
+
+    assert read_all(source, clock) == b"?" + numbered(10, 2)
