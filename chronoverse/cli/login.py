@@ -17,7 +17,7 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
 
     Use a browser on any machine. Shows issuer and client first, and asks for confirmation.
     """
-    from chronoverse.client.login import Issuer, LoginFile
+    from chronoverse.client.login import IssuerClient, LoginFile
 
     settings = common.read_settings()
     given = {"issuer": issuer, "client_id": client_id}
@@ -40,7 +40,7 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
             click.echo(f"or open {plain_text(complete)}", err=True)
 
     try:
-        signed_in = Issuer(str(told["issuer"]), str(told["client_id"]), settings.ca_file).sign_in(
+        signed_in = IssuerClient(str(told["issuer"]), str(told["client_id"]), settings.ca_file).sign_in(
             str(told["scopes"]), told["audience"], show
         )
     except errors.Unauthorized as error:
@@ -73,7 +73,7 @@ def _ask_service(settings: Settings) -> dict[str, str | None]:
 @click.command()
 def logout() -> None:
     """Sign out, and revoke the sign-in at the issuer."""
-    from chronoverse.client.login import Issuer, LoginFile
+    from chronoverse.client.login import IssuerClient, LoginFile
 
     settings = common.read_settings()
     file = LoginFile(settings.data_dir, settings.service_url)
@@ -81,7 +81,7 @@ def logout() -> None:
     if signed_in is None:
         return common.print_message(f"not signed in to {settings.service_url}")
     try:
-        Issuer(signed_in.issuer, signed_in.client_id, settings.ca_file).revoke(signed_in)
+        IssuerClient(signed_in.issuer, signed_in.client_id, settings.ca_file).revoke(signed_in)
     except errors.Unreachable as error:
         common.print_message(f"the refresh token was removed here but not revoked: {error}")
     return common.print_message(f"signed out of {settings.service_url}")

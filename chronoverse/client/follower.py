@@ -100,7 +100,7 @@ class Follower:
         self.last_number = number
         return True
 
-    def _read_event(self, event: sse.Event) -> Any:
+    def _read_event(self, event: sse.ServerSentEvent) -> Any:
         try:
             match event.event:
                 case EventName.LOG:
@@ -149,7 +149,7 @@ class WorkflowFollower(Follower):
         self.last_number = self.last_number if number is None else number
         return True
 
-    def _read_event(self, event: sse.Event) -> WorkflowEvent | None:
+    def _read_event(self, event: sse.ServerSentEvent) -> WorkflowEvent | None:
         try:
             match event.event:
                 case EventName.JOB:

@@ -53,7 +53,7 @@ class Login:
         return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
-class Issuer:
+class IssuerClient:
     """The issuer at ``url``, and this program's public client there. ``ca_file`` has authorities to trust."""
 
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
@@ -259,7 +259,7 @@ class LoginFile:
             reason = login.ended or "the issuer issued no refresh token"
             raise StaleToken(f"the sign-in at {login.issuer} is over ({reason}): run `chronoverse login`")
         try:
-            renewed = Issuer(login.issuer, login.client_id, self._ca_file).renew(login, now)
+            renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:
             # It is not tried again with each request.
             login = replace(login, refresh_token=None, until=login.at, ended=str(error))

@@ -16,7 +16,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event. ``id`` is the last id on the stream so far, even if an earlier block had it."""
 
     event: str
@@ -70,7 +70,7 @@ class Decoder:
         self._data: list[str] = []
         self._id = last_event_id
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that ``chunk`` completes."""
         buffer = self._buffer + chunk
         if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
@@ -87,9 +87,9 @@ class Decoder:
                 yield event
         self._buffer = buffer[start:]
 
-    def _line(self, line: str) -> Event | None:
+    def _line(self, line: str) -> ServerSentEvent | None:
         if not line:
-            event = Event(self._event or "message", "\n".join(self._data), self._id) if self._data else None
+            event = ServerSentEvent(self._event or "message", "\n".join(self._data), self._id) if self._data else None
             self.last_event_id, self._event, self._data = self._id, "", []
             return event
         field, _, value = line.partition(":")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from chronoverse.client.login import Issuer, Login, LoginFile
+from chronoverse.client.login import IssuerClient, Login, LoginFile
 from chronoverse.client.service_connection import RequestFailed
 from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized
 from tests.support.scripted import ScriptedService, answer
@@ -37,7 +37,7 @@ def sign_in(issuer: ScriptedService, waited: list[float], issuer_says: str | Non
     issuer.answers = (metadata, says("200 OK", **device), *issuer.answers)
     shown: list[tuple[str, str, str | None]] = []
     with issuer:
-        signed_in = Issuer(issuer.url, "cli", None).sign_in(
+        signed_in = IssuerClient(issuer.url, "cli", None).sign_in(
             "openid", None, lambda *given: shown.append(given), clock=lambda: 1000 + sum(waited), sleep=waited.append
         )
     assert shown == [("https://id", "AB-CD", None)]

@@ -16,7 +16,8 @@ import httpx
 from chronoverse.client.client import Client
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.joblog.model import Gap, JobRef, Line
-from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.sse import ServerSentEvent as Event
 from tests.faults.oracle import GAP, JOB, LINE, Seen
 
 #: Seconds without a byte after which a watcher reconnects. Heartbeats come every second.

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog import sse
-from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.sse import ServerSentEvent as Event
 
 BOM = b"\xef\xbb\xbf"
 

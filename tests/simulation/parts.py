@@ -24,7 +24,7 @@ from chronoverse.errors import ChronoverseError
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
-from chronoverse.joblog.sse import Event
+from chronoverse.joblog.sse import ServerSentEvent
 from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
@@ -324,7 +324,7 @@ class Viewer(Watcher):
         self.connected_at.append(loop.time)
         return http.client.HTTPConnection(BALANCER, timeout=SILENCE_SECONDS)
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: ServerSentEvent) -> None:
         super()._event(event)
         if event.event == "error" and "gone from the store" in event.data:
             # A filtered stream's id is that of a line that was left out. The log may come back.

@@ -10,7 +10,7 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.sse import Decoder, ServerSentEvent
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from chronoverse.store.live_reader import Found, LiveReader
@@ -176,7 +176,7 @@ def blocks(chunk: bytes) -> list[bytes]:
     return [block + b"\n\n" for block in whole] + ([rest] if rest else [])
 
 
-def events(chunk: bytes) -> list[Event]:
+def events(chunk: bytes) -> list[ServerSentEvent]:
     """The events in a chunk that begins and ends between two blocks."""
     return list(Decoder().feed(chunk))
 
@@ -209,7 +209,7 @@ class StreamCheck:
         self.cursor = after
         self.lines: list[int] = []
         self.jobs: list[dict[str, Any]] = []
-        self.closing: Event | None = None
+        self.closing: ServerSentEvent | None = None
         self.out_of_sequence = 0
         self._written = written
         self._gone = gone
@@ -233,7 +233,7 @@ class StreamCheck:
             if not arrived and self.last_event_id != before:
                 self._moved(self.last_event_id)
 
-    def _event(self, event: Event, id: int | None) -> None:
+    def _event(self, event: ServerSentEvent, id: int | None) -> None:
         assert self.closing is None, f"{event} after {self.closing}"
         assert bool(self._previous) == (event.event != "connected"), "connected comes first, and once"
         out_of_sequence = event.event == "error" and event.data.startswith(OUT_OF_SEQUENCE_PREFIX)
@@ -290,7 +290,7 @@ class StreamCheck:
             assert line is not None, f"{passed} is missing, and no gap names it"
             assert not passes(self.line_filter, line), f"{passed} was lost"
 
-    def _close(self, event: Event, id: int | None) -> None:
+    def _close(self, event: ServerSentEvent, id: int | None) -> None:
         self.closing = event
         if event.event == "error" and id is None:
             return

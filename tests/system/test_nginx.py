@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
-from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.sse import Decoder, ServerSentEvent
 from chronoverse.store import Store
 from tests.support.nginx import Nginx
 from tests.support.service import Service, serving
@@ -66,7 +66,7 @@ class Curl:
         """Waits until ``text`` has arrived."""
         wait_until(lambda: text in self.body, PATIENCE_SECONDS, f"{text!r}")
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[ServerSentEvent]:
         """The events so far, without ``job`` events."""
         return [event for event in Decoder().feed(self.body) if event.event != "job"]
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from chronoverse.joblog.model import JobRef
-from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.sse import Decoder, ServerSentEvent
 from chronoverse.store import Store
 from tests.support.commands import PATIENCE_SECONDS, call_main, environ, run_chronoverse, start_chronoverse
 from tests.support.service import Service
@@ -25,7 +25,7 @@ TICKING = (sys.executable, "-uc", "import time\nfor i in range(300): print('tick
 DIRECTLY: dict[str, Any] = {"CHRONOVERSE_URL": ""}
 
 
-def events(service: Service, job: JobRef) -> list[Event]:
+def events(service: Service, job: JobRef) -> list[ServerSentEvent]:
     """All events of a job's stream, until the server closes it."""
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=20"
     headers = {"Authorization": f"Bearer {service.token()}"}
@@ -76,7 +76,7 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
         **DIRECTLY,
     )
     wait_until(lambda: bool(entries(embedded_service, job)), PATIENCE_SECONDS, "the runner publishes")
-    seen: list[Event] = []
+    seen: list[ServerSentEvent] = []
     viewer = threading.Thread(target=lambda: seen.extend(events(embedded_service, job)))
     viewer.start()
     runner.send_signal(signal.SIGSTOP)
