@@ -1,19 +1,28 @@
-"""Checks the tests: plants random defects, one at a time, in a copy of the tree, and tells which ones the tests find.
+"""Checks the tests: plants random defects, one at a time, and tells which ones the default run of the tests finds.
 
-``make mutants SEED=1`` plants 300 in a night. cosmic-ray plants those in Python; :data:`LUA` and removed statements are
-added. For each the tests of its package run first, then the whole default run. Prints the diffs of survivors, without
-those in :data:`EQUIVALENT`.
+    make mutants SEED=1 SAMPLE=30
+    make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live"
+
+cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA`, :data:`SCRIPT` and removed
+statements are added. The whole default run comes first: :mod:`bench.calls` notes which functions each test file calls.
+For each defect then the files that call its function run, those of its package first, until a test fails.
+Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
+:data:`EQUIVALENT` are left out.
 """
 
 import argparse
 import ast
 import difflib
+import os
+import queue
 import random
 import re
+import signal
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,28 +31,12 @@ import cosmic_ray.mutating
 import cosmic_ray.plugins
 
 ROOT: Final = Path(__file__).parents[1]
-#: Seconds for one run of pytest. A defect that makes tests hang counts as found.
-TEST_SECONDS: Final = 900
-#: Where defects are planted, below ``chronoverse/``, and where the tests of each are.
-TARGETS: Final = {
-    "joblog/*.py": "joblog",
-    "auth/rights.py": "auth",
-    "auth/tokens.py": "auth",
-    "store/replies.py": "store",
-    "store/scripts/*.lua": "store",
-    "archive/codec.py": "archive",
-    "archive/manifest.py": "archive",
-    "archive/importing.py": "archive",
-    "archive/redaction.py": "archive web/routes/test_redaction.py",
-    "live/*.py": "live",
-    "history/*.py": "history archive",
-    "history/scans/*.py": "history web/routes/test_search.py web/routes/test_summary.py",
-    "web/guards/*.py": "web/guards web/routes/test_rates.py web/routes/test_bodies.py",
-    "web/otlp/*.py": "web/otlp web/routes/test_otlp.py",
-    "web/routes/wait.py": "web/routes/test_wait.py",
-    "runner/publisher.py": "runner",
-    "runner/spool/*.py": "runner",
-}
+#: Seconds for the tests of one defect. A defect that makes tests hang counts as found.
+TEST_SECONDS: Final = 400
+#: Test files run until they take so many seconds without a defect.
+CHOSEN_SECONDS: Final = 60.0
+#: Where the tests are that come first for a defect, if not in the folder of ``tests/`` with the package's name.
+NEAR: Final = {"store/scripts": ["store", "archive", "live"], "web/static/client": ["clients"], "web/static": ["page"]}
 #: Patterns in Lua, and what replaces the first group.
 LUA: Final = (
     (r"(==)", "~="),
@@ -58,6 +51,21 @@ LUA: Final = (
     (r"\b(false)\b", "true"),
     (r"(not )", ""),
     (r"^ *(redis\.call\([^()]*\))$", "local _"),
+)
+#: The same for JavaScript.
+SCRIPT: Final = (
+    (r"(===)", "!=="),
+    (r"(!==)", "==="),
+    (r" (<=?) ", ">"),
+    (r" (>=?) ", "<"),
+    (r" (&&) ", "||"),
+    (r" (\|\||\?\?) ", "&&"),
+    (r"(\+ 1)\b", "+ 2"),
+    (r"(- 1)\b", "- 2"),
+    (r"\b(true)\b", "false"),
+    (r"\b(false)\b", "true"),
+    (r"(!)[\w(]", ""),
+    (r"^ *([\w.]+\([^()]*\);)$", ";"),
 )
 #: cosmic-ray's operators that mostly make an equivalent, or what Python refuses at once.
 LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
@@ -95,8 +103,10 @@ EQUIVALENT: Final = {
 
 
 class Defect(NamedTuple):
+    """A file below ``chronoverse/`` with the defect. ``text`` is the whole file."""
+
     path: str
-    tests: str
+    line: int
     text: str
 
 
@@ -125,35 +135,35 @@ def plant(source: str, place: tuple[int, int], name: str, number: int) -> str:
     return changed or source
 
 
-def lua_defects(source: str) -> Iterator[tuple[tuple[int, int], str]]:
-    """Where each defect is, and the file with it."""
+def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: str) -> Iterator[tuple[int, int, str]]:
+    """Where each defect of a script is, and the file with it."""
     at = 0
-    for number, line in enumerate(source.splitlines(keepends=True)):
-        for pattern, new in LUA:
-            for found in re.finditer(pattern, line.partition("--")[0].rstrip()):
+    for number, line in enumerate(source.splitlines(keepends=True), 1):
+        for pattern, new in patterns:
+            for found in re.finditer(pattern, line.partition(comment)[0].rstrip()):
                 start, end = (at + each for each in found.span(1))
-                yield (number, found.start(1)), source[:start] + new + source[end:]
+                yield number, found.start(1), source[:start] + new + source[end:]
         at += len(line)
 
 
 def choose(seed: int, size: int, words: list[str]) -> list[Defect]:
     """``size`` places of all, each with one of its defects."""
     choice = random.Random(seed)
-    places: dict[tuple[str, str, tuple[int, int]], list[tuple[str, int]]] = {}
-    for pattern, tests in TARGETS.items():
-        for path in sorted((ROOT / "chronoverse").glob(pattern)):
-            name, source = str(path.relative_to(ROOT / "chronoverse")), path.read_text("utf-8")
-            if words and not any(word in name for word in words):
-                continue
-            if path.suffix == ".lua":
-                for place, text in lua_defects(source):
-                    places.setdefault((name, tests, place), []).append((text, -1))
-            else:
-                for place, operator, number in python_defects(source):
-                    places.setdefault((name, tests, place), []).append((operator, number))
+    places: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
+    for path in sorted((ROOT / "chronoverse").rglob("*")):
+        name = str(path.relative_to(ROOT / "chronoverse"))
+        if "/vendor/" in name or (words and not any(word in name for word in words)):
+            continue
+        if path.suffix == ".py":
+            for place, operator, number in python_defects(path.read_text("utf-8")):
+                places.setdefault((name, place), []).append((operator, number))
+        elif path.suffix in (".lua", ".js"):
+            patterns, comment = (LUA, "--") if path.suffix == ".lua" else (SCRIPT, "//")
+            for line, column, text in text_defects(path.read_text("utf-8"), patterns, comment):
+                places.setdefault((name, (line, column)), []).append((text, -1))
     defects = []
-    for name, tests, place in choice.sample(sorted(places), min(size, len(places))):
-        operator, number = choice.choice(places[name, tests, place])
+    for name, place in choice.sample(sorted(places), min(size, len(places))):
+        operator, number = choice.choice(places[name, place])
         text = operator
         if number >= 0:
             text = plant((ROOT / "chronoverse" / name).read_text("utf-8"), place, operator, number)
@@ -161,21 +171,72 @@ def choose(seed: int, size: int, words: list[str]) -> list[Defect]:
                 ast.parse(text)
             except SyntaxError:
                 continue
-        defects.append(Defect(name, tests, text))
+        defects.append(Defect(name, place[0], text))
     return defects
 
 
-def tests_fail(tree: Path, python: str, *arguments: str) -> bool:
+class Calls:
+    """What :mod:`bench.calls` has noted."""
+
+    def __init__(self, notes: str) -> None:
+        self._tests: dict[tuple[str, int], set[str]] = {}
+        self._seconds = Counter[str]()
+        self.failed: list[str] = []
+        for first, second, third in (line.split("\t") for line in notes.splitlines()):
+            if first == "took":
+                self._seconds[second] += float(third)  # type: ignore[assignment]
+            elif first == "failed":
+                self.failed.append(third)
+            else:
+                self._tests.setdefault((second, int(third)), set()).add(first)
+
+    def tests(self, defect: Defect) -> list[str]:
+        """The test files to run."""
+        folder = str(Path(defect.path).parent)
+        near = next((names for start, names in NEAR.items() if folder.startswith(start)), [folder.partition("/")[0]])
+        calling = set(self._seconds)
+        if defect.path.endswith(".py"):
+            calling = set()
+            starts = [
+                min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                for node in ast.walk(ast.parse((ROOT / "chronoverse" / defect.path).read_text("utf-8")))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                if node.lineno <= defect.line <= (node.end_lineno or 0)
+            ]
+            for (path, line), names in self._tests.items():
+                if path == defect.path and line == max(starts, default=line):
+                    calling |= names
+            # A process with an environment of its own notes nothing.
+            calling = calling or {name for name in self._seconds if name.split("/")[1] in near}
+
+        def order(name: str) -> tuple[int, float]:
+            package = name.split("/")[1]
+            return near.index(package) if package in near else len(near), self._seconds[name]
+
+        chosen, seconds = [], 0.0
+        for name in sorted(calling, key=order):
+            if seconds < CHOSEN_SECONDS:
+                chosen.append(name)
+                seconds += self._seconds[name]
+        return chosen
+
+
+def run_tests(tree: Path, python: str, *arguments: str, **environ: str) -> bool:
     """Whether a test fails in ``tree``."""
-    command = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
-    try:
-        done = subprocess.run(command, cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, timeout=TEST_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode != 0
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    environ = os.environ | {"PYTHONPATH": str(tree)} | environ
+    with subprocess.Popen(
+        command, cwd=tree, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            return process.wait(TEST_SECONDS) != 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            return True
 
 
 def copy_tree(directory: Path) -> None:
+    """Copies the tree to ``directory``, without files that git ignores."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -184,34 +245,50 @@ def copy_tree(directory: Path) -> None:
 
 
 def main() -> None:
+    """Runs what the arguments ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--sample", type=int, default=300)
+    parser.add_argument("--sample", type=int, default=120)
     parser.add_argument("--words", nargs="*", default=[], help="only files whose paths contain one of these")
-    parser.add_argument("--package-tests", action="store_true", help="never run all tests")
     parser.add_argument("--list", action="store_true", help="run no tests; print the diffs of all")
     parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests")
-    parser.add_argument("--processes", default="2", help="processes for the tests of one package")
+    parser.add_argument("--calls", type=Path, default=ROOT / ".mutants/calls", help="kept from run to run")
+    parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     planted, found = Counter[str](), Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="cv-") as directory:
-        tree = Path(directory)
-        copy_tree(tree)
-        for defect in choose(asked.seed, asked.sample, asked.words):
-            path = tree / "chronoverse" / defect.path
-            clean = path.read_text("utf-8")
+    with tempfile.TemporaryDirectory(prefix="cv-") as directory, ThreadPoolExecutor(asked.processes) as threads:
+        trees = queue.SimpleQueue[Path]()
+        for number in range(asked.processes):
+            copy_tree(Path(directory, str(number)))
+            trees.put(Path(directory, str(number)))
+        if not (asked.list or asked.calls.exists()):
+            recorder = trees.get() / "sitecustomize.py"
+            recorder.write_bytes((ROOT / "bench/calls.py").read_bytes())
+            run_tests(recorder.parent, asked.python, "-p", "sitecustomize", MUTANTS_CALLS=str(asked.calls))
+            recorder.unlink()
+            trees.put(recorder.parent)
+        calls = Calls("" if asked.list else asked.calls.read_text("utf-8"))
+
+        def judge(defect: Defect) -> tuple[Defect, list[str], bool]:
+            clean = (ROOT / "chronoverse" / defect.path).read_text("utf-8")
             diff = [*difflib.unified_diff(clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
+            tests = [] if asked.list else calls.tests(defect)
+            if not tests:
+                return defect, diff, False
+            tree = trees.get()
+            (tree / "chronoverse" / defect.path).write_text(defect.text, "utf-8")
+            skipped = [f"--deselect={name}" for name in calls.failed]
+            is_found = run_tests(tree, asked.python, "-x", "-n0", *skipped, *tests)
+            (tree / "chronoverse" / defect.path).write_text(clean, "utf-8")
+            trees.put(tree)
+            return defect, diff, is_found
+
+        for defect, diff, is_found in threads.map(judge, choose(asked.seed, asked.sample, asked.words)):
             old, new = (next((line[1:].strip() for line in diff if line[0] == sign), "") for sign in "-+")
             if (defect.path, old, new) in EQUIVALENT:
                 continue
             package = str(Path(defect.path).parent)
             planted[package] += 1
-            path.write_text(defect.text, "utf-8")
-            tests = [f"tests/{name}" for name in defect.tests.split()]
-            is_found = not asked.list and tests_fail(tree, asked.python, "-n", asked.processes, *tests)
-            if not (is_found or asked.package_tests or asked.list):
-                is_found = tests_fail(tree, asked.python)
-            path.write_text(clean, "utf-8")
             found[package] += is_found
             answer = f"{'found' if is_found else 'NOT FOUND'}: {defect.path}"
             print(answer, *([] if is_found else diff), sep="\n", flush=True)

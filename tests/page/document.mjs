@@ -1,13 +1,19 @@
 // Of a browser only what the page's modules use of it, for tests of their logic in Node.js. To be imported before them.
 
-class Element {
+class Element extends EventTarget {
   constructor(name) {
+    super();
     this.name = name;
     this.hidden = true;
     this.dataset = {};
-    this.classList = { add() {} };
+    this.classList = { add() {}, toggle() {} };
     this.children = [];
   }
+
+  setAttribute() {}
+  after() {}
+  focus() {}
+  contains = () => false;
 
   append(...children) {
     this.children.push(...children);
@@ -36,6 +42,11 @@ const stored = new Map();
 
 globalThis.document = {
   documentElement: new Element("html"),
+  body: new Element("body"),
+  hidden: false,
+  addEventListener() {},
+  removeEventListener() {},
+  querySelector: (selector) => document.getElementById(selector),
   createElement: (name) => new Element(name),
   createTextNode: (text) => text,
   getElementById(id) {
@@ -53,3 +64,5 @@ globalThis.sessionStorage = {
 delete globalThis.BroadcastChannel;
 
 export const $ = (id) => document.getElementById(id);
+/** The page has another element of that id from now on, without listeners. */
+export const renew = (id) => elements.delete(id);

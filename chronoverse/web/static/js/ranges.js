@@ -20,10 +20,10 @@ export class Ranges {
   #before = [];
   #stale = 0;
 
-  /** Adds the numbers `from` to `to`, both included. `to` may be Infinity. True if any number is new. */
+  /** Adds the numbers `from` to `to`, both included. `to` may be Infinity. */
   add(from, to) {
     let low = this.#search(from - 1);
-    if (low >= 0 && this.#to[low] >= to) return false;
+    if (low >= 0 && this.#to[low] >= to) return;
     if (low < 0 || this.#to[low] < from - 1) low += 1;
     let high = low;
     while (high < this.#from.length && this.#from[high] <= to + 1) high += 1;
@@ -35,7 +35,6 @@ export class Ranges {
     this.#to.splice(low, high - low, to);
     this.#before.length = Math.min(this.#before.length, low);
     this.#stale = Math.min(this.#stale, low);
-    return true;
   }
 
   clear() {

@@ -1,0 +1,224 @@
+// A list that follows changes, page after page. The client for services and pages of others.
+
+import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $, renew } from "./document.mjs";
+
+const js = "../../chronoverse/web/static";
+const { List } = await import(`${js}/js/list.js`);
+const { cached } = await import(`${js}/js/causes.js`);
+const { Backoff, follow, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
+
+const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await settle();
+  }
+}
+
+/** A list of jobs that a service has, with `size` in a page; `say(event, data)` sends a frame of the stream of changes. */
+function listed(jobs, { size = 2, isBusy = () => false, streams = true } = {}) {
+  renew("more");
+  const asked = [];
+  globalThis.fetch = async (request) => {
+    const of = new URL(request.url).searchParams;
+    const [limit, after] = [Number(of.get("limit")), of.get("cursor")];
+    asked.push(`${after ?? "-"}+${limit}`);
+    const start = after === null ? 0 : jobs.findIndex(({ id }) => id === after) + 1;
+    const items = jobs.slice(start, start + limit);
+    return Response.json({ jobs: structuredClone(items), cursor: start + limit < jobs.length ? items.at(-1).id : null });
+  };
+  let say;
+  const frames = [];
+  async function* changes(signal) {
+    for (;;) {
+      while (frames.length) yield frames.shift();
+      await new Promise((done) => ((say = done), signal.addEventListener("abort", done)));
+      if (signal.aborted) return;
+    }
+  }
+  const shown = () => list.items.map(({ id, status }) => (status ? `${id} ${status}` : id));
+  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: () => [], update() {}, isBusy, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
+  const list = new List(options);
+  return { asked, list, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
+}
+const job = (id, more = {}) => ({ id, created_at: `2026-03-03T10:00:${String(id).padStart(2, "0")}Z`, ...more });
+
+test("a list begins with a page, and has further ones when they are asked for", async () => {
+  const jobs = [5, 4, 3, 2, 1].map((id) => job(`${id}`));
+  const { asked, list, shown } = listed(jobs);
+  list.refresh();
+  await until(() => shown().length === 2);
+  equal(list.hasMore, true);
+  $("more").dispatchEvent(new Event("click"));
+  await until(() => shown().length === 4);
+  deepEqual([shown(), asked], [["5", "4", "3", "2"], ["-+2", "-+2", "4+2"]]);
+  $("more").dispatchEvent(new Event("click"));
+  await until(() => shown().length === 5);
+  equal(list.hasMore, false);
+  list.stop();
+});
+
+test("what new items push out of the first page stays in the list, once", async () => {
+  const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
+  const { list, shown } = listed(jobs, { size: 2, streams: false });
+  list.refresh();
+  await until(() => shown().length === 2);
+  $("more").dispatchEvent(new Event("click"));
+  await until(() => shown().length === 4);
+  for (const id of ["5", "6"]) {
+    jobs.unshift(job(id));
+    list.refresh();
+    await until(() => shown().includes(id));
+  }
+  deepEqual(shown(), ["6", "5", "4", "3", "2", "1"]);
+  // So many are new that none of the first page is left: the list begins again.
+  jobs.unshift(...["9", "8", "7"].map((id) => job(id)));
+  list.refresh();
+  await until(() => shown().includes("9"));
+  deepEqual([shown(), list.hasMore], [["9", "8"], true]);
+  list.stop();
+});
+
+test("changes come to where they belong, and what is not wanted any more goes", async () => {
+  const jobs = [5, 4, 2, 1].map((id) => job(`${id}`, { status: "old" }));
+  const { asked, list, say, shown } = listed(jobs, { size: 4 });
+  list.refresh();
+  await until(() => shown().length === 4);
+  for (const changed of [job("6"), job("3"), job("4", { status: "gone" }), job("2", { status: "new" }), job("0")]) say("job", changed);
+  await until(() => shown().includes("0"));
+  deepEqual(shown(), ["6", "5 old", "3", "2 new", "1 old", "0"]);
+  equal(asked.length, 1);
+  jobs.length = 1;
+  say("reset", null);
+  await until(() => shown().length === 1);
+  deepEqual([shown(), asked.length], [["5 old"], 2]);
+  list.stop();
+});
+
+test("what further pages have that runs is asked for again, in turn", async () => {
+  const jobs = [6, 5, 4, 3, 2, 1].map((id) => job(`${id}`, { status: "runs" }));
+  const { asked, list, shown } = listed(jobs, { streams: false, isBusy: ({ status }) => status === "runs" });
+  list.refresh();
+  await until(() => shown().length === 2);
+  for (const length of [4, 6]) {
+    $("more").dispatchEvent(new Event("click"));
+    await until(() => shown().length === length);
+  }
+  asked.length = 0;
+  jobs[2].status = jobs[3].status = jobs[4].status = jobs[5].status = "ended";
+  for (let turn = 0; turn < 2; turn += 1) {
+    const before = asked.length;
+    list.refresh();
+    await until(() => asked.length === before + 2);
+    await settle();
+  }
+  deepEqual([asked.toSorted(), shown().slice(2)], [["-+2", "-+2", "3+2", "5+2"], ["4 ended", "3 ended", "2 ended", "1 ended"]]);
+  list.stop();
+});
+
+test("a cause is asked for once, and few at the same time", async () => {
+  let now = 0;
+  let most = 0;
+  const answers = [];
+  const ask = (key) => async () => {
+    most = Math.max(most, (now += 1));
+    await new Promise((done) => answers.push(done));
+    now -= 1;
+    if (key === 3) throw new Error("not to be had");
+    return key;
+  };
+  let told = 0;
+  for (let key = 0; key < 30; key += 1) for (let again = 0; again < 2; again += 1) equal(cached(key, ask(key), () => (told += 1)), undefined);
+  for (let answered = 0; answered < 20; answered += 1) {
+    await until(() => answers.length);
+    answers.shift()();
+  }
+  await until(() => told === 20);
+  deepEqual([most, cached(2, ask(2), () => {}), cached(3, ask(3), () => {}), now], [4, 2, undefined, 0]);
+});
+
+// The client.
+
+const of = { service: "http://127.0.0.1", workflow: "w", job: "j", token: "t" };
+const log = (number) => `event: log\ndata: {"sequence_num":${number},"message":"m"}\nid: ${number}\n\n`;
+const JOB = 'event: job\ndata: {"status":"RUNNING"}\n\n';
+const END = 'event: end\ndata: {"status":"stream_ended"}\nid: 4\n\n';
+const RETRY = 'event: connected\ndata: {}\nretry: 1\n\n';
+
+/** Answers each request with the next of these: a status, a document, or the text of a stream. Returns what was asked. */
+function script(...answers) {
+  const asked = [];
+  globalThis.fetch = async (request) => {
+    asked.push(`${new URL(request.url).pathname.split("/").at(-1)}${new URL(request.url).search} ${request.headers.get("Last-Event-ID") ?? "-"} ${request.headers.get("Authorization")}`);
+    const answer = answers.shift();
+    if (answer instanceof Error) throw answer;
+    if (typeof answer === "string") return new Response(answer, { headers: { "Content-Type": "text/event-stream" } });
+    if (typeof answer === "number") return answer === 204 ? new Response(null, { status: 204 }) : Response.json({ status: answer, detail: "no" }, { status: answer, headers: { "Content-Type": "application/problem+json" } });
+    return Response.json(answer, { headers: { "Last-Event-ID": "7" } });
+  };
+  return asked;
+}
+async function read(options, into = []) {
+  for await (const { event, cursor } of follow({ ...of, ...options })) into.push(`${event} ${cursor}`);
+  return into;
+}
+
+test("a log is followed over broken connections: each line once, from the line after the last", async () => {
+  const asked = script(RETRY + JOB + log(1) + log(2), new TypeError("broken"), 503, log(2) + log(3) + 'id: 4\n\n', log(4) + END);
+  const delays = [];
+  deepEqual(await read({ onReconnect: (_, ms) => delays.push(ms) }), ["connected null", "job null", "log 1", "log 2", "log 3", "cursor 4", "end 4"]);
+  deepEqual(asked.map((each) => each.split(" ")[1]), ["-", "2", "2", "2", "4"]);
+  ok(delays.length === 4 && delays.every((ms) => ms < 100), String(delays));
+});
+
+test("gaps begin after what was read, and an error with a number ends the log", async () => {
+  script('event: gap\ndata: {"from":1,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":5}\nid: 5\n\n' + "event: error\ndata: lost\nid: 6\n\n");
+  const found = [];
+  await rejects(async () => { for await (const { event, data, cursor } of follow(of)) found.push([event, data.from, data.to, cursor]); }, (error) => error instanceof StreamError && error.message === "lost" && error.cursor === 6);
+  deepEqual(found, [["gap", 1, 3, 3], ["gap", 4, 5, 5], ["error", undefined, undefined, 6]]);
+  script(RETRY + log(1) + "event: error\ndata: the store is away\n\n", log(2) + END);
+  deepEqual(await read({ offset: 0 }), ["connected 0", "log 1", "error 1", "log 2", "end 4"]);
+  script(RETRY + log(1), 204);
+  deepEqual(await read({}), ["connected null", "log 1"]);
+  script(404);
+  await rejects(read({}), { status: 404 });
+});
+
+test("a token that was refused is asked for again, once in a request", async () => {
+  const tokens = ["old", "new"];
+  const asked = script(401, { logs: [], cursor: null }, 401, 401);
+  const { position } = await page({ ...of, token: async () => tokens.shift() });
+  deepEqual([position, asked.map((each) => each.split(" ").at(-1))], [7, ["old", "new"]]);
+  await rejects(page({ ...of, token: async () => "bad" }), { status: 401 });
+  equal(asked.length, 4);
+});
+
+test("pages are asked for again a few times, if that may help", async () => {
+  const asked = script(503, { logs: [1], cursor: "c" }, 400);
+  globalThis.document.visibilityState = "visible";
+  const delay = Backoff.prototype.delay;
+  Backoff.prototype.delay = () => 1;
+  deepEqual((await page({ ...of, q: "a&b", limit: 5 })).logs, [1]);
+  deepEqual(asked[0].split(" ")[0], "search?q=a%26b&limit=5");
+  await rejects(page(of), { status: 400 });
+  const failing = script(503, 503, 503, 503, 503);
+  await rejects(page(of), { status: 503 });
+  equal(failing.length, 4);
+  script({ status: "FAILED" });
+  deepEqual(await end({ ...of, status: "FAILED", exitCode: 3 }), { status: "FAILED" });
+  // A wait that finds nothing goes on where it has come to, and keeps all gaps.
+  const waits = script({ outcome: "timeout", cursor: 5, gaps: [1] }, 503, { outcome: "matched", cursor: 9, gaps: [2] });
+  deepEqual(await wait({ ...of, q: "x" }), { outcome: "matched", cursor: 9, gaps: [1, 2] });
+  deepEqual(waits.map((each) => new URLSearchParams(each.split(" ")[0].slice(4)).get("offset")), [null, "5", "5"]);
+  script({ outcome: "timeout", cursor: 5 });
+  deepEqual(await wait({ ...of, timeout: 0 }), { outcome: "timeout", cursor: 5, gaps: [] });
+  Backoff.prototype.delay = delay;
+  const backoff = new Backoff();
+  const bounds = [0, 1, 2, 3].map(() => { backoff.failed(); return backoff.delay(null) / (backoff.retryMs * 2 ** (backoff.failures - 1)); });
+  ok(bounds.slice(0, 2).every((share) => share >= 0.74 && share <= 1.26), String(bounds));
+  backoff.succeeded();
+  equal(backoff.failures, 0);
+});
