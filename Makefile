@@ -49,8 +49,8 @@ bench-against: setup ## compare with another commit: REV=v1.2.3, SCENARIOS="repl
 	.bench/bin/pip install -q -r bench/requirements.txt
 	touch $@
 
-mutants: setup .mutants/.installed ## plant random defects and tell which the tests find; SEED=1, SAMPLE=300
-	.mutants/bin/python bench/mutants.py --seed $(or $(SEED),1) --sample $(or $(SAMPLE),300) $(MUTANTS)
+mutants: setup .mutants/.installed ## plant random defects and tell which the tests find; SEED=1, SAMPLE=120
+	.mutants/bin/python bench/mutants.py --seed $(or $(SEED),1) --sample $(or $(SAMPLE),120) $(MUTANTS)
 
 .mutants/.installed:
 	$(PYTHON) -m venv .mutants
