@@ -497,9 +497,9 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
 
 @pytest.fixture(scope="module")
 def modules(browser: Browser, page_service: Service) -> Iterator[Page]:
-    """A page of the service's origin, for tests of single modules."""
+    """A page of the service's origin with its style sheet, for tests of single modules."""
     with browser.new_page() as page:
-        page.goto(f"{page_service.url}/ui/static/icon.svg")
+        page.goto(f"{page_service.url}/ui/unknown")
         yield page
 
 
@@ -508,18 +508,19 @@ def test_every_colour_can_be_read(modules: Page) -> None:
     worst = modules.evaluate(
         """async () => {
             const { contrast, indexed, paint } = await import("/ui/static/js/colour.js");
-            const rgb = (text) => text.match(/[0-9]+/g).map(Number);
-            const page = { light: [255, 255, 255], dark: [14, 17, 22] };
+            const style = getComputedStyle(document.documentElement);
+            const numbers = (_, hex) => hex.match(/../g).map((each) => parseInt(each, 16)).join(" ");
+            const pair = (text) => text.replace(/var\\(([^)]+)\\)/, (_, name) => style.getPropertyValue(name))
+                .replace(/#([0-9a-f]{6})/g, numbers)
+                .match(/[0-9]+ [0-9]+ [0-9]+/g).map((rgb) => rgb.split(" ").map(Number));
             const all = [null, ...Array(16).keys(), ...Array.from({ length: 240 }, (_, i) => indexed(i + 16))];
             let worst = 21;
             for (const ink of all) for (const ground of all) {
                 if (Array.isArray(ink) && Array.isArray(ground) && (ink[0] + ground[1]) % 11) continue;
                 for (const inverse of [false, true]) {
                     const painted = paint({ ink, ground, inverse });
-                    for (const theme of ["light", "dark"]) {
-                        const back = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
-                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), back));
-                    }
+                    const [inks, grounds] = [painted.ink, painted.ground ?? "var(--ground)"].map(pair);
+                    for (const theme of [0, 1]) worst = Math.min(worst, contrast(inks[theme], grounds[theme]));
                 }
             }
             return worst;

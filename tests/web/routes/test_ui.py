@@ -132,22 +132,6 @@ def test_vendored_files_are_named_with_version_licence_and_checksum(vendor: Path
         assert (folder / "LICENSE.txt").read_text("utf-8")
 
 
-def test_colours_agree_between_style_sheet_and_script() -> None:
-    """Both have the sixteen colours, the background and the text colour.
-
-    The script computes contrasts, and the style sheet colours most text.
-    """
-    sheet, script = (STATIC / "page.css").read_text("utf-8"), (STATIC / "js" / "colour.js").read_text("utf-8")
-    light, dark = sheet.split("@media (prefers-color-scheme: dark)")[:2]
-    for theme, text in (("light", light), ("dark", dark)):
-        (block,) = re.findall(rf"^  {theme}: (\[.*?\])\s*\.concat\((\[.*?\])\)", script, re.MULTILINE | re.DOTALL)
-        sixteen = re.findall(r'"([0-9a-f]{6})"', " ".join(block))
-        assert sixteen == [re.findall(rf"--ink{index}: #([0-9a-f]{{6}})", text)[0] for index in range(16)]
-        for name, variable in (("GROUND", "ground"), ("INK", "ink")):
-            (rgb,) = re.findall(rf"const {name} = .*?{theme}: \[(\d+), (\d+), (\d+)\]", script)
-            assert "".join(f"{int(part):02x}" for part in rgb) == re.findall(rf"--{variable}: #(\w+)", text)[0]
-
-
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
 def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path, bound: str) -> None:
     """The token comes after the #, and browsers do not send that part. They need not open 0.0.0.0."""

@@ -1,15 +1,5 @@
 // A terminal's colours, adjusted so that text is readable on the page's light and dark backgrounds.
 
-//: The page's background and text colours. page.css has the same.
-const GROUND = { light: [255, 255, 255], dark: [14, 17, 22] };
-const INK = { light: [31, 35, 40], dark: [215, 221, 228] };
-//: The sixteen colours of a terminal, as text on the page's background. page.css has the same.
-const PALETTE = {
-  light: ["1f2328", "b4232a", "17692e", "7a5200", "0b57c2", "8430a8", "0a6570", "5b646d"]
-    .concat(["57606a", "b4232a", "17692e", "7a5200", "0b57c2", "8430a8", "0a6570", "5b646d"]),
-  dark: ["9aa4af", "ff8a80", "6fcf7f", "e3b341", "79b8ff", "d2a8ff", "56d4dd", "d7dde4"]
-    .concat(["9aa4af", "ff9f97", "8fdd9b", "f0c969", "9ccbff", "dfc1ff", "7fe0e7", "ffffff"]),
-};
 //: The sixteen colours as backgrounds. These are a terminal's own, because areas need less contrast than letters.
 const BACKGROUNDS = ["1b1f24", "b4232a", "1a7f37", "9a6700", "0b57c2", "8430a8", "0a6570", "c8ced5"]
   .concat(["57606a", "e5534b", "46954a", "c69026", "539bf5", "b083f0", "39c5cf", "ffffff"]);
@@ -54,20 +44,27 @@ function readable(ink, ground) {
 
 const cache = new Map();
 
-/** The CSS custom properties of a style. One of the sixteen colours on the page's background needs none: it is a class. */
+/** A colour of page.css, `light-dark(#…, #…)`, as RGB for the light and the dark page. */
+function themed(name) {
+  const value = getComputedStyle(document.documentElement).getPropertyValue(name);
+  return value.match(/[0-9a-f]{6}/g).map(parse);
+}
+
+/** The colours of a style, as values of CSS: `{ink, ground}`. The ground is undefined if it is the page's. */
 export function paint(style) {
+  // These can be read on the page's background.
+  if (typeof style.ink === "number" && style.ground === null && !style.inverse) return { ink: `var(--ink${style.ink})` };
   const key = `${style.ink} ${style.ground} ${style.inverse}`;
   let found = cache.get(key);
   if (!found) {
     if (cache.size >= CACHE_SIZE) cache.clear();
-    found = {};
-    for (const theme of ["light", "dark"]) {
-      let ink = style.ink === null ? INK[theme] : Array.isArray(style.ink) ? style.ink : parse(PALETTE[theme][style.ink]);
-      let ground = style.ground === null ? null : Array.isArray(style.ground) ? style.ground : parse(BACKGROUNDS[style.ground]);
-      if (style.inverse) [ink, ground] = [ground ?? GROUND[theme], ink];
-      found[`--ink-${theme}`] = css(readable(ink, ground ?? GROUND[theme]));
-      if (ground) found[`--ground-${theme}`] = css(ground);
-    }
+    const page = themed("--ground");
+    let inks = Array.isArray(style.ink) ? [style.ink, style.ink] : themed(style.ink === null ? "--ink" : `--ink${style.ink}`);
+    const own = Array.isArray(style.ground) ? style.ground : style.ground !== null && parse(BACKGROUNDS[style.ground]);
+    let grounds = own ? [own, own] : page;
+    if (style.inverse) [inks, grounds] = [grounds, inks];
+    const both = (colours) => `light-dark(${colours.map(css).join(", ")})`;
+    found = { ink: both(inks.map((ink, theme) => readable(ink, grounds[theme]))), ground: own || style.inverse ? both(grounds) : undefined };
     cache.set(key, found);
   }
   return found;

@@ -107,7 +107,7 @@ function changed() {
   ruler.changed();
   inView();
   viewport.refresh();
-  $("q").placeholder = `Find in ${many(log.last, "line")}`;
+  $("q").placeholder = log.last ? `Find in ${many(log.last, "line")}` : "Find";
 }
 
 /** Draws all rows again. */
@@ -513,7 +513,7 @@ const hasFailed = () => status === "FAILED" || status === "LOST";
 
 /** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
 function showCause({ cause, compared_with: runs }, moves) {
-  if (runs) newLines.keep();
+  if (runs && log.last) newLines.keep();
   const number = maker.cause;
   if (!moves || !number || number === maker.current) return;
   jump(number);

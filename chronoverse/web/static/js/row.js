@@ -134,17 +134,15 @@ export function segmentElement({ text, style, code, link, host, mark }) {
   const classes = [];
   // A match has the colours of a mark, and not its own.
   const { ink, ground, inverse } = mark ? NO_COLOURS : style;
-  const plainInk = typeof ink === "number" && ground === null && !inverse;
-  if (plainInk) classes.push(`ink${ink}`);
+  const isPainted = ink !== null || ground !== null || inverse;
   for (const name of ["bold", "italic", "underline", "strike"]) if (style[name]) classes.push(name);
   if (style.dim && !mark) classes.push("dim");
-  const painted = !plainInk && (ink !== null || ground !== null || inverse);
-  if (code === undefined && !link && !mark && !painted && !classes.length) return document.createTextNode(text);
+  if (code === undefined && !link && !mark && !isPainted && !classes.length) return document.createTextNode(text);
   const element = make(mark ? "mark" : link ? "a" : "span", "", text);
-  if (painted) {
-    classes.push("paint");
-    for (const [name, value] of Object.entries(paint(style))) element.style.setProperty(name, value);
-    if (ground !== null || inverse) classes.push("ground");
+  if (isPainted) {
+    const colours = paint(style);
+    element.style.color = colours.ink;
+    if (colours.ground) element.style.background = colours.ground;
   }
   if (code !== undefined) {
     classes.push("control");

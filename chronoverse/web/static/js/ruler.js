@@ -53,9 +53,9 @@ export class Ruler {
     canvas.height = log.clientHeight;
     canvas.width = canvas.clientWidth;
     const context = canvas.getContext("2d");
-    const style = getComputedStyle(canvas);
     for (const [colour, numbers] of all) {
-      context.fillStyle = style.getPropertyValue(colour);
+      canvas.style.color = `var(${colour})`;
+      context.fillStyle = getComputedStyle(canvas).color;
       let drawn = -1;
       for (const number of numbers) {
         const y = Math.min(Math.floor(this.#y(number)), canvas.height - MARK);

@@ -96,7 +96,7 @@ function show(body) {
   $("gocause").replaceChildren("Go to line", make("span", "words", ` ${count(number ?? 0)}`));
   $("gocause").href = `#L${number}`;
   $("gocause").dataset.number = number;
-  showRuns(job.workflow_id, body.compared_with);
+  showRuns(job.workflow_id, number ? body.compared_with : null);
 }
 
 /** The good runs behind their button: each links to its page, and can be the only one to compare with. */
