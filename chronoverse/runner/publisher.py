@@ -365,6 +365,11 @@ class Publisher:
         index = attempt.next - self._base
         if index == self.spool.acked:
             return
+        if last is self._earlier_attempt and attempt.attempt <= last.attempt + 1 and index > self._earlier_end:
+            # The process that left the spool had sent more than its file has, so the store has all of the file.
+            self.spool.drop_earlier(self._earlier_end)
+            self._base = attempt.next - self._earlier_end
+            return
         # Another number means that the store lost some of our lines, or has a batch whose answer was lost. If there
         # was another attempt in between, the lines may also be that one's.
         if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self.spool.acked):

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.api import JobLog
+from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
@@ -194,6 +196,27 @@ def test_lines_of_another_runner_are_not_overwritten(
         resend_spool(path, lambda _: store, print)
     assert read_lines(server) == [*numbers(10), "the taker's"]
     assert path.exists()
+
+
+def test_a_runner_that_died_had_sent_more_than_its_file_has(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """Its newest lines were only in memory and in the store. The next runner of the job continues after them."""
+    spool = Spool(room)
+    publisher = Publisher(lambda: store, JOB, spool, print)
+    publisher.start(SOON)
+    for text, spills in (("in the file", True), ("in memory", False)):
+        spool.force_spill(spills)
+        spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", text.encode(), 1))
+        wait_until(lambda: spool.acked == spool.end, SOON, "it is in the store")
+    assert spool.path is not None
+    left = tmp_path / "left" / spool.path.name
+    left.parent.mkdir()
+    shutil.copy(spool.path, left)
+    publisher.stop()
+    assert publisher.join(SOON)
+    with RunningJob("print('of the next runner')", store, tmp_path, room=SpoolRoom(left.parent, room.name)) as job:
+        assert job.result() == 0
+    assert "publishing stopped" not in job.stderr_text
+    assert [entry[1][3] for entry in store.read(JOB, 0, 3)] == [b"in the file", b"in memory", b"of the next runner"]
 
 
 def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
