@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.plan import Plan, Result, Simulator, small
 from tests.simulation.shrink import shrink
 
 #: Seconds of the story before the violation that are printed.
@@ -16,25 +16,28 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="The first seed.")
     parser.add_argument("--seeds", type=int, default=1, help="How many seeds.")
-    parser.add_argument("--hours", type=float, default=1.0, help="Virtual hours of each.")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=10)
-    parser.add_argument("--viewers", type=int, default=30)
-    parser.add_argument("--round", type=float, default=600.0, help="Virtual seconds of faults before all must rest.")
+    parser.add_argument("--hours", type=float, help="Virtual hours of each. Without it, one round of a small world.")
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--viewers", type=int)
+    parser.add_argument("--round", type=float, help="Virtual seconds of faults before all must rest.")
+    parser.add_argument("--plain", action="store_true", help="All faults and all features, for each seed.")
     parser.add_argument("--only", help="Only the faults with these numbers, or `none`.")
     parser.add_argument("--shrink", action="store_true", help="Find the smallest plan that fails.")
     args = parser.parse_args(argv)
+    given = {name: value for name in ("hours", "nodes", "jobs", "viewers", "round") if (value := getattr(args, name))}
     only = None if args.only is None else tuple(map(int, args.only.split(","))) if args.only != "none" else ()
     failed = 0
-    for seed in range(args.seed, args.seed + args.seeds):
-        plan = Plan(seed, args.hours, args.nodes, args.jobs, args.viewers, args.round, only)
-        result = simulate(plan, seconds=600 + 600 * plan.hours)
-        print(summary(plan, result), flush=True)
-        if result.violations:
-            failed = 1
-            if args.shrink:
-                plan = shrink(plan, result)
-            print(story(plan, simulate(replace(plan, story=True), seconds=600 + 600 * plan.hours)), flush=True)
+    with Simulator() as simulator:
+        for seed in range(args.seed, args.seed + args.seeds):
+            plan = replace(Plan(seed) if args.plain else small(seed), **given, only=only, plain=args.plain)
+            result = simulator.run(plan)
+            print(summary(plan, result), flush=True)
+            if result.violations:
+                failed = 1
+                if args.shrink:
+                    plan = shrink(plan, result, simulator.run)
+                print(story(plan, simulator.run(replace(plan, story=True))), flush=True)
     return failed
 
 

@@ -11,7 +11,7 @@ from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.sse import Decoder
 from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
-from tests.simulation.parts import BALANCER, LEASE_SECONDS, Runner, Site
+from tests.simulation.parts import BALANCER, Runner, Site
 
 
 def request(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -41,9 +41,7 @@ def until_done(site: Site, name: str, method: str, path: str, body: Any, done: A
                 return
             time.sleep(1.0)
 
-    process = Process(name)
-    site.people.append(process)
-    process.spawn(run)
+    _person(site, name, run)
 
 
 class Redacted:
@@ -54,8 +52,8 @@ class Redacted:
         self.done_at = float("inf")
 
 
-def redact(site: Site, runner: Runner, start: float, size: float) -> None:
-    """Redacts some lines of the job, wherever they are."""
+def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:
+    """Redacts some lines of the job, while somebody reads them at ``host`` with ``query`` again and again."""
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
     name = f"redactor-{loop.steps}"
 
@@ -65,13 +63,17 @@ def redact(site: Site, runner: Runner, start: float, size: float) -> None:
         except (OSError, http.client.HTTPException, ValueError):
             return
         lines = answer["logs"] if status == 200 else []
-        # The last line may not be redacted while the job runs.
-        chosen = lines[int(start * len(lines)) : int(start * len(lines)) + 1 + int(size * 20)][:-1]
+        # The last line may not be redacted while the job runs. Many are near the beginning: then much follows them.
+        first = int(start**3 * len(lines))
+        chosen = lines[first : first + 1 + int(size * 20)][:-1]
         if not chosen:
             return
         texts = {line["sequence_num"]: line["message"] for line in chosen}
         found = Redacted(min(texts), max(texts), texts)
         runner.redactions.append(found)
+        read = f"{path}/events?offset={found.first - 1}{query}"
+        _person(site, f"reader-{loop.steps}", _read_on, site, host, read, found)
+        time.sleep(min(start, 0.5))
 
         def done(status: int, answer: Any) -> bool:
             if status in (404, 409):
@@ -87,15 +89,27 @@ def redact(site: Site, runner: Runner, start: float, size: float) -> None:
         body = {"from": found.first, "to": found.last, "reason": "simulated"}
         until_done(site, name, "POST", f"{path}/logs/redact", body, done)
 
+    _person(site, name, run)
+
+
+def _person(site: Site, name: str, run: Any, *args: Any) -> None:
     process = Process(name)
     site.people.append(process)
-    process.spawn(run)
+    process.spawn(run, *args)
 
 
-def _probe(site: Site, host: str, path: str, redaction: Redacted) -> None:
-    """Reads a stream for a while: no node may show the old text any more."""
-    connection = http.client.HTTPConnection(host, timeout=2)
-    decoder, until = Decoder(""), loop.time + 2
+def _read_on(site: Site, host: str, path: str, redaction: Redacted) -> None:
+    """Reads the lines from before their redaction until it has been done for some seconds."""
+    until = loop.time + 20
+    while loop.time < min(until, redaction.done_at + 3) and not world.violations:
+        _probe(site, host, path, redaction, 0.3)
+        time.sleep(0.2)
+
+
+def _probe(site: Site, host: str, path: str, redaction: Redacted, seconds: float = 2.0) -> None:
+    """Reads a stream for a while: no node may show the old text any more once the redaction is done."""
+    connection = http.client.HTTPConnection(host, timeout=10 if seconds < 1 else 2)
+    decoder, began, until = Decoder(""), loop.time, loop.time + seconds
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {site.token('probe')}"})
         response = connection.getresponse()
@@ -104,9 +118,11 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted) -> None:
                 line = json.loads(event.data) if event.event == "log" else {}
                 text = redaction.texts.get(line.get("sequence_num", 0))
                 # The store may have been lost meanwhile.
-                is_concerned = redaction.done_at < float("inf") and text not in (None, "[redacted]")
+                is_concerned = redaction.done_at <= began and text not in (None, "[redacted]")
                 if is_concerned and line["message"] == text:
                     world.violation(f"{host}{path} shows line {line['sequence_num']}, which was redacted before")
+            if seconds < 1 and int(decoder.last_event_id or 0) >= redaction.last:
+                return
     except (OSError, http.client.HTTPException):
         pass
     finally:
@@ -118,20 +134,18 @@ def import_archive(site: Site, seconds: float) -> None:
 
     def run() -> None:
         time.sleep(seconds)
-        store = Store(site.store_url, lease_seconds=LEASE_SECONDS)
+        store = Store(site.store_url, lease_seconds=site.shape.lease)
         while not world.violations:
             try:
                 StoreHistory(store, site.objects, time.time).confirm()
-                found = list(import_jobs(store, site.objects, LEASE_SECONDS))
+                found = list(import_jobs(store, site.objects, site.shape.lease))
                 world.tell("importer", f"{len(found)} jobs, {[each.problem for each in found if each.problem]}")
                 return
             except ChronoverseError as error:
                 world.tell("importer", str(error))
                 time.sleep(2.0)
 
-    process = Process("importer")
-    site.people.append(process)
-    process.spawn(run)
+    _person(site, "importer", run)
 
 
 def delete(site: Site, runner: Runner) -> None:
@@ -140,8 +154,10 @@ def delete(site: Site, runner: Runner) -> None:
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
 
     def done(status: int, answer: Any) -> bool:
-        if status == 204:
+        # An archiver completes what an earlier request has begun.
+        if status in (204, 404):
             runner.deleted_at = loop.time
+        runner.is_deleted = status != 409
         return status in (204, 404, 409)
 
     until_done(site, f"deleter-{loop.steps}", "DELETE", path, None, done)

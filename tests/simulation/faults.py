@@ -1,4 +1,4 @@
-"""The faults. Each public method of :class:`Faults` is one kind, and :data:`RATES` says how often it happens.
+"""The faults. Each public method of :class:`Faults` is one kind, and ``plan.RATES`` says how often it happens.
 
 A fault takes its numbers from a chance of its own, so that leaving out others does not change it. It begins at once,
 ends by itself within :data:`LONGEST_SECONDS`, and tells the story what it does.
@@ -14,13 +14,6 @@ from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
 
 #: Seconds that a fault may last.
 LONGEST_SECONDS: Final = 30.0
-#: How many of each kind there are in an hour, on average.
-RATES: Final = {
-    "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "kill_node": 3, "kill_archiver": 6,
-    "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6, "objects_away": 6,
-    "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20, "lose_store": 1, "fail_over": 8,
-    "lag": 8,
-}  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -32,14 +25,13 @@ class Fault(NamedTuple):
     seed: int
 
 
-def schedule(seed: int, number: int, began: float, seconds: float) -> list[Fault]:
-    """The faults of a round, which begins at ``began``."""
+def schedule(seed: int, number: int, began: float, seconds: float, rates: dict[str, float]) -> list[Fault]:
+    """The faults of a round, which begins at ``began``. ``rates`` are faults an hour."""
     chance = random.Random(f"{seed} {number}")
     found: list[Fault] = []
     at = began
-    kinds, rates = list(RATES), list(RATES.values())
-    while (at := at + chance.expovariate(sum(rates) / 3600)) < began + seconds:
-        kind = chance.choices(kinds, rates)[0]
+    while rates and (at := at + chance.expovariate(sum(rates.values()) / 3600)) < began + seconds:
+        kind = chance.choices(list(rates), list(rates.values()))[0]
         found.append(Fault(1000 * number + len(found), kind, at, chance.getrandbits(32)))
     return found
 
@@ -91,7 +83,7 @@ class Faults:
         link.late = self._chance.choice((0.1, 0.5, 0.9))
 
         def end() -> None:
-            link.late = 0.002
+            link.late = world.late
 
         loop.call_later(seconds, end)
         return f"{one.name} {other.name} for {seconds:.1f} s"
@@ -110,6 +102,12 @@ class Faults:
         # Less than a runner's lease, with what else may happen.
         seconds = self._seconds(12)
         process.freeze(seconds)
+        return f"{process.name} for {seconds:.1f} s"
+
+    def slow(self) -> str:
+        process, seconds = self._chance.choice(self._processes()), self._seconds(25)
+        process.slow = self._chance.choice((0.1, 0.5))
+        loop.call_later(seconds, setattr, process, "slow", world.slow)
         return f"{process.name} for {seconds:.1f} s"
 
     def kill_node(self) -> str | None:
@@ -152,7 +150,7 @@ class Faults:
 
     def cut_power(self) -> str | None:
         waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting or self._site.has_sentinel:
+        if self._site.store.process.dead or waiting or self._site.sentinel:
             return None
         seconds = self._seconds(5)
         self._site.store.crash(power=True, seconds=seconds)
@@ -166,7 +164,7 @@ class Faults:
     def lag(self) -> str | None:
         seconds = self._seconds(8)
         self._site.store.lags_until = loop.time + seconds
-        return f"for {seconds:.1f} s" if self._site.has_sentinel else None
+        return f"for {seconds:.1f} s" if self._site.sentinel else None
 
     def fail_over(self) -> str | None:
         """The replica becomes the master. The old one stands still or not, and is told later."""
@@ -204,7 +202,7 @@ class Faults:
     def lose_store(self) -> str | None:
         """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
         waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting or self._site.has_sentinel:
+        if self._site.store.process.dead or waiting or self._site.sentinel:
             return None
         for runner in self._site.runners:
             # A live runner also sends again what was redacted (docs/history.md).
@@ -242,8 +240,15 @@ class Faults:
     def redact(self) -> str:
         # Some logs are redacted several times.
         runner = self._chance.choice(self._site.runners[:4] if self._chance.random() < 0.7 else self._site.runners)
-        redact(self._site, runner, self._chance.random(), self._chance.random())
-        return str(runner.job)
+        node, query = self._chance.choice(self._site.nodes), self._chance.choice(("", "&q=n%3D"))
+        # What reads the lines meanwhile is slow: an answer from before the redaction comes after it.
+        slow = self._chance.choice(("", "", "scans", "archive"))
+        if slow == "scans":
+            node.scans.freeze(self._seconds(6))
+        elif slow == "archive":
+            self._site.bucket.slow_until = loop.time + 10.0
+        redact(self._site, runner, self._chance.random(), self._chance.random(), node.name, query)
+        return f"{runner.job}, {slow or 'nothing'} is slow"
 
     def delete(self) -> str | None:
         over = [each for each in self._site.runners if each.is_done and not each.is_deleted]

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import socket
+import threading
 from typing import Any
 
 import gevent
@@ -79,6 +80,7 @@ def install(network: Network) -> None:
     live_reader.socket = _Sockets  # type: ignore[assignment,attr-defined]
     feed.set = OrderedSet  # type: ignore[attr-defined]
     gevent.get_hub().handle_error = _handle_error
+    threading.excepthook = lambda args: _handle_error(None, args.exc_type, args.exc_value, args.exc_traceback)
     logger = logging.getLogger("chronoverse")
     logger.handlers, logger.propagate = [Told()], False
     logger.setLevel(logging.INFO)

@@ -18,9 +18,10 @@ from tests.simulation.parts import BALANCER, Runner, Site, Viewer, in_process
 
 #: Seconds within which everybody has everything, once the faults are over.
 REST_SECONDS: Final = 180.0
-#: Seconds after which what faults have left is over, and seconds within which a line comes then.
+#: Seconds after which what faults have left is over, and seconds within which a line comes then. It takes 5 of these to
+#: find that the network has forgotten an idle connection.
 SETTLE_SECONDS: Final = 60.0
-LATE_SECONDS: Final = 5.0
+LATE_SECONDS: Final = 12.0
 REDACTED: Final = "[redacted]"
 
 
@@ -86,13 +87,15 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     read = partial(history, f"http://{BALANCER}", runner.job, site.token("judge"), with_gaps=runner.has_lost_store)
     pages = in_process("judge", read, 60.0)
     is_lost = state["status"] == Status.LOST
+    if is_lost and not (runner.lapses or runner.deaths):
+        world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
     if runner.refusal is not None and not (is_lost and isinstance(runner.refusal, AppendRefused)):
         world.violation(f"{runner.job} is {state['status']}, and its runner was refused: {runner.refusal!r}")
     if is_lost:
         # What its runner did not deliver is in its spool.
         world.count("lost jobs")
         runner.printed = {writer: printed._replace(required=0) for writer, printed in runner.printed.items()}
-    if state["attempt"] > 2 + runner.deaths + 2 * site.outages:
+    if state["attempt"] > 1 + runner.deaths + runner.lapses + 2 * site.outages:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
     views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
@@ -104,6 +107,9 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     verdict = judge(runner.printed, views, _unredacted(runner, pages))
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
+    has_all = not runner.deaths and not runner.dropped and (runner.keep_bytes > 10**6 or not runner.has_lost_store)
+    if verdict.named and has_all:
+        world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
     if not verdict.clean:
         world.violation(f"{runner.job}: {verdict}")
     for viewer in viewers:
@@ -131,7 +137,7 @@ def _judge_stream(site: Site, viewer: Viewer) -> None:
             if attempt < attempts.get(seen.connection, 0) and not site.outages:
                 world.violation(f"{viewer.name} was told of attempt {attempt} of {viewer.job} after a later one")
             attempts[seen.connection] = attempt
-        elif seen.kind == LINE and viewer.query is None:
+        elif seen.kind == LINE and viewer.query is None and not viewer.reads_for:
             printed = (seconds_of(seen.timestamp) or 0.0) - EPOCH
             late = seen.at - MONOTONIC - printed
             if printed > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS:

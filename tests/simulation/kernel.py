@@ -40,6 +40,7 @@ class Process:
         self.name: Final = name
         self.offset = 0.0
         self.dead = self.frozen = False
+        self.slow = world.slow
         self.held: list[Callback] = []
         self.endpoints: list[Any] = []
         #: Keeps what was running when the process died: nothing of it may run again, not even a ``finally``.
@@ -83,6 +84,8 @@ class World:
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
         self.faults: list[int] = []
+        #: The share of the steps of every process that are late, and of the messages on every link.
+        self.slow, self.late = 0.0, 0.002
         self.errors: list[BaseException] = []
         self._hash = hashlib.sha256()
 
@@ -92,7 +95,7 @@ class World:
         self.entropy.seed(seed + 1_000_003)
         random.seed(seed)
         order = random.Random(seed + 2_000_003).random
-        loop.choose = lambda count: int(order() * count)
+        loop.choose, loop.chance = lambda count: int(order() * count), order
         self.story = deque(maxlen=STORY_EVENTS) if with_story else None
 
     @property

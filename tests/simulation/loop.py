@@ -9,12 +9,19 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+#: Seconds by which a step of a slow process is late, at most. Most are late by much less.
+LATE_SECONDS: Final = 0.2
+
 
 class Owner(Protocol):
-    """A simulated process, as far as the loop must know it. ``held`` is what it will do when it runs again."""
+    """A simulated process, as far as the loop must know it. ``held`` is what it will do when it runs again.
+
+    ``slow`` is the share of its steps that are late.
+    """
 
     dead: bool
     frozen: bool
+    slow: float
     held: "list[Callback]"
 
 
@@ -102,6 +109,8 @@ class VirtualLoop:
     def __init__(self, flags: object = None, default: object = None) -> None:
         self.time = 0.0
         self.choose: Callable[[int], int] = lambda count: 0
+        #: Gives numbers below 1, which decide what is late.
+        self.chance: Callable[[], float] = lambda: 1.0
         #: The process whose code is running. None is the world: the network, the servers and the schedule of faults.
         self.current: Owner | None = None
         self.error_handler: Any = None
@@ -132,6 +141,10 @@ class VirtualLoop:
                 continue
             if owner is not None and owner.frozen:
                 owner.held.append(call)
+                continue
+            if owner is not None and owner.slow and self.chance() < owner.slow:
+                self._count += 1
+                heapq.heappush(timers, (self.time + LATE_SECONDS * self.chance() ** 4, self._count, call))
                 continue
             call.callback = None
             self.current = owner

@@ -6,6 +6,7 @@ A :class:`SimSocket` has what ``http.client`` and redis-py use of a socket.
 import errno
 import io
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,6 +18,9 @@ from tests.simulation.kernel import Process, loop, world
 #: Seconds that a message takes: most of them, and some that are late.
 FAST: Final = (0.0002, 0.002)
 LATE: Final = (0.005, 0.4)
+#: Bytes on their way to a reader, or in its kernel, after which a writer waits; and for how many seconds at most.
+WINDOW_BYTES: Final = 8_192
+WRITE_SECONDS: Final = 30.0
 
 
 class Link:
@@ -25,7 +29,7 @@ class Link:
     def __init__(self) -> None:
         #: New connections are refused, and messages wait; the share of messages that are late.
         self.refused_until = self.stalled_until = 0.0
-        self.late = 0.002
+        self.late = world.late
 
     def seconds(self) -> float:
         """How long the next message takes."""
@@ -53,6 +57,9 @@ class SimSocket:
         self._received: deque[bytes] = deque()
         self._ended: OSError | bool = False
         self._readable = Event()
+        #: Bytes that were sent to this end and not read yet, and whether the other end may send.
+        self._unread = 0
+        self._writable = Event()
         #: What has arrived while the owner stood still.
         self._held: deque[tuple[bytes | None, OSError | None]] = deque()
         #: Set, too, when something can be read.
@@ -84,6 +91,12 @@ class SimSocket:
     def sendall(self, data: Any, flags: int = 0) -> None:
         if self.closed or isinstance(self._ended, OSError):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        while self.on_data is None and self.peer and self.peer.on_data is None and self.peer._unread > WINDOW_BYTES:
+            self._writable.clear()
+            if not self._writable.wait(WRITE_SECONDS):
+                raise TimeoutError("timed out")
+        if self.peer is not None:
+            self.peer._unread += len(data)
         self._send(bytes(data))
 
     def send(self, data: Any) -> int:
@@ -99,6 +112,12 @@ class SimSocket:
             self._received.popleft()
         if flags & socket.MSG_PEEK and data:
             self._received.appendleft(data)
+        else:
+            self._unread -= len(data)
+            if self.peer is not None and self._unread <= WINDOW_BYTES:
+                before, loop.current = loop.current, self.peer.owner
+                self.peer._writable.set()
+                loop.current = before
         self._update()
         return data
 
@@ -123,7 +142,7 @@ class SimSocket:
 
     def makefile(self, mode: str = "rb", buffering: int | None = None, **_: Any) -> io.BufferedReader:
         self._files += 1
-        return io.BufferedReader(_File(self))
+        return _Reader(_File(self))
 
     def is_readable(self) -> bool:
         return bool(self._received or self._ended or self.closed)
@@ -189,6 +208,7 @@ class SimSocket:
             self._received.append(data)
         else:
             self._ended = error or True
+            self._writable.set()
             if self.on_close is not None:
                 self.on_close()
         self._readable.set()
@@ -216,12 +236,14 @@ class _File(io.RawIOBase):
 
     def __init__(self, sock: SimSocket) -> None:
         self._sock = sock
+        self.lock = threading.RLock()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return self._sock.recv_into(buffer)
+        with self.lock:
+            return self._sock.recv_into(buffer)
 
     def close(self) -> None:
         if not self.closed:
@@ -229,6 +251,14 @@ class _File(io.RawIOBase):
             self._sock._files -= 1
             if self._sock._wants_close and not self._sock._files:
                 self._sock.close()
+
+
+class _Reader(io.BufferedReader):
+    """A thread that closes it waits until another has read. The class does that for threads, but not for greenlets."""
+
+    def close(self) -> None:
+        with self.raw.lock:  # type: ignore[attr-defined]
+            super().close()
 
 
 class Network:

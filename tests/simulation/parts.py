@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote
 
 import gevent
@@ -26,6 +26,7 @@ from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
 from chronoverse.live.replay_cache import ReplayCache, read_frames
+from chronoverse.live.tail import Tail
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import close_and_report
@@ -41,18 +42,15 @@ from tests.simulation.http_server import serve
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network
 from tests.simulation.objects import Bucket, SimObjectStore
+from tests.simulation.plan import Shape
 from tests.simulation.store_server import Sentinel, StoreServer
 
 SECRET: Final = "a secret of the simulation that signs nothing else"
 #: The host at which the service is reached.
 BALANCER: Final = "service"
 WORKFLOW: Final = "sim"
-LEASE_SECONDS: Final = 30
 #: Seconds without a byte after which a viewer connects again, as our clients do.
 SILENCE_SECONDS: Final = 45.0
-POLICY: Final = RetentionPolicy(
-    hot_bytes=100_000, hot_seconds=60, retention_seconds=7 * 86_400, running_seconds=60, orphan_seconds=300
-)
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Site:
     """Everything that is there, in this simulation."""
 
     directory: Path
-    has_sentinel: bool = False
+    shape: Shape
     network: Network = field(default_factory=Network)
     bucket: Bucket = field(default_factory=Bucket)
     nodes: "list[Node]" = field(default_factory=list)
@@ -72,14 +70,17 @@ class Site:
     #: Until when the store may have lost lines that their runner has yet to send again.
     unsafe_until: float = 0.0
     #: Since when there are no faults, and how often the store has died in this round.
+    began: float = 0.0
     quiet_since: float = 0.0
     outages: int = 0
 
     def __post_init__(self) -> None:
+        world.slow, world.late = self.shape.slow, self.shape.late
         self.store = StoreServer(self.network, "store")
+        self.store.lost_reports = self.shape.lost_reports
         #: Of a store with a replica and a Sentinel.
         self.sentinel: Sentinel | None = None
-        if self.has_sentinel:
+        if self.shape.has_sentinel:
             self.store.replicate()
             self.sentinel = Sentinel(self.network, "sentinel", "store")
         self.network.resolve = self.resolve
@@ -88,14 +89,15 @@ class Site:
         self.objects = objects
         # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
         archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
+        cast("dict[str, Any]", Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
     @property
     def store_url(self) -> str:
-        return "redis+sentinel://sentinel/main" if self.has_sentinel else "redis://store"
+        return "redis+sentinel://sentinel/main" if self.sentinel else "redis://store"
 
     @property
     def durability(self) -> Durability:
-        return Durability.REPLICATED if self.has_sentinel else Durability.FSYNCED
+        return Durability.REPLICATED if self.sentinel else Durability.FSYNCED
 
     @property
     def services(self) -> "list[Node | ArchiverProcess]":
@@ -140,7 +142,7 @@ class Node:
                 "CHRONOVERSE_DURABILITY": self._site.durability.value,
                 "CHRONOVERSE_JWT_SECRET": SECRET,
                 "CHRONOVERSE_ARCHIVE_URL": "file:///simulated",
-                "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
+                "CHRONOVERSE_LEASE_SECONDS": str(self._site.shape.lease),
             }
         )
         deps = web_app.build_dependencies(settings)
@@ -149,7 +151,7 @@ class Node:
         world.tell(self.name, "serves")
 
     def _run_scans(self) -> None:
-        store = Store(self._site.store_url, lease_seconds=LEASE_SECONDS)
+        store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
         archive = ArchiveReader(self._site.objects, store.chunks.chunk)
         replay_cache = ReplayCache(store, archive)
         app = ScanApp(store, archive, 65_536, read_replay=partial(read_frames, replay_cache))
@@ -173,14 +175,33 @@ class ArchiverProcess:
         self.process.spawn(self._run)
 
     def _run(self) -> None:
-        store = Store(self._site.store_url, lease_seconds=LEASE_SECONDS)
-        archiver = Archiver(store, self._site.objects, POLICY, stop=threading.Event())
+        store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
+        shape = self._site.shape
+        policy = RetentionPolicy(
+            shape.hot_bytes, shape.hot_seconds, 7 * 86_400, shape.running_seconds, orphan_seconds=300
+        )
+        archiver = Archiver(store, self._site.objects, policy, stop=threading.Event())
         # Virtual time passes only while all wait, so a round takes none of it, and would begin again at once.
-        archiver._rounds.seconds = 2.0
+        archiver._rounds.seconds = shape.archiver_seconds
         archiver.run()
 
     def kill(self, *, power: bool = False) -> None:
         self._site.network.kill(self.process, power=power)
+
+
+class _Publisher(Publisher):
+    """Notes when the store was asked, and had answered, what lets the lease begin again."""
+
+    asked_at = 0.0
+    contacts: list[tuple[float, float]]
+
+    def _step(self, store: LogWriter) -> None:
+        self.asked_at = loop.time
+        super()._step(store)
+
+    def _schedule_renewal(self) -> None:
+        self.contacts.append((self.asked_at, loop.time))
+        super()._schedule_renewal()
 
 
 class Runner:
@@ -215,8 +236,15 @@ class Runner:
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
         self.deaths = 0
+        #: When it asked for its lease to begin again, and was answered; and when it had no more to ask for.
+        self.contacts: list[tuple[float, float]] = []
+        self.over_at = float("inf")
+        self.dropped = 0
+        #: How many lines it may print at once, and those at its end: as when somebody prints a whole file.
+        self._burst = site.shape.burst
+        self._last_burst = world.chance.choice((0, 0, 0, 1_200 if site.shape.burst > 100 else 40))
         #: With none, a line is nowhere else once the store has said that it is safe.
-        self._keep_bytes = world.chance.choice((0, 1_000, 4_000_000))
+        self.keep_bytes = world.chance.choice((0, 1_000, 4_000_000))
 
     def start(self) -> None:
         self.process = Process(self.name)
@@ -224,17 +252,18 @@ class Runner:
 
     def _connect(self) -> LogWriter:
         if self._kind == "store":
-            return Store(self._site.store_url, lease_seconds=LEASE_SECONDS, durability=self._site.durability)
+            return Store(self._site.store_url, lease_seconds=self._site.shape.lease, durability=self._site.durability)
         return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:
-        sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self._keep_bytes}
+        sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self.keep_bytes}
         room = SpoolRoom(self._directory, "spool", **sizes)
         spool = Spool.recover(self._spool_path, room) if self._spool_path else Spool(room)
         writer = f"{self.job.job_id}-{self.deaths}"
-        publisher = self.publisher = Publisher(
-            self._connect, self.job, spool, self._say, lease_seconds=LEASE_SECONDS, wait_for_lease=True
+        publisher = _Publisher(
+            self._connect, self.job, spool, self._say, lease_seconds=self._site.shape.lease, wait_for_lease=True
         )
+        publisher.contacts, self.publisher = self.contacts, publisher
         self.printed[writer] = Printed(0, 0)
         try:
             publisher.start(5.0)
@@ -248,13 +277,15 @@ class Runner:
         publisher.stop()
         self.refusal = publisher.refusal
         close_and_report(publisher, delivered=publisher.ended, refusal=publisher.refusal)
-        self.is_done = True
+        self.is_done, self.over_at = True, loop.time
+        self.dropped += spool.dropped
         world.tell(self.name, f"is done, {'delivered' if publisher.ended else self.refusal!r}")
 
     def _print(self, writer: str, spool: Spool) -> None:
         number, chance = 0, world.chance
         while loop.time < self._until and self.publisher and self.publisher.refusal is None:
-            count = 1 if chance.random() < 0.8 else int(chance.random() * 20) + 1
+            count = 1 if chance.random() < 0.8 else int(chance.random() * self._burst) + 1
+            count = max(count, self._last_burst if loop.time + self._pause > self._until else 0)
             self.printed[writer] = Printed(number + count, number + count)
             text = "\n".join(line(writer, each) for each in range(number + 1, number + count + 1))
             spool.put(LineBatch("stdout", iso_timestamp(time.time()), text.encode(), count))
@@ -273,6 +304,14 @@ class Runner:
     @property
     def is_being_deleted(self) -> bool:
         return self.is_deleted and self.deleted_at == float("inf")
+
+    @property
+    def lapses(self) -> int:
+        """How often its lease may have expired: it may have been unheard for so long."""
+        # With several requests on their way, an answer may be to an earlier one.
+        asked = [self.contacts[max(at - (self._kind == "http"), 0)][0] for at in range(len(self.contacts))]
+        answered = [*(each for _, each in self.contacts[1:]), self.over_at]
+        return sum(b - a > 0.9 * self._site.shape.lease for a, b in zip(asked, answered, strict=True))
 
     @property
     def is_waiting(self) -> bool:
@@ -312,6 +351,10 @@ class Viewer(Watcher):
     def __init__(self, site: Site, job: JobRef, name: str, **options: Any) -> None:
         super().__init__("http://node", job, site.token(name), **options)
         self.name: Final = name
+        self._site = site
+        #: How often it leaves after it was sent something, and how many seconds it then takes to read that.
+        self._leaves = 0.2 * (world.chance.random() < site.shape.restless)
+        self.reads_for = world.chance.choice((0.3, 2.0)) * (world.chance.random() < site.shape.sluggish)
         #: When each connection began.
         self.connected_at: list[float] = []
         self.process = Process(name)
@@ -336,6 +379,11 @@ class Viewer(Watcher):
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
         world.count("deliveries", len(self.seen) - before)
+        if self._site.quiet_since <= self._site.began:
+            if self.reads_for:
+                time.sleep(self.reads_for)
+            if not self.ending and world.chance.random() < self._leaves:
+                raise ConnectionResetError("it leaves")
 
 
 class FilteredViewer(Viewer, FilteredWatcher):

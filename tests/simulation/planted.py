@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.simulation.plan import Plan, simulate
+from tests.simulation.plan import Simulator, small
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -143,18 +143,19 @@ def copy_tree(to: Path) -> None:
     (to / "chronoverse/web/static").symlink_to(ROOT / "chronoverse/web/static")
 
 
-def find(defect: Defect, seconds: float, hours: float, first: int = 1) -> tuple[int, float, str]:
+def find(defect: Defect, seconds: float, first: int = 1) -> tuple[int, float, str]:
     """The seed that finds the defect, or 0; after how many seconds of CPU; and what it found."""
     with tempfile.TemporaryDirectory(prefix="planted-") as directory:
         copy_tree(Path(directory))
         plant(defect, Path(directory))
         taken, seed = 0.0, first
-        while taken < seconds:
-            result = simulate(Plan(seed, hours), tree=Path(directory))
-            taken += result.cpu
-            if result.violations:
-                return seed, taken, result.violations[0]
-            seed += 1
+        with Simulator(Path(directory)) as simulator:
+            while taken < seconds:
+                result = simulator.run(small(seed))
+                taken += result.cpu
+                if result.violations:
+                    return seed, taken, result.violations[0]
+                seed += 1
     return 0, taken, "nothing"
 
 
@@ -162,12 +163,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted", description=__doc__)
     parser.add_argument("names", nargs="*", help="Parts of the names of defects; all by default.")
     parser.add_argument("--seconds", type=float, default=600.0, help="CPU for each, at most.")
-    parser.add_argument("--hours", type=float, default=0.5, help="Virtual hours of each seed.")
     args = parser.parse_args()
     missed = 0
     for defect in DEFECTS:
         if not args.names or any(name in defect.name for name in args.names):
-            seed, taken, what = find(defect, args.seconds, args.hours)
+            seed, taken, what = find(defect, args.seconds)
             missed += not seed
             print(
                 f"{defect.name}: {f'seed {seed}' if seed else 'NOT FOUND'} after {taken:.0f} s: {what[:160]}",

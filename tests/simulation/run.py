@@ -1,8 +1,9 @@
-"""Runs the simulation of one plan and prints the result, both as JSON, for :mod:`tests.simulation.plan`."""
+"""Runs the simulations of plans and prints the results, all as lines of JSON, for :mod:`tests.simulation.plan`."""
 
 import gc
 import json
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from tests.simulation.kernel import boot
 boot()
 
 import gevent
+from gevent.monkey import get_original
 
 from chronoverse.joblog.model import JobRef
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
@@ -27,7 +29,7 @@ from tests.simulation.install import install
 from tests.simulation.judges import judge_round, rest
 from tests.simulation.kernel import loop, world
 from tests.simulation.parts import WORKFLOW, ArchiverProcess, FilteredViewer, Node, Runner, Site, Viewer, WaitViewer
-from tests.simulation.plan import Plan, Result
+from tests.simulation.plan import Plan, Result, shape_of
 
 #: Seconds after the last fault in which some jobs still print.
 QUIET_SECONDS: Final = 90.0
@@ -41,7 +43,7 @@ def run(plan: Plan) -> Result:
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = Path(tempfile.mkdtemp(prefix="simulation-", dir=shm))
     try:
-        _run(plan, Site(directory, has_sentinel=plan.seed % 4 == 0))
+        _run(plan, Site(directory, shape_of(plan)))
     except Exception as error:
         world.violation(f"{type(error).__name__}: {error}", error)
     finally:
@@ -73,23 +75,21 @@ def _round(plan: Plan, site: Site, number: int) -> None:
         seconds = chance.uniform(0.1, 1.0) * plan.round
         if each % 3 == 0:
             seconds = plan.round + LONGEST_SECONDS + QUIET_SECONDS
-        kind = "store" if each % 2 else "http"
-        runners.append(Runner(site, job, kind, seconds, pause=chance.choice((1.0, 5.0, 20.0, 60.0))))
+        kind = chance.choice(("store", "http"))
+        runners.append(Runner(site, job, kind, seconds, pause=chance.choice(site.shape.pauses)))
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
         query = f"n={chance.randint(1, 3)}"
-        if each % 5 == 2:
-            viewers.append(FilteredViewer(site, job, name, query))
-        elif each % 10 == 4:
-            viewers.append(WaitViewer(site, job, name, query))
+        if chance.random() < site.shape.filtered:
+            viewers.append(chance.choice((FilteredViewer, FilteredViewer, WaitViewer))(site, job, name, query))
         else:
             viewers.append(Viewer(site, job, name))
     site.runners, site.viewers, site.people = runners, viewers, []
-    site.outages = 0
+    site.outages, site.began = 0, began
     for start in (*(each.start for each in runners), *(each.start for each in viewers)):
         loop.call_later(chance.uniform(0, 30), start)
     faults = Faults(site)
-    for fault in schedule(plan.seed, number, began, plan.round):
+    for fault in schedule(plan.seed, number, began, plan.round, site.shape.rates):
         if plan.only is None or fault.number in plan.only:
             loop.call_at(fault.at, faults.start, fault)
     while loop.time < began + plan.round + LONGEST_SECONDS and not world.violations:
@@ -102,8 +102,20 @@ def _round(plan: Plan, site: Site, number: int) -> None:
         judge_round(site)
 
 
+def serve() -> None:
+    """Runs each plan of the input in a process of its own."""
+    for text in sys.stdin:
+        plan = Plan(**json.loads(text))
+        child = get_original("os", "fork")()
+        if not child:
+            seconds = int(100 + 600 * plan.hours)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            print(json.dumps(asdict(run(plan))), flush=True)
+            # What is left would be thrown out of its greenlets, one after the other.
+            os._exit(0)
+        if get_original("os", "waitpid")(child, 0)[1]:
+            print(json.dumps({"violations": ["the simulation has died, or takes too long"]}), flush=True)
+
+
 if __name__ == "__main__":
-    found = run(Plan(**json.loads(sys.argv[1])))
-    print(json.dumps(asdict(found)), flush=True)
-    # What is left would be thrown out of its greenlets, one after the other.
-    os._exit(0)
+    serve()

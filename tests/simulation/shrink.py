@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.plan import Plan, Result
 
 
-def shrink(plan: Plan, result: Result, run: Callable[[Plan], Result] = simulate, tries: int = 60) -> Plan:
+def shrink(plan: Plan, result: Result, run: Callable[[Plan], Result], tries: int = 60) -> Plan:
     """A plan that is no larger than ``plan``, and fails, too, perhaps in another way.
 
     ``result`` is that of ``plan``. ``run`` is called up to ``tries`` times.

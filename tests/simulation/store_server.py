@@ -25,8 +25,11 @@ class StoreServer:
         #: Who waits for the replica, and until when that lags.
         self._replicating: list[Callable[[], object]] = []
         self.lags_until = 0.0
+        #: Whether its replica is the master now, and takes nothing from it.
+        self.was_replaced = False
         self.disk_is_busy = False
-        #: Until when half of the reports of changes are lost, as a proxy may lose them.
+        #: Share of the reports of changes that are lost, as a proxy may lose them, and until when it is half.
+        self.lost_reports = 0.0
         self.loses_reports_until = 0.0
         self._start()
 
@@ -50,6 +53,8 @@ class StoreServer:
 
     def replicate(self) -> None:
         """From now on the server has a replica, which is some time behind."""
+        if self.was_replaced:
+            return
         if self.data.unreplicated is None or loop.time >= self.lags_until:
             self.data.unreplicated = {}
             waiting, self._replicating = self._replicating, []
@@ -59,8 +64,10 @@ class StoreServer:
 
     def fail_over(self, address: str) -> "StoreServer":
         """The replica, which is the master at ``address`` from now on. This server does not know it yet."""
+        self.was_replaced = True
         new = StoreServer(self._network, address)
         new.data.become_replica_of(self.data)
+        new.lost_reports = self.lost_reports
         new.replicate()
         return new
 
@@ -109,7 +116,8 @@ class StoreServer:
         changes, self._changes = self._changes, {}
         for key in changes:
             for client in self._tracked.pop(key, ()):
-                if loop.time < self.loses_reports_until and world.chance.random() < 0.5:
+                lost = 0.5 if loop.time < self.loses_reports_until else self.lost_reports
+                if lost and world.chance.random() < lost:
                     continue
                 client.send(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$%d\r\n%b\r\n" % (len(key), key))
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.plan import Plan, Result, simulate, small
 
 pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
 
@@ -18,11 +18,6 @@ AT_ONCE: Final = 2
 SECONDS: Final = 60.0
 #: The smallest plans that have failed.
 FAILED: Final[tuple[Plan, ...]] = ()
-
-
-def small(seed: int) -> Plan:
-    """A plan of seven virtual minutes, which takes some two seconds."""
-    return Plan(seed, hours=0.1, nodes=2, jobs=3, viewers=7, round=240.0)
 
 
 def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
