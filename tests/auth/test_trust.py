@@ -486,8 +486,9 @@ def test_a_changed_file_counts_at_once(trust: Trust, issuer: OidcIssuer, other: 
     verified(verifier, issuer.token({"aud": AUDIENCE}))
     asked = issuer.requests
 
-    path.write_text((block(issuer, TEAM) + block(other, ALL)).replace("AUDIENCE", AUDIENCE))
-    assert entries(verified(verifier, issuer.token(GITLAB))) == {WRITE: {"team-a.*"}}
+    for text in (block(issuer, TEAM), block(issuer, TEAM) + block(other, ALL)):
+        path.write_text(text.replace("AUDIENCE", AUDIENCE))
+        assert entries(verified(verifier, issuer.token(GITLAB))) == {WRITE: {"team-a.*"}}
     verified(verifier, other.token({"aud": AUDIENCE}))
     path.write_text("[[issuer]]")
     verified(verifier, other.token({"aud": AUDIENCE}))

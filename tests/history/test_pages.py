@@ -57,3 +57,12 @@ def test_a_long_line_is_cut_off() -> None:
     page = first_page(whole, job, 0, 10, PageBudget(), descending=False)
     assert b'"truncated":true' in page.lines[0]
     assert len(page.lines[0]) < MAX_LINE_CHARACTERS + 200
+
+
+def test_a_page_takes_what_fits_to_the_byte() -> None:
+    """With its comma. The first line always fits, also alone."""
+    budget = PageBudget(page_bytes=20)
+    assert [budget.take(b"x" * size) for size in (9, 10, 9, 0)] == [True, False, True, False]
+    assert budget.is_used_up()
+    alone = PageBudget(page_bytes=20)
+    assert [alone.take(b"x" * 30), alone.take(b"")] == [True, False]

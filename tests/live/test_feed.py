@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
@@ -294,6 +294,11 @@ def test_viewers_at_the_same_position_share_one_slice() -> None:
     assert take(feed, 0) is take(feed, 0)
     assert take(feed, 0, "stdout") is take(feed, 0, "stdout")
     assert take(feed, 0) is not take(feed, 0, "stdout")
+    assert take(feed, 0, "stderr").frames == b"id: 2\n\n"
+    for query in ("a", "b"):
+        found = feed.take(0, LineFilter(q=query))
+        assert found is feed.take(0, LineFilter(q=query))
+        assert found is not feed.take(0, LineFilter("stdout", query))
 
 
 def test_a_publish_discards_cached_slices() -> None:
@@ -494,11 +499,22 @@ def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
     assert take(feed, 0) == Slice(frames(*map(event_frame, range(1, 101))), 100, 100)
 
 
-def test_publishing_wakes_every_viewer() -> None:
-    """One publish wakes each viewer once, however many lines it has."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda feed: feed.publish([event_frame(2), event_frame(3)], 1, ROOMY),
+        lambda feed: feed.skip(4),
+        lambda feed: feed.redact([(1, 1)]),
+        lambda feed: feed.reconcile(job(1)),
+        lambda feed: feed.close(b"closing"),
+    ],
+    ids=["publish", "skip", "redact", "reconcile", "close"],
+)
+def test_each_change_wakes_every_viewer(change: Callable[[Feed], object]) -> None:
+    """Once, however many lines it has."""
     feed, waiters = filled(1), (CountingWaiter(), CountingWaiter())
     feed.waiters.update(waiters)
-    feed.publish([event_frame(2), event_frame(3)], 1, ROOMY)
+    change(feed)
 
     assert [waiter.wakes for waiter in waiters] == [1, 1]
 

@@ -398,3 +398,25 @@ def test_a_scan_that_began_before_a_redaction_is_nobodys(rig: Rig) -> None:
     found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=False) for _ in range(3)]
     assert [each and each.frames for each in found] == [b"old", b"new", b"new"]
     assert len(asked) == 2
+
+
+def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig) -> None:
+    """Of each filter, and what was read ahead. Another job's segments stay, and the freed bytes are free again."""
+    rig.write(1, 16)
+    other = JobRef(JOB.workflow_id, "other")
+    rig.ask("COPY", rig.key, rig.key.replace(JOB.job_id, other.job_id))
+    cache = ReplayCache(rig.source, most_lines=8, most_bytes=4 * SMALL_CACHE_BYTES, clock=rig.clock)
+    filters = [None, LineFilter("stdout"), LineFilter("stderr"), LineFilter(q="line")]
+    for _ in range(20):
+        for ref in (JOB, other):
+            for each in filters:
+                assert cache.read_after(ref, each, 0, 8)
+        cache.invalidate(JOB)
+        assert [cache.cached(JOB, each, 0) for each in filters] == [(b"", 0)] * 4
+    assert [cache.cached(other, each, 0)[1] for each in filters] == [8] * 4
+    reads = rig.source.calls["read"]
+    assert cache.read_after(other, None, 0, 8)
+    assert rig.source.calls["read"] == reads
+    rig.ask("XDEL", rig.key, "9-0")
+    rig.ask("XADD", rig.key, "17-0", *redis_fields(Line(17, STAMP, "new", "stdout")))
+    assert b"missing" in (cache.read_after(JOB, None, 8, 8) or rig.segment(8)).frames

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, BATCH_RUNS, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
+from tests.support.waiting import wait_until
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
@@ -280,6 +282,45 @@ def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
     started = time.monotonic()
     assert spool.wait_for_lines(BATCH_LINES, 10)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("wait", "change"),
+    [
+        (lambda spool: spool.wait_for_unsafe(60), lambda spool: spool.acknowledge(2)),
+        (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.put(make_batch("c"))),
+        (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.skip(1)),
+        (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.close()),
+    ],
+    ids=["acknowledge", "put", "skip", "close"],
+)
+def test_each_change_wakes_who_waits_for_it(wait: Callable[[Spool], bool], change: Callable[[Spool], None]) -> None:
+    """At once, and not when the time is over."""
+    spool, found = Spool(), list[bool]()
+    spool.put(make_batch("a", "b"))
+    thread = threading.Thread(target=lambda: found.append(wait(spool)))
+    thread.start()
+    wait_until(lambda: spool._changed._waiters, 10, "the thread waits")  # type: ignore[attr-defined]
+    change(spool)
+    thread.join(20)
+    assert found == [True]
+
+
+def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
+    """It ends with its last line, wherever the batches end, and begins after those that were taken."""
+    spool = Spool()
+    for messages in (("a", "b"), ("c",), ("d", "e")):
+        spool.put(make_batch(*messages))
+    for index in range(5):
+        for lines in range(1, 6):
+            batch = spool.take(index, lines)
+            assert batch is not None
+            assert (batch.start, batch.end) == (index, min(5, index + lines))
+            assert [line for run in batch.runs for line in run.messages] == [
+                bytes([each]) for each in b"abcde"[index : index + lines]
+            ]
+            assert all(run.messages for run in batch.runs)
+    assert spool.take(5) is None
 
 
 def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""A redaction at the edges of a log, and what of the old text it does not call deleted."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
+from chronoverse.errors import Fenced, LineStillOpen
+from chronoverse.joblog.model import Line, Status
+from chronoverse.store.keys import ARCHIVE_LOCK
+from tests.support.archivers import all_entries, archive
+from tests.support.bench import JOB, Bench, make_lines
+
+#: What a hash says of an archive as it was before a redaction.
+DERIVED: Final = {"archive_state", "archive_sha256", "archive_shapes", "swept"}
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjectStore:
+    return FileObjectStore(tmp_path / "archive")
+
+
+def redact(bench: Bench, objects: FileObjectStore, first: int, last: int, exact: bool = True) -> RedactionResult:
+    audit = {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}
+    request = RedactionRequest(first, last, lambda line: line.sequence_num % 2 == 0, audit, exact=exact)
+    return Redaction(bench.store, objects, JOB, request).run()
+
+
+def redacted(bench: Bench, objects: FileObjectStore) -> list[int]:
+    entries = all_entries(bench.store, objects, JOB)
+    return [each.sequence_num for each in entries if isinstance(each, Line) and each.message == REDACTED_MESSAGE]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_last_line_can_be_redacted_once_the_log_has_ended(
+    bench: Bench, objects: FileObjectStore, ended: bool, archived: bool
+) -> None:
+    """Of a running job it cannot, and all before it can. Each line is counted once, and redacted lines stay so."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, make_lines(1, 10))
+    if ended:
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    if archived:
+        archive(bench.store, objects, hot_seconds=0, running_seconds=0)
+    if not ended:
+        with pytest.raises(LineStillOpen, match="line 10 is the newest"):
+            redact(bench, objects, 4, 10)
+    found = redact(bench, objects, 4, 10, exact=False)
+    numbers = [4, 6, 8, 10] if ended else [4, 6, 8]
+    assert (found.lines, found.last_checked, found.complete) == (len(numbers), 10 if ended else 9, True)
+    assert redacted(bench, objects) == numbers
+    assert redact(bench, objects, 1, 9).lines == 1
+    assert redacted(bench, objects) == [2, *numbers]
+    if archived and ended:
+        assert not DERIVED & {*bench.hash()}
+
+
+def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObjectStore) -> None:
+    """The archiver makes it again. An object that only the manifest names may have the text: the answer is pending."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    before = {kind: bench.ask("DUMP", bench.key(kind)) for kind in ("job", "log")}
+    assert archive(bench.store, objects, hot_seconds=1_000) == 0
+    assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
+    bench.store.chunks.mark_swept(JOB)
+    assert redact(bench, objects, 1, 9).lines == 4
+    assert not DERIVED & {*bench.hash()}
+    assert archive(bench.store, objects, hot_seconds=1_000) == 0
+    assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
+    # The store goes back to before the archiver came.
+    bench.ask("DEL", bench.key("archive"), bench.key("garbage"))
+    for kind, value in before.items():
+        bench.ask("RESTORE", bench.key(kind), 0, value, "REPLACE")
+    assert redact(bench, objects, 10, 10).pending
+
+
+def test_who_has_lost_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
+    """Another's, which is just being written, is recorded later. The holder marks all, and gets all."""
+    index = bench.store.chunks
+    own, other, third = (f"wf_1/job_1/{name}" for name in ("own", "other", "third"))
+    for token, name in (("first", own), ("second", other)):
+        bench.ask("DEL", bench.key(ARCHIVE_LOCK))
+        assert index.acquire_lock(JOB, token, 60)
+        index.begin_upload(JOB, token, name)
+    assert [{*index.mark_garbage(JOB, "first", [third])} for _ in range(2)] == [{own}, set()]
+    assert index.garbage(JOB) == {own, other}
+    assert bench.ask("HGET", bench.key("garbage"), other) == b"writer:second"
+    assert {*index.mark_garbage(JOB, "second", [third])} == {own, other, third}
+    with pytest.raises(Fenced):
+        index.begin_upload(JOB, "first", own)
