@@ -4,10 +4,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import pytest
+
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.line_splitter import LineBatch
-from chronoverse.joblog.model import Attempt, JobRef, LineRun
-from chronoverse.runner.publisher import Publisher
+from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
+from chronoverse.runner.publisher import JobResult, Publisher
 from chronoverse.runner.spool.spool import Spool
 from tests.support.jobs import JOB
 from tests.support.waiting import wait_until
@@ -38,6 +40,53 @@ class _ClosedStore:
 
     def job_warnings(self, job: JobRef) -> list[str]:
         return []
+
+
+class _ForgetfulStore(_ClosedStore):
+    """Loses what it has acknowledged: asked for the safe lines, it answers with the next of ``answers``."""
+
+    def __init__(self, *answers: int | None) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.calls: list[Any] = []
+
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        return self.answers.pop(0) if may_sync else None
+
+    def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
+        self.calls.append((first, [line for run in runs for line in run.messages]))
+        return super().append_ahead(attempt, first, runs)
+
+    def finish(
+        self, attempt: Attempt, status: Status, exit_code: int, dropped: int, next_number: int, **_: Any
+    ) -> None:
+        self.calls.append(next_number)
+
+
+@pytest.mark.parametrize(
+    ("answers", "again"),
+    [
+        ([4], []),
+        ([None, 4], []),
+        ([3, 4], [3]),
+        ([2, 4], [(2, [b"two"]), 3]),
+        ([1, 4], [(1, [b"one", b"two"]), 3]),
+    ],
+    ids=str,
+)
+def test_what_the_store_has_lost_is_sent_again_before_the_job_counts_as_ended(
+    answers: list[int | None], again: list[Any]
+) -> None:
+    """Its end alone, or lines and its end: two lines have the numbers 1 and 2, and the end 3."""
+    spool, store = Spool(), _ForgetfulStore(*answers)
+    publisher = Publisher(lambda: cast("Any", store), JOB, spool, list[str]().append)
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"one\ntwo", 2))
+    publisher.end(JobResult(Status.COMPLETED, 0))
+
+    publisher.start(10)
+
+    assert publisher.join(20)
+    assert (publisher.ended, store.calls, store.answers) == (True, [(1, [b"one", b"two"]), 3, *again], [])
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable
 
+import pytest
+
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, LineAssembler
 
@@ -64,6 +66,20 @@ def test_a_prompt_is_published_a_second_after_its_first_byte() -> None:
     assert assembler.due == 10 + PARTIAL_SECONDS
     assert [batch.text for batch in assembler.flush_due(assembler.due)] == [b"Password: "]
     assert assembler.due == math.inf
+
+
+@pytest.mark.parametrize("character", ["é", "€", "\N{GRINNING FACE}", "\N{LAST QUARTER MOON}"])
+def test_a_character_whose_rest_is_late_is_not_cut(character: str) -> None:
+    """What is published before is whole. Bytes that are no beginning of a character do not wait."""
+    whole = character.encode()
+    for cut in range(1, len(whole)):
+        assert run([(0.0, b"ab" + whole[:cut]), (2.0, whole[cut:] + b"c\n")], 3) == [
+            ("ab", True),
+            (character + "c", False),
+        ]
+    assembler = LineAssembler("stdout")
+    assembler.feed(b"ab" + whole[1:], NOW, 0.0)
+    assert [batch.text for batch in assembler.flush_due(PARTIAL_SECONDS)] == [b"ab" + whole[1:]]
 
 
 def test_nothing_is_due_when_no_text_waits() -> None:

@@ -624,6 +624,17 @@ def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefi
         server.ask("PEXPIRE", lease, 5_000)
         probe.confirm(attempt)
         assert server.ask("PTTL", lease) > 5_000
+        # Of a job that has ended its last attempt is told, also when only the archive still has the log.
+        store.finish(attempt, Status.COMPLETED, 0, 0, 21)
+        assert probe.confirm(attempt, may_sync=True) == 22
+        with pytest.raises(Fenced):
+            probe.confirm(attempt._replace(attempt=2), may_sync=True)
+        server.ask("HSET", lease.replace("lease", "job"), "archived", 20, "archived_first", 1)
+        server.ask("DEL", lease.replace("lease", "log"))
+        assert probe.confirm(attempt, may_sync=True) == 22
+        server.ask("HSET", lease.replace("lease", "job"), "archived", 19)
+        with pytest.raises(Fenced):
+            probe.confirm(attempt, may_sync=True)
         store.close()
     # While the server itself runs an fsync, the probe asks the server instead.
     assert len(synced) > 10

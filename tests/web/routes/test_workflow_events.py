@@ -6,7 +6,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -16,6 +17,7 @@ import redis
 from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
+from chronoverse.web.routes import workflow_events
 from tests.support.bench import make_lines
 from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer
@@ -364,3 +366,31 @@ def take(body: bytes, known: dict[str, Any]) -> str | None:
 def said(jobs: dict[str, Any]) -> Any:
     keys = ("id", "status", "attempt", "exit_code", "created_at", "started_at", "finished_at")
     return {name: [job[key] for key in keys] for name, job in jobs.items()}
+
+
+def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were just read are sent to all others who come, for a second, with the same filter."""
+    now, reads = 0.0, list[tuple[str, str | None]]()
+
+    def newest_jobs(deps: object, workflow_id: str, status: str | None, *_: object) -> tuple[list[Any], None]:
+        reads.append((workflow_id, status))
+        return [{"id": len(reads)}], None
+
+    monkeypatch.setattr(workflow_events, "newest_jobs", newest_jobs)
+    snapshots = workflow_events.Snapshots(cast("Any", SimpleNamespace(monotonic=lambda: now)))
+    all_jobs, failed = (workflow_events.Opening("w", 10, status, ()) for status in (None, "FAILED"))
+    first = snapshots.read(all_jobs, "me", 5)
+    assert snapshots.read(all_jobs, "you", 4) == snapshots.read(all_jobs, "you", 5) == first
+    assert snapshots.read(failed, "me", 5) != first
+    newer = snapshots.read(all_jobs, "me", 6)
+    assert newer != first
+    fresh = snapshots.fresh(all_jobs)
+    assert fresh
+    assert (fresh.frames, fresh.cursor) == (newer, 6)
+    now = 1.0
+    assert snapshots.fresh(all_jobs) is None
+    assert snapshots.read(all_jobs, "me", 6) != newer
+    assert reads == [("w", None), ("w", "FAILED"), ("w", None), ("w", None)]
+    for number in range(200):
+        snapshots.read(all_jobs._replace(workflow_id=str(number)), "me", 1)
+    assert len(snapshots._made) <= 64
