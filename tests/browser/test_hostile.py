@@ -55,7 +55,7 @@ HOSTILE: Final[dict[str, str]] = {
 ALLOWED: Final = {
     "SPAN": {"class", "style", "title"},
     "MARK": {"class"},
-    "A": {"class", "href", "target", "rel", "tabindex", "data-host"},
+    "A": {"class", "href", "style", "target", "rel", "tabindex", "data-host"},
 }
 
 

@@ -18,8 +18,8 @@ async function until(isSo) {
   }
 }
 
-/** A list of jobs that a service has, with `size` in a page; `say(event, data)` sends a frame of the stream of changes. */
-function listed(jobs, { size = 2, isBusy = () => false, streams = true } = {}) {
+/** A list of jobs that a service has, with `size` at first and at `most` so many in an answer; `say(event, data)` sends a frame of the stream of changes. */
+function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   renew("more");
   const asked = [];
   globalThis.fetch = async (request) => {
@@ -27,8 +27,8 @@ function listed(jobs, { size = 2, isBusy = () => false, streams = true } = {}) {
     const [limit, after] = [Number(of.get("limit")), of.get("cursor")];
     asked.push(`${after ?? "-"}+${limit}`);
     const start = after === null ? 0 : jobs.findIndex(({ id }) => id === after) + 1;
-    const items = jobs.slice(start, start + limit);
-    return Response.json({ jobs: structuredClone(items), cursor: start + limit < jobs.length ? items.at(-1).id : null });
+    const items = jobs.slice(start, start + Math.min(limit, most));
+    return Response.json({ jobs: structuredClone(items), cursor: start + items.length < jobs.length ? items.at(-1).id : null });
   };
   let say;
   const frames = [];
@@ -40,7 +40,7 @@ function listed(jobs, { size = 2, isBusy = () => false, streams = true } = {}) {
     }
   }
   const shown = () => list.items.map(({ id, status }) => (status ? `${id} ${status}` : id));
-  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: () => [], update() {}, isBusy, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
+  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: () => [], update() {}, arrange: (items) => items, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
   const list = new List(options);
   return { asked, list, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
 }
@@ -54,31 +54,33 @@ test("a list begins with a page, and has further ones when they are asked for", 
   equal(list.hasMore, true);
   $("more").dispatchEvent(new Event("click"));
   await until(() => shown().length === 4);
-  deepEqual([shown(), asked], [["5", "4", "3", "2"], ["-+2", "-+2", "4+2"]]);
+  deepEqual([shown(), asked], [["5", "4", "3", "2"], ["-+2", "4+2"]]);
   $("more").dispatchEvent(new Event("click"));
   await until(() => shown().length === 5);
   equal(list.hasMore, false);
   list.stop();
 });
 
-test("what new items push out of the first page stays in the list, once", async () => {
+test("a list that is read again keeps its length", async () => {
   const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
-  const { list, shown } = listed(jobs, { size: 2, streams: false });
+  const { asked, list, shown } = listed(jobs, { size: 2, streams: false });
   list.refresh();
   await until(() => shown().length === 2);
   $("more").dispatchEvent(new Event("click"));
   await until(() => shown().length === 4);
-  for (const id of ["5", "6"]) {
-    jobs.unshift(job(id));
-    list.refresh();
-    await until(() => shown().includes(id));
-  }
-  deepEqual(shown(), ["6", "5", "4", "3", "2", "1"]);
-  // So many are new that none of the first page is left: the list begins again.
-  jobs.unshift(...["9", "8", "7"].map((id) => job(id)));
+  jobs.unshift(job("6"), job("5"));
   list.refresh();
-  await until(() => shown().includes("9"));
-  deepEqual([shown(), list.hasMore], [["9", "8"], true]);
+  await until(() => shown().includes("5"));
+  deepEqual([shown(), list.hasMore, asked.at(-1)], [["6", "5", "4", "3"], true, "-+4"]);
+  list.stop();
+});
+
+test("a page that is short is followed by the next", async () => {
+  const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
+  const { asked, list, shown } = listed(jobs, { size: 3, streams: false, most: 2 });
+  list.refresh();
+  await until(() => shown().length === 3);
+  deepEqual([shown(), asked], [["4", "3", "2"], ["-+3", "3+1"]]);
   list.stop();
 });
 
@@ -98,24 +100,13 @@ test("changes come to where they belong, and what is not wanted any more goes", 
   list.stop();
 });
 
-test("what further pages have that runs is asked for again, in turn", async () => {
-  const jobs = [6, 5, 4, 3, 2, 1].map((id) => job(`${id}`, { status: "runs" }));
-  const { asked, list, shown } = listed(jobs, { streams: false, isBusy: ({ status }) => status === "runs" });
+test("the oldest item of a list that has more stays when it changes", async () => {
+  const { list, say, shown } = listed([5, 4, 3].map((id) => job(`${id}`)));
   list.refresh();
   await until(() => shown().length === 2);
-  for (const length of [4, 6]) {
-    $("more").dispatchEvent(new Event("click"));
-    await until(() => shown().length === length);
-  }
-  asked.length = 0;
-  jobs[2].status = jobs[3].status = jobs[4].status = jobs[5].status = "ended";
-  for (let turn = 0; turn < 2; turn += 1) {
-    const before = asked.length;
-    list.refresh();
-    await until(() => asked.length === before + 2);
-    await settle();
-  }
-  deepEqual([asked.toSorted(), shown().slice(2)], [["-+2", "-+2", "3+2", "5+2"], ["4 ended", "3 ended", "2 ended", "1 ended"]]);
+  for (const changed of [job("4", { status: "new" }), job("3", { status: "new" }), job("5", { status: "new" })]) say("job", changed);
+  await until(() => shown()[0] === "5 new");
+  deepEqual(shown(), ["5 new", "4 new"]);
   list.stop();
 });
 

@@ -1,6 +1,7 @@
 // What the page computes of texts, numbers and times, in tables.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import "./document.mjs";
@@ -11,7 +12,7 @@ const { age, ago, clock, count, elapsed, ended, many, outcome, span } = await im
 const { ciAddress } = await import(`${js}/labels.js`);
 const { MAX_SHOWN, truncate } = await import(`${js}/line.js`);
 const { MARKERS, markup } = await import(`${js}/markup.js`);
-const { nearIds } = await import(`${js}/near.js`);
+const { nearIds } = await import(`${js}/missing.js`);
 const { Ranges } = await import(`${js}/ranges.js`);
 const { findVisible, plain, segments, toUtf16Spans } = await import(`${js}/text.js`);
 const time = await import(`${js}/timeline.js`);
@@ -111,16 +112,21 @@ table("colours and styles", (message) => styled(message), [
   ["\x1b[38;2;1;2;255;4ma", [["a", [1, 2, 255], null, "u"]]], ["\x1b[38;2;1;2;256ma", [["a", null, null, ""]]], ["\x1b[38;2;1ma", [["a", null, null, ""]]],
   ["\x1b[38;9;1ma", [["a", null, null, ""]]], ["\x1b[?1ma\x1b[2Kb", [["a", null, null, ""], ["b", null, null, ""]]], ["\x1b[31mx\x1b[my", [["x", 1, null, ""], ["y", null, null, ""]]],
 ]);
+const sheet = readFileSync(new URL("../../chronoverse/web/static/page.css", import.meta.url), "utf8");
+const property = (name) => new RegExp(`${name}: ([^;]+);`).exec(sheet)[1];
+globalThis.getComputedStyle = () => ({ getPropertyValue: property });
+/** The RGB of a colour for the light and the dark page. */
+const both = (css) => css.replace(/var\((.+?)\)/, (_, name) => property(name)).match(/[0-9a-f]{6}|\d+ \d+ \d+/g).map((each) => (each.includes(" ") ? each.split(" ").map(Number) : each.match(/../g).map((part) => parseInt(part, 16))));
 test("each colour is readable in both themes", () => {
-  const rgb = (css) => css.match(/\d+/g).map(Number);
-  const ground = { light: [255, 255, 255], dark: [14, 17, 22] };
-  for (let ink = 0; ink < 256; ink += 5) for (const on of [null, 0, 1, 7, 15, [200, 30, 30]]) for (const inverse of [false, true]) {
+  const grounds = [null, ...Array(16).keys(), [200, 30, 30], indexed(110)];
+  for (let ink = 0; ink < 256; ink += 1) for (const on of grounds) for (const inverse of [false, true]) {
     const found = paint({ ink: ink < 16 ? ink : indexed(ink), ground: on, inverse });
-    for (const theme of ["light", "dark"]) ok(contrast(rgb(found[`--ink-${theme}`]), found[`--ground-${theme}`] ? rgb(found[`--ground-${theme}`]) : ground[theme]) >= 4.5, `${ink} ${on} ${theme}`);
-    equal(Boolean(found["--ground-light"]), on !== null || inverse);
+    const [inks, behind] = [both(found.ink), both(found.ground ?? "var(--ground)")];
+    for (const theme of [0, 1]) ok(contrast(inks[theme], behind[theme]) >= 4.5, `${ink} ${on} ${theme}`);
+    equal(Boolean(found.ground), on !== null || inverse);
   }
   equal(Math.round(contrast([0, 0, 0], [255, 255, 255])), 21);
-  deepEqual(paint({ ink: 1, ground: null, inverse: false }), { "--ink-light": "rgb(180 35 42)", "--ink-dark": "rgb(255 138 128)" });
+  deepEqual([paint({ ink: 1, ground: null, inverse: false }), both("var(--ink1)")], [{ ink: "var(--ink1)" }, [[180, 35, 42], [255, 138, 128]]]);
 });
 table("control characters", (message) => [segments(message, []).map(({ text, code }) => (code === undefined ? text : `<${text}>`)).join(""), plain(message)], [
   ["a\x00b\x1b", ["a<^@>b<^[>", "ab"]], ["\x7f\x85\x9f", ["<^?><NEL><x9f>", ""]], ["a\tb", ["a\tb", "a\tb"]], ["\u202ea", ["<RLO>a", "\u202ea"]],

@@ -1,6 +1,6 @@
 // The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
 
-import { $, make } from "./dom.js";
+import { $, button, make } from "./dom.js";
 import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
@@ -18,15 +18,9 @@ function scopeText() {
 
 /** Two buttons: for another token, where readers paste tokens, and to sign out. */
 function tokenButtons() {
-  const other = make("button", "", "Use another token");
-  const out = make("button", "", "Sign out");
-  other.type = out.type = "button";
-  other.addEventListener("click", async () => (await signIn("Paste another token.", { canCancel: true })) && location.reload());
-  out.addEventListener("click", () => {
-    signOut();
-    location.reload();
-  });
-  return make("p", "choices", ...(issuer ? [] : [other]), out);
+  const other = async () => (await signIn("Paste another token.", { canCancel: true })) && location.reload();
+  const out = () => (signOut(), location.reload());
+  return make("p", "choices", ...(issuer ? [] : [button(other, "Use another token")]), button(out, "Sign out"));
 }
 
 /** Where a list is empty: what the token is for, and the ways out. `hint()` says what to do, and `more()` are other elements. */
@@ -39,9 +33,8 @@ export function showEmpty(isEmpty, hint, more = () => []) {
 /** Puts the button at the end of the page's head. */
 export function showAccount() {
   const { sub, exp } = claims();
-  const button = make("button", "", icon("account"));
-  Object.assign(button, { id: "account", type: "button", title: "Account", ariaLabel: "Account" });
-  button.setAttribute("popovertarget", "accountbox");
+  const opens = Object.assign(button(() => {}, icon("account")), { id: "account", title: "Account", ariaLabel: "Account" });
+  opens.setAttribute("popovertarget", "accountbox");
   const facts = make("dl");
   const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";
   const end = isRenewed() ? ["Signed in at", issuer] : ["Until", until];
@@ -51,5 +44,5 @@ export function showAccount() {
   const box = make("div", "account", facts, tokenButtons());
   box.id = "accountbox";
   box.popover = "auto";
-  document.querySelector("header").append(button, box);
+  document.querySelector("header").append(opens, box);
 }

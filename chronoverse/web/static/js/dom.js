@@ -12,6 +12,14 @@ export function make(name, className, ...children) {
   return element;
 }
 
+/** A button with a text or an icon in it. */
+export function button(clicked, ...children) {
+  const element = make("button", "", ...children);
+  element.type = "button";
+  element.addEventListener("click", clicked);
+  return element;
+}
+
 /** A link, with text or elements in it. */
 export function link(href, ...children) {
   const element = make("a", "", ...children);

@@ -2,7 +2,7 @@
 
 import { follow, TOKEN_EXPIRED } from "../client/follow.js";
 import { showAccount } from "./account.js";
-import { $, announce, notice, toggle } from "./dom.js";
+import { $, announce, make, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError, NewLines } from "./filters.js";
 import { Find } from "./find.js";
 import { count, ended, many, outcome } from "./format.js";
@@ -18,7 +18,7 @@ import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, copyText, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
-import { showConnection, showFoot, showJob, showLast, showProgress, showTrouble } from "./status.js";
+import { showConnection, showJob, showLast, showTrouble, tellProgress } from "./status.js";
 import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
 import { cardMarkdown, openCard, reason, showSummary } from "./summary.js";
@@ -72,8 +72,7 @@ const viewport = new Viewport($("log"), log, maker, moved);
 const strip = new Strip((number) => jump(number), numbersInView);
 const profile = new Profile(path, log, strip);
 const steps = new Steps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
-showFoot((text) => (viewport.foot = text));
-showProgress((ms) => profile.showRunning(ms));
+tellProgress((foot, ms) => ((viewport.foot = foot), profile.showRunning(ms)));
 //: The scan whose lines alone are shown, and the same if nothing else needs it.
 let filtered = null;
 let own = null;
@@ -370,31 +369,33 @@ function toEnd() {
   showNewCount();
 }
 
-const KEYS = {
-  "/": () => find.focus(),
-  n: () => find.step(1),
-  N: () => find.step(-1),
-  d: () => $("new").click(),
-  c: () => $("gocause").hidden || $("gocause").click(),
-  j: () => newLines.step(1),
-  k: () => newLines.step(-1),
-  g: () => (viewport.show(0), showNewCount()),
-  G: toEnd,
-  l: () => $("goto").showModal(),
-  ":": () => $("goto").showModal(),
-  p: () => strip.step(maker.current || topNumber(), 1),
-  P: () => strip.step(maker.current || topNumber(), -1),
-  e: () => errors.step(1),
-  E: () => errors.step(-1),
-  s: () => $("stderr").click(),
-  z: () => $("foldall").hidden || foldAll(),
-  w: () => $("wrap").click(),
-  t: () => $("time").click(),
-  "?": () => $("help").click(),
-  Home: () => (viewport.show(0), showNewCount()),
-  End: toEnd,
-  Escape: () => (find.active ? find.close() : unpick()),
-};
+const toStart = () => (viewport.show(0), showNewCount());
+const showGoto = () => $("goto").showModal();
+const stepSlower = (direction) => strip.step(maker.current || topNumber(), direction);
+
+//: What the dialog shows of each key, and what it does.
+const KEYS = [
+  ["/ Ctrl-F", "find", { "/": () => find.focus() }],
+  ["n N", "next, previous match", { n: () => find.step(1), N: () => find.step(-1) }],
+  ["e Shift-E", "next, previous error", { e: () => errors.step(1), E: () => errors.step(-1) }],
+  ["d", "only new lines", { d: () => $("new").click() }],
+  ["j k", "next, previous run of new lines", { j: () => newLines.step(1), k: () => newLines.step(-1) }],
+  ["c", "the cause of a failure", { c: () => $("gocause").hidden || $("gocause").click() }],
+  ["g G", "first line, last line and follow", { g: toStart, Home: toStart, G: toEnd, End: toEnd }],
+  ["l", "go to a line", { l: showGoto, ":": showGoto }],
+  ["p P", "next, previous pause that was slower than usual", { p: () => stepSlower(1), P: () => stepSlower(-1) }],
+  ["s", "stderr only", { s: () => $("stderr").click() }],
+  ["z", "fold, unfold all groups", { z: () => $("foldall").hidden || foldAll() }],
+  ["w", "wrap long lines", { w: () => $("wrap").click() }],
+  ["t", "times: none, clock, elapsed", { t: () => $("time").click() }],
+  ["Shift-click", "on a number: select lines", { "?": () => $("help").click() }],
+  ["Esc", "leave the search, clear the selection", { Escape: () => (find.active ? find.close() : unpick()) }],
+];
+const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
+for (const [keys, text] of KEYS) {
+  const shown = keys.split(" ").flatMap((key) => [make("kbd", "", key), " "]);
+  $("keys").querySelector("dl").append(make("dt", "", ...shown), make("dd", "", text));
+}
 
 const SCROLLING = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", " "]);
 
@@ -406,9 +407,9 @@ addEventListener("keydown", (event) => {
   // Keys that scroll go to the log, wherever the reader has clicked last.
   if (event.target === document.body && SCROLLING.has(event.key)) return $("log").focus({ focusVisible: false });
   const free = event.target === document.body || event.target === $("log");
-  if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return undefined;
+  if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in ACTIONS)) return undefined;
   event.preventDefault();
-  return KEYS[event.key]();
+  return ACTIONS[event.key]();
 });
 
 // What the service sends.

@@ -1,7 +1,7 @@
 // The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
 
 import { isTransient, pause } from "../client/request.js";
-import { $, announce, make } from "./dom.js";
+import { $, announce, button } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { accepted, findOne, query, route, Scan } from "./scan.js";
@@ -22,7 +22,7 @@ export class Matches {
   #fetching = false;
   #fetchedWindows = new Set();
   #stop = new AbortController();
-  #more = make("button", "", "Continue");
+  #more = button(() => (this.scan.goOn(), this.changed()), "Continue");
 
   /**
    * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
@@ -36,11 +36,7 @@ export class Matches {
     this.criteria = { stream: "", ...criteria };
     $(previous).addEventListener("click", () => this.step(-1));
     $(next).addEventListener("click", () => this.step(1));
-    Object.assign(this.#more, { type: "button", className: "further", hidden: true, title: "Find more" });
-    this.#more.addEventListener("click", () => {
-      this.scan.goOn();
-      this.changed();
-    });
+    Object.assign(this.#more, { className: "further", hidden: true, title: "Find more" });
     $(next).after(this.#more);
   }
 

@@ -1,8 +1,8 @@
 // The token, which is stored for this tab only, and requests that carry it.
 
-import { get as fetchJson, refusal } from "../client/request.js";
+import { get as fetchJson } from "../client/request.js";
 import { IDENTIFIER } from "./addresses.js";
-import { make } from "./dom.js";
+import { button, make } from "./dom.js";
 import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
 
 export { refusal, Refused } from "../client/request.js";
@@ -18,8 +18,6 @@ const SIGNED_OUT = "chronoverse.signed-out";
 const HANDOVER_MS = 150;
 //: Milliseconds after which a token that is refused may be renewed. A newer one would be refused again.
 const YOUNG_MS = 10_000;
-//: Milliseconds after which an unanswered request is aborted.
-const REQUEST_MS = 30_000;
 
 //: Refusals that are ordinary answers, such as "no such job", come with the status 200. Browsers log others as errors.
 const QUIET = { Prefer: "status=200" };
@@ -170,20 +168,15 @@ export async function begin() {
 async function objection(value) {
   // Any workflow will do. A 404 says that the token is good, and that it is for another one.
   const workflow = [claims(value).workflows].flat().find((each) => IDENTIFIER.test(each)) ?? "any";
-  const headers = new Headers(QUIET);
   try {
-    headers.set("Authorization", `Bearer ${value}`);
-  } catch {
-    return "Not a token.";
-  }
-  try {
-    const options = { headers, cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) };
-    const response = await fetch(`/workflows/${workflow}/jobs?limit=1`, options);
-    if (response.ok || response.status === 404) return null;
-    const { message, status } = await refusal(response);
+    await fetchJson(`/workflows/${workflow}/jobs?limit=1`, { token: value, headers: QUIET });
+    return null;
+  } catch (error) {
+    if (error instanceof TypeError) return "Not a token.";
+    const { message, status } = error;
+    if (!status) return "The service does not answer. Try again.";
+    if (status === 404) return null;
     return status === 401 ? `Token rejected: ${message}.` : `The service answers ${status}: ${message}.`;
-  } catch {
-    return "The service does not answer. Try again.";
   }
 }
 
@@ -204,12 +197,7 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
     if (issuer) form.append(issuerButton(isEmpty));
     else askForToken(form, reason, () => close(true));
     cameIn = () => close(true);
-    if (canCancel) {
-      const cancel = make("button", "", "Cancel");
-      cancel.type = "button";
-      cancel.addEventListener("click", () => close(false));
-      form.append(cancel);
-    }
+    if (canCancel) form.append(button(() => close(false), "Cancel"));
     const dialog = make("dialog", "sign-in", form);
     dialog.setAttribute("aria-label", "Sign in");
     dialog.addEventListener("cancel", (event) => {
@@ -224,30 +212,28 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
 
 /** The button that leads to the issuer: in this tab, or in another one if something would be lost here. */
 function issuerButton(isEmpty) {
-  const button = make("button", "", `Sign in at ${new URL(issuer).host}`);
-  button.type = "button";
-  button.addEventListener("click", () => {
+  const begins = () => {
     if (!isEmpty) return open("/ui/sign-in");
     sessionStorage.setItem(RETURN, location.href);
     return location.replace("/ui/sign-in");
-  });
-  return button;
+  };
+  return button(begins, `Sign in at ${new URL(issuer).host}`);
 }
 
 /** Adds a field for a token to the form. Calls `done` when the service accepts what was entered. */
 function askForToken(form, reason, done) {
   const input = make("input");
   Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
-  const button = make("button", "", "Sign in");
+  const submit = make("button", "", "Sign in");
   const command = make("code", "", "chronoverse token");
   const hint = make("p", "hint", "Ask your administrator for a token. On the service's machine, ", command, " may print one.");
-  form.append(make("label", "", "Token ", input), button, hint);
+  form.append(make("label", "", "Token ", input), submit, hint);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const value = input.value.trim().replace(/^Bearer\s+/i, "");
-    button.disabled = true;
+    submit.disabled = true;
     const problem = await objection(value);
-    button.disabled = false;
+    submit.disabled = false;
     if (problem) {
       reason.textContent = problem;
       return input.select();

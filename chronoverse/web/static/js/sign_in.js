@@ -2,7 +2,7 @@
 // issuer, and the issuer sends it back with a code, for which the page gets its tokens.
 
 import * as oauth from "../vendor/oauth4webapi/index.js";
-import { $, link, make } from "./dom.js";
+import { $, button, link } from "./dom.js";
 import { audience, clientId, issuer, ISSUER_MS, requireBearer, scopes, sessionOf } from "./oidc.js";
 import { signedIn, takeReturnAddress } from "./session.js";
 
@@ -84,10 +84,7 @@ function sentence(error) {
 }
 
 function show(error) {
-  const button = make("button", "", "Try again");
-  button.type = "button";
-  button.addEventListener("click", () => begin().catch(show));
-  $("said").replaceChildren(sentence(error), " ", button);
+  $("said").replaceChildren(sentence(error), " ", button(() => begin().catch(show), "Try again"));
 }
 
 const answer = new URLSearchParams(location.hash.slice(1) || location.search);

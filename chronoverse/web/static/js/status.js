@@ -17,17 +17,14 @@ let job = null;
 let last = 0;
 let lostTimer = 0;
 let grewAt = 0;
-let foot = () => {};
-let progress = () => {};
+let told = () => {};
 
-/** Has `show` called with what stands after the last line: how long a running job has been quiet, or how it ended. */
-export function showFoot(show) {
-  foot = show;
-}
-
-/** Has `show` called every half second with how many milliseconds a job has run, or null if it does not run. */
-export function showProgress(show) {
-  progress = show;
+/**
+ * Has `tell` called every half second, with what stands after the last line: how long a running job has been quiet, or how it
+ * ended; and with how many milliseconds the job has run, or null if it does not run.
+ */
+export function tellProgress(tell) {
+  told = tell;
 }
 
 /** Shows a job's state, from the service or from its stream, and the log's last number. */
@@ -83,9 +80,8 @@ function tick() {
   if (job.dropped) facts.push(`${many(job.dropped, "line")} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
   const quiet = Date.now() - grewAt;
-  if (job.status === "RUNNING") foot(grewAt && quiet > QUIET_MS ? `Running · last line ${span(quiet)} ago` : "");
-  else foot(ended(job.status) && took !== null ? `${outcome(job)} after ${span(took)}` : "");
-  progress(job.status === "RUNNING" ? took : null);
+  if (job.status === "RUNNING") told(grewAt && quiet > QUIET_MS ? `Running · last line ${span(quiet)} ago` : "", took);
+  else told(ended(job.status) && took !== null ? `${outcome(job)} after ${span(took)}` : "", null);
   const shown = make("span", "", ...facts.map((fact) => make("span", "", fact)));
   if ($("facts").textContent !== shown.textContent) $("facts").replaceChildren(...shown.childNodes);
 }

@@ -20,6 +20,10 @@ const NAMES = {
 
 const PLAIN = Object.freeze({ ink: null, ground: null, bold: false, dim: false, italic: false, underline: false, strike: false, inverse: false });
 
+//: The codes that set a property of a style, and those that clear some.
+const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };
+const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"] };
+
 /** How a control character is shown: as ^M, by its name, or by its number. */
 function symbolFor(code) {
   return NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
@@ -45,17 +49,8 @@ function rendition(style, parameters) {
   for (let at = 0; at < codes.length; at += 1) {
     const code = codes[at];
     if (code === 0) next = { ...PLAIN };
-    else if (code === 1) next.bold = true;
-    else if (code === 2) next.dim = true;
-    else if (code === 3) next.italic = true;
-    else if (code === 4) next.underline = true;
-    else if (code === 7) next.inverse = true;
-    else if (code === 9) next.strike = true;
-    else if (code === 22) next.bold = next.dim = false;
-    else if (code === 23) next.italic = false;
-    else if (code === 24) next.underline = false;
-    else if (code === 27) next.inverse = false;
-    else if (code === 29) next.strike = false;
+    else if (code in ON) next[ON[code]] = true;
+    else if (code in OFF) for (const name of OFF[code]) next[name] = false;
     else if (code >= 30 && code <= 37) next.ink = code - 30;
     else if (code >= 40 && code <= 47) next.ground = code - 40;
     else if (code >= 90 && code <= 97) next.ink = code - 82;

@@ -1,20 +1,17 @@
 // Says that the service does not answer, or what it answers instead, counts down to the next attempt, and offers to try at once.
 
-import { announce, make } from "./dom.js";
+import { announce, button, make } from "./dom.js";
 import { isTransient } from "../client/request.js";
 import { IssuerAway } from "./oidc.js";
 
 export { isTransient } from "../client/request.js";
 
 const said = make("span");
-const button = make("button", "", "Retry now");
-button.type = "button";
-const bar = make("aside", "trouble", said, button);
+const bar = make("aside", "trouble", said, button(() => again?.(), "Retry now"));
 bar.setAttribute("aria-label", "The service");
 bar.hidden = true;
 let timer = 0;
 let again = null;
-button.addEventListener("click", () => again?.());
 
 function sentence(error) {
   if (error === null) return "Still waiting for the service.";

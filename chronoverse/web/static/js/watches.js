@@ -1,6 +1,6 @@
 // The watches of a workflow and how their deliveries go, for those who may send a test.
 
-import { announce, make } from "./dom.js";
+import { announce, button, make } from "./dom.js";
 import { ask, claims, get } from "./session.js";
 
 //: Milliseconds between two looks whether a test was delivered, and the most looks.
@@ -35,17 +35,15 @@ export async function showWatches(workflow, place) {
   const { body } = await get(path);
   const items = body.watches.map((watch) => {
     const state = make("span", "quiet", stateText(watch));
-    const button = make("button", "", "Send a test");
-    button.type = "button";
-    button.addEventListener("click", async () => {
-      button.disabled = true;
+    const test = button(async () => {
+      test.disabled = true;
       state.textContent = "waiting for the delivery";
       state.textContent = await sendTest(`${path}/${watch.id}`).catch((error) => error.message);
       announce(`${watch.id}: ${state.textContent}`);
-      button.disabled = false;
-    });
+      test.disabled = false;
+    }, "Send a test");
     const what = ` on ${watch.on} to ${new URL(watch.url).host}, `;
-    return make("li", "", make("b", "", watch.id), what, state, " ", button);
+    return make("li", "", make("b", "", watch.id), what, state, " ", test);
   });
   place.replaceChildren(make("h2", "", "Watches"), make("ul", "", ...items));
   place.hidden = !items.length;
