@@ -336,7 +336,7 @@ class QuotaReached(SequenceGap):
 
     def __init__(self, expected: int):
         super().__init__(expected)
-        self.args = ("byte quota exceeded: lines are dropped, and the log names their numbers",)
+        self.args = ("byte quota exceeded: further lines are dropped, and the log names their numbers",)
 
 
 def errors_by_reason(kind: type[ChronoverseError] = ChronoverseError) -> Mapping[str, type[ChronoverseError]]:

@@ -56,81 +56,89 @@ _summed = partial(Gauge, multiprocess_mode="livesum")
 _largest = partial(Gauge, multiprocess_mode="livemax")
 _newest = partial(Gauge, multiprocess_mode="livemostrecent")
 
-WORKERS = _summed("chronoverse_workers", "Workers that are up, those going down included.")
-WORKERS_DRAINING = _summed("chronoverse_workers_draining", "Workers that are draining.")
+WORKERS = _summed("chronoverse_workers", "Live workers, draining ones included.")
+WORKERS_DRAINING = _summed("chronoverse_workers_draining", "Draining workers.")
 
-STREAMS_OPEN = _summed("chronoverse_streams_open", "Event streams being served.")
-STREAMS_LIMIT = _summed("chronoverse_streams_limit", "Event streams that all workers together may serve.")
-STREAMS_STARTED = Counter("chronoverse_streams_started", "Event streams begun.")
-STREAMS_ENDED = Counter("chronoverse_streams_ended", "Event streams ended, by why.", ["reason"])
-STREAMS_REFUSED = Counter("chronoverse_streams_refused", "Event streams refused, by why.", ["reason"])
+STREAMS_OPEN = _summed("chronoverse_streams_open", "Open event streams.")
+STREAMS_LIMIT = _summed("chronoverse_streams_limit", "Maximum of open event streams, over all workers.")
+STREAMS_STARTED = Counter("chronoverse_streams_started", "Event streams started.")
+STREAMS_ENDED = Counter("chronoverse_streams_ended", "Event streams ended, by reason.", ["reason"])
+STREAMS_REFUSED = Counter("chronoverse_streams_refused", "Event streams refused, by reason.", ["reason"])
 REQUESTS_REFUSED = Counter("chronoverse_requests_refused", "Requests refused, by status.", ["status"])
-CONNECTIONS_CUT = Counter("chronoverse_connections_cut", "Connections that were cut, by why.", ["reason"])
+CONNECTIONS_CUT = Counter("chronoverse_connections_cut", "Connections cut, by reason.", ["reason"])
 
 LINES_DELIVERED = Counter("chronoverse_lines_delivered", "Lines handed to viewers, before their stream filters.")
 CHANGES_DELIVERED = Counter("chronoverse_changes_delivered", "Changes of jobs handed to viewers, before their filters.")
 BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of delivered lines and changes.")
 DELIVERY_DELAY = Histogram(
     "chronoverse_delivery_delay_seconds",
-    "From a line's timestamp until it was written to all viewers who waited, once per batch of a job's lines.",
+    "Time from a line's timestamp to its write to all waiting viewers, once per batch.",
     # Timestamps have milliseconds, so smaller bounds than 5 ms would not be exact.
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
-REPLAY_RESTS = Counter("chronoverse_replay_rest_seconds", "For which replays paused to leave room for others.")
-VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.")
+REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store for replays.")
+REPLAY_RESTS = Counter("chronoverse_replay_rest_seconds", "Pauses of throttled replays.")
+VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs that replay.")
 JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs, and workflows' changes, read live, summed over workers.")
-TAIL_SILENCE = _largest("chronoverse_tail_silence_seconds", "Since the store last answered live reading; the longest.")
+TAIL_SILENCE = _largest(
+    "chronoverse_tail_silence_seconds", "Time since the store last answered live reading; the longest."
+)
 
 PUBLISH_ANSWERS = Counter("chronoverse_publish_answers", "Answers to runners over HTTP.", ["operation", "answer"])
-LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
-STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
+LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines appended over HTTP.")
+STORE_ERRORS = Counter("chronoverse_store_errors", "Failed calls of the store.", ["during", "kind"])
 
 STORE_AWAY = _largest("chronoverse_store_away", "1 while the store did not answer the last check.")
-STORE_MAY_EVICT = _largest("chronoverse_store_may_evict", "1 while the store's maxmemory-policy may evict logs.")
-STORE_EVICTED = _largest("chronoverse_store_evicted_keys", "Keys that the store has evicted since it started.")
-STORE_DENIED = _largest("chronoverse_store_denied", "What the store's ACL has denied to any user since it started.")
+STORE_MAY_EVICT = _largest("chronoverse_store_may_evict", "1 while the store's maxmemory-policy is not noeviction.")
+STORE_EVICTED = _largest("chronoverse_store_evicted_keys", "Keys evicted since the store started.")
+STORE_DENIED = _largest("chronoverse_store_denied", "ACL denials of any user since the store started.")
 
 KEYS_AGE = _newest(
     "chronoverse_issuer_keys_age_seconds",
-    "Age of the issuers' public keys, the oldest: +Inf without any, 0 when tokens are checked with another key.",
+    "Age of the oldest issuer's public keys: +Inf without keys, 0 without an issuer.",
 )
 WORKFLOWS_MAP_INVALID = _newest(
     "chronoverse_workflows_map_invalid",
-    "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or _TRUST_FILE has errors, and what it said before counts.",
+    "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or CHRONOVERSE_TRUST_FILE is invalid.",
 )
-SCANS_UP = _newest("chronoverse_scans_up", "1 while the scan server, which answers searches, runs.")
+SCANS_UP = _newest("chronoverse_scans_up", "1 while the scan server runs.")
 
 ARCHIVE_CONFIGURED = _largest("chronoverse_archive_configured", "1 if this service has an archive.")
-ARCHIVER_LAST_STEP = _largest("chronoverse_archiver_last_step_timestamp_seconds", "When an archiver last began a step.")
-STORE_WENT_BACK = _largest("chronoverse_archive_store_went_back", "1 if the store has lost a part of its history.")
-BUCKET_LOST = _largest("chronoverse_archive_bucket_lost", "1 if the archive is not the store's, or was emptied.")
+ARCHIVER_LAST_STEP = _largest(
+    "chronoverse_archiver_last_step_timestamp_seconds", "Unix time at which an archiver last began a step."
+)
+STORE_WENT_BACK = _largest("chronoverse_archive_store_went_back", "1 if the store lost data.")
+BUCKET_LOST = _largest("chronoverse_archive_bucket_lost", "1 if the archive was emptied, or belongs to another store.")
 ARCHIVE_DAMAGED = Counter("chronoverse_archive_damaged_reads", "Reads whose archived object is missing or damaged.")
-CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have committed.")
-LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in committed chunks.")
-BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of committed chunks, by form.", ["form"])
-JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
-ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
+CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks archived.")
+LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Lines archived.")
+BYTES_ARCHIVED = Counter(
+    "chronoverse_archive_bytes", "Bytes archived, by form: text as JSON Lines, packed as compressed.", ["form"]
+)
+JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs archived as a whole, or deleted.", ["done"])
+ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Failed steps of archivers.", ["kind"])
 ARCHIVE_LAG = _largest(
     "chronoverse_archive_lag_seconds",
-    "Since the end of the job that has waited longest to be archived, or since lines of a running job were due.",
+    "Age of the oldest job that waits to be archived, or of the oldest due lines of a running job.",
 )
-ARCHIVE_WAITING = _largest("chronoverse_archive_waiting_jobs", "Ended jobs to archive, running jobs with lines due.")
-HOT_BYTES_LARGEST = _largest("chronoverse_archive_largest_log_bytes", "The store's largest log of a running job.")
+ARCHIVE_WAITING = _largest(
+    "chronoverse_archive_waiting_jobs", "Jobs that wait to be archived, including running jobs with due lines."
+)
+HOT_BYTES_LARGEST = _largest("chronoverse_archive_largest_log_bytes", "Largest log of a running job in the store.")
 
-WEBHOOKS_CONFIGURED = _largest("chronoverse_webhooks_configured", "1 if this service may have watches.")
+WEBHOOKS_CONFIGURED = _largest("chronoverse_webhooks_configured", "1 if CHRONOVERSE_WEBHOOK_HOSTS is set.")
 NOTIFY_LAST_STEP = _largest(
     "chronoverse_notify_last_step_timestamp_seconds", "Unix time at which `chronoverse notify` last read the changes."
 )
-NOTIFY_DELIVERIES = Counter("chronoverse_notify_deliveries", "Deliveries of watches, by outcome.", ["outcome"])
+NOTIFY_DELIVERIES = Counter("chronoverse_notify_deliveries", "Deliveries for watches, by outcome.", ["outcome"])
 NOTIFY_LATE = Counter(
     "chronoverse_notify_late", "Messages about ends whose changes were gone before a notifier read them."
 )
-NOTIFY_WAITING = _newest("chronoverse_notify_waiting", "Messages of all watches to be delivered.")
+NOTIFY_WAITING = _newest("chronoverse_notify_waiting", "Messages that wait for delivery.")
 NOTIFY_FAILING = _newest("chronoverse_notify_failing_watches", "Watches without a successful delivery for a day.")
 NOTIFY_LAG = _largest(
     "chronoverse_notify_lag_seconds",
-    "Age of the oldest message that is being delivered, of watches whose last delivery succeeded.",
+    "Age of the oldest waiting message, except of failing watches.",
 )
 
 
@@ -140,7 +148,7 @@ class _WorkflowBytes(Collector):
     sizes: Mapping[str, int] = {}
 
     def collect(self) -> Iterable[Metric]:
-        text = "Bytes of messages stored today (UTC), of the 20 workflows with most. Only a quota has them counted."
+        text = "Bytes of messages stored today (UTC) by the 20 largest workflows with a quota."
         family = GaugeMetricFamily("chronoverse_workflow_bytes_today", text, labels=["workflow"])
         for workflow_id in sorted(self.sizes, key=self.sizes.__getitem__, reverse=True)[:20]:
             family.add_metric([workflow_id], self.sizes[workflow_id])

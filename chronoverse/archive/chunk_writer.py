@@ -140,7 +140,7 @@ def complete(
 def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
     """Why the chunks are not the whole log of an ended job, in words; None when they are."""
     if job.end is None or not chunks:
-        return "there is nothing to be complete"
+        return "the log has no end"
     expected = chunks[0].first
     for chunk in chunks:
         firsts = [frame.first for frame in chunk.frames]

@@ -199,7 +199,7 @@ def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
     try:
         text = decompressor.decompress(data[offset : offset + frame.size], max_length=frame.text_size + 1)
     except zstd.ZstdError as error:
-        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be unpacked: {error}") from error
+        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be decompressed: {error}") from error
     if len(text) != frame.text_size or not decompressor.eof:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} do not match what was archived")
     return text
@@ -231,7 +231,7 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
         numbers = [number for line in lines if (number := _number(decode_entry(line)))]
         valid = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
     if not valid:
-        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than their record says")
+        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than in their record")
     return lines
 
 

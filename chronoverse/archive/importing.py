@@ -78,7 +78,7 @@ def import_jobs(
 
 def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Imported:
     if (workflow_id := settings_owner(name)) is None:
-        return Imported(None, name, "no part of an archive")
+        return Imported(None, name, "not part of an archive")
     try:
         if name != settings_name(workflow_id):
             read_watches(objects, workflow_id)
@@ -93,7 +93,7 @@ def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Im
         if found := make():
             yield found
     except Deleted:
-        yield Imported(job, str(job), "it was deleted, but its objects were not")
+        yield Imported(job, str(job), "the job was deleted, but its objects were not")
     except (ArchiveDamaged, NotALog) as error:
         yield Imported(job, str(job), str(error))
 
@@ -142,7 +142,7 @@ class _Import(NamedTuple):
         records = _records(self.job, manifest)
         chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
         if not chunks:
-            raise ArchiveDamaged("none of its lines can be read")
+            raise ArchiveDamaged("no line can be read")
         fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
         if chunks == records:
             # Otherwise an archiver completes the archive again.

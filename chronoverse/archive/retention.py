@@ -116,7 +116,7 @@ def orphans(
                     named |= manifest.names
         if named is None or stored.name in named or stored.written_at > now - age:
             continue
-        yield stored, "no part of its job" if state and state.archived else "the store has no such job"
+        yield stored, "not part of its job" if state and state.archived else "no such job in the store"
 
 
 def job_of(name: str) -> JobRef | None:

@@ -83,16 +83,16 @@ class StoreHistory:
         before, self._reported = self._reported, (went_back, self.bucket_lost)
         if went_back and not before[0]:
             log.error(
-                "the store has lost its history: it is as it was at %s, and the archive has seen it at %s; nothing is "
-                "deleted from the archive until `chronoverse archive --confirm-store` (docs/operations.md)",
+                "the store lost data: its newest mark is of %s, the archive's of %s; nothing is deleted from the "
+                "archive until `chronoverse archive --confirm-store` (docs/operations.md)",
                 iso_timestamp(mark) if mark else "no time",
                 iso_timestamp(self._known),
             )
         if self.bucket_lost and not before[1]:
             log.error(
-                "the archive is not the one of this store: %s; `chronoverse archive --verify` names what is missing, "
+                "the archive does not belong to this store: %s; `chronoverse archive --verify` lists what is missing, "
                 "and nothing is deleted until `chronoverse archive --confirm-store` (docs/operations.md)",
-                f"its {MARK} is another one's" if self._id else f"it has no {MARK}, as if it was emptied",
+                f"its {MARK} names another store" if self._id else f"it has no {MARK}, as if it was emptied",
             )
 
     def _read(self) -> tuple[float, str]:
@@ -106,5 +106,5 @@ class StoreHistory:
             return float(fields["mark"]), str(fields.get("bucket") or self._store.catalog.bucket())
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ArchiveDamaged(
-                f"{MARK} in the archive cannot be read: run chronoverse archive --confirm-store"
+                f"{MARK} in the archive cannot be read: run `chronoverse archive --confirm-store`"
             ) from error

@@ -38,7 +38,7 @@ class Terms(NamedTuple):
             return content
         metadata = orjson.loads(content)
         if not isinstance(metadata, dict) or metadata.get("issuer") != self.issuer:
-            raise ValueError("the issuer's metadata are those of another issuer")
+            raise ValueError("the issuer's metadata name another issuer")
         keys_url = parse.jwks_url(str(metadata.get("jwks_uri")))
         if url.startswith("https:") and not keys_url.startswith("https:"):
             raise ValueError("the issuer's keys are not at an https:// URL")
@@ -50,16 +50,16 @@ def parse_trust(document: Mapping[str, Any]) -> tuple[Terms, ...]:
     _only(document, "issuer")
     tables = document.get("issuer")
     if not (isinstance(tables, list) and tables):
-        raise ValueError("it has no [[issuer]]")
+        raise ValueError("no [[issuer]]")
     found = tuple(_named(f"issuer {number}", _terms, each) for number, each in enumerate(tables, 1))
     if len({each.issuer for each in found}) < len(found):
-        raise ValueError("it names an issuer twice")
+        raise ValueError("duplicate issuer")
     return found
 
 
 def group_rules(claim: str, document: Mapping[str, Any]) -> list[Rule]:
     if not document:
-        raise ValueError("it has no group")
+        raise ValueError("no group")
     return [_named(f"group {name!a:.130}", partial(_group, claim, name), each) for name, each in document.items()]
 
 
@@ -111,11 +111,11 @@ def _rule(table: Any) -> Rule:
 def _template(entry: Any) -> tuple[str, str, str]:
     found = _TEMPLATE.fullmatch(entry) if isinstance(entry, str) else None
     if found is None:
-        raise ValueError(f"has {entry!a:.130}: an entry may have the value of one claim, such as {{project_path}}")
+        raise ValueError(f"has {entry!a:.130}: an entry can contain one claim, such as {{project_path}}")
     before, claim, after = found.groups()
     if after.endswith("*") and not after.startswith("."):
-        raise ValueError(f"has {entry!a:.130}: the * would reach other values: put a . after the value")
-    # What is around the value must be good, too.
+        raise ValueError(f"has {entry!a:.130}: the * would match other values: put a . after the value")
+    # The text around the value must be valid, too.
     Workflows.parse([f"{before}a{after}"])
     return before, claim, after
 
@@ -131,10 +131,10 @@ def _only(table: Any, *names: str) -> None:
     if not isinstance(table, dict):
         raise ValueError(f"is not a table with {', '.join(names)}")
     for key in table.keys() - {*names}:
-        raise ValueError(f"has {key!a:.130}, which is none of {', '.join(names)} (a name with dots needs quotes)")
+        raise ValueError(f"has {key!a:.130}: expected {', '.join(names)} (quote names with dots)")
 
 
 def _text(table: Mapping[str, Any], name: str) -> str:
     if not (isinstance(value := table.get(name), str) and value):
-        raise ValueError(f"{name} is missing, or not a text")
+        raise ValueError(f"{name} is missing or not a string")
     return value

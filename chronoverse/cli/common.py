@@ -312,7 +312,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
     # A link may come from anybody. Its service must not get the token of another one.
     if linked and linked != page_base(settings):
         raise errors.SettingsError(
-            f"the link is for {linked}, and commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
+            f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
         )
     with status_line() as show:
         client = make_client(settings, workflow, scope, on_retry=show)
@@ -322,7 +322,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
         except errors.Unauthorized as error:
             if settings.token is None:
                 raise
-            raise errors.Unauthorized(f"{error}; this is about the token in CHRONOVERSE_TOKEN") from error
+            raise errors.Unauthorized(f"{error} (token from CHRONOVERSE_TOKEN)") from error
         except errors.Unreachable as error:
             if settings.url is not None:
                 raise

@@ -29,8 +29,8 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
             f"{settings.service_url} asks for a token of {told['issuer']} "
             f"(client {told['client_id']}, {audience}, scopes {told['scopes']})"
         )
-        # It may name what belongs to another service.
-        if not common.may_go_on("It can use this token wherever that is accepted. Sign in?", yes):
+        # It may name an audience that belongs to another service.
+        if not common.may_go_on("The service can use this token wherever it is accepted. Sign in?", yes):
             return 1
     told |= {name: value for name, value in given.items() if value}
 
@@ -63,7 +63,7 @@ def _ask_service(settings: Settings) -> dict[str, str | None]:
         return named
     except (errors.JobNotFound, KeyError, ValueError) as error:
         raise errors.SettingsError(
-            f"the service at {settings.service_url} names no issuer: give --issuer and --client-id, or set "
+            f"the service at {settings.service_url} names no issuer: pass --issuer and --client-id, or set "
             "CHRONOVERSE_TOKEN"
         ) from error
     finally:

@@ -27,7 +27,7 @@ def profile(workflow: str, job: str, against_label: list[str], output: str) -> N
         found = client.read(route, workflow, job, against_label=against_label)
         deadline = time.monotonic() + 120
         while found.get("complete") is False and time.monotonic() < deadline:
-            show(f"looked at {counted(found['scanned_to'])}")
+            show(f"scanned {counted(found['scanned_to'])}")
             found = client.read(route, workflow, job, against_label=against_label)
     for text in [common.json_text(found)] if output != "text" else profile_text(found):
         click.echo(text)
@@ -67,6 +67,6 @@ def _running_text(running: dict[str, Any]) -> Iterator[str]:
     if running["silent_seconds"] is not None:
         yield f"Silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
     if left := running["seconds_left"]:
-        yield f"Time left, by the good runs: {common.took(left['least'])} to {common.took(left['most'])}."
+        yield f"Estimated time left: {common.took(left['least'])} to {common.took(left['most'])}."
     else:
         yield "Time left is unknown: fewer than three good runs have its last lines."

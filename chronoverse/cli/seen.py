@@ -32,7 +32,7 @@ def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output
         route, query = "/workflows/{}/jobs/{}/logs/{}/history", {"jobs": jobs, "label": label}
         for page in client.pages(route, workflow, job, str(line), **query):
             found = _joined(found, page) if found else page
-            show(f"looked at {sum(found['looked_at'].values()):,} jobs")
+            show(f"scanned {sum(found['looked_at'].values()):,} jobs")
     for text in [common.json_text(found)] if output != "text" else _text(found):
         click.echo(text)
 
@@ -55,9 +55,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
         total, missing = sum(found["seen"].values()), found["looked_at"]["without_shapes"]
         ends = ", ".join(f"{count} {status}" for status, count in found["seen"].items() if count)
         looked_at = counted(sum(found["looked_at"].values()) - missing, "run", "runs")
-        yield plain_text(
-            f"A line like line {found['sequence_num']} of {found['id']} is in {total} of {looked_at}: {ends}."
-        )
+        yield plain_text(f"Line {found['sequence_num']} of {found['id']} was seen in {total} of {looked_at}: {ends}.")
         if missing:
             yield f"{counted(missing, 'more run', 'more runs')} could not be read."
         for name in ("first", "last"):

@@ -202,7 +202,7 @@ def looked_at(summary: dict[str, Any]) -> str:
     """How far an incomplete summary has come. Raises :class:`ChronoverseError`."""
     with reading("summary"):
         last = summary["job"]["last_sequence_num"]
-        return f"looked at {last + 1 - summary['scanned_to']:,} of {last:,} lines"
+        return f"scanned {last + 1 - summary['scanned_to']:,} of {last:,} lines"
 
 
 def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
@@ -223,7 +223,7 @@ def _pause_text(pause: dict[str, Any]) -> str:
 
 def numbered(line: dict[str, Any]) -> str:
     """A line with its number, and with what the service says of it."""
-    repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
+    repeated = f"  ({line['repeated']} times)" if "repeated" in line else ""
     cut = " …" if line.get("truncated") else ""
     return plain_text(f"{line['sequence_num']:>9}  {_one_line(line['message'])}{cut}{repeated}{_seen(line)}")
 

@@ -47,7 +47,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
             )
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     if outcome == "timeout":
-        common.print_message("the time is over")
+        common.print_message("timed out")
         return 124  # as ``timeout`` exits
     if query["q"] is not None:
         if line is None:

@@ -256,7 +256,7 @@ class LoginFile:
         if login.refresh_token is None:
             if login.is_valid(now):
                 return login
-            reason = login.ended or "the issuer issued no refresh token"
+            reason = login.ended or "the issuer did not issue a refresh token"
             raise StaleToken(f"the sign-in at {login.issuer} is over ({reason}): run `chronoverse login`")
         try:
             renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)

@@ -32,9 +32,9 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
     if job_id is not None and jobs:
         text, near = f"no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
     elif jobs is None:
-        return f"there is no {workflow_id if job_id is None else f'{workflow_id}/{job_id}'} that this token may see"
+        return f"{workflow_id if job_id is None else f'{workflow_id}/{job_id}'}: not found, or no access"
     else:
-        text = f"there is no workflow {workflow_id} that this token may see"
+        text = f"workflow {workflow_id}: not found, or no access"
         near = near_ids(workflow_id, _ids(client, "workflows", "/workflows") or ())
     return f"{text}: did you mean {' or '.join(near)}?" if near else text
 

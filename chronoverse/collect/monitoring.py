@@ -27,7 +27,7 @@ class _Lags(Collector):
             raise RuntimeError("the agent hangs")
         names = ["namespace", "pod", "container"]
         in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
-        what = "Age of the oldest line that was read and is not safe in the store."
+        what = "Age of the oldest line that was read but is not safe in the store."
         in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
         logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in list(self._agent.logs.values())]
         for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:MAX_CONTAINERS]:

@@ -137,6 +137,6 @@ def matches(matcher: Matcher, line: Line) -> bool:
     if not matcher.is_feasible(size):
         raise SearchTooExpensive(
             f"line {number} has {size} characters, too many for this expression:"
-            " use a simpler one or plain text, or start behind this line"
+            " use a simpler one or plain text, or start after this line"
         )
     return matcher.matches(line.message)

@@ -258,7 +258,7 @@ class OutOfSequence(NamedTuple):
 
     def to_frame(self) -> bytes:
         """The SSE frame: an ``error``. The stream continues after it, unless it is the last."""
-        following = " and all behind it" if self.last else ""
+        following = " and all entries after it" if self.last else ""
         return events.error_frame(
             f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"
         )

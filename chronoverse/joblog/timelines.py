@@ -107,7 +107,7 @@ class Timeline(NamedTuple):
             raise ValueError("not a timeline, or damaged")
         values = _values(packed)
         if len(values) < 7 or values[0] != VERSION or len(values) % 4 != 3:
-            raise ValueError("this is a timeline of another version")
+            raise ValueError("a timeline of another version")
         lines, first, last, total, after_last, cut = values[1:7]
         size = (len(values) - 7) // 4
         numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
@@ -116,7 +116,7 @@ class Timeline(NamedTuple):
         # Whoever may write to the archive may have written it. JSON has no larger numbers.
         largest = (anchors[-1].number, anchors[-1].elapsed) if anchors else ()
         if max(*values[1:7], *largest) > _LARGEST:
-            raise ValueError("this is a timeline of no log")
+            raise ValueError("a timeline without a log")
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
@@ -170,9 +170,9 @@ def _values(packed: bytes) -> Sequence[int]:
         unpacker = zlib.decompressobj()
         planes = unpacker.decompress(packed, most)
     except zlib.error as error:
-        raise ValueError("this is not a timeline") from error
+        raise ValueError("not a timeline") from error
     if not unpacker.eof or unpacker.unused_data or len(planes) % 8:
-        raise ValueError("this is not a timeline")
+        raise ValueError("not a timeline")
     raw = bytearray(len(planes))
     size = len(planes) // 8
     for byte in range(8):

@@ -403,7 +403,7 @@ def _closing_on_error(feed: Feed) -> Iterator[None]:
         # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
         if feed.final is None:
             log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
-        feed.close(error_frame(str(error) if ours else "this log cannot be read"))
+        feed.close(error_frame(str(error) if ours else "the log cannot be read"))
 
 
 def _logging_errors(what: str, work: Callable[..., object], *args: object) -> bool:

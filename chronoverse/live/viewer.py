@@ -227,9 +227,9 @@ class Viewer:
         silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
         since, which = min((now - silent, "store"), self._failing or (now, "store"))
         if now - since >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the {which} has been away for {round(now - since)} s")
+            return self._fail(f"the {which} has been unavailable for {round(now - since)} s")
         if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
-            return self._fail(f"no such job came within {self._wait:g} s")
+            return self._fail(f"the job did not appear within {self._wait:g} s")
         if now - self.sent_at >= self.heartbeat_seconds and feed is not None and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT

@@ -92,7 +92,7 @@ class HttpLogWriter:
             if not labels:
                 raise
             raise LabelSet(
-                f"the service takes no labels, perhaps an earlier version: {error}", [*dict(labels)]
+                f"the service does not accept labels (an earlier version?): {error}", [*dict(labels)]
             ) from error
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
@@ -125,7 +125,7 @@ class HttpLogWriter:
                     raise
                 self._takes_runs = False
                 raise EarlierService(
-                    f"{self._service.url} takes lines only one by one, which is slower: is it an earlier version?"
+                    f"{self._service.url} does not accept lines in bulk, so publishing is slower: an earlier version?"
                 ) from error
         one, other = split_runs(runs, (lines + 1) // 2)
         with contextlib.suppress(QuotaReached):  # so is the other half, and that says it
@@ -200,8 +200,8 @@ class HttpLogWriter:
             answer = {"safe": False}
         if answer.get("safe") is False:
             raise NotDurable(
-                "the service does not know what is safe in its store: that needs an append-only file or a replica "
-                "there, and CHRONOVERSE_DURABILITY=acked here leaves out this message"
+                "the service cannot tell what is safe in its store: it needs an append-only file or a"
+                " replica. Set CHRONOVERSE_DURABILITY=acked here to hide this message"
             )
         return None if answer.get("next") is None else _number(answer, "next")
 
@@ -233,7 +233,7 @@ class HttpLogWriter:
         token = self._token() if callable(self._token) else self._token
         if token is None and self._had_token:
             # The service restarts. Without a token its old worker would answer 401, and stop the runner permanently.
-            raise StoreUnavailable(f"there is no token for {self._service.url} now")
+            raise StoreUnavailable(f"no token for {self._service.url} now")
         self._had_token = token is not None
         return token
 

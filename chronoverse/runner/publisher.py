@@ -221,7 +221,7 @@ class Publisher:
             self._stop.wait(_SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
-                raise ForeignLines("another writer is appending to this job's log") from gap
+                raise ForeignLines("another program appends to this job's log") from gap
             self.spool.acknowledge(gap.expected - self._base)
         self._unanswered.clear()
 
@@ -276,7 +276,7 @@ class Publisher:
                 self.say(f"{quota}; the job continues")
         # The store may have more lines than this append had: those of a later append whose answer was lost.
         if not end <= index <= self._sent_end:
-            raise ForeignLines("another writer is appending to this job's log")
+            raise ForeignLines("another program appends to this job's log")
         self.spool.acknowledge(index)
         self._on_success()
 
@@ -287,7 +287,7 @@ class Publisher:
         store.append_lost(attempt, first, last, self.gap_reason)
         self.spool.acknowledge(end)
         if were_sent:
-            self.say(f"lines {first} to {last} are in neither the store nor the spool: the log names them")
+            self.say(f"lines {first} to {last} are lost in both store and spool: the log names them")
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
@@ -324,7 +324,7 @@ class Publisher:
                 self._tried_ids += 1
                 self.job = self._asked_job._replace(job_id=f"{self._asked_job.job_id}.{self._tried_ids}")
                 if not IDENTIFIER.fullmatch(self.job.job_id):
-                    reason = f"{self.job.job_id} is longer than an id may be (128 characters)"
+                    reason = f"{self.job.job_id} exceeds the 128 characters of an id"
                     raise Closed(f"{self._first_refusal}, and {reason}") from None
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise error from None
@@ -373,7 +373,7 @@ class Publisher:
         # Another number means that the store lost some of our lines, or has a batch whose answer was lost. If there
         # was another attempt in between, the lines may also be that one's.
         if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self.spool.acked):
-            raise ForeignLines("another runner has written to this job since our lease was lost")
+            raise ForeignLines("another runner wrote to this job after our lease expired")
         self.spool.acknowledge(index)
 
     def _on_success(self) -> None:
@@ -402,7 +402,7 @@ class Publisher:
             else:
                 unconfirmed = unconfirmed + 1 if next_number is None else 0
                 if unconfirmed == 5:  # after ten seconds
-                    self.say("the store does not confirm that lines are safe; keeping them here too")
+                    self.say("the store does not confirm that lines are safe; keeping a copy here")
                 if next_number is not None:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
@@ -423,7 +423,7 @@ class Publisher:
     def _stop_asking(self, error: NotDurable) -> None:
         if self._probe is not None:
             self._probe = None
-            self.say(f"{error}; lines count as safe when it has answered")
+            self.say(f"{error}; lines are safe once the store has answered")
         self.spool.release(self.spool.acked)
 
     def _schedule_renewal(self) -> None:
@@ -446,7 +446,8 @@ class Publisher:
         if self._backoff.failures:
             self._backoff.record_success()
             self.spool.force_spill(False)
-            self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
+            was_held = isinstance(self._last_error, Held)
+            self.say("the other runner no longer holds the job" if was_held else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when

@@ -74,7 +74,7 @@ def resend_spool(
             if refusal is None and closed and result.status is not Status.LOST:
                 code = "" if result.exit_code is None else f" with exit code {result.exit_code}"
                 refusal = SpoolNotInLog(
-                    f"{job} has all lines of {path}, but has not ended as it says: {result.status}{code}"
+                    f"{job} has all lines of {path}, but another end than the file: {result.status}{code}"
                 )
             delivered = refusal is None
     except KeyboardInterrupt:
@@ -85,14 +85,14 @@ def resend_spool(
         reported = refusal if was_published else publisher.refusal
         close_and_report(publisher, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
-            say(f"{job} was deleted: {path} is gone, with the {counted(lines)} in it")
+            say(f"{job} was deleted: removed {path}, with {counted(lines)}")
     if refusal is not None:
         raise refusal
     if delivered:
         one, many = f"line of {job} is", f"lines of {job} are"
-        say(f"{counted(lines, one, many)} in the store, and {path} is gone")
+        say(f"{counted(lines, one, many)} in the store; removed {path}")
         if damage:
-            raise SpoolError("the file was damaged, and the log lacks the lines that could not be read")
+            raise SpoolError("the file was damaged: the log lacks the lines that could not be read")
     return delivered
 
 
@@ -117,15 +117,15 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
     try:
         comparison = _compare_spool(open_comparer(), job, spool, base)
     except (JobNotFound, ArchiveDamaged) as error:
-        return SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}")
+        return SpoolNotInLog(f"the lines of {path} cannot be read from the log of {job}: {error}")
     next_number = comparison.next_number
     spool.acknowledge(next_number - base)
     last = base + spool.end - 1
     if next_number > last:
         return None
     if comparison.differs:
-        reason = "was redacted, or is another runner's"
-        return SpoolNotInLog(f"line {next_number} of {job} is not as in {path}: it {reason}")
+        reason = "it was redacted, or is another runner's"
+        return SpoolNotInLog(f"line {next_number} of {job} differs from {path}: {reason}")
     return SpoolNotInLog(f"{job} has ended without lines {next_number} to {last} of {path}")
 
 

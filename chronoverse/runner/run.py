@@ -107,7 +107,7 @@ def run(
         if page and publisher.job != job:
             say(page(publisher.job))
         if recovered is not None:
-            say(f"{counted(recovered_lines)} of an earlier runner of this job, in {recovered}, go before ours")
+            say(f"first delivering {counted(recovered_lines)} of an earlier runner of this job, from {recovered}")
         try:
             # A recovered spool file may say how an earlier command ended. The exit code of one of several still counts.
             earlier = spool.state.get("ending") or (None, None)
@@ -193,15 +193,15 @@ def close_and_report(
     if undelivered:
         say(f"{counted(undelivered, 'line was', 'lines were')} not delivered to the store")
     elif publisher.ended:
-        say("the store acknowledged all lines; they were not read back")
+        say("the store acknowledged all lines, but they were not verified")
     else:
         say("the job's end was not delivered to the store")
     if path is None:
         if spool.file_error is not None:
-            say(f"they could not be kept: {spool.file_error}")
+            say(f"the lines could not be kept: {spool.file_error}")
         return
     if _refuses_id(refusal):
-        say(f"publish them under another id: {_deliver_command(path, service_url, '--retry')}")
+        say(f"publish under another id: {_deliver_command(path, service_url, '--retry')}")
     else:
         options = ("--retry",) if publisher.find_free_id and publisher.base is None else ()
         say(f"deliver later: {_deliver_command(path, service_url, *options)}")

@@ -144,7 +144,7 @@ def origins(text: str) -> tuple[str, ...]:
         if not match or match["port"] in _DEFAULT_PORTS[match["scheme"]]:
             raise ValueError(
                 "must be origins as browsers send them, in lower case and without a path, such as https://ci.example or"
-                f" http://127.0.0.1:3000, separated by spaces: {origin!r} is none"
+                f" http://127.0.0.1:3000, separated by spaces: {origin!r} is invalid"
             )
     return found
 
@@ -238,7 +238,7 @@ def absolute_path(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
-        raise ValueError("must be a path outside a home directory, because there is none") from None
+        raise ValueError("must be an absolute path: this user has no home directory") from None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -32,8 +32,8 @@ def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
                 if client.execute_command("ACL", "DRYRUN", "default", *command) != b"OK":
                     yield (
                         "the store will drop its logs when it restarts: it replays its append-only file with the "
-                        f"rights of its user default, who may not {write[0]} {prefix}:*. Give it all rights, and let "
-                        "nobody log in as it: ACL SETUSER default off resetpass ~* &* +@all; the same in its file"
+                        f"rights of the user default, who lacks {write[0]} {prefix}:*. Give that user all rights, and "
+                        "disable it: ACL SETUSER default off resetpass ~* &* +@all; the same in the ACL file"
                     )
                     return
 
@@ -43,8 +43,8 @@ def persistence_warnings(client: redis.Redis) -> Iterator[str]:
     with contextlib.suppress(NoPermissionError):  # loss_warnings() warns of this.
         if server_info(client, "persistence").get("aof_enabled", "1") != "1":
             yield (
-                "the store keeps no append-only file (appendonly no): when it stops, it loses what it has taken since "
-                "its last snapshot, if it makes any"
+                "the store keeps no append-only file (appendonly no): when it stops, it loses everything since its "
+                "last snapshot"
             )
 
 

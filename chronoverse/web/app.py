@@ -157,7 +157,7 @@ def _refuse_odd_requests() -> None:
     environ = request.environ
     host = environ.get("HTTP_HOST")
     if not _HOST.fullmatch(host) if host is not None else environ["SERVER_PROTOCOL"] != "HTTP/1.0":
-        raise BadRequest("A request names its host, and only HTTP/1.0 may leave that out.")
+        raise BadRequest("The Host header is required.")
     target = environ.get("RAW_URI", "").partition("?")[0].lower()
     if environ["PATH_INFO"].startswith("//") or "%2f" in target:
         raise NotFound

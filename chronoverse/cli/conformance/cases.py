@@ -48,7 +48,7 @@ def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
             if trial.job["status"] != "COMPLETED":
                 yield f"the job is {trial.job['status']}, and a second runner has ended it as COMPLETED"
         if not trial.gate.exists():
-            yield "the command was not run"
+            yield "the command did not run"
         yield from check_exit(trial)
 
     return check
@@ -98,11 +98,11 @@ CASES: Final = (
     Case("one-line", "The first line is number 1; then COMPLETED, 0", "echo hello", ("hello",)),
     Case("no-output", "A command may print nothing", ":", ()),
     Case("empty-lines", "Empty lines are lines", r"printf 'a\n\n\nb\n\n'", ("a", "", "", "b", "")),
-    Case("no-newline", "What follows the last newline is a line", r"printf 'one\ntwo'", ("one", "two")),
+    Case("no-newline", "Text after the last newline is a line", r"printf 'one\ntwo'", ("one", "two")),
     Case("crlf", "CRLF ends a line", r"printf 'a\r\n\r\nb\r\n'", ("a", "", "b")),
     Case(
         "carriage-return",
-        "Of text that is overwritten, the last state is published, and no carriage return",
+        "Overwritten text: its last state is published, without carriage returns",
         r"printf '10%%\r50%%\r100%%\n'",
         check=_check_last_state,
     ),
@@ -111,7 +111,7 @@ CASES: Final = (
     ),
     Case(
         "split-character",
-        "A character may come in two parts",
+        "A character can arrive in two parts",
         r"printf '\360\237'; sleep 0.5; printf '\216\211b\n'",
         ("🎉b",),
     ),
@@ -123,46 +123,46 @@ CASES: Final = (
     ),
     Case(
         "controls",
-        "Control characters stay",
+        "Control characters are kept",
         r"printf 'a\000b\tc\033[31md\033[0m\177\n'",
         ("a\0b\tc\x1b[31md\x1b[0m\x7f",),
     ),
     Case(
         "quotes",
-        "So do quotes, backslashes and blanks",
+        "Quotes, backslashes and spaces are kept",
         r"""printf '%s\n' ' {"a": "\n"}  $HOME `x` %s </p>\ '""",
         (r' {"a": "\n"}  $HOME `x` %s </p>\ ',),
     ),
     Case(
         "long-line",
-        "A line of 200,000 bytes comes in partial pieces; the last one is not partial",
+        "A line of 200,000 bytes is sent in partial pieces, except the last",
         r"head -c 200000 /dev/zero | tr '\0' x; echo end",
         ("x" * 200_000 + "end",),
     ),
     Case(
         "long-unicode",
-        "Long lines are cut between characters",
+        "Long lines are split between characters",
         r"""u=$(printf '\342\202\254%.0s' 1 2 3 4 5 6 7 8 9 0)
         i=0; while [ $i -lt 4000 ]; do printf %s "$u"; i=$((i + 1)); done; echo""",
         ("€" * 40_000,),
     ),
     Case(
         "longest-line",
-        "A line may have 65,536 bytes",
+        "A line can have 65,536 bytes",
         r"head -c 65536 /dev/zero | tr '\0' x; echo; echo two",
         ("x" * 65_536, "two"),
     ),
-    Case("many-lines", "3,000 lines; an append has 500 at most", "seq 1 3000", tuple(map(str, range(1, 3_001)))),
+    Case("many-lines", "3,000 lines; an append has at most 500", "seq 1 3000", tuple(map(str, range(1, 3_001)))),
     Case(
         "many-bytes",
-        "9 MB; a request has 8 MiB at most",
+        "9 MB; a request has at most 8 MiB",
         r"""x=$(head -c 60000 /dev/zero | tr '\0' x); i=0; while [ $i -lt 150 ]; do echo "$x$i"; i=$((i + 1)); done""",
         tuple("x" * 60_000 + str(number) for number in range(150)),
     ),
-    Case("stderr", "Lines of stderr are on that stream", "echo one >&2; echo two >&2", (), ("one", "two")),
+    Case("stderr", "Lines of stderr are on stderr", "echo one >&2; echo two >&2", (), ("one", "two")),
     Case(
         "order",
-        "Both streams are in the order of printing",
+        "Lines of both streams keep their order",
         "for i in 1 2 3; do echo out $i; sleep 0.7; echo err $i >&2; sleep 0.7; done",
         ("out 1", "out 2", "out 3"),
         ("err 1", "err 2", "err 3"),
@@ -170,7 +170,7 @@ CASES: Final = (
     ),
     Case(
         "both-streams",
-        "A line of one stream does not end one of the other",
+        "A line of one stream does not end a line of the other",
         "printf 'out '; sleep 0.3; echo error >&2; sleep 0.3; echo goes on",
         ("out goes on",),
         ("error",),
@@ -184,8 +184,8 @@ CASES: Final = (
     Case("times", "A line's time is when it was printed", *_SLOW, check=_check_times),
     # Ends
     Case("exit-code", "FAILED, and the runner's own exit code", "echo one; exit 3", ("one",), code=3),
-    Case("killed-command", "128 + n, if signal n ends the command", "echo one; kill -9 $$", ("one",), code=137),
-    Case("not-found", "127, if there is no such command", out=(), err=None, argv=("/nonexistent/command",), code=127),
+    Case("killed-command", "128 + n if signal n ends the command", "echo one; kill -9 $$", ("one",), code=137),
+    Case("not-found", "127 if the command does not exist", out=(), err=None, argv=("/nonexistent/command",), code=127),
     Case(
         "terminated",
         "SIGTERM reaches the command; then CANCELED",
@@ -197,7 +197,7 @@ CASES: Final = (
     ),
     Case(
         "arguments",
-        "Arguments stay as they are",
+        "Arguments are passed unchanged",
         out=_ARGUMENTS,
         argv=("sh", "-c", r"printf '%s\n' " + '"$@"', "sh", *_ARGUMENTS),
     ),
@@ -220,7 +220,7 @@ CASES: Final = (
     ),
     Case(
         "killed-runner",
-        "LOST, with what was published",
+        "LOST, with the lines published so far",
         f"echo one; {_WAIT}",
         ("one",),
         code=-signal.SIGKILL,
@@ -229,7 +229,7 @@ CASES: Final = (
     ),
     Case(
         "fenced",
-        "A runner whose job another one has publishes no more",
+        "A runner stops publishing when another one takes its job over",
         f"echo one; {_WAIT}; echo two; sleep 2; echo three; exit 5",
         code=5,
         during=partial(_take_over, end=None),
@@ -237,7 +237,7 @@ CASES: Final = (
     ),
     Case(
         "taken-over",
-        "Nor does it when the other one has gone again",
+        "Also after the other runner has ended",
         f"echo one; {_WAIT}; echo two; echo three; echo four; exit 5",
         code=5,
         during=partial(_take_over, end=Status.PENDING),
@@ -245,7 +245,7 @@ CASES: Final = (
     ),
     Case(
         "held",
-        "A job with a live runner is left alone",
+        "A job held by a live runner is not changed",
         _FAILING,
         code=5,
         before=partial(_other_run, end=None),
@@ -253,7 +253,7 @@ CASES: Final = (
     ),
     Case(
         "ended",
-        "So is one that has ended",
+        "An ended job is not changed",
         _FAILING,
         code=5,
         before=partial(_other_run, end=Status.COMPLETED),
@@ -263,7 +263,7 @@ CASES: Final = (
     Case("labels", "The job gets its labels", labels={"branch": "main", "step": "grüße = 2"}),
     Case(
         "label-refused",
-        "A label that is set already is left out",
+        "A label with another value is omitted",
         labels={"branch": "main", "step": "test"},
         out=("theirs", "one", "two"),
         before=partial(_other_run, end=Status.PENDING, labels=(("branch", "other"),)),
@@ -278,10 +278,10 @@ CASES: Final = (
         "Requests are lost",
         faults=(Fault("lose request", "attempts"), Fault("lose request", "logs", 2), Fault("lose request", "end")),
     ),
-    Case("delayed", "Each answer comes a second late", *_SLOW, faults=(Fault("delay", "", 1_000),)),
-    Case("repeated", "Each request comes twice", *_SLOW, faults=(Fault("repeat", "", 1_000),)),
+    Case("delayed", "Each answer is a second late", *_SLOW, faults=(Fault("delay", "", 1_000),)),
+    Case("repeated", "Each request arrives twice", *_SLOW, faults=(Fault("repeat", "", 1_000),)),
     Case("unavailable", "503 for 3 s", *_SLOW, faults=(Fault(503, "logs", seconds=3),)),
-    Case("bad-gateway", "502 with a page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),
+    Case("bad-gateway", "502 with an HTML page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),
     Case("end-unavailable", "The end: 503, twice", faults=(Fault(503, "end", 2),)),
     Case(
         "away-at-start", "No answers in the first 3 s", *_SLOW, faults=(Fault("lose request", "attempts", seconds=3),)
@@ -289,7 +289,7 @@ CASES: Final = (
     Case("too-fast", "429: lines wait for Retry-After", *_SLOW, faults=(Fault(429, "logs"),), check=_check_pause),
     Case(
         "gap",
-        "Lines that the store has lost come again, or are named",
+        "Lines that the store lost are sent again, or named as lost",
         *_SLOW,
         faults=(Fault("swallow", "logs"),),
         check=_check_gap,

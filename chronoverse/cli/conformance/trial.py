@@ -180,7 +180,7 @@ class Trial:
                 raise Broken(f"the job is still {self.job['status']}")
             self.events = [each for each in self.client.follow(self.ref, offset=0) if isinstance(each, Line | Gap)]
         except JobNotFound as error:
-            raise Broken("the service has no such job") from error
+            raise Broken("no such job in the service") from error
 
     def wait_for_line(self, text: str) -> None:
         """Waits until the log has such a line. Raises :class:`Broken` if it does not come while the runner runs."""
@@ -280,5 +280,5 @@ def try_case(case: Case, command: Sequence[str], target: Target, stop: threading
         finally:
             trial.close()
         if trial.proxy.unused and not problems:
-            problems.append("the fault never happened: the runner has sent no request that it is for")
+            problems.append("the fault did not happen: the runner sent no such request")
         return Result(case, problems, time.monotonic() - began, trial.stderr)

@@ -70,7 +70,7 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
             if number is None:
                 await readable.send(message)
                 continue
-            problem = "a text has half of a surrogate pair, such as \\ud800, which cannot be encoded as UTF-8"
+            problem = "a text has an unpaired surrogate, such as \\ud800, which cannot be encoded as UTF-8"
             error = types.ErrorData(code=types.INVALID_PARAMS, message=problem)
             await writer.send(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error)))
 

@@ -41,7 +41,7 @@ class ScanClient:
         Raises :class:`ShareExceeded` or :class:`ScansUnavailable` when the scan's patience is over.
         """
         if self._server is None:
-            raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
+            raise ScansUnavailable("no scan server: this service was started without gunicorn.conf.py")
         endpoint, turns = self._server
         deadline = scan.asked_at + scan.patience
         turn = turns.hold(f"{scan.TURN}\n{subject}", deadline)

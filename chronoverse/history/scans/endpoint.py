@@ -65,7 +65,7 @@ class ScanTurns:
     @contextlib.contextmanager
     def hold(self, subject: str, deadline: float) -> Iterator[None]:
         """Holds the turn of ``subject``. Raises :class:`ShareExceeded` when it is not free before ``deadline``."""
-        used_up = ShareExceeded("timed out behind other searches of this token: only one runs at a time")
+        used_up = ShareExceeded("timed out waiting for other searches of this token: only one runs at a time")
         queue = self._queues.setdefault(subject, threading.Lock())
         waited = not queue.acquire(blocking=False)
         if waited and not queue.acquire(timeout=max(deadline - time.monotonic(), 0)):

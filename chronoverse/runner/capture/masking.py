@@ -106,10 +106,10 @@ def _parts(secret: bytes) -> list[bytes]:
     whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
     if _characters(whole) < _MIN_CHARACTERS:
         raise InvalidMask(
-            f"a secret to mask must have {_MIN_CHARACTERS} characters at least, without the blanks at its ends"
+            f"a secret to mask must have at least {_MIN_CHARACTERS} characters, without surrounding whitespace"
         )
     if len(whole) > MAX_BYTES:
-        raise InvalidMask(f"a secret to mask may have {MAX_BYTES} bytes at most")
+        raise InvalidMask(f"a secret to mask can have at most {MAX_BYTES} bytes")
     if b"\n" not in whole:
         return [whole]
     lines = [line.strip() for line in whole.split(b"\n")]

@@ -42,14 +42,14 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
                 return spool, damage
             spool.preserve()
             if "job" not in spool.state:
-                raise SpoolError(f"{refused}; deliver --print prints the lines that are whole")
+                raise SpoolError(f"{refused}; `deliver --print` prints the undamaged lines")
             kept = path.with_name(f"{path.name}.{secrets.token_hex(4)}.damaged")
             for ending in ("-journal", ""):  # SQLite would apply the journal to the new file
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{path}{ending}").rename(f"{kept}{ending}")
             draft.rename(path)
     except (OSError, sqlite3.Error) as error:
-        raise SpoolError(f"{refused}; its whole lines cannot be written to another file: {error}") from error
+        raise SpoolError(f"{refused}; its undamaged lines cannot be written to another file: {error}") from error
     return Spool.recover(path, keep_all=True), f"{damage}; the damaged file is kept as {kept}"
 
 
@@ -73,7 +73,7 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
                 continue
             if is_broken and batch.ordinal > end:
                 lacking.append(
-                    f"lines {end + 1} to {batch.ordinal}" if draft else f"what precedes line {batch.ordinal + 1}"
+                    f"lines {end + 1} to {batch.ordinal}" if draft else f"everything before line {batch.ordinal + 1}"
                 )
             end, is_broken = batch.end, False
             draft = draft or SpoolFile.create(directory, "whole")
@@ -86,7 +86,7 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
         draft.write(state, add=waiting)
     draft.close()
     named = lacking[:_NAMED] + [f"{len(lacking) - _NAMED} other ranges"] * (len(lacking) > _NAMED)
-    return draft.path, ", ".join(named + [f"what follows line {end}"] * is_broken)
+    return draft.path, ", ".join(named + [f"everything after line {end}"] * is_broken)
 
 
 def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:

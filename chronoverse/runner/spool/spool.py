@@ -412,4 +412,4 @@ class Spool:
         if "attempt" in saved and base + self.first < 1:
             raise ValueError(f"its first line would have the number {base + self.first}")
         if max(base, 1) + max(self.end, self.dropped) > MAX_NUMBER:
-            raise ValueError("its lines would have numbers beyond all that there are")
+            raise ValueError("its line numbers would exceed the maximum")

@@ -146,7 +146,7 @@ class SpoolFile:
             if each.ordinal < end:
                 raise ValueError("its lines overlap")
             if not _is_plausible(each):
-                raise ValueError(f"what follows its line {end} cannot be right")
+                raise ValueError(f"invalid data after line {end}")
             end = each.end
             yield each
 

@@ -141,15 +141,15 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
             try:
                 part = inflater.decompress(rest, SLICE_BYTES)
             except zlib.error as error:
-                raise BadRequest("the body is not gzip") from error
+                raise BadRequest("invalid gzip") from error
             if inflater.unused_data:
-                raise BadRequest("the body has more than one gzip member")
+                raise BadRequest("more than one gzip member")
             yield part
             rest = inflater.unconsumed_tail
             # After a full slice zlib may have more output for input that it has already read.
             more = bool(rest) or len(part) == SLICE_BYTES
     if not inflater.eof:
-        raise BadRequest("the body is not a complete gzip member")
+        raise BadRequest("incomplete gzip")
 
 
 def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:

@@ -49,7 +49,7 @@ class NewLineSchema(Schema):
     timestamp = matching(_TIMESTAMP.pattern, "ISO 8601, UTC, milliseconds.", required=True)
     message = matching(r"[^\n]*", "UTF-8 without a newline, at most CHRONOVERSE_MAX_LINE_BYTES bytes.", required=True)
     stream = one_of(STREAMS, required=True)
-    partial_ = boolean("True when the next line of the stream continues this one.", data_key="partial")
+    partial_ = boolean("True if the next line of the stream continues this one.", data_key="partial")
 
 
 class NewRunSchema(Schema):
@@ -131,7 +131,7 @@ def _read_runs(runs: Any, max_line_bytes: int) -> list[LineRun]:
 def require_few_lines(count: int) -> None:
     """Raises 413 for more than :data:`MAX_RUN_LINES`."""
     if count > MAX_RUN_LINES:
-        raise RequestEntityTooLarge(f"a request may have {MAX_RUN_LINES} lines, and this one has {count}")
+        raise RequestEntityTooLarge(f"a request can have {MAX_RUN_LINES} lines, and this one has {count}")
 
 
 def _are_indexes(partial: Any, count: int) -> bool:
@@ -205,7 +205,7 @@ class AttemptBody(RunnerBody):
 class OpenedBody(RunnerBody):
     """What the requests of an attempt have that is open already."""
 
-    attempt = JsonInteger("Of the open attempt. Any other is refused with 409, FENCED.", 1, required=True)
+    attempt = JsonInteger("Number of the open attempt. Any other gets 409 FENCED.", 1, required=True)
 
 
 class LinesBody(OpenedBody):
@@ -217,7 +217,7 @@ class LinesBody(OpenedBody):
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})
     runs = LinesField(NewRunSchema, _read_runs, metadata={"description": f"At most {MAX_RUN_LINES} lines in all."})
-    safe = JsonBoolean(load_default=False, metadata={"description": "Without lines: ask what is safe, as `next`."})
+    safe = JsonBoolean(load_default=False, metadata={"description": "Without lines: return which lines are safe."})
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         super().__init__()
@@ -238,8 +238,8 @@ class LinesBody(OpenedBody):
 class TextForm(Schema):
     """What a body of plain text lacks: from the query and from headers."""
 
-    attempt = QueryInteger("As in a body of JSON.", 1, data_key="Chronoverse-Attempt", required=True)
-    token = matching("[0-9a-f]{32,128}", "As in a body of JSON.", data_key="Chronoverse-Token", required=True)
+    attempt = QueryInteger("As in a JSON body.", 1, data_key="Chronoverse-Attempt", required=True)
+    token = matching("[0-9a-f]{32,128}", "As in a JSON body.", data_key="Chronoverse-Token", required=True)
     first = QueryInteger("For plain text: the first line's number.", 1, MAX_NUMBER - MAX_RUN_LINES, required=True)
     stream = one_of(STREAMS, "For plain text.", load_default=STREAMS[0])
 
@@ -259,8 +259,8 @@ TEXT_PARAMETERS: Final = [
 class LostBody(OpenedBody):
     """Declares consecutive lines as lost: neither the log nor the runner has them."""
 
-    first = JsonInteger("The first line's number: the log's next.", 1, _MAX_LOST, required=True)
-    count = JsonInteger("How many lines.", 1, _MAX_LOST, required=True)
+    first = JsonInteger("Number of the first line, which is the log's next.", 1, _MAX_LOST, required=True)
+    count = JsonInteger("Number of lines.", 1, _MAX_LOST, required=True)
     reason = one_of(["lost", "missing"], "`missing`: the runner never had them.", load_default="lost")
 
 
@@ -280,22 +280,24 @@ class EndBody(Schema):
     """Ends a job, or an attempt at it. Without ``token`` and ``attempt`` it is a job that no runner holds."""
 
     token = matching(
-        "[0-9a-f]{32,128}", "The attempt's. Without it: end a job that no runner holds.", load_default=None
+        "[0-9a-f]{32,128}", "The attempt's token. Without it, ends a job that no runner holds.", load_default=None
     )
-    attempt = JsonInteger("Required with `token`, and only then.", 1, load_default=None)
+    attempt = JsonInteger("Required with `token`, otherwise not allowed.", 1, load_default=None)
     status = one_of(
         [status.value for status in Status if status is not Status.RUNNING],
         "PENDING ends only the attempt. LOST is for a runner that was killed.",
         required=True,
     )
     # What reads logs accepts no other codes.
-    exit_code = JsonInteger("Null when there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
+    exit_code = JsonInteger("Null if there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
     counts = JsonBoolean(
         load_default=False,
         metadata={"description": "With PENDING: the job fails with this exit code or a larger one."},
     )
     dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
-    next = JsonInteger("One past the last line number. Required with `token`, and only then.", 1, load_default=None)
+    next = JsonInteger(
+        "One past the last line number. Required with `token`, otherwise not allowed.", 1, load_default=None
+    )
 
     @validates_schema
     def _check_runner(self, data: Mapping[str, Any], **kwargs: Any) -> None:
@@ -303,21 +305,21 @@ class EndBody(Schema):
         if given and len(given) < 3:
             raise ValidationError("token, attempt and next are required together", given[0])
         if not given and (data["counts"] or data["dropped"] or data["status"] == Status.PENDING):
-            raise ValidationError("required to end an attempt, or to say counts or dropped", "token")
+            raise ValidationError("required to end an attempt, and with counts or dropped", "token")
 
 
 AttemptSchema: Final = answer(
-    "Attempt", {"attempt": integer(), "token": text(), "next": integer("The number of its first line.")}
+    "Attempt", {"attempt": integer(), "token": text(), "next": integer("Number of its first line.")}
 )
 ComparedSchema: Final = answer(
     "Compared",
     {
         "next": integer("One past the last identical line compared: continue there. `first` without any."),
-        "differs": boolean("True if the log has a different line `next`."),
+        "differs": boolean("True if line `next` of the log is different."),
     },
 )
 NextSchema: Final = answer(
     "Next",
-    {"next": integer("The next line's number; null after a mere renewal.", allow_none=True)},
-    {"safe": boolean("With `safe`: true if all below `next` is safe, false if the service cannot say.")},
+    {"next": integer("Number of the next line; null if only the lease was renewed.", allow_none=True)},
+    {"safe": boolean("With `safe`: true if all lines below `next` are safe, false if that is unknown.")},
 )

@@ -90,7 +90,7 @@ class Blueprint(SmorestBlueprint):
             documented: _View = self.doc(
                 requestBody={
                     "required": required,
-                    "description": "May be sent with `Content-Encoding: gzip`.",
+                    "description": "Can be sent with `Content-Encoding: gzip`.",
                     "content": {"application/json": {"schema": schema}} | text,
                 }
             )(self.problem(429, refused)(with_body))
@@ -161,9 +161,9 @@ def _labels(description: str) -> fields.List[Any]:
 def _against_labels() -> fields.List[Any]:
     """The same for good runs. ``*`` is an empty pair: runs with any labels."""
     field = _labels(
-        "Compare with good runs that have this label, KEY=VALUE; may be repeated, and then they must have all. They are"
-        f" looked for among the {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Without it, those of the"
-        " job's `branch`, if three are good; else those of `main` or `master`; else all."
+        "Compare with good runs that have this label, KEY=VALUE. Repeatable; all must match. Searches the"
+        f" {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Default: those of the job's `branch` if three"
+        " are good; else those of `main` or `master`; else all."
     )
     field.inner = ParsedText(parse_choice, metadata={"examples": ["branch=main", "*"]})
     return field
@@ -188,7 +188,7 @@ def _line_time(which: str) -> ParsedText:
 
 
 def _context(side: str) -> QueryInteger:
-    return QueryInteger(f"Also up to so many numbers {side} each, marked by `context`.", maximum=50, load_default=0)
+    return QueryInteger(f"Also return up to n lines {side} each match, with `context`.", maximum=50, load_default=0)
 
 
 _BEFORE: Final = _context("before")
@@ -251,7 +251,7 @@ class EventsQuery(StreamSearchFields):
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
         },
     )
-    tail = QueryInteger("Start with the last n lines (filtered: found within a second). Excludes `offset`.")
+    tail = QueryInteger("Start with the last n lines (filtered: found in 1 s). Cannot be combined with `offset`.")
     stream = _STREAM
     wait = QueryInteger("Seconds to wait for a job that does not exist yet.", maximum=MAX_WAIT_SECONDS, load_default=0)
     one_start = exclusive("tail", "offset")
@@ -271,7 +271,7 @@ class EventsHeaders(Schema):
         "one integer of at most 15 digits",
         data_key="Last-Event-ID",
         metadata={
-            "description": "The last number received; wins over `offset` and `tail`.",
+            "description": "Last number received; takes precedence over `offset` and `tail`.",
             "pattern": "^[0-9]{0,15}$",
         },
     )
@@ -282,14 +282,14 @@ class LogsQuery(Schema):
     order = one_of(("asc", "desc"), load_default="asc")
     stream = _STREAM
     cursor = _PAGE_CURSOR
-    offset = QueryInteger("Start strictly after this line, in the requested order. Excludes `cursor`.")
+    offset = QueryInteger("Start strictly after this line, in the requested order. Cannot be combined with `cursor`.")
     one_start = exclusive("offset", "cursor")
 
 
 class RawQuery(SearchFields):
     format = one_of(("txt", "json", "jsonl"), load_default="txt")
     stream = _STREAM
-    control_sequences = _flag("`txt` keeps control sequences, which are otherwise removed. JSON always has them.")
+    control_sequences = _flag("Keep control sequences in `txt`. JSON always has them.")
 
 
 class SearchQuery(LogsQuery, SearchFields):
@@ -317,8 +317,8 @@ class WorkflowSearchQuery(SearchFields):
     until = _time("Jobs started until this time.")
     before = _BEFORE
     after = _AFTER
-    per_job = QueryInteger("Lines of a job; `more` says that it has others.", 1, 100, load_default=5)
-    limit = QueryInteger("Jobs with a match on the page.", 1, 100, load_default=20)
+    per_job = QueryInteger("Maximum lines of a job; `more` is true if it has others.", 1, 100, load_default=5)
+    limit = QueryInteger("Maximum jobs with a match on the page.", 1, 100, load_default=20)
     cursor = text("From the previous page.", validate=validate.Length(1, 768))
 
 
@@ -326,26 +326,26 @@ class JobsQuery(Schema):
     status = one_of(STATUSES)
     label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
-    limit = _limit("Jobs on the page.")
+    limit = _limit("Maximum jobs on the page.")
 
 
 class WorkflowEventsQuery(Schema):
     jobs = QueryInteger("Begin with the newest n jobs, of those found in 2 s.", maximum=1_000, load_default=100)
-    status = one_of(STATUSES, "Jobs with this status. The change to another one is not sent.")
+    status = one_of(STATUSES, "Jobs with this status. Changes to another status are not sent.")
     label = _labels(_WITH_LABEL)
 
 
 class WorkflowsQuery(Schema):
     status = one_of(STATUSES, "Workflows whose newest job has this status.")
     cursor = _PAGE_CURSOR
-    limit = _limit("Workflows on the page.")
+    limit = _limit("Maximum workflows on the page.")
 
 
 class AuditQuery(Schema):
     since = _time("Actions since this time.")
     until = _time("Actions until this time.")
     cursor = _PAGE_CURSOR
-    limit = _limit("Entries on the page.")
+    limit = _limit("Maximum entries on the page.")
 
 
 class SummaryQuery(Schema):
@@ -360,7 +360,7 @@ class ProfileQuery(Schema):
 
 
 class HistoryQuery(Schema):
-    jobs = QueryInteger("Ended jobs to look at: the newest, this one included.", 1, 1_000, load_default=200)
+    jobs = QueryInteger("Number of ended jobs to scan, up to this one.", 1, 1_000, load_default=200)
     label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
 
@@ -368,7 +368,7 @@ class HistoryQuery(Schema):
 class WaitQuery(StreamSearchFields):
     stream = _STREAM
     offset = QueryInteger("Only lines after this one. Default: all.")
-    limit = QueryInteger("Also `logs`: up to so many matching lines that are there already.", 1, _MAX_PAGE_LIMIT)
+    limit = QueryInteger("Also return `logs`: up to n matching lines that already exist.", 1, _MAX_PAGE_LIMIT)
     timeout = QueryInteger("Timeout in seconds.", maximum=MAX_WAIT_SECONDS, load_default=30)
 
 
@@ -397,8 +397,8 @@ def event_schema(names: Iterable[EventName]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "event": {"type": "string", "enum": [name.value for name in names]},
-            "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
-            "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+            "data": {"type": "string", "description": "JSON; for `error`, one line of plain text."},
+            "id": {"type": "string", "description": "Number to resume after.", "pattern": "^[0-9]{1,15}$"},
             "retry": {"type": "integer", "description": "Milliseconds to wait before reconnecting."},
         },
     }
@@ -414,15 +414,15 @@ _LINE: Final[Members] = {
     "stream": one_of(STREAMS),
 }
 _LINE_MARKS: Final[Members] = {
-    "partial": boolean("True when the next line of the stream continues this one."),
-    "truncated": boolean("True when `message` is only the first 1,048,576 characters. `/logs/raw` has all of it."),
+    "partial": boolean("True if the next line of the stream continues this one."),
+    "truncated": boolean("True if `message` is only the first 1,048,576 characters. `/logs/raw` has all of it."),
 }
-_CONTEXT: Final[Members] = {"context": boolean("True of a line beside those found.")}
+_CONTEXT: Final[Members] = {"context": boolean("True for context lines.")}
 _HIGHLIGHTS: Final = fields.List(
     fields.List(fields.Integer(), validate=validate.Length(equal=2)),
     metadata={"description": "[start, end) of each match in `message`, in characters: the first 1,000 found in 1 s."},
 )
-_CURSOR: Final[Members] = {"cursor": text("Of the next page, or null.", allow_none=True)}
+_CURSOR: Final[Members] = {"cursor": text("Cursor of the next page, or null.", allow_none=True)}
 IDS: Final[Members] = {"workflow_id": text(), "id": text()}
 
 LineSchema: Final = answer("Line", _LINE, _LINE_MARKS)
@@ -439,7 +439,7 @@ _FOUND_JOB: Final[dict[str, fields.Field[Any]]] = {
     "status": text(),
     "created_at": text(allow_none=True),
     "logs": list_of(FoundSchema),
-    "more": boolean("True when the job has, or may have, other lines that match."),
+    "more": boolean("True if the job may have more matching lines."),
 }
 _WHY_STOPPED: Final = {"error": text("Why the search of this job stopped.")}
 WorkflowSearchSchema: Final = answer(
@@ -475,7 +475,7 @@ JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSc
 _ENDS: Final[Members] = {name: integer() for name in ("COMPLETED", "FAILED", "CANCELED", "LOST")}
 LookedAtSchema: Final = answer(
     "LookedAt",
-    {**_ENDS, "without_shapes": integer("Jobs that could not be looked at, because their lines' shapes are missing.")},
+    {**_ENDS, "without_shapes": integer("Jobs that could not be scanned because their set of shapes is missing.")},
 )
 SeenSchema: Final = answer(
     "Seen",
@@ -484,13 +484,13 @@ SeenSchema: Final = answer(
         "FAILED": integer(),
         "first_started_at": text("When the first of these jobs started.", allow_none=True),
         "first_id": text("Its id.", allow_none=True),
-        "first_sequence_num": integer("Its first line of the shape; null when that is not known.", allow_none=True),
-        "looked_at": integer("How many jobs were looked at."),
+        "first_sequence_num": integer("Its first line of the shape; null if unknown.", allow_none=True),
+        "looked_at": integer("Number of scanned jobs."),
     },
     {
-        "CANCELED": integer("If there are any."),
-        "LOST": integer("If there are any."),
-        "without_shapes": integer("Jobs that could not be looked at, if there are any. Then `verdict` may be null."),
+        "CANCELED": integer("If any."),
+        "LOST": integer("If any."),
+        "without_shapes": integer("Jobs that could not be scanned, if any. `verdict` can then be null."),
     },
 )
 SummaryLineSchema: Final = answer(
@@ -498,14 +498,14 @@ SummaryLineSchema: Final = answer(
     _LINE,
     {
         **_LINE_MARKS,
-        "repeated": integer("How many lines of this shape there are, if more than one."),
+        "repeated": integer("Number of lines of this shape, if more than one."),
         "seen": nested(SeenSchema, "In which of the newest 200 ended jobs the shape is, this one included."),
     },
 )
 SummaryLinesSchema: Final = answer(
     "SummaryLines",
     {
-        "count": integer("How many there are in all. Null while not all lines are scanned.", allow_none=True),
+        "count": integer("Total number. Null while not all lines are scanned.", allow_none=True),
         "first": list_of(SummaryLineSchema),
     },
 )
@@ -516,8 +516,8 @@ CauseSchema: Final = answer(
         "from": integer(),
         "to": integer(),
         "line": nested(SummaryLineSchema, "The most telling one."),
-        "kind": one_of(("error", "new", "last"), "Whether they hold an error, are new, or are just the last lines."),
-        "confidence": one_of(("high", "low"), "How often each is right: docs/answers.md."),
+        "kind": one_of(("error", "new", "last"), "Whether they have an error, are new, or are only the last lines."),
+        "confidence": one_of(("high", "low"), "Accuracy: docs/answers.md."),
     },
 )
 BaselineSchema: Final = answer("Baseline", {"label": text("KEY=VALUE.")})
@@ -528,7 +528,7 @@ VerdictSchema: Final = answer(
             ("new", "since", "recurring"),
             "No earlier job has the line; all failed ones since `id` do; or failed ones, with good ones between.",
         ),
-        "id": text("Of `since`: the first job of the row.", allow_none=True),
+        "id": text("With `since`: the first of these jobs.", allow_none=True),
     },
 )
 SpreadSchema: Final = answer(
@@ -537,18 +537,18 @@ SpreadSchema: Final = answer(
 PauseSchema: Final = answer(
     "Pause",
     {
-        "after": nullable(LineSchema, "The last line before the pause. Null when the log has dropped it meanwhile."),
-        "before": nullable(LineSchema, "The first line after the pause. Null when the log has dropped it meanwhile."),
-        "seconds": seconds("The time between the two lines."),
-        "usual": nullable(SpreadSchema, "What it is in the good runs. Null when there are none."),
-        "excess": seconds("What goes beyond the slowest good run. Null without good runs.", allow_none=True),
+        "after": nullable(LineSchema, "Last line before the pause. Null if it has been trimmed since."),
+        "before": nullable(LineSchema, "First line after the pause. Null if it has been trimmed since."),
+        "seconds": seconds("Time between the two lines."),
+        "usual": nullable(SpreadSchema, "The same in the good runs. Null without any."),
+        "excess": seconds("Time beyond the slowest good run. Null without good runs.", allow_none=True),
     },
 )
 RunningSchema: Final = answer(
     "Running",
     {
-        "silent_seconds": seconds("Since the last line. Null when that has no time.", allow_none=True),
-        "usual": nullable(SpreadSchema, "How long good runs are silent after that line. Null when that is not known."),
+        "silent_seconds": seconds("Time since the last line. Null if that has no time.", allow_none=True),
+        "usual": nullable(SpreadSchema, "The same in the good runs after that line. Null if unknown."),
         "seconds_left": nullable(SpreadSchema, "By the good runs. Null when fewer than three have the last lines."),
     },
 )
@@ -557,14 +557,14 @@ ProfileSchema: Final = answer(
     {
         "job": nested(JobSchema),
         "compared_with": list_of(text(), "The good runs. Null without any.", allow_none=True),
-        "seconds": seconds("From the first line to the last."),
-        "usual": nullable(SpreadSchema, "The same of the good runs. Null without any."),
+        "seconds": seconds("Time from the first line to the last."),
+        "usual": nullable(SpreadSchema, "The same in the good runs. Null without any."),
         "slower": list_of(PauseSchema, "Slower than every good run: at most 20, the largest excess first."),
-        "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
-        "running": nullable(RunningSchema, "Of a running job; null of any other."),
+        "pauses": list_of(PauseSchema, "The 20 longest pauses, longest first."),
+        "running": nullable(RunningSchema, "For running jobs, otherwise null."),
         "complete": boolean("False while not all lines and good runs are scanned. The same request then continues."),
-        "scanned_to": integer("The lines up to this number were looked at."),
-        "truncated": boolean("True when only the longest pauses of the log are kept: it has more than 4,096 lines."),
+        "scanned_to": integer("Lines up to this number are scanned."),
+        "truncated": boolean("True if only the longest pauses are known, because the log has more than 4,096 lines."),
         "strip": list_of(fields.List(fields.Float()), "At most 500 pairs: seconds since the first line, line number."),
     },
 )
@@ -573,14 +573,14 @@ SummarySchema: Final = answer(
     {
         "job": nested(JobSchema),
         "compared_with": list_of(text(), "The jobs whose lines are not new. Null without any.", allow_none=True),
-        "baseline": nullable(BaselineSchema, "Which jobs these are, and those of `verdict`; null for all."),
+        "baseline": nullable(BaselineSchema, "The label of these jobs, and of those of `verdict`; null for all jobs."),
         "new": nested(SummaryLinesSchema),
         "errors": nested(SummaryLinesSchema),
         "last": list_of(SummaryLineSchema),
         "cause": nullable(CauseSchema),
         "complete": boolean("False while not all lines are scanned. The same request then continues."),
-        "scanned_to": integer("The lines from this number to the last one were looked at."),
-        "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
+        "scanned_to": integer("Lines from this number to the last one are scanned."),
+        "truncated": boolean("True if new lines or errors are omitted, or were not searched for."),
         "verdict": nullable(VerdictSchema, "What earlier jobs say of a failure: a hint. Null while it is not known."),
         "slower": list_of(PauseSchema, "Three of `/profile`. Null if unknown or without room.", allow_none=True),
     },
@@ -589,7 +589,7 @@ PlaceSchema: Final = answer(
     "Place",
     {
         "id": text(),
-        "sequence_num": integer("Its first such line; null when that is not known.", allow_none=True),
+        "sequence_num": integer("Its first such line; null if unknown.", allow_none=True),
         "started_at": text(allow_none=True),
         "status": one_of(STATUSES),
     },
@@ -599,12 +599,12 @@ HistorySchema: Final = answer(
     {
         **IDS,
         "sequence_num": integer(),
-        "shape": text("The line without what differs from run to run."),
+        "shape": text("The line without what differs between runs."),
         "looked_at": nested(LookedAtSchema),
         "seen": fields.Nested(answer("Ends", _ENDS)),
         "first": nullable(PlaceSchema, "The oldest of these jobs."),
         "last": nullable(PlaceSchema, "The newest of these jobs."),
-        "jobs": list_of(PlaceSchema, "The newest 20 of these jobs, the newest first."),
+        "jobs": list_of(PlaceSchema, "The newest 20 of these jobs, newest first."),
         **_CURSOR,
     },
 )
@@ -614,13 +614,13 @@ WaitSchema: Final = answer(
     {
         "outcome": one_of(("matched", "ended", "timeout")),
         "log": nullable(LineSchema),
-        "cursor": integer("How far it has looked: the `offset` of the next request."),
+        "cursor": integer("Last line searched: pass it as the next `offset`."),
         "job": nested(JobSchema),
     },
     {
         "logs": list_of(LineSchema, "With `limit`: `log`, and lines after it that match."),
-        "gaps": list_of(GapSchema, "Lines that could not be looked at: the first 100 gaps."),
-        "more_gaps": integer("How many gaps came after these."),
+        "gaps": list_of(GapSchema, "Unavailable lines: the first 100 gaps."),
+        "more_gaps": integer("Number of further gaps."),
     },
 )
 #: Counts are null while the server that has the workflow's jobs does not answer.
@@ -628,12 +628,12 @@ WorkflowSchema: Final = answer(
     "Workflow",
     {
         "id": text(),
-        "jobs": integer("How many jobs it has.", allow_none=True),
-        "running": integer("How many of them run.", allow_none=True),
-        "last_job_at": text("When its newest job was created: ISO 8601, UTC.", allow_none=True),
-        "last_job": text("The id of its newest job.", allow_none=True),
+        "jobs": integer("Number of jobs.", allow_none=True),
+        "running": integer("Number of running jobs.", allow_none=True),
+        "last_job_at": text("Creation time of its newest job: ISO 8601, UTC.", allow_none=True),
+        "last_job": text("Id of its newest job.", allow_none=True),
         "last_status": one_of(STATUSES, allow_none=True),
-        "recent": list_of(one_of(STATUSES), "The statuses of its newest jobs, ten at most, the newest first."),
+        "recent": list_of(one_of(STATUSES), "Statuses of its newest jobs, at most ten, newest first."),
     },
 )
 WorkflowsSchema: Final = answer("Workflows", {"workflows": list_of(WorkflowSchema), **_CURSOR})
@@ -641,30 +641,30 @@ AuditEntrySchema: Final = answer(
     "AuditEntry",
     {
         "at": text("ISO 8601, UTC, by the store's clock."),
-        "sub": text("Who: the token's subject; or `os:USER@HOST` for a command that has written to the store itself."),
+        "sub": text("The token's subject, or `os:USER@HOST` for commands that use the store."),
         "did": one_of(("delete", "redact", "retention", "limits", "import", "watch")),
         "workflow_id": text(),
-        "id": text("The job. Null of what concerns all jobs of the workflow.", allow_none=True),
-        "what": text("What was done, in words."),
+        "id": text("The job; null for actions on a whole workflow.", allow_none=True),
+        "what": text("Description of the action."),
     },
 )
 AuditSchema: Final = answer("Audit", {"entries": list_of(AuditEntrySchema), **_CURSOR})
 StatusSchema: Final = answer(
-    "Status", {"status": text()}, {"warning": text("What does not work although the node can serve.")}
+    "Status", {"status": text()}, {"warning": text("What is unavailable although the node is ready.")}
 )
 SignInSchema: Final = answer(
     "SignIn",
-    {"issuer": text(), "client_id": text(), "scopes": text("With spaces between them.")},
-    {"audience": text("What the tokens' `aud` must be, or null.", allow_none=True)},
+    {"issuer": text(), "client_id": text(), "scopes": text("Separated by spaces.")},
+    {"audience": text("Required `aud` of tokens, or null.", allow_none=True)},
 )
 ProblemSchema: Final = answer(
     "Problem",
     {"type": text(), "title": text(), "status": integer(), "detail": text()},
     {
         "errors": fields.List(fields.Dict(keys=fields.String(), values=fields.String())),
-        "reason": text("Of a 409, in a word for programs: GAP, FENCED, HELD, …"),
-        "expected": integer("Of a GAP: the number that the log continues with."),
-        "labels": list_of(text(), "Of a `label-set`: the keys of the labels that were refused."),
-        "request_id": text("As in X-Request-ID. Not in a 404, which tells nothing."),
+        "reason": text("Machine-readable reason of a 409: GAP, FENCED, HELD, …"),
+        "expected": integer("With GAP: the log's next number."),
+        "labels": list_of(text(), "With `label-set`: keys of the refused labels."),
+        "request_id": text("Same as X-Request-ID. Omitted in a 404."),
     },
 )

@@ -194,7 +194,7 @@ class _ProtobufDecoder:
         try:
             return self._read(LogRecord.FromString(self._content(start, end)))
         except DecodeError:
-            return "a record is not valid protobuf, or has text that is not UTF-8"
+            return "invalid protobuf in a record, or text that is not UTF-8"
 
     def _read(self, record: Any) -> Record | str:
         try:
@@ -304,7 +304,7 @@ def _json_records(
     rest, resources = cut_lists(text, b"{[", pause)
     request = load_json(rest, pause)
     if request is None:
-        raise BadValue("it is null")
+        raise BadValue("null")
     for resource in map(resources.__getitem__, _list(request, "resourceLogs")):
         pause()
         if reason := _too_long(text, resource, pause):

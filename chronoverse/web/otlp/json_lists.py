@@ -51,7 +51,7 @@ def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[
             slices.append((start, end))
             found = _AFTER_ELEMENT.match(text, end)
             if found is None:
-                raise BadRequest("the body is not JSON: something else than a comma is after a bracket")
+                raise BadRequest("the body is not JSON: expected a comma after a bracket")
             start = found.end() if found[1] == b"," else found.start(1)
     return rest + text[copied:], slices
 

@@ -34,7 +34,7 @@ def handle(deps: Dependencies) -> Response:
 
     def pause() -> None:
         if time_slice.check() and has_left(request.environ):
-            raise BadRequest("the client has left")
+            raise BadRequest("the client disconnected")
 
     sorter = RecordSorter(
         settings.otlp_workflow_attributes,

@@ -46,15 +46,15 @@ from chronoverse.web.http.schemas import (
 class RedactBody(SearchFields):
     """Which lines to redact: a range, the matching lines in a range, or all matching lines."""
 
-    from_ = JsonInteger("The first; 1 otherwise.", 1, data_key="from")
-    to = JsonInteger("The last; or all that follow.", 1)
+    from_ = JsonInteger("First line. Default: 1.", 1, data_key="from")
+    to = JsonInteger("Last line. Default: the log's last.", 1)
     regex = JsonBoolean(load_default=False)
-    reason = text("Why; remembered and logged. No secrets.", validate=validate.Length(1, 200))
+    reason = text("Reason, stored and logged: must not contain secrets.", validate=validate.Length(1, 200))
 
     @validates_schema
     def _check_range(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "q" not in data and not ("from_" in data and "to" in data):
-            raise ValidationError("give q, or from and to", "q")
+            raise ValidationError("pass q, or from and to", "q")
         if data.get("from_", 1) > data.get("to", MAX_NUMBER):
             raise ValidationError("is before from", "to")
 
@@ -76,9 +76,9 @@ RedactedSchema: Final = answer(
     "Redacted",
     {
         **IDS,
-        "redacted": integer("Lines that say [redacted] now and did not."),
-        "through": integer("The last line that was looked at."),
-        "next": integer("Where there is more to do: send the same again with this as `from`.", allow_none=True),
+        "redacted": integer("Number of newly redacted lines."),
+        "through": integer("Last line checked."),
+        "next": integer("If not null: repeat the request with this as `from`.", allow_none=True),
         "pending": boolean("True while the old text can still come back. Archivers continue; so does a repetition."),
     },
 )
@@ -106,7 +106,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
     def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
+        """Replace messages by `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
         # Until then other workers, and workers of other nodes, may show the old text.
         time.sleep(stale_seconds(deps.tail.watched))
@@ -118,7 +118,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="listRedactions")
     @routes.response(200, RedactionsSchema)
     def redactions(workflow_id: str, job_id: str) -> Response:
-        """Who had what redacted."""
+        """List a job's redactions."""
         ref = JobRef(workflow_id, job_id)
         deps.require_job(ref)
         found = deps.store.chunks.audit(ref)
@@ -127,13 +127,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/audit")
     @routes.doc(operationId="listAuditTrail")
     @routes.arguments(AuditQuery(), location="query", as_kwargs=True)
-    @routes.response(200, AuditSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
+    @routes.response(200, AuditSchema, description="A page, possibly short or empty; `Link` names the next.")
     @routes.problem(403)
     def audit(**query: Any) -> Response:
-        """Who has deleted and redacted what, changed which bounds, and imported jobs, the newest first.
-
-        For the workflows of the token.
-        """
+        """List the audit trail of the token's workflows, newest first."""
         listing = ("audit", query.get("since"), query.get("until"))
         start: Position | None = None
         if "cursor" in query:
@@ -158,7 +155,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="getWorkflowSettings")
     @routes.response(200, WorkflowSettingsSchema)
     def get_settings(workflow_id: str) -> Response:
-        """A workflow's own retention and quotas; null where the service's apply."""
+        """Return a workflow's own retention and quotas; null where the service's apply."""
         return _settings_response(deps.store.catalog.settings_of(workflow_id).own)
 
     @routes.route(SETTINGS_ROUTE, methods=["PUT"])
@@ -166,7 +163,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, WorkflowSettingsSchema)
     @routes.takes_body(deps.body_reader, WorkflowSettingsBody())
     def put_settings(workflow_id: str, body: Mapping[str, Any]) -> Response:
-        """Replace them. They hold at once, also for jobs that have begun."""
+        """Replace a workflow's retention and quotas, immediately and also for existing jobs."""
 
         def record(did: str, what: str) -> None:
             deps.store.audit_trail.record(principal().subject, did, workflow_id, None, what)
@@ -177,11 +174,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(JOB_ROUTE, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
     @routes.response(204, description="Deleted from the archive and the store.")
-    @routes.problem(409, "`reason` is HELD: its runner lives.")
+    @routes.problem(409, "`reason` is HELD: its runner is alive.")
     def delete(workflow_id: str, job_id: str) -> Response:
-        """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
+        """Delete a job and its log. Its id stays blocked for the retention.
 
-        A deletion that broke off is finished by another.
+        Repeat an interrupted deletion to finish it.
         """
         ref = JobRef(workflow_id, job_id)
         if deps.store.get_job(ref) is None and not has_leftovers(deps.store, deps.object_store, ref):
@@ -223,7 +220,7 @@ def stale_seconds(watched: int) -> float:
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
     deps.require_job(ref)
     if deps.object_store is None:
-        raise ArchiveNotConfigured("redaction needs an archive, and none is configured")
+        raise ArchiveNotConfigured("redaction needs an archive: set CHRONOVERSE_ARCHIVE_URL")
     subject, reason = principal().subject, body.get("reason")
     at = iso_timestamp(deps.wall_clock())
     audit = {"at": at, "subject": subject, "request_id": request_id(), "reason": reason}

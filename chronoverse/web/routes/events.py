@@ -52,7 +52,7 @@ _OPERATION: Final[dict[str, Any]] = {
             "description": "Server-Sent Events, each like this.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
         },
-        "204": {"description": "`Last-Event-ID` is at or past the end: there is nothing more, ever."},
+        "204": {"description": "`Last-Event-ID` is at or past the end of the log. Do not reconnect."},
         "400": "BAD_REQUEST",
         "429": {
             "description": "The token or the client's address has its maximum of streams.",

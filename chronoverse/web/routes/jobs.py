@@ -67,9 +67,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs")
     @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
-    @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
+    @routes.response(200, JobsSchema, description="A page, possibly short or empty; `Link` names the next.")
     def jobs(workflow_id: str, **query: Any) -> Response:
-        """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
+        """List a workflow's jobs, newest first. A short or empty page can have a cursor."""
         status, labels, subject = query.get("status"), query.get("label", ()), principal().subject
         listing = ("jobs", workflow_id, status, *labels_in_cursor(labels))
         start, limit = listing_start(query, listing), query["limit"]
@@ -81,7 +81,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
     def job(workflow_id: str, job_id: str) -> Response:
-        """One job."""
+        """Return a job."""
         return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
 
     @routes.route(JOB_ROUTE, methods=["PUT"])

@@ -36,19 +36,19 @@ from chronoverse.web.http.paging import (
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint
 
 _LOOKED_THROUGH: Final[dict[str, Any]] = {
-    "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
+    "description": "A page, possibly empty; `Link` names the next. `Last-Event-ID` is the last line searched.",
     "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
 }
 
 
 def _searched_jobs(prefix: str) -> dict[str, Any]:
     return {
-        "description": "A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
+        "description": "A page, possibly empty; `Link` names the next. `Searched-To` is how far it searched.",
         "headers": {
             "Searched-To": {
                 "schema": {"type": "string", "examples": [f"{prefix}job-1;created=2026-03-03T10:00:05.123Z;line=7"]},
-                "description": "The last job that it has looked at, when that was created, and up to which line, if it"
-                " has not come to that job's end. Without a next page there is none.",
+                "description": "The last job searched, its creation time, and the last line searched unless that is the"
+                " job's end. Absent on the last page.",
             }
         },
     }
@@ -66,9 +66,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @history.route(f"{JOB_ROUTE}/logs")
     @history.doc(operationId="pageJobLog")
     @history.arguments(schemas.LogsQuery(), location="query", as_kwargs=True)
-    @history.response(200, schemas.LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
+    @history.response(200, schemas.LogsSchema, description="A page, possibly short; `Link` names the next.")
     def logs(workflow_id: str, job_id: str, **query: Any) -> Response:
-        """One page of a job's log."""
+        """Return a page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
         listing = ("logs", workflow_id, job_id, query["order"], stream)
         job = deps.require_job(ref)
@@ -84,7 +84,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @searching.arguments(schemas.SearchQuery, location="query", as_kwargs=True)
     @searching.response(200, schemas.SearchSchema, **_LOOKED_THROUGH)
     def search(workflow_id: str, job_id: str, **query: Any) -> Response:
-        """The lines that match, in pages."""
+        """Search a job's log."""
         ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
         filters = (query["order"], query.get("stream"), query["regex"], digest(query["q"]), *times)
         listing = ("search", workflow_id, job_id, *filters)
@@ -97,7 +97,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
     @searching.response(200, schemas.WorkflowSearchSchema, **_searched_jobs(""))
     def search_workflow(workflow_id: str, **query: Any) -> Response:
-        """The lines that match in all jobs of a workflow, the newest job first."""
+        """Search all jobs of a workflow, newest job first."""
         return search_jobs(workflow_id, (workflow_id,), query)
 
     @searching.route("/logs/search")
@@ -106,7 +106,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @searching.response(200, schemas.WorkflowsSearchSchema, **_searched_jobs("nightly/"))
     @searching.problem(403)
     def search_all(**query: Any) -> Response:
-        """The lines that match in all jobs that the token may read, the newest job first."""
+        """Search all jobs that the token can read, newest job first."""
         allowed = principal().rights[READ]
         return search_jobs("", allowed, query, ids=sorted(allowed.ids), prefixes=allowed.prefixes)
 
@@ -145,9 +145,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @comparing.arguments(schemas.NewLinesQuery(), location="query", as_kwargs=True)
     @comparing.response(200, schemas.NewLinesSchema, **_LOOKED_THROUGH)
     @comparing.problem(404)
-    @comparing.problem(409, "`reason` is nothing-to-compare: no run is there that this one could be compared with.")
+    @comparing.problem(409, "`reason` is nothing-to-compare: there is no run to compare with.")
     def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
-        """The lines whose shape occurs in none of the compared runs."""
+        """Return lines whose shape none of the compared runs has."""
         ref = JobRef(workflow_id, job_id)
         labels = _chosen(query.get("against_label"))
         compared = (query.get("against"), *(["*"] if labels == [] else labels_in_cursor(labels or ())))
@@ -161,9 +161,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @summaries.route(f"{JOB_ROUTE}/summary")
     @summaries.doc(operationId="summarizeJob")
     @summaries.arguments(schemas.SummaryQuery, location="query", as_kwargs=True)
-    @summaries.response(200, schemas.SummarySchema, description="The summary, in no more bytes than asked for.")
+    @summaries.response(200, schemas.SummarySchema, description="The summary, in at most `bytes` bytes.")
     def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] | None = None) -> Response:
-        """A job's new lines, errors and last lines, as far as they fit."""
+        """Summarize a job: cause, new lines, errors and last lines."""
         ref = JobRef(workflow_id, job_id)
         with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes, labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])
@@ -175,7 +175,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     def trace_line(
         workflow_id: str, job_id: str, number_text: str, jobs: int, label: Sequence[Any] = (), cursor: str | None = None
     ) -> Response:
-        """In which jobs a line of this shape was seen."""
+        """Return the jobs in which a line of this shape was seen."""
         ref, line = JobRef(workflow_id, job_id), int(number_text)
         listing = ("history", workflow_id, job_id, line, jobs, *labels_in_cursor(label))
         start, left = None, jobs
@@ -193,9 +193,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @profiles.route(f"{JOB_ROUTE}/profile")
     @profiles.doc(operationId="profileJob")
     @profiles.arguments(schemas.ProfileQuery, location="query", as_kwargs=True)
-    @profiles.response(200, schemas.ProfileSchema, description="The profile, as far as the log was looked at.")
+    @profiles.response(200, schemas.ProfileSchema, description="The profile of the lines scanned so far.")
     def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] | None = None) -> Response:
-        """Where the time of a job went, compared with good runs."""
+        """Return where the time of a job went, compared with good runs."""
         with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])
 

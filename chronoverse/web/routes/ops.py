@@ -27,7 +27,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.doc(operationId="getHealth", security=[])
     @routes.response(200, StatusSchema, description="The process is up.")
     def healthz() -> Response:
-        """Is the process up."""
+        """Check that the process is up."""
         return jsonify(status="ok")
 
     @routes.route("/readyz")
@@ -37,7 +37,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     )
     @routes.problem(503)
     def readyz() -> Response:
-        """Can it serve."""
+        """Check that the service is ready."""
         if deps.admission.is_draining:
             raise AtCapacity("This worker is shutting down; try again.")
         deps.verifier.check()
@@ -51,10 +51,10 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
 
     @routes.route("/oidc")
     @routes.doc(operationId="getSignIn", security=[])
-    @routes.response(200, SignInSchema, description="The issuer, and the public client there.")
+    @routes.response(200, SignInSchema, description="The issuer and its public client.")
     @routes.problem(404)
     def oidc() -> Response:
-        """Where people sign in."""
+        """Return the OpenID Connect issuer and client for signing in."""
         if not deps.settings.oidc_issuer:
             raise NotFound("This service names no issuer.")
         return jsonify(deps.settings.sign_in)
@@ -63,7 +63,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.doc(operationId="getMetrics", security=[])
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
     def exposition() -> Response:
-        """What it does."""
+        """Return metrics."""
         deps.tail.report_metrics()
         metrics.KEYS_AGE.set(max((each.age() for each in deps.verifier.published()), default=0))
         metrics.SCANS_UP.set(not deps.scans.is_down)
@@ -74,7 +74,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.doc(operationId="getDocument", security=[])
     @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
     def openapi() -> Response:
-        """What it offers: this document."""
+        """Return this document."""
         return Response(rendered(), content_type="application/json")
 
     return routes

@@ -52,7 +52,7 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
             "429": {"description": f"{SHARE_USED} Or it publishes faster than it may.", "content": answers},
             "503": {"description": "Retry. Earlier records may be missing.", "content": answers},
             "default": {
-                "description": "A google.rpc.Status. Of another method than POST, a problem document.",
+                "description": "A google.rpc.Status; for methods other than POST, a problem document.",
                 "content": {**answers, "application/problem+json": {"schema": {"type": "object"}}},
             },
         },

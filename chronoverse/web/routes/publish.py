@@ -49,8 +49,9 @@ from chronoverse.web.http.publish_schemas import (
 from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint, JobSchema
 
 _APPEND_REFUSED: Final = (
-    "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED, TAINTED; or `quota`: the log has"
-    " all numbers below `expected`, and a quota has left out lines, which a `gap` names."
+    "`reason` is GAP (`expected` is the next number), FENCED, CLOSED, DELETED or TAINTED; or"
+    " `quota`: the log has all numbers below `expected`, and a `gap` names the lines dropped"
+    " by the quota."
 )
 
 
@@ -59,17 +60,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
     bodies = deps.body_reader
 
     @routes.route(f"{JOB_ROUTE}/attempts", methods=["POST"])
-    @routes.response(200, AttemptSchema, description="The lease is this runner's.")
+    @routes.response(200, AttemptSchema, description="The runner holds the lease.")
     @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG, label-set or, with `first`, GAP.")
     @routes.takes_body(bodies, AttemptBody())
     def attempts(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """Open a new attempt at a job."""
+        """Open a new attempt of a job."""
         with _count_answer("open"):
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"], body["labels"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
     @routes.route(f"{JOB_ROUTE}/logs", methods=["POST"])
-    @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
+    @routes.response(200, NextSchema, description="The log has all of these lines.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(413, f"More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated, or {MAX_RUN_LINES} lines.")
     @routes.problem(415, "Neither JSON nor plain text in UTF-8, or encoded with anything but gzip.")
@@ -108,7 +109,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
-    @routes.response(200, NextSchema, description="Readers see these numbers as a gap with this reason.")
+    @routes.response(200, NextSchema, description="Readers get these numbers as a gap with this reason.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
     def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
@@ -120,10 +121,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/compare", methods=["POST"])
-    @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
+    @routes.response(200, ComparedSchema, description="The first lines were compared, as many as one read returns.")
     @routes.takes_body(bodies, CompareBody())
     def compare(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """Ask whether the log has lines as they are, before deleting one's own copy of them."""
+        """Compare lines with the log by their hashes."""
         first, digests = body["first"], body["lines"]
         job = deps.require_job(JobRef(workflow_id, job_id))
         batches = read_log(deps, job, first - 1, limit=len(digests))
@@ -132,11 +133,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])
     @routes.response(204, description="It has ended, safely by the service's CHRONOVERSE_DURABILITY.")
-    @routes.alt_response(200, schema=JobSchema, description="As 204, without `token`: the job.")
+    @routes.alt_response(200, schema=JobSchema, description="Without `token`: the ended job.")
     @routes.problem(409, "`reason` is GAP, FENCED or DELETED. Without `token`: HELD while it has a runner, or CLOSED.")
     @routes.takes_body(bodies, EndBody())
     def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """End a job, or an attempt at it."""
+        """End a job or an attempt."""
         if body["token"] is None:
             return _end_unheld(deps, JobRef(workflow_id, job_id), Status(body["status"]), body["exit_code"])
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])

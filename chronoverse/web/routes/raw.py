@@ -43,10 +43,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log so far.")
     def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
-        """Download a job's log: all that is stored when it is asked for, also while the job runs.
+        """Download a job's log: all lines stored at the time of the request.
 
-        A slow reader gets all of it, however long it takes, but not beyond the token's `exp`: then the connection is
-        cut, without the body's end.
+        At the token's `exp` the connection is cut, without the end of the body.
         """
         job = deps.require_job(JobRef(workflow_id, job_id))
         name = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
@@ -173,7 +172,7 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
         return
     created_at = {each.created_at for each in (job, current) if each.created_at}
     if current.last < job.last or len(created_at) > 1:
-        raise StoreUnavailable("the log is another one by now")
+        raise StoreUnavailable("the log was replaced during the download")
 
 
 def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, WaitSchema, description="What came first.")
     @routes.problem(429, "The token or the client's address has its maximum of streams.")
     def wait(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
-        """Wait until a line matches, the job ends, or the time is over. Without `q`, wait for the end."""
+        """Wait until a line matches, the job ends, or the timeout. Without `q`, wait for the end."""
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         deps.admission.check(ticket)
         job = deps.tail.known_job(ref) or deps.store.get_job(ref)

@@ -26,7 +26,9 @@ class WatchBody(Schema):
     """A watch."""
 
     on = one_of(
-        tuple(DEFAULT_STATUSES), "The end of a job, a change from the job before it, or silence.", required=True
+        tuple(DEFAULT_STATUSES),
+        "The end of a job, a change of the outcome since the previous job, or silence.",
+        required=True,
     )
     status = fields.List(
         one_of(_ENDS),
@@ -35,23 +37,19 @@ class WatchBody(Schema):
         validate=validate.Length(max=4),
         metadata={"description": "End statuses to send. Default: FAILED and LOST; for a `change` also COMPLETED."},
     )
-    label = fields.Dict(
-        text(), text(), load_default=dict, metadata={"description": "Labels that a job must have to be told of."}
-    )
+    label = fields.Dict(text(), text(), load_default=dict, metadata={"description": "Jobs with all of these labels."})
     same = fields.List(
         matching("[a-z][a-z0-9._/-]{0,62}"),
         load_default=list,
         validate=validate.Length(max=MAX_LABELS),
-        metadata={"description": "Of a `change`: labels in which the job before it must agree, such as `branch`."},
+        metadata={"description": "With `change`: compare jobs with the same values of these labels, such as `branch`."},
     )
-    seconds = JsonInteger(
-        "Of `silent`: for how long a running job has printed nothing.", 1, 604_800, allow_none=True, load_default=None
-    )
-    url = text("Where messages are sent to.", required=True, validate=validate.Length(1, 2_000))
+    seconds = JsonInteger("With `silent`: seconds without a line.", 1, 604_800, allow_none=True, load_default=None)
+    url = text("Webhook URL.", required=True, validate=validate.Length(1, 2_000))
     secret = matching(
         SECRET.pattern,
-        "Signs messages, by Standard Webhooks. Without it, a new watch gets one, which only the answer shows; another"
-        " keeps its own.",
+        "Secret that signs messages (Standard Webhooks). Default: generated for a new watch and returned"
+        " once; an existing watch keeps its own.",
         allow_none=True,
         load_default=None,
     )
@@ -59,7 +57,7 @@ class WatchBody(Schema):
     @validates_schema
     def _check(self, data: dict[str, Any], **kwargs: Any) -> None:
         if (data["on"] == "silent") != (data["seconds"] is not None):
-            raise ValidationError("`silent` requires it, and only that has it", "seconds")
+            raise ValidationError("required with `silent`, otherwise not allowed", "seconds")
         try:
             check_labels(data["label"])
         except ValueError as error:
@@ -78,11 +76,11 @@ _WATCH: Final[Members] = {
     "state": one_of(("ok", "retrying", "failing"), "`failing` when no delivery has succeeded for a day."),
     "error": text("Why the last delivery failed; null after a success.", allow_none=True),
     "failing_since": text(allow_none=True),
-    "delivered_at": text("The last success.", allow_none=True),
-    "waiting": integer("Messages to be delivered."),
-    "dropped": integer("Messages that were given up, after a day or because 10,000 waited."),
+    "delivered_at": text("Time of the last success.", allow_none=True),
+    "waiting": integer("Messages waiting for delivery."),
+    "dropped": integer("Messages dropped after a day, or because 10,000 were waiting."),
 }
-WatchSchema: Final = answer("Watch", _WATCH, {"secret": text("Once, of a secret that was generated.")})
+WatchSchema: Final = answer("Watch", _WATCH, {"secret": text("A generated secret, returned once.")})
 WatchesSchema: Final = answer("Watches", {"workflow_id": text(), "watches": list_of(WatchSchema)})
 
 
@@ -104,7 +102,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="listWatches")
     @routes.response(200, WatchesSchema)
     def watches(workflow_id: str) -> Response:
-        """A workflow's watches, and how their deliveries go. Never their secrets."""
+        """List a workflow's watches and the state of their deliveries, without secrets."""
         now = deps.wall_clock()
         found = [each.to_json(now) for each in deps.store.watches.read(workflow_id)]
         return page_response({"workflow_id": workflow_id, "watches": found})
@@ -113,17 +111,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="getWatch")
     @routes.response(200, WatchSchema)
     def get(workflow_id: str, watch_id: str) -> Response:
-        """A watch, and how its deliveries go."""
+        """Return a watch and the state of its deliveries."""
         return page_response(kept(workflow_id, watch_id).to_json(deps.wall_clock()))
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["PUT"])
     @routes.doc(operationId="putWatch")
-    @routes.response(201, WatchSchema, description="Made; 200 when it was there.")
+    @routes.response(201, WatchSchema, description="Created; 200 if it existed.")
     @routes.alt_response(200, schema=WatchSchema)
-    @routes.problem(403, "The token's scope, or a host that is not in CHRONOVERSE_WEBHOOK_HOSTS.")
+    @routes.problem(403, "The token lacks the scope, or the host is not in CHRONOVERSE_WEBHOOK_HOSTS.")
     @routes.takes_body(deps.body_reader, WatchBody())
     def put(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> Response:
-        """Add or replace a watch. It tells what happens from now on."""
+        """Create or replace a watch. It applies to later events."""
         try:
             _, host, _ = split_url(body["url"], hosts)
         except ValueError as error:
@@ -152,7 +150,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["DELETE"])
     @routes.doc(operationId="deleteWatch")
-    @routes.response(204, description="Deleted, and what it has not told.")
+    @routes.response(204, description="Deleted, with its waiting messages.")
     def delete(workflow_id: str, watch_id: str) -> Response:
         """Delete a watch."""
         kept(workflow_id, watch_id)
@@ -162,9 +160,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{_ROUTE}/<id:watch_id>/test", methods=["POST"])
     @routes.doc(operationId="testWatch")
-    @routes.response(202, WatchSchema, description="Queued: `delivered_at` or `error` changes when it was sent.")
+    @routes.response(202, WatchSchema, description="Queued: `delivered_at` or `error` changes once it is sent.")
     def test(workflow_id: str, watch_id: str) -> Response:
-        """Send a message about the workflow's newest job, and those that wait, at once."""
+        """Send a test message about the workflow's newest job, and all waiting messages, now."""
         found = kept(workflow_id, watch_id)
         newest = deps.store.listing.page(workflow_id, None, 1)
         job_id = newest[0][1] if newest else ""

@@ -27,7 +27,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, WorkflowsSchema, description="A page, perhaps empty; `Link` names the next.")
     @routes.problem(403)
     def workflows(**query: Any) -> Response:
-        """The workflows that the token may see, the one with the newest job first."""
+        """List the token's workflows, newest job first."""
         status, workflows = query.get("status"), deps.store.workflows
         listing = ("workflows",) if status is None else ("workflows", status)
         lock_ref = JobRef(workflows.slot, "")
