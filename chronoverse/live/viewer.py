@@ -295,7 +295,7 @@ class Viewer:
             if isinstance(error, StoreError):
                 count_store_error("replay", error)
             else:
-                which = "search in the log"
+                which = "log search"
             self._failing = self._failing or (now, which)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None

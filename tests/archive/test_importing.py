@@ -346,8 +346,8 @@ def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
     found = run_import(store, objects)
     assert made(found) == {"good", "half_chunk", "no_chunk"}
     assert problems(found) == {
-        "README.txt": "no part of an archive",
-        "a/b/c/d": "no part of an archive",
+        "README.txt": "not part of an archive",
+        "a/b/c/d": "not part of an archive",
         "wf_1/good/.writing-0123456789abcdef": "not part of a job, or incomplete",
         "wf_1/notes/notes.txt": "not part of a job, or incomplete",
         "wf_1/half_manifest": "the manifest of wf_1/half_manifest cannot be read",
@@ -533,7 +533,7 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
             objects.put(name, data)
     found = run_import(store, objects)
     assert made(found) == set()
-    assert problems(found) == {str(job): "it was deleted, but its objects were not" for job in (JOB, GROWING)}
+    assert problems(found) == {str(job): "the job was deleted, but its objects were not" for job in (JOB, GROWING)}
     assert store.get_job(JOB) is None
     with pytest.raises(Deleted):
         store.open(GROWING, "token")

@@ -106,7 +106,7 @@ def test_the_command_exits_with_1_and_names_objects(bench: Bench, objects: FileO
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 4)
     done = call_main("archive", "--import", environ=variables)
     assert done.returncode == 65
-    assert "the archive is not the one of this store" in done.stderr
+    assert "the archive does not belong to this store" in done.stderr
     assert MARK not in [each.name for each in objects.list("")]
     assert call_main("archive", "--confirm-store", environ=variables).returncode == 0
     assert call_main("archive", "--import", environ=variables).returncode == 0

@@ -109,7 +109,7 @@ def test_a_claim_that_is_no_list_of_groups_is_refused(path: Path, groups: Any) -
 
 
 ERRORS: Final = {
-    "": "it has no group",
+    "": "no group",
     "[a]\n[a]": "line 2",
     "[a": "at end of document",
     "a = 1": "group 'a': is not a table",
@@ -122,8 +122,8 @@ ERRORS: Final = {
     "[a]\nworkflows = ['x']\nscopes = ['logs:raed']": "group 'a': scopes is not a list of some of logs:read",
     "[a]\nworkflows = ['x']\nscopes = []": "group 'a': scopes is not a list of some of logs:read",
     "[a]\nworkflows = ['x']\nscopes = 'logs:read'": "group 'a': scopes is not a list of some of logs:read",
-    "[a]\nworkflows = ['x']\nscope = ['logs:read']": "group 'a': has 'scope', which is none of workflows, scopes",
-    "[team.a]\nworkflows = ['x']": "group 'team': has 'a', which is none of workflows, scopes",
+    "[a]\nworkflows = ['x']\nscope = ['logs:read']": "group 'a': has 'scope': expected workflows, scopes",
+    "[team.a]\nworkflows = ['x']": "group 'team': has 'a': expected workflows, scopes",
     "\xff": "decode",
     "#" * (MAX_FILE_BYTES + 1): "more than 262144 bytes",
     "x = " + "[" * 5_000: "",

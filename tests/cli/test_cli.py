@@ -492,7 +492,7 @@ def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert after_link(done.stderr).startswith("chronoverse: nothing is published: cannot use the data directory")
-    assert "they could not be kept: " in done.stderr
+    assert "the lines could not be kept: " in done.stderr
 
     done = cli("run", "--require-log", *argv, DATA_DIR=str(tmp_path / "file"))
     assert (done.returncode, done.stdout) == (69, "")
@@ -719,7 +719,7 @@ def test_an_error_says_what_to_do(cli: Cli) -> None:
     with ScriptedService(problem("401 Unauthorized", "the token has expired")) as service:
         refused = cli("jobs", "wf_1", URL=service.url, TOKEN="old")
 
-    assert refused.stderr == "chronoverse: the token has expired; this is about the token in CHRONOVERSE_TOKEN\n"
+    assert refused.stderr == "chronoverse: the token has expired (token from CHRONOVERSE_TOKEN)\n"
     assert refused.returncode == 77
     assert "unknown command job: did you mean jobs?" in cli("job", "wf_1").stderr
     assert "No such command 'xyz'" in cli("xyz").stderr

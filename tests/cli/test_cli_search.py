@@ -185,7 +185,7 @@ def test_following_a_job_of_a_time_that_is_yet_to_come(cli: Cli, service: Servic
     never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1s", **settings)
 
     assert never.returncode == 66
-    assert never.stderr == "chronoverse: no such job came within 1 s\n"
+    assert never.stderr == "chronoverse: the job did not appear within 1 s\n"
     assert cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", **settings).returncode == 66
 
 
@@ -292,7 +292,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
         "        4  step 4",
         "No pauses.",
         "Silent for 4m10s, usually 0.1 s to 0.2 s.",
-        "Time left, by the good runs: 1m1s to 2m10s.",
+        "Estimated time left: 1m1s to 2m10s.",
     ]
     none = {"count": 0, "first": []}
     summary = {**found, "new": none, "errors": none, "last": []}
@@ -328,8 +328,8 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
         "truncated": True,
     }
     text = list(summary_text(part))
-    assert text[1] == "new lines: looked at 198,000 of 600,405 lines, none so far, compared with good."
-    assert text[2] == "lines that look like errors: looked at 198,000 of 600,405 lines, 5 so far:"
+    assert text[1] == "new lines: scanned 198,000 of 600,405 lines, none so far, compared with good."
+    assert text[2] == "lines that look like errors: scanned 198,000 of 600,405 lines, 5 so far:"
     assert text[-1] == "Not all lines are scanned yet: repeat the command to continue."
     cause = {"from": 7, "to": 9, "line": line, "kind": "error"}
     none = {"count": 0, "first": []}

@@ -116,7 +116,7 @@ def test_a_workflow_without_jobs_is_unknown(cli: Cli, command: tuple[str, ...]) 
     with ScriptedService(*[NO_JOBS] * 3, WORKFLOWS) as service:
         done = cli(*command, URL=service.url, TOKEN="a.b.c")
 
-    sentence = "there is no workflow wf_2 that this token may see: did you mean wf_1?"
+    sentence = "workflow wf_2: not found, or no access: did you mean wf_1?"
     assert (done.returncode, done.stdout, done.stderr) == (66, "", f"chronoverse: {sentence}\n")
 
 

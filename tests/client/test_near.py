@@ -28,7 +28,7 @@ def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
     """The sentence then does not say whether the workflow is there."""
     with ScriptedService(problem("403 Forbidden", "no")) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "job_1")
-    assert sentence == "there is no wf_1/job_1 that this token may see"
+    assert sentence == "wf_1/job_1: not found, or no access"
 
 
 def test_a_job_that_is_not_there() -> None:

@@ -121,7 +121,7 @@ def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, j
     assert failed["message"] == "the log is gone from the store: it expired or was deleted"
 
     absent = job.sibling(f"{job.job_id}-absent")
-    assert failure(absent, wait=1) == ("StreamError", None, 0, "no such job came within 1 s")
+    assert failure(absent, wait=1) == ("StreamError", None, 0, "the job did not appear within 1 s")
     assert failure(absent)[:2] == ("Refused", 404)
     assert failure(job, token="no token")[:2] == ("Refused", 401)
     assert failure(job, token=reader_service.token(scopes=["logs:write"]))[:2] == ("Refused", 403)

@@ -197,7 +197,7 @@ def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:
     rig.clock.now += STORE_PATIENCE_SECONDS / 2
     rig.read()
     (error,) = events(drained(replaying))
-    assert (error.event, error.data) == ("error", "the archive has been away for 30 s")
+    assert (error.event, error.data) == ("error", "the archive has been unavailable for 30 s")
     rig.write(1)
     rig.read()
     assert numbers(drained(caught_up)) == [21]

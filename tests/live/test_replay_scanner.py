@@ -120,7 +120,7 @@ def test_a_refused_scan_is_tried_again(rig: Rig, error: ChronoverseError) -> Non
     rig.clock.now += RETRY_READ_SECONDS
     assert (drained(viewer), viewer.done) == (b"", False)
     rig.clock.now += STORE_PATIENCE_SECONDS
-    assert b"event: error\ndata: the search in the log has been away for 30 s\n" in drained(viewer)
+    assert b"event: error\ndata: the log search has been unavailable for 30 s\n" in drained(viewer)
     viewer.close()
 
 

@@ -278,7 +278,7 @@ def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
     rig.wait(int(STORE_PATIENCE_SECONDS) - 1)
     assert viewer.next() is None
     rig.wait(1)
-    assert event_data(drained(viewer)) == [("error", "the store has been away for 30 s")]
+    assert event_data(drained(viewer)) == [("error", "the store has been unavailable for 30 s")]
     assert (viewer.done, viewer.reason) == (True, "error")
 
 
@@ -292,7 +292,7 @@ def test_a_store_that_stays_away_ends_a_replay(rig: Rig) -> None:
     rig.clock.now += STORE_PATIENCE_SECONDS - 1
     assert viewer.next() is None
     rig.clock.now += 1
-    assert event_data(drained(viewer)) == [("error", "the store has been away for 30 s")]
+    assert event_data(drained(viewer)) == [("error", "the store has been unavailable for 30 s")]
 
 
 def test_no_line_is_lost_while_the_store_is_away(rig: Rig) -> None:
@@ -367,7 +367,7 @@ def test_a_wait_for_a_job_ends_with_an_error(rig: Rig) -> None:
     assert viewer.next() is None
     assert viewer.due == rig.clock.now + 1
     rig.wait(1)
-    assert event_data(drained(viewer)) == [("error", "no such job came within 20 s")]
+    assert event_data(drained(viewer)) == [("error", "the job did not appear within 20 s")]
 
 
 @pytest.mark.parametrize("registered", [False, True], ids=["unheard of", "registered"])

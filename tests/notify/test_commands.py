@@ -83,7 +83,7 @@ def test_a_refused_watch_says_why(service: Service, tmp_path: Path) -> None:
         _, said = call(service, "watch", "shop", "x", *options, code=64)
         assert "pass --on and --url, --test, or --delete" in said
     _, said = call(service, "watch", "shop", "x", "--on", "silent", "--url", "http://127.0.0.1/", code=65)
-    assert "seconds: `silent` requires it" in said
+    assert "seconds: required with `silent`" in said
     _, said = call(service, "watch", "shop", "nothing", "--delete", code=66)
 
 

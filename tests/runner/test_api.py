@@ -219,7 +219,7 @@ def test_lines_may_wait_for_the_lease_of_another_runner(
         log.write("stdout", "late")
         server.ask("DEL", key("lease"))
     assert (read_lines(server), end(server)) == (["late"], ("COMPLETED", "0"))
-    assert said[-1] == "the other runner is gone"
+    assert said[-1] == "the other runner no longer holds the job"
 
 
 def test_whoever_knows_the_lease_token_can_end_the_attempt(

@@ -318,7 +318,7 @@ def test_a_service_of_an_earlier_version_gets_each_line_as_an_object() -> None:
         closing(HttpLogWriter(service.url)) as writer,
     ):
         assert writer.batch_lines == 5000
-        with pytest.raises(EarlierService, match="is it an earlier version"):
+        with pytest.raises(EarlierService, match="an earlier version"):
             writer.append_ahead(attempt, 1, runs)()
         assert (writer.batch_lines, writer.append_ahead(attempt, 1, runs)()) == (500, 502)
     sizes = [int(asked.headers["content-length"]) for asked in service.requests]

@@ -115,7 +115,7 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
     ]
     assert isinstance(end, End)
     assert (end.status, end.lines) == (Status.COMPLETED, 20_100)
-    assert f"lines 103 to {gap.last} are in neither the store nor the spool: the log" in job.stderr_text
+    assert f"lines 103 to {gap.last} are lost in both store and spool: the log" in job.stderr_text
 
 
 def test_the_log_names_lost_numbers_and_continues_after_them(

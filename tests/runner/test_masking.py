@@ -165,13 +165,13 @@ def test_secrets_are_loaded_from_values_variables_and_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"values": ["abc"]}, "--mask: a secret to mask must have 4"),
+        ({"values": ["abc"]}, "--mask: a secret to mask must have at least 4"),
         ({"names": ["UNSET"]}, "--mask-env UNSET: the variable is not set"),
         ({"names": ["EMPTY"]}, "--mask-env EMPTY: the variable is empty"),
-        ({"names": ["SHORT"]}, "--mask-env SHORT: a secret to mask must have 4"),
+        ({"names": ["SHORT"]}, "--mask-env SHORT: a secret to mask must have at least 4"),
         ({"files": [Path("/no/such/file")]}, "--mask-file /no/such/file: No such file"),
         ({"files": [Path("/")]}, "--mask-file /: Is a directory"),
-        ({"files": [Path("/dev/null")]}, "--mask-file /dev/null: a secret to mask must have 4"),
+        ({"files": [Path("/dev/null")]}, "--mask-file /dev/null: a secret to mask must have at least 4"),
     ],
 )
 def test_an_option_without_a_valid_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:

@@ -168,7 +168,7 @@ def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store
         job.release()
         assert job.result() == 0
     assert read_lines(server) == [*numbers(10), "the taker's"]
-    assert "another runner has written to this job" in job.stderr_text
+    assert "another runner wrote to this job" in job.stderr_text
 
 
 def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_another_writer_that_is_ahead_is_noticed(server: RedisServer, store: Sto
         job.release()
         assert job.result() == 0
     assert read_lines(server) == [*numbers(10), *["theirs"] * 91]
-    assert "publishing stopped: another writer is appending to this job's log" in job.stderr_text
+    assert "publishing stopped: another program appends to this job's log" in job.stderr_text
 
 
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:

@@ -582,7 +582,7 @@ def test_a_retry_whose_id_would_be_too_long_says_so(
     end_job(store, job)
     arguments = run_arguments(job, "--retry", *site.options)
     done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
-    assert_ran(done, f"{job.job_id}.2 is longer than an id may be (128 characters)")
+    assert_ran(done, f"{job.job_id}.2 exceeds the 128 characters of an id")
     (path,) = orphaned_spools(tmp_path / "spool")
     as_other = chronoverse(
         "deliver", *site.options, "--as", f"{job.job_id[:9]}", str(path), data_dir=tmp_path, **site.settings

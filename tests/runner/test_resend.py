@@ -90,7 +90,7 @@ def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_
     assert end is not None
     assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "9", "3000")
     assert not path.exists()
-    assert said == [f"3000 lines of wf_1/job_1 are in the store, and {path} is gone"]
+    assert said == [f"3000 lines of wf_1/job_1 are in the store; removed {path}"]
 
 
 def leave_attempt(server: RedisServer, room: SpoolRoom) -> Path:
@@ -165,7 +165,7 @@ def test_a_job_that_was_declared_lost_stays_lost(
     with pytest.raises(Closed):
         resend_spool(path, lambda _: store, said.append)
     assert len(read_log(server)[0]) == 10
-    assert said[-1] == f"publish them under another id: chronoverse deliver --retry {path}"
+    assert said[-1] == f"publish under another id: chronoverse deliver --retry {path}"
     assert Spool.recover(path).end == 3000
 
 
@@ -192,7 +192,7 @@ def test_lines_of_another_runner_are_not_overwritten(
     taker = store.open(JOB, "another's")
     store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
     server.ask("DEL", key("lease"))
-    with pytest.raises(Closed, match="another runner has written"):
+    with pytest.raises(Closed, match="another runner wrote"):
         resend_spool(path, lambda _: store, print)
     assert read_lines(server) == [*numbers(10), "the taker's"]
     assert path.exists()

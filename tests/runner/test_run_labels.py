@@ -73,5 +73,5 @@ def test_a_service_that_takes_no_labels_gets_the_lines() -> None:
     ):
         log.write("stdout", "a")
     assert [sentence.partition(":")[0] for sentence in said] == [
-        "the service takes no labels, perhaps an earlier version"
+        "the service does not accept labels (an earlier version?)"
     ]

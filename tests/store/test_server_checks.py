@@ -240,5 +240,5 @@ def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, t
         job.release()
         assert job.result() == 0
 
-    assert re.search("lines 1 to [0-9]+ are in neither the store nor the spool: the log names them", job.stderr_text)
+    assert re.search("lines 1 to [0-9]+ are lost in both store and spool: the log names them", job.stderr_text)
     assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

@@ -175,7 +175,7 @@ def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client
     assert response.status_code == 400
     assert response.json()["detail"] == (
         "line 2 has 3145728 characters, too many for this expression:"
-        " use a simpler one or plain text, or start behind this line"
+        " use a simpler one or plain text, or start after this line"
     )
     assert numbers(walk(client, job, "/logs/search", offset=2, **query)) == [[3]]
     assert numbers(walk(client, job, "/logs/search", q="b")) == [[1, 2, 3]]
