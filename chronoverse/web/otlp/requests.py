@@ -57,7 +57,7 @@ def handle(deps: Dependencies) -> Response:
         raise waits[0]
     refused = sorter.refused
     # Reasons that an answer names, and characters of all of them. A client may have made up thousands.
-    message = "; ".join(f"{count} × {reason}" for reason, count in refused.most_common(5))[:2_000]
+    message = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(5))[:2_000]
     answer = decoding.encode_answer(request.mimetype, refused.total(), message)
     return Response(answer, content_type=request.mimetype)
 
