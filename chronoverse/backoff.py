@@ -22,7 +22,7 @@ class RetryPolicy:
     jitter: float = 0.5
 
     def delay(self, failures: int, chance: Callable[[], float] = random.random) -> float:
-        """Seconds to wait after that many failures in a row, one at least. ``chance`` gives numbers from 0 to 1."""
+        """Seconds to wait after ``failures`` in a row, at least one. ``chance`` returns numbers from 0 to 1."""
         # Every policy has reached its longest delay long before 16 doublings.
         full = min(self.first * 2.0 ** min(failures - 1, 16), self.longest)
         return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full

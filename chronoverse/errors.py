@@ -21,13 +21,13 @@ class ChronoverseError(Exception):
 
 
 class SettingsError(ChronoverseError):
-    """Raised when settings are not valid. The message names every one of them."""
+    """Raised for invalid settings. The message names all of them."""
 
     exit_code = os.EX_CONFIG
 
 
 class InvalidMask(ChronoverseError):
-    """Raised when a secret that is to be masked is too short, too long or missing. The message never has the secret."""
+    """Raised when a secret to mask is too short, too long or missing. The message never contains the secret."""
 
     exit_code = os.EX_USAGE
 
@@ -49,7 +49,7 @@ class NothingToCompare(ChronoverseError):
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
-    The message is for whoever sent the token. ``explanation`` is for the service's log: it could help to forge a token.
+    The message is for the client. ``explanation`` is for the service's log: it could help to forge a token.
     Neither contains the token, only an invalid ``workflows`` entry.
     """
 
@@ -220,7 +220,7 @@ class ArchiveNotConfigured(ChronoverseError):
 
 
 class LineStillOpen(ChronoverseError):
-    """Raised when the newest line of a running job is to be redacted. That is possible once another line follows."""
+    """Raised for a redaction of a running job's newest line. It can be redacted once another line follows."""
 
     status = 409
     reason = "STILL_LIVE"

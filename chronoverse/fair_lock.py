@@ -8,7 +8,7 @@ from typing import Final
 
 
 class FairLock:
-    """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
+    """A lock with up to ``at_once`` holders, up to ``each`` of them of one subject (the user of a token).
 
     A holder first calls ``pause``. After ``seconds`` a caller gets what ``missed`` makes of a text, or ``used_up`` if
     its subject has ``each`` holders.

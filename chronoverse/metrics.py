@@ -35,7 +35,7 @@ _process_name = ""
 def name_process(name: str) -> None:
     """Makes this process use the files of the last process with this ``name``, which must have ended.
 
-    It continues the counters of that process. Without a name, each process would leave files of its own for ever.
+    It continues the counters of that process. Without a name, each process would leave its own files for ever.
     """
     global _process_name
     _process_name = name
@@ -181,7 +181,7 @@ class _PrefixCollector(Collector):
 
 
 def registry_of(prefix: str) -> CollectorRegistry:
-    """The metrics of an archiver or notifier that is a process of its own, whose names begin so."""
+    """The metrics of an archiver or notifier that is its own process, whose names begin so."""
     registry = CollectorRegistry()
     registry.register(_PrefixCollector(prefix))
     return registry

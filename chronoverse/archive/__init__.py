@@ -8,7 +8,7 @@ job_objects    the archive lock of a job; writes the objects of the job, and del
 manifest       what an archived job's folder says of itself, in job.json
 derived        the shapes and the timeline of an archived log, as objects beside its chunks
 chunk_writer   moves the next lines of one job from the store into a chunk
-archiver       finds jobs that need a chunk written, or are to be deleted
+archiver       finds jobs with chunks to write, and jobs to delete
 store_history  notices a store that has lost a part of its history, and a bucket that is not the store's
 verifying      compares the store's records with the archive
 retention      how long jobs are kept; deletes a whole job. workflow_settings has those of one workflow, for an import

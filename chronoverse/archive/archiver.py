@@ -1,6 +1,6 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It does one small step, and then decides again: a chunk of a running log that is too large, or else in turn the garbage
+It does one small step, then decides again: a chunk of a running log that is too large, otherwise in turn the garbage
 of a job, the deletion of one that is over its retention, a chunk of an ended log, and what a running log has for too
 long. In between, a *round* through all keys, page by page, finds new work; the list of workflows is repaired; and
 retentions are checked for changes.
@@ -93,7 +93,7 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log that was archived up to number ``archived`` when it was looked at: it is ``due_at`` that time."""
+    """A running log, archived up to number ``archived`` when last checked, and ``due_at`` that time."""
 
     archived: int
     due_at: float
@@ -109,14 +109,14 @@ class _Queue:
         #: When the lines of running jobs are to move, and those for which it is time. These values have no meaning.
         self.waiting: Final[dict[JobRef, _Waiting]] = {}
         self.due: Final[dict[JobRef, None]] = {}
-        #: Ended jobs that are to be archived, and those that are to be deleted. The values have no meaning.
+        #: Ended jobs to archive, and jobs to delete. The values have no meaning.
         self.ended: Final[dict[JobRef, None]] = {}
         self.over: Final[dict[JobRef, None]] = {}
         #: Since when (Unix seconds) ended jobs have not been archived, and running ones with due lines.
         self.late_since: Final[dict[JobRef, float]] = {}
         #: Archived jobs that lack a set of shapes or a timeline of this version. The values have no meaning.
         self.without_derived: Final[dict[JobRef, None]] = {}
-        #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
+        #: Jobs that may have garbage, in the order of collection. The values have no meaning.
         self.with_garbage: Final[dict[JobRef, None]] = {}
         # Some 400 bytes for each. Jobs beyond that are checked more often.
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
@@ -152,7 +152,7 @@ class _Queue:
             del self._snoozed_until[ref]
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job may have garbage, unless that was checked less than that many seconds ago."""
+        """Notes that the job may have garbage, unless that was checked recently."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None
@@ -215,7 +215,7 @@ class Archiver:
         """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
         backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
-            # Prometheus does not count the errors with which a counter begins. So it begins with 0.
+            # Prometheus ignores a counter's first value, so it begins with 0.
             metrics.ARCHIVE_ERRORS.labels(kind.__name__)
         while not self._stop.is_set():
             metrics.ARCHIVER_LAST_STEP.set(self._clock())
@@ -450,7 +450,7 @@ class Archiver:
         yield
 
     def _read_round(self) -> Iterator[None]:
-        # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
+        # Each round compares, even without anything to delete, so that metric and log report it soon.
         self._compare_history()
         self._round_found = set()
         for page in self._store.catalog.jobs():

@@ -22,7 +22,7 @@ _Value = TypeVar("_Value")
 
 
 class SingleFlightCache(Generic[_Key, _Value]):
-    """The most recently used values by key, ``max_bytes`` in all. A value that several want at once is loaded once."""
+    """The most recently used values by key, ``max_bytes`` in all. Concurrent callers share one load of a value."""
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class ChunkRecordCache:
         self._records: FIFOCache[tuple[JobRef, int], tuple[Chunk, float]] = FIFOCache(RECORDS)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk with line ``number``, or else the next one. The answer may be :data:`RECORD_SECONDS` old."""
+        """The chunk with line ``number``, or the next one. The answer can be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
             for (ref, last), (chunk, asked_at) in self._records.items():

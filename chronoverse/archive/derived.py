@@ -68,7 +68,7 @@ class DerivedBuilder:
     def __init__(self, job: JobRef) -> None:
         self.job: Final = job
         self.lines: Final = LineCollector(ShapeHasher())
-        #: The chunks whose lines were added, and those that are to be read next.
+        #: The chunks whose lines were added, and the chunks to read next.
         self.chunks: Final[list[Chunk]] = []
         self.left: list[Chunk] = []
 
@@ -82,7 +82,7 @@ class DerivedBuilder:
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
-        """Those of the job's ``chunks`` that are to be added yet. None to begin again: it has other chunks."""
+        """The job's ``chunks`` that are not added yet. None if they have changed: begin again."""
         names = [chunk.name for chunk in chunks]
         added = len(self.chunks)
         return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None

@@ -51,7 +51,7 @@ _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
 def import_jobs(
     store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
 ) -> Iterator[Imported]:
-    """Makes every job of the archive of which the store knows less. ``clock`` is Unix time.
+    """Restores every job of which the store lacks a part. ``clock`` is Unix time.
 
     A job without an end waits for its runner for ``lease_seconds``; one whose runner is resending lines comes last.
     Damaged and foreign objects are named. Raises as both stores do.
@@ -115,7 +115,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Import(NamedTuple):
-    """The import of one job, of which the archive has the objects ``listed``.
+    """The import of one job with the objects ``listed`` in the archive.
 
     Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has. Of the
     chunks that were read, ``sizes`` are the bytes of their messages, by name.
@@ -205,7 +205,7 @@ class _Import(NamedTuple):
             elif chunk := self._read(found):
                 chunks.append(chunk)
             else:
-                # Readers get an error for its lines, as for any object that is damaged, until somebody restores it.
+                # Readers get an error for its lines, as for any damaged object, until it is restored.
                 chunks.append(record)
                 if not found:
                     self._report(record.name, "the object is missing")
@@ -228,7 +228,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
-        """The record of the chunk with the most redacted lines, or else of the newest; None if all are damaged."""
+        """The record of the chunk with the most redacted lines, then the newest; None if all are damaged."""
         best: tuple[tuple[bool, int, float, int], Chunk] | None = None
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])

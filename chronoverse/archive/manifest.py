@@ -21,7 +21,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention of the job continues by its own date. An end in the future is not believed."""
+        """Whether the retention of the job continues by its own date. An end in the future is ignored."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 

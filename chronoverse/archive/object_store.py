@@ -47,7 +47,7 @@ class FileObjectStore:
                 with draft_of(path, data) as draft:
                     draft.rename(path)
             except FileNotFoundError as error:
-                # Meanwhile somebody has deleted the folder with its last object, or the temporary file.
+                # The folder, or the temporary file, was deleted meanwhile.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
             self._sync(path.parent)
 

@@ -11,7 +11,7 @@ from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
-#: What a line's JSON has in front of its message and behind it. A message has neither, since JSON escapes its quotes.
+#: What precedes and follows the message in a line's JSON. A message contains neither, since JSON escapes its quotes.
 _MESSAGE: Final = b'"message":"'
 _BEHIND: Final = b'","sequence_num":'
 

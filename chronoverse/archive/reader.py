@@ -241,7 +241,7 @@ def _entries(frame: Frame, lines: list[bytes], position: int, descending: bool) 
         return map(decode_entry, reversed(lines[:index]) if descending else lines[max(index + 1, 0) :])
     low, high = (0, position - 1) if descending else (position + 1, MAX_NUMBER)
     found: list[Entry] = []
-    #: The number that the frame has come to. An entry out of sequence has none of its own.
+    #: The number that the frame has reached. An entry out of sequence has no number.
     reached = frame.first - 1
     for entry in map(decode_entry, lines):
         if isinstance(entry, Gap):

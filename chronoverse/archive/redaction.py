@@ -36,7 +36,7 @@ class RedactionRequest(NamedTuple):
     exact: bool
 
     def change(self, line: Line) -> Line | None:
-        """The redacted line; None for a line that is not to be changed, or is redacted already."""
+        """The redacted line; None if it does not match, or is redacted already."""
         is_concerned = self.first <= line.sequence_num <= self.last and line.message != REDACTED_MESSAGE
         return line._replace(message=REDACTED_MESSAGE) if is_concerned and self.matches(line) else None
 

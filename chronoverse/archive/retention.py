@@ -21,7 +21,7 @@ class RetentionPolicy(NamedTuple):
 
     hot_bytes: int
     hot_seconds: float
-    #: Seconds after a job's end after which it is deleted, unless its workflow has a retention of its own.
+    #: Seconds after a job's end after which it is deleted, unless its workflow has its own retention.
     retention_seconds: float
     running_seconds: float = 300.0
     orphan_seconds: float = ORPHAN_SECONDS

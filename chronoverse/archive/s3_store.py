@@ -28,7 +28,7 @@ class S3ObjectStore:
         prefix: str = "",
         *,
         read_seconds: float = 5.0,
-        # After these no further attempt begins, and an answer's body is given up.
+        # After these no further attempt begins, and an unfinished answer is dropped.
         answer_seconds: float = 10.0,
         retry_seconds: float = 0.3,
     ) -> None:
@@ -88,7 +88,7 @@ class S3ObjectStore:
                     connect_timeout=3.0,
                     read_timeout=self._read_seconds,
                     retries={"total_max_attempts": 1},
-                    # A request beyond these makes a connection of its own.
+                    # A request beyond these makes its own connection.
                     max_pool_connections=16,
                     # Many servers that speak S3's protocol do not know its newer checksums.
                     request_checksum_calculation="when_required",

@@ -28,7 +28,7 @@ from chronoverse.files import draft_of
 FETCH_SECONDS: Final = 3.0
 #: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
-#: Bytes of a record as JSON, at most: a key set, of which every character may be escaped.
+#: Maximum bytes of a record as JSON: a key set with every character escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
 #: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
@@ -133,7 +133,7 @@ class KeySetFile:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Holds the lock, and yields True. Yields False at once if somebody else holds it. Raises OSError."""
+        """Holds the lock, and yields True; yields False at once if another process holds it. Raises OSError."""
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:

@@ -99,7 +99,7 @@ def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collecti
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim with this name, or else what a name such as ``kubernetes.io.namespace`` means in an object's claim."""
+    """The claim with this name, or the value inside an object, for a name such as ``kubernetes.io.namespace``."""
     if name in claims:
         return claims[name]
     for dot in re.finditer(r"\.", name):

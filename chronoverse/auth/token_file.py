@@ -1,4 +1,4 @@
-"""A bearer token in a file that somebody else renews, such as Kubernetes or an agent of a secret store."""
+"""A bearer token in a file that another program renews, such as Kubernetes or a secret store's agent."""
 
 from pathlib import Path
 

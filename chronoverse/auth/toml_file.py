@@ -1,4 +1,4 @@
-"""A TOML file that says whose tokens count for what. It is read again when it has changed."""
+"""A TOML file with rights of tokens, reread when it changes."""
 
 import logging
 import tomllib
@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from chronoverse.errors import RightsUnavailable, SettingsError
 
-#: Bytes of the file, at most. It is parsed between two requests, which takes 0.1 s for that many.
+#: Maximum bytes of the file. Parsing it delays a request by up to 0.1 s.
 MAX_FILE_BYTES: Final = 262_144
 
 log = logging.getLogger(__name__)

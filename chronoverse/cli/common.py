@@ -309,7 +309,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
-    # A link may come from anybody. Its service must not get the token of another one.
+    # A link is untrusted. Its service must not get the token of another one.
     if linked and linked != page_base(settings):
         raise errors.SettingsError(
             f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"

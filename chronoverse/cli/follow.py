@@ -118,7 +118,7 @@ class WorkflowLogs:
             self._stop.set()
 
     def _runs(self) -> bool:
-        """Whether a job runs of which the workflow's stream has not told yet. Asks once a second."""
+        """Whether a job runs that the workflow's stream has not reported yet. Asks once a second."""
         if time.monotonic() < self._asked_at + 1.0:
             return True
         self._asked_at = time.monotonic()

@@ -52,7 +52,7 @@ def jobs(
 def _watch(client: Client, workflow: str, output: str, status: str | None, label: list[str], limit: int) -> None:
     is_list = output == "text" and sys.stdout.isatty()
     show, known = common.item_text(output, _job_text), dict[str, dict[str, Any]]()
-    # A list of jobs with a status has to be told when a job gets another one.
+    # A filtered list must also get changes to other statuses.
     asked = None if is_list else status
     for event in client.follow_workflow(workflow, jobs=limit, status=asked, label=label):
         if isinstance(event, Notice):

@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_message(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # Whoever reads our output has closed it. Python flushes stdout when it exits, and that must not fail again.
+        # The reader of our output has closed it. Python flushes stdout at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # what a shell reports of a program that SIGPIPE has ended
     except (KeyboardInterrupt, click.Abort):

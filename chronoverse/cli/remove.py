@@ -103,7 +103,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
                 client.delete(JobRef(workflow, job["id"]))
                 deleted += 1
             except JobNotFound:
-                count -= 1  # it has expired meanwhile, or somebody else has deleted it
+                count -= 1  # it expired or was deleted meanwhile
             except ChronoverseError as error:
                 if error.status != HTTPStatus.CONFLICT:
                     raise

@@ -56,7 +56,7 @@ def serve_command(
 def check_address(bind: str, seconds: float = 5.0) -> None:
     """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times.
 
-    The workers of a service that was killed need a second to end. A Unix socket is not looked at: gunicorn replaces one
+    The workers of a killed service need a second to end. A Unix socket is not checked: gunicorn replaces one
     that an earlier service has left.
     """
     host, _, port = bind.rpartition(":")

@@ -1,4 +1,4 @@
-"""``chronoverse watches`` and ``chronoverse watch``: whom to tell what of a workflow's jobs."""
+"""``chronoverse watches`` and ``chronoverse watch``: webhooks about a workflow's jobs."""
 
 import time
 from typing import Any, Final

@@ -26,7 +26,7 @@ from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unre
 from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, parse_number
 
-#: Seconds of one request that waits. Proxies of others may give up after a minute.
+#: Seconds of one request that waits. Proxies can time out after a minute.
 WAIT_SECONDS: Final = 20
 RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
 READ_BYTES: Final = 65_536
@@ -161,7 +161,7 @@ class Client:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
             # When a token is renewed, nothing is wrong: waiting would only delay the next line.
             at_once = self._renews_token and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
-            # When no job came in time, there is no delay either: the next request does not wait for a job, and says so.
+            # If no job appeared in time, the next request follows at once, does not wait for a job, and gets a 404.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self._clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures and not is_over:

@@ -72,7 +72,7 @@ class ServiceConnection:
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Another one for the same service, with connections of its own. What both trust takes 1 MB of memory once."""
+        """Another one for the same service, with its own connections. What both trust takes 1 MB of memory once."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -136,7 +136,7 @@ class ServiceConnection:
                 connection.close()
 
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
-        """Sends a POST behind those that are not answered yet. The results are called in the order of sending.
+        """Sends a POST after those that are not answered yet. The results are called in the order of sending.
 
         They wait for the answer's body, raise errors of a refusal, and return None when the connection was lost: send
         it again then.
@@ -250,7 +250,7 @@ def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]
 
 
 def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPConnection:
-    """A connection to the server of ``url``, which waits that many seconds. It opens itself when it is used."""
+    """A connection to the server of ``url``, with a timeout in seconds. Opened on first use."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     # Without a port, http.client would look for one in an IPv6 address.

@@ -1,6 +1,6 @@
 """The agent of a node: finds the logs of its pods, and goes through them in turns, in one thread.
 
-Each turn takes some milliseconds of a log, so a fast log delays no other. Each log has a publisher of its own.
+Each turn takes some milliseconds of a log, so a fast log delays no other. Each log has its own publisher.
 """
 
 import os
@@ -20,7 +20,7 @@ from chronoverse.joblog.model import JobRef
 #: Seconds between two turns, unless a log has more to read at once; and between two looks for new logs and ends.
 TURN_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.5
-#: Seconds for which a container does not start until its job says so and ends. It may still start, as another job.
+#: Seconds after which a container that does not start becomes an ended job. It can still start, as another job.
 STUCK_SECONDS: Final = 30.0
 #: Bytes that are on their way of all logs together, beyond the least that each may have.
 TOTAL_BYTES: Final = 33_554_432

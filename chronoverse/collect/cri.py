@@ -87,7 +87,7 @@ class CriReader:
                 batches += self._whole(texts)
                 texts = []
             stream, tag, text = self._parse(line, parts)
-            # A time of another form is looked at again in each line.
+            # A time of another form is parsed again in each line.
             known_time = parts[0][:23] if parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line else b"-"
             known_stream, self._stream = stream.encode(), stream
             if tag == b"F" and stream not in self._open and len(text) <= self._max:

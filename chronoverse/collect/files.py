@@ -1,6 +1,6 @@
 """One log file as a stream of bytes, across its rotations. Knows nothing of what is in it.
 
-A program writes ``0.log``. Whoever rotates renames it to ``0.log.TIME``, and the program then opens a new ``0.log``.
+A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program then opens a new ``0.log``.
 Later the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is removed. Files are held open, so what
 was on the disk once can be read to its end. They are the only copy: nothing is kept here.
 """
@@ -84,7 +84,7 @@ class _File:
         self.offset += len(data)
         self._is_at_end = not data
         if not data and not self.is_compressed and os.fstat(file.fileno()).st_size < self.offset:
-            self._head, self.follows_gap = b"", True  # somebody has emptied it
+            self._head, self.follows_gap = b"", True  # it was truncated
             self.seek(0)
         return data
 

@@ -24,7 +24,7 @@ _SCHEDULED: Final = re.compile(r"-[0-9]{8,10}\Z")
 #: What the API server adds to a name that it generates, without vowels and what looks like another character.
 #: https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go
 _GENERATED: Final = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}\Z")
-#: Why a container waits that does not start without somebody's help, and why one has ended that never ran.
+#: Reasons why a container will not start by itself, or ended without having run.
 _STUCK: Final = (
     *("ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
     *("CreateContainerConfigError", "CreateContainerError"),
@@ -42,7 +42,7 @@ class ContainerEnd(NamedTuple):
 
 
 class Pod:
-    """A pod as it was when the API server last told of it. ``is_gone``: it was deleted.
+    """A pod as the API server last reported it. ``is_gone``: it was deleted.
 
     ``data`` is what the API has. Raises LookupError, TypeError or AttributeError for anything else.
     """
@@ -72,7 +72,7 @@ class Pod:
         self._statuses: Mapping[str, Mapping[str, Any]] = {str(each["name"]): each for each in statuses}
 
     def is_collected(self, namespaces: Collection[str]) -> bool:
-        """Whether its containers' logs become jobs: its annotation says so, or it is one that ends."""
+        """Whether its containers' logs become jobs: by its annotation, or because it is a pod that ends."""
         wanted = self._annotations.get("chronoverse/collect")
         ends = self._spec.get("restartPolicy") in ("Never", "OnFailure")
         return (not namespaces or self.namespace in namespaces) and (wanted == "true" or (wanted != "false" and ends))

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
-#: The file in such a directory that its owner has locked. Without it nobody can tell whether the owner lives.
+#: The file in the directory that its owner has locked, which shows whether the owner is alive.
 LOCK_NAME: Final = "owner.lock"
 
 

@@ -166,7 +166,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor with its lock, in a session of its own, unless another has the lock. ``give_up`` raises
+    """Starts a supervisor with its lock, in its own session, unless another has the lock. ``give_up`` raises
     instead.
     """
     with (

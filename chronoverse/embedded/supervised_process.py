@@ -1,4 +1,4 @@
-"""Runs another program next to this process: restarts it when it dies or stands still, and stops it at the end."""
+"""Runs another program next to this process: restarts it when it dies or hangs, and stops it at the end."""
 
 import contextlib
 import fcntl
@@ -41,9 +41,9 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    The program must read its standard input all the time (:func:`wait_for_owner_end`); when it stands still, it is
-    killed with its process group. It has ``file`` as number 3. ``on_death`` gets its process id and the seconds until
-    it is restarted, ``report`` whether it runs. This is no Popen: gevent and gunicorn reap all children.
+    The program must keep reading its standard input (:func:`wait_for_owner_end`). When it hangs, it is
+    killed with its process group. It has ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds
+    until it is restarted, ``report`` whether it runs. This is no Popen: gevent and gunicorn reap all children.
     """
 
     argv: list[str]
@@ -86,7 +86,7 @@ class SupervisedProcess:
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
         if self.file is not None:
             actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
-        # It has a process group of its own, so that Ctrl-C reaches only the master, which then stops the program.
+        # It has its own process group, so that Ctrl-C reaches only the master, which then stops the program.
         self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
         self._started_at = time.monotonic()
         self._has_answered = False

@@ -63,7 +63,7 @@ class _SupervisedServer:
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that has run for that many seconds has started well. If its SIGCHLD was missed, the end of one that
+        # A server that has run for so long has started well. If its SIGCHLD was missed, the end of one that
         # does not start is seen at the next SIGALRM, up to a second later.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True

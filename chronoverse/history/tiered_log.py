@@ -85,7 +85,7 @@ class TieredLog:
 
         def batch_of(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
-            # Nothing is read after the end, nor after a number that is too large: such an entry has no place here.
+            # Nothing is read after the end, nor after a number that is too large.
             newest = shown[-1] if shown else None
             is_end = isinstance(newest, End) or (isinstance(newest, OutOfSequence) and newest.last)
             is_last = len(entries) < count or is_end

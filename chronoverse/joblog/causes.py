@@ -2,7 +2,7 @@
 
 A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
 are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. The weights are
-learnt: ``python -m bench.causes --data DIR --learn`` prints them. Pure.
+learned: ``python -m bench.causes --data DIR --learn`` prints them. Pure.
 """
 
 import math
@@ -20,7 +20,7 @@ CAUSE_LINES: Final = 30
 UNIT: Final = 10
 #: Lines that are kept, at most, while a log is gone through. Those with the lowest scores are left out first.
 MAX_CLUES: Final = 2_000
-#: A cause whose screen has this part of all that speaks for any is said with high confidence.
+#: The share of all scores that a screen needs for high confidence.
 HIGH: Final = 0.6
 
 #: The words of a line that looks like an error, as an expression of RE2, case-insensitive. It is a query of the
@@ -39,7 +39,7 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Lines that are looked at, case-insensitive: wider than any feature, and without anchors, so that the prefilter
+#: Candidate lines, case-insensitive: wider than any feature, and without anchors, so that the prefilter
 #: of archived lines can use it.
 SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
@@ -241,7 +241,7 @@ class Reading(NamedTuple):
 
 
 class LineReader:
-    """Reads lines. Those that differ only in digits other than 0 are read once, which no feature tells apart."""
+    """Reads lines. Lines that differ only in digits other than 0 are read once: no feature tells them apart."""
 
     def __init__(self) -> None:
         self._features: Final = ExpressionSet(feature.pattern for feature in FEATURES)
@@ -317,7 +317,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The lines with a signal that were looked at, in any order: the number of each, and its scores without its place.
+    """The scanned lines with a signal, in any order: the number of each, and its scores without its place.
 
     Of more than twice :data:`MAX_CLUES`, those with the lowest scores are left out.
     """

@@ -1,7 +1,7 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
 A job's archived lines are in *chunks*, one object each. A chunk is a sequence of *frames*. A frame is a zstd frame of
-JSON Lines, so whoever wants a line reads one frame. The store has a record of every chunk under the chunk's last
+JSON Lines, so reading a line needs one frame. The store has a record of every chunk under the chunk's last
 number. Only chunks with a record are part of the log.
 """
 

@@ -1,6 +1,6 @@
 """What the entries of a log's Redis stream mean. Pure.
 
-Anybody may have written them, so nothing in them is trusted.
+They can be written by foreign runners, so nothing in them is trusted.
 """
 
 import sys

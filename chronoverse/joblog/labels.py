@@ -1,4 +1,4 @@
-"""Labels: what a job was for, such as its ``branch``. They are set once, and chosen by whoever writes the job.
+"""Labels: what a job was for, such as its ``branch``. They are set once, and chosen by the job's runner.
 
 In the store each is a field of the job's hash, ``label:KEY``. Everybody who may write there may have written anything.
 """
@@ -39,7 +39,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
 
 
 def check_labels(labels: object) -> Labels:
-    """The labels of a mapping that somebody has given us. Raises ValueError, which says what is wrong."""
+    """The labels of a mapping. Raises ValueError, which says what is wrong."""
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
         raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:
@@ -48,7 +48,7 @@ def check_labels(labels: object) -> Labels:
 
 
 def read_labels(found: object) -> Labels:
-    """The first labels of a mapping, which anybody may have written. Those that are none are left out."""
+    """The first labels of an untrusted mapping, without invalid ones."""
     return tuple(
         sorted(
             (key, value)

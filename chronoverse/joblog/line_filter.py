@@ -9,7 +9,7 @@ import orjson
 from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
-#: An expression is compared with a line's first characters, that many. The event loop waits for that: 10 ms at most.
+#: Characters of a line that an expression is compared with. The event loop waits for at most 10 ms.
 MAX_CHARACTERS: Final = 2**16
 
 _DATA: Final = b"\ndata: "

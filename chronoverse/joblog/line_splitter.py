@@ -102,7 +102,7 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts off so much of the rest; less if that ends with what may be the beginning of a secret, and is short."""
+        """Cuts off up to so many bytes of the rest: less if they end with what may be the beginning of a secret."""
         if self._mask is not None and length:
             is_too_long = len(self.rest) > self._max
             length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
@@ -182,7 +182,7 @@ class ProgressFilter:
         return state + (b"" if rest.startswith(b"\n") else b"\n") + self._start_state(rest)
 
     def _start_state(self, text: bytes) -> bytes:
-        """``text`` begins with a state of which nothing was returned."""
+        """``text`` begins with a state that was not returned at all."""
         if b"\r" in text:
             states = text.rstrip(b"\r")
             self._ends_with_return = len(states) < len(text)
@@ -195,7 +195,7 @@ class ProgressFilter:
         return text[:end]
 
     def _drop_overwritten(self, line: bytes) -> bytes:
-        """The states of ``line`` that stay, as lines: the last one, and those that are too long to be held back."""
+        """The states of ``line`` that are published, as lines: the last one, and those too long to hold back."""
         line = line.rstrip(b"\r")
         if len(line) <= self._limit:
             return line[line.rfind(b"\r") + 1 :]

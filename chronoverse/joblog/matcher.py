@@ -72,7 +72,7 @@ class Matcher:
         return self._size if self._regex else 0
 
     def is_heavy(self, size: int) -> bool:
-        """Whether a search in that many characters may take long, and should run in another thread without the GIL.
+        """Whether searching ``characters`` characters may take long, and should run in another thread without the GIL.
 
         RE2 may need many states: `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of a and b.
         """
@@ -245,7 +245,7 @@ def _compiled(
     options.case_sensitive = case_sensitive
     options.never_capture = not captures
     try:
-        # The module would keep the last 128 patterns with their automata. Whoever needs a pattern again keeps it.
+        # The module would cache the last 128 patterns with their automata. Callers keep the patterns that they reuse.
         compiled = re2.compile(query, options)
         re2.purge()
         return compiled

@@ -68,7 +68,7 @@ def iso_or_none(milliseconds: float) -> str | None:
 
 
 def read_time(text: str) -> str | None:
-    """An ISO 8601 time, which anybody may have written, as :func:`iso_timestamp` writes it. None for any other text."""
+    """An untrusted ISO 8601 time, as :func:`iso_timestamp` writes it. None for any other text."""
     seconds = seconds_of(text)
     if seconds is None:
         return None
@@ -248,7 +248,7 @@ class End(NamedTuple):
 
 
 class OutOfSequence(NamedTuple):
-    """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
+    """An entry without its own number, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
     ``last`` means that its number is too large, so that nothing after it can be shown.
     """
@@ -307,7 +307,7 @@ class Job:
 
     @property
     def created_seconds(self) -> float | None:
-        """When the job was created, in Unix seconds, or else when it started. None for a foreign job without either."""
+        """When the job was created, otherwise started, in Unix seconds. None for a foreign job without either."""
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     def listed(self, created_ms: float) -> "Job":

@@ -23,7 +23,7 @@ _Value = TypeVar("_Value")
 #: Changes whenever a line may have another shape than before, or a packed set another form.
 VERSION: Final = 3
 _HASH_BYTES: Final = 8
-#: Shapes of one log. With more, it takes too much memory to be compared with, and says too little.
+#: Maximum shapes of one log. A comparison with more would need too much memory.
 MAX_SHAPES: Final = 100_000
 #: Bytes of a shape in a packed set: its hash, and the number of its first line.
 ENTRY_BYTES: Final = _HASH_BYTES + 6
@@ -108,7 +108,7 @@ _NAMES: Final = (
 )
 #: What may stand before and after such a name.
 _PUNCTUATION: Final = "[](){}<>\"',.:;"
-#: Signs of which a ruler, a progress bar or a mark is made.
+#: Characters of rulers, progress bars and marks.
 _REPEATED: Final = re.compile(r"([-=.*~#+_^<>!|:/\\\u2500-\u259f\u2022\u00b7\u2026])\1\1+")
 
 

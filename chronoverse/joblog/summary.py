@@ -101,7 +101,7 @@ class Hunk:
 
 @dataclass(slots=True)
 class FoundLines:
-    """The lines of one kind among those from number ``low`` to ``high``, which were looked at. The next is added at an
+    """The lines of one kind among the scanned lines from number ``low`` to ``high``. The next is added at an
     end.
 
     Lines of one shape are one group: ``shape_of`` returns a message's shape, ``weigh`` how telling it is. ``is_whole``:
@@ -299,14 +299,14 @@ def compose(
 
 
 def _count(found: FoundLines, begin: int) -> int | None:
-    """The number of lines. None when not all lines from number ``begin`` on were looked at."""
+    """The number of lines. None until all lines from number ``begin`` on are scanned."""
     return found.count if found.low <= begin else None
 
 
 def _cause(
     job: Job, guess: Cause | None, new: FoundLines | None, last: Sequence[Line]
 ) -> tuple[int, int, int, str, str] | None:
-    """Where the log of a failed or lost job is to be opened: first, last and most telling line, kind, confidence."""
+    """Where the log of a failed or lost job opens: first, last and most telling line, kind, confidence."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
     if job.status is Status.FAILED and new and (hunk := new.best_hunk(job.first)):

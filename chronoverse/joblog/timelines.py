@@ -22,7 +22,7 @@ from chronoverse.joblog.shapes import MAX_SHAPES
 
 #: Changes whenever a line may have another key than before, or a packed timeline another form.
 VERSION: Final = 1
-#: Lines of a log that are kept to be found again in other runs. A log with fewer lines keeps all of them.
+#: Lines of a log that are kept for comparison with other runs. A log with fewer lines keeps all of them.
 MAX_ANCHORS: Final = 4_096
 #: Bytes of the longest packed timeline, even if nothing in it can be compressed.
 MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
@@ -113,7 +113,7 @@ class Timeline(NamedTuple):
         numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
         elapsed = accumulate(map(add, pauses, rests))
         anchors = tuple(map(Anchor, accumulate(numbers), keys, pauses, elapsed))
-        # Whoever may write to the archive may have written it. JSON has no larger numbers.
+        # It is untrusted. JSON has no larger numbers.
         largest = (anchors[-1].number, anchors[-1].elapsed) if anchors else ()
         if max(*values[1:7], *largest) > _LARGEST:
             raise ValueError("a timeline without a log")

@@ -28,7 +28,7 @@ _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 class Watch:
     """A watch. ``label`` are the labels that a job must have; of ``same`` see :meth:`compares`.
 
-    ``seconds`` is the silence that is told, None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
+    ``seconds`` is the silence to report, None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
 
     workflow_id: str
@@ -60,7 +60,7 @@ class Watch:
         return cls(**found, label=label, watch_id=watch_id)
 
     def tells(self, job: Job) -> bool:
-        """Whether an end of ``job`` is told, or of one that runs its silence."""
+        """Whether the end of ``job`` is reported, or the silence of a running one."""
         return has_labels(job.labels, self.label) and (self.on == "silent" or job.status in self.status)
 
     def compares(self, job: Job, other: Job) -> bool:

@@ -16,7 +16,7 @@ from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
-#: Bytes of one slice; a longer single frame is a slice of its own. A viewer that stops reading holds one slice.
+#: Bytes of one slice; a longer single frame is its own slice. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
 #: Slices that are cut short end at multiples of this. A socket takes 130,966 bytes at once.
 SLICE_STEP_BYTES: Final = 126 * 2**10
@@ -86,7 +86,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """Which of ``subjects``, all of which want the same, may take time now. None when all have to wait."""
+        """Which of ``subjects``, waiting for the same work, can spend time now. None when all have to wait."""
         now = self._clock()
         self._left = min(_FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
@@ -251,7 +251,7 @@ class Feed:
         return True
 
     def skip(self, to: int) -> None:
-        """Goes on after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there."""
+        """Continues after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there."""
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return

@@ -1,4 +1,4 @@
-"""A viewer's walk through lines that the tail does not hold any more, by reads of its own."""
+"""A viewer's walk through lines that the tail does not hold any more, by its own reads."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -45,7 +45,7 @@ class Replay:
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
         """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
 
-        Sets ``reason`` when the stream ends with them. After ``ends_at``, on the viewer's clock, nobody wants any.
+        Sets ``reason`` when the stream ends with them. ``ends_at`` is the viewer's deadline, on its clock.
 
         Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
         :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.

@@ -1,4 +1,4 @@
-"""Older lines in segments. Each segment is read and encoded once for all viewers of a worker that want it."""
+"""Older lines in segments. Each segment is read and encoded once for all viewers of a worker."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ MAX_SEGMENT_BYTES: Final = 256 * 2**10
 SEGMENT_LINES: Final = (4, 512)
 #: Bytes of lines that one read of the store may bring, if runners may write longer lines.
 READ_BYTES: Final = 32 * 2**20
-#: Lines of the first segment, before anybody knows how long the lines are.
+#: Lines of the first segment, while the length of the lines is unknown.
 FIRST_LINES: Final = 32
 #: Seconds for which a segment is cached. The tail needs as long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
@@ -89,7 +89,7 @@ class ReplayCache:
         self._archive: Final = archive or ArchiveReader()
         #: One for each server of the store, so that only viewers of its own jobs wait for one that does not answer.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, pause))
-        #: Those of the same servers. Whoever holds the lock may use the reader.
+        #: Readers of the same servers. The holder of the lock can use the reader.
         self._readers: dict[Hashable, SequentialReader] = {}
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
         self._most_bytes = most_bytes
@@ -196,7 +196,7 @@ class ReplayCache:
         with lock.hold():
             if cached := self._find_complete(key):
                 return cached
-        # Without the lock, because the object may be far away. It is fetched once for all who want it.
+        # Without the lock, because fetching can be slow. It is fetched once for all callers.
         self._archive.entries(ref, cursor, 1)
         with lock.hold():
             if cached := self._find_complete(key):

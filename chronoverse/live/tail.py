@@ -1,4 +1,4 @@
-"""Reads the new lines of all watched jobs, once for all viewers of a worker. Two threads go on after any error:
+"""Reads the new lines of all watched jobs, once for all viewers of a worker. Two threads continue after any error:
 
 the *reader* publishes new entries into feeds; the *housekeeper* checks quiet jobs, and wakes viewers that are due.
 """
@@ -189,7 +189,7 @@ class Tail:
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
         for feed, end in ended:
-            # Somebody may have written after the end, so that the check did not find it. It is still the end.
+            # An entry after the end may have hidden it from the check. It is still the end.
             job = (feed.job or Job(feed.ref, end.status)).ended(end)
             feed.reconcile(job)
             feed.close(job.closing_frames(end, self.lease_seconds))
@@ -300,7 +300,7 @@ class Tail:
         for feed in due:
             servers.setdefault(self._store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            # In a thread of its own, so that a server that hangs does not delay the others.
+            # In its own thread, so that a server that hangs does not delay the others.
             before = self._checkers.get(server)
             if before is None or not before.is_alive():
                 check = partial(_logging_errors, "the tail reader cannot check some jobs", self.check_jobs, theirs)
@@ -376,7 +376,7 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 def _observe_delay(entry: RawEntry) -> None:
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
     written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
-    # Older lines do not count: their runner was cut off and appends them late, which says nothing about our delay.
+    # Older lines are excluded: their runner was cut off and appends them late, which is not our delay.
     if written is not None and time.time() - written < 3_600:
         # A runner's clock may be ahead of ours.
         metrics.DELIVERY_DELAY.observe(max(time.time() - written, 0.0))

@@ -1,4 +1,4 @@
-"""One open event stream: older lines by reads of its own, then new lines from the feed's ring, then the end.
+"""One open event stream: older lines by its own reads, then new lines from the feed's ring, then the end.
 
 A viewer has a cursor, the number of the last line it has sent. A slow one that falls out of the ring replays again.
 """
@@ -20,7 +20,7 @@ from chronoverse.live.tail import Tail, count_store_error
 #: Seconds without an answer from the store after which a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a client gets the cursor when no line passes its filter. It may be told half a second late.
+#: Seconds after which a client gets the cursor when no line passes its filter. It can be half a second late.
 CURSOR_SECONDS: Final = 0.4
 
 

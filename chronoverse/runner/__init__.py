@@ -11,7 +11,7 @@ http_log_writer   publishes through the service, for who cannot reach the store
 ci_labels         the labels that a run gets from the environment of a CI system
 readback          compares a log with a copy of its lines before that is deleted
 run               all of these together: ``chronoverse run``
-resend            delivers the spool file that a runner left behind: ``chronoverse deliver``
+resend            delivers the spool file that a runner left: ``chronoverse deliver``
 api               publishing from Python programs
 
 The command never waits for the store: its lines go to the spool, and the publisher's thread takes them from there.

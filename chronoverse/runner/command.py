@@ -1,4 +1,4 @@
-"""Runs one command in a process group of its own: captures and copies its output, and forwards signals to it."""
+"""Runs one command in its own process group: captures and copies its output, and forwards signals to it."""
 
 import contextlib
 import os

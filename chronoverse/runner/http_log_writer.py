@@ -74,7 +74,7 @@ class HttpLogWriter:
         )
 
     def twin(self) -> "HttpLogWriter":
-        """Another writer of the same service, which sends ahead on a connection of its own."""
+        """Another writer of the same service, which sends ahead on its own connection."""
         twin = copy.copy(self)
         twin._service = self._service.twin(twin._next_token)
         return twin
@@ -133,7 +133,7 @@ class HttpLogWriter:
         return self.append_runs(attempt, first + count_lines(one), other)
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Sends an append behind those that are not answered yet. The result returns and raises as the append does."""
+        """Sends an append after those that are not answered yet. The result returns and raises as the append does."""
         plain = partial(self.append_runs, attempt, first, runs)
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
@@ -151,7 +151,7 @@ class HttpLogWriter:
         return answer
 
     def _fits(self, lines: int, runs: int) -> bool:
-        """Whether a request may have so many. The service parses no more than 20,000 quotation marks and the like."""
+        """Whether a request can have so many lines. The service parses at most 20,000 structural characters."""
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
 
     def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class JobResult(NamedTuple):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    A spool that another process left behind is continued where that process stopped, with its token. The job of a
+    A spool that another process left is continued where that process stopped, with its token. The job of a
     reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
     lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
     job, instead of :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not
@@ -249,7 +249,7 @@ class Publisher:
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
         """Sends the next lines, and waits for the oldest answer. What fills an append is sent before that.
 
-        Raises :class:`ForeignLines` when somebody else writes to the log. If neither the store nor the spool has the
+        Raises :class:`ForeignLines` when another program writes to the log. If neither the store nor the spool has the
         next line, tells the store, which names it in the log.
         """
         while len(self._unanswered) < store.appends_ahead:
@@ -396,7 +396,7 @@ class Publisher:
             except ChronoverseError:
                 self._stop.wait(1.0)  # the publisher notices the store's return earlier
             except Exception:
-                # Whoever has stopped us does not wait for us, and may close the store during a question.
+                # The caller of stop() does not wait, and may close the store during a request.
                 if not self._stop.is_set():
                     raise
             else:
@@ -455,7 +455,7 @@ class Publisher:
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")
-        # Of a job that this process has never opened, the spool may also have lines of our own, or get some.
+        # Of a job that this process has never opened, the spool may also have our own lines, or get some.
         has_own = self._attempt is self._earlier_attempt and (
             self._result is None or self.spool.end > self._earlier_end
         )

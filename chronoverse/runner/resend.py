@@ -1,4 +1,4 @@
-"""Delivers a spool file that a runner left behind: its lines, and then how the job ended.
+"""Delivers a spool file that a runner left: its lines, and then how the job ended.
 
 The file is removed only when the store has ended the job and has given back every line of the file.
 """

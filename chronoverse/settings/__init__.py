@@ -354,7 +354,7 @@ class Settings:
 
 
 def reached_at(url: str) -> str:
-    """The URL at which this machine reaches a service: one that is bound to all addresses has no URL of its own."""
+    """The URL at which this machine reaches a service that may be bound to all addresses."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 

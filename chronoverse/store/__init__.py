@@ -11,7 +11,7 @@ Each of these uses those below it:
     driver    redis-py with our timeouts and errors
     scripts/  Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
 
-``live_reader`` waits for new entries of all jobs that a worker watches, on connections of its own, and
+``live_reader`` waits for new entries of all jobs that a worker watches, on its own connections, and
 ``sequential_reader`` has one for replays. ``changes`` reads what the scripts note of a workflow's jobs. ``durability``
 asks whether writes are on the disk or on a replica, ``keys`` has the names of keys, ``adaptive_batch`` says how many
 lines are read at once, and ``server_checks`` warns of servers that may lose logs.

@@ -187,7 +187,7 @@ class JobCatalog:
         return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:
-        """Sets a workflow's own settings, or with None removes them: quotas from now on, retention for later jobs."""
+        """Sets a workflow's own settings; None removes one. Quotas apply at once, the retention to later jobs."""
         changes = {"changed_ms": round(1000 * self._clock()), **changes}
         key = self._keys.of_workflow(workflow_id, "settings")
         if removed := [name for name, value in changes.items() if value is None]:

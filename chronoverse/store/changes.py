@@ -77,7 +77,7 @@ def _reply(state: bytes) -> list[Any] | None:
     """What ``get_job.lua`` answered then. Lua writes an empty list as an object."""
     if not state:
         return None
-    # Anybody may have set labels that are not UTF-8.
+    # Labels are untrusted, and may not be UTF-8.
     answer = json.loads(state.decode("utf-8", "surrogateescape"))
     return [
         [text.encode("utf-8", "surrogateescape") for text in each]

@@ -21,7 +21,7 @@ _AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """An object is to be deleted since ``seconds``.
+    """An object that has been garbage since ``seconds``.
 
     ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
     """

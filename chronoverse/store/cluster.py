@@ -138,7 +138,7 @@ class ClusterTopology(Topology):
         return masters
 
     def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
-        # A node that stands still comes last: each command that fails there makes the map stale, and all wait for it.
+        # A node that hangs comes last: each command that fails there makes the map stale, and all wait for it.
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
     def refresh(self) -> None:

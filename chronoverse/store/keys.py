@@ -9,7 +9,7 @@ from chronoverse.joblog.model import JobRef
 ARCHIVE_LOCK: Final = "sealer"
 #: The kinds of keys of a job, which end the keys' names and have only letters, and their types. ``check_types`` in
 #: common.lua takes the types from here, and a deletion removes all but the tombstone. The keys of an ended job that is
-#: not archived expire instead, if ``end_job`` there says so.
+#: not archived expire instead, if ``end_job`` there decides so.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",

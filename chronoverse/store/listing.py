@@ -1,4 +1,4 @@
-"""The listing of each workflow: a sorted set of job ids by creation time. A foreign job is added by whoever asks for
+"""The listing of each workflow: a sorted set of job ids by creation time. A foreign job is added when somebody asks for
 it.
 """
 

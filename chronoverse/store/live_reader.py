@@ -395,7 +395,7 @@ class LiveReader:
         while not self._closed.is_set() and not self._ends(node):
             try:
                 found = node.read(self._count)
-            except Exception as error:  # The thread must go on, or its jobs would stay silent.
+            except Exception as error:  # The thread must continue, or its jobs would stay silent.
                 failures += 1
                 if failures == 1:
                     log.warning("the tail reader cannot read some jobs: %s", error)

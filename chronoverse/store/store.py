@@ -213,7 +213,7 @@ class Store:
         return [(each["from"], each["to"]) for each in self.chunks.redactions(job, count)]
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
-        """For the process's tail reader, on connections of its own; see :class:`LiveReader`."""
+        """For the process's tail reader, on its own connections; see :class:`LiveReader`."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:

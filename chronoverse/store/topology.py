@@ -14,7 +14,7 @@ Work = Callable[[redis.Redis], Result]
 
 
 class PoolKind(Enum):
-    """What a client is for. Each kind has connections of its own, so that no reader uses up what others need."""
+    """What a client is for. Each kind has its own connections, so that no reader uses up what others need."""
 
     #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"
@@ -30,7 +30,7 @@ class PoolKind(Enum):
 class Topology:
     """Which server has which keys: here the one at ``url``. Raises the driver's errors.
 
-    ``version`` grows when workflows may have moved. A caller with a connection of its own passes its errors to
+    ``version`` grows when workflows may have moved. A caller with its own connection passes its errors to
     :meth:`report_error`.
     """
 
@@ -48,7 +48,7 @@ class Topology:
         found = self._clients.get((url, pool))
         if found is None:
             retries = 0 if pool in (PoolKind.APPENDS, PoolKind.WAITS) else 1
-            # Whoever asks for a health check, such as a kubelet, waits for seconds at most.
+            # Clients of health checks, such as a kubelet, wait for seconds at most.
             timeout = 1.0 if pool is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
             found = self._clients[url, pool] = new_client(url, retries=retries, timeout=timeout, **self._options)
         return found

@@ -33,7 +33,7 @@ class DeliveryState(NamedTuple):
 
 
 class KeptWatch(NamedTuple):
-    """A watch as the store has it. ``waiting`` events are to be told, ``dropped`` were not delivered and are gone."""
+    """A watch as the store has it. ``waiting`` events are not delivered yet, ``dropped`` ones never will be."""
 
     watch: Watch
     state: DeliveryState = DeliveryState()
@@ -115,7 +115,7 @@ class WatchStore:
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
-        """Removes a watch and what it has not told. Returns whether there was one."""
+        """Removes a watch and its waiting messages. Returns whether there was one."""
         key, names = self._keys.watches(workflow_id), [watch_id, f"{watch_id}:state", f"{watch_id}:dropped"]
         found = self._commands.run(workflow_id, "HDEL", key, *names)
         self._commands.run(workflow_id, "DEL", self._keys.watch_queue(workflow_id, watch_id))
@@ -144,7 +144,7 @@ class WatchStore:
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
         """The next event of each watch that has one that is due, by the watches' ids.
 
-        Nobody gets another one of such a watch until it is settled, or for CLAIM_SECONDS.
+        No other process gets an event of such a watch until this one is settled, or for CLAIM_SECONDS.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -186,7 +186,7 @@ class WatchStore:
                 yield workflow_id, *reply
 
     def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
-        """Notes that what is to be told of these changes is queued."""
+        """Notes that the messages about these changes are queued."""
         key = self._keys.of_workflow(workflow_id, "changes")
         self._commands.run(workflow_id, "XACK", key, _GROUP, *(entry_id for entry_id, _ in entries))
 

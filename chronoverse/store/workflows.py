@@ -58,7 +58,7 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""
+        """Adds a workflow whose newest job was created then. Nothing is raised: :meth:`read` repairs the list."""
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 
@@ -128,7 +128,7 @@ class WorkflowList:
                 self._on_list("ZADD", workflow.last_job_ms, workflow_id)
             elif workflow is None and score is not None:
                 self._on_list("ZREM", workflow_id)
-                # A job may have been listed since then. Whoever lists a job adds its workflow afterwards.
+                # A job may have been listed since then. Its workflow is added after it.
                 (again,) = self._count([workflow_id])
                 if isinstance(again, Workflow):
                     self.add(workflow_id, again.last_job_ms)

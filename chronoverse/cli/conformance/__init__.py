@@ -78,7 +78,7 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     chosen = [case for case in CASES if not only or case.name in only]
     tried = [case for case in chosen if case.name not in skip]
     failed = 0
-    # Otherwise the service would go on without us.
+    # Otherwise the service would outlive this process.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with running_service() as target, results_of(tried, command, target) as results:
         for case in chosen:

@@ -210,7 +210,7 @@ CASES: Final = (
         before=partial(_other_run, end=Status.PENDING),
         job={"attempt": 2},
     ),
-    # Whoever looks at a job without a lease declares it LOST.
+    # Reading a job without a lease declares it LOST.
     Case(
         "silent",
         "The lease is renewed while nothing is printed",

@@ -30,7 +30,7 @@ class Fault(NamedTuple):
 
     ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
     ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead. The first ``times``
-    requests are hit; or else all of any route, in the ``seconds`` from the first one on.
+    requests are hit; otherwise all requests, in the ``seconds`` after the first one.
     """
 
     how: str | int
@@ -79,7 +79,7 @@ class Proxy(ThreadingHTTPServer):
         return 503 if self.is_out else ""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The runner was killed, or has given up a request."""
+        """The runner was killed, or has aborted a request."""
 
 
 def _count_lines(content: Mapping[str, Any]) -> int:
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _parse(self, body: bytes) -> dict[str, Any]:
-        """The body's JSON. Empty for what is none: the service will say so."""
+        """The body's JSON; empty for invalid JSON, which the service refuses."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             content = orjson.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
             if isinstance(content, dict):

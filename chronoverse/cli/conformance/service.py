@@ -40,7 +40,7 @@ def running_service() -> Iterator[Target]:
     """Runs a service in the ``with`` block. Raises :class:`Unreachable` with its messages when it does not start."""
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
-        # The user's own settings do not count, nor does what gunicorn and the metrics read.
+        # The user's settings are ignored, also those of gunicorn and the metrics.
         foreign = ("GUNICORN_", "PROMETHEUS_", "OTEL_")
         environ = {name: value for name, value in job_environ().items() if not name.startswith(foreign)}
         environ |= {

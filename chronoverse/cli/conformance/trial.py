@@ -183,7 +183,7 @@ class Trial:
             raise Broken("no such job in the service") from error
 
     def wait_for_line(self, text: str) -> None:
-        """Waits until the log has such a line. Raises :class:`Broken` if it does not come while the runner runs."""
+        """Waits until the log has the line. Raises :class:`Broken` if it does not while the runner runs."""
         deadline = time.monotonic() + PATIENCE_SECONDS / 2
         while self.process.poll() is None and not self._stop.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(JobNotFound):
@@ -248,7 +248,7 @@ def check_end(trial: Trial) -> Iterator[str]:
     end = {"status": "FAILED" if code else "COMPLETED", "exit_code": code, "lines": len(trial.lines), "dropped": 0}
     for name, expected in {**end, "labels": labels, **trial.case.job}.items():
         found = trial.job.get(name)
-        # The runner may set labels of its own, such as those of a CI system.
+        # The runner may set its own labels, such as those of a CI system.
         if found != expected and not (name == "labels" and expected.items() <= (found or {}).items()):
             yield f"the job's {name} is {found} and should be {expected}"
     yield from check_exit(trial)

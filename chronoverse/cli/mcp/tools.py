@@ -228,7 +228,7 @@ class Tools:
     def summary(
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
-        """The service's summary, asked for until all lines were looked at, or :data:`_LOOKING_SECONDS` are over."""
+        """The service's summary, requested until all lines are scanned, or :data:`_LOOKING_SECONDS` are over."""
         query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
         found = self._ask_until_complete("summary", workflow_id, job_id, **query)
         most, is_truncated = message_bytes(max_bytes), found["truncated"]
@@ -400,7 +400,7 @@ class Tools:
         query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
-            # That many lines of one job have room, with all that their JSON has beside messages.
+            # So many lines of one job fit, with the JSON around their messages.
             query |= {"status": status, "label": label, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
             limit, most = min(max(max_bytes // 1_400, 1), 20), message_bytes(max_bytes)
 

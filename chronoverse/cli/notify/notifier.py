@@ -36,7 +36,7 @@ IDLE_SECONDS: Final = 10.0
 #: How long a watch waits after failures in a row, and this process when the store is away.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
-#: For how long ends are told late. That they were told is known for a day more.
+#: How late ends are still reported. That they were reported is known for a day more.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Jobs among which the one before a change is looked for.
 LOOK_BACK: Final = 500
@@ -163,7 +163,7 @@ class Notifier:
             return
         self._read_watches(workflow_id)
         for entry in entries:
-            # Anybody may have written something else.
+            # The entry is untrusted.
             with contextlib.suppress(StoreError):
                 change = read_change(workflow_id, entry)
                 # An end that is archived already was imported, and is old.

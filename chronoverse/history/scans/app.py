@@ -170,7 +170,7 @@ class ScanApp:
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
         found: dict[int, bytes] = {}
         position, count, has_progress = scan.position, 0, False
-        # Otherwise the lines of a batch take no time, and all of them are looked at, however late they came.
+        # Otherwise the lines of a batch take no time, and all of them are scanned, however late they arrived.
         is_search = search is not None or matcher is not None
 
         def page(has_more: bool) -> Page:
@@ -203,7 +203,7 @@ class ScanApp:
                 if budget.is_used_up():
                     break
         except SearchTooExpensive:
-            # Lines that were found before make a page of their own. The next page then raises this error.
+            # Lines that were found before make their own page. The next page then raises this error.
             if not found:
                 raise
             return page(True)
@@ -249,7 +249,7 @@ class ScanApp:
                 return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for, labels, own=own)[0]
             return None
 
-        # The comparison and the new lines may use up all the time. The errors have as much for themselves.
+        # The comparison and the new lines can use up all their time. The errors have as much again.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
@@ -319,7 +319,7 @@ class ScanApp:
     def _position_of(self, job: Job) -> ListingPosition | None:
         """Where the job stands in the listing of its workflow; None for a foreign job without any time.
 
-        That was listed when somebody first asked for it, so any other job may be older.
+        A foreign job is listed when it is first read, so any other job may be older.
         """
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)

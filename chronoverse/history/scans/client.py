@@ -54,7 +54,7 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` asks for, and the last number that they cover. Raises as :meth:`ask` does.
 
-        None while no server runs: then the worker filters by itself, so that streams do not stand still meanwhile.
+        None while no server runs: then the worker filters, so that streams continue.
         """
         if self._server is None or not self._server[0].is_up:
             return None

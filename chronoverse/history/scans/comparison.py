@@ -1,4 +1,4 @@
-"""Compares a log with other runs: finds the lines of which none of these runs has the shape.
+"""Compares a log with other runs: finds the lines whose shape none of these runs has.
 
 Shapes that are not in the archive are collected from logs, cached, and continued by the next request.
 """
@@ -23,10 +23,10 @@ from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 COMPARED_JOBS: Final = 5
 #: Good runs that a branch must have, so that a job is compared with them alone.
 _LEAST_RUNS: Final = 3
-#: The branches, of which the first with enough good runs is taken when the job's own has too few.
+#: The branches to try when the job's own has too few good runs.
 _DEFAULT_BRANCHES: Final = ("main", "master")
 _RECENT_JOBS: Final = 200
-#: Jobs that are looked at to find the good runs with certain labels, which takes 0.1 s. A branch may have few of them.
+#: Jobs to search for good runs with certain labels, which takes 0.1 s. A branch can have few of them.
 LABELLED_JOBS: Final = 1_000
 
 

@@ -85,7 +85,7 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
         scan = pool.submit(app, *request)
         while not wait([scan], timeout=0.02).done:
             if time.process_time() - began > 0.05:
-                # No thread may raise its priority again, so each scan has a thread of its own.
+                # No thread may raise its priority again, so each scan has its own thread.
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, thread_ids[0], os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
                 break

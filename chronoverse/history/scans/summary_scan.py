@@ -116,7 +116,7 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines that were not looked at for ``found`` yet, and whether each one matches ``search``.
+    """The lines that were not scanned for ``found`` yet, and whether each one matches ``search``.
 
     First come those that a running job has written since, then the others from the end backwards, while there is time.
     """

@@ -59,7 +59,7 @@ def read_jobs_page(
             except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
                 jobs.append(_job_json(job, [], more=False, error=str(error), **which))
             except StoreUnavailable:
-                # What was found before makes a page of its own. The next page raises this error, if it lasts.
+                # What was found before makes its own page. The next page raises this error, if it lasts.
                 if jobs:
                     return JobsPage(jobs, position)
                 raise
@@ -74,7 +74,7 @@ def read_jobs_page(
 
 
 def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
-    """The same, without the jobs that are not to be searched: only where they are in the listing is left of them."""
+    """The same, without the jobs that are not searched: only their positions in the listing remain."""
     time_range = TimeRange(scan.since, scan.until)
     for each in listed:
         job = each.job

@@ -11,7 +11,7 @@ from chronoverse.joblog.secret_forms import SecretForms
 
 #: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
 _MIN_CHARACTERS: Final = 4
-#: Bytes that a secret may have. That many may be held back until it is known whether they are the secret.
+#: Maximum bytes of a secret. So many can be held back until it is known whether they are the secret.
 MAX_BYTES: Final = 65_536
 
 

@@ -157,7 +157,7 @@ def _prepare(master: int, slave: int, interactive: bool) -> None:
     # Ctrl-Z must not stop the command: only a shell could continue it, and the shell does not know the command.
     modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")
     if not interactive:
-        # Our own terminal, if we have one, is then not raw and adds the carriage returns itself. A file wants none.
+        # Our own terminal, if we have one, is then not raw and adds the carriage returns itself. A file has none.
         modes[1] &= ~termios.ONLCR
     termios.tcsetattr(slave, termios.TCSANOW, modes)
     termios.tcsetwinsize(master, _size())

@@ -187,7 +187,7 @@ class Spool:
     def reassign(self) -> None:
         """The lines are to be published as another job. Forgets their own, and the numbers that they had there.
 
-        The file says so once that job has an attempt.
+        The file records it once that job has an attempt.
         """
         with self._changed:
             self.is_reassigned = True
@@ -270,7 +270,7 @@ class Spool:
                     self._remove_safe()
 
     def drop_earlier(self, index: int) -> None:
-        """Removes the lines below ``index``. Nobody wants them any more."""
+        """Removes the lines below ``index``, which are no longer needed."""
         with self._changed:
             self.acked = self.safe = self.first = index
             self._memory.delete(0, index)

@@ -262,7 +262,7 @@ def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
         except SpoolInUse:
             continue
         except SpoolError:
-            pass  # whoever delivers it gets to know why
+            pass  # delivering it reports why
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path, state))
     return {path: state for _, path, state in sorted(found, key=itemgetter(0, 1))}
@@ -303,7 +303,7 @@ _EARLIER: Final = (
     "deliver it with the version that ran the job"
 )
 #: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
-#: would read all rows behind them, too.
+#: would read all rows after them, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = "[0-9]{1,15}"
 #: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.

@@ -196,7 +196,7 @@ class Connection(gevent.socket.socket):
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
                     if error.errno == errno.ETIMEDOUT:
-                        # The kernel's own timeout: it has dropped the connection, and the client cannot be told.
+                        # The kernel's own timeout: it has dropped the connection, so the client gets no answer.
                         raise self.cut("slow") from error
                     sent = 0
                 rest = rest[sent:]
@@ -292,7 +292,7 @@ def is_unresponsive(error: OSError) -> bool:
 
 
 class HangupWatch:
-    """Calls ``callback`` once when the peer of ``sock`` closes, in a greenlet of its own. A worker has thousands.
+    """Calls ``callback`` once when the peer of ``sock`` closes, in its own greenlet. A worker has thousands.
 
     The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long.
     """

@@ -7,7 +7,7 @@ import gevent
 
 
 def yield_to_loop() -> None:
-    """Returns when the event loop has polled every socket once more and run what was due.
+    """Returns when the event loop has polled every socket again and run what was due.
 
     ``gevent.sleep(0)`` would not do: gevent runs all greenlets that sleep so in a row, for up to 5 ms, before it polls
     the sockets again.

@@ -93,7 +93,7 @@ class UnreadAnswers(Shares):
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts every answer to a valid token until it is sent or given up. Refuses an answer that is over the share."""
+    """Counts every answer to a valid token until it is sent or dropped. Refuses an answer that exceeds the share."""
 
     @app.after_request
     def count_answer(response: Response) -> Response:

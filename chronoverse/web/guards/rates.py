@@ -33,7 +33,7 @@ class Throttle:
     """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
     They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
-    bound. Whoever is refused for this ``reason`` should wait for ``least_wait`` seconds at least.
+    bound. Clients refused for this ``reason`` should wait for at least ``least_wait`` seconds.
     """
 
     rate: float | None

@@ -32,7 +32,7 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 class Turns:
     """A worker's turns. ``server_of`` tells which server of the store has a job. ``unread`` are answers on their way.
 
-    Each server has locks of its own: one that does not answer holds up no requests for others. All turns raise
+    Each server has its own locks: one that does not answer holds up no requests for others. All turns raise
     :class:`AtCapacity` when they do not come in time.
     """
 

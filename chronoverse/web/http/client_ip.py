@@ -11,7 +11,7 @@ def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-For is believed. There are none before :meth:`trust` is called."""
+    """The proxies whose X-Forwarded-For is trusted. There are none before :meth:`trust` is called."""
 
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -33,7 +33,7 @@ class TrustedProxies:
         names.
 
         ``peer`` is the connection's other end, empty on a unix socket, which is trusted. Behind a trusted peer the
-        client is the last address of ``forwarded_for`` that is no trusted proxy: anybody may have made up the others.
+        client is the last address of ``forwarded_for`` that is no trusted proxy: the others can be forged.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

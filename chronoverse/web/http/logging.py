@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
 )
-#: Control characters are escaped on the console. Otherwise a client's text could write lines of its own.
+#: Control characters are escaped on the console. Otherwise a client's text could write its own lines.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 #: Values of fields that are written without quotes on the console.
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)

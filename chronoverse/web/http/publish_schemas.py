@@ -140,7 +140,7 @@ def _are_indexes(partial: Any, count: int) -> bool:
 
 
 def _read_run(run: Any, max_line_bytes: int) -> Iterator[LineRun]:
-    """One run as runs of lines that are all partial, or not. Its messages are not looked at one by one."""
+    """One run as runs of lines that are all partial, or not. Its messages are not checked one by one."""
     if type(run) is not dict or not run.keys() <= _RUN_KEYS:
         raise ValueError(f"must be an object of {', '.join(sorted(_RUN_KEYS))}")
     if error := _find_stamp_error(run):

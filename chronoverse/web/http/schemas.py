@@ -509,7 +509,7 @@ SummaryLinesSchema: Final = answer(
         "first": list_of(SummaryLineSchema),
     },
 )
-#: The adjacent lines at which the log of a failed or lost job is to be opened.
+#: The adjacent lines at which the log of a failed or lost job opens.
 CauseSchema: Final = answer(
     "Cause",
     {

@@ -41,7 +41,7 @@ class RequestSpan:
 
 
 class Traces:
-    """Makes a worker's spans, without tokens (``redact``). A thread sends them: to be made after the fork."""
+    """Makes a worker's spans, without tokens (``redact``). Create it after the fork: a thread sends the spans."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -212,7 +212,7 @@ def stale_seconds(watched: int) -> float:
     """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
 
     It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
-    ring a line stays until the tail has looked at the job.
+    ring a line stays until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

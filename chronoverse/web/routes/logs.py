@@ -213,7 +213,7 @@ def _chosen(labels: Sequence[Any] | None) -> Sequence[Any] | None:
 
 
 def _line_or_none(value: Any) -> int | None:
-    """The last line that was looked at, in a cursor. -1 stands for None."""
+    """The last line scanned, in a cursor. -1 stands for None."""
     return None if value == -1 else number(value)
 
 

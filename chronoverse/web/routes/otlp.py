@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
-    """The route. Where the extra is not ``installed``, it only says so."""
+    """The route. Without the extra (``installed``) it only reports that."""
     if not installed:
         return _without_extra()
     from chronoverse.web.otlp import decoding, requests

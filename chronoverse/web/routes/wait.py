@@ -232,7 +232,7 @@ class WaitWriter(StreamWriter):
         seconds = viewer.ends_at - writers.scheduler.clock()
         # A little late, so that the viewer's time is over when it wakes it.
         self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
-        # In a greenlet of its own: the event loop must not wait. After the end this wakes nobody.
+        # In its own greenlet: the event loop must not wait. After the end this wakes nobody.
         self._timer.start(gevent.spawn, viewer.wake)
 
     @property

@@ -7,5 +7,5 @@ request ends. From then on a viewer is in one of two states:
 caught up   Everything is written. New frames are written as soon as they come: by the ``BroadcastGroup`` of the feed
             (``broadcast``), in one pass for all of its members, or for this viewer alone where there is no group.
 behind      There is more to write than the socket takes, or the store must be read. The worker's ``WriteScheduler``
-            writes when the socket has room. A replay and an end have a greenlet of their own.
+            writes when the socket has room. A replay and an end have their own greenlet.
 """

@@ -53,7 +53,7 @@ class StreamWriter:
         self.viewer = viewer
         self._writers = writers
         self._closed = closed
-        #: Caught up: the group that writes to this socket. None when whoever wakes the viewer writes to it alone.
+        #: Caught up: the group that writes to this socket. None if its waker writes to it alone.
         self.group: BroadcastGroup | None = None
         #: Behind: one of these two is set. Caught up: neither is.
         self._greenlet: gevent.Greenlet | None = None
@@ -63,7 +63,7 @@ class StreamWriter:
         self.is_writable = False
         #: What the socket had no room for, for the write scheduler.
         self._unsent: memoryview | bytes = b""
-        #: Whether the viewer was woken while it was behind. Its greenlet then looks for frames once more.
+        #: Whether the viewer was woken while it was behind. Its greenlet then looks for frames again.
         self._woken = False
         self._peer_left = False
         self._hangup_watch = HangupWatch(self._socket, self._hang_up)
@@ -173,7 +173,7 @@ class StreamWriter:
         if following is not None or self._peer_left:
             self._greenlet = gevent.spawn(self._run, following or b"")
         else:
-            # In a greenlet of its own: joining may first write to a whole group, which lets other greenlets run.
+            # In its own greenlet: joining may first write to a whole group, which lets other greenlets run.
             gevent.spawn(self._writers.join_group, self)
 
     def give_up(self) -> None:
@@ -225,7 +225,7 @@ class StreamWriter:
         self.close()
 
     def _hang_up(self, why: str) -> None:
-        # It may only have ended what it sends. So what it was behind with is still sent, until a write fails.
+        # It may only have ended its own sending, so its backlog is still sent until a write fails.
         self._peer_left = True
         self.viewer.reason = why
         if not self.is_behind:
