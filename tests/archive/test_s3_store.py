@@ -22,8 +22,6 @@ from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.issuer import Issuer
 from tests.support.parameters import long_after
 
-pytestmark = pytest.mark.long
-
 #: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
 READ_SECONDS = 0.5
 BOUND_SECONDS = 20.0

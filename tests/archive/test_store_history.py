@@ -19,8 +19,6 @@ from tests.support.archivers import DAY, append, archive, set_ended
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.servers import RedisServer
 
-pytestmark = pytest.mark.long
-
 HOUR: Final = 3_600.0
 #: A job that is archived in part, and runs.
 GROWING: Final = JobRef("wf_1", "growing")

@@ -22,8 +22,6 @@ from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
-pytestmark = pytest.mark.long
-
 TIME: Final = "2026-03-03T10:00:05.123Z"
 WORKFLOW: Final = "wf_changes"
 

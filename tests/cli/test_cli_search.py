@@ -21,8 +21,6 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign, ask_all
 
-pytestmark = pytest.mark.long
-
 WORKFLOW = "wf_search"
 NEW_WORKFLOW = "wf_new"
 #: A good run, and a failed one after it.

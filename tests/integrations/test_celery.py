@@ -27,8 +27,6 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.long
-
 #: Seconds for what should happen soon, on a busy machine.
 SOON: Final = 30.0
 

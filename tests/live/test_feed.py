@@ -511,12 +511,20 @@ def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
     ids=["publish", "skip", "redact", "reconcile", "close"],
 )
 def test_each_change_wakes_every_viewer(change: Callable[[Feed], object]) -> None:
-    """Once, however many lines it has."""
-    feed, waiters = filled(1), (CountingWaiter(), CountingWaiter())
-    feed.waiters.update(waiters)
+    """Once, however many lines it has, and when it is there to be taken."""
+    feed, seen = filled(1), list[object]()
+
+    def state() -> object:
+        return feed.cursor, feed.base, feed.final, feed.version, feed.job, feed.notices_after(0)
+
+    class SeeingWaiter(CountingWaiter):
+        def wake(self) -> None:
+            seen.append(state())
+
+    feed.waiters.update([SeeingWaiter(), SeeingWaiter()])
     change(feed)
 
-    assert [waiter.wakes for waiter in waiters] == [1, 1]
+    assert seen == [state()] * 2
 
 
 def test_an_ignored_batch_wakes_no_viewer() -> None:

@@ -37,8 +37,6 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.long
-
 #: Seconds for anything that should happen soon, on a busy machine.
 SOON: Final = 20.0
 COMMAND: Final = ("sh", "-c", "echo one; echo two >&2; sleep 0.01; echo three; exit 3")

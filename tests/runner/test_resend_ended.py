@@ -33,8 +33,6 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import ask_all
 
-pytestmark = pytest.mark.long
-
 ROOT: Final = Path(__file__).parents[2]
 #: Seconds for anything that should happen soon, on a busy machine.
 SOON: Final = 15.0

@@ -40,8 +40,6 @@ from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
-pytestmark = pytest.mark.long
-
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
 MAX_LINE: Final = 65_536

@@ -201,6 +201,7 @@ def test_many_pages_at_once_share_a_bounded_amount_of_memory(
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
         found = [each for each in pool.map(ask, range(100)) if each]
 
+    assert found
     assert all(each == [*range(1, len(each) + 1)] for each in found)
     assert memory_bytes(pid, "VmHWM") - before < 150 * 2**20
 
