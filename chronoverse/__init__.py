@@ -1,11 +1,11 @@
-"""Chronoverse streams job logs. A line takes this path from the job that prints it to the people who read it:
+"""Chronoverse streams job logs. The path of a line, from the job that prints it to its readers:
 
     runner    runs the command, splits its output into lines, keeps them in a spool until they are safe, appends them
     store     keeps the lines in Redis Streams, one stream for each job
     archive   moves old lines from the store into compressed chunks in an object store
     history   reads store and archive as one log; history.scans searches it in a process of low priority
-    live      reads new lines once for all viewers of a worker, and gives each viewer what follows its cursor
-    web       serves all of that over HTTP, with Flask and gunicorn
+    live      reads new lines once for all viewers of a worker, and sends each viewer the lines after its cursor
+    web       serves logs over HTTP, with Flask and gunicorn
     client    sends requests over HTTP, follows a log, and reconnects
     cli       prints it on a terminal
     collect   publishes the logs of a Kubernetes node's pods
@@ -18,7 +18,7 @@ default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A packag
     errors, metrics, backoff, files, fair_lock, settings; joblog; auth; store; embedded; archive; history; live; client;
     runner; integrations; web; cli; collect
 
-``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
+``api`` is the public API. ``docs/architecture.md`` describes the design, and ``docs/glossary.md`` defines
 the terms.
 """
 

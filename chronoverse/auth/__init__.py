@@ -1,12 +1,12 @@
-"""Which user sends a request, what that user may do, and which servers a client trusts.
+"""Who sends a request, with which rights, and which servers a client trusts.
 
 tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``
-rights        ``Workflows``: which workflows a user has a scope for, by ids and by prefixes. ``Rule``: by claims
+rights        ``Workflows``: the workflows of a scope, by ids and prefixes. ``Rule``: rights by claims
 trust         the issuers of CHRONOVERSE_TRUST_FILE, and the rules for their tokens
-toml_file     a file with rights, which is read again when it has changed
+toml_file     a file with rights, reread when it changes
 minting       ``mint`` makes tokens
-jwks          ``PublishedKeys`` fetches the public keys that an issuer publishes, and shares them with other workers
-token_file    a client's own token in a file that is renewed
-local_secret  the secret in the data directory, which is the key when no other key is configured
-tls           which certificates a client trusts, and what is wrong with the others
+jwks          ``PublishedKeys`` fetches an issuer's public keys, and shares them with other workers
+token_file    a client's token in a file that another program renews
+local_secret  the secret in the data directory: the key if no other is configured
+tls           which certificates a client trusts, and why others are refused
 """

@@ -1,15 +1,15 @@
-"""``chronoverse collect``: publishes what others write into files, without changing who writes it.
+"""``chronoverse collect``: publishes log files of other programs, without changing these.
 
 files          one log file as a stream of bytes, across its rotations
 cri            lines of these bytes, in the format of container runtimes
 checkpoints    how far each log was published
 container_log  one run of a container: its files, its job, its end
-pods           what the API server says of a pod: its jobs' names, its containers' ends
+pods           a pod as the API server reports it: its jobs' names, its containers' ends
 watcher        the pods of a node, listed and watched
-agent          goes through all logs of a node in turns
-monitoring     what is measured, and whether the agent hangs
+agent          publishes all logs of a node in turns
+monitoring     metrics, and whether the agent hangs
 
-The files are the spool: what the store does not have yet stays there.
+The files are the spool.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The settings, read once from the environment into one frozen value. No other module reads settings from it.
+"""The settings, read once from the environment into one frozen value.
 
 ``Settings``  all settings. ``Settings.from_env`` reads and checks them
 ``Setting``   how one setting is read, its unit, and its description. Each field of ``Settings`` has one as metadata

@@ -6,10 +6,10 @@ Each of these uses those below it:
               jobs), ``catalog`` (all jobs), ``records`` (OpenTelemetry's log records), ``chunks`` (archived chunks,
               redactions and the archive lock, in ``chunk_index``), ``watches``, and ``audit_trail`` (in ``audit``)
     Commands  sends commands and scripts to the server that has a workflow's keys. ``replies`` reads the answers
-    Topology  says which server that is: the only one (``topology``), one of the masters of a Cluster (``cluster``), or
+    Topology  finds that server: the only one (``topology``), one of the masters of a Cluster (``cluster``), or
               the master that Sentinels name (``sentinel``)
     driver    redis-py with our timeouts and errors
-    scripts/  Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
+    scripts/  Lua scripts for everything atomic. Each can be repeated after a lost reply
 
 ``live_reader`` waits for new entries of all jobs that a worker watches, on its own connections, and
 ``sequential_reader`` has one for replays. ``changes`` reads what the scripts note of a workflow's jobs. ``durability``

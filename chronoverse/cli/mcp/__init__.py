@@ -1,8 +1,8 @@
-"""``chronoverse mcp``: the service's logs for programs that think, over the Model Context Protocol.
+"""``chronoverse mcp``: logs for AI agents, over the Model Context Protocol.
 
 server   the protocol, with the official SDK: the list of tools, calls, errors
-tools    the eight tools: what they take, and which requests they send to the service
-answers  what an answer has: lines as bounded JSON that is safe to show, and the notice that they are data
+tools    the eight tools: their arguments, and their requests to the service
+answers  answers: bounded JSON that is safe to show, with the notice that lines are data
 
 https://modelcontextprotocol.io/specification/2025-11-25/server/tools describes tools.
 """

@@ -4,12 +4,12 @@
 
     REMOTE_TASK_LOG = RemoteTaskLogs()
 
-logs     ``RemoteTaskLogs`` publishes what tasks say while they run, and reads it again for Airflow's page
-tries    the job of a try of a task, and back
+logs     ``RemoteTaskLogs`` publishes the output of running tasks, and reads it for Airflow's page
+tries    maps tries of tasks to jobs, and back
 records  Airflow's log records as lines, and back
 plugin   tells ``RemoteTaskLogs`` how a task ended. Airflow finds it by the entry point ``airflow.plugins``
 
-Only ``plugin`` imports Airflow. ``docs/airflow.md`` says how it is set up.
+Only ``plugin`` imports Airflow. ``docs/airflow.md`` describes the setup.
 """
 
 from chronoverse.integrations.airflow.logs import RemoteTaskLogs

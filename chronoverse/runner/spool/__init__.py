@@ -4,9 +4,9 @@
     take <─┘
 
 spool       the queue: one thread puts lines in, another takes them out; drops lines when there is no room
-spool_file  the batches in an SQLite file, which can be delivered after its runner was killed
-salvage     what is whole in a damaged file
+spool_file  batches in an SQLite file, which survives its runner
+salvage     recovers undamaged lines of a damaged file
 
 A line's *index* counts the lines that the job printed before it, and never changes. It becomes a sequence number when
-the store has said where the log continues.
+the store has returned where the log continues.
 """

@@ -1,15 +1,15 @@
 """The guards of a worker: what bounds its work, its memory and its sockets.
 
-A worker serves all requests and streams on one event loop, so one client could delay all others. Each bound is in the
-unit that hurts, with a share for each *subject*, the user of a token. A refusal is 503 when the worker has no room, and
-429 when the subject's share is used up. ``docs/operations.md`` has the table of limits.
+A worker serves all requests and streams on one event loop, so one client could delay all others. Each bound has the
+unit of what is scarce, with a share for each *subject*, the user of a token. A refusal is 503 when the worker has no
+room, and 429 when the subject's share is used up. ``docs/operations.md`` has the table of limits.
 
 - ``turns``: how many requests do the same expensive work at a time. Subjects, or client addresses, take turns.
 - ``event_loop``: how long a greenlet works before the others run.
-- ``memory``: shares of bytes. A subject that is alone may have half, a second one half of the rest, and so on.
+- ``memory``: shares of bytes. A subject can have half of what is free.
 - ``rates``: bytes or jobs a second.
-- ``admission``: who may open an event stream or a download, and the drain of a worker.
-- ``connection``: how slowly a client may send a head or read an answer, and which connections are closed to make room.
+- ``admission``: bounds event streams and downloads, and drains a worker.
+- ``connection``: cuts clients that send or read too slowly, and closes connections to make room.
 
 Bodies are read by :mod:`chronoverse.web.http.bodies`, full sockets are written by
 :mod:`chronoverse.web.streaming.stream_writer`, and scans are bounded in :mod:`chronoverse.history.scans`.

@@ -1,7 +1,7 @@
 """What all routes share.
 
-dependencies    what a worker has, built once and given to every blueprint: the store, caches and guards
-schemas         parameters and bodies of requests and answers; publish_schemas has those of runners
+dependencies    a worker's store, caches and guards, built once and passed to every blueprint
+schemas         parameters and bodies of requests and answers; publish_schemas those for runners
 bodies          reads request bodies within bounds of size, time and memory
 paging          pages: how they are read, their cursors, and the ``Link`` to the next page
 problems        errors as answers (RFC 9457)
@@ -10,7 +10,7 @@ client_ip       finds the client's address behind trusted proxies
 cors            lets pages of other origins read answers
 logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
-read_audit      logs who has read which log
+read_audit      logs who read which log
 openapi         makes the OpenAPI document
 
 A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.check_request`). Its

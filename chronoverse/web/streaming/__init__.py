@@ -2,7 +2,7 @@
 
 A request is admitted (``web.guards.admission``) and gets a viewer (``web.routes.events``). Where the server is gunicorn
 with this project's worker, a ``StreamWriter`` (``stream_writer``) then takes over the socket. The greenlet of the
-request ends. From then on a viewer is in one of two states:
+request ends. Then a viewer is in one of two states:
 
 caught up   Everything is written. New frames are written as soon as they come: by the ``BroadcastGroup`` of the feed
             (``broadcast``), in one pass for all of its members, or for this viewer alone where there is no group.
