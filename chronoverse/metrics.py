@@ -35,7 +35,7 @@ _process_name = ""
 def name_process(name: str) -> None:
     """Makes this process use the files of the last process with this ``name``, which must have ended.
 
-    It continues the counters of that process. Without a name, each process would leave its own files for ever.
+    It continues the counters of that process. Without a name, each process would leave its own files forever.
     """
     global _process_name
     _process_name = name

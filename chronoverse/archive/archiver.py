@@ -1,7 +1,7 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
 It does one small step, then decides again: a chunk of a running log that is too large, otherwise in turn the garbage
-of a job, the deletion of one that is over its retention, a chunk of an ended log, and what a running log has for too
+of a job, the deletion of one whose retention is over, a chunk of an ended log, and what a running log has for too
 long. In between, a *round* through all keys, page by page, finds new work; the list of workflows is repaired; and
 retentions are checked for changes.
 """

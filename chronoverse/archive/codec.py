@@ -48,7 +48,7 @@ class ChunkBuilder:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
-        #: True after an entry that no numbered entry can follow. Then the chunk cannot grow any more.
+        #: True after an entry that no numbered entry can follow. Then the chunk can no longer grow.
         self.closed = False
         self._job = job
         self._frame_bytes = frame_bytes
@@ -184,7 +184,7 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
-    """Compresses JSON Lines into one frame with a checksum. The checksum takes no measurable time."""
+    """Compresses JSON Lines into one frame with a checksum. The checksum costs no measurable time."""
     level_key, checksum_key = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.checksum_flag
     return zstd.compress(text, options={level_key: level, checksum_key: 1})
 

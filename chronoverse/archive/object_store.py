@@ -54,7 +54,7 @@ class FileObjectStore:
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             with _translate_errors(), (self._directory / name).open("rb") as file:
-                # A record in the store may name any offset and size, and read() allocates all that it is asked for.
+                # A record in the store may name any offset and size, and read() allocates all that it is requested.
                 size = os.fstat(file.fileno()).st_size
                 start, stop = min(start, size), size if stop is None else min(stop, size)
                 file.seek(start)

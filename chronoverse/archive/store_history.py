@@ -1,4 +1,4 @@
-"""Notices a store whose history went back, and a bucket that is not the store's: emptied, or another one.
+"""Detects a store that lost data, and a bucket that was emptied or belongs to another store.
 
 Archivers move a time in the store on, the *age mark*. The bucket's object ``store-mark.json`` has one that it had
 a minute ago or earlier, and the bucket's id, which the store has, too. A store whose mark is older may not know objects

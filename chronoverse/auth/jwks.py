@@ -55,7 +55,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """What is at ``url``. ``ca_file`` has authorities that are trusted beside the system's.
+    """What is at ``url``. ``ca_file`` has authorities that are trusted in addition to the system's.
 
     The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
     there is nothing at ``url``, or too much.
@@ -161,7 +161,7 @@ class KeySetFile:
         return None
 
     def write(self, record: FetchRecord) -> None:
-        """Replaces the file, completely or not at all. Only the holder of the lock may do that. Raises OSError."""
+        """Replaces the file atomically. Only for the holder of the lock. Raises OSError."""
         with draft_of(self._path, record.to_json()) as draft:
             os.replace(draft, self._path)
 
@@ -176,7 +176,7 @@ class KeySetStore(Protocol):
 def keep_fresh(
     published: Callable[[], Iterable["PublishedKeys"]], sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Fetches keys again and again, for ever. One thread of a node does that, also when no request comes."""
+    """Fetches keys periodically, in one thread of a node, also without requests."""
     while True:
         for keys in published():
             keys.prefetch()

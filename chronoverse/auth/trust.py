@@ -11,7 +11,7 @@ from chronoverse.auth.rights import SCOPES, Rule, Workflows
 from chronoverse.joblog.matcher import whole_match
 from chronoverse.settings import parse
 
-#: The algorithms of public keys. A secret is none: whoever could read an issuer's keys could make its tokens.
+#: The algorithms of public keys. Secrets are excluded: a reader of an issuer's keys could make its tokens.
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 _TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")

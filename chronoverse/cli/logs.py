@@ -162,7 +162,7 @@ def stored_lines(
     and to number ``last``.
 
     ``tail`` and ``start``, an offset and a stream, narrow that down. All lines in between are printed, whatever the
-    clock was doing meanwhile.
+    clock did meanwhile.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
@@ -218,7 +218,7 @@ def follow_from(
 
 
 def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
-    """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
+    """The number of the first match of ``query``, and the last number searched."""
     reached = query.get("offset") or 0
     for page in client.pages(_SEARCH, *job, q="^", regex="true", limit=1, **query):
         if found := read_items(page, "logs", _found_line):

@@ -45,7 +45,7 @@ class Client:
     """A client of the service at ``url``. ``token`` is a bearer token, a function that makes one for each attempt, or
     None.
 
-    ``ca_file`` has authorities to trust beside the system's. Requests other than streams are tried ``max_attempts``
+    ``ca_file`` has further authorities to trust. Requests other than streams are tried ``max_attempts``
     times within ``max_retry_seconds``. ``on_retry`` gets a message before each of their delays, and an empty one after
     it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
 

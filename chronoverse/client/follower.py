@@ -178,7 +178,7 @@ def name_gaps(
 ) -> Iterator[_Item | Gap]:
     """The ``items`` of pages after number ``start``, and a Gap for each run of numbers that have none, in their order.
 
-    ``number`` gives the number of an item. ``end`` is the one in front of which they end, None if there may be further
+    ``number`` returns the number of an item. ``end`` is one past the last item, None if there may be further
     items. ``first`` is the first number that can be read.
     """
     for item in chain(items, (None,)):

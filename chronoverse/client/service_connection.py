@@ -128,7 +128,7 @@ class ServiceConnection:
         except CONNECTION_ERRORS as error:
             raise RequestFailed(f"the connection to {self.url} was lost") from error
         finally:
-            # A connection with unread bytes is of no use any more.
+            # A connection with unread bytes is of no further use.
             if response.isclosed() and connection.sock is not None:
                 self._idle.append(connection)
             else:

@@ -1,4 +1,4 @@
-"""The agent of a node: finds the logs of its pods, and goes through them in turns, in one thread.
+"""The agent of a node: finds the logs of its pods, and publishes them in turns, in one thread.
 
 Each turn takes some milliseconds of a log, so a fast log delays no other. Each log has its own publisher.
 """
@@ -80,7 +80,7 @@ class Agent:
         self._stop.set()
 
     def _turn(self) -> bool:
-        """Goes through all logs once. Returns whether one of them has more to read at once."""
+        """Reads all logs once. Returns whether one of them has more to read at once."""
         is_busy, cost = False, 0
         for key, log in list(self.logs.items()):
             try:

@@ -136,7 +136,7 @@ class LogFiles:
             self.changed_at = self._clock()
             return data
         is_silent = self._clock() - self.changed_at > SETTLE_SECONDS
-        # A file that was followed by two others, or was compressed, has no writer any more.
+        # A file that was followed by two others, or was compressed, no longer has a writer.
         if later and (len(later) > 1 or current.is_compressed or (is_silent and later[0].unread)):
             later[0].has_gap |= current.has_gap
             self._at += 1

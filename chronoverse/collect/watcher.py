@@ -60,7 +60,7 @@ class PodWatcher:
                 self._watch()
                 pause.wait(0.1)
             except Exception as error:
-                # Unless only the connection was lost, the version may be one that the server does not know any more.
+                # Unless only the connection was lost, the version may be one that the server no longer knows.
                 self._version = self._version if isinstance(error, Unreachable) else ""
                 if not isinstance(error, _Expired):
                     if not self._backoff.failures:

@@ -56,7 +56,7 @@ class _SupervisedServer:
         self._pid, self._started_at = _start_server(self._command), time.monotonic()
 
     def restart_if_dead(self, *_: object) -> None:
-        """Starts a server that has ended again, after a pause. Gives up when the first three starts have failed."""
+        """Restarts a server that has ended, after a pause. Gives up if the first three starts fail."""
         try:
             if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 return

@@ -66,9 +66,9 @@ class PageBudget:
 
 
 class Page(NamedTuple):
-    """The JSON of lines in the order asked for. ``position`` is the last number that was read.
+    """The JSON of lines in the requested order. ``position`` is the last number that was read.
 
-    ``match_count`` lines were asked for; the others are context.
+    ``match_count`` lines were requested; the others are context.
     """
 
     lines: list[bytes]
@@ -85,7 +85,7 @@ LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 def read_all_lines(
     read: BatchReader, archive: ArchiveReader, job: Job, position: int, *, descending: bool = False
 ) -> Iterator[Page]:
-    """All lines strictly after ``position`` in the order asked for. Raises as ``read`` and ``archive`` do."""
+    """All lines strictly after ``position`` in the requested order. Raises as ``read`` and ``archive`` do."""
     step = -1 if descending else 1
     while position + step >= job.first and only_in_archive(job, position + step):
         lines = archive.json_lines(job.ref, position, MAX_BATCH, descending=descending)

@@ -157,7 +157,7 @@ class LogReader:
         limit: int | None = None,
         search: Search | None = None,
     ) -> Iterator[Batch]:
-        """The log strictly after ``position`` in the order asked for. With ``search``, other lines may be left out.
+        """The log strictly after ``position`` in the requested order. With ``search``, other lines may be left out.
 
         Raises as the store and the archive do, and :class:`JobNotFound` when the log is deleted meanwhile.
         """

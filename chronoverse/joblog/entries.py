@@ -32,7 +32,7 @@ RawEntry = Sequence[Any]
 
 
 class Batch(NamedTuple):
-    """Entries in the order asked for, and how far they go.
+    """Entries in the requested order, and how far they go.
 
     ``position`` is the last number that was read, even if it is not a line. ``is_last`` says that nothing follows it.
     ``is_match`` says that every line matches the search, so that the caller need not check.

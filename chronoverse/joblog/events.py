@@ -44,7 +44,7 @@ def job_frame(state: dict[str, Any]) -> bytes:
 
 
 def gap_frame(first: int, last: int, reason: str) -> bytes:
-    """Lines ``first`` to ``last`` cannot be had any more."""
+    """Lines ``first`` to ``last`` are unavailable."""
     return sse.frame(EventName.GAP, orjson.dumps({"from": first, "to": last, "reason": reason}))
 
 

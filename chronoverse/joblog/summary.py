@@ -241,7 +241,7 @@ def compose(
         for group in found.groups() if found else ():
             if room < 0:
                 break
-            # What a running job's log has dropped meanwhile cannot be read any more.
+            # What a running job's log has dropped meanwhile can no longer be read.
             if group.number >= begin:
                 line = group.line or read_line(group.number)
                 whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)

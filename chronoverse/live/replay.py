@@ -1,4 +1,4 @@
-"""A viewer's walk through lines that the tail does not hold any more, by its own reads."""
+"""A viewer's own reads of lines that the tail no longer holds."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -146,7 +146,7 @@ class Replay:
         if self.finished and job.end:
             return frames + self._closing_frames(job.end), cursor
         if final is not None:
-            # The tail closed this log with an error, because the store went back behind lines that were sent.
+            # The tail closed this log with an error, because the store lost lines that were sent.
             self.reason = "error"
             return frames + final, cursor
         return frames or None, cursor

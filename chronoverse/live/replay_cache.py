@@ -25,7 +25,7 @@ from chronoverse.store.sequential_reader import SequentialReader
 
 #: Bytes that a segment should have. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
-#: Bytes after which a segment ends: a viewer that does not read its socket holds that many.
+#: Bytes after which a segment ends: a viewer that does not read its socket holds one segment.
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
 #: The fewest and the most lines of a segment, both powers of two. With the most, a worker is busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
@@ -47,7 +47,7 @@ class ReplaySegment(NamedTuple):
     """A part of a log as event frames, up to number ``cursor``; ``closing`` ends the log right after it.
 
     ``next_count``: entries to ask for next. ``size``: bytes of all frames read, before a filter. ``complete``: it has
-    all lines that were asked for, or that fit. ``job`` is set if it had to be fetched.
+    all lines that were requested, or that fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -63,7 +63,7 @@ class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
     ``pause`` lets live viewers go first, before each segment. A viewer calls ``throttle`` with the bytes of its last
-    segment before the next. ``most_lines`` are asked for at once, and ``most_bytes`` cached. ``scan`` asks the scan
+    segment before the next. ``most_lines`` are requested at once, and ``most_bytes`` cached. ``scan`` asks the scan
     server, which compares stored lines with queries; without it, that is done here.
     """
 

@@ -172,7 +172,7 @@ class Tail:
         arrivals: list[tuple[Feed, int, Sequence[RawEntry]]] = []
         for ref, after, entries in found:
             feed = self._feeds.get(ref)
-            # Not if nobody watches the job any more, or the housekeeper has moved the cursor since the read began.
+            # Not if the job is no longer watched, or the housekeeper has moved the cursor since the read began.
             if feed is None or feed.cursor != after or feed.final is not None:
                 continue
             with _closing_on_error(feed):
@@ -353,7 +353,7 @@ def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, i
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
+    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log no longer has them.
 
     Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
     lines that the new master does not have yet. Then the second answer is another one, and nothing is known to be gone.

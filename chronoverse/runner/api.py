@@ -180,7 +180,7 @@ class JobLog:
             if self.finished:
                 return self._publisher.ended
             self.finished = True
-        # The exit code of an attempt that is tried again says nothing of the job, and what was killed has none.
+        # The exit code of a retried attempt is not the job's, and a killed attempt has none.
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
         with self._resources:

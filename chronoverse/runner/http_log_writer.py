@@ -32,15 +32,15 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, cou
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0
-#: Bodies of that many bytes and more are compressed, except for this machine. Shorter ones fit into one packet anyway.
+#: Bodies of at least so many bytes are compressed, except for this machine. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
 
 
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    When a function's token is refused, :class:`StaleToken` is raised. None after a token counts as a service that is
-    away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a line is safe when the service
+    When a function's token is refused, :class:`StaleToken` is raised. None after a token is treated as an
+    outage. ``ca_file`` has further authorities to trust. With ``durable`` a line is safe when the service
     says so.
 
     Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
-#: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
+#: Seconds to wait before the lease is requested again after it was lost, and at least when the store asks us to wait.
 _SHORT_PAUSE_SECONDS: Final = 0.05
 
 
@@ -87,7 +87,7 @@ class Publisher:
         self._renew_at = 0.0
         #: When lines may be sent again to a service that was too busy for them.
         self._send_at = 0.0
-        #: With ``find_free_id``: the job that was asked for, how many ids were tried, and why the first was refused.
+        #: With ``find_free_id``: the job that was requested, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
@@ -186,7 +186,7 @@ class Publisher:
                 threading.Thread(target=self._release_safe, name="chronoverse-durability", daemon=True).start()
             while not self._stop.is_set() and not self.ended:
                 self._try_step(store)
-        except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
+        except Exception as error:  # the command must continue, whatever is wrong here, and the user must hear of it
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:

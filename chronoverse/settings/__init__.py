@@ -329,7 +329,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the settings in ``environ``. An empty variable counts as one that is not set.
+        """Reads the settings in ``environ``. An empty variable counts as unset.
 
         Raises :class:`SettingsError`, which names every setting that is not valid.
         """

@@ -49,7 +49,7 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
-#: Reads scopes that are asked for. Only with ``openid`` does an issuer say whom it has signed in.
+#: Reads requested scopes. Without ``openid`` an issuer does not tell who signed in.
 scopes: Final = matching(
     "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words separated by spaces, including openid"
 )

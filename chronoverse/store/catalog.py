@@ -102,7 +102,7 @@ class JobCatalog:
         while cursor != b"0":
             with translate_errors():
                 pattern = f"{self._keys.prefix}:{{*"
-                # Keys that one SCAN goes through: some 0.2 ms of the server's time.
+                # Keys of one SCAN: some 0.2 ms of the server's time.
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
             page = CatalogPage([], [], [])
             for found in filter(None, map(self._key_pattern.fullmatch, keys)):

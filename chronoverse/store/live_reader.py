@@ -132,7 +132,7 @@ class NodeReader:
                 raise
 
     def close(self) -> None:
-        """Closes the connection and the wakeup sockets. The reader cannot be used any more."""
+        """Closes the connection and the wakeup sockets. The reader can no longer be used."""
         self._disconnect()
         for end in self._wakeup:
             end.close()

@@ -60,7 +60,7 @@ def watch_servers(
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Updates the metrics of the servers for ever, in its own thread.
+    """Updates the metrics of the servers forever, in its own thread.
 
     The first check that succeeds calls ``warn`` with each warning; until then, with each new reason why a check failed.
     """

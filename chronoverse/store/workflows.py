@@ -113,7 +113,7 @@ class WorkflowList:
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [10]) for each in workflow_ids]
         answers = self._commands.scripts("workflow", calls)
-        # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.
+        # The hash has the status of our runners' jobs. Foreign jobs, and jobs that wait for a runner, are read.
         refs = _refs(workflow_ids, [answer[5:] if isinstance(answer, list) else answer for answer in answers])
         asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
         return [

@@ -134,7 +134,7 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Has gunicorn answer a malformed request, or one that failed without an answer, and log it."""
+        """Lets gunicorn answer and log a malformed request, or one that failed without an answer."""
         client.begin_request()
         with contextlib.suppress(AtCapacity):
             # A refusal costs as much as an answer, so it waits like one.
@@ -144,7 +144,7 @@ class Worker(GeventWorker):
         finish_sending(client)
 
     def run(self) -> None:
-        """Serves until the master ends the worker, and then until all streams have ended or their time is over."""
+        """Serves until the master ends the worker, and then until all streams have ended or their time is up."""
         # gunicorn's own loop would accept connections for up to another second, only to refuse them.
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         self._connections = Connections(self.worker_connections, deps.turns.request)

@@ -33,7 +33,7 @@ def _take_over(trial: Trial, end: Status | None) -> None:
 
 
 def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
-    """The log has these lines and no others, the end is not the runner's, and the command has run to its own."""
+    """The log has these lines and no others, its end is not the runner's, and the command ran to completion."""
 
     def check(trial: Trial) -> Iterator[str]:
         if messages:
@@ -79,7 +79,7 @@ def _check_pause(trial: Trial) -> Iterator[str]:
 
 
 def _check_gap(trial: Trial) -> Iterator[str]:
-    """Lines that the store has lost are sent again; or, where the runner has them no more, they are named."""
+    """Lines that the store lost are sent again, or named as lost."""
     trial.read_back()
     numbers = {line.sequence_num: line.message for line in trial.lines}
     lost = [

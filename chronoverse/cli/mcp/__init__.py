@@ -40,7 +40,7 @@ def mcp(max_wait: int) -> None:
     from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
-    # A wait is asked for in pieces of 20 s, so an answer is lost after three heartbeats of 8 s. All attempts together
+    # A wait is split into requests of 20 s, so an answer is lost after three heartbeats of 8 s. All attempts together
     # take longer than a restart of the service, and less than the 60 s after which the SDK for TypeScript gives up.
     client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
     run(Tools(client, settings.service_url.rstrip("/")), max_wait)

@@ -82,7 +82,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
     if whole > max_bytes:
         if line.get("highlights"):
             start = line["highlights"][0][0]
-            # Characters that are shown in front of a match in a long line.
+            # Characters shown before a match in a long line.
             before = visible(raw[max(start - 40, 0) : start])
             message = before[-(max_bytes // 8) :] + visible(raw[start:])
         message, is_cut = cut(message, max_bytes), True

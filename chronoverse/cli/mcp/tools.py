@@ -438,7 +438,7 @@ class Tools:
         stream: str | None = None,
         cursor: int | None = None,
     ) -> bytes:
-        """What came first: the line, the job's end, or the end of the time."""
+        """What came first: the line, the job's end, or the timeout."""
         if q is None and (regex or stream is not None):
             raise BadRequest("regex, stream: require q")
         offset = cursor if q is not None else None
@@ -472,7 +472,7 @@ class Tools:
         max_bytes: int,
         **query: Any,
     ) -> bytes:
-        """A page of a list. When it does not fit, a shorter one is asked for, whose cursor is right."""
+        """A page of a list. If it does not fit, a shorter page is requested, so that its cursor is right."""
         while True:
             found = self._look(key, route, *ids, limit=limit, **query)
             items = [show({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]

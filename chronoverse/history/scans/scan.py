@@ -51,7 +51,7 @@ class BaseScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineScan(BaseScan):
-    """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
+    """Asks for up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     With ``only_new``, lines are compared with the job ``against``, or with the good runs that
     :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is what the page has of each line: ``page`` is its

@@ -1,4 +1,4 @@
-"""Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
+"""Makes the summary of a job's log: reads all of it for lines that look like errors, and reads its end."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Takes what is whole out of a damaged spool file, such as one that was truncated, or whose disk has lost a block."""
+"""Recovers the undamaged lines of a spool file, such as one that was truncated, or whose disk has lost a block."""
 
 import contextlib
 import secrets
@@ -16,7 +16,7 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The lines of the spool file ``path`` that are whole, and a sentence about the others; empty if there are none.
+    """The undamaged lines of the spool file ``path``, and a sentence about the others; empty if there are none.
 
     The whole lines of a damaged file are written into a new one. With ``in_place`` it replaces ``path``, which becomes
     FILE.damaged; else it has no name, and is gone once the spool is closed. Raises: :class:`SpoolError` when nothing is

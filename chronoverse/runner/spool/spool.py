@@ -25,7 +25,7 @@ from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import MAX_NUMBER, Gap, Line, LineRun, lines_of
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom
 
-#: Bytes that a batch in memory takes beside its text, about.
+#: Approximate bytes of a batch in memory, without its text.
 OVERHEAD_BYTES: Final = 400
 #: Lines of one append: enough to make the round trip cheap, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
@@ -201,7 +201,7 @@ class Spool:
                 self._spill()
 
     def wait_for_lines(self, lines: int, seconds: float) -> bool:
-        """Waits until that many are not acknowledged, or the spool is closed. Returns whether any are not."""
+        """Waits until ``lines`` lines are not acknowledged, or the spool is closed. Returns whether any are not."""
         with self._changed:
             self._awaited = lines
             self._changed.wait_for(lambda: self._is_closed or self.end - self.acked >= lines, max(0.0, seconds))

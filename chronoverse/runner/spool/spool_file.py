@@ -41,7 +41,7 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 
 @dataclass(frozen=True, slots=True)
 class SpoolRoom:
-    """The room that a spool may take, in bytes; memory may always hold one batch, of at most 2 MiB.
+    """The bytes that a spool can take; memory can always hold one batch, of at most 2 MiB.
 
     Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept: a store may lose them.
     """

@@ -176,7 +176,7 @@ class Connection(gevent.socket.socket):
         """Sends all of ``data``. Raises OSError as any socket does.
 
         Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
-        took too long, or its time is over.
+        took too long, or its time is up.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -320,7 +320,7 @@ class HangupWatch:
         except OSError as error:
             gone = True
             why = "slow" if is_unresponsive(error) else "left"
-        # Also when the client has sent more bytes: they would make the socket readable for ever.
+        # Also when the client has sent more bytes: they would make the socket readable forever.
         self._watcher.stop()
         if gone:
             gevent.spawn(self._call, why)

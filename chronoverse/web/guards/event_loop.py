@@ -25,7 +25,7 @@ class TimeSlice:
         self._ends_at = time.monotonic() + seconds
 
     def check(self) -> bool:
-        """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line.
+        """Lets others run if the slice is over; then a new one begins. Call it often, such as for each line.
 
         Returns whether others ran.
         """

@@ -93,7 +93,7 @@ class ReplayThrottle:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = gevent.sleep
     current_replay: Callable[[], object] = gevent.getcurrent
-    #: When the bucket was empty last, or will have no debt any more.
+    #: When the bucket was empty last, or will have no more debt.
     _empty_at: float = 0.0
     #: When each replay has called last, the latest at the end.
     _called_at: dict[int, float] = field(default_factory=dict)

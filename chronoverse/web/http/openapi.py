@@ -7,7 +7,7 @@ from flask_smorest import Api
 
 from chronoverse.web.http.schemas import ProblemSchema
 
-#: The answer of a route for a workflow when what was asked for does not exist, or the token may not see it.
+#: The answer of a route for a workflow when what was requested does not exist, or the token may not see it.
 _NOT_FOUND: Final = {
     "description": "Not Found",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -42,7 +42,7 @@ PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
-    """Up to ``limit`` lines strictly after ``position`` in the order asked for.
+    """Up to ``limit`` lines strictly after ``position`` in the requested order.
 
     Raises as the store, the archive and :meth:`Turns.page` do.
     """
@@ -205,7 +205,7 @@ def read_listing(
 
 
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
-    """The number after which a page of a log starts, in the order asked for, and ``more`` numbers of its cursor.
+    """The number after which a page of a log starts, in the requested order, and ``more`` numbers of its cursor.
 
     It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
     descending, and the other numbers are 0. Raises :class:`BadRequest`.

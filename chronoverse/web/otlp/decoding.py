@@ -24,7 +24,7 @@ from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
 #: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
 _MAX_RECORDS: Final = 50_000
-#: Bytes of one record. It is parsed at once, which may take 3 ms, whatever it is made of.
+#: Bytes of one record. It is parsed at once, which takes at most 3 ms.
 MAX_RECORD_BYTES: Final = 524_288
 #: Records that are parsed at once, in a slice of the body, if they are short.
 _SLICE_RECORDS: Final = 64

@@ -145,7 +145,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         with _count_answer("finish"):
             counts = status is Status.PENDING and body["counts"]
             deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=counts)
-            # An attempt that others follow has no lease any more: its runner has asked before.
+            # An attempt that others follow no longer has a lease: its runner has asked before.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)

@@ -1,4 +1,4 @@
-"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over.
+"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is up.
 
 It has a viewer inside, which handles lost runners, gaps, redactions, expired tokens and the like once.
 """
@@ -93,7 +93,7 @@ class Wait:
     #: Whether there is no room for further lines, or further ones do not matter.
     _is_full: bool = False
     _cursor: int = 0
-    #: Lines that cannot be had any more, as in the frames, and how many such frames came after these.
+    #: Lines that are unavailable, as in the frames, and how many such frames came after these.
     _gaps: tuple[dict[str, Any], ...] = ()
     _more_gaps: int = 0
     _error: str = ""

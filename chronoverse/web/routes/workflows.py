@@ -42,7 +42,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         start, subject = listing_start(query, listing), principal().subject
         with deps.turns.page(lock_ref, subject):
             read = read_list
-            # To pass over 10,000 workflows in the list takes no longer than to read a hundred.
+            # Skipping 10,000 workflows in the list takes no longer than reading a hundred.
             if not allowed.prefixes and len(allowed.ids) <= 100:
                 read = partial(_after, _read_named(deps, sorted(allowed.ids), status))
             found, position = read_listing(deps, lock_ref, start, query["limit"], read, subject)
@@ -74,7 +74,7 @@ def _after(
 
 
 def _to_json(position: ListingPosition, workflow: Workflow | StoreError, status: str | None) -> dict[str, Any] | None:
-    """The workflow as it is listed. None if its newest job does not have the ``status`` that is asked for."""
+    """The workflow as it is listed. None if its newest job does not have the ``status`` requested."""
     created_ms, workflow_id = position
     known = workflow if isinstance(workflow, Workflow) else None
     # None while it is not known.
