@@ -185,7 +185,7 @@ def on_reload(server: Any) -> None:
 
 def _other_died(log: Any, command: str, pid: int, again: float) -> None:
     name = metrics.SUPERVISED[command]
-    log.warning("the %s (pid:%d) has ended or stood still, and starts again in %g s", name, pid, again)
+    log.warning("the %s (pid:%d) has ended or hung; restarting in %g s", name, pid, again)
     metrics.drop_process(name)
 
 

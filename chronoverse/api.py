@@ -1,4 +1,4 @@
-"""What other people's programs import: publishing a job's log from Python, and following one.
+"""The public API: publishes and follows job logs from Python.
 
 See :mod:`chronoverse.runner.api`, and :meth:`chronoverse.client.client.Client.follow`.
 """

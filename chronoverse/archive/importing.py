@@ -1,6 +1,6 @@
 """Recreates the jobs of an archive in a store that has lost them.
 
-An ended job has a manifest, which says all that the store knew. Of any other job there are only chunks: their records
+An ended job has a manifest with everything that the store knew. Other jobs have only chunks: their records
 are made again from the objects, and the job waits for its runner, or is LOST. An import may be repeated, and several
 may run at once.
 """

@@ -63,7 +63,7 @@ class _File:
 
     @property
     def unread(self) -> int:
-        """Bytes that were not read; 1 for a gap. Of a compressed file all of its bytes, until its end was read."""
+        """Unread bytes; 1 for a gap. A compressed file counts in full until its end is read."""
         size = os.fstat(self.file.fileno()).st_size
         unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
         return unread or int(self.has_gap)

@@ -120,7 +120,7 @@ class Pod:
         return ContainerEnd(None, str(self._status.get("reason") or "Unknown")) if self._has_failed else None
 
     def start_failure(self, container: str) -> ContainerEnd | None:
-        """Why a container that has never run does not run; None if nothing keeps it from that.
+        """Why a container has not started; None if nothing prevents it.
 
         It may still start, unless the pod :attr:`has_ended`.
         """

@@ -247,7 +247,7 @@ class Publisher:
             self._finish(store, attempt, self._result)
 
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
-        """Sends the next lines, and waits for the oldest answer. What fills an append is sent before that.
+        """Sends the next lines, then waits for the oldest answer. Full appends are sent before waiting.
 
         Raises :class:`ForeignLines` when another program writes to the log. If neither the store nor the spool has the
         next line, tells the store, which names it in the log.

@@ -150,7 +150,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
-    """Reads host names and addresses, each perhaps with ``+private``. Returns each with whether it has that."""
+    """Reads host names and addresses, optionally with ``+private``. Returns each, and whether it has it."""
     found: dict[str, bool] = {}
     for entry in text.replace(",", " ").split():
         host, plus, private = entry.lower().partition("+")

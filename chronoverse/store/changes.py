@@ -74,7 +74,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
 
 
 def _reply(state: bytes) -> list[Any] | None:
-    """What ``get_job.lua`` answered then. Lua writes an empty list as an object."""
+    """The stored answer of ``get_job.lua``. Lua encodes an empty list as an object."""
     if not state:
         return None
     # Labels are untrusted, and may not be UTF-8.

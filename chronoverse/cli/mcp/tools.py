@@ -199,7 +199,7 @@ def _brief_job(job: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
 
 
 def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) -> bytes:
-    """The JSON of ``body``. What has no room is dropped from the ends of its ``lists``, one by one, and counted."""
+    """The JSON of ``body``, shortened to fit: items are dropped from the ends of its ``lists``, and counted."""
     while len(json := orjson.dumps(body)) > max_bytes and (full := next(filter(None, lists), None)):
         full.pop()
         body[counter] += 1

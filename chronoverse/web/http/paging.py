@@ -130,7 +130,7 @@ def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any],
 
 
 def digest(text: str) -> str:
-    """What a cursor contains of a part of its query that may be long."""
+    """A digest of a long part of the query, for a cursor."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -157,7 +157,7 @@ class RecordSorter:
     def _add_alike(self, records: Columns) -> bool:
         """Adds records that differ only in their texts, times and numbers, which are consecutive and have no 1.
 
-        Each is one line. False if there is anything else about them: then each must be added alone.
+        Each is one line. Returns False if they differ in anything else: then each must be added alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0

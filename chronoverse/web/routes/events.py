@@ -145,7 +145,7 @@ def start_offset(
 ) -> int:
     """The number after which the stream starts, for a request without ``Last-Event-ID``.
 
-    For the last ``tail`` lines that pass a filter it is as much as a page's time allows. Raises as :func:`scan_page`.
+    With a filter, finds the last ``tail`` matching lines, within the time of a page. Raises as :func:`scan_page`.
     """
     if isinstance(offset, int):
         return offset

@@ -103,7 +103,7 @@ class _Download:
             raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
     def end(self) -> None:
-        """Makes room for another download, and writes the line in the log."""
+        """Releases the download's place, and logs its end."""
         self._deps.admission.leave(self._ticket)
         seconds = round(self._deps.monotonic() - self._ticket.since, 3)
         fields = {**self._fields, "why": self._reason, "bytes": self._bytes, "seconds": seconds}
