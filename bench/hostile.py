@@ -61,8 +61,6 @@ GIVE_UP_SECONDS: Final = 5.0
 #: Seconds before an attacker's next connection, and in which the good jobs must end.
 RETRY_SECONDS: Final = 0.1
 END_SECONDS: Final = 60.0
-#: Seconds for which tokens are valid.
-TOKEN_SECONDS: Final = 3_600
 #: Seconds for which the process naps that measures how late the kernel runs it.
 NAP_SECONDS: Final = 0.005
 #: Addresses of the clients. nginx as shipped trusts 127.0.0.1 only.
@@ -388,7 +386,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     server = service if asked.direct else stack.enter_context(Nginx(directory / "nginx", nodes))
 
     def token(subject: str, scope: str, workflow: str) -> str:
-        return mint(service.secret, subject, [scope], [workflow], TOKEN_SECONDS, time.time())
+        return mint(service.secret, subject, [scope], [workflow], 3_600, time.time())
 
     context = multiprocessing.get_context("fork")
     seen, done, stop = context.Queue(), context.Queue(), context.Event()

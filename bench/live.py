@@ -187,10 +187,7 @@ SCENARIOS: Final = (
         EVERYBODY,
         (P50, P99),
         delay,
-        (
-            Target("p50 at most 1 ms", "p50_ms", 1),
-            Target("p99 at most 4 ms", "p99_ms", 4),
-        ),
+        (Target("p50 at most 1 ms", "p50_ms", 1), Target("p99 at most 4 ms", "p99_ms", 4)),
     ),
     Scenario(
         "workers",

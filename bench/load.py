@@ -16,15 +16,11 @@ from bench.reference import Grammar, Reference, Wrong
 
 #: Bytes of one read: more than any peer writes at once.
 READ_BYTES: Final = 1 << 20
-#: Events of one call of epoll.
-EVENTS: Final = 512
 #: Seconds for which the viewers read on after their last lines, so that an additional line is noticed.
 SETTLE_SECONDS: Final = 0.25
 #: Viewers use so many addresses, from 127.0.0.2 on. One address has 28,000 ports, and a used port is blocked for a
 #: minute.
 SOURCES: Final = 8
-#: How many faults are described. All of them are counted.
-STORIES: Final = 3
 #: Linux's number of this option; Python 3.11 has no name for it. The port is then chosen at connect(), and must differ
 #: only from ports of connections to the same address.
 IP_BIND_ADDRESS_NO_PORT: Final = 24
@@ -149,7 +145,7 @@ class ViewerLoop:
                 self._say.send(("done", None))
             if now > deadline or (ended and now > ended + SETTLE_SECONDS):
                 break
-            for fd, events in self._epoll.poll(0.05, EVENTS):
+            for fd, events in self._epoll.poll(0.05, 512):
                 self._event(self._by_fd[fd], events)
         if not ended:
             self._say.send(("done", None))
@@ -248,7 +244,7 @@ class ViewerLoop:
             setattr(report, why, getattr(report, why) + 1)
             self._over += 1
             self._done -= viewer.done
-            if len(report.stories) < STORIES:
+            if len(report.stories) < 3:
                 report.stories.append(f"viewer {viewer.which} {why}: {story}")
         if not viewer.settled:
             self._settle(viewer)

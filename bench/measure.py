@@ -16,8 +16,6 @@ from bench.produce import Plan, produce
 
 #: Seconds after a process's own deadline in which it must report.
 GRACE_SECONDS: Final = 60.0
-#: Seconds between two measurements of a worker's memory.
-MEASURE_SECONDS: Final = 0.1
 #: The share of a core above which the generator may have been slower than the peer.
 BUSY: Final = 0.9
 
@@ -79,7 +77,7 @@ class Peak(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(MEASURE_SECONDS):
+        while not self._over.wait(0.1):
             now = memory(self._pids)
             self.rss, self.anon = max(self.rss, now.rss), max(self.anon, now.anon)
 

@@ -15,8 +15,6 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 #: Seconds in which a server must start, and stop, on a busy machine.
 START_SECONDS: Final = 30.0
-#: Seconds between two checks whether it has.
-POLL_SECONDS: Final = 0.02
 #: ``prctl``'s number for the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG: Final = 1
 
@@ -43,7 +41,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise Failed(what)
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.02)
 
 
 def listens(port: int) -> bool:

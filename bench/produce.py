@@ -14,6 +14,11 @@ TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 GO_SECONDS: Final = 180.0
 
 
+def line_json(text: str, number: int) -> bytes:
+    """The service's JSON of a line whose ``text`` needs no escapes: all peers send the same number of bytes."""
+    return f'{{"timestamp":"{TIMESTAMP}","message":"{text}","sequence_num":{number},"stream":"stdout"}}'.encode()
+
+
 class Sink(Protocol):
     """How to publish to a peer. Made in the benchmark's process and used in the producer's."""
 

@@ -34,9 +34,7 @@ LINES: Final = 1_000_000
 #: Seconds for which the store is unreachable, and seconds of the job before and after that.
 AWAY_SECONDS: Final = 60
 NORMAL_SECONDS: Final = 5
-#: The number of viewers, and seconds in which they must receive the end.
 VIEWERS: Final = 3
-SEEN_SECONDS: Final = 30
 ROUNDS: Final = 3
 START_ROUNDS: Final = 12
 FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%099d\\n' % i)"
@@ -74,19 +72,9 @@ class DataDirectory:
         self.count += 1
         # Without the option, earlier versions publish to the store even so.
         url = self.environ.get("CHRONOVERSE_URL")
-        return [
-            sys.executable,
-            "-m",
-            "chronoverse",
-            "run",
-            "--workflow",
-            "bench",
-            "--job",
-            f"j{self.count}",
-            *(("--server", url) if url else ()),
-            "--",
-            *argv,
-        ]
+        server = ("--server", url) if url else ()
+        command = (sys.executable, "-m", "chronoverse", "run", "--workflow", "bench")
+        return [*command, "--job", f"j{self.count}", *server, "--", *argv]
 
     def client(self) -> "redis.Redis":
         return redis.Redis(unix_socket_path=str(self.directory / "data" / "server.sock"))
@@ -232,7 +220,7 @@ def away(at: DataDirectory) -> None:
             time.sleep(0.01)
         took = time.monotonic() - began
         errors = runner.communicate()[1].decode()
-        messages = [viewer.communicate(timeout=SEEN_SECONDS)[1].decode().strip() for viewer in viewers]
+        messages = [viewer.communicate(timeout=30)[1].decode().strip() for viewer in viewers]
     seen = [(at.directory / f"viewer{number}").read_bytes() for number in range(VIEWERS)]
     assert at.published() == seconds * 2000 + 1, (at.published(), errors)
     expected = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
@@ -277,12 +265,7 @@ def watched(at: DataDirectory) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def main(names: list[str]) -> None:
-    parts: dict[str, Callable[[DataDirectory], None]] = {
-        "flat": flat,
-        "paced": paced,
-        "start": start,
-        "away": away,
-    }
+    parts = {each.__name__: each for each in (flat, paced, start, away)}
     for name in names or list(parts):
         with data_directory() as at:
             parts[name](at)

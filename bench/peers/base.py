@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from bench.load import Target
 from bench.machine import children
-from bench.processes import folder
+from bench.processes import folder, wait_until
 from bench.produce import Sink
 from bench.reference import Grammar
 
@@ -19,10 +19,6 @@ class Pids:
 
     workers: list[int] = field(default_factory=list)
     store: list[int] = field(default_factory=list)
-
-    @property
-    def all(self) -> list[int]:
-        return [*self.workers, *self.store]
 
 
 class Peer(ABC):
@@ -42,9 +38,9 @@ class Peer(ABC):
         self._stack = contextlib.ExitStack()
 
     @classmethod
-    @abstractmethod
     def missing(cls) -> str:
         """Why it cannot run here; empty if it can."""
+        return ""
 
     @abstractmethod
     def start(self, stack: contextlib.ExitStack) -> None:
@@ -74,6 +70,11 @@ class Peer(ABC):
         """The number of connections of the workers to the store; 0 without a store."""
         return 0
 
+    def wait_for_workers(self, master: int, *store: int) -> None:
+        """Waits for the worker processes of a master, and remembers them and the process of the ``store``, if any."""
+        wait_until(lambda: len(children(master)) >= self.workers, "the workers do not start")
+        self.pids = Pids(children(master)[: self.workers], [*store])
+
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.folder = stack.enter_context(folder())
@@ -83,8 +84,3 @@ class Peer(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
-
-
-def workers_of(master: int, count: int) -> list[int]:
-    """The worker processes of a master. Waits until there are ``count``, for a limited time."""
-    return children(master)[:count]

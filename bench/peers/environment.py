@@ -13,8 +13,6 @@ _ASK: Final = """
 import importlib.metadata, json, sys
 print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
 """
-#: The time limit for a Python that looks for packages, in seconds.
-ASK_SECONDS: Final = 30.0
 
 
 def python() -> Path:
@@ -32,7 +30,7 @@ def missing(package: str) -> str:
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """The installed versions; empty if one of the packages is missing."""
     asked = [str(python()), "-c", _ASK, *packages]
-    result = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
+    result = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
     if result.returncode:
         return {}
     found: dict[str, str] = json.loads(result.stdout)

@@ -9,10 +9,10 @@ import redis
 
 from bench.load import Target
 from bench.peers import environment
-from bench.peers.base import Peer, workers_of
+from bench.peers.base import Peer
 from bench.peers.store import start_store, store_version
-from bench.peers.wire import line_json
-from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.processes import ROOT, free_port, listens, running
+from bench.produce import line_json
 from bench.reference import Grammar
 
 
@@ -58,8 +58,7 @@ class FlaskSse(Peer):
         # Without it redis-py closes a silent subscription after five seconds.
         environ = {"FLASK_SSE_REDIS_URL": f"{self.url}?socket_timeout=3600", "PYTHONPATH": str(ROOT)}
         master = stack.enter_context(running(argv, lambda: listens(self.port), self.folder / "flask-sse.log", environ))
-        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
-        self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+        self.wait_for_workers(master, store)
 
     def target(self, job: int) -> Target:
         return Target("127.0.0.1", self.port, f"/stream?channel=j{job}")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from bench.load import Target
 from bench.peers.base import Peer
 from bench.peers.ours import LOG, NOISE
-from bench.peers.wire import line_json
 from bench.processes import ROOT, free_port, listens, running
+from bench.produce import line_json
 from bench.reference import Grammar
 
 
@@ -42,10 +42,6 @@ class Floor(Peer):
     name = "floor"
     about = "a writer that only sends: no store, no tokens, no jobs; the limit of machine and generator"
     grammar = Grammar(LOG, NOISE)
-
-    @classmethod
-    def missing(cls) -> str:
-        return ""
 
     def start(self, stack: contextlib.ExitStack) -> None:
         self.port, self.input_port = free_port(), free_port()

@@ -6,10 +6,10 @@ import sys
 from importlib.metadata import version
 
 from bench.load import Target
-from bench.peers.base import Peer, workers_of
+from bench.peers.base import Peer
 from bench.peers.ours import LOG, NOISE
 from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
-from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.processes import ROOT, free_port, listens, running
 from bench.reference import Grammar
 
 
@@ -19,10 +19,6 @@ class Naive(Peer):
     name = "naive"
     about = "gunicorn with gevent as the service, but one blocking XREAD per viewer"
     grammar = Grammar(LOG, NOISE)
-
-    @classmethod
-    def missing(cls) -> str:
-        return ""
 
     def start(self, stack: contextlib.ExitStack) -> None:
         self.url, store = start_store(self.folder, stack)
@@ -37,8 +33,7 @@ class Naive(Peer):
                 {"NAIVE_REDIS_URL": self.url, "PYTHONPATH": str(ROOT)},
             )
         )
-        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
-        self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+        self.wait_for_workers(master, store)
 
     def target(self, job: int) -> Target:
         ref = job_ref(job)

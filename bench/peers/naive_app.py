@@ -2,21 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import redis
 
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Line
 
-#: Connections to the store: one for each viewer.
-CONNECTIONS: Final = 20_000
-#: Milliseconds that one XREAD waits. That is less than the client's own timeout.
-BLOCK_MS: Final = 5_000
-#: Lines of one XREAD.
-LINES: Final = 500
-
-_POOL = redis.ConnectionPool.from_url(os.environ["NAIVE_REDIS_URL"], max_connections=CONNECTIONS, socket_timeout=10)
+_POOL = redis.ConnectionPool.from_url(os.environ["NAIVE_REDIS_URL"], max_connections=20_000, socket_timeout=10)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -29,7 +22,7 @@ def _frames(key: str, cursor: int) -> Iterator[bytes]:
     client = redis.Redis(connection_pool=_POOL)
     yield b'event: connected\ndata: {"status":"connected"}\n\n'
     while True:
-        reply: Any = client.xread({key: f"{cursor}-0"}, block=BLOCK_MS, count=LINES)
+        reply: Any = client.xread({key: f"{cursor}-0"}, block=5_000, count=500)
         for _, entries in reply or ():
             raw = [(entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in entries]
             for entry in read_entries(raw, cursor):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.load import Target
-from bench.peers.base import Peer, workers_of
-from bench.peers.wire import line_json
-from bench.processes import free_port, listens, running, wait_until
+from bench.peers.base import Peer
+from bench.processes import free_port, listens, running
+from bench.produce import line_json
 from bench.reference import Grammar
 
 MODULES: Final = (
@@ -123,8 +123,7 @@ class Nchan(Peer):
         )
         argv = [shutil.which("nginx") or "nginx", "-e", str(self.folder / "error.log"), "-c", str(conf)]
         master = stack.enter_context(running(argv, lambda: listens(self.port), self.folder / "out.log"))
-        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "nginx's workers do not start")
-        self.pids.workers = workers_of(master, self.workers)
+        self.wait_for_workers(master)
 
     def target(self, job: int) -> Target:
         return Target("127.0.0.1", self.port, f"/sub?id=j{job}")

@@ -18,11 +18,6 @@ from bench.produce import Sink
 from bench.reference import Grammar
 from chronoverse.auth.tokens import READ, mint
 
-#: The limit of streams of one worker: more than any scenario has viewers.
-MAX_STREAMS: Final = 12_000
-#: Seconds for which tokens are valid: longer than any round.
-TOKEN_SECONDS: Final = 3600
-
 LOG: Final = rb"event: log\ndata: {data}\nid: (?P=number)\n\n"
 NOISE: Final = rb"event: (?:connected|job|end)\ndata: [^\n]*\n(?:retry: [0-9]+\n)?(?:id: [0-9]+\n)?\n"
 
@@ -35,10 +30,6 @@ class Ours(Peer):
     grammar = Grammar(LOG, NOISE)
     #: The checkout that it runs.
     root = ROOT
-
-    @classmethod
-    def missing(cls) -> str:
-        return ""
 
     def start(self, stack: contextlib.ExitStack) -> None:
         self.url, store = start_store(self.folder, stack)
@@ -53,9 +44,8 @@ class Ours(Peer):
                     "CHRONOVERSE_JWT_SECRET": self.secret,
                     "CHRONOVERSE_BIND": f"127.0.0.1:{self.port}",
                     "CHRONOVERSE_DATA_DIR": str(self.folder / "data"),
-                    "CHRONOVERSE_MAX_STREAMS": str(MAX_STREAMS),
+                    "CHRONOVERSE_MAX_STREAMS": "12000",
                     "WEB_CONCURRENCY": str(self.workers),
-                    **self.settings(),
                 },
                 self.root,
             )
@@ -65,17 +55,13 @@ class Ours(Peer):
         wait_until(lambda: len(forks_of(master)) == self.workers, "the workers do not start")
         self.pids.workers, self.pids.store = forks_of(master), [store]
 
-    def settings(self) -> dict[str, str]:
-        """Further settings in its environment."""
-        return {}
-
     def target(self, job: int) -> Target:
         path = f"/workflows/{job_ref(job).workflow_id}/jobs/{job_ref(job).job_id}/events?wait=120"
         return Target("127.0.0.1", self.port, path, f"Authorization: Bearer {self.token('bench')}\r\n")
 
     def token(self, subject: str) -> str:
         """A token for reading everything."""
-        return mint(self.secret.encode(), subject, [READ], ["*"], TOKEN_SECONDS, time.time())
+        return mint(self.secret.encode(), subject, [READ], ["*"], 3_600, time.time())
 
     def sink(self) -> Sink:
         return StoreSink(self.url)

@@ -4,9 +4,9 @@ import contextlib
 
 from bench.load import Target
 from bench.peers import environment
-from bench.peers.base import Peer, workers_of
+from bench.peers.base import Peer
 from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
-from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.processes import ROOT, free_port, listens, running
 from bench.reference import Grammar
 
 
@@ -41,8 +41,7 @@ class SseStarlette(Peer):
         )
         self.pids.workers, self.pids.store = [pid], [store]
         if self.workers > 1:
-            wait_until(lambda: len(workers_of(pid, self.workers)) == self.workers, "the workers do not start")
-            self.pids.workers = workers_of(pid, self.workers)
+            self.wait_for_workers(pid, store)
 
     def target(self, job: int) -> Target:
         ref = job_ref(job)

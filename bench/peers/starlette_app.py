@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 import orjson
 import redis.asyncio
@@ -11,22 +11,15 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
-#: Connections to the store: one for each viewer.
-CONNECTIONS: Final = 20_000
-#: Milliseconds that one XREAD waits. That is less than the client's own timeout.
-BLOCK_MS: Final = 5_000
-#: Lines of one XREAD.
-LINES: Final = 500
-
 _POOL: Any = redis.asyncio.ConnectionPool.from_url(
-    os.environ["STARLETTE_REDIS_URL"], max_connections=CONNECTIONS, socket_timeout=10
+    os.environ["STARLETTE_REDIS_URL"], max_connections=20_000, socket_timeout=10
 )
 
 
 async def _frames(key: str, cursor: int) -> AsyncIterator[ServerSentEvent]:
     client: Any = redis.asyncio.Redis(connection_pool=_POOL)
     while True:
-        reply = await client.xread({key: f"{cursor}-0"}, block=BLOCK_MS, count=LINES)
+        reply = await client.xread({key: f"{cursor}-0"}, block=5_000, count=500)
         for _, entries in reply or ():
             for entry_id, fields in entries:
                 if b"event" in fields:
