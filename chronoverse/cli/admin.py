@@ -61,7 +61,6 @@ def archive(
 
     Runs until stopped.
     """
-    from chronoverse import metrics
     from chronoverse.archive.archiver import Archiver
     from chronoverse.archive.retention import RetentionPolicy
 
@@ -71,24 +70,8 @@ def archive(
         raise click.UsageError("--once, --orphans, --import, --verify and --confirm-store cannot be combined")
     if output != "text" and not (orphans or verify):
         raise click.UsageError("--output requires --orphans or --verify")
-    settings = Settings.from_env() if while_stdin else common.read_settings()
-    stop = threading.Event()
     # An import and a verification may be interrupted at any time.
-    for name in () if imports or verify else (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    if while_stdin:
-        metrics.name_process(metrics.SUPERVISED["archive"])
-
-        def stop_after_owner() -> None:
-            wait_for_owner_end()
-            stop.set()
-
-        threading.Thread(target=stop_after_owner, daemon=True).start()
-    else:
-        common.require_store(settings)
-    configure_logging(settings)
-    if address:
-        serve_metrics(address, metrics.registry_of("chronoverse_archive"))
+    settings, stop = begin("archive", address, while_stdin, catch_signals=not (imports or verify))
     gc.freeze()
     # A page of entries makes thousands of objects, all of which reference counting frees.
     gc.set_threshold(100_000)
@@ -117,6 +100,36 @@ def archive(
         archiver.run()
         log.info("archiver gone")
     return 0
+
+
+def begin(
+    program: str, address: str | None, while_stdin: bool, *, catch_signals: bool = True
+) -> tuple[Settings, threading.Event]:
+    """Begins ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and an event.
+
+    Signals set the event. With ``while_stdin`` it is also set when standard input ends; without, the settings must name
+    the store.
+    """
+    from chronoverse import metrics
+
+    settings = Settings.from_env() if while_stdin else common.read_settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT) if catch_signals else ():
+        signal.signal(number, lambda *_: stop.set())
+    if while_stdin:
+        metrics.name_process(metrics.SUPERVISED[program])
+
+        def stop_after_owner() -> None:
+            wait_for_owner_end()
+            stop.set()
+
+        threading.Thread(target=stop_after_owner, daemon=True).start()
+    else:
+        common.require_store(settings)
+    configure_logging(settings)
+    if address:
+        serve_metrics(address, metrics.registry_of(f"chronoverse_{program}"))
+    return settings, stop
 
 
 def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str) -> int:

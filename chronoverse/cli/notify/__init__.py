@@ -5,7 +5,6 @@ messages  the text and data of a message
 sending   posts one message to a receiver, which is not trusted
 """
 
-import signal
 import ssl
 import threading
 import time
@@ -15,11 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from chronoverse import metrics
 from chronoverse.cli import common
-from chronoverse.cli.admin import configure_logging, serve_metrics
-from chronoverse.embedded.supervised_process import wait_for_owner_end
-from chronoverse.settings import Settings
+from chronoverse.cli.admin import begin
 
 if TYPE_CHECKING:
     from chronoverse.joblog.model import JobRef
@@ -36,23 +32,7 @@ def notify(address: str | None, while_stdin: bool) -> None:
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.scan import SummaryScan
 
-    settings = Settings.from_env() if while_stdin else common.read_settings()
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    if while_stdin:
-        metrics.name_process(metrics.SUPERVISED["notify"])
-
-        def stop_after_owner() -> None:
-            wait_for_owner_end()
-            stop.set()
-
-        threading.Thread(target=stop_after_owner, daemon=True).start()
-    else:
-        common.require_store(settings)
-    configure_logging(settings)
-    if address:
-        serve_metrics(address, metrics.registry_of("chronoverse_notify"))
+    settings, stop = begin("notify", address, while_stdin)
     with common.open_store(settings) as store:
         objects = common.open_archive(settings) if settings.archive_location else None
         # It answers one scan at a time.
