@@ -1,6 +1,5 @@
 """``chronoverse profile``: prints where the time of a job went."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 from chronoverse.cli import common, names
 from chronoverse.cli.summary import numbered
 from chronoverse.client.client import reading
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.terminal import counted, plain_text
 
 
@@ -23,14 +23,14 @@ def profile(workflow: str, job: str, against_label: list[str], output: str) -> N
     prints how long it has been silent, how long is usual there, and the time left by the good runs.
     """
     route = "/workflows/{}/jobs/{}/profile"
-    with common.open_client(workflow, job) as client, common.status_line() as show:
-        found = client.read(route, workflow, job, against_label=against_label)
-        deadline = time.monotonic() + 120
-        while found.get("complete") is False and time.monotonic() < deadline:
-            show(f"scanned {counted(found['scanned_to'])}")
-            found = client.read(route, workflow, job, against_label=against_label)
+    with common.open_client(workflow, job) as client:
+        found = common.read_complete(client, route, JobRef(workflow, job), _scanned, against_label=against_label)
     for text in [common.json_text(found)] if output != "text" else profile_text(found):
         click.echo(text)
+
+
+def _scanned(profile: dict[str, Any]) -> str:
+    return f"scanned {counted(profile['scanned_to'])}"
 
 
 def profile_text(profile: dict[str, Any]) -> Iterator[str]:

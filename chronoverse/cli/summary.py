@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -49,14 +48,9 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
     """
     is_screen = output == "text" and sys.stdout.isatty() and not full
     route = "/workflows/{}/jobs/{}/summary"
-    with common.open_client(workflow, job) as client, common.status_line() as show:
+    with common.open_client(workflow, job) as client:
         query = {"bytes": max_bytes, "against_label": against_label}
-        found = client.read(route, workflow, job, **query)
-        deadline = time.monotonic() + 120
-        while found.get("complete") is False and time.monotonic() < deadline:
-            show(looked_at(found))
-            found = client.read(route, workflow, job, **query)
-        show("")
+        found = common.read_complete(client, route, JobRef(workflow, job), looked_at, **query)
         if is_screen or output == "markdown":
             around, url = _around(client, found), common.page_url(Settings.from_env(), workflow, job)
             for text in (screen if is_screen else markdown)(found, around, url):
