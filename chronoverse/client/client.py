@@ -12,7 +12,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from http.client import HTTPMessage
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -300,15 +299,9 @@ class Client:
         After an error some lines may be redacted: :class:`LineStillOpen`, :class:`ArchiveNotConfigured`.
         """
         body = {name: value for name, value in query.items() if value is not None}
-        path = _path("/workflows/{}/jobs/{}/logs/redact", *job)
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-
-        def attempt() -> dict[str, Any]:
-            return self._read_json("POST", path, {}, headers, orjson.dumps(body))[0]
-
         lines, pending = 0, False
         while True:
-            answer = self._retry(attempt)
+            answer = self.send("POST", "/workflows/{}/jobs/{}/logs/redact", *job, body=body)
             lines, pending = lines + answer["redacted"], pending or answer["pending"]
             if answer["next"] is None:
                 return lines, pending
@@ -337,18 +330,14 @@ class Client:
 
         Raises :class:`Held` and :class:`Closed`, too.
         """
-        body = orjson.dumps({"status": status, "exit_code": exit_code})
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        path = _path("/workflows/{}/jobs/{}/end", *job)
-        return self._retry(lambda: self._read_json("POST", path, {}, headers, body)[0])
+        return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
         """The answer of a ``route`` that writes, as in :meth:`read`; empty if it has none. Must be idempotent."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
         text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))
-        found: dict[str, Any] = orjson.loads(text) if text else {}
-        return found
+        return self._parse(text) if text else {}
 
     def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
         """The workflow's own settings, as in :class:`WorkflowSettings`, after ``changes``."""
@@ -356,16 +345,15 @@ class Client:
         found = self.read(path, workflow_id)
         if changes:
             body = {**found, **{_SETTING_NAMES.get(name, name): value for name, value in changes.items()}}
-            headers = {"Accept": "application/json", "Content-Type": "application/json"}
-            text = orjson.dumps(body)
-            found, _ = self._retry(lambda: self._read_json("PUT", _path(path, workflow_id), {}, headers, text))
+            found = self.send("PUT", path, workflow_id, body=body)
         with reading("page"):
             return {
                 name: found[_SETTING_NAMES.get(name, name)] for name in ("retention_seconds", "job_bytes", "day_bytes")
             }
 
     def _get_once(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
-        body, headers = self._read_json("GET", path, query, {"Accept": "application/json"})
+        text, headers = self._service.request("GET", path, query, {"Accept": "application/json"})
+        body = self._parse(text)
         if (reached := parse_number(headers.get("Last-Event-ID", ""))) is not None:
             body["reached"] = reached
         if searched_to := headers.get("Searched-To"):
@@ -391,15 +379,14 @@ class Client:
             raise failure
         return max(min(backoff.delay(), left), failure.min_delay)
 
-    def _read_json(self, *request: Any) -> tuple[dict[str, Any], HTTPMessage]:
-        text, headers = self._service.request(*request)
+    def _parse(self, text: bytes) -> dict[str, Any]:
         try:
             body = orjson.loads(text)
         except ValueError:
             body = None
         if not isinstance(body, dict):
             raise ChronoverseError(f"{self._service.url} does not answer with JSON: is it the right address?")
-        return body, headers
+        return body
 
 
 def _path(route: str, *ids: str) -> str:
