@@ -7,14 +7,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
 from chronoverse.joblog.line_splitter import LineBatch
-from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
+from chronoverse.joblog.model import iso_timestamp
 from chronoverse.joblog.terminal import plain_text
-from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
@@ -121,16 +120,9 @@ class SignalForwarder:
 
 
 def run_command(
-    argv: Sequence[str],
-    tees: Mapping[str, Tee],
-    publish: Callable[[LineBatch], None],
-    signals: SignalForwarder,
-    *,
-    max_line_bytes: int = MAX_LINE_BYTES,
-    masks: Masks | None = None,
-    pty: bool = False,
+    argv: Sequence[str], capture: Capture, say: Callable[[str], None], signals: SignalForwarder, *, pty: bool = False
 ) -> int:
-    """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
+    """Runs ``argv``, whose output ``capture`` reads; ``signals`` go to it. ``say`` tells why it cannot be started.
 
     It does not see our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be started.
     """
@@ -146,16 +138,16 @@ def run_command(
     except (OSError, ValueError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         text = f"{argv[0]}: {'command not found' if is_missing else error}"
-        tees["stderr"].say(text)
-        message = f"chronoverse: {text}".encode("utf-8", "replace")
+        say(text)
+        message, masks = f"chronoverse: {text}".encode("utf-8", "replace"), capture.masks
         message = masks.forms.mask()(masks.mask(message)) if masks else message
-        publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
+        capture.publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
         return 127 if is_missing else 126  # these codes, too, are a shell's
     signals.attach(child.pid)
     lent = attach_terminal(child) if isinstance(child, PtyProcess) else foreground_process_group(child.pid)
     with lent as may_be_interrupted:
         try:
-            Capture(child, tees, publish, max_line_bytes=max_line_bytes, masks=masks).run()
+            capture.run(child)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)

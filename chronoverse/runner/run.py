@@ -20,6 +20,7 @@ from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.joblog.terminal import counted
 from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.capture.pipes import Capture
 from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
@@ -113,7 +114,8 @@ def run(
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, server=service_url or "")
-            code = run_command(argv, tees, spool.put, signals, max_line_bytes=max_line_bytes, masks=masks, pty=pty)
+            capture = Capture(tees, spool.put, max_line_bytes=max_line_bytes, masks=masks)
+            code = run_command(argv, capture, say, signals, pty=pty)
             status = Status.CANCELED if signals.received else Status.FAILED
             if more_follow and not signals.received:
                 publisher.end(JobResult(Status.PENDING, max(code, before)))

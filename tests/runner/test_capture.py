@@ -147,7 +147,7 @@ def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes
     tees = {stream: shown[stream].append for stream in shown}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, bufsize=0) as child:
-        Capture(child, tees, batches.append, clock=clock).run()
+        Capture(tees, batches.append, clock=clock).run(child)
         exit_code = child.wait()
     return batches, b"".join(shown["stdout"]), b"".join(shown["stderr"]), exit_code
 
@@ -249,7 +249,7 @@ def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
             # As long as a reader that waits for a key; then as long as the silence after which a grandchild is left.
             time.sleep(ORPHAN_QUIET_SECONDS if len(shown) == 3 else 0)
 
-        Capture(child, {"stdout": show, "stderr": show}, batches.append).run()
+        Capture({"stdout": show, "stderr": show}, batches.append).run(child)
     assert len(b"".join(shown)) == 800_100
     assert joined(batches) == ["x" * 99] * 8_001
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.joblog.line_splitter import LineBatch
+from chronoverse.runner.capture.pipes import Capture
 from chronoverse.runner.command import SignalForwarder, Tee, run_command
 from tests.runner.descriptors import open_descriptors
 
@@ -16,14 +17,13 @@ ROOT = Path(__file__).parents[2]
 #: Runs its arguments on a pseudo-terminal, prints what would have been published, and exits with their exit code.
 DRIVER = """
 import sys
-from chronoverse.runner.command import run_command
-from chronoverse.runner.command import Tee, open_standard
-from chronoverse.runner.command import SignalForwarder
+from chronoverse.runner.capture.pipes import Capture
+from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 batches = []
 signals = SignalForwarder()
 with signals:
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
-    code = run_command(sys.argv[1:], tees, batches.append, signals, pty=True)
+    code = run_command(sys.argv[1:], Capture(tees, batches.append), tees["stderr"].say, signals, pty=True)
 published = [message for batch in batches for message in map(bytes.decode, batch.messages())]
 print("published", published, list(map(int, signals.received)), flush=True)
 sys.exit(code)
@@ -56,7 +56,8 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Runs ``argv`` on a pseudo-terminal: its exit code, what was published, and what was shown."""
     batches: list[LineBatch] = []
     out, err = io.BytesIO(), io.BytesIO()
-    code = run_command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True)
+    capture = Capture({"stdout": Tee(out), "stderr": Tee(err)}, batches.append)
+    code = run_command(argv, capture, Tee(err).say, SignalForwarder(), pty=True)
     assert not err.getvalue() or code in (126, 127)
     return (
         code,
@@ -152,9 +153,8 @@ def test_a_signal_is_forwarded_at_any_moment() -> None:
     """It may come to another thread, or just before the wait for output, and then does not interrupt that wait."""
     code = """
 import signal, sys, threading
-from chronoverse.runner.command import run_command
-from chronoverse.runner.command import Tee, open_standard
-from chronoverse.runner.command import SignalForwarder
+from chronoverse.runner.capture.pipes import Capture
+from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 class Attached(SignalForwarder):
     def attach(self, group):
         super().attach(group)
@@ -162,7 +162,7 @@ class Attached(SignalForwarder):
 signals = Attached()
 with signals:
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
-    sys.exit(run_command(["sleep", "20"], tees, lambda batch: None, signals))
+    sys.exit(run_command(["sleep", "20"], Capture(tees, lambda batch: None), tees["stderr"].say, signals))
 """
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 143

@@ -43,7 +43,6 @@ class Capture:
     ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
     """
 
-    child: Child
     tees: Mapping[str, Callable[[bytes], None]]
     publish: Callable[[LineBatch], None]
     _: KW_ONLY
@@ -51,8 +50,9 @@ class Capture:
     masks: Masks | None = None
     clock: Callable[[], float] = time.time
 
-    def __post_init__(self) -> None:
-        child = self.child
+    def run(self, child: Child) -> None:
+        """Returns when the command has ended and its pipes are closed, or have been open for too long since."""
+        self._child = child
         self._selector = selectors.DefaultSelector()
         #: When the command ended, in monotonic seconds; infinite while it runs.
         self._ended_at = math.inf
@@ -67,9 +67,6 @@ class Capture:
                 self._add(_Pipe(source, self.tees[stream], LineAssembler(stream, self.max_line_bytes, self.masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
-
-    def run(self) -> None:
-        """Returns when the command has ended and its pipes are closed, or have been open for too long since."""
         try:
             self._run()
         finally:
@@ -87,7 +84,7 @@ class Capture:
             now = time.monotonic()
             for pipe in self._pipes:
                 self._publish_all(pipe.assembler.flush_due(now))
-            if self._ended_at == math.inf and _has_ended(self.child.pid):
+            if self._ended_at == math.inf and _has_ended(self._child.pid):
                 self._ended_at = time.monotonic()
                 if self._exit is not None:
                     self._selector.unregister(self._exit)
