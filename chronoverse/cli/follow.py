@@ -29,9 +29,9 @@ _Item = tuple[str, Any]
 class WorkflowPrinter:
     """Prints the events of many jobs, each line with its job in front. Messages go to stderr."""
 
-    def __init__(self, output: str, color: str, **printing: Any) -> None:
+    def __init__(self, output: str, colour: bool, **printing: Any) -> None:
         self._is_json = output != "text"
-        self._colored = common.keeps_colors(color)
+        self._colored = colour
         self._printing = printing
         self._renderers: dict[str, LineRenderer] = {}
         self._width = 0

@@ -115,10 +115,12 @@ def logs(
     for sentence, is_so in contradictions.items():
         if is_so:
             raise click.UsageError(sentence)
+    output, colour = printing.pop("output"), common.keeps_colors(printing.pop("color"))
+    renderer = LineRenderer(colour=colour, **printing)
     start: dict[str, Any]
     if job is None:
         start = {"tail": tail, "stream": stream, "q": search, "regex": regex}
-        printer = WorkflowPrinter(printing.pop("output"), printing.pop("color"), **printing)
+        printer = WorkflowPrinter(output, colour, **printing)
         with common.open_client(workflow) as client:
             WorkflowLogs(client, workflow, status or Status.RUNNING, label, printer, **start).run(until_idle)
         return 0
@@ -131,10 +133,11 @@ def logs(
             start |= {"tail": tail, "wait": wait, "q": search, "regex": regex}
             is_narrowed = since is not None or (offset is not None and tail is not None)
             events = follow_from(client, ref, since, **start) if is_narrowed else client.follow(ref, **start)
-            _, state = print_log(events, flush=True, **printing)
+            _, state = print_log(events, renderer, output=output, flush=True)
             return exit_code(state or JobState.from_json(client.job(ref)))
         if not new and search is None:
-            print_log(stored_lines(client, ref, since=since, until=until, last=last, tail=tail, **start), **printing)
+            stored = stored_lines(client, ref, since=since, until=until, last=last, tail=tail, **start)
+            print_log(stored, renderer, output=output)
             return 0
         if new:
             if against is not None:
@@ -144,7 +147,7 @@ def logs(
         else:
             query = {"regex": "true" if regex else None, "since": since, "until": until}
             found = search_results(client, ref, q=search, **query, **start, **around)
-        count, _ = print_log(grouped(found, context), **printing)
+        count, _ = print_log(grouped(found, context), renderer, output=output)
         return 0 if count else 1  # as grep
 
 
@@ -283,20 +286,12 @@ def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line |
 
 
 def print_log(
-    events: Iterable[LogEvent | None],
-    *,
-    timestamps: bool = False,
-    output: str = "text",
-    color: str = "auto",
-    numbers: bool = False,
-    raw: bool = False,
-    flush: bool = False,
+    events: Iterable[LogEvent | None], renderer: LineRenderer, *, output: str = "text", flush: bool = False
 ) -> tuple[int, JobState | None]:
     """Prints lines to stdout, and everything else that a person should know to stderr, each at once if ``flush``.
 
     ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
     """
-    renderer = LineRenderer(timestamps=timestamps, numbers=numbers, colour=common.keeps_colors(color), raw=raw)
     count, state = 0, None
 
     def write(text: str, flush: bool = flush) -> None:

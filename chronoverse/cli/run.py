@@ -14,7 +14,7 @@ from chronoverse.errors import SpoolError
 from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.secret_forms import SecretForms
-from chronoverse.joblog.terminal import counted
+from chronoverse.joblog.terminal import LineRenderer, counted
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,6 @@ def run(
 
     Masked values are replaced by *** in the published log, but not in the output of this command.
     """
-    from chronoverse.embedded import listeners
     from chronoverse.runner import run as runner
     from chronoverse.runner.capture import masking
     from chronoverse.runner.ci_labels import add_ci_labels
@@ -103,7 +102,7 @@ def run(
     masks = masking.load_masks(**masks_given, environ=os.environ, forms=SecretForms(settings.mask_forms))
     server = common.meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{os.urandom(6).hex()}")
-    base = server or settings.url or listeners.local_service_url(settings.data_dir) or settings.service_url
+    base = server or common.page_base(settings)
     with contextlib.ExitStack() as stack:
         return runner.run(
             command,
@@ -202,7 +201,8 @@ def _print_spool(file: Path, raw: bool) -> None:
     from chronoverse.runner.spool.salvage import recover_whole
 
     spool, damage = recover_whole(file, in_place=False)
-    print_log(spool.entries(spool.state.get("base", 1)), raw=raw)
+    renderer = LineRenderer(colour=common.keeps_colors("auto"), raw=raw)
+    print_log(spool.entries(spool.state.get("base", 1)), renderer)
     spool.preserve()
     if spool.dropped:
         common.print_message(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: the spool was full")

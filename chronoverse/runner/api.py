@@ -52,8 +52,7 @@ class JobLog:
         self,
         publisher: Publisher,
         *,
-        max_line_bytes: int,
-        forms: SecretForms,
+        splitters: Mapping[str, LineSplitter],
         deliver_seconds: float,
         clock: Callable[[], float],
         service_url: str | None,
@@ -61,7 +60,7 @@ class JobLog:
     ) -> None:
         """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
-        self._splitters = {stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS}
+        self._splitters = splitters
         self._deliver_seconds = deliver_seconds
         self._clock = clock
         self._service_url = service_url
@@ -127,8 +126,7 @@ class JobLog:
             service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 publisher,
-                max_line_bytes=max_line_bytes,
-                forms=forms,
+                splitters={stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS},
                 deliver_seconds=deliver_seconds,
                 clock=clock,
                 service_url=service_url,

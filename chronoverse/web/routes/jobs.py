@@ -1,7 +1,7 @@
 """The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Response
 
@@ -21,20 +21,20 @@ from chronoverse.web.http.publish_schemas import RegisterBody
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, JobSchema, JobsQuery, JobsSchema
 
 
-def newest_jobs(
-    deps: Dependencies,
-    workflow_id: str,
-    status: str | None,
-    labels: Labels,
-    start: ListingPosition | None,
-    limit: int,
-    subject: str,
-) -> tuple[list[Any], ListingPosition | None]:
-    """Up to ``limit`` jobs with this status and all labels as JSON, newest first; and where the next page starts.
+class WantedJobs(NamedTuple):
+    """The ``most`` newest jobs of a workflow with this status and all labels."""
 
-    Raises as the store and :meth:`Turns.page` do.
-    """
-    store = deps.store
+    workflow_id: str
+    most: int
+    status: str | None
+    labels: Labels
+
+
+def newest_jobs(
+    deps: Dependencies, wanted: WantedJobs, start: ListingPosition | None, subject: str
+) -> tuple[list[Any], ListingPosition | None]:
+    """The jobs as JSON, newest first; and where the next page starts. Raises as the store and :meth:`Turns.page` do."""
+    store, (workflow_id, limit, status, labels) = deps.store, wanted
     lock_ref = JobRef(workflow_id, "")
 
     def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
@@ -72,8 +72,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """List a workflow's jobs, newest first. A short or empty page can have a cursor."""
         status, labels, subject = query.get("status"), query.get("label", ()), principal().subject
         listing = ("jobs", workflow_id, status, *labels_in_cursor(labels))
-        start, limit = listing_start(query, listing), query["limit"]
-        found, position = newest_jobs(deps, workflow_id, status, labels, start, limit, subject)
+        wanted = WantedJobs(workflow_id, query["limit"], status, labels)
+        found, position = newest_jobs(deps, wanted, listing_start(query, listing), subject)
         cursor = listing_cursor(listing, position)
         return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
 

@@ -15,7 +15,6 @@ from flask import Response, request
 from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import RESET_FRAME, EventName
-from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.workflow_viewer import WorkflowViewer
@@ -36,7 +35,7 @@ from chronoverse.web.routes.events import (
     parse_query,
     stream_headers,
 )
-from chronoverse.web.routes.jobs import newest_jobs
+from chronoverse.web.routes.jobs import WantedJobs, newest_jobs
 
 LOOK_SECONDS: Final = 2.0
 
@@ -58,15 +57,6 @@ _OPERATION: Final[dict[str, Any]] = {
 }
 
 
-class Opening(NamedTuple):
-    """Which jobs a stream begins with."""
-
-    workflow_id: str
-    most: int
-    status: str | None
-    labels: Labels
-
-
 class Snapshot(NamedTuple):
     frames: bytes
     cursor: int
@@ -78,33 +68,32 @@ class Snapshots:
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self._made: dict[Opening, Snapshot] = {}
-        self._locks: defaultdict[Opening, threading.Lock] = defaultdict(threading.Lock)
+        self._made: dict[WantedJobs, Snapshot] = {}
+        self._locks: defaultdict[WantedJobs, threading.Lock] = defaultdict(threading.Lock)
 
-    def fresh(self, opening: Opening) -> Snapshot | None:
-        found = self._made.get(opening)
+    def fresh(self, wanted: WantedJobs) -> Snapshot | None:
+        found = self._made.get(wanted)
         return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
 
-    def read(self, opening: Opening, subject: str, cursor: int) -> bytes:
+    def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
         """The frames of the jobs, not older than change ``cursor``. Raises as :func:`newest_jobs` does."""
-        with self._locks[opening]:
-            found = self.fresh(opening)
+        with self._locks[wanted]:
+            found = self.fresh(wanted)
             if found is None or found.cursor < cursor:
                 # Each has 17 KB at most for a job, and nearly always 100 KB for a hundred.
                 if len(self._made) >= 64:
                     self._made.clear()
                     self._locks.clear()
-                found = self._made[opening] = self._read(opening, subject, cursor)
+                found = self._made[wanted] = self._read(wanted, subject, cursor)
         return found.frames
 
-    def _read(self, opening: Opening, subject: str, cursor: int) -> Snapshot:
+    def _read(self, wanted: WantedJobs, subject: str, cursor: int) -> Snapshot:
         read_at = now = self._deps.monotonic()
         jobs: list[Any] = []
-        workflow_id, most, status, labels = opening
         position = None
-        while len(jobs) < most and now < read_at + LOOK_SECONDS:
-            left = most - len(jobs)
-            more, position = newest_jobs(self._deps, workflow_id, status, labels, position, left, subject)
+        while len(jobs) < wanted.most and now < read_at + LOOK_SECONDS:
+            left = wanted._replace(most=wanted.most - len(jobs))
+            more, position = newest_jobs(self._deps, left, position, subject)
             jobs += more
             if position is None:
                 break
@@ -135,7 +124,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if state is None or (given is not None and given > state.last):
             state = read_state(deps, ref)
         labels = tuple(query.get("label", ()))
-        jobs = Opening(workflow_id, query["jobs"], query.get("status"), labels)
+        jobs = WantedJobs(workflow_id, query["jobs"], query.get("status"), labels)
         kept = range(state.first - 1, state.last + 1)
         opening: bytes | None = None
         if given is not None and given in kept:

@@ -18,6 +18,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from chronoverse.web.routes import workflow_events
+from chronoverse.web.routes.jobs import WantedJobs
 from tests.support.bench import make_lines
 from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer
@@ -372,13 +373,13 @@ def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: 
     """Those that were just read are sent to all others who come, for a second, with the same filter."""
     now, reads = 0.0, list[tuple[str, str | None]]()
 
-    def newest_jobs(deps: object, workflow_id: str, status: str | None, *_: object) -> tuple[list[Any], None]:
-        reads.append((workflow_id, status))
+    def newest_jobs(deps: object, wanted: WantedJobs, *_: object) -> tuple[list[Any], None]:
+        reads.append((wanted.workflow_id, wanted.status))
         return [{"id": len(reads)}], None
 
     monkeypatch.setattr(workflow_events, "newest_jobs", newest_jobs)
     snapshots = workflow_events.Snapshots(cast("Any", SimpleNamespace(monotonic=lambda: now)))
-    all_jobs, failed = (workflow_events.Opening("w", 10, status, ()) for status in (None, "FAILED"))
+    all_jobs, failed = (WantedJobs("w", 10, status, ()) for status in (None, "FAILED"))
     first = snapshots.read(all_jobs, "me", 5)
     assert snapshots.read(all_jobs, "you", 4) == snapshots.read(all_jobs, "you", 5) == first
     assert snapshots.read(failed, "me", 5) != first
