@@ -4,8 +4,7 @@ python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--o
 
 The workflow ``good`` has three runners and 50 viewers, which check numbers and delays, behind nginx unless
 ``--direct``. After ``--quiet`` seconds the attackers work on ``evil``, with idle priority unless they ``--contend``.
-Two processes show what is left when the processors are shared. Exits with 1 when ``good`` lost a line or a job, or when
-the report passes a bound of :data:`BOUNDS`.
+Exits with 1 when ``good`` lost a line or a job, or when the report passes a bound of :data:`BOUNDS`.
 """
 
 import argparse
@@ -31,14 +30,12 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import psutil
-import redis
 from google.protobuf import json_format
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
-from chronoverse.store.keys import KeyMap
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF
 from tests.support.commands import chronoverse_argv
 from tests.support.nginx import Nginx
@@ -61,8 +58,6 @@ GIVE_UP_SECONDS: Final = 5.0
 #: Seconds before an attacker's next connection, and in which the good jobs must end.
 RETRY_SECONDS: Final = 0.1
 END_SECONDS: Final = 60.0
-#: Seconds for which the process naps that measures how late the kernel runs it.
-NAP_SECONDS: Final = 0.005
 #: Addresses of the clients. nginx as shipped trusts 127.0.0.1 only.
 GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -281,31 +276,6 @@ def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results:
     results.put((job.job_id, viewers.errors, lines, dict(viewers.answers), late))
 
 
-def read_store(url: str, results: Any) -> None:
-    store: Any = redis.Redis.from_url(url)
-    key, cursor, late, ended = KeyMap("chronoverse").log(JOBS[0]), b"0", [], False
-    while not ended:
-        for _, entries in store.xread({key: cursor}, block=1_000):
-            now = time.monotonic()
-            cursor = entries[-1][0]
-            for _, fields in entries:
-                sent = fields.get(b"message", b"").removeprefix(b"sent=")
-                ended = not sent
-                if sent:
-                    late.append((now, now - float(sent)))
-    results.put(late)
-
-
-def nap(stop: Any, results: Any) -> None:
-    """The process that measures how late the kernel runs a process that does nothing else than to wake up."""
-    late = []
-    while not stop.is_set():
-        due = time.monotonic() + NAP_SECONDS
-        time.sleep(NAP_SECONDS)
-        late.append((now := time.monotonic(), now - due))
-    results.put(late)
-
-
 class Runners:
     """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
 
@@ -405,13 +375,8 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         target=work_together, args=(chosen, evil, stop, done), kwargs={"contend": asked.contend}
     )
     writer = context.Process(target=write_evil_lines, args=(store.url, stop), daemon=True)
-    in_store, naps = context.Queue(), context.Queue()
-    beside = [
-        context.Process(target=read_store, args=(store.url, in_store), daemon=True),
-        context.Process(target=nap, args=(stop, naps), daemon=True),
-    ]
     stack.callback(stop.set)
-    for process in (*viewers, writer, *beside):
+    for process in (*viewers, writer):
         process.start()
     runners = Runners(directory, store.url, server, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
@@ -429,9 +394,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         answers = dict(done.get(timeout=END_SECONDS) for _ in chosen)
         codes = runners.stop()
         results = sorted(seen.get(timeout=END_SECONDS) for _ in viewers)
-        of_store, of_naps = in_store.get(timeout=END_SECONDS), naps.get(timeout=END_SECONDS)
-    late_of = {job_id: measured for job_id, *_, measured in results}
-    late = [each for measured in late_of.values() for each in measured]
+    late = [each for *_, measured in results for each in measured]
     quiet, hostile = (began, attacked), (attacked, over)
     quiet_p99, hostile_p99 = percentile(during(late, quiet)), percentile(during(late, hostile))
     quiet_search, hostile_search = (
@@ -458,19 +421,6 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "live p99 quiet, ms": round(quiet_p99 * 1000, 1),
         "live p99 during the attacks, ms": round(hostile_p99 * 1000, 1),
         "worst, ms": round(max(during(late, hostile)) * 1000, 1),
-        **{
-            f"{name}, p50 and p99 quiet, during the attacks, ms": [
-                [round(percentile(during(measured, span), share) * 1000, 1) for share in (0.5, 0.99)]
-                for span in (quiet, hostile)
-            ]
-            for name, measured in (
-                ("live", late),
-                ("published to the store", late_of[JOBS[0].job_id]),
-                ("published over HTTP", [each for job in JOBS[1:] for each in late_of[job.job_id]]),
-                ("published to the store and read there", of_store),
-                ("a process that wakes up", of_naps),
-            )
-        },
         "times as late": round(hostile_p99 / quiet_p99, 2),
         "healthz p99, s": round(percentile(during(probe.seconds, hostile)), 3),
         "healthz worst, s": round(max(during(probe.seconds, hostile)), 3),
