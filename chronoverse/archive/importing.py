@@ -168,14 +168,15 @@ class _Import(NamedTuple):
         wait_seconds: float | None,
         redactions: int,
     ) -> Imported | None:
+        sizes = {} if wait_seconds is None else self.sizes
+        counted = [(chunk, sizes.get(chunk.name, 0)) for chunk in chunks]
         is_new = self.store.chunks.import_job(
             self.job,
-            chunks,
+            counted,
             fields,
             created_ms=round(created * 1000),
             wait_seconds=wait_seconds,
             redactions=redactions,
-            sizes={} if wait_seconds is None else self.sizes,
         )
         if is_new is None:
             return None

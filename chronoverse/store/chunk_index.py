@@ -147,25 +147,31 @@ class ChunkIndex:
     def import_job(
         self,
         job: JobRef,
-        chunks: Sequence[Chunk],
+        chunks: Sequence[tuple[Chunk, int]],
         fields: Mapping[str, Any],
         *,
         created_ms: int,
         wait_seconds: float | None,
         redactions: int,
-        sizes: Mapping[str, int],
     ) -> bool | None:
-        """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
+        """Makes a job of its ``chunks``, each with the bytes that a quota counts, and the ``fields`` of its hash.
 
-        None when its runner has come back and has not sent everything again: repeat it then. A job that has not ended
-        is LOST if its runner does not come back in ``wait_seconds``. The count of ``redactions`` never decreases.
-        ``sizes`` are the bytes that a quota counts, by a chunk's name. Idempotent. Raises :class:`Deleted`;
-        :class:`ArchiveDamaged` when the store has another job of this name.
+        Returns False when the store knows as much of it; None when its runner has come back and has not sent everything
+        again: repeat it then. A job that has not ended is LOST if its runner does not come back in ``wait_seconds``.
+        The count of ``redactions`` never decreases.
+        Idempotent. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
-        numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
+        numbers = (
+            job.job_id,
+            created_ms,
+            chunks[0][0].first,
+            chunks[-1][0].last,
+            fields.get("created_at", ""),
+            wait_ms,
+        )
         flat = [each for pair in fields.items() for each in pair]
-        records = [each for chunk in chunks for each in (chunk.last, chunk.to_json(), sizes.get(chunk.name, 0))]
+        records = [each for chunk, size in chunks for each in (chunk.last, chunk.to_json(), size)]
         kinds = ("log", "job", "lease", "archive", "jobs")
         answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
         if answer == 3:
