@@ -7,6 +7,7 @@ import pytest
 from chronoverse.archive.caches import RECORD_SECONDS, RECORDS, ChunkRecordCache, SingleFlightCache
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.model import JobRef
+from tests.support.waiting import wait_until
 
 JOIN_SECONDS = 20.0
 
@@ -61,9 +62,10 @@ def test_a_value_that_is_removed_while_it_is_loaded_is_not_cached() -> None:
 def test_an_error_reaches_all_who_wait_and_is_not_cached() -> None:
     cache: SingleFlightCache[str, str] = SingleFlightCache(100)
     loading, gate = threading.Event(), threading.Event()
-    errors: list[str] = []
+    errors, loads = list[str](), list[int]()
 
     def load() -> tuple[str, int]:
+        loads.append(1)
         loading.set()
         assert gate.wait(JOIN_SECONDS)
         raise ValueError("no such object")
@@ -79,10 +81,12 @@ def test_an_error_reaches_all_who_wait_and_is_not_cached() -> None:
     assert loading.wait(JOIN_SECONDS)
     for thread in threads[1:]:
         thread.start()
+    future = cache._loading["a"]
+    wait_until(lambda: len(future._condition._waiters) == 2, JOIN_SECONDS, "two wait")  # type: ignore[attr-defined]
     gate.set()
     for thread in threads:
         thread.join(JOIN_SECONDS)
-    assert errors == ["no such object"] * 3
+    assert (errors, len(loads)) == (["no such object"] * 3, 1)
     assert cache.get("a", lambda: ("value", 1)) == "value"
 
 

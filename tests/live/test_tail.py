@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import StoreError
+from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
@@ -291,6 +291,24 @@ def test_a_thread_goes_on_after_an_unexpected_error(server: RedisServer, prefix:
 def tail_threads() -> list[str]:
     """The names of the tail's living threads."""
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
+
+
+def test_a_job_is_not_known_while_reads_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last line may be an old one. Whoever comes then asks the store."""
+    world.write(job(), 3)
+    watched = world.watch(job())
+    wait_until(lambda: watched.has(3), SOON, "the lines are there")
+    known = world.tail.known_job(job())
+    assert known is not None
+    assert known.last == 3
+
+    def fail() -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tail, "read_once", fail)
+        wait_until(lambda: world.tail.known_job(job()) is None, 3, "the job is not known")
+    wait_until(lambda: world.tail.known_job(job()) is not None, SOON, "it is known again")
 
 
 def test_a_stopped_tail_ends_its_threads(world: World) -> None:

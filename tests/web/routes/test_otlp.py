@@ -268,13 +268,18 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     assert count == 4
     assert "log.file.record_number must be an integer from 1 to" in why
     assert sender.messages() == ["good"]
-    token = service.token("another")
-    headers = {**PROTOBUF, "Authorization": f"Bearer {token}"}
-    response = sender.client.post(
-        "/v1/logs", content=request(sender.resource, record("x")).SerializeToString(), headers=headers
-    )
-    assert sender.rejected(response)[0] == 1
-    assert "the token may not write" in sender.rejected(response)[1]
+    # Of a request with records of several workflows, those are refused that the token may not write to.
+    theirs, ours = f"{sender.resource['service.name']}_theirs", f"{sender.resource['service.name']}_ours"
+    headers = {**PROTOBUF, "Authorization": f"Bearer {service.token(ours)}"}
+    for names in ((ours, theirs), (theirs, ours)):
+        both = [record("x", chronoverse__workflow=name) for name in names]
+        response = sender.client.post(
+            "/v1/logs", content=request(sender.resource, *both).SerializeToString(), headers=headers
+        )
+        assert sender.rejected(response)[0] == 1
+        assert f"{theirs}/job_1: the token may not write" in sender.rejected(response)[1]
+    assert sender.client.get(f"/workflows/{theirs}/jobs").json()["jobs"] == []
+    assert sender.client.get(f"/workflows/{ours}/jobs/job_1").json()["lines"] == 2
 
 
 def as_json(message: ExportLogsServiceRequest) -> bytes:
