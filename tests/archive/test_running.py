@@ -145,7 +145,7 @@ def test_an_idle_log_leaves_the_store_but_for_one_line(
 def test_a_slow_log_has_few_chunks(bench: Bench, objects: FileObjectStore) -> None:
     """Many small parts are one chunk in the end, and each number is there once."""
     archiving = Archiving(bench.store, objects)
-    write, parts = by_records(bench), 40
+    write, parts = by_records(bench), 16
     for part in range(parts):
         write(archiving.lines(3 * part + 1, 3))
         archiving.look(SECONDS)
@@ -163,7 +163,7 @@ def test_a_busy_log_has_chunks_of_a_size(bench: Bench, objects: FileObjectStore)
     """What is large enough is not written again."""
     archiving = Archiving(bench.store, objects, hot_bytes=2**40)
     attempt, number = bench.store.open(JOB, "token"), 1
-    for _ in range(12):
+    for _ in range(8):
         lines = [each._replace(message="x" * 200) for each in archiving.lines(number, 1_500)]
         number = bench.store.append(attempt, lines)
         archiving.look(SECONDS)
@@ -179,10 +179,10 @@ def test_old_times_move_a_log_no_oftener(bench: Bench, objects: FileObjectStore)
     """A sender reads an old file, or its clock is wrong: each line seems to wait for months."""
     archiving = Archiving(bench.store, objects)
     write = by_records(bench)
-    for part in range(60):
+    for part in range(24):
         write([each._replace(timestamp="2020-01-01T00:00:00.000Z") for each in archiving.lines(part + 1, 1)])
         archiving.look(LOOK_SECONDS)
-    assert 1 <= len(names(objects)) <= 60 * LOOK_SECONDS / SECONDS + 2
+    assert 1 <= len(names(objects)) <= 24 * LOOK_SECONDS / SECONDS + 2
 
 
 @pytest.mark.parametrize("clock", ["2099-01-01T00:00:00.000Z", "soon"])
@@ -200,12 +200,12 @@ def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) ->
     """One finds that the other has moved the lines."""
     both = [Archiving(bench.store, objects), Archiving(bench.new_store(), objects)]
     write = by_records(bench)
-    for part in range(60):
+    for part in range(24):
         write(both[0].lines(part + 1, 1))
         for each in both:
             each.look(LOOK_SECONDS)
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, 61)]
-    assert len(names(objects)) <= 60 * LOOK_SECONDS / SECONDS * 2 + 2
+    assert len(names(objects)) <= 24 * LOOK_SECONDS / SECONDS * 2 + 2
 
 
 @pytest.mark.parametrize("step", ["read", "upload begun", "put", "read back", "committed"])

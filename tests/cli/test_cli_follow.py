@@ -8,13 +8,15 @@ import pty
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import pytest
 
 from chronoverse.archive.retention import delete_job
+from chronoverse.cli.follow import WorkflowLogs, WorkflowPrinter
 from chronoverse.client.client import Client
 from chronoverse.client.follower import JobChange, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
@@ -235,3 +237,23 @@ def test_python_follows_a_workflow(service: Service, store: Store, backend: Redi
         assert isinstance(changed, JobChange)
         assert changed.status == "COMPLETED"
         assert next(events) == UpToDate(2)
+
+
+def test_until_idle_asks_again_whether_a_job_runs() -> None:
+    """A job may run of which the stream has not told. It is asked for once a second, and not a minute later."""
+    answers = [[{"id": "late"}], [{"id": "late"}], []]
+
+    class Asked:
+        def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
+            return iter([UpToDate(1)])
+
+        def pages(self, path: str, workflow: str, **query: Any) -> Iterator[dict[str, Any]]:
+            assert query["status"] == Status.RUNNING
+            return iter([{"jobs": answers.pop(0)}])
+
+    logs = WorkflowLogs(cast("Any", Asked()), "w", Status.RUNNING, [], WorkflowPrinter("text", False))
+    thread = threading.Thread(target=logs.run, args=(True,), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    assert answers == []

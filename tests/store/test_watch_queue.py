@@ -1,0 +1,110 @@
+"""What a watch has still to tell: who gets it, when, and what of it is left after each way to end."""
+
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from chronoverse.errors import BadRequest
+from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
+from chronoverse.store.watches import MAX_WATCHES, DeliveryState, KeptWatch
+from tests.support.bench import Bench
+
+WATCH: Final = Watch(workflow_id="wf_1", watch_id="main", on="end", url="https://hooks.example/", secret="whsec_")
+EVENTS: Final = [Event(f"ended.{number}", "job_1", 1, "FAILED", 1_000 * number) for number in range(3)]
+
+
+def claimed(bench: Bench, *watches: Watch) -> list[str]:
+    """The names of the events that are due."""
+    return [each.name for each in bench.store.watches.claim(watches or (WATCH,)).values()]
+
+
+def kept(bench: Bench) -> KeptWatch:
+    (found,) = bench.store.watches.read("wf_1")
+    return found
+
+
+def test_events_are_told_in_turn_and_once(bench: Bench) -> None:
+    """While one is being told, nobody gets another. One that was queued before is not queued again."""
+    watches = bench.store.watches
+    assert watches.put(WATCH)
+    assert [watches.add(WATCH, each) for each in (*EVENTS[:2], EVENTS[0])] == [True, True, False]
+    assert (kept(bench).waiting, claimed(bench), claimed(bench), kept(bench).waiting) == (2, ["ended.0"], [], 2)
+    watches.settle(WATCH, EVENTS[0], DeliveryState(delivered_ms=7))
+    assert (kept(bench).waiting, kept(bench).state.delivered_ms) == (1, 7)
+    assert claimed(bench) == ["ended.1"]
+    watches.settle(WATCH, EVENTS[1], DeliveryState())
+    assert (claimed(bench), kept(bench).waiting) == ([], 0)
+    assert not watches.add(WATCH, EVENTS[1])
+
+
+@pytest.mark.parametrize("how", ["retry", "put", "settle", "another"])
+def test_a_watch_that_waits_for_its_receiver_goes_on_when_told_to(bench: Bench, how: str) -> None:
+    """When somebody retries or replaces it, and not before. Meanwhile others are not held up."""
+    watches, other = bench.store.watches, replace(WATCH, watch_id="other")
+    for watch in (WATCH, other):
+        watches.put(watch)
+        for event in EVENTS[:2]:
+            watches.add(watch, event)
+    assert claimed(bench) == ["ended.0"]
+    failing = DeliveryState(1, 1_000, "refused")
+    watches.settle(WATCH, EVENTS[0], failing, 3_600)
+    assert claimed(bench) == []
+    assert [each.state for each in watches.read("wf_1") if each.watch == WATCH] == [failing]
+    if how == "another":
+        assert claimed(bench, WATCH, other) == ["ended.0"]
+        return
+    if how == "put":
+        assert not watches.put(WATCH)
+        assert [each.state for each in watches.read("wf_1")] == [DeliveryState()] * 2
+    elif how == "retry":
+        watches.retry(WATCH)
+    else:
+        watches.settle(WATCH, EVENTS[0], failing, 0)
+    # What failed is due later than what waited behind it.
+    assert claimed(bench) == ["ended.1"]
+
+
+def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
+    """Not its events, and nothing that a delivery which is under way could bring back."""
+    watches = bench.store.watches
+    watches.put(WATCH)
+    assert watches.workflows() == ["wf_1"]
+    watches.add(WATCH, EVENTS[0])
+    watches.count_dropped(WATCH)
+    assert kept(bench).dropped == 1
+    assert claimed(bench) == ["ended.0"]
+    assert watches.delete("wf_1", "main")
+    watches.settle(WATCH, EVENTS[0], DeliveryState(1), 3_600)
+    assert not watches.delete("wf_1", "main")
+    assert (watches.read("wf_1"), watches.workflows()) == ([], [])
+    assert {key.rpartition(":")[2] for key in bench.snapshot()} <= {"told", "settings"}
+
+
+def test_a_workflow_has_a_bounded_number_of_watches(bench: Bench) -> None:
+    """One that is replaced counts once."""
+    watches = bench.store.watches
+    named = [replace(WATCH, watch_id=f"w{number}") for number in range(MAX_WATCHES + 1)]
+    assert [watches.put(each) for each in named[:MAX_WATCHES]] == [True] * MAX_WATCHES
+    assert not watches.put(named[0])
+    with pytest.raises(BadRequest):
+        watches.put(named[-1])
+    watches.delete("wf_1", "w3")
+    assert watches.put(named[-1])
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "word"),
+    [
+        (DeliveryState(), 5.0, "ok"),
+        (DeliveryState(1, 1_000, "no"), 1.0 + RETRY_SECONDS - 0.001, "retrying"),
+        (DeliveryState(9, 1_000, "no"), 1.0 + RETRY_SECONDS, "failing"),
+        (DeliveryState(0, 1_000, ""), 10.0**9, "ok"),
+    ],
+)
+def test_how_deliveries_go_in_a_word(state: DeliveryState, now: float, word: str) -> None:
+    """A watch is failing after a day. Its secret is not shown."""
+    shown = KeptWatch(WATCH, state, 3, 4).to_json(now)
+    assert (shown["state"], shown["waiting"], shown["dropped"]) == (word, 3, 4)
+    assert (shown["failing_since"] is None) == (not state.failures)
+    assert "whsec_" not in str(shown)
