@@ -14,14 +14,16 @@ from tests.simulation.kernel import Process, loop, world
 from tests.simulation.parts import BALANCER, Runner, Site
 
 
-def request(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """The status and the JSON of an answer. Raises OSError and HTTPException."""
-    connection = http.client.HTTPConnection(BALANCER, timeout=30)
+def request(site: Site, method: str, path: str, body: Any = None, host: str = BALANCER) -> tuple[int, Any]:
+    """The status and the JSON of an answer, or its lines of JSON. Raises OSError and HTTPException."""
+    connection = http.client.HTTPConnection(host, timeout=30)
     try:
         headers = {"Authorization": f"Bearer {site.token('admin')}", "Content-Type": "application/json"}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         data = response.read()
+        if "jsonl" in path and response.status == 200:
+            return 200, [json.loads(each) for each in data.splitlines()]
         return response.status, json.loads(data) if data else None
     finally:
         connection.close()
@@ -49,7 +51,7 @@ class Redacted:
 
     def __init__(self, first: int, last: int, texts: dict[int, str]) -> None:
         self.first, self.last, self.texts = first, last, texts
-        self.done_at = float("inf")
+        self.asked_at, self.done_at = loop.time, float("inf")
 
 
 def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:

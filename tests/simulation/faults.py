@@ -214,8 +214,16 @@ class Faults:
         seconds = self._seconds(5)
         self._site.store.crash(power=True, seconds=seconds, lose_all=True)
         self._site.unsafe_until = loop.time + 120.0
-        import_archive(self._site, seconds + self._seconds(10))
+        import_archive(self._site, seconds + self._seconds(4))
+        # Otherwise all runners are there before the import is.
+        for runner in self._site.runners:
+            if runner.is_alive and self._chance.random() < 0.5:
+                runner.process.freeze(seconds + self._seconds(6))
         return f"for {seconds:.1f} s"
+
+    def import_beside(self) -> str:
+        import_archive(self._site, 0.0)
+        return "while all run"
 
     def busy_disk(self) -> str:
         seconds = self._seconds(20)

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from typing import Any, Final
+from urllib.parse import quote
 
 import gevent
 
 from chronoverse.errors import AppendRefused
-from chronoverse.joblog.model import Status, seconds_of
+from chronoverse.joblog.model import Job, Status, seconds_of
+from chronoverse.live.feed import Feed, Known
+from chronoverse.runner.spool.spool import Spool
 from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
 from tests.simulation.actions import request
 from tests.simulation.kernel import EPOCH, MONOTONIC, loop, world
-from tests.simulation.parts import BALANCER, Runner, Site, Viewer, in_process
+from tests.simulation.parts import BALANCER, Runner, Site, Viewer, WaitViewer, in_process
+from tests.web.routes.model import Entry, Log, Query
 
 #: Seconds within which everybody has everything, once the faults are over.
 REST_SECONDS: Final = 180.0
@@ -23,6 +27,29 @@ REST_SECONDS: Final = 180.0
 SETTLE_SECONDS: Final = 60.0
 LATE_SECONDS: Final = 12.0
 REDACTED: Final = "[redacted]"
+
+
+def watch(site: Site) -> None:
+    """Makes the code under test check at each step what its docstrings promise, for as long as no store goes back."""
+    acknowledge, reconcile = Spool.acknowledge, Feed.reconcile
+
+    def acknowledged(spool: Spool, index: int) -> None:
+        acknowledge(spool, index)
+        if spool.safe > spool.acked:
+            world.violation(f"{world.process_name}: {spool.safe} lines are safe, and {spool.acked} acknowledged")
+
+    def reconciled(feed: Feed, job: Job, asked: Known | None = None) -> bool:
+        before, done = feed.job, reconcile(feed, job, asked)
+        is_older = before and (job.age, job.archived, job.redactions) != max_of(before, job)
+        if done and before and is_older and not site.outages and not feed.final:
+            world.violation(f"{world.process_name}: {feed.ref} was {before}, and is {job}")
+        return done
+
+    def max_of(one: Job, other: Job) -> tuple[object, int, int]:
+        return max(one.age, other.age), max(one.archived, other.archived), max(one.redactions, other.redactions)
+
+    for kind, name, checked in ((Spool, "acknowledge", acknowledged), (Feed, "reconcile", reconciled)):
+        setattr(kind, name, checked)
 
 
 def rest(site: Site) -> None:
@@ -56,11 +83,11 @@ def judge_round(site: Site) -> None:
             _judge_job(site, runner, viewers)
 
 
-def _answer(site: Site, path: str) -> tuple[int, Any]:
+def _answer(site: Site, path: str, host: str = BALANCER) -> tuple[int, Any]:
     """The answer to a GET. A pool may still have connections that the network has forgotten, so it is repeated."""
     for _ in range(10):
         with contextlib.suppress(OSError, HTTPException):
-            answer: tuple[int, Any] = in_process("judge", lambda: request(site, "GET", path), 60.0)
+            answer: tuple[int, Any] = in_process("judge", lambda: request(site, "GET", path, host=host), 60.0)
             if answer[0] < 500:
                 break
     return answer
@@ -98,6 +125,11 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if state["attempt"] > 1 + runner.deaths + runner.lapses + 2 * site.outages:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
+    _judge_routes(site, path, pages)
+    if not site.outages:
+        _judge_audit(site, runner, path, pages)
+        for viewer in viewers:
+            _judge_notices(runner, viewer)
     views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
     if runner.has_lost_store:
         # Viewers may have lines that the log has no more. So the gaps are those of the pages.
@@ -117,6 +149,52 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         _judge_stream(site, viewer)
         if viewer.query is not None:
             _judge_filtered(runner, viewer, _unredacted(runner, pages))
+
+
+def _judge_routes(site: Site, path: str, pages: list[Seen]) -> None:
+    """A node's other routes answer as the reference model does, which is made from the pages."""
+    chance, lines = world.chance, [each for each in pages if each.kind == LINE]
+    log = Log(tuple(Entry(each.number, "line", each.message, timestamp=each.timestamp) for each in lines))
+    offset, limit, query = (
+        int(chance.random() * len(lines)),
+        chance.choice((1, 9, 500)),
+        Query(f"n={chance.randint(1, 9)}"),
+    )
+    backwards = [each for each in log.lines() if not offset or each["sequence_num"] < offset][::-1]
+    around = query._replace(before=1)
+    asked = {
+        f"?limit={limit}&offset={offset}": [each for each in log.lines() if each["sequence_num"] > offset],
+        f"?limit={limit}&order=desc" + f"&offset={offset}" * bool(offset): backwards,
+        f"/search?q={quote(query.q or '')}&limit={limit}&before=1": log.search(around),
+        f"/raw?format=jsonl&q={quote(query.q or '')}": log.lines(query),
+    }
+    host = chance.choice(site.nodes).name
+    for each, wanted in asked.items():
+        status, answer = _answer(site, f"{path}/logs{each}", host)
+        found = answer["logs"] if isinstance(answer, dict) and status == 200 else answer
+        is_whole = isinstance(answer, list) or (status == 200 and not answer["cursor"])
+        if status != 200 or found != (wanted if is_whole else wanted[: len(found)]):
+            world.violation(f"{host}{path}/logs{each}: {status} {str(found)[:99]}, not {str(wanted)[:99]}")
+
+
+def _judge_audit(site: Site, runner: Runner, path: str, pages: list[Seen]) -> None:
+    """The audit counts each redacted line once."""
+    counted = sum(each["count"] for each in _answer(site, f"{path}/logs/redactions")[1]["redactions"])
+    redacted = sum(each.message == REDACTED for each in pages)
+    if counted != redacted:
+        world.violation(f"{runner.job} has {redacted} redacted lines, and {counted} in the audit")
+
+
+def _judge_notices(runner: Runner, viewer: Viewer) -> None:
+    """Who was there before and after a redaction was told of it."""
+    for each in runner.redactions:
+        number = sum(at < each.asked_at for at in viewer.connected_at)
+        was_there = any(seen.connection == number and seen.at - MONOTONIC > each.done_at + 1 for seen in viewer.seen)
+        told = [(first, last) for connection, first, last in viewer.told if connection == number]
+        concerned = [at for at, text in each.texts.items() if text != REDACTED]
+        missed = [at for at in concerned if not any(first <= at <= last for first, last in told)]
+        if number and was_there and missed and not isinstance(viewer, WaitViewer):
+            world.violation(f"{viewer.name} was not told that {missed[:5]} of {viewer.job} were redacted")
 
 
 def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:

@@ -1,6 +1,7 @@
 """The parts of a simulation: service nodes, archivers, runners and viewers, all of which run the real code."""
 
 import http.client
+import json
 import os
 import shutil
 import threading
@@ -355,8 +356,9 @@ class Viewer(Watcher):
         #: How often it leaves after it was sent something, and how many seconds it then takes to read that.
         self._leaves = 0.2 * (world.chance.random() < site.shape.restless)
         self.reads_for = world.chance.choice((0.3, 2.0)) * (world.chance.random() < site.shape.sluggish)
-        #: When each connection began.
+        #: When each connection began, and which lines it was told were redacted: its number, the first and the last.
         self.connected_at: list[float] = []
+        self.told: list[tuple[int, int, int]] = []
         self.process = Process(name)
 
     def start(self) -> "Viewer":
@@ -369,6 +371,9 @@ class Viewer(Watcher):
 
     def _event(self, event: ServerSentEvent) -> None:
         super()._event(event)
+        if event.event == "redact":
+            ranges = json.loads(event.data)
+            self.told.append((self.connections, ranges["from"], ranges["to"]))
         if event.event == "error" and "gone from the store" in event.data:
             # A filtered stream's id is that of a line that was left out. The log may come back.
             self.ending = ""

@@ -15,7 +15,7 @@ RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "slow": 12, "kill_node": 3,
     "kill_archiver": 6, "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6,
     "objects_away": 6, "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20,
-    "lose_store": 1, "fail_over": 8, "lag": 8,
+    "lose_store": 1, "import_beside": 2, "fail_over": 8, "lag": 8,
 }  # fmt: skip
 
 
@@ -87,7 +87,8 @@ def shape_of(plan: Plan) -> Shape:
     chance = random.Random(f"shape {plan.seed}")
     pick = chance.choice
     share = pick((0.15, 0.3, 0.6))
-    kinds = {kind: rate * chance.choice((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
+    # Here, what is rare elsewhere is not.
+    kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
     # Seconds between two faults, on average.
     pace = pick((4.0, 10.0, 30.0)) * sum(kinds.values()) / 3600
     return Shape(

@@ -138,7 +138,7 @@ def plant(defect: Defect, tree: Path) -> None:
 def copy_tree(to: Path) -> None:
     """Copies what the simulation runs."""
     ignored = shutil.ignore_patterns("__pycache__", "static")
-    for each in ("chronoverse", "tests/simulation", "tests/faults"):
+    for each in ("chronoverse", "tests/simulation", "tests/faults", "tests/web/routes"):
         shutil.copytree(ROOT / each, to / each, ignore=ignored)
     (to / "chronoverse/web/static").symlink_to(ROOT / "chronoverse/web/static")
 

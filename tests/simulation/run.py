@@ -26,7 +26,7 @@ from gevent.monkey import get_original
 from chronoverse.joblog.model import JobRef
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
-from tests.simulation.judges import judge_round, rest
+from tests.simulation.judges import judge_round, rest, watch
 from tests.simulation.kernel import loop, world
 from tests.simulation.parts import WORKFLOW, ArchiverProcess, FilteredViewer, Node, Runner, Site, Viewer, WaitViewer
 from tests.simulation.plan import Plan, Result, shape_of
@@ -56,6 +56,7 @@ def run(plan: Plan) -> Result:
 
 def _run(plan: Plan, site: Site) -> None:
     install(site.network)
+    watch(site)
     site.nodes += [Node(site, f"node{number}") for number in range(plan.nodes)]
     site.archivers += [ArchiverProcess(site, "archiver1"), ArchiverProcess(site, "archiver2")]
     for part in site.services:
