@@ -1,7 +1,8 @@
 """Whether a failed job opens where its log says why: ``python -m bench.causes`` prints a table.
 
 ``--data DIR`` measures on labelled failures instead: see :mod:`bench.labelled`. Without good runs, each fifth of the
-projects is measured with weights that the others teach. ``--learn`` prints the weights that all of them teach.
+projects is measured with weights that the others teach. ``--learn`` prints the weights that all of them teach, and
+``--cpu`` what a line costs.
 
 ``bench/failures/set.txt`` has failed runs of some thirty tools, written after real ones. Each is compared with three
 good runs. The telling line is on the first screen if it is among the 40 lines from five above ``cause.from``.
@@ -16,24 +17,38 @@ print before and after stands around each run: ``before`` and ``after``.
 import argparse
 import random
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from bench.labelled import ABOVE, SCREEN, example, labelled, learn, outcome, print_outcomes, print_weights, unseen
+from bench.labelled import (
+    ABOVE,
+    SCREEN,
+    Labelled,
+    example,
+    labelled,
+    learn,
+    outcome,
+    print_outcomes,
+    print_weights,
+    unseen,
+)
+from chronoverse.archive.codec import decode_lines
+from chronoverse.archive.prefilter import matching_lines
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
 from chronoverse.history.tiered_log import Search
-from chronoverse.joblog.causes import LineReader
+from chronoverse.joblog.causes import Clues, LineReader
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import compose
+from chronoverse.joblog.summary import FoundLines, compose
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
 #: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.
@@ -138,16 +153,57 @@ def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
     return late[0] if late and failure.status is Status.FAILED else length - SCREEN + ABOVE + 1
 
 
+def cpu(messages: list[str], reader: LineReader) -> list[float]:
+    """Seconds of CPU for an archived log: its errors and its cause; its shapes, if none is known; and if all are."""
+    lines = [Line(number, "2026-11-26T18:00:00.000Z", text, "stdout") for number, text in enumerate(messages, 1)]
+    frames = [b"".join(each.encode() + b"\n" for each in lines[at : at + 1_000]) for at in range(0, len(lines), 1_000)]
+    new, others, clues = NewLines(set(), ShapeHasher()), ShapeHasher(), Clues()
+    errors = FoundLines(lambda text: others.hashes([text])[0], lambda _: -1, 1, len(lines))
+    known: set[int] = set()
+    times = [time.process_time()]
+    for line in (line for frame in frames for line in matching_lines(reader.signal, frame)):
+        features, is_error = reader.read(line.message)
+        clues.add(line.sequence_num, features)
+        if is_error:
+            errors.add(line)
+    times.append(time.process_time())
+    for frame in frames:
+        known.update(new.hasher.hashes([each["message"] for each in decode_lines(frame)]))
+    times.append(time.process_time())
+    for frame in frames:
+        new._replace(known=known).matching_lines(frame)
+    times.append(time.process_time())
+    return [after - before for before, after in pairwise(times)]
+
+
+def print_cpu(runs: list[Labelled]) -> None:
+    """Prints what a line of the failed runs costs."""
+    print(
+        "| set | lines | errors and cause, us a line | shapes never seen | shapes seen before |\n|---|---|---|---|---|"
+    )
+    reader = LineReader()
+    spent = [(run.kind, len(run.messages), cpu(run.messages, reader)) for run in runs]
+    for kind in [*sorted({each for each, _, _ in spent}), "all"]:
+        some = [row for row in spent if kind in (row[0], "all")]
+        lines = sum(count for _, count, _ in some)
+        cells = (f"{1e6 * sum(each) / lines:.2f}" for each in zip(*(times for _, _, times in some), strict=True))
+        print(f"| {kind} | {lines:,} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="Directory of labelled failures.")
     parser.add_argument("--learn", action="store_true", help="Print the weights that they teach.")
+    parser.add_argument("--cpu", action="store_true", help="Print what a line costs.")
     options = parser.parse_args()
     if options.data is None:
         for path in (SET, HELD_OUT):
             print_table(list(failures(path)))
         return
     runs = list(labelled(options.data))
+    if options.cpu:
+        print_cpu(runs)
+        return
     reader = LineReader()
     examples = [example(run, reader) for run in runs]
     if options.learn:
