@@ -77,7 +77,7 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
         job.end(Status.FAILED if number % 2 else Status.COMPLETED)
     tab = open_tab()
     page = open_workflow(tab, page_service, "across", "?q=red")
-    tab.wait_text("#progress", "24+ matches in 20 jobs so far · looked back to job-05, just now")
+    tab.wait_text("#progress", "24+ matches in 20 jobs so far · searched back to job-05, just now")
     groups = page.evaluate(GROUPS)
     assert groups[0] == ["job-24", ["1", "2", "3", "4", "5"], True]
     assert groups[1:] == [[f"job-{number:02}", ["1"], False] for number in range(23, 4, -1)]
@@ -149,7 +149,7 @@ def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service
 
     tab.page.route(SEARCHES, answer)
     page = open_workflow(tab, page_service, "stopped", "?q=word")
-    found = "1+ match in 1 job so far · looked back to line 70,000 of job-1, "
+    found = "1+ match in 1 job so far · searched back to line 70,000 of job-1, "
     page.wait_for_selector(f"#progress:has-text('Searching… · {found}')")
     page.focus("#stop")
     page.keyboard.press("Enter")

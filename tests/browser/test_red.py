@@ -227,7 +227,7 @@ def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service
     tab.page.wait_for_selector(".foot:has-text('Failed · exit 1 after ')")
     assert tab.page.evaluate(icon) == "/ui/static/icon-failed.svg"
     tab.page.evaluate("location.hash = 'L99999'")
-    tab.wait_text("#link", "there is no line 99,999: the last one is 1")
+    tab.wait_text("#link", "no line 99,999: the log ends at line 1")
 
 
 def test_a_service_that_is_down_is_tried_again(open_tab: OpenTab, page_service: Service, job: Job) -> None:

@@ -112,7 +112,7 @@ $("choose").addEventListener("submit", (event) => {
   const isExact = list.items.some(({ id }) => id === name);
   if (name && first && !isExact) return location.assign(first.href);
   if (IDENTIFIER.test(name)) return location.assign(workflowPage(name));
-  return notice("A workflow's name consists of letters, digits and . _ -");
+  return notice("Workflow names consist of letters, digits and . _ -");
 });
 $("workflow").addEventListener("input", () => list.show());
 const search = new WorkflowSearch(null);

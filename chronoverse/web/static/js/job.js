@@ -239,7 +239,7 @@ function goToAddress() {
   showPicked(named);
   showSeen(path, workflow, name, named);
   jump(Math.min(named.from, Math.max(log.last, 1)));
-  if (!live && named.from > log.last) showTrouble(`there is no line ${count(named.from)}: the last one is ${count(log.last)}`);
+  if (!live && named.from > log.last) showTrouble(`no line ${count(named.from)}: the log ends at line ${count(log.last)}`);
   return true;
 }
 
@@ -389,7 +389,7 @@ const KEYS = [
   ["w", "wrap long lines", { w: () => $("wrap").click() }],
   ["t", "times: none, clock, elapsed", { t: () => $("time").click() }],
   ["Shift-click", "on a number: select lines", { "?": () => $("help").click() }],
-  ["Esc", "leave the search, clear the selection", { Escape: () => (find.active ? find.close() : unpick()) }],
+  ["Esc", "close the search, clear the selection", { Escape: () => (find.active ? find.close() : unpick()) }],
 ];
 const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
 for (const [keys, text] of KEYS) {
@@ -432,7 +432,7 @@ function showState(state) {
   live = !ended(status);
   if (!live) log.setExtent(state.first_sequence_num ?? 1, state.last_sequence_num);
   if (log.last) notice(null);
-  else notice(live ? "No lines yet." : "This job wrote nothing.");
+  else notice(live ? "No lines yet." : "No output.");
   showJob(state, log.last);
   showLabels(state.labels);
   if (live || hasFailed()) openCard(hasFailed() ? status : status === "RUNNING" ? status : null);

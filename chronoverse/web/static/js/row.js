@@ -120,7 +120,7 @@ export class RowMaker {
     }
     const text = make("span", "m");
     for (const segment of segments(message, marks)) text.append(segmentElement(segment));
-    if (line.more) text.append(make("span", "more", " … continues: download the log to read all of it"));
+    if (line.more) text.append(make("span", "more", " … truncated: download the log to read all of it"));
     row.append(text);
     const ms = this.took(line.sequence_num);
     if (found?.kind === "group" && ms >= 0) row.append(make("span", "took", span(ms)));

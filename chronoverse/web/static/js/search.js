@@ -176,5 +176,5 @@ function parse(header) {
 function describe(position) {
   if (!position) return "";
   const { job, created, line } = position;
-  return `looked back to ${line ? `line ${count(Number(line))} of ` : ""}${job}${created ? `, ${ago(created)}` : ""}`;
+  return `searched back to ${line ? `line ${count(Number(line))} of ` : ""}${job}${created ? `, ${ago(created)}` : ""}`;
 }

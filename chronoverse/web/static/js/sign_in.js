@@ -27,7 +27,7 @@ async function discover() {
 
 /** Sends the browser to the issuer. */
 async function begin() {
-  if (!isSecureContext) throw new Error("the page was not loaded by HTTPS, and browsers then do not sign in");
+  if (!isSecureContext) throw new Error("signing in requires HTTPS");
   const server = await discover();
   const begun = { verifier: oauth.generateRandomCodeVerifier(), state: oauth.generateRandomState(), nonce: oauth.generateRandomNonce() };
   sessionStorage.setItem(BEGUN, JSON.stringify(begun));

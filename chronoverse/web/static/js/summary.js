@@ -59,9 +59,9 @@ export function reason({ job, cause, errors, last: lines }) {
   if (status === "LOST") {
     const at = new Date(last?.timestamp);
     const since = Number.isNaN(at.getTime()) ? "" : ` since ${at.toLocaleString()} (${ago(last.timestamp)})`;
-    return { text: `No sign of the runner${since}`, last, note: line ? null : "The job wrote nothing" };
+    return { text: `No sign of the runner${since}`, last, note: line ? null : "No output" };
   }
-  if (!line) return { text: said ? `${said} (exit ${exit})` : "The job wrote nothing", note: said ? "The job wrote nothing" : null };
+  if (!line) return { text: said ? `${said} (exit ${exit})` : "No output", note: said ? "No output" : null };
   // An exit code that says more than a guess goes first.
   if (isFound && !(said && (cause.confidence === "low" || errors?.count === 0))) return { line, isGuess: cause.confidence === "low", note: said ? `${said} (exit ${exit})` : null };
   if (said) return { text: `${said} (exit ${exit})`, last };
