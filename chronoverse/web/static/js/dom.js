@@ -20,6 +20,15 @@ export function button(clicked, ...children) {
   return element;
 }
 
+/** Gives an element these children. The focus stays where it is. True if they are others than before. */
+export function fill(element, children) {
+  if (children.length === element.children.length && children.every((each, i) => each === element.children[i])) return false;
+  const focused = document.activeElement;
+  element.replaceChildren(...children);
+  if (element.contains(focused)) focused.focus({ preventScroll: true });
+  return true;
+}
+
 /** A link, with text or elements in it. */
 export function link(href, ...children) {
   const element = make("a", "", ...children);

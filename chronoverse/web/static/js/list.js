@@ -1,7 +1,7 @@
 // A table of what a route lists in pages, the newest first. It follows the changes of the items where there is a stream of
 // them. Elsewhere it reads the list again every few seconds while its tab is visible.
 
-import { $, announce, make, notice } from "./dom.js";
+import { $, announce, fill, make, notice } from "./dom.js";
 import { many } from "./format.js";
 import { get } from "./session.js";
 import { hideRetry, isTransient, showRetry } from "./trouble.js";
@@ -155,13 +155,7 @@ export class List {
     const { arrange, empty, loaded, name } = this.#options;
     const items = arrange(this.items);
     const rows = items.map((item) => this.#row(item));
-    const body = document.querySelector("tbody");
-    if (rows.length !== body.children.length || rows.some((each, i) => each !== body.children[i])) {
-      const focused = document.activeElement;
-      body.replaceChildren(...rows);
-      if (body.contains(focused)) focused.focus({ preventScroll: true });
-      announce(many(rows.length, name.slice(0, -1)));
-    }
+    if (fill(document.querySelector("tbody"), rows)) announce(many(rows.length, name.slice(0, -1)));
     $("more").hidden = !this.hasMore;
     document.querySelector("table").hidden = !items.length;
     if (items.length) notice(null);

@@ -1,6 +1,6 @@
 // The list of a job's steps: their names, durations and statuses. It follows the log.
 
-import { $, make } from "./dom.js";
+import { $, fill, make } from "./dom.js";
 import { STATUS, ended, span } from "./format.js";
 import { statusIcon } from "./state.js";
 import { linkToLine } from "./summary.js";
@@ -18,6 +18,7 @@ export class Steps {
   #cause = 0;
   #timer = 0;
   #drawn = "";
+  #items = new Map();
   #changed;
 
   /** `changed()` is called when the steps are others. */
@@ -61,15 +62,18 @@ export class Steps {
     if (key === this.#drawn) return;
     this.#drawn = key;
     document.body.classList.add("stepped");
-    $("steps").querySelector("ol").replaceChildren(...this.shown.map((step) => this.#item(step)));
+    fill($("steps").querySelector("ol"), this.shown.map((step) => this.#item(step)));
     this.#changed();
   }
 
+  /** The element of a step, which stays the same while only its duration changes. */
   #item({ start, title, ms, depth, status }) {
-    const step = linkToLine(start, statusIcon(status), make("span", "sr", `${STATUS[status]}: `), make("span", "cut", title), make("span", "num", ms >= 0 ? span(ms) : ""));
-    step.dataset.status = status;
-    step.title = title;
-    return make("li", depth ? "inner" : "", step);
+    const key = `${start} ${depth} ${status} ${title}`;
+    const item = this.#items.get(key) ?? make("li", depth ? "inner" : "", linkToLine(start, statusIcon(status), make("span", "sr", `${STATUS[status]}: `), make("span", "cut", title), make("span", "num")));
+    this.#items.set(key, item);
+    Object.assign(item.firstChild, { title }).dataset.status = status;
+    item.querySelector(".num").textContent = ms >= 0 ? span(ms) : "";
+    return item;
   }
 
   /** Marks the step of a line that is in view. */
