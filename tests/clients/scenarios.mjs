@@ -97,6 +97,22 @@ export async function end(chronoverse, given) {
   return seen;
 }
 
+/** Makes, tests, lists and deletes a watch, and lists again. */
+export async function watch(chronoverse, { id, watch, ...given }) {
+  const seen = { failure: null };
+  try {
+    const options = prepare(given, seen);
+    seen.made = await chronoverse.putWatch(options, id, watch);
+    seen.tested = await chronoverse.testWatch(options, id);
+    seen.listed = await chronoverse.watches(options);
+    seen.deleted = await chronoverse.deleteWatch(options, id);
+    seen.left = await chronoverse.watches(options);
+  } catch (error) {
+    seen.failure = failure(error);
+  }
+  return seen;
+}
+
 /** Follows a workflow until `stopAt` jobs have come. */
 export async function followWorkflow(chronoverse, { stopAt, ...given }) {
   const seen = { jobs: [], events: [], cursor: null, reconnects: 0, failure: null };

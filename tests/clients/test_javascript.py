@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from playwright.sync_api import Browser, Error
 
 from chronoverse.auth.tokens import ADMIN
@@ -22,6 +23,7 @@ from chronoverse.store import Store
 from tests.clients.conftest import options
 from tests.clients.javascript import PACKAGE, PATIENCE_SECONDS, Chromium, Engine, Node
 from tests.support.bench import NOW
+from tests.support.changes import number_from_1
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.service import Service
 from tests.support.tools import tool
@@ -423,7 +425,8 @@ def test_a_workflow_is_followed(engine: Engine, reader_service: Service, job: Fo
     """The newest jobs, each change, and after a cursor the changes since then."""
     name = f"only_{job.job_id}_{type(engine).__name__}"
     workflow = {"service": reader_service.url, "workflow": name, "token": reader_service.token()}
-    with contextlib.closing(Store(job.url)) as store:
+    with contextlib.closing(Store(job.url)) as store, contextlib.closing(redis.Redis.from_url(job.url)) as raw:
+        number_from_1(raw.execute_command, f"chronoverse:{{{name}}}:changes")
         attempts = [
             store.open(JobRef(name, job_id), "token", labels=(("branch", branch),))
             for job_id, branch in (("job_1", "main"), ("job_2", "next"))
@@ -439,6 +442,24 @@ def test_a_workflow_is_followed(engine: Engine, reader_service: Service, job: Fo
     since = engine.start("followWorkflow", **workflow, after=1, stopAt=3).result()
     assert since["jobs"] == [["job_2", "RUNNING", 2], ["job_2", "FAILED", 3], ["job_1", "FAILED", 4]]
     assert engine.start("followWorkflow", **workflow, after=77, jobs=1, stopAt=1).result()["events"][1] == "reset"
+
+
+def test_watches(node: Node, reader_service: Service) -> None:
+    """They are made, tested, listed and deleted, by an administrator."""
+    given = {"service": reader_service.url, "workflow": "watched", "id": "main"}
+    watch = {"on": "change", "same": ["branch"], "url": "https://hooks.example/ci"}
+    admin = reader_service.token(scopes=[ADMIN])
+    seen = node.start("watch", **given, token=admin, watch=watch).result()
+    assert seen["failure"] is None
+    assert seen["made"].pop("secret").startswith("whsec_")
+    assert {name: seen["made"][name] for name in watch} == watch
+    assert seen["tested"] == seen["made"]
+    assert seen["listed"] == [{**seen["made"], "waiting": 1}]
+    assert (seen["deleted"], seen["left"]) == (None, [])
+    assert node.start("watch", **given, token=reader_service.token(), watch=watch).result()["failure"]["status"] == 403
+    assert (
+        node.start("watch", **given, token=admin, watch={**watch, "on": "start"}).result()["failure"]["status"] == 400
+    )
 
 
 def test_a_workflow_is_followed_over_lost_connections(node: Node) -> None:

@@ -39,6 +39,7 @@ def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, l
         "vendor/eventsource-parser/LICENSE.txt",
         "vendor/eventsource-parser/errors.js",
         "vendor/eventsource-parser/parse.js",
+        "watches.js",
     ]
 
 

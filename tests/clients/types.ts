@@ -1,5 +1,7 @@
 // A program that uses every part of the module. TypeScript accepts it, and finds what is marked as wrong.
-import { end, follow, get, page, Refused, StreamError, Unreachable, wait } from "chronoverse";
+import {
+  deleteWatch, end, follow, get, page, putWatch, Refused, StreamError, testWatch, Unreachable, wait, watches,
+} from "chronoverse";
 import type { FollowOptions, Frame, Job, Token } from "chronoverse";
 
 const token: Token = async (refused) => (refused ? `another one, because of ${refused.status}` : "the first");
@@ -62,6 +64,15 @@ export async function ended(): Promise<number | null> {
   return (await end({ ...job, status: "FAILED", exitCode: 1 })).exit_code;
 }
 
+export async function watched(): Promise<string[]> {
+  const made = await putWatch(job, "main", { on: "silent", seconds: 60, url: "https://hooks.example/", status: [] });
+  await testWatch(job, made.id);
+  await deleteWatch(job, "main");
+  return (await watches(job)).map(({ id, state, seconds }) => `${id} ${state} ${seconds ?? 0}`);
+}
+
+// @ts-expect-error: a watch needs a URL
+putWatch(job, "main", { on: "end" });
 // @ts-expect-error: PENDING is no end
 end({ ...job, status: "PENDING" });
 // @ts-expect-error: a job is needed

@@ -42,7 +42,7 @@ export async function end(options) {
  * @param {AbortSignal | undefined} signal
  * @param {() => Promise<T>} attempt
  */
-async function retry(signal, attempt) {
+export async function retry(signal, attempt) {
   const backoff = new Backoff();
   for (;;) {
     try {

@@ -241,6 +241,54 @@ export interface EndOptions extends JobOptions {
 /** Ends a job that no runner holds, if it has not ended so already. Throws Refused: HELD by a runner, CLOSED otherwise. */
 export function end(options: EndOptions): Promise<Job>;
 
+/** A workflow, and as whom: here one with `logs:admin`. */
+export interface WorkflowOptions {
+  service?: string;
+  workflow: string;
+  token?: Token;
+  signal?: AbortSignal;
+}
+
+/** Whom to tell what of a workflow's jobs. */
+export interface WatchBody {
+  on: "end" | "change" | "silent";
+  url: string;
+  /** Ends to tell. The default is FAILED and LOST, and of a `change` also COMPLETED. */
+  status?: ("COMPLETED" | "FAILED" | "CANCELED" | "LOST")[];
+  /** Labels that a job must have. */
+  label?: Record<string, string>;
+  /** Of a `change`: labels in which the job before it must agree. */
+  same?: string[];
+  /** Of `silent`: for how long a running job has printed nothing. */
+  seconds?: number;
+  /** Signs messages: `whsec_` and base64. Without it a new watch gets one, and another keeps its own. */
+  secret?: string;
+}
+
+/** A watch, and how its deliveries go. */
+export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
+  workflow_id: string;
+  id: string;
+  seconds: number | null;
+  /** Once, of a secret that was generated. */
+  secret?: string;
+  /** `failing` when no delivery has succeeded for a day. */
+  state: "ok" | "retrying" | "failing";
+  error: string | null;
+  failing_since: string | null;
+  delivered_at: string | null;
+  waiting: number;
+  dropped: number;
+}
+
+/** A workflow's watches. These four try four times, and throw Refused or Unreachable. */
+export function watches(options: WorkflowOptions): Promise<Watch[]>;
+/** Adds or replaces a watch. */
+export function putWatch(options: WorkflowOptions, id: string, watch: WatchBody): Promise<Watch>;
+export function deleteWatch(options: WorkflowOptions, id: string): Promise<null>;
+/** Sends a message now. When it was sent, `delivered_at` or `error` of the watch changes. */
+export function testWatch(options: WorkflowOptions, id: string): Promise<Watch>;
+
 /**
  * The JSON of any route of the service. `position` is the number in the answer's `Last-Event-ID`. It tries once. Throws
  * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000). `headers` are sent, too.

@@ -4,3 +4,4 @@
 export { follow, followWorkflow, StreamError } from "./follow.js";
 export { end, page, wait } from "./history.js";
 export { get, Refused, Unreachable } from "./request.js";
+export { deleteWatch, putWatch, testWatch, watches } from "./watches.js";

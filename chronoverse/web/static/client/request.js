@@ -160,7 +160,7 @@ export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = 
   const limit = new Limit(signal, limitMs);
   try {
     const response = await send(url, token, { Accept: "application/json", ...headers }, limit, init);
-    const body = await limit.run(() => response.json());
+    const body = response.status === 204 ? null : await limit.run(() => response.json());
     const position = response.headers.get("Last-Event-ID");
     return { body, headers: response.headers, position: position === null ? null : Number(position) };
   } finally {

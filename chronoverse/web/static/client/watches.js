@@ -1,0 +1,31 @@
+// @ts-check
+// The watches of a workflow: whom to tell what of its jobs.
+
+import { get, workflowUrl } from "./request.js";
+import { retry } from "./history.js";
+
+/**
+ * @param {import("./index.js").WorkflowOptions} options
+ * @param {string} route
+ * @param {string} [method]
+ * @param {unknown} [body]
+ */
+function ask(options, route, method = "GET", body) {
+  const { token, signal } = options;
+  const url = workflowUrl(options, `watches${route}`, {});
+  const headers = { "Content-Type": "application/json" };
+  const init = { method, body: body ? JSON.stringify(body) : undefined };
+  return retry(signal, async () => (await get(url, { token, signal, headers }, init)).body);
+}
+
+/** @type {typeof import("./index.js").watches} */
+export const watches = async (options) => (await ask(options, "")).watches;
+
+/** @type {typeof import("./index.js").putWatch} */
+export const putWatch = (options, id, watch) => ask(options, `/${encodeURIComponent(id)}`, "PUT", watch);
+
+/** @type {typeof import("./index.js").deleteWatch} */
+export const deleteWatch = (options, id) => ask(options, `/${encodeURIComponent(id)}`, "DELETE");
+
+/** @type {typeof import("./index.js").testWatch} */
+export const testWatch = (options, id) => ask(options, `/${encodeURIComponent(id)}/test`, "POST");
