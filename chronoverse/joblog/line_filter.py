@@ -53,7 +53,9 @@ class LineFilter(NamedTuple):
 
     def _has_job(self, job: dict[str, Any]) -> bool:
         has_status = self.status in (None, job["status"])
-        return has_status and has_labels(tuple(job.get("labels", {}).items()), self.labels)
+        labels = tuple(job.get("labels", {}).items())
+        # Of a job that has expired, the labels are not known any more.
+        return has_status and (has_labels(labels, self.labels) or (job["status"] == "DELETED" and not labels))
 
 
 def _data_of(frame: bytes) -> bytes:

@@ -34,7 +34,7 @@ class WatchBody(Schema):
         one_of(_ENDS),
         allow_none=True,
         load_default=None,
-        validate=validate.Length(max=4),
+        validate=validate.Length(1, 4),
         metadata={"description": "End statuses to send. Default: FAILED and LOST; for a `change` also COMPLETED."},
     )
     label = fields.Dict(text(), text(), load_default=dict, metadata={"description": "Jobs with all of these labels."})

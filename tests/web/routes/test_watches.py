@@ -93,6 +93,7 @@ def test_a_watch_is_made_changed_listed_and_deleted(admin: httpx.Client) -> None
         ({"on": "silent", "seconds": 0}, 400, "seconds"),
         ({"status": ["RUNNING"]}, 400, "status"),
         ({"status": ["FAILED"] * 5}, 400, "status"),
+        ({"status": []}, 400, "status"),
         ({"label": {"Branch": "main"}}, 400, "label"),
         ({"label": {f"k{number}": "v" for number in range(17)}}, 400, "label"),
         ({"label": ["branch"]}, 400, "label"),
