@@ -1,24 +1,24 @@
 """The changes of a workflow: each change of a job is in them once, in order, with the job's state."""
 
 import contextlib
-import random
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, LabelSet, SequenceGap, StoreError
+from chronoverse.errors import StoreError
 from chronoverse.joblog.labels import check_labels
-from chronoverse.joblog.model import Attempt, Job, JobRef, Status
+from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.changes import Change, read_change
 from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.bench import JOB, NOW, Bench, make_lines
 from tests.support.changes import number_from_1
+from tests.support.histories import Histories, alive, said
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -211,120 +211,30 @@ def test_an_entry_that_is_no_change(bench: Bench, fields: list[str]) -> None:
         changes(bench)
 
 
-class Model:
-    """Random histories of a workflow, and what is known of its jobs by the changes alone."""
-
-    def __init__(self, bench: Bench, seed: int) -> None:
-        self.bench = bench
-        self.store = bench.store
-        number_from_1(bench.ask, bench.key("changes"))
-        self.random = random.Random(seed)
-        self.attempts: dict[str, Attempt] = {}
-        self.lines: dict[str, int] = {}
-        self.foreign: dict[str, int] = {}
-        self.judge = bench.new_store(lease_seconds=0.001)
-
-    def step(self) -> None:
-        """One operation, which may be refused."""
-        job = JobRef("wf_1", f"job_{self.random.randrange(12)}")
-        operations: list[Callable[[JobRef], object]] = [
-            self.register, self.open, self.append, self.finish, self.lose, self.write_foreign, self.end_foreign,
-            self.label, self.delete, self.drop, self.read,
-        ]  # fmt: skip
-        with contextlib.suppress(Held, Closed, Fenced, Deleted, LabelSet, CorruptLog, SequenceGap):
-            self.random.choice(operations)(job)
-
-    def labels(self) -> Any:
-        count = self.random.choice((0, 0, 1, 2))
-        return check_labels({f"k{self.random.randrange(3)}": self.random.choice("ab") for _ in range(count)})
-
-    def register(self, job: JobRef) -> None:
-        self.store.register(job, self.labels())
-
-    def open(self, job: JobRef) -> None:
-        if job.job_id in self.attempts and self.random.random() < 0.5:
-            attempt = self.attempts[job.job_id]
-            self.store.finish(attempt, Status.PENDING, 1, 0, self.lines.get(job.job_id, attempt.next))
-        attempt = self.store.open(job, f"token-{self.random.random()}", labels=self.labels())
-        self.attempts[job.job_id] = attempt
-        self.lines[job.job_id] = attempt.next
-
-    def append(self, job: JobRef) -> None:
-        if job.job_id in self.attempts:
-            next_number = self.lines[job.job_id]
-            self.lines[job.job_id] = self.store.append(self.attempts[job.job_id], make_lines(next_number, 2))
-
-    def finish(self, job: JobRef) -> None:
-        if job.job_id in self.attempts:
-            status = self.random.choice((Status.COMPLETED, Status.FAILED, Status.CANCELED))
-            code = self.random.choice((None, 0, 3))
-            self.store.finish(self.attempts[job.job_id], status, code, 0, self.lines[job.job_id])
-
-    def lose(self, job: JobRef) -> None:
-        self.bench.ask("DEL", self.bench.key("lease", job))
-        for _ in range(3):
-            self.judge.get_job(job)
-
-    def write_foreign(self, job: JobRef) -> None:
-        last = self.bench.ask("XREVRANGE", self.bench.key("log", job), "+", "-", "COUNT", 1)
-        number = int(last[0][0].partition(b"-")[0]) if last else 0
-        if self.bench.ask("EXISTS", self.bench.key("lease", job)) == 0 and number < 20:
-            self.bench.xadd(f"{number + 1}-0", "message", "a", "timestamp", NOW, job=job)
-
-    def end_foreign(self, job: JobRef) -> None:
-        if self.bench.ask("XLEN", self.bench.key("log", job)) and not self.bench.ask(
-            "EXISTS", self.bench.key("lease", job)
-        ):
-            status = self.random.choice(("COMPLETED", "FAILED", "nonsense"))
-            self.bench.xadd("*", "event", "end", "status", status, job=job)
-
-    def label(self, job: JobRef) -> None:
-        if self.bench.ask("EXISTS", self.bench.key("log", job)) and not self.bench.ask(
-            "HEXISTS", self.bench.key("job", job), "attempt"
-        ):
-            self.bench.ask("HSET", self.bench.key("job", job), f"label:k{self.random.randrange(3)}", "a")
-
-    def delete(self, job: JobRef) -> None:
-        tombstone_ms = self.random.choice((0, 0, 0, 20))
-        delete_job(self.store, None, job, tombstone_ms=tombstone_ms)
-
-    def drop(self, job: JobRef) -> None:
-        """The keys of a job that does not run expire."""
-        (found,) = self.store.get_jobs([job])
-        if isinstance(found, Job) and found.status is not Status.RUNNING:
-            self.bench.ask("DEL", self.bench.key("log", job), self.bench.key("job", job))
-
-    def read(self, job: JobRef) -> None:
-        self.store.get_job(job)
-
-    def check(self) -> None:
-        """After everybody was read, the changes, the listing and the jobs agree."""
-        listed = self.store.listing.page("wf_1", None, 100)
-        refs = [JobRef("wf_1", f"job_{number}") for number in range(12)]
-        found = {ref: job for ref, job in zip(refs, self.store.get_jobs(refs), strict=True) if isinstance(job, Job)}
-        self.store.listing.unlist("wf_1", [job_id for _, job_id in listed])
-        listed = self.store.listing.page("wf_1", None, 100)
-        assert {job_id for _, job_id in listed} == {ref.job_id for ref in found}
-        all_changes = changes(self.bench)
-        assert [each.number for each in all_changes] == list(range(1, len(all_changes) + 1))
-        by_changes = {each.job.ref: each for each in all_changes}
-        alive = {ref: each.job for ref, each in by_changes.items() if not each.deleted}
-        assert {ref: said(job) for ref, job in alive.items()} == {ref: said(job) for ref, job in found.items()}
-        running = {each.decode() for each in self.bench.ask("SMEMBERS", self.bench.key("running"))}
-        assert running == {ref.job_id for ref, job in found.items() if job.status is Status.RUNNING}
-        for before, after in pairwise(all_changes):
-            assert (said(before.job), before.deleted) != (said(after.job), after.deleted)
-
-
-def said(job: Job) -> Any:
-    """What a change is a change of."""
-    return job.ref, job.status, job.attempt, job.exit_code, job.labels
+def check(histories: Histories) -> None:
+    """After everybody was read, the changes, the listing and the jobs agree."""
+    store, workflow = histories.store, histories.workflow
+    listed = store.listing.page(workflow, None, 100)
+    found = [job for job in store.get_jobs(histories.refs) if isinstance(job, Job)]
+    store.listing.unlist(workflow, [job_id for _, job_id in listed])
+    listed = store.listing.page(workflow, None, 100)
+    assert {job_id for _, job_id in listed} == {job.ref.job_id for job in found}
+    all_changes = histories.changes()
+    assert [each.number for each in all_changes] == list(range(1, len(all_changes) + 1))
+    assert alive(all_changes) == {job.ref: said(job) for job in found}
+    running = {each.decode() for each in histories.ask("SMEMBERS", histories.key("running"))}
+    assert running == {job.ref.job_id for job in found if job.status is Status.RUNNING}
+    for before, after in pairwise(all_changes):
+        assert (said(before.job), before.deleted) != (said(after.job), after.deleted)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_histories(bench: Bench, seed: int) -> None:
-    model = Model(bench, seed)
+def test_random_histories(bench: Bench, tmp_path: Path, seed: int) -> None:
+    objects = FileObjectStore(tmp_path) if seed % 2 else None
+    judge = bench.new_store(lease_seconds=0.001)
+    histories = Histories(bench.ask, bench.store, judge, prefix=bench.prefix, objects=objects, seed=seed)
+    number_from_1(bench.ask, histories.key("changes"))
     for _ in range(20):
         for _ in range(25):
-            model.step()
-        model.check()
+            histories.step()
+        check(histories)

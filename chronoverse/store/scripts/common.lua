@@ -262,12 +262,20 @@ local function status_of_end(entry)
   return (code == '' or code == '0') and 'COMPLETED' or 'FAILED'
 end
 
+-- Whether the server has the workflow's changes and running jobs, if there are any. While a Cluster moves the slot, what is
+-- missing here may be at the other server, and must not be made twice. Then a command for several keys is refused.
+local function has_changes(job)
+  local workflow = string.match(job, '^.*}:')
+  return type(redis.pcall('EXISTS', job, workflow .. 'changes', workflow .. 'running')) == 'number'
+end
+
 -- Appends a change to those of the workflow: the job's id, its status, which may be DELETED, and its state, which is what
 -- read_job() returned or nil. The ids grow by one. The first is the time, and so is the first of another server, or after
 -- a restart: it may have lost changes, and no reader may take a change for another one. Returns whether the change was
 -- appended: a server may refuse it, and the keys may be of another type. They are none of KEYS, for the reason that
 -- is_deleted() gives.
 local function append_change(job, status, state)
+  if not has_changes(job) then return false end
   local workflow, id = string.match(job, '^(.*}:)(.*):job$')
   local changes, number, server = workflow .. 'changes', now_ms(), redis.pcall('INFO', 'server')
   -- A user may not run INFO.
@@ -303,7 +311,7 @@ local function note_change(log, job, state, told)
   local attempt = field(hash, 'attempt') or has_lines and '1' or ''
   local labels, code = table.concat(state[8], '\0'), field(has_end and terminal or hash, 'exit_code') or ''
   local now = string.format('%s %s %s %s', status, attempt, code, labels == '' and '' or redis.sha1hex(labels))
-  if not told and status == 'RUNNING' and not (field(hash, 'attempt') and field(hash, 'created_at')) then
+  if not told and status == 'RUNNING' and not (field(hash, 'attempt') and field(hash, 'created_at')) and has_changes(job) then
     local workflow, id = string.match(job, '^(.*}:)(.*):job$')
     if redis.pcall('SADD', workflow .. 'running', id) ~= 1 then told = 'RUNNING 1  ' end
   end

@@ -1,0 +1,260 @@
+"""Random histories of a workflow while workers are killed, the store restarts or loses data, or a slot moves.
+
+At each quiet moment the stream, the listing, the job objects and all that clients know by their events agree. Their
+connections are cut anywhere.
+"""
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import orjson
+import pytest
+import redis
+
+from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.store import Store
+from tests.support.fleets import Cluster
+from tests.support.histories import JOBS, Histories
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+#: Seconds until all agree, once nothing happens any more. A lost runner is noticed after the service's lease of 2 s.
+PATIENCE_SECONDS: Final = 60.0
+WORKFLOW: Final = "wf_live"
+#: Quiet moments, steps of each of two writers before one, and seeds.
+SIZES: Final = [
+    pytest.param(2, 60, 1, id="few"),
+    *[pytest.param(12, 150, seed, id=f"many-{seed}", marks=pytest.mark.long) for seed in range(3)],
+]
+
+
+class Client(threading.Thread):
+    """Knows the workflow's jobs by its events alone, with connections that end anywhere."""
+
+    def __init__(self, service: Service, workflow: str, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.known: dict[str, Any] = {}
+        self.resets = 0
+        self.connections = 0
+        self.problems: list[str] = []
+        self._service = service
+        self._path = f"/workflows/{workflow}/events?jobs=1000"
+        self._random = random.Random(seed)
+        self._last = ""
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._connect()
+            self._stopped.wait(0.05)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(30)
+
+    def _connect(self) -> None:
+        headers = {"Authorization": f"Bearer {self._service.token()}"}
+        if self._last:
+            headers["Last-Event-ID"] = self._last
+        else:
+            self.known.clear()
+        connection = http.client.HTTPConnection(self._service.host, self._service.port, timeout=5)
+        ends_at = time.monotonic() + self._random.expovariate(0.7)
+        with contextlib.closing(connection):
+            connection.request("GET", self._path, headers=headers)
+            response = connection.getresponse()
+            if response.status not in (200, 503):
+                self.problems.append(f"{response.status} {response.read()!r}")
+                return
+            self.connections += 1
+            rest = b""
+            while not self._stopped.is_set() and time.monotonic() < ends_at and (chunk := response.read1(65_536)):
+                is_cut = self._random.random() < 0.1
+                *blocks, rest = (rest + chunk[: self._random.randrange(len(chunk)) if is_cut else None]).split(b"\n\n")
+                for block in blocks:
+                    self._take(block)
+                if is_cut:
+                    return
+
+    def _take(self, block: bytes) -> None:
+        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
+        if fields.get(b"event") == b"reset":
+            self.known.clear()
+            self.resets += 1
+        if fields.get(b"event") == b"job":
+            job = orjson.loads(fields[b"data"])
+            if job["status"] == "DELETED":
+                self.known.pop(job["id"], None)
+            else:
+                self.known[job["id"]] = job
+        if b"id" in fields:
+            self._last = fields[b"id"].decode()
+
+
+class Site:
+    """A service with two workers, clients, two writers, and something that goes wrong meanwhile."""
+
+    def __init__(self, service: Service, histories: list[Histories], seed: int) -> None:
+        self.service = service
+        self.histories = histories
+        self.random = random.Random(seed)
+        self.clients = [Client(service, histories[0].workflow, 10 * seed + number) for number in range(4)]
+        self._http = httpx.Client(
+            base_url=service.url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=20
+        )
+        self.difference: Any = None
+
+    def kill_worker(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.random.choice(self.service.worker_pids() or [0]) or 2**22, signal.SIGKILL)
+
+    def run(self, rounds: int, steps: int, fault: Callable[[], object]) -> None:
+        """``fault`` is called about every second, besides killed workers."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._http.close)
+            for client in self.clients:
+                client.start()
+                stack.callback(client.stop)
+            for number in range(rounds):
+                writers = [threading.Thread(target=self._write, args=(each, steps)) for each in self.histories]
+                for writer in writers:
+                    writer.start()
+                while any(writer.is_alive() for writer in writers):
+                    time.sleep(self.random.expovariate(1.5))
+                    self.random.choice((self.kill_worker, fault))()
+                for writer in writers:
+                    writer.join()
+                try:
+                    wait_until(self._agree, PATIENCE_SECONDS, f"all agree for the {number + 1}. time")
+                except AssertionError as error:
+                    numbers = [(each.number, *said(each.to_json())) for each in self.histories[0].changes()[-100:]]
+                    raise AssertionError(f"{error}: {self.difference} after {numbers}") from None
+        assert not [each.problems for each in self.clients if each.problems]
+        assert sum(each.connections for each in self.clients) > 4 * rounds
+
+    def _write(self, histories: Histories, steps: int) -> None:
+        for _ in range(steps):
+            # Each error leaves a history that may have happened.
+            with contextlib.suppress(redis.RedisError):
+                histories.step()
+
+    def _agree(self) -> bool:
+        # The last worker may just have been killed.
+        with contextlib.suppress(httpx.HTTPError):
+            return self._compare()
+        return False
+
+    def _compare(self) -> bool:
+        """Whether all say the same. Reading the jobs also notices what a foreign runner has done."""
+        workflow, found = self.histories[0].workflow, {}
+        for number in range(JOBS):
+            answer = self._http.get(f"/workflows/{workflow}/jobs/job_{number}")
+            if answer.status_code == 200:
+                found[f"job_{number}"] = said(answer.json())
+            elif answer.status_code != 404:
+                self.difference = answer.text
+                return False
+        page = self._http.get(f"/workflows/{workflow}/jobs?limit=1000")
+        if page.status_code != 200:
+            self.difference = page.text
+            return False
+        listed = {job["id"]: said(job) for job in page.json()["jobs"]}
+        changed = {ref.job_id: said(state.to_json()) for ref, state in newest(self.histories[0]).items()}
+        views = [listed, changed, *({name: said(job) for name, job in each.known.items()} for each in self.clients)]
+        names = ["listing", "stream", *(f"client {number}" for number in range(len(self.clients)))]
+        self.difference = [
+            (who, job_id, found.get(job_id), view.get(job_id))
+            for who, view in zip(names, views, strict=True)
+            for job_id in {*found, *view}
+            if found.get(job_id) != view.get(job_id)
+        ]
+        return not self.difference
+
+
+def newest(histories: Histories) -> dict[Any, Any]:
+    """The newest state of each job that is left, by the stream."""
+    states = {each.job.ref: each for each in histories.changes()}
+    return {ref: each.job for ref, each in states.items() if not each.deleted}
+
+
+def said(job: dict[str, Any]) -> list[Any]:
+    return [job.get(name) for name in ("id", "status", "attempt", "exit_code", "labels")]
+
+
+@contextlib.contextmanager
+def site(
+    directory: Path, url: str, ask: Callable[..., Any], seed: int, workflow: str, objects: FileObjectStore | None
+) -> Iterator[Site]:
+    archive = {} if objects is None else {"archive_url": f"file://{directory}/archive"}
+    with contextlib.ExitStack() as stack:
+        store, judge = (stack.enter_context(contextlib.closing(Store(url, lease_seconds=each))) for each in (60, 0.001))
+        histories = [
+            Histories(ask, store, judge, workflow, objects=objects, seed=2 * seed + number) for number in range(2)
+        ]
+        service = stack.enter_context(
+            serving(directory / "service", url, workers=2, lease_seconds=2, heartbeat_seconds=1, **archive)
+        )
+        yield Site(service, histories, seed)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("is_durable", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("rounds", "steps", "seed"), SIZES)
+def test_workers_and_the_store_are_killed(tmp_path: Path, rounds: int, steps: int, seed: int, is_durable: bool) -> None:
+    """A durable store keeps all. Another one goes back to where it was last saved."""
+    options = ("--appendonly", "yes") if is_durable else ()
+    objects = FileObjectStore(tmp_path / "archive") if is_durable else None
+    with RedisServer(tmp_path / "store", None, *options) as server:
+
+        def restart() -> None:
+            server.kill()
+            server.start()
+            if not is_durable:
+                time.sleep(0.5)
+                server.ask("SAVE")
+
+        with site(tmp_path, server.url, server.ask, seed, WORKFLOW, objects) as found:
+            found.run(rounds, steps, restart)
+            assert any(each.resets for each in found.clients)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("rounds", "steps", "seed"), SIZES)
+def test_workers_are_killed_and_a_slot_moves(
+    cluster: Cluster, tmp_path: Path, rounds: int, steps: int, seed: int
+) -> None:
+    """In a Cluster: key after key, while the workflow is read and written."""
+    chance = random.Random(seed)
+    workflow = f"live-{seed}-{rounds}"
+
+    def move() -> None:
+        source = cluster.owner(workflow)
+        target = chance.choice([each for each in cluster.masters() if each != source])
+        slot = cluster.begin_move(workflow, source, target)
+        for _ in range(3):
+            keys = cluster.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+            if keys:
+                cluster.move_keys(slot, source, target, *sorted(keys)[:: chance.randrange(1, 4)])
+            time.sleep(0.1)
+        while cluster.servers[source].ask("CLUSTER", "COUNTKEYSINSLOT", slot):
+            try:
+                cluster.move_keys(slot, source, target)
+            except redis.ResponseError as error:
+                both = [cluster.servers[each].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000) for each in (source, target)]
+                raise AssertionError(f"{error}: both servers have {set(both[0]) & set(both[1])}") from error
+        cluster.end_move(slot, source, target)
+
+    with site(tmp_path, cluster.url, cluster.ask, seed, workflow, None) as found:
+        found.run(rounds, steps, move)
