@@ -71,7 +71,7 @@ class Watch:
 
 
 def is_change(job: Job, before: Job) -> bool:
-    """Whether ``job`` broke, or is mended."""
+    """Whether ``job`` broke, or is fixed."""
     return (job.status is Status.COMPLETED) != (before.status is Status.COMPLETED)
 
 

@@ -120,7 +120,7 @@ def test_a_change_is_told_once(site: Site) -> None:
     texts = {each.json["data"]["job"]["id"]: each.json["text"] for each in site.receiver.messages}
     page = f"{URL}/ui/workflows/nightly/jobs"
     assert texts["b3"] == f"nightly b3 broke (branch=main, b1 completed): Error: no (line 1) {page}/b3#L1"
-    assert texts["b7"] == f"nightly b7 is mended (branch=main, b6 failed) {page}/b7"
+    assert texts["b7"] == f"nightly b7 is fixed (branch=main, b6 failed) {page}/b7"
 
 
 def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

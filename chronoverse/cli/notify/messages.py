@@ -63,7 +63,7 @@ def _said(watch: Watch, event: Event, job: Job | None, before: Job | None) -> st
         return f"{job.ref.job_id} {_ENDED.get(job.status, 'runs')}"
     labels = dict(job.labels)
     where = "".join(f"{_plain(key)}={_plain(labels[key])}, " for key in watch.same if key in labels)
-    how = "is mended" if job.status is Status.COMPLETED else "broke"
+    how = "is fixed" if job.status is Status.COMPLETED else "broke"
     return f"{job.ref.job_id} {how} ({where}{before.ref.job_id} {_ENDED.get(before.status, 'runs')})"
 
 

@@ -45,7 +45,7 @@ class WatchBody(Schema):
         metadata={"description": "With `change`: compare jobs with the same values of these labels, such as `branch`."},
     )
     seconds = JsonInteger("With `silent`: seconds without a line.", 1, 604_800, allow_none=True, load_default=None)
-    url = text("Webhook URL.", required=True, validate=validate.Length(1, 2_000))
+    url = text("Webhook URL.", required=True)
     secret = matching(
         SECRET.pattern,
         "Secret that signs messages (Standard Webhooks). Default: generated for a new watch and returned"
