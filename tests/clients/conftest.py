@@ -42,8 +42,9 @@ def reader_service(
 ) -> Iterator[Service]:
     """The service, with a heartbeat a second."""
     directory = tmp_path_factory.mktemp("reader-service")
-    hosts = {"webhook_hosts": "hooks.example"}
-    with serving(directory, reader_server.url, heartbeat_seconds=1, cors_origins=origin, **hosts) as service:
+    with serving(
+        directory, reader_server.url, heartbeat_seconds=1, cors_origins=origin, webhook_hosts="hooks.example"
+    ) as service:
         yield service
 
 
