@@ -5,6 +5,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from chronoverse.archive.chunk_writer import write_chunk
 from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name
-from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
@@ -393,10 +394,21 @@ def test_an_ended_job_without_times_whose_chunk_is_gone(bench: Bench, objects: F
     assert seen(store, objects, jobs[2]) == before
 
 
+class _Sorted(FileObjectStore):
+    """Lists objects by the time of their writing, or the other way round."""
+
+    is_reversed = False
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        return iter(sorted(super().list(prefix), key=lambda each: each.written_at, reverse=self.is_reversed))
+
+
+@pytest.mark.parametrize("is_reversed", [True, False], ids=["newest first", "oldest first"])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
-def test_what_was_redacted_stays_redacted(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+def test_what_was_redacted_stays_redacted(bench: Bench, tmp_path: Path, ended: bool, is_reversed: bool) -> None:
     """Even when the object with the old text is still there, and the manifest still names it."""
-    store = bench.store
+    store, objects = bench.store, _Sorted(tmp_path / "archive")
+    objects.is_reversed = is_reversed
     if ended:
         write_ended(store, GROWING, Status.COMPLETED, 0, 100)
         assert archive(store, objects, hot_seconds=0) == 0

@@ -41,10 +41,12 @@ class Site:
         found: dict[str, object] = orjson.loads(self._app.read_summary(scan))
         return found
 
-    def start(self) -> None:
+    def notifier(self) -> Notifier:
         hosts, context = {"127.0.0.1": True}, ssl.create_default_context()
-        notifier = Notifier(self.judge, self.summarize, hosts, URL, context, self._stop, lambda: time.time() + self.now)
-        self._thread = threading.Thread(target=notifier.run)
+        return Notifier(self.judge, self.summarize, hosts, URL, context, self._stop, lambda: time.time() + self.now)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self.notifier().run)
         self._thread.start()
 
     def stop(self) -> None:

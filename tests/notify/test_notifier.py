@@ -189,6 +189,18 @@ def test_silence_is_told_once(site: Site) -> None:
     assert first.webhook_id != second.webhook_id
 
 
+def test_silence_counts_in_seconds_from_the_last_line(site: Site) -> None:
+    """Not a second before, and not a minute after."""
+    site.watch(on="silent", seconds=60)
+    site.run("quiet", Status.RUNNING, seconds_ago=40)
+    notifier = site.notifier()
+    for site.now, waiting in ((0.0, 0), (10.0, 0), (21.0, 1), (30.0, 1)):
+        notifier._look_at = 0.0
+        notifier.step()
+        wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "it is told")
+        assert len(site.receiver.messages) == waiting
+
+
 def test_a_lost_job_is_noticed(site: Site, bench: Bench) -> None:
     """Nobody else looks at it."""
     site.watch()
