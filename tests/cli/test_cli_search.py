@@ -303,7 +303,7 @@ def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
     text = cli("seen", WORKFLOW, "job_2", "20", **settings).stdout.splitlines()
     found = json.loads(cli("seen", WORKFLOW, "job_2", "20", "-o", "json", **settings).stdout)
     total, looked_at = sum(found["seen"].values()), sum(found["looked_at"].values())
-    assert text[0].startswith(f"A line like line 20 of job_2 is in {total} of {looked_at} runs: ")
+    assert text[0].startswith(f"Line 20 of job_2 was seen in {total} of {looked_at} runs: ")
     assert text[-1].split()[0] == f"{found['jobs'][-1]['id']}:{found['jobs'][-1]['sequence_num']}"
     done = cli("seen", WORKFLOW, "job_2", "21", **settings)
     assert (done.returncode, done.stdout) == (66, "")
