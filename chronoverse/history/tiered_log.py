@@ -12,6 +12,7 @@ from chronoverse.archive.reader import ArchiveReader, FrameFilter
 from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
+from chronoverse.store.adaptive_batch import next_lines
 
 MAX_BATCH: Final = 250
 #: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
@@ -189,7 +190,8 @@ class LogReader:
             if limit is not None:
                 count = max(1, min(count, limit))
             read = log.before(position, count) if descending else log.after(position, count)
-            mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
+            came = max(len(read.entries), 1)
+            size = sum(len(line.message) for line in read.lines) + came
             batch = _first_lines(read)
             # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
             del read
@@ -202,7 +204,7 @@ class LogReader:
             yield batch
             if batch.is_last:
                 return
-            count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
+            count = next_lines(max_count, came, size, BATCH_CHARACTERS, 1, max_count)
 
 
 def _first_lines(read: Batch) -> Batch:

@@ -21,6 +21,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.feed import EventFrame, encode, join
 from chronoverse.store import Store
+from chronoverse.store.adaptive_batch import next_lines
 from chronoverse.store.sequential_reader import SequentialReader
 
 #: Bytes that a segment should have. Larger segments are no faster.
@@ -316,9 +317,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
 
 def _next_count(lines: int, size: int) -> int:
     """How many lines to ask for after ``lines`` that had ``size`` bytes: a power of two, at most four times as many."""
-    least, most = SEGMENT_LINES
-    fitting = _power_of_two(SEGMENT_BYTES * lines // max(size, 1))
-    return max(least, min(most, fitting, _power_of_two(lines * 4)))
+    return _power_of_two(next_lines(lines, lines, size, SEGMENT_BYTES, *SEGMENT_LINES))
 
 
 def _power_of_two(number: int) -> int:

@@ -1,12 +1,19 @@
-"""How much of a log is read at once."""
+"""How much of a log is read at once, adapted to the size of what the last read brought."""
+
+
+def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:
+    """How many lines to ask for next: some ``wanted`` bytes, and at most four times as many lines as ``asked`` before.
+
+    ``lines`` came, which had ``size`` bytes.
+    """
+    return max(least, min(most, wanted * lines // max(size, 1), asked * 4))
 
 
 class AdaptiveBatch:
-    """How many lines to ask for, adapted to the size of the last answer: 1 MiB is wanted. Starts small."""
+    """How many lines to ask for when 1 MiB is wanted. Starts small."""
 
     def __init__(self) -> None:
         self.lines = 32
 
     def learn(self, lines: int, size: int) -> None:
-        fitting = 2**20 * lines // max(size, 1)
-        self.lines = max(4, min(2048, fitting, self.lines * 4))
+        self.lines = next_lines(self.lines, lines, size, 2**20, 4, 2048)
