@@ -15,8 +15,8 @@
 All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
 default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
-    errors, metrics, backoff, files, fair_lock, settings; joblog; auth; store; embedded; archive; history; live; client;
-    runner; integrations; web; cli; collect
+    errors, metrics, backoff, files, fair_lock, token_bucket, settings; joblog; auth; store; embedded; archive; history;
+    live; client; runner; integrations; web; cli; collect
 
 ``api`` is the public API. ``docs/architecture.md`` describes the design, and ``docs/glossary.md`` defines
 the terms.

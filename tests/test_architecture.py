@@ -14,7 +14,7 @@ PACKAGE: Final = TESTS.parent / "chronoverse"
 
 #: A package may import only itself and the packages above it. The modules of the first row import only each other.
 PACKAGES: Final = (
-    "errors metrics backoff files fair_lock settings",
+    "errors metrics backoff files fair_lock token_bucket settings",
     "joblog",
     "auth",
     "store",

@@ -15,6 +15,7 @@ from chronoverse.joblog.entries import Entry, RawEntry, in_sequence, plain_frame
 from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
+from chronoverse.token_bucket import TokenBucket
 
 #: Bytes of one slice; a longer single frame is its own slice. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
@@ -81,24 +82,23 @@ class FilterBudget:
         self._clock = clock
         self._yield_to_loop = yield_to_loop
         self._spent = 0.0
-        self._left = _FILTER_BURST_SECONDS
-        self._refilled_at = self._halved_at = clock()
+        self._bucket = TokenBucket(FILTER_SHARE, _FILTER_BURST_SECONDS / FILTER_SHARE)
+        self._halved_at = clock()
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
         """Which of ``subjects``, waiting for the same work, can spend time now. None when all have to wait."""
         now = self._clock()
-        self._left = min(_FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
-        self._refilled_at = now
+        left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Every second, what the subjects have taken counts half.
         if now >= self._halved_at + 1.0:
             self._halved_at = now
             self._taken = {who: taken / 2 for who, taken in self._taken.items() if taken > 0.001}
         # The last 0.05 s of a burst are only for subjects that have taken less than the average.
-        if self._left >= 0.05:
+        if left >= 0.05:
             return next(iter(subjects), None)
         subject = min(subjects, key=self._taken_by, default=None)
-        if subject is None or self._left < 0:
+        if subject is None or left < 0:
             return None
         takes_less = self._taken_by(subject) * len(self._taken) < sum(self._taken.values())
         return subject if takes_less else None
@@ -111,7 +111,7 @@ class FilterBudget:
             yield
         finally:
             taken = self._clock() - began
-            self._left -= taken
+            self._bucket.take(taken, began)
             self._spent += taken
             self._taken[payer] = self._taken_by(payer) + taken
 

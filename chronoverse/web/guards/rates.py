@@ -10,6 +10,7 @@ import gevent
 
 from chronoverse import metrics
 from chronoverse.errors import TooFast
+from chronoverse.token_bucket import TokenBucket
 
 #: Size of a subject's full bucket, in seconds at the rate. A build prints in bursts.
 BURST_SECONDS: Final = 10.0
@@ -30,7 +31,7 @@ MAX_PAUSE_SECONDS: Final = 1.0
 
 @dataclass(eq=False)
 class Throttle:
-    """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
+    """Token buckets, one for each subject. ``clock`` is monotonic.
 
     They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
     bound. Clients refused for this ``reason`` should wait for at least ``least_wait`` seconds.
@@ -41,25 +42,28 @@ class Throttle:
     reason: str
     least_wait: int = 1
     clock: Callable[[], float] = time.monotonic
-    _full_at: dict[str, float] = field(default_factory=dict)
+    _buckets: dict[str, TokenBucket] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._full_at)
+        return len(self._buckets)
 
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when there is nothing in the bucket."""
-        seconds = self._full_at.get(subject, -math.inf) - self.burst_seconds - self.clock()
-        if seconds >= 0:
+        bucket = self._buckets.get(subject)
+        if bucket is not None and (seconds := bucket.debt_seconds(self.clock())) >= 0:
             raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
 
     def take(self, subject: str, amounts: Iterable[float]) -> None:
         """Takes these out of the bucket, which goes into debt when it has less."""
         if self.rate is None:
             return
-        now = self.clock()
-        self._full_at[subject] = max(self._full_at.get(subject, now), now) + sum(amounts) / self.rate
-        if len(self._full_at) > MAX_SUBJECTS:
-            self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
+        now, bucket = self.clock(), self._buckets.get(subject)
+        if bucket is None:
+            bucket = self._buckets[subject] = TokenBucket(self.rate, self.burst_seconds)
+        bucket.take(sum(amounts), now)
+        if len(self._buckets) > MAX_SUBJECTS:
+            full = -self.burst_seconds
+            self._buckets = {who: each for who, each in self._buckets.items() if each.debt_seconds(now) > full}
 
 
 def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monotonic) -> Throttle:
@@ -93,10 +97,12 @@ class ReplayThrottle:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = gevent.sleep
     current_replay: Callable[[], object] = gevent.getcurrent
-    #: When the bucket was empty last, or will have no more debt.
-    _empty_at: float = 0.0
     #: When each replay has called last, the latest at the end.
     _called_at: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A full bucket is 5 ms at the rate. A segment takes less to read and to write.
+        self._bucket = TokenBucket(self.rate, 0.005)
 
     def __call__(self, size: int) -> None:
         """The calling replay has written ``size`` bytes. Pauses it before it reads on, if necessary."""
@@ -108,10 +114,8 @@ class ReplayThrottle:
             del calls[longest_ago]
         if len(calls) < FEW_REPLAYS:
             return
-        # A full bucket is 5 ms at the rate. A segment takes less to read and to write.
-        empty_at = max(self._empty_at, now - 0.005) + size / self.rate
-        self._empty_at = min(empty_at, now + MAX_PAUSE_SECONDS)
+        self._bucket.take(size, now, MAX_PAUSE_SECONDS)
         # A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
-        if (seconds := self._empty_at - now) >= 0.001:
+        if (seconds := self._bucket.debt_seconds(now)) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
             self.sleep(seconds)
