@@ -17,18 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.causes import (
-    AFTER,
-    BEFORE,
-    FEATURES,
-    HIGH,
-    UNIT,
-    WEIGHTS,
-    Clues,
-    LineReader,
-    Weights,
-    place_of,
-)
+from chronoverse.joblog.causes import AFTER, BEFORE, FEATURES, HIGH, UNIT, WEIGHTS, Clues, LineReader, Weights, place_of
 
 #: Lines of the first screen, and how many of them are above the line at which the page opens.
 SCREEN: Final = 40
