@@ -27,22 +27,13 @@ def watches(workflow: str, output: str) -> None:
 
 def _text(watch: dict[str, Any]) -> str:
     with reading("watch"):
-        return "\t".join(filter(None, _columns(watch)))
-
-
-def _columns(watch: dict[str, Any]) -> tuple[str, ...]:
-    labels = ",".join(f"{key}={value}" for key, value in watch["label"].items())
-    what = [watch["on"], *watch["status"], *([f"{watch['seconds']}s"] if watch["seconds"] else ()), labels]
-    same = f"same {','.join(watch['same'])}" if watch["same"] else ""
-    waiting = f"{watch['waiting']} waiting, {watch['dropped']} dropped" if watch["waiting"] or watch["dropped"] else ""
-    return (
-        watch["id"],
-        " ".join(filter(None, [*what, same])),
-        watch["url"],
-        watch["state"],
-        waiting,
-        watch["error"],
-    )
+        labels = ",".join(f"{key}={value}" for key, value in watch["label"].items())
+        seconds = f"{watch['seconds']}s" if watch["seconds"] else ""
+        same = f"same {','.join(watch['same'])}" if watch["same"] else ""
+        what = " ".join(filter(None, [watch["on"], *watch["status"], seconds, labels, same]))
+        counts = f"{watch['waiting']} waiting, {watch['dropped']} dropped"
+        waiting = counts if watch["waiting"] or watch["dropped"] else ""
+        return "\t".join(filter(None, (watch["id"], what, watch["url"], watch["state"], waiting, watch["error"])))
 
 
 @click.command()

@@ -153,8 +153,10 @@ class Notifier:
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
                 log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, queued)
-        except ChronoverseError as error:
-            log.warning("%s: %s", workflow_id, error)
+        except Exception as error:
+            log.log(
+                logging.WARNING if isinstance(error, ChronoverseError) else logging.ERROR, "%s: %r", workflow_id, error
+            )
         finally:
             self._behind.discard(workflow_id)
 

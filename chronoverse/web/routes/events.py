@@ -44,23 +44,9 @@ CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters that no header field may have. RFC 9110 section 5.5.
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
-_OPERATION: Final[dict[str, Any]] = {
-    "operationId": "streamJobLog",
-    "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": EventsQuery}],
-    "responses": {
-        "200": {
-            "description": "Server-Sent Events, each like this.",
-            "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
-        },
-        "204": {"description": "`Last-Event-ID` is at or past the end of the log. Do not reconnect."},
-        "400": "BAD_REQUEST",
-        "429": {
-            "description": "The token or the client's address has its maximum of streams.",
-            "content": {"application/problem+json": {"schema": ProblemSchema}},
-        },
-        "default": "DEFAULT_ERROR",
-    },
-}
+
+#: What only the stream of a job's log answers.
+_RESPONSES: Final = {"204": {"description": "`Last-Event-ID` is at or past the end of the log. Do not reconnect."}}
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +56,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes.before_request(partial(admit, deps))
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
-    @routes.doc(**_OPERATION)
+    @routes.doc(**stream_operation("streamJobLog", EventsQuery, EVENT_SCHEMA, "", **_RESPONSES))
     def events(workflow_id: str, job_id: str) -> Response:
         """Stream a job's log as Server-Sent Events."""
         environ = request.environ
@@ -94,6 +80,27 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, **wanted))
 
     return routes
+
+
+def stream_operation(operation_id: str, query: Any, event: Any, end: str, **responses: Any) -> dict[str, Any]:
+    """A stream's view in the OpenAPI document."""
+    return {
+        "operationId": operation_id,
+        "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": query}],
+        "responses": {
+            "200": {
+                "description": f"Server-Sent Events, each like this.{end}",
+                "content": {"text/event-stream": {"schema": event}},
+            },
+            **responses,
+            "400": "BAD_REQUEST",
+            "429": {
+                "description": "The token or the client's address has its maximum of streams.",
+                "content": {"application/problem+json": {"schema": ProblemSchema}},
+            },
+            "default": "DEFAULT_ERROR",
+        },
+    }
 
 
 def admit(deps: Dependencies) -> Response | None:

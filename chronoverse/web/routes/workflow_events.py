@@ -22,8 +22,6 @@ from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.schemas import (
     WORKFLOW_EVENT_SCHEMA,
     Blueprint,
-    EventsHeaders,
-    ProblemSchema,
     WorkflowEventsQuery,
 )
 from chronoverse.web.routes.events import (
@@ -34,27 +32,11 @@ from chronoverse.web.routes.events import (
     open_viewer,
     parse_query,
     stream_headers,
+    stream_operation,
 )
 from chronoverse.web.routes.jobs import WantedJobs, newest_jobs
 
 LOOK_SECONDS: Final = 2.0
-
-_OPERATION: Final[dict[str, Any]] = {
-    "operationId": "streamWorkflow",
-    "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": WorkflowEventsQuery}],
-    "responses": {
-        "200": {
-            "description": "Server-Sent Events, each like this. The stream has no end.",
-            "content": {"text/event-stream": {"schema": WORKFLOW_EVENT_SCHEMA}},
-        },
-        "400": "BAD_REQUEST",
-        "429": {
-            "description": "The token or the client's address has its maximum of streams.",
-            "content": {"application/problem+json": {"schema": ProblemSchema}},
-        },
-        "default": "DEFAULT_ERROR",
-    },
-}
 
 
 class Snapshot(NamedTuple):
@@ -108,7 +90,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     snapshots = Snapshots(deps)
 
     @routes.route("/workflows/<id:workflow_id>/events")
-    @routes.doc(**_OPERATION)
+    @routes.doc(**stream_operation("streamWorkflow", WorkflowEventsQuery, WORKFLOW_EVENT_SCHEMA, " They do not end."))
     def workflow_events(workflow_id: str) -> Response:
         """Stream a workflow's jobs: the newest ones, then each change, as Server-Sent Events."""
         environ = request.environ
@@ -119,10 +101,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
         is_head = environ["REQUEST_METHOD"] == "HEAD"
         if not is_head:
             deps.admission.check(ticket)
-        state = deps.tail.known_job(ref)
+        state: Job | StoreError | None = deps.tail.known_job(ref)
         # Another worker may know newer changes.
-        if state is None or (given is not None and given > state.last):
-            state = read_state(deps, ref)
+        if not isinstance(state, Job) or (given is not None and given > state.last):
+            (state,) = deps.store.get_jobs([ref])
+        if not isinstance(state, Job):
+            raise state or StoreError("the workflow's changes cannot be read")
         labels = tuple(query.get("label", ()))
         jobs = WantedJobs(workflow_id, query["jobs"], query.get("status"), labels)
         kept = range(state.first - 1, state.last + 1)
@@ -141,11 +125,3 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))
 
     return routes
-
-
-def read_state(deps: Dependencies, ref: JobRef) -> Job:
-    """The state of a workflow's changes. Raises :class:`StoreError`."""
-    (state,) = deps.store.get_jobs([ref])
-    if isinstance(state, Job):
-        return state
-    raise state or StoreError("the workflow's changes cannot be read")
