@@ -96,9 +96,9 @@ def archive(
             with common.status_line() as show:
                 failures = archiver.run_once(lambda done, total: show(f"archived {done:,} of {total:,} lines"))
             return os.EX_DATAERR if failures else 0
-        log.info("archiver up", extra={"fields": {"archive": settings.archive_location}})
+        log.info("archiver started", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
-        log.info("archiver gone")
+        log.info("archiver stopped")
     return 0
 
 

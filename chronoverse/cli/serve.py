@@ -128,7 +128,7 @@ def banner(settings: Settings, address: str, command: str) -> str:
 Token, valid for {_TOKEN_HOURS} hours:
   export CHRONOVERSE_TOKEN={token}
 
-Page, signed in by the fragment, which is never sent to a server:
+Page (the link signs you in):
   {url}/ui/workflows/demo#token={token}
 
 Run a job and follow it:

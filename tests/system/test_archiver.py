@@ -72,7 +72,7 @@ def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
         service.stop()
         wait_until(lambda: not second.is_running(), PATIENCE_SECONDS, "the archiver is gone")
         logs = service.logs()
-    assert "archiver gone" in logs
+    assert "archiver stopped" in logs
     assert "Traceback" not in logs
     assert "Fatal" not in logs
 
