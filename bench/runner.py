@@ -29,6 +29,9 @@ from typing import Final, NamedTuple
 
 import redis
 
+from bench.peers.ours import answers
+from bench.processes import wait_until
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 LINES: Final = 1_000_000
 #: Seconds for which the store is unreachable, and seconds of the job before and after that.
@@ -245,6 +248,8 @@ def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
             assert service.stdout is not None
             while b"/events" not in (line := service.stdout.readline()):
                 assert line, "the service did not start"
+            # Its workers start while it prints that, and would share the cores with what is measured.
+            wait_until(lambda: answers(port), "no worker answers")
             yield environ
         finally:
             service.terminate()
