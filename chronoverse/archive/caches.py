@@ -1,4 +1,4 @@
-"""What a worker caches of the archive: objects, lines and records of chunks. For threads and greenlets."""
+"""A worker's caches of the archive: objects, lines and records of chunks. For threads and greenlets."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""How long logs are kept, how a whole job is deleted, and which objects belong to no job that the store knows."""
+"""Retention, the deletion of whole jobs, and objects that belong to no job of the store."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ from chronoverse.store.catalog import ArchiveState
 
 
 class RetentionPolicy(NamedTuple):
-    """What an archiver keeps where, and for how long."""
+    """Where an archiver keeps lines, and for how long."""
 
     hot_bytes: int
     hot_seconds: float
@@ -87,9 +87,9 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 def orphans(
     store: Store, objects: ObjectStore, now: float, retention_seconds: float, *, age: float = ORPHAN_SECONDS
 ) -> Iterator[tuple[StoredObject, str]]:
-    """Every object older than ``age`` seconds that neither the store names nor a manifest, and why, in words.
+    """Every object older than ``age`` seconds that neither the store nor a manifest names, with the reason in words.
 
-    A manifest counts for the retention after its job's end. Left out is what the archiver deletes, and jobs whose
+    A manifest is valid for the retention after its job's end. Omits objects that the archiver deletes, and jobs whose
     records or manifest cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None

@@ -1,4 +1,4 @@
-"""Which object store an URL names."""
+"""Opens the object store of a URL."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -72,7 +72,7 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Gives a store that has lost a workflow's settings and watches those of the archive. Returns whether it had.
+    """Restores a workflow's settings and watches that the store lost from the archive. Returns whether it had to.
 
     What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
     """

@@ -55,7 +55,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """What is at ``url``. ``ca_file`` has authorities that are trusted in addition to the system's.
+    """The document at ``url``. ``ca_file`` has authorities that are trusted in addition to the system's.
 
     The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
     there is nothing at ``url``, or too much.
@@ -108,7 +108,7 @@ class FetchRecord:
 
 
 def key_set_name(url: str) -> str:
-    """What the keys at ``url`` are kept under. Nobody learns the URL from it."""
+    """The name under which the keys at ``url`` are stored. It does not reveal the URL."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
@@ -167,7 +167,7 @@ class KeySetFile:
 
 
 class KeySetStore(Protocol):
-    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Whoever can write here can make tokens."""
+    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Write access is enough to make tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...

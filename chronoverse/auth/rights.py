@@ -16,7 +16,7 @@ _PART: Final = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
 def entry_problem(entry: object) -> str | None:
-    """What is wrong with an entry, or None. Nobody may get more than was meant, so no entry is guessed at."""
+    """The error of an entry, or None. Ambiguous entries are refused, so that no token gets more than was meant."""
     if not isinstance(entry, str):
         return "an entry must be a string"
     if not entry:
@@ -60,7 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """What tokens may do of whose ``claim`` a value passes the ``test``. ``templates``: (before, claim, after)."""
+    """Rights of tokens with a ``claim`` that passes the ``test``. ``templates``: (before, claim, after)."""
 
     claim: str
     test: Callable[[str], bool]

@@ -22,7 +22,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
-    """What is wrong with the server's certificate, if ``error`` says that. ``setting`` names a file of authorities."""
+    """The problem with the server's certificate, if ``error`` is one. ``setting`` names a file of authorities."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"

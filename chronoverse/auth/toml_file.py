@@ -26,7 +26,7 @@ class TomlFile(Generic[_Content]):
         self._is_valid = False
 
     def read(self) -> _Content:
-        """What the file says now. Raises :class:`SettingsError`, which names the first error and its place."""
+        """The file's current content. Raises :class:`SettingsError`, which names the first error and its place."""
         try:
             with self._path.open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)

@@ -177,7 +177,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
 def read_complete(
     client: "Client", route: str, job: JobRef, said: Callable[[dict[str, Any]], str], **query: Any
 ) -> dict[str, Any]:
-    """What ``route`` says of ``job``, asked for again while it is not ``complete``, for at most two minutes.
+    """The answer of ``route`` for ``job``, requested again until it is ``complete``, for at most two minutes.
 
     ``said`` tells how far an incomplete answer has come, which a terminal shows.
     """
@@ -198,7 +198,7 @@ def json_text(value: dict[str, Any]) -> str:
 
 
 def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
-    """What makes the line for an item of a list, as the option ``--output`` says."""
+    """The function that formats an item of a list, by the option ``--output``."""
     if output == "name":
         return lambda item: plain_text(str(item["id"]))
     return json_text if output != "text" else lambda item: plain_text(text(item))
@@ -230,7 +230,7 @@ def took(seconds: float) -> str:
 
 
 def usually(usual: dict[str, float] | None) -> str:
-    """What is usual beside a time that something took, if that is known.
+    """The text for the usual time, after a measured one; empty if unknown.
 
     >>> usually({"least": 0.1, "most": 0.2}), usually({"least": 2, "most": 2}), usually(None)
     (', usually 0.1 s to 0.2 s', ', usually 2 s', '')

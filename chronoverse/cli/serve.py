@@ -111,7 +111,7 @@ def command_name() -> str:
 
 
 def banner(settings: Settings, address: str, command: str) -> str:
-    """What the service prints when it is ready: where it serves, and what to type next, with a local token."""
+    """The banner of a ready service: its address, and commands to try next, with a local token."""
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )

@@ -70,7 +70,7 @@ def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """What fits on a screen of a terminal: the status, the cause with the lines ``around`` it, and the last lines.
+    """The summary for one screen of a terminal: status, the cause with the lines ``around`` it, and the last lines.
 
     No line comes twice. Raises :class:`ChronoverseError`.
     """
@@ -104,7 +104,7 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
 
 
 def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """What :func:`screen` has, as Markdown. Nothing that a job has written is interpreted. Raises as it does."""
+    """The same as :func:`screen`, in Markdown. Text of the job is escaped. Raises as it does."""
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
@@ -140,7 +140,7 @@ def _one_line(message: str) -> str:
 
 
 def verdict_sentence(summary: dict[str, Any]) -> str | None:
-    """What is known of the cause from earlier runs. None when nothing is."""
+    """A sentence on the cause in earlier runs, or None."""
     if not (verdict := summary.get("verdict")):
         return None
     seen = summary["cause"]["line"].get("seen") or {}

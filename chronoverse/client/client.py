@@ -127,7 +127,7 @@ class Client:
         stop: threading.Event | None,
         wait: float = 0,
     ) -> Iterator[Any]:
-        """What ``follower`` reads, over as many connections as it takes. ``first`` is for the first of them."""
+        """Yields what ``follower`` reads, across reconnects. ``first`` is for the first connection."""
         stop = stop or threading.Event()
         backoff = Backoff(RETRY, self._clock, self._chance)
         wait_until = self._clock() + wait

@@ -70,7 +70,7 @@ class IssuerClient:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
     ) -> Login:
-        """Has the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
+        """Lets the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
 
         Raises :class:`Unauthorized` when the issuer refuses it, or when nobody signs in in time, :class:`Unreachable`,
         and :class:`ChronoverseError` for an issuer whose answers cannot be used.

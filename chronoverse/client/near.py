@@ -1,4 +1,4 @@
-"""Says what was probably meant by the id of a job or workflow that was not found."""
+"""Suggests ids for a job or workflow that was not found."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher

@@ -229,7 +229,7 @@ class Pipeline:
 
 
 class _Answers:
-    """What :class:`HTTPResponse` takes for a socket. Its file remains open, for the next answer is in it, too."""
+    """A socket for :class:`HTTPResponse`. Its file remains open, because the next answer is in it, too."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.file = sock.makefile("rb")
@@ -265,7 +265,7 @@ def target_of(url: str) -> str:
 
 
 def failure_reason(error: Exception) -> str:
-    """What one of :data:`CONNECTION_ERRORS` says, in a few words."""
+    """A short text for one of :data:`CONNECTION_ERRORS`."""
     return (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
 
 

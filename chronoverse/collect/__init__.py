@@ -110,7 +110,7 @@ def kubernetes(
 def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
 ) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
-    """What makes a writer for a log, and how to read a job's status and the last lines of its log."""
+    """Functions that make a writer, and that read a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter

@@ -19,7 +19,7 @@ class Checkpoints:
         self._say = say
 
     def load(self, name: str) -> dict[str, Any]:
-        """What was saved, or an empty dictionary."""
+        """The saved checkpoints, or an empty dictionary."""
         with contextlib.suppress(OSError, ValueError):
             found = orjson.loads((self._directory / f"{name}.json").read_bytes())
             return found if isinstance(found, dict) else {}

@@ -56,7 +56,7 @@ class RunKey(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What all logs share.
+    """Objects that all logs share.
 
     ``connect`` makes a writer for a log, ``read_end`` reads a job's status and its log's last lines, ``has_room``
     says whether a log may have more than :data:`LEAST_BYTES` on their way, and ``say`` shows a message.

@@ -42,7 +42,7 @@ class CriReader:
             splitter.is_open, splitter.timestamp = more
 
     def state(self) -> dict[str, Any]:
-        """What a reader must know to continue at the first byte of :attr:`rest`, as JSON."""
+        """The reader's state to continue at the first byte of :attr:`rest`, as JSON."""
         splitters = {stream: self._splitters[stream] for stream in self._open}
         pieces = {
             stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp) for stream, each in splitters.items()

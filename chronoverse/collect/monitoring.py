@@ -1,4 +1,4 @@
-"""What an agent measures, for Prometheus."""
+"""The agent's metrics, for Prometheus."""
 
 import time
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What an API server says of a pod: whether its logs are collected, as which jobs, and how its containers ended.
+"""A pod as the API server reports it: whether its logs are collected, as which jobs, and how its containers ended.
 
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/ Values only, no I/O.
 """
@@ -137,7 +137,7 @@ class Pod:
         return ContainerEnd(None, reason, _one_line(f"{reason}: {why.get('message') or 'the container never started'}"))
 
     def _owner(self) -> str:
-        """What the pod is a run of."""
+        """The name of the pod's owner, such as its CronJob."""
         owners = self.data["metadata"].get("ownerReferences") or ()
         owner = next((each for each in owners if each.get("controller")), owners[0] if owners else {})
         name = str(owner.get("name") or self.name)

@@ -1,4 +1,4 @@
-"""Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
+"""The addresses at which the service of a data directory listens, so that no other service gets its tokens.
 
 Each listening socket has a file in ``<data_dir>/listeners`` with its inode. While Linux lists that in
 ``/proc/net/tcp``, nobody else can listen there. Elsewhere the file alone counts.
@@ -31,7 +31,7 @@ def record(data_dir: Path, listener: socket.socket) -> Path | None:
 
 
 def is_service(data_dir: Path, host: str, port: int) -> bool:
-    """Whether the service of ``data_dir``, and nobody else, listens at ``port`` of all addresses of ``host``."""
+    """Whether only the service of ``data_dir`` listens at ``port`` of all addresses of ``host``."""
     try:
         found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:

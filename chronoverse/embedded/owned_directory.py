@@ -23,7 +23,7 @@ def make(prefix: str) -> Path:
 
 
 def keep(directory: Path) -> BinaryIO:
-    """Says that ``directory`` has an owner, until the file that is returned is closed, here and in all forks."""
+    """Marks ``directory`` as owned until the returned file is closed, here and in all forks."""
     name = directory / LOCK_NAME
     if not name.exists():
         # A file with that name is always locked while its owner lives: it gets the name afterwards.

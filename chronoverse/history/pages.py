@@ -29,7 +29,7 @@ CLIENT_GONE_SECONDS: Final = 0.25
 
 
 class PageBudget:
-    """What is left for one page of ``page_bytes`` and ``seconds``, or less when ``client_is_gone``."""
+    """The budget of a page: ``page_bytes`` and ``seconds``, or less when ``client_is_gone``."""
 
     def __init__(
         self,

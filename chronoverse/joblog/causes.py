@@ -1,4 +1,4 @@
-"""Where a failed log says why, if there is no good run to compare it with: a linear score of its lines.
+"""Finds the likely cause in a failed log without good runs: a linear score of its lines.
 
 A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
 are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. The weights are
@@ -57,7 +57,7 @@ SIGNAL: Final = (
 
 
 class Feature(NamedTuple):
-    """What a line may have, as an expression of RE2, and what that weighs."""
+    """A feature of lines: an RE2 expression and its weights."""
 
     name: str
     screen: int
@@ -256,7 +256,7 @@ class LineReader:
         return self.signal.is_feasible(len(message)) and self.signal.matches(message)
 
     def read(self, message: str) -> Reading:
-        """What a line has."""
+        """The features of a line."""
         raw = message[:MAX_CHARACTERS].encode("utf-8", "replace")
         # A colour is a number.
         is_coloured = b"\x1b" in raw
@@ -368,7 +368,7 @@ class Clues:
         return Cause(top, min(top + CAUSE_LINES - 1, last), telling, best_sum / sum(parts))
 
     def to_json(self) -> list[Any]:
-        """What :meth:`restore` reads: numbers only."""
+        """The state for :meth:`restore`: numbers only."""
         return [self._mark, self._after, self._lines]
 
     def restore(self, json: list[Any]) -> None:

@@ -106,7 +106,7 @@ class Chunk(NamedTuple):
 
 
 def _invalidity(job: JobRef, chunk: Chunk) -> str:
-    """What is wrong with a record, in words; empty for a valid one."""
+    """The error of a record, in words; empty for a valid one."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
     sizes = [chunk.size, *(size for frame in chunk.frames for size in (frame.size, frame.text_size))]
@@ -142,7 +142,7 @@ def is_object_of(job: JobRef, name: str) -> bool:
 
 
 def redactions_in(names: Iterable[str]) -> int:
-    """How often a job was redacted, as the names of its objects say; 0 if none does."""
+    """How often a job was redacted, by the names of its objects; 0 by default."""
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What the entries of a log's Redis stream mean. Pure.
+"""Decodes the entries of a log's Redis stream. Pure.
 
 They can be written by foreign runners, so nothing in them is trusted.
 """

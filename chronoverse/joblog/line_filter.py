@@ -30,7 +30,7 @@ class LineFilter(NamedTuple):
 
     @property
     def of_lines(self) -> dict[str, Any]:
-        """What a scan of lines needs to know."""
+        """The filter's fields for a scan of lines."""
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:

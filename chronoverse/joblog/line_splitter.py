@@ -156,7 +156,7 @@ class ProgressFilter:
         self._ends_with_return = False
 
     def feed(self, data: bytes) -> bytes:
-        """Takes bytes, and returns what cannot be overwritten any more."""
+        """Takes bytes, and returns text that can no longer be overwritten."""
         text = self.held + b"\r" + data if self._ends_with_return else self.held + data
         self._ends_with_return = False
         if b"\r" in text:

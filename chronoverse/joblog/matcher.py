@@ -1,4 +1,4 @@
-"""Says whether and where a line matches a search query. It uses RE2 alone, whose time is linear in the text."""
+"""Decides whether and where a line matches a search query. It uses RE2 alone, whose time is linear in the text."""
 
 import re
 from bisect import bisect_right

@@ -1,4 +1,4 @@
-"""Which runs of a workflow have printed lines of one shape, and what that says of a failure. Pure."""
+"""The runs of a workflow with lines of one shape, and the verdict on a failure. Pure."""
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -65,7 +65,7 @@ class PastRuns(NamedTuple):
         }
 
     def seen(self, shape: int) -> dict[str, Any]:
-        """What a summary says of a line of the shape."""
+        """The part of a summary for a line of the shape."""
         occurrences = self._occurrences(shape)
         first = occurrences[-1] if occurrences else dict.fromkeys(("started_at", "id", "sequence_num"))
         counts = _count([occurrence["status"] for occurrence in occurrences])

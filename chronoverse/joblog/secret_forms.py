@@ -97,11 +97,11 @@ class SecretForms:
 
     @cached_property
     def _forms(self) -> list[Any]:
-        """What finds the secrets of each form. Compiling it takes 2.5 ms, and few jobs print any."""
+        """The expressions of all forms. Compiling them takes 2.5 ms, and few jobs print any secret."""
         return [*(compile_groups(form) for _, form in _FORMS), *self._more]
 
     def mask(self) -> "StreamMask":
-        """What masks the lines of one stream."""
+        """A mask for the lines of one stream."""
         return StreamMask(self)
 
     def mask_lists(self, lists: Iterable[tuple[str, list[bytes]]]) -> None:
@@ -120,7 +120,7 @@ class SecretForms:
         return b"\x1b" in text and bool(self._found(strip_sequences(text.decode("latin-1")).encode("latin-1")))
 
     def spans(self, line: bytes) -> Iterator[Span]:
-        """Where a line has secrets, all but private keys. Some may overlap."""
+        """The places of secrets in a line, without private keys. They can overlap."""
         for index in self._found(line):
             # The last one is for private keys.
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
@@ -171,7 +171,7 @@ class StreamMask:
         return b"".join([*masked, line[position:]]) if masked else line
 
     def _key_spans(self, line: bytes) -> Sequence[Span]:
-        """Where a line has a private key, or a part of one."""
+        """The places of a private key, or of a part of one, in a line."""
         spans: list[Span] = []
         start: int | None = None
         markers = [*_MARKER.finditer(line)] if b"PRIVATE KEY" in line else []

@@ -1,4 +1,4 @@
-"""What a person, or a program with little room, needs first of a log: its new lines, its errors, and its last lines.
+"""The summary of a log: its new lines, its errors, and its last lines.
 
 Pure. :class:`FoundLines` collects lines, and :func:`compose` writes the JSON within a number of bytes.
 """
@@ -167,7 +167,7 @@ class FoundLines:
         return max(hunks, key=lambda hunk: hunk.rank, default=None)
 
     def to_json(self) -> list[Any]:
-        """What :meth:`restore` reads. It has numbers only, and nothing of the log's text."""
+        """The state for :meth:`restore`: numbers only, without text of the log."""
         groups = [[shape, group.number, group.repeated, group.weight] for shape, group in self._groups.items()]
         hunks = [[each.first, each.last, each.size, each.telling, each.weight] for each in self._hunks]
         return [self.low, self.high, self.count, self.is_whole, groups, hunks]
@@ -180,7 +180,7 @@ class FoundLines:
 
 
 class Findings(NamedTuple):
-    """What was found in a log: errors, the last lines in their order, new lines, and the ids ``compared_with``.
+    """The findings in a log: errors, the last lines in their order, new lines, and the ids ``compared_with``.
 
     ``new`` and ``compared_with`` are None without a run to compare with; ``guess`` is the cause as far as it can be
     told without one. ``slower`` are the first pauses longer than usual, as JSON, or None.

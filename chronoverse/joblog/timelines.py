@@ -57,7 +57,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, times: Collection[int]) -> "Spread":
-        """That of these times, of which there is at least one."""
+        """The spread of these times, at least one."""
         return cls(min(times), round(median(times)), max(times))
 
     def to_json(self) -> dict[str, float]:
@@ -120,7 +120,7 @@ class Timeline(NamedTuple):
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
-        """Which line was there at which time: pairs of ms since the first line, and number. Both ascend.
+        """Pairs of ms since the first line and line number. Both ascend.
 
         There are at most ``points``, spread evenly over the time. Between two of them, lines came at one pace.
         """
@@ -336,7 +336,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Where the time went, in ms: in all, and in the good runs; what was slower than in them; the longest pauses."""
+    """Times in ms: of the run, and of good runs; pauses slower than in these; the longest pauses."""
 
     total: int
     usual: Spread | None
@@ -439,7 +439,7 @@ class Progress(NamedTuple):
 
 
 def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progress:
-    """What good runs say about a job that still runs, and whose last line came ``silent`` ms ago."""
+    """The estimate from good runs for a running job whose last line came ``silent`` ms ago."""
     usual: list[int] = []
     left: list[int] = []
     for run in good:

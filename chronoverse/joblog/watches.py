@@ -43,12 +43,12 @@ class Watch:
     made_ms: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """What is shown: all but the secret."""
+        """The watch for answers, without its secret."""
         shown = {name: getattr(self, name) for name in ("on", "status", "same", "seconds", "url")}
         return {"workflow_id": self.workflow_id, "id": self.watch_id, **shown, "label": dict(self.label)}
 
     def encode(self) -> bytes:
-        """What the store keeps."""
+        """The watch as stored."""
         return orjson.dumps({**self.to_json(), "secret": self.secret, "made_ms": self.made_ms})
 
     @classmethod
@@ -76,7 +76,7 @@ def is_change(job: Job, before: Job) -> bool:
 
 
 class Event(NamedTuple):
-    """What a watch tells once. ``name`` distinguishes the events of one attempt; ``queued_ms`` is Unix time.
+    """One event of a watch. ``name`` distinguishes the events of one attempt; ``queued_ms`` is Unix time.
 
     ``before`` is the job that a change is compared with, and ``last`` the last line before a silence.
     """

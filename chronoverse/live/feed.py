@@ -225,7 +225,7 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """What the feed knows now. If it has changed since the store was asked, the store's answer came too late."""
+        """The feed's current state. If it has changed since a request to the store, the answer is outdated."""
         return self.cursor, self.job
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:

@@ -226,7 +226,7 @@ class ReplayCache:
             self._drop(key)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
-        """What others have just read after line ``cursor``, and the last number in it. Never waits.
+        """A segment after line ``cursor`` that another replay has just read, and its last number. Never waits.
 
         It has up to :data:`SEGMENT_BYTES`, and may end anywhere before the end of the log.
         """

@@ -183,7 +183,7 @@ class HttpLogWriter:
         return []
 
     def durability_probe(self) -> "HttpLogWriter | None":
-        """What to ask for a ``durable`` writer; None where an acknowledged line counts as safe."""
+        """The durability check of a ``durable`` writer; None where acknowledged lines are safe."""
         return self if self._durable else None
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:

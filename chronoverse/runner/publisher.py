@@ -349,7 +349,7 @@ class Publisher:
                 self.say(warning)
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
-        """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
+        """Whether the job has ended just as we would end it: then only the answer was lost."""
         if self._result is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""How a runner compares its lines with those of a log, before it deletes its copy of them."""
+"""Compares a runner's lines with the log, before the runner deletes its copy."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain

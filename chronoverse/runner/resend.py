@@ -108,7 +108,7 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
 
 
 def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
-    """What the ended log lacks of the file's lines, or None. Raises :class:`StoreError` if it cannot be read now."""
+    """The error if the ended log lacks lines of the file, or None. Raises :class:`StoreError` if unreadable now."""
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         if spool.line_count == 0:

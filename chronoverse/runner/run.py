@@ -138,7 +138,7 @@ def run(
 def _open_spool(
     job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
 ) -> Spool:
-    """A spool for the job: the one that an earlier runner of it left, if any. A ``retry`` has its own log."""
+    """A spool for the job: that of an earlier runner of the job, if any, except with ``retry``."""
     others: list[tuple[Path, dict[str, Any]]] = []
     for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):

@@ -1,4 +1,4 @@
-"""How much of a log is read at once, adapted to the size of what the last read brought."""
+"""The number of lines to read at once, adapted to the size of the last read."""
 
 
 def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:

@@ -25,7 +25,7 @@ _BUCKET: Final = "bucket:"
 
 
 class ArchiveState(NamedTuple):
-    """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
+    """How far a job is archived. Unknown numbers are 0, unknown texts empty.
 
     ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
     timeline of this version, too, or they could not be; ``swept``: no unrecorded object is left; ``deleting``: the job

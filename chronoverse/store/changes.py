@@ -19,7 +19,7 @@ DELETED: Final = "DELETED"
 
 
 class Change(NamedTuple):
-    """One change. ``job`` is its state then. Of one that is ``deleted``, it is the last that is known."""
+    """One change. ``job`` is the job's state then; for a ``deleted`` job, its last known state."""
 
     number: int
     job: Job

@@ -1,4 +1,4 @@
-"""What the store holds of archived logs: the records of chunks, redactions, the archive lock, and the garbage."""
+"""The store's data about archived logs: records of chunks, redactions, the archive lock, and garbage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple

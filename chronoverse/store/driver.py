@@ -1,4 +1,4 @@
-"""What the store uses of the driver, redis-py: clients, connections, scripts, and its errors as ours."""
+"""The driver, redis-py: clients, connections, scripts, and its errors as ours."""
 
 import contextlib
 import hashlib

@@ -28,7 +28,7 @@ class JobListing:
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """Those of the jobs that have ended with another status, but for foreign ones: faster than reading the jobs."""
+        """The jobs that have ended with another status, except foreign ones: faster than reading the jobs."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 

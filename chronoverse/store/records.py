@@ -33,7 +33,7 @@ class RecordRun(NamedTuple):
 
 
 class RecordBatch(NamedTuple):
-    """What is appended in one step. ``digest`` tells it from other batches.
+    """A batch that is appended in one step. ``digest`` identifies it.
 
     ``sources``: files of numbered records, as an id and the digest of record 1 if that is here, else "". ``end``: how
     the job ends after it.
@@ -46,7 +46,7 @@ class RecordBatch(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What became of a batch: lines left out by a quota; ``waits``: earlier records are missing."""
+    """The result of a batch: lines dropped by a quota; ``waits``: earlier records are missing."""
 
     left_out: int
     waits: bool

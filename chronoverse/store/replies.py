@@ -47,7 +47,7 @@ def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
 
 
 def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
-    """By what scripts recognise an entry: its id, and the SHA-1 of its fields. Both are empty for None."""
+    """The id of an entry and the SHA-1 of its fields, by which scripts recognize it. Both are empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
@@ -131,7 +131,7 @@ def _text(value: bytes) -> str:
 
 
 def accepted(answer: list[Any]) -> list[Any]:
-    """What a script has answered after its OK. Raises the error that any other answer means."""
+    """A script's answer after its OK. Raises the error of any other answer."""
     word = answer[0].decode()
     if word == "OK":
         return answer[1:]

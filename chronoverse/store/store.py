@@ -217,7 +217,7 @@ class Store:
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
-        """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
+        """Takes the job's lease for a new attempt. The caller generates ``token``, which must be unguessable.
 
         Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; with nothing changed
         :class:`SequenceGap` unless its first line is ``first``, and :class:`LabelSet`.
@@ -354,7 +354,7 @@ class Store:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     def load_key_set(self, name: str) -> bytes | None:
-        """What :meth:`save_key_set` was last given for ``name``, from whichever node. None when there is nothing."""
+        """The key set last saved for ``name`` by any node (:meth:`save_key_set`), or None."""
         key = self._keys.key_set(name)
         found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found
@@ -365,7 +365,7 @@ class Store:
         self._commands.run(key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
 
     def warnings(self) -> list[str]:
-        """What an operator should know of the servers' settings. Empty when no log is in danger."""
+        """Warnings about the servers' settings. Empty when no log is in danger."""
         found: list[str] = []
         with translate_errors():
             for client in self._topology.masters():
@@ -379,7 +379,7 @@ class Store:
         return self._commands.work(job.workflow_id, check, PoolKind.APPENDS)
 
     def server_infos(self) -> list[dict[str, str]]:
-        """What INFO says of each server's memory, and its statistics."""
+        """The memory and statistics sections of INFO of each server."""
         with translate_errors():
             return [server_info(client, "memory", "stats") for client in self._topology.masters()]
 

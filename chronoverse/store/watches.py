@@ -41,7 +41,7 @@ class KeptWatch(NamedTuple):
     dropped: int = 0
 
     def to_json(self, now: float) -> dict[str, Any]:
-        """What is shown: all but the secret. ``now`` is Unix time."""
+        """The watch for answers, without its secret. ``now`` is Unix time."""
         failures, since_ms, error, delivered_ms = self.state
         state = "failing" if failures and now - since_ms / 1000 >= RETRY_SECONDS else "retrying" if failures else "ok"
         return {
@@ -70,7 +70,7 @@ class WatchStore:
         return sorted(each.decode() for each in found)
 
     def fields(self, workflow_id: str) -> dict[str, bytes]:
-        """What the store keeps of a workflow's watches, by their ids."""
+        """The stored fields of a workflow's watches, by their ids."""
         reply = self._commands.run(workflow_id, "HGETALL", self._keys.watches(workflow_id))
         found = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
         return {name.decode(): value for name, value in found.items()}
@@ -142,7 +142,7 @@ class WatchStore:
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
-        """The next event of each watch that has one that is due, by the watches' ids.
+        """The next due event of each watch, by the watches' ids.
 
         No other process gets an event of such a watch until this one is settled, or for CLAIM_SECONDS.
         """

@@ -68,7 +68,7 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows; None without jobs, an error for one that cannot be read. Repairs what it finds wrong.
+        """The workflows; None without jobs, an error for one that cannot be read. Repairs the list.
 
         Raises :class:`StoreUnavailable` when no server answers.
         """

@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def build_dependencies(settings: Settings) -> Dependencies:
-    """What the routes need, made from ``settings``. This opens no connection."""
+    """The dependencies of the routes, made from ``settings``. Opens no connection."""
     server_lease = embedded.ServerLease(settings.data_dir) if settings.redis_url is None else None
     store = Store(
         server_lease.url if server_lease else settings.redis_url or "",

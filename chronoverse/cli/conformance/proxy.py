@@ -25,7 +25,7 @@ RETRY_AFTER_SECONDS: Final = 3
 
 
 class Fault(NamedTuple):
-    """What happens to requests of the ``route`` ``attempts``, ``logs`` or ``end``, or of all; not to renewals of the
+    """A fault of requests to the ``route`` ``attempts``, ``logs`` or ``end``, or of all; never of renewals of the
     lease.
 
     ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
@@ -66,7 +66,7 @@ class Proxy(ThreadingHTTPServer):
         return [fault for fault, left in self._left.items() if left == fault.times]
 
     def choose(self, route: str, is_renewal: bool) -> str | int:
-        """What happens to a request; empty when nothing does."""
+        """The fault of a request; empty without any."""
         with self._lock:
             for fault in self._left:
                 began = self._began.get(fault)

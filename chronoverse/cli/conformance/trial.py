@@ -1,4 +1,4 @@
-"""One case with the runner under test: runs it, spoils its requests, and reads back what the service has."""
+"""One case with the runner under test: runs it, disturbs its requests, and reads its log from the service."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ PATIENCE_SECONDS: Final = 60.0
 
 
 class Case(NamedTuple):
-    """What a runner is given, what happens to it, and what holds afterwards.
+    """A case: the runner's input, faults, and the expected log.
 
     ``script`` is the command for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
     ``argv`` is. ``before`` and ``during``: what the kit does before the start, and when the log has the line "one".
@@ -56,7 +56,7 @@ class Broken(Exception):
 
 
 class Result(NamedTuple):
-    """What came of a case. It holds when there are no ``problems``. ``stderr`` is the end of what the runner said."""
+    """The result of a case. It holds if there are no ``problems``. ``stderr`` is the end of the runner's output."""
 
     case: Case
     problems: list[str]

@@ -1,4 +1,4 @@
-"""What a message says. Pure."""
+"""The text and data of messages. Pure."""
 
 import re
 from collections.abc import Mapping

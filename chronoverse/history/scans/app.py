@@ -268,7 +268,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How far it has come, and what :meth:`PastRuns.history` says of the line's shape. Raises as :meth:`read` does.
+        """How far it has come, and :meth:`PastRuns.history` of the line's shape. Raises as :meth:`read` does.
 
         Raises :class:`JobNotFound` also when the log has no such line.
         """
@@ -317,7 +317,7 @@ class ScanApp:
         return past._replace(own=own or ()), position
 
     def _position_of(self, job: Job) -> ListingPosition | None:
-        """Where the job stands in the listing of its workflow; None for a foreign job without any time.
+        """The job's position in the listing of its workflow; None for a foreign job without any time.
 
         A foreign job is listed when it is first read, so any other job may be older.
         """

@@ -1,4 +1,4 @@
-"""How a worker asks the scan server."""
+"""Sends scans from a worker to the scan server."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""Where a scan server listens, and what it shares with the workers."""
+"""The socket of a scan server, and the locks that it shares with workers."""
 
 import contextlib
 import fcntl
@@ -55,7 +55,7 @@ class ScanEndpoint:
 
 
 class ScanTurns:
-    """Gives each subject (the user of a token) one turn at a time: a lock on one byte of an endpoint's ``file``."""
+    """One turn at a time for each subject (the user of a token): a lock on one byte of an endpoint's ``file``."""
 
     def __init__(self, file: int) -> None:
         self._file: Final = file

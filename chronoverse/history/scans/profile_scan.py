@@ -104,7 +104,7 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """What a running job's silence means. ``silent_seconds`` is None when its last line has no time."""
+    """A running job's silence, and its time left. ``silent_seconds`` is None when its last line has no time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
     # A line that came without a time has the beginning of 1970.

@@ -1,4 +1,4 @@
-"""What a worker asks the scan server for, and how both sides write it."""
+"""Requests of a worker to the scan server, and their encoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -172,7 +172,7 @@ class ReplayScan(BaseScan):
 
 
 def error_to_json(error: ChronoverseError) -> bytes:
-    """What :func:`error_from_json` reads."""
+    """The encoding that :func:`error_from_json` reads."""
     return orjson.dumps([type(error).__name__, str(error)])
 
 

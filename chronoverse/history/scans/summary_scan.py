@@ -33,7 +33,7 @@ class SummaryProgress:
             self._file: Final = os.dup(file.fileno())
 
     def get(self, key: bytes) -> Any:
-        """What was put last under ``key``, 16 bytes. None when it is gone."""
+        """The value last stored under ``key`` (16 bytes), or None."""
         data = os.pread(self._file, 2**18, self._offset(key))
         json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
         # Two processes may write at the same time.
@@ -70,7 +70,7 @@ class SummaryReader:
         budget: PageBudget,
         renew: Callable[[], PageBudget],
     ) -> Findings:
-        """What was found in the log, without its pauses. The next request continues here. Raises what ``read`` raises.
+        """The findings in the log so far, without its pauses. The next request continues here. Raises as ``read`` does.
 
         ``budget`` is for the new lines, and ``renew`` makes that for the errors. ``new_lines`` is None without time to
         compare.

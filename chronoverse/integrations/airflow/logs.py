@@ -1,4 +1,4 @@
-"""What Airflow calls for its tasks' logs: :class:`RemoteTaskLogs`."""
+"""Airflow's interface for remote logs of tasks: :class:`RemoteTaskLogs`."""
 
 import contextlib
 import itertools
@@ -125,12 +125,12 @@ class RemoteTaskLogs:
             end()
 
     def close(self) -> None:
-        """Ends what is published and has not ended, as if its processes had been killed."""
+        """Ends all open logs, as if their processes had been killed."""
         for name in list(self._running):
             self.upload(name)
 
     def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Generator[str, None, None]]]:
-        """Where the log of this file was found, and its records as JSON, as far as they are published by now."""
+        """The source of this file's log, and its records so far, as JSON."""
         task_try = try_of_path(relative_path)
         if task_try is None:
             return [], []

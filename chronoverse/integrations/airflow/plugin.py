@@ -1,4 +1,4 @@
-"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point.
+"""Runs in the process of each task, and reports how the task ends. Airflow loads it by an entry point.
 
 The process that supervises the task gets the task's records in order, and a last one from here. When none has come, the
 task's process was killed.

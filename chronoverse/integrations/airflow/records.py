@@ -111,7 +111,7 @@ def _whole_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[range, st
 
 
 def _split(line: str) -> tuple[str, dict[str, Any]]:
-    """What a line says, and the object of JSON after its last tab, if there is one."""
+    """The text of a line, and the JSON object after its last tab, if any."""
     text, tab, last = line.rpartition("\t")
     if tab and last.startswith("{"):
         try:

@@ -30,7 +30,7 @@ class TaskTry(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        """What Airflow calls the parts of the id. Labels find them also where the id has only a digest of them."""
+        """Labels with Airflow's names of the parts of the id, complete even where the id has only a digest."""
         labels = {"dag": self.dag_id, "task": self.task_id, "run": self.run_id, "try": str(self.try_number)}
         return read_labels(labels if self.map_index < 0 else {**labels, "map": str(self.map_index)})
 

@@ -44,7 +44,7 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """What is due: a progress bar's state, or text without a newline, but not what may begin a secret."""
+        """The text that is due: a progress bar's state, or text without a newline, without a possible secret."""
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:

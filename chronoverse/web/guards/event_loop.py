@@ -1,4 +1,4 @@
-"""How a greenlet lets the others of its worker run."""
+"""Time slices: a greenlet lets the others of its worker run."""
 
 import time
 from typing import Final

@@ -54,7 +54,7 @@ class Throttle:
             raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
 
     def take(self, subject: str, amounts: Iterable[float]) -> None:
-        """Takes these out of the bucket, which goes into debt when it has less."""
+        """Takes these out of the bucket, which can go into debt."""
         if self.rate is None:
             return
         now, bucket = self.clock(), self._buckets.get(subject)
@@ -74,12 +74,12 @@ def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monoton
 
 
 def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
-    """What each of the lines with these messages takes out of a bucket of :func:`publish_throttle`."""
+    """The cost of each of these lines in a bucket of :func:`publish_throttle`."""
     return (len(message) + LINE_OVERHEAD_BYTES for message in messages)
 
 
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each."""
+    """Jobs that each subject can begin by log records. A request can name thousands of jobs."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
     reason = "rate limit exceeded: this token starts too many jobs"
     # A refused request should wait for 10 s: all of it is read again.

@@ -1,4 +1,4 @@
-"""What the routes need, as one object that every blueprint gets; and who sent the current request."""
+"""The dependencies of the routes, in one object for all blueprints; and the sender of the current request."""
 
 import logging
 import time

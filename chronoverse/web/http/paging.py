@@ -135,7 +135,7 @@ def digest(text: str) -> str:
 
 
 def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
-    """What a cursor contains of the labels that its query asks for: nothing without any."""
+    """The part of a cursor for the query's labels: empty without any."""
     return [digest(repr(sorted(labels)))] if labels else []
 
 
@@ -218,7 +218,7 @@ def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *
 
 
 def json_response(json: bytes) -> Response:
-    """An answer of JSON, which nobody else may see."""
+    """A JSON answer that must not be cached."""
     response = Response(json, content_type="application/json")
     response.headers.update(PRIVATE_HEADERS)
     return response

@@ -187,7 +187,7 @@ class RegisterBody(Schema):
 
 
 class RunnerBody(Schema):
-    """What all requests of an attempt have."""
+    """The fields of all requests of an attempt."""
 
     token = matching(
         "[0-9a-f]{32,128}",
@@ -203,7 +203,7 @@ class AttemptBody(RunnerBody):
 
 
 class OpenedBody(RunnerBody):
-    """What the requests of an attempt have that is open already."""
+    """The fields of requests of an open attempt."""
 
     attempt = JsonInteger("Number of the open attempt. Any other gets 409 FENCED.", 1, required=True)
 
@@ -236,7 +236,7 @@ class LinesBody(OpenedBody):
 
 
 class TextForm(Schema):
-    """What a body of plain text lacks: from the query and from headers."""
+    """The fields that plain text lacks, from the query and from headers."""
 
     attempt = QueryInteger("As in a JSON body.", 1, data_key="Chronoverse-Attempt", required=True)
     token = matching("[0-9a-f]{32,128}", "As in a JSON body.", data_key="Chronoverse-Token", required=True)

@@ -68,7 +68,7 @@ class Blueprint(SmorestBlueprint):
         required: bool = True,
         load_text: Callable[[bytearray], Any] | None = None,
     ) -> Callable[[_View], _View]:
-        """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429.
+        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents this, and 429.
 
         With ``required`` false, a request without a body counts as one with an empty object. With ``load_text``, plain
         text is a body, too, and is loaded by that.

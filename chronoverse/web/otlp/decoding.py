@@ -263,7 +263,7 @@ class _Bound:
 
 
 def _value(value: AnyValue, bound: _Bound, depth: int = 0) -> Any:
-    """What an AnyValue holds: None, a text, a number, a boolean, base64 for bytes, a list or a dict."""
+    """The value of an AnyValue: None, a text, a number, a boolean, base64 for bytes, a list or a dict."""
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [_value(each, bound, depth + 1) for each in bound.take(value.array_value.values, depth)]
@@ -323,7 +323,7 @@ def _json_slice(body: bytearray, where: Slice, pause: Callable[[], None]) -> Seq
 
 
 def _too_long(body: bytearray, where: Slice, pause: Callable[[], None]) -> str:
-    """What is wrong with a slice that would take long to parse, else an empty text."""
+    """The reason why a slice is refused because parsing it would take long, else an empty text."""
     size = where[1] - where[0]
     if size > MAX_RECORD_BYTES:
         return f"more than {MAX_RECORD_BYTES} bytes"

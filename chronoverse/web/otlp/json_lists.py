@@ -67,7 +67,7 @@ def load_elements(text: bytearray, where: Slice) -> list[Any]:
 
 
 def _brackets(text: bytearray, pause: Callable[[], None]) -> Iterator[Slice]:
-    """Where each bracket outside of strings is, or each object that :data:`_BRACKETS` finds."""
+    """The positions of brackets outside of strings, or of objects that :data:`_BRACKETS` finds."""
     start = count = 0
     for part in without_strings(text, pause):
         for found in _BRACKETS.finditer(part):

@@ -1,4 +1,4 @@
-"""Says of which job a log record is, and makes batches of lines of the records of a job. No I/O.
+"""Finds the job of each log record, and makes batches of lines from the records of a job. No I/O.
 
 The names of the attributes are OpenTelemetry's: https://opentelemetry.io/docs/specs/semconv/registry/attributes/
 """
@@ -89,7 +89,7 @@ class JobRecords:
         return sum(each.records for each in chain(self.numbered, self.plain))
 
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
-        """What is appended, step by step, each with the number of its records. ``digest`` is that of the request.
+        """The batches to append, each with the number of its records. ``digest`` is that of the request.
 
         The same request makes the same batches again. The last one ends the job. ``pause`` is called often.
         """
@@ -337,10 +337,10 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 
 
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
-    """The records, with those of each file sorted by their numbers.
+    """The records, sorted by number within each file.
 
     After a rotation there is another file at the same path. It begins with record number 1, which is later than the
-    record before it. What comes before it is sorted by itself.
+    record before it. Records before the rotation are sorted separately.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}

@@ -85,7 +85,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/sign-in")
     def sign_in() -> Response:
-        """Where the issuer sends the browser to, with or without a code in the query."""
+        """The page to which the issuer redirects the browser, with or without a code in the query."""
         return answer("sign-in.html") if settings.oidc_issuer else unknown()
 
     @routes.route("/ui")

@@ -46,7 +46,7 @@ class Snapshot(NamedTuple):
 
 
 class Snapshots:
-    """What streams begin with, read once for all that come at about the same time."""
+    """The first events of streams, read once for all streams that start at about the same time."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps

@@ -109,7 +109,7 @@ class StreamWriter:
             self._write_now()
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Has ``unsent`` written, and all that follows until the viewer has caught up again."""
+        """Lets the scheduler or a greenlet write ``unsent`` and all that follows, until the viewer has caught up."""
         if self._needs_greenlet:
             self._greenlet = gevent.spawn(self._run, unsent)
         else:
