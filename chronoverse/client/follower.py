@@ -133,6 +133,8 @@ class Follower:
 class WorkflowFollower(Follower):
     """The same for the event streams of a workflow. Their ids are those of changes, and they have no end."""
 
+    _has_begun = False
+
     def start_connection(self, starts_after: str | None) -> None:
         """Begins a connection. What it starts after is known once its jobs have come."""
         super().start_connection(None)
@@ -155,6 +157,10 @@ class WorkflowFollower(Follower):
                 case EventName.JOB:
                     job = orjson.loads(event.data)
                     return JobChange(job["id"], job["status"], job)
+                case EventName.CONNECTED:
+                    # Not all jobs of an earlier connection had come. A job that was deleted since does not come again.
+                    is_again, self._has_begun = self._has_begun and self.last_number is None, True
+                    return Reset() if is_again else None
                 case EventName.RESET:
                     return Reset()
                 case EventName.ERROR:

@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse import api
 from chronoverse.client.client import WAIT_SECONDS, Client
-from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
+from chronoverse.client.follower import Follower, JobState, LogEvent, Notice, WorkflowFollower
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED
@@ -636,3 +636,14 @@ def test_the_public_iterator_goes_on_where_a_connection_was_cut() -> None:
 
     assert shown == ["1 line 1", "2 line 2"]
     assert names["status"] == Status.COMPLETED
+
+
+def test_the_jobs_of_a_connection_that_ended_too_early_are_forgotten() -> None:
+    """One of them may be deleted before the next connection, which begins with all jobs again."""
+    follower, connected = WorkflowFollower(), b'event: connected\ndata: {"status":"connected"}\n\n'
+    job = b'event: job\ndata: {"id":"job_%d","status":"RUNNING"}\n\n'
+    found = []
+    for chunk in (connected + job % 1, connected + job % 2 + b"id: 7\n\n", connected):
+        follower.start_connection("7")
+        found.append([type(event).__name__ for event in follower.feed(chunk)])
+    assert found == [["JobChange"], ["Reset", "JobChange", "UpToDate"], []]

@@ -473,4 +473,5 @@ def test_a_workflow_is_followed_over_lost_connections(node: Node) -> None:
     assert [each[0] for each in found["jobs"]] == ["job_1", "job_1", "job_2", "job_3"]
     asked = [request.headers.get("last-event-id") for request in service.requests]
     assert asked == [None, None, "7"]
+    assert found["events"][:4] == ["connected", "connected", "reset", "cursor"]
     assert found["reconnects"] == 2

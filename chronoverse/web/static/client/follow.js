@@ -231,6 +231,11 @@ class FrameReader {
     const data = JSON.parse(text);
     if (event === "connected") {
       this.error = null;
+      if (this.isOfWorkflow && this.hasJob && this.cursor === null) {
+        // Not all jobs of an earlier connection had come. One that was deleted since does not come again.
+        this.#give("connected", data);
+        return this.#give(/** @type {any} */ ("reset"), { reason: "incomplete" });
+      }
     } else if (event === "log") {
       if (!this.#advance(data.sequence_num)) return;
     } else if (event === "gap") {
