@@ -161,6 +161,30 @@ def test_a_turn_that_came_too_late_is_handed_on() -> None:
         pass
 
 
+@pytest.mark.parametrize("is_granted", [False, True], ids=["waiting", "just granted"])
+def test_who_is_killed_while_it_waits_takes_no_turn(monkeypatch: pytest.MonkeyPatch, is_granted: bool) -> None:
+    """It leaves the queue; and a turn that it was given at the last moment goes to the next."""
+    turns = FairLock(PATIENCE, Missed)
+
+    class Killed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if is_granted:
+                first.close()
+            raise KeyboardInterrupt
+
+    first = contextlib.ExitStack()
+    first.enter_context(turns.hold("first"))
+    with monkeypatch.context() as patch:
+        patch.setattr("chronoverse.fair_lock.threading.Event", Killed)
+        with pytest.raises(KeyboardInterrupt), turns.hold("second"):
+            pass
+    assert turns.waiting == 0
+    first.close()
+    for subject in ("second", "third"):
+        with turns.hold(subject):
+            assert turns.waiting == 0
+
+
 def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
     """Also when it happens in the pause."""
     with pytest.raises(ZeroDivisionError), askers.turns.hold():

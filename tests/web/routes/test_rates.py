@@ -44,7 +44,6 @@ def endpoint(
             yield nginx
 
 
-@pytest.mark.long
 def test_publishing_too_fast_is_refused_with_a_time_to_retry(
     request: pytest.FixtureRequest, endpoint: Endpoint, bounded: Service, job: Foreign
 ) -> None:
