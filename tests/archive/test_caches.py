@@ -1,9 +1,11 @@
 """The caches of the archive: bounds in bytes and seconds, and one load for all who want the same value."""
 
 import threading
+from typing import Any
 
 import pytest
 
+from chronoverse.archive.archiver import _Queue
 from chronoverse.archive.caches import RECORD_SECONDS, RECORDS, ChunkRecordCache, SingleFlightCache
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.model import JobRef
@@ -144,3 +146,57 @@ def test_the_number_of_chunk_records_is_bounded() -> None:
     cache.chunk(job, 1)
     cache.chunk(other, 1)
     assert index.asked == asked + 2
+
+
+def test_only_one_jobs_records_are_forgotten() -> None:
+    index, job, other = CountingIndex(), JobRef("wf_1", "job_1"), JobRef("wf_1", "job_2")
+    cache = ChunkRecordCache(index.chunk, lambda: 100.0)
+    for ref in (job, job, other):
+        for number in (1, 11):
+            cache.chunk(ref, number)
+    asked = index.asked
+    cache.forget(job)
+    for number in (1, 11):
+        cache.chunk(other, number)
+    assert index.asked == asked
+    for number in (1, 11):
+        cache.chunk(job, number)
+    assert index.asked == asked + 2
+
+
+def test_the_queue_of_an_archiver_takes_back_what_it_noted() -> None:
+    """Garbage is collected once in a while, and at once after a failure. A job that is put off is nowhere else."""
+    now, job, other = 100.0, JobRef("wf_1", "job_1"), JobRef("wf_2", "job_2")
+    queue = _Queue(lambda: now)
+    queue.note_garbage(job, 10)
+    assert queue.next_kind() is queue.with_garbage
+    queue.garbage_checked(job)
+    queue.note_garbage(job, 10)
+    assert queue.next_kind() is None
+    queue.garbage_checked(job, failed=True)
+    queue.note_garbage(job, 10)
+    assert job in queue.with_garbage
+    queue.garbage_checked(job)
+    now += 10
+    queue.note_garbage(job, 10)
+    assert job in queue.with_garbage
+    queue.garbage_checked(job)
+    kinds: list[Any] = [queue.running, queue.waiting, queue.due, queue.over, queue.ended, queue.without_derived]
+    for ref in (job, other):
+        for kind in kinds:
+            kind[ref] = None
+        queue.throttled.add(ref)
+        queue.late_since[ref] = now
+    queue.snooze(job, 5)
+    assert [[*kind] for kind in kinds] == [[other]] * 6
+    assert (queue.throttled, [*queue.late_since]) == ({other}, [job, other])
+    assert (queue.can_skip(job), queue.snoozed_workflows()) == (True, {"wf_1"})
+    queue.wake({"wf_2"})
+    assert queue.can_skip(job)
+    queue.wake({"wf_1"})
+    assert not queue.can_skip(job)
+    queue.snooze(job, 5)
+    now += 5
+    assert not queue.can_skip(job)
+    queue.forget(other)
+    assert [*kinds, {*queue.throttled}, {*queue.late_since}] == [{}] * 6 + [set(), {job}]

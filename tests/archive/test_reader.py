@@ -227,6 +227,24 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     assert message(0) == "again"
 
 
+def test_what_was_read_damaged_is_read_again(tmp_path: Path) -> None:
+    """Once the object is restored, without a restart."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, f"line {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
+    name = builder.chunks[0].name
+    whole = builder.objects.get(name)
+    for damaged in (b"\0" * len(whole), whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2)):
+        builder.objects.put(name, damaged)
+        fresh = ArchiveReader(builder.objects, builder.chunk, lambda: 100.0)
+        with pytest.raises(ArchiveDamaged):
+            fresh.entries(JOB, 9, 1)
+        builder.objects.put(name, whole)
+        for after in (9, 4, 0):
+            (line,) = fresh.entries(JOB, after, 1)
+            assert isinstance(line, Line)
+            assert line.message.startswith(f"line {after + 1}")
+
+
 def test_a_chunk_that_is_replaced_during_a_read(tmp_path: Path) -> None:
     """Between the read of its record and the read of its object."""
 
