@@ -299,7 +299,7 @@ class LabelSet(AppendRefused):
 
 
 class EarlierService(ChronoverseError):
-    """Raised once when the service does not take runs of lines. The same append, sent again, has another form."""
+    """Raised once when the service does not accept runs of lines. The repeated append then has another form."""
 
 
 class TooManyFiles(AppendRefused):

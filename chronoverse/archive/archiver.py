@@ -75,7 +75,7 @@ class _Repeated:
     took: float = 0.0
 
     def step(self) -> bool:
-        """Does the next step, if it is due. Returns whether there may be more. An error is raised, and ends them."""
+        """Does the next step, if it is due. Returns whether there may be more. Raises the step's error."""
         began = self.monotonic()
         if self.steps is None:
             if began < self.due_at:
@@ -100,7 +100,7 @@ class _Waiting(NamedTuple):
 
 
 class _Queue:
-    """The jobs of an archiver. Each is running, ended, snoozed or unknown, and it may have garbage as well."""
+    """The jobs of an archiver. Each is running, ended, snoozed or unknown, and may also have garbage."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         #: Running jobs, with the size of their logs in the store in bytes; 0 while it is unknown.
@@ -331,9 +331,7 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
-        """Moves lines that are old enough. What was moved before leaves the store now, so that viewers find the newest
-        lines.
-        """
+        """Archives lines that are old enough. Lines archived in earlier steps leave the store only now."""
         with self._locked(ref) as job_objects:
             now, state = self._monotonic(), self._store.catalog.archive_state(ref)
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)

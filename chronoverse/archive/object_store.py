@@ -22,7 +22,7 @@ class ObjectStore(Protocol):
     """Stores whole, immutable objects under names with slashes. Every method raises :class:`ArchiveUnavailable`."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Stores a whole object. It survives a power cut once this has returned. Putting the same again is harmless."""
+        """Stores an object. Once this has returned, the object survives a power cut. Idempotent."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """The object's bytes from ``start`` up to ``stop`` or its end. Raises :class:`ArchiveDamaged` without one."""

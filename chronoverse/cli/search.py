@@ -46,7 +46,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, *
     failed = False
 
     def print_job(job: dict[str, Any]) -> None:
-        """Prints its lines. It may come more than once, with other lines. Names it on stderr if there are more."""
+        """Prints a job's lines. A job can come again with other lines. Reports on stderr if there are more."""
         nonlocal failed
         job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
         if output == "name" and lines and job_id not in counts:

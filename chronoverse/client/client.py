@@ -390,7 +390,7 @@ class Client:
 
 
 def _path(route: str, *ids: str) -> str:
-    """The path of a route. Raises :class:`JobNotFound` for what is no id: it could lead to another path."""
+    """The path of a route. Raises :class:`JobNotFound` for an invalid id, which could change the path."""
     if not all(map(IDENTIFIER.fullmatch, ids)):
         raise JobNotFound("no such workflow or job")
     return route.format(*ids)

@@ -67,7 +67,7 @@ class Follower:
     """Reads the event streams of one job, one connection after the other, and gives each number once.
 
     Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last one
-    that was given or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
+    that was returned or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
     reconnection time that the service asked for.
     """
 

@@ -9,7 +9,7 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 
 
 def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
-    """Up to three of ``ids`` that are near ``wanted``, the nearest first, and of equally near ones in their order.
+    """Up to three of ``ids`` that are similar to ``wanted``, nearest first; ties keep their order.
 
     >>> near_ids("buidl-105", ["test-7", "build-105"])
     ['build-105']
@@ -25,7 +25,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found, with near ids of the newest 200 that the token may see. Raises nothing."""
+    """A sentence on what was not found, with similar ids of the newest 200 that the token can read. Raises nothing."""
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id in (jobs or ()):
         return f"{job_id} of {workflow_id} has no such line"

@@ -1,4 +1,4 @@
-"""Small files that say how far each log was published. Without them, files are compared with logs."""
+"""Small files that record how far each log was published. Without them, files are compared with logs."""
 
 import contextlib
 from collections.abc import Callable

@@ -212,7 +212,7 @@ class ContainerLog:
         return False
 
     def _lacks_beginning(self) -> bool:
-        """Whether the first lines may be gone. Only what has begun with the container was surely not rotated before."""
+        """Whether the first lines may be gone: unless it begins with the container, it may have been rotated."""
         head = self._files.head
         if head is None or self._is_late or not self._files.is_rotated:
             return head is None or self._is_late

@@ -109,7 +109,7 @@ class _File:
 
 
 class LogFiles:
-    """The bytes of the file ``path``, from the oldest file that is there on. Never waits for more.
+    """The bytes of the log ``path``, starting with its oldest rotated file. Never waits for more.
 
     ``clock`` is monotonic seconds.
     """
@@ -243,7 +243,7 @@ class LogFiles:
                 self._files[0].follows_gap = self._files[0].has_gap = True
 
     def _rotated(self) -> tuple[str, ...]:
-        """The names of rotated files, the oldest first. What ends in ``.tmp`` is being compressed."""
+        """The names of rotated files, oldest first. Files ending in ``.tmp`` are being compressed."""
         prefix = f"{self._path.name}."
         try:
             names = os.listdir(self._path.parent)

@@ -3,7 +3,7 @@
 python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
 ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits, so no second one can start. A
-lease is a shared lock on ``DIRECTORY/holders``. It imports only a little of the standard library: each import delays
+lease is a shared lock on ``DIRECTORY/holders``. This program imports little of the standard library: each import delays
 the first line of a cold start.
 """
 

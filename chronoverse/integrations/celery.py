@@ -262,7 +262,7 @@ class TaskLogs:
 
 
 class _TaskOutput:
-    """The log of one running task, and its streams. ``outer`` is the task that called it in the same thread, if any."""
+    """The log of one running task, and its streams. ``outer`` is the task that called it in this thread, if any."""
 
     def __init__(self, log: JobLog, outer: "_TaskOutput | None") -> None:
         self.log = log

@@ -182,8 +182,8 @@ class FoundLines:
 class Findings(NamedTuple):
     """The findings in a log: errors, the last lines in their order, new lines, and the ids ``compared_with``.
 
-    ``new`` and ``compared_with`` are None without a run to compare with; ``guess`` is the cause as far as it can be
-    told without one. ``slower`` are the first pauses longer than usual, as JSON, or None.
+    ``new`` and ``compared_with`` are None without a run to compare with; ``guess`` is the cause as far as known
+    without one. ``slower`` are the first pauses longer than usual, as JSON, or None.
     """
 
     errors: FoundLines
@@ -320,7 +320,7 @@ def _cause(
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:
-    """The pieces of each kind, taken in turn while the ``room`` in bytes lasts, and whether some were left out."""
+    """The pieces of each kind that fit, in turn, into ``room`` bytes, and whether some were omitted."""
     shown: list[list[bytes]] = [[] for _ in kinds]
     left_out = [False] * len(kinds)
     open_kinds = set(range(len(kinds)))

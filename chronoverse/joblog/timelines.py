@@ -245,7 +245,7 @@ class TimelineBuilder:
             self._cut()
 
     def _read_pauses(self, timestamps: Sequence[str]) -> list[int]:
-        """The pause before each line. What is no time, or the beginning of 1970, has that of the line before it."""
+        """The pause before each line. A line without a valid time has that of the line before it."""
         # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
         text = "\n".join(timestamps).encode(errors="replace")
         digits = text.translate(None, b"-:T.Z")
@@ -323,9 +323,9 @@ def _unix_ms(timestamp: str) -> int:
 
 
 class Pause(NamedTuple):
-    """A pause before the line ``number``, in ms; what is usual there; and what goes beyond the slowest good run.
+    """A pause before the line ``number``, in ms; what is usual there; and the excess over the slowest good run.
 
-    ``usual`` and ``excess`` are None without good runs. A line that no good run has is usually not waited for: 0.
+    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has.
     ``excess`` is 0 within the noise.
     """
 
@@ -428,7 +428,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 
 
 class Progress(NamedTuple):
-    """A running job that has been silent for a time; what is usual after its last line; and how long it has yet, in ms.
+    """A running job that has been silent for a time; what is usual after its last line; and the time left, in ms.
 
     ``left`` is None when fewer than three good runs have one of the last lines.
     """

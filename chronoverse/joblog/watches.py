@@ -1,4 +1,4 @@
-"""Watches: whom to tell what of a workflow's jobs. Pure. ``docs/watches.md`` describes them."""
+"""Watches: webhooks about a workflow's jobs. Pure. ``docs/watches.md`` describes them."""
 
 import re
 from collections.abc import Mapping

@@ -179,7 +179,7 @@ class HttpLogWriter:
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
     def job_warnings(self, job: JobRef) -> list[str]:
-        """No warnings: the service watches its store itself."""
+        """No warnings: the service checks its own store."""
         return []
 
     def durability_probe(self) -> "HttpLogWriter | None":

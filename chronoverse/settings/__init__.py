@@ -388,7 +388,7 @@ def no_color() -> bool:
 
 
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence about each variable in ``environ`` that is named like a setting, such as a typo; not Kubernetes'."""
+    """A sentence about each unknown CHRONOVERSE variable in ``environ``, except those that Kubernetes sets."""
     known = [name.removeprefix(PREFIX) for _, name, _ in all_settings() if name.startswith(PREFIX)]
     for name, text in sorted(environ.items()):
         short = name.removeprefix(PREFIX)

@@ -58,7 +58,7 @@ class CatalogPage(NamedTuple):
 
 
 class WorkflowSettings(NamedTuple):
-    """A workflow's own settings: None where the common one applies, 0 bytes: no bound. Times are Unix ms."""
+    """A workflow's own settings: None where the common one applies, 0 for no bound. Times are Unix ms."""
 
     retention_seconds: int | None = None
     job_bytes: int | None = None

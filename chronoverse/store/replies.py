@@ -57,7 +57,7 @@ def is_unlisted(reply: Any) -> bool:
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """The job in a reply of ``get_job.lua``. Only this function decides what a job says of itself.
+    """The job in a reply of ``get_job.lua``. Only this function decides a job's reported state.
 
     The terminal entry takes precedence, then the hash, then the stream. A foreign job began when it was listed, or at
     its first entry's time.

@@ -236,8 +236,8 @@ class Store:
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines``, skipping those the log has, and renews the lease. Returns the next number.
 
-        All or none are stored, but for a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`,
-        :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        All or none are stored, except beyond a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`,
+        :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = self._append_args(attempt, lines[0].sequence_num, runs_of(lines))
         return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])

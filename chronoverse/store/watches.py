@@ -1,4 +1,4 @@
-"""The watches of workflows, and what each has still to tell (docs/redis.md). No runner may read their secrets."""
+"""The watches of workflows, and their waiting events (docs/redis.md). Runners cannot read their secrets."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -169,9 +169,9 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, bytes] = _NOTHING
     ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
-        """Changes that no process has read; with ``idle_seconds`` those read so long ago and not :meth:`done`.
+        """Changes that no process has read.
 
-        With ``idle_seconds`` those that one has read so long ago, and has not :meth:`done`.
+        With ``idle_seconds``, changes that a process read so long ago but did not finish (:meth:`done`).
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

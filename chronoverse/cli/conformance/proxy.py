@@ -1,4 +1,4 @@
-"""Stands between the runner under test and the service, and spoils requests as networks and balancers do."""
+"""A proxy between the runner under test and the service, with the faults of networks and load balancers."""
 
 import contextlib
 import gzip
@@ -40,7 +40,7 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to the service at ``upstream``, but for ``faults``. While ``is_out``, all requests get 503.
+    """Forwards to the service at ``upstream``, except for ``faults``. While ``is_out``, all requests get 503.
 
     ``appends`` are the times of the requests with lines, and the statuses of their answers.
     """

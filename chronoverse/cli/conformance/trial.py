@@ -29,8 +29,8 @@ PATIENCE_SECONDS: Final = 60.0
 class Case(NamedTuple):
     """A case: the runner's input, faults, and the expected log.
 
-    ``script`` is the command for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
-    ``argv`` is. ``before`` and ``during``: what the kit does before the start, and when the log has the line "one".
+    The command is a ``script`` for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``, or
+    ``argv``. ``before`` and ``during`` are called before the start, and when the log has the line "one".
     ``check`` yields a sentence for what does not hold. By default the log has the lines ``out``, ``err`` (None for any)
     and ``both``, and the job its labels, its command's end, and what ``job`` says.
     """

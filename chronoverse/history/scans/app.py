@@ -64,7 +64,7 @@ log: Final = logging.getLogger(__name__)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with what a page says beside its lines; what was found follows.
+    The first line of an answer is a JSON object with the page's fields; the lines found follow.
     ``clock`` is monotonic, and that of the workers. The processes of a scan server share ``progress``.
     """
 
@@ -299,7 +299,7 @@ class ScanApp:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
 
-        They say where the shapes that are ``looked_for`` stand. With ``own``, these are ``job`` and jobs with all
+        Each has the numbers of the ``looked_for`` shapes. With ``own``, these are ``job`` and jobs with all
         ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])

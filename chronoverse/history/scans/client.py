@@ -71,7 +71,7 @@ class PendingScan(NamedTuple):
     deadline: float
 
     def shorten(self) -> None:
-        """Tells the server that the client has closed its side: the page is to end soon."""
+        """Signals the server to end the page soon, because the client has closed its side."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 

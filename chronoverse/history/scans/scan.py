@@ -54,7 +54,7 @@ class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     With ``only_new``, lines are compared with the job ``against``, or with the good runs that
-    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is what the page has of each line: ``page`` is its
+    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is the form of each line on the page: ``page`` is its
     JSON with highlights, and ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its
     number, which takes nothing from ``page_bytes``.
     """

@@ -49,9 +49,9 @@ class _RunningTry:
 class RemoteTaskLogs:
     """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
 
-    Airflow calls it in the processes that supervise tasks, and in the API server. Nothing is connected, and no thread
-    started, before the first line: so Airflow may fork. What is published is not written to Airflow's own log file too,
-    because Airflow would show both.
+    Airflow calls it in the processes that supervise tasks, and in the API server. It opens no connection and starts no
+    thread before the first line, so Airflow can fork. Published text is not written to Airflow's own log file, because
+    Airflow would show both.
     """
 
     def __init__(

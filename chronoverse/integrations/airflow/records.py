@@ -1,10 +1,10 @@
 """Airflow's log records as lines, and back.
 
-A line is what the record says, so that it can be read and searched. What else a record has follows a tab, as JSON:
+A line is the record's text, so that it can be read and searched. Its other fields follow a tab, as JSON:
 
     the order was late\\t{"logger":"shop","filename":"shop.py","lineno":12,"level":"warning"}
 
-Lines that a task prints end without it: their stream says all. A record of several lines, such as one with a traceback,
+Printed lines have no such fields. A record of several lines, such as one with a traceback,
 has it on the first one, with their number.
 """
 

@@ -36,7 +36,7 @@ class TaskTry(NamedTuple):
 
 
 def try_of_path(path: str) -> TaskTry | None:
-    """The try whose log file this is, also one of a triggerer. None for other files, and for another template."""
+    """The try of a log file, also of a triggerer's. None for other files, and for another template."""
     found = _PATH.search(path)
     if found is None:
         return None

@@ -19,7 +19,7 @@ class Masks:
     r"""The secrets to mask, each any bytes.
 
     Each line of a secret that is long enough is masked wherever it occurs, as a line ``***``; its shorter lines are
-    masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own ends, do not count: a
+    masked where the whole secret occurs. Line endings, and whitespace there and around the secret, are ignored: a
     program may change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
     contain it.
     """

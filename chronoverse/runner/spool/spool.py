@@ -117,7 +117,7 @@ class Spool:
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens a file that a runner left. With ``keep_all`` it keeps what is released. Raises :class:`SpoolError`."""
+        """Opens a file that a runner left. With ``keep_all``, keeps released lines. Raises :class:`SpoolError`."""
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file
@@ -279,7 +279,7 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Leaves all lines, and how the job ended, in the file. None if there is neither, or there can be no file.
+        """Keeps all lines, and the job's end, in the file. None if there is neither, or no file is possible.
 
         Lines for which there is no room in the file are dropped.
         """
@@ -300,7 +300,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and refuses further lines: all is safe, or nothing can be sent."""
+        """Removes all lines and the file, and refuses further lines: all are safe, or none can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()

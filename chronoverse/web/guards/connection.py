@@ -106,7 +106,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, which enforces the limits of the answer that is being sent.
+    """A client's socket, which enforces the limits of the current answer.
 
     ``connections`` are the worker's. It is None until the connection was added to them.
     """

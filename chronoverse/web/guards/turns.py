@@ -76,7 +76,7 @@ class Turns:
                     return
 
     def read(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """For reading one batch of stored lines, or for looking at some jobs, of the server that has ``ref``."""
+        """A turn to read one batch of stored lines, or some jobs, of the server that has ``ref``."""
         return self._reads[self._server_of(ref)].hold(subject)
 
     def download(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:

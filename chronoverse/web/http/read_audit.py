@@ -15,7 +15,7 @@ _WITHOUT_TEXT: Final = frozenset(
 
 
 def register(app: Flask) -> None:
-    """Makes ``app`` log its answers that have text of a log."""
+    """Makes ``app`` log answers that contain text of a log."""
     app.after_request(_log_read)
 
 

@@ -221,7 +221,7 @@ def open_viewer(
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` is what ``make`` needs besides the settings and the request's token. Raises as
+    ``wanted`` has the arguments of ``make``, besides the settings and the request's token. Raises as
     :meth:`AdmissionControl.check` does.
     """
     settings, now = deps.settings, deps.monotonic()

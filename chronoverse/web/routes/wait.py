@@ -241,7 +241,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Takes a group's frames that have no event. Others are given to :meth:`fall_behind`."""
+        """Takes a group's frames without an event. Others are passed to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod
