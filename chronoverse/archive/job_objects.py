@@ -164,7 +164,7 @@ class JobObjects:
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
-        """The folder's objects without a record, but for those of earlier jobs with this id, which are older than the
+        """The folder's objects without a record, except those of earlier jobs with this id, which are older than the
         job.
         """
         objects = list(self.objects.list(folder(self.job)))

@@ -102,7 +102,7 @@ def print_list(
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Prints a table on a terminal. Statuses are coloured unless NO_COLOR is set."""
+    """Prints a table on a terminal. Statuses are colored unless NO_COLOR is set."""
     colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]

@@ -25,7 +25,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found, with similar ids of the newest 200 that the token can read. Raises nothing."""
+    """A sentence on what was not found, with similar ids of the newest 200 that the token can read. Never raises."""
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id in (jobs or ()):
         return f"{job_id} of {workflow_id} has no such line"

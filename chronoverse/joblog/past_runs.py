@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 
 class PastRuns(NamedTuple):
-    """The ended runs of a workflow up to one job, the newest first.
+    """The ended runs of a workflow up to one job, newest first.
 
     ``is_whole`` is False when there was no time to read all requested runs. With ``own``, the verdict is first
     that of the runs with all of these labels, such as those of the job's branch.

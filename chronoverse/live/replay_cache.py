@@ -95,7 +95,7 @@ class ReplayCache:
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
         self._most_bytes = most_bytes
         self._clock = clock
-        #: When each segment was read, and the segment; the oldest first. cachetools' TTLCache takes 8 µs more.
+        #: When each segment was read, and the segment; oldest first. cachetools' TTLCache takes 8 µs more.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
         self._cached_bytes = 0
 

@@ -331,7 +331,7 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Reads the settings in ``environ``. An empty variable counts as unset.
 
-        Raises :class:`SettingsError`, which names every setting that is not valid.
+        Raises :class:`SettingsError`, which names every invalid setting.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []

@@ -61,7 +61,7 @@ class AuditTrail:
     def page(
         self, since_ms: int, until_ms: int | None, before: Position | None, count: int
     ) -> list[tuple[Position, dict[str, Any]]]:
-        """Up to ``count`` entries of this time in Unix ms, the newest first, strictly after ``before``."""
+        """Up to ``count`` entries of this time in Unix ms, newest first, strictly after ``before``."""
         newest = "+" if until_ms is None else str(until_ms)
         if before is not None:
             newest = f"({before[0]}-{before[1]}"

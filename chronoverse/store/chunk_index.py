@@ -113,7 +113,7 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
         old: Chunk | None = None,
     ) -> None:
-        """Records ``chunk`` after the others, or instead of ``old``, and trims the log to ``trim``, but for its last
+        """Records ``chunk`` after the others, or instead of ``old``, and trims the log to ``trim``, except its last
         entry.
 
         With ``last_entry``, nothing is done unless the log still has that. Idempotent. Raises :class:`Fenced`,
@@ -220,11 +220,11 @@ class ChunkIndex:
         self._commands.ask("redact", job, kinds, *args, *more)
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
-        """The newest :data:`_AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
+        """The newest :data:`_AUDIT_ENTRIES` redactions, oldest first. Values that are no redaction are left out."""
         return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
-        """The newest ``count`` redactions, the oldest first. Their numbers are checked, and their texts are not."""
+        """The newest ``count`` redactions, oldest first. Their numbers are checked, and their texts are not."""
         texts = self._run(job, "LRANGE", "audit", -count, -1)
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 

@@ -42,7 +42,7 @@ class JobListing:
         """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
 
         A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
-        of those that this call has added or found. Nothing is raised: a server that is full can still be read.
+        of those that this call has added or found. Never raises: a server that is full can still be read.
         """
         calls = [
             (

@@ -58,12 +58,12 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow whose newest job was created then. Nothing is raised: :meth:`read` repairs the list."""
+        """Adds a workflow whose newest job was created then. Never raises: :meth:`read` repairs the list."""
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 
     def job_deleted(self, workflow_id: str) -> None:
-        """Removes a workflow whose last job is gone. Nothing is raised."""
+        """Removes a workflow whose last job is gone. Never raises."""
         with contextlib.suppress(StoreError):
             self.read([workflow_id])
 

@@ -46,7 +46,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
     async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         answer = partial(_answer, tools, by_name.get(params.name), params.name, params.arguments or {})
-        # Not asyncio's: a call that is cancelled must not be waited for.
+        # Not asyncio's: a call that is canceled must not be waited for.
         is_error, json = await anyio.to_thread.run_sync(answer, abandon_on_cancel=True)
         return types.CallToolResult(content=[types.TextContent(text=json.decode())], is_error=is_error)
 

@@ -297,7 +297,7 @@ class ScanApp:
         start: tuple[str, str] | None = None,
         own: Sequence[Sequence[str]] | None = None,
     ) -> tuple[PastRuns, ListingPosition | None]:
-        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
+        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, newest first.
 
         Each has the numbers of the ``looked_for`` shapes. With ``own``, these are ``job`` and jobs with all
         ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.

@@ -128,7 +128,7 @@ class DerivedReader:
 
 
 class Baseline(NamedTuple):
-    """The good runs that a job is compared with, the newest first, and the labels by which they were chosen."""
+    """The good runs that a job is compared with, newest first, and the labels by which they were chosen."""
 
     runs: list[Job]
     labels: Sequence[Sequence[str]]

@@ -60,7 +60,7 @@ class RemoteTaskLogs:
         """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
 
         Without them the settings count: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
-        ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
+        ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
         """
         self._settings = settings or Settings.from_env()
         self._url = service_url(url) if url else self._settings.service_url

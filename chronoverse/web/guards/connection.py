@@ -1,6 +1,6 @@
 """Connections of clients: how slowly a client may read, and which connections are closed to make room for new ones.
 
-gunicorn writes all through :meth:`Connection.sendall`, but for event streams
+gunicorn writes all through :meth:`Connection.sendall`, except event streams
 (:mod:`chronoverse.web.streaming.stream_writer`).
 """
 
@@ -55,7 +55,7 @@ DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
 class Connections:
-    """A worker's connections, but for those whose sockets event streams have taken over.
+    """A worker's connections, except those whose sockets event streams have taken over.
 
     They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
     ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.

@@ -240,7 +240,7 @@ def page_response(
 ) -> Response:
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
-    The link has the request's ``query``, but for its offset. ``position`` is how far the page has come in a log; it
+    The link has the request's ``query``, except its offset. ``position`` is how far the page has come in a log; it
     becomes ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))
