@@ -76,7 +76,7 @@ class WorkflowPrinter:
 
 
 class WorkflowLogs:
-    """Follows all jobs of a workflow that have ``status``, each in a thread, and prints what they print."""
+    """Follows all jobs of a workflow with ``status``, each in a thread, and prints their lines."""
 
     def __init__(
         self, client: Client, workflow: str, status: str, label: list[str], printer: WorkflowPrinter, **start: Any

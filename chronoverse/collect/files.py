@@ -174,7 +174,7 @@ class LogFiles:
         return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
 
     def go_to(self, position: Position | None) -> bool:
-        """Continues at the position. At the beginning, and returns False, if that is not there."""
+        """Continues at the position. If that does not exist, starts at the beginning and returns False."""
         self._at = 0
         at = next((each for each in self._files if position and each.is_at(position)), None)
         for each in self._files:

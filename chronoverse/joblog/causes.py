@@ -280,7 +280,7 @@ class LineReader:
         return found
 
     def _is_error(self, text: str) -> bool:
-        """Whether a text with a word of an error still has one without what says that nothing is wrong."""
+        """Whether a text still has an error word without the parts that mean that nothing is wrong."""
         raw = text.encode("utf-8", "replace")
         if self._nothing_wrong.search(raw) is None:
             return True

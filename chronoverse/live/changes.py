@@ -12,7 +12,7 @@ class ChangesFeed(Feed):
     """A feed whose frames are changes. Its ``ref`` has no job's id."""
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-        """The frames of ``entries``: none where changes may be missing before them, which viewers notice."""
+        """The frames of ``entries``; none if changes may be missing before them, which viewers notice."""
         if follow(entries, after):
             return encode_changes(self.ref.workflow_id, entries), None
         self.skip(entry_number(entries[-1][0]))
@@ -20,7 +20,7 @@ class ChangesFeed(Feed):
 
 
 def follow(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether no change is missing between ``after`` and ``entries``, nor among them. 0 is before the first one."""
+    """Whether ``entries`` follow change ``after`` without a gap. 0 is before the first change."""
     return in_sequence(entries, after or entry_number(entries[0][0]) - 1)
 
 

@@ -116,7 +116,7 @@ class FilterBudget:
             self._taken[payer] = self._taken_by(payer) + taken
 
     def give_way(self) -> None:
-        """Lets the rest of the worker run if comparing has taken long since it last did."""
+        """Lets the rest of the worker run if comparing has taken long since then."""
         if self._spent >= FILTER_SLICE_SECONDS:
             self._spent = 0.0
             self._yield_to_loop()
@@ -128,7 +128,7 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, and what closes the log after them, if anything does.
+    """The frames of ``entries``, and the closing frames of the log, if any.
 
     A log is closed by its terminal entry, or by an entry out of sequence that is the last. Encoding stops after the
     frame that reaches ``most_bytes``.
@@ -165,7 +165,7 @@ def encode_raw(
 
 
 def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
-    """The frames for one write. Where a filter leaves lines out, a block with only an id moves the client's cursor."""
+    """The frames for one write. Where a filter omits lines, a block with only an id moves the client's cursor."""
     if line_filter is None:
         return b"".join([event.frame for event in events])
     frames, skipped = [], 0
@@ -288,7 +288,7 @@ class Feed:
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
         """Stores the job's new state; viewers get a ``job`` frame if it is new or its status or attempt changed.
 
-        Returns False and does nothing when the feed no longer knows just what it knew when the job was ``asked`` for.
+        Returns False and does nothing if the feed has changed since the job was ``asked`` for.
         """
         with self._lock:
             if asked is not None and self.known != asked:

@@ -24,7 +24,7 @@ CHECK_SECONDS: Final = 5.0
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
-    ``finished`` is the job if it had ended before the viewer came. No tail reads such a job. ``subject`` is that of the
+    ``finished`` is the job if it had ended before the viewer came: then no tail reads it. ``subject`` is that of the
     viewer's token.
     """
 

@@ -61,11 +61,11 @@ class ReplaySegment(NamedTuple):
 
 
 class ReplayCache:
-    """Everything that a worker reads of older lines, one segment at a time.
+    """A worker's reads of older lines, one segment at a time.
 
-    ``pause`` lets live viewers go first, before each segment. A viewer calls ``throttle`` with the bytes of its last
-    segment before the next. ``most_lines`` are requested at once, and ``most_bytes`` cached. ``scan`` asks the scan
-    server, which compares stored lines with queries; without it, that is done here.
+    ``pause`` is called before each segment, to let live viewers go first. A viewer calls ``throttle`` with the bytes of
+    its last segment before the next. ``most_lines`` are requested at once, and ``most_bytes`` cached. ``scan`` asks the
+    scan server, which compares stored lines with queries; without it, the worker does.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ReplayCache:
     def _read_archive(
         self, key: _Key, count: int, comparing: Callable[[], AbstractContextManager[object]]
     ) -> ReplaySegment | None:
-        """The segment from the archive. None when the archive does not go that far."""
+        """The segment from the archive. None if the archive ends before it."""
         ref, line_filter, cursor = key
         lock = self._locks[self.store.server_of(ref)]
         with lock.hold():
@@ -291,7 +291,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
     """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
 
     They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
-    and decides what that means. Raises as :meth:`ReplayCache.read_after` does.
+    and decides why. Raises as :meth:`ReplayCache.read_after` does.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

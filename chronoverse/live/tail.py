@@ -53,7 +53,7 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 class Tail:
     """Live reading for one process. The threads start with the first watched job.
 
-    ``redacted`` is called with each job in which something was redacted. ``ring_bytes`` are the fewest and the most
+    ``redacted`` is called with each job that has a new redaction. ``ring_bytes`` are the fewest and the most
     bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
     """
 
@@ -112,14 +112,14 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, or None if unknown, for a crowd that comes back to it. Its state is some seconds old at most."""
+        """The job, or None if unknown, for a crowd of returning viewers. Its state is at most some seconds old."""
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
         return replace(feed.job, last=feed.cursor)
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
-        """For how many seconds the store, or the server that has ``ref``, has not answered the tail."""
+        """Seconds since the store, or the server that has ``ref``, last answered the tail."""
         return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
@@ -139,7 +139,7 @@ class Tail:
         self._delivered_bytes += size * viewers
 
     def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
-        """Counts what one viewer got by a read of its own."""
+        """Counts the lines of one viewer's own read."""
         self._replays += 1
         # A viewer of changes goes back where the store has lost some.
         self.count_delivered(ref, max(lines, 0), size)
@@ -235,7 +235,7 @@ class Tail:
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
-        """Brings ``feed`` in line with ``job``. Closes it when it has all lines of a job that has ended.
+        """Updates ``feed`` from ``job``. Closes it when it has all lines of an ended job.
 
         A closed feed is updated too, because its viewers may still have lines to read. Raises: :class:`StoreError`.
         """
@@ -390,9 +390,9 @@ def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
 
 @contextmanager
 def _closing_on_error(feed: Feed) -> Iterator[None]:
-    """Closes ``feed`` if the work on its job fails in the ``with`` block; other jobs go on.
+    """Closes ``feed`` if the work on its job fails in the ``with`` block; other jobs continue.
 
-    Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
+    Raises :class:`StoreUnavailable` and :class:`StoreRefused`: an unreachable store is not the job's error.
     """
     try:
         yield

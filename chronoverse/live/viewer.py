@@ -115,7 +115,7 @@ class Viewer:
             self.on_wake()
 
     def close_with_retry(self, retry_ms: int) -> None:
-        """Ends the stream now, before the log ends. The client reconnects after ``retry_ms``, to another process."""
+        """Ends the stream before the log ends. The client reconnects after ``retry_ms``, to another process."""
         self.closes_early = True
         self._retry_ms = retry_ms
         # In this order: a call of next that is running now computes due from _closes_at.
@@ -183,7 +183,7 @@ class Viewer:
         self._sent(leader.sent_at)
 
     def note_skipped(self) -> None:
-        """Its cursor has passed lines that the filter left out."""
+        """Notes that the cursor has passed lines that the filter omits."""
         self.has_skipped = True
         self._schedule()
 
@@ -281,7 +281,7 @@ class Viewer:
         return Replay(self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject)
 
     def _read_older(self, now: float) -> bytes | None:
-        """The next older lines, by a read of the viewer's own."""
+        """The next older lines, by the viewer's own read."""
         if self._replay is None:
             self._replay = self._new_replay()
         try:

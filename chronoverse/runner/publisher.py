@@ -175,7 +175,7 @@ class Publisher:
 
     @property
     def is_unreached(self) -> bool:
-        """Whether the store has failed to answer, and has never opened the job nor put it off."""
+        """Whether the store has failed to answer, and has neither opened nor refused the job so far."""
         return self._attempt is None and not isinstance(self._last_error, TooFast | Held | None)
 
     def _run(self) -> None:

@@ -4,7 +4,7 @@
 def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:
     """How many lines to ask for next: some ``wanted`` bytes, and at most four times as many lines as ``asked`` before.
 
-    ``lines`` came, which had ``size`` bytes.
+    The last read returned ``lines`` lines of ``size`` bytes.
     """
     return max(least, min(most, wanted * lines // max(size, 1), asked * 4))
 

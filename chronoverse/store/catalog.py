@@ -72,7 +72,7 @@ class WorkflowSettings(NamedTuple):
 
 
 class JobCatalog:
-    """All the jobs of a store, for archivers. Every method raises as those of :class:`chronoverse.store.Store`."""
+    """All jobs of a store, for archivers. Raises as :class:`chronoverse.store.Store`."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
@@ -84,7 +84,7 @@ class JobCatalog:
         )
 
     def jobs(self) -> Iterator[CatalogPage]:
-        """Every job, a page at a time. A job may come more than once, and a page may be empty."""
+        """All jobs, in pages. A job can appear more than once, and a page can be empty."""
         failure: StoreUnavailable | None = None
         with translate_errors():
             masters = self._commands.topology.masters()
@@ -119,12 +119,12 @@ class JobCatalog:
         return float(self._commands.run(key, "ZSCORE", key, "archivers") or 0)
 
     def move_mark(self, seconds: float) -> None:
-        """Moves the age mark on to ``seconds``, and never back."""
+        """Advances the age mark to ``seconds``; never moves it back."""
         key = self._keys.mark
         self._commands.run(key, "ZADD", key, "GT", round(seconds), "archivers")
 
     def bucket(self) -> str:
-        """The id of the bucket that this store's archive is in; empty when it is not known yet."""
+        """The id of this store's archive; empty if it is not known yet."""
         found = self._commands.run(self._keys.mark, "ZRANGE", self._keys.mark, 0, 0, "BYSCORE")
         names = [each.decode("utf-8", "replace") for each in found]
         return next((each.removeprefix(_BUCKET) for each in names if each.startswith(_BUCKET)), "")
@@ -136,7 +136,7 @@ class JobCatalog:
             self._commands.run(key, "ZREM", key, f"{_BUCKET}{old}")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """The estimated bytes of their logs: 0 for a log that is gone. Jobs on a server that is away are left out."""
+        """The estimated bytes of their logs: 0 for a log that is gone. Omits jobs of unreachable servers."""
 
         def ask(group: Sequence[JobRef]) -> list[int]:
             # The server adds up the sizes of ten nodes of a stream to estimate the size of the whole.
@@ -180,7 +180,7 @@ class JobCatalog:
         return {each: _settings(answer) for each, answer in answers.items() if isinstance(answer, list)}
 
     def settings_of(self, workflow_id: str) -> WorkflowSettings:
-        """The workflow's settings. A key that is no hash holds none."""
+        """The workflow's settings; none if its key is not a hash."""
         key = self._keys.of_workflow(workflow_id, "settings")
         with contextlib.suppress(NotALog):
             return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields))
@@ -197,7 +197,7 @@ class JobCatalog:
         self._commands.run(workflow_id, "HSET", key, *fields)
 
     def settings_saved(self, workflow_id: str, changed_ms: int) -> None:
-        """Notes that the archive has the workflow's settings as they were changed then."""
+        """Notes that the archive has the workflow's settings of that change."""
         self._commands.run(workflow_id, "HSET", self._keys.of_workflow(workflow_id, "settings"), "saved_ms", changed_ms)
 
     def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
@@ -236,7 +236,7 @@ class JobCatalog:
         return {ref.workflow_id: answer for ref, answer in found.items()}
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
+        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None if it has no own retention.
 
         An ended job expires ``seconds`` after its end was seen. Returns False when there is no such job, or when the
         archive has all of it.

@@ -35,19 +35,19 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangesState(Job):
-    """The changes that are kept, for the tail and its viewers: a log of numbers ``first`` to ``last`` without end."""
+    """The stored changes, for the tail and its viewers: a log with numbers ``first`` to ``last`` that never ends."""
 
     def to_frame(self) -> bytes:
         """Nothing: each change is a frame of its own."""
         return b""
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """An ``error`` for a reader that has changes which the store has lost."""
+        """An ``error`` for a reader that has changes that the store lost."""
         return None if cursor <= self.last else error_frame("the store has lost changes of this workflow")
 
 
 def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:
-    """The state in a reply of XINFO STREAM, which may be an error: so there are no changes yet."""
+    """The state in a reply of XINFO STREAM. An error means that there are no changes yet."""
     if isinstance(reply, redis.ResponseError) and "no such key" in str(reply):
         return ChangesState(ref, Status.RUNNING)
     if isinstance(reply, redis.RedisError):
@@ -58,7 +58,7 @@ def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:
 
 
 def read_change(workflow_id: str, entry: RawEntry) -> Change:
-    """The change in an entry of the stream. Raises :class:`StoreError` when our scripts have not written it."""
+    """The change in an entry of the stream. Raises :class:`StoreError` for an invalid entry."""
     entry_id, fields = entry
     try:
         named = dict(zip(fields[::2], fields[1::2], strict=True))

@@ -38,7 +38,7 @@ class ChunkIndex:
         self._commands = commands
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk with line ``number``, or else the next. Raises :class:`ArchiveDamaged` for a value that is no
+        """The chunk with line ``number``, or the next one. Raises :class:`ArchiveDamaged` for a value that is no
         record.
         """
         found = self._run(job, "ZRANGE", "archive", number, "+inf", "BYSCORE", "LIMIT", 0, 1)
@@ -58,7 +58,7 @@ class ChunkIndex:
         return found
 
     def throttle_runner(self, job: JobRef, seconds: float) -> None:
-        """Makes a runner that writes to the store directly pause after each append, for ``seconds`` from now."""
+        """For ``seconds``, makes a runner that writes to the store pause after each append."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
@@ -94,7 +94,7 @@ class ChunkIndex:
         return {name.decode("utf-8", "replace") for name in names}
 
     def clear_garbage(self, job: JobRef, names: Sequence[str]) -> None:
-        """Removes the names of objects that are deleted by now."""
+        """Removes the names of deleted objects."""
         if names:
             self._run(job, "HDEL", "garbage", *names)
 
@@ -116,7 +116,7 @@ class ChunkIndex:
         """Records ``chunk`` after the others, or instead of ``old``, and trims the log to ``trim``, except its last
         entry.
 
-        With ``last_entry``, nothing is done unless the log still has that. Idempotent. Raises :class:`Fenced`,
+        With ``last_entry``, does nothing unless the log still has it. Idempotent. Raises :class:`Fenced`,
         :class:`Deleted`, :class:`SequenceGap`.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)
@@ -134,7 +134,7 @@ class ChunkIndex:
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, with what is derived. The log expires after ``hot_ms``.
+        """Notes that an ended job is archived completely, with its derived objects. The log expires after ``hot_ms``.
         Idempotent.
 
         ``state`` fills fields that the job's hash lacks. Raises :class:`Fenced`, :class:`SequenceGap`.
@@ -190,7 +190,7 @@ class ChunkIndex:
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all keys of a job that is marked, but its tombstone. Raises :class:`Fenced`, :class:`Held`."""
+        """Deletes all keys of a marked job, except its tombstone. Raises :class:`Fenced`, :class:`Held`."""
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
@@ -224,7 +224,7 @@ class ChunkIndex:
         return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
-        """The newest ``count`` redactions, oldest first. Their numbers are checked, and their texts are not."""
+        """The newest ``count`` redactions, oldest first. Their numbers are checked, their texts are not."""
         texts = self._run(job, "LRANGE", "audit", -count, -1)
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 

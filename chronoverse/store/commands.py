@@ -38,7 +38,7 @@ class Commands:
     def pipeline(
         self, workflow_id: str, commands: Sequence[tuple[Any, ...]], pool: PoolKind | None = None
     ) -> list[Any]:
-        """The replies to ``commands``, sent in one round trip. The driver's error about one stands as its reply."""
+        """The replies to ``commands``, sent in one round trip; the driver's error in place of a failed one's reply."""
         if not commands:
             return []
 
@@ -62,7 +62,7 @@ class Commands:
     def scripts(
         self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]], pool: PoolKind | None = None
     ) -> list[Any]:
-        """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Errors stand among them."""
+        """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Includes errors."""
         sha = self.script_named(name).sha
         commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
         answers = self.pipeline(calls[0][0], commands, pool) if calls else []
@@ -80,7 +80,7 @@ class Commands:
     def by_server(
         self, jobs: Sequence[JobRef], ask: Callable[[Sequence[JobRef]], Sequence[Answer]]
     ) -> dict[JobRef, Answer | StoreError]:
-        """The answers of ``ask`` to jobs of one server each, or an error for a server that is away.
+        """The answers of ``ask``, called with the jobs of each server, or an error for an unreachable server.
 
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when all jobs have such an error.
         """

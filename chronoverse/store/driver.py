@@ -33,7 +33,7 @@ _PUSH_CONSUMED: Final = object()
 class Script:
     """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
 
-    One that begins with ``flags=allow-oom`` is also run by a server that is out of memory: it frees more than it takes.
+    A server that is out of memory still runs scripts with ``flags=allow-oom``: they free more than they need.
     """
 
     def __init__(self, name: str) -> None:
@@ -65,7 +65,7 @@ def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECON
 
 
 def new_connection(url: str, **options: Any) -> redis.Connection:
-    """A connection that belongs to the caller. It opens when it is first used, and repeats no command."""
+    """A connection that belongs to the caller. It opens on first use, and does not repeat commands."""
     pool = _pool(url, 0, COMMAND_TIMEOUT_SECONDS, options)
     connection: redis.Connection = pool.connection_class(**pool.connection_kwargs)
     return connection
@@ -99,7 +99,7 @@ def read_reply(connection: redis.Connection) -> Any:
 
 
 def take_message(connection: redis.Connection) -> bool:
-    """Passes the next message to its handler. False without any. Raises the driver's ConnectionError for others."""
+    """Passes the next message to its handler; False without any. Raises the driver's ConnectionError for others."""
     try:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:
@@ -111,7 +111,7 @@ def take_message(connection: redis.Connection) -> bool:
 
 
 def has_buffered(connection: redis.Connection) -> bool:
-    """Whether the driver has already received a part of the next message or more."""
+    """Whether the driver has received at least a part of the next message."""
     # The public can_read() also polls the socket, in a round of gevent's event loop. Without hiredis there is a buffer.
     parser: Any = connection._parser
     reader = getattr(parser, "_reader", None)
@@ -176,7 +176,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def to_store_error(error: redis.RedisError) -> StoreError:
-    """Our error for one of redis-py. The first word of a server's error message says what kind it is."""
+    """Our error for one of redis-py's. The first word of a server's error message is its kind."""
     text = str(error).rstrip(".")  # it becomes a part of a sentence of ours
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:

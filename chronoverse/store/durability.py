@@ -32,7 +32,7 @@ class Durability(StrEnum):
 def confirm(
     client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
 ) -> int | None:
-    """The answer to ``write``, a run of ``confirm.lua``, if all that was written before is safe; else None.
+    """The answer to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; else None.
 
     ``sync`` forces the server's files to the disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
     """
@@ -65,7 +65,7 @@ def confirm(
 
 
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
-    """Whether nothing that the server has written up to ``write`` can be undone. Raises the driver's errors.
+    """Whether all writes up to ``write`` are permanent. Raises the driver's errors.
 
     ``write`` is a command that writes something. False when its reply is 0, when the disk or one of the replicas has
     not confirmed the write in time, and when all replicas are away. None when the server cannot tell: it makes

@@ -57,7 +57,7 @@ class KeyMap:
         return f"{self.watches(workflow_id)}:told"
 
     def watch_queue(self, workflow_id: str, watch_id: str) -> str:
-        """The sorted set of what a watch has still to tell."""
+        """The sorted set of a watch's waiting events."""
         return f"{self.watches(workflow_id)}:{watch_id}:queue"
 
     def of(self, job: JobRef, kind: str) -> str:

@@ -33,7 +33,7 @@ class JobListing:
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
-        """Removes those of the jobs from the listing that have neither a log nor a hash."""
+        """Removes jobs without a log and a hash from the listing."""
         names = self._commands.keys
         keys = [names.of(JobRef(workflow_id, job_id), kind) for job_id in job_ids for kind in ("log", "job")]
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
@@ -69,7 +69,7 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    Members that are no ids are removed. With ``wanted``, all others are passed over, in 1 µs each.
+    Removes members that are no ids. With ``wanted``, skips all others, in 1 µs each.
     """
     highest = "+inf" if before is None else repr(before[0])
 

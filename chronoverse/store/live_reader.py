@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class WatchedLog:
-    """One log that is read. ``cursor`` is the line after which the next entry is wanted. ``node`` reads the log."""
+    """A watched log. ``cursor`` is the last line read. ``node`` reads the log."""
 
     job: JobRef
     key: bytes
@@ -94,7 +94,7 @@ class NodeReader:
 
     @property
     def silent_seconds(self) -> float:
-        """For how many seconds this reader has waited for an answer of the server."""
+        """Seconds for which this reader has waited for the server's answer."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
@@ -204,9 +204,9 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived.
+        """Waits for a log to read, at most ``until`` then, and takes all messages that have arrived.
 
-        What changes soon after a read is gathered for :data:`GATHER_SECONDS`.
+        Changes soon after a read are gathered for :data:`GATHER_SECONDS`.
         """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
@@ -234,7 +234,7 @@ class NodeReader:
         return list(found.values())
 
     def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
-        """The entries after the cursors. Raises the driver's error when nothing was found because of a refusal."""
+        """The entries after the cursors. Raises the driver's error if a refusal left nothing to return."""
         asked = [(each, each.cursor) for each in watched]
         self._read_at = began = time.monotonic()
         answers = self._request(
@@ -319,7 +319,7 @@ class LiveReader:
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
         """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
 
-        With ``again`` the job is read once more in any case: there may be entries that the server did not report.
+        With ``again`` the job is read at once: there may be entries that the server did not report.
         """
         with self._lock:
             watched = self._logs.get(job)
@@ -358,7 +358,7 @@ class LiveReader:
         return found
 
     def silent_seconds(self, job: JobRef) -> float:
-        """For how many seconds the reader has waited for an answer of the job's server."""
+        """Seconds for which the reader has waited for an answer of the job's server."""
         watched = self._logs.get(job)
         return 0.0 if watched is None else watched.node.silent_seconds
 

@@ -72,7 +72,7 @@ class RecordAppender:
     def append(
         self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None
     ) -> Appended:
-        """Appends what the log does not have yet. A new job begins with it, after ``on_new()``. May be repeated.
+        """Appends the records that the log lacks. Creates a new job after ``on_new()``. Idempotent.
 
         The job is LOST when nothing comes for ``idle_seconds``, unless these are 0. What ``on_new`` raises is raised.
         Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;

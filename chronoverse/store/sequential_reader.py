@@ -64,7 +64,7 @@ class SequentialReader:
             return entries
 
     def discard(self) -> None:
-        """Makes the next read ask again, because a log has changed."""
+        """Makes the next read send a new request, because a log has changed."""
         self._sent_at = float("-inf")
 
     def close(self) -> None:

@@ -46,8 +46,8 @@ SLOW_BYTES_PER_SECOND: Final = 2**20
 class Store:
     """Every read and write of job logs. Safe to share between threads or greenlets of one process.
 
-    ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
-    on this machine. ``clock`` is Unix time in seconds.
+    ``durability`` decides when a runner can forget its lines. ``sync`` forces the files of a local server to disk.
+    ``clock`` is Unix time in seconds.
 
     Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
@@ -167,7 +167,7 @@ class Store:
         return job.workflow_id, [self._keys.of(job, kind) for kind in RUNNER_KEYS], args
 
     def register(self, job: JobRef, labels: Labels = ()) -> bool:
-        """Makes a PENDING job. True when it is new. Raises :class:`Deleted`, :class:`LabelSet`."""
+        """Creates a PENDING job. Returns whether it is new. Raises :class:`Deleted`, :class:`LabelSet`."""
         now = self._clock()
         keep_ms = self.retention_ms(job.workflow_id)
         args = (iso_timestamp(now), _milliseconds(now), job.job_id, keep_ms, *chain.from_iterable(labels))
@@ -176,18 +176,18 @@ class Store:
         return bool(new)
 
     def is_deleted(self, job: JobRef) -> bool:
-        """Whether the job has a tombstone, so that nobody can make a job of this id for now."""
+        """Whether the job has a tombstone, which blocks its id."""
         # A key of another type is not our tombstone.
         with contextlib.suppress(NotALog):
             return self._commands.run(job.workflow_id, "GET", self._keys.of(job, "deleted")) is not None
         return False
 
     def retention_ms(self, workflow_id: str) -> int:
-        """Milliseconds for which a job of the workflow is kept after its end, and its tombstone after its deletion."""
+        """Milliseconds for which the workflow's jobs are kept after their end, and tombstones after a deletion."""
         return 1000 * (self.catalog.retention(workflow_id) or 0) or self._retention_ms
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
+        """Up to ``count`` entries after line ``after``."""
         return self.page(job, after=after, count=count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
@@ -293,9 +293,9 @@ class Store:
         return None if self._durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all is safe now, the terminal entry included. None when the time was too short.
+        """The number below which all lines, and the terminal entry, are safe. None at the timeout.
 
-        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
+        With ``may_sync`` it can force the files to disk, instead of waiting for the server.
         Raises :class:`Fenced`, :class:`NotDurable`.
         """
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
@@ -333,7 +333,7 @@ class Store:
         self._ask("finish", attempt.job, RUNNER_KEYS, *args)
 
     def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
-        """Ends a job that no runner holds, and returns it. One that has ended in the same way stays as it is.
+        """Ends a job that no runner holds, and returns it. Has no effect on a job with the same end.
 
         Raises :class:`JobNotFound`, :class:`Held`, :class:`Closed` if it has ended otherwise, :class:`Deleted`.
         """

@@ -69,7 +69,7 @@ class Topology:
         return new_connection(self._url, **self._options)
 
     def refresh(self) -> None:
-        """Finds out which server has what, if that is due. Asks servers; when none answers, nothing changes."""
+        """Updates the map of servers, if that is due. If no server answers, nothing changes."""
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
@@ -83,6 +83,6 @@ class Topology:
         self._client(self._url, PoolKind.HEALTH).execute_command("PING")
 
     def close(self) -> None:
-        """Closes every connection but the callers' own. All can be used again."""
+        """Closes every connection except the callers' own. All can be used again."""
         for client in list(self._clients.values()):
             client.close()

@@ -131,7 +131,7 @@ class WatchStore:
         return bool(found)
 
     def add(self, watch: Watch, event: Event) -> bool:
-        """Queues an event, unless it was before or too many wait. Returns whether it was queued."""
+        """Queues an event, unless it was queued before or too many are waiting. Returns whether it was queued."""
         of = watch.workflow_id
         keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
         args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, f"{watch.watch_id}:dropped")
@@ -155,7 +155,7 @@ class WatchStore:
         return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
 
     def settle(self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None) -> None:
-        """Notes how a delivery went: it is over, or the event and the watch's others are due in ``pause`` seconds."""
+        """Notes the result of a delivery: done, or the watch's events are due again in ``pause`` seconds."""
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
         due = "" if pause is None else round(1000 * pause)
         args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)))

@@ -54,7 +54,7 @@ class WorkflowList:
     def page(
         self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
     ) -> list[ListingPosition]:
-        """The positions of up to ``count`` workflows (``wanted`` ones), newest job first, strictly after ``before``."""
+        """The positions of up to ``count`` workflows, newest job first, after ``before``; only ``wanted`` ones."""
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
@@ -89,7 +89,7 @@ class WorkflowList:
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
         """Reads the oldest jobs of each workflow, all of one server, and some of the running ones.
 
-        So it is noticed that jobs have expired or are lost, or that a foreign runner has ended them.
+        This notices jobs that have expired, are lost, or were ended by foreign runners.
         """
         key = self._keys.of_workflow
         samples = self._commands.pipeline(

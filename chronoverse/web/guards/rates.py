@@ -88,7 +88,7 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
 
 @dataclass(eq=False)
 class ReplayThrottle:
-    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second, to leave time for live lines.
+    """A token bucket for all replays of a worker, with ``rate`` bytes a second, to leave time for live lines.
 
     Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
     """

@@ -70,7 +70,7 @@ class Blueprint(SmorestBlueprint):
     ) -> Callable[[_View], _View]:
         """Passes the request's ``body``, loaded by ``schema``, to the view. Documents this, and 429.
 
-        With ``required`` false, a request without a body counts as one with an empty object. With ``load_text``, plain
+        With ``required`` false, a missing body is treated as an empty object. With ``load_text``, plain
         text is a body, too, and is loaded by that.
         """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same filter.
 
-    They are all at the same position of the feed's ring. So one of them, the *leader*, says what all are sent. While
+    All are at the same position of the feed's ring, so one of them, the *leader*, decides what all are sent. While
     the group has members, it is in ``feed.groups``, by its ``key``, and in ``feed.waiters`` instead of their viewers.
     Other greenlets run only where the feed or its filter budget lets them.
     """
@@ -48,7 +48,7 @@ class BroadcastGroup:
         return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
-        """Adds a member whose viewer is where the group is, or ahead of it. While it is writing, nobody is added."""
+        """Adds a member whose viewer is at the group's position, or ahead of it; not while the group is writing."""
         viewer, feed = member.viewer, self._feed
         if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False
@@ -111,7 +111,7 @@ class BroadcastGroup:
         self._dissolve([member for member in leaving if member in self._members])
 
     def _step(self) -> bool:
-        """One pass. Returns whether another one may have something to do at once."""
+        """One pass. Returns whether another pass may be needed at once."""
         feed = self._feed
         # Before anything is read of the feed and the members, which may change meanwhile.
         feed.filter_budget.give_way()

@@ -36,7 +36,7 @@ def _long_chunk(body: bytes) -> bytes:
 
 
 class StreamWriter:
-    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
+    """Writes one viewer's frames to its socket. Calls ``closed`` once, after the socket was closed.
 
     A subclass may write something else: then it overrides the members from :attr:`is_over` to :meth:`last_bytes`.
     """
@@ -102,7 +102,7 @@ class StreamWriter:
         self._write_now(head + self.to_send(missed) if missed else head)
 
     def wake(self) -> None:
-        """The viewer may have something new. Writes it when caught up. Never waits, never raises."""
+        """Writes new frames of a caught-up viewer, if any. Never waits, never raises."""
         if self.is_behind:
             self._woken = True
         elif self.group is None or self.group.leave(self):
@@ -134,7 +134,7 @@ class StreamWriter:
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
         """Writes ``first`` and the viewer's next frames. Returns what the socket had no room for.
 
-        It is empty when all was written and there is more to say, and None when the viewer has caught up.
+        It is empty if all was written and there is more, and None if the viewer has caught up.
         """
         viewer = self.viewer
         frames = viewer.try_next()
@@ -317,7 +317,7 @@ class WriteScheduler:
 
 
 class StreamWriters:
-    """A worker's stream writers, and what they share."""
+    """A worker's stream writers, and their shared scheduler."""
 
     def __init__(self, tail: Tail) -> None:
         self.open_count = 0
@@ -336,7 +336,7 @@ class StreamWriters:
         head: bytes,
         make_writer: Callable[..., StreamWriter] = StreamWriter,
     ) -> None:
-        """Writes ``head`` to the request's socket, and then all that ``viewer`` says. Calls ``closed`` at the end."""
+        """Writes ``head`` to the request's socket, and then all frames of ``viewer``. Calls ``closed`` at the end."""
         self.open_count += 1
         make_writer(viewer, environ["gunicorn.socket"], self, closed).start(head)
 
