@@ -36,7 +36,7 @@ TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-
 
 
 def parse_number(text: str) -> int | None:
-    """A number that came from outside: 1 to 15 ASCII digits. None for any other text."""
+    """An untrusted number: 1 to 15 ASCII digits. None for any other text."""
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
@@ -116,7 +116,7 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more can come."""
+        """Whether the job can no longer change."""
         return self not in (Status.PENDING, Status.RUNNING)
 
 
@@ -311,7 +311,7 @@ class Job:
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     def listed(self, created_ms: float) -> "Job":
-        """The same job, with the time when it was listed in place of those that it does not say."""
+        """The same job, with the listing's time in place of missing times."""
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)

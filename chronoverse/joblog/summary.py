@@ -59,7 +59,7 @@ _COMMIT: Final = re.compile(
 
 
 def weight_of(message: str, is_error: bool) -> int:
-    """How telling a line is: 3 if it says why, 2 for another failure, 1 if it only says that something has failed.
+    """How telling a line is: 3 if it gives a reason, 2 for another failure, 1 if it only reports a failure.
 
     Any other line has 0, and one that is new in every run -1. ``is_error`` is what :func:`looks_like_error` says.
     """
@@ -204,7 +204,7 @@ def compose(
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
-    ``read_past`` looks for shapes in the runs before. ``baseline`` are the labels of the runs compared with. Pauses get
+    ``read_past`` looks for shapes in earlier runs. ``baseline`` are the labels of the runs compared with. Pauses get
     a quarter of the room at most, and the three kinds of lines share the rest evenly.
     """
     errors, last, compared_with, new, guess, slower = found
@@ -339,7 +339,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
 
 
 def cut_line(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
-    """A line whose message is cut off after ``characters``, and then marked."""
+    """A line with its message cut off after ``characters``, and marked."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:
         json["truncated"] = True

@@ -146,7 +146,7 @@ class Timeline(NamedTuple):
 def _columns(timeline: Timeline) -> bytes:
     """The numbers of a timeline, each of 64 bits: first the lowest byte of each, then the second, and so on.
 
-    Most of the higher bytes are 0. So they compress well.
+    Most of the higher bytes are 0, so they compress well.
     """
     numbers, keys, pauses, elapsed = zip(*timeline.anchors, strict=True) if timeline.anchors else ((), (), (), ())
     shortest = 0 if timeline.shortest is None else timeline.shortest + 1

@@ -90,7 +90,7 @@ class JobLog:
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """Opens a new attempt at a job, and waits up to ``open_seconds`` until the store has opened it.
+        """Opens a new attempt of a job, and waits up to ``open_seconds`` for the store.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of a store or a service. ``docs/python-api.md`` says what the options do. ``clock`` is Unix time.
@@ -98,7 +98,7 @@ class JobLog:
         Raises ValueError for invalid ids, ``labels``, URLs and a ``ca_file`` without certificates (``SettingsError`` if
         the setting names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``,
         ``Forbidden`` or ``JobNotFound`` when the store refuses the job; ``Unreachable`` when the service's certificate
-        is not trusted. When the store is away, or refuses the token of a function, nothing is raised, and lines wait.
+        is not trusted. During an outage, or while a function's token is refused, nothing is raised, and lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
@@ -237,7 +237,7 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Publishes the line that has not ended. A second call does nothing."""
+        """Publishes the unfinished line. A second call does nothing."""
         with self._lock:
             if self._unfinished:
                 self.write("\n")
@@ -247,7 +247,7 @@ class JobLogStream(io.TextIOBase):
 class JobLogHandler(logging.Handler):
     """Publishes log records as lines, with their time: from ``stderr_level`` on on stderr, the others on stdout.
 
-    Records of our own threads are left out: they would never end. ``log`` may be a function of the calling thread.
+    Records of our own threads are omitted, to avoid an endless loop. ``log`` can be a function of the calling thread.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def open_standard(descriptor: int) -> BinaryIO:
 
 
 class Tee:
-    """Writes bytes to ``stream`` at once. When its reader is gone, writing stops, publishing continues."""
+    """Writes bytes to ``stream`` at once. If its reader is gone, stops writing; publishing continues."""
 
     def __init__(self, stream: BinaryIO, is_terminal: bool = False) -> None:
         self._stream: BinaryIO | None = stream
@@ -35,7 +35,7 @@ class Tee:
         self._has_status = False
 
     def __call__(self, data: bytes) -> None:
-        """Writes ``data``. It waits for a slow reader, as the command itself would without us."""
+        """Writes ``data``. Waits for a slow reader, as the command itself would."""
         if self._stream is None:
             return
         try:
@@ -124,7 +124,7 @@ def run_command(
 ) -> int:
     """Runs ``argv``, whose output ``capture`` reads; ``signals`` go to it. ``say`` tells why it cannot be started.
 
-    It does not see our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be started.
+    It does not get our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be started.
     """
     if signals.received:
         return 128 + signals.received[0]

@@ -40,7 +40,7 @@ class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
     When a function's token is refused, :class:`StaleToken` is raised. None after a token is treated as an
-    outage. ``ca_file`` has further authorities to trust. With ``durable`` a line is safe when the service
+    outage. ``ca_file`` has further authorities to trust. With ``durable`` a line is safe once the service
     says so.
 
     Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry
@@ -98,7 +98,7 @@ class HttpLogWriter:
 
     @property
     def batch_lines(self) -> int:
-        """How many lines an append has at most."""
+        """Maximum lines of an append."""
         return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -109,7 +109,7 @@ class HttpLogWriter:
         return self.append_runs(attempt, lines[0].sequence_num, runs)
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends ``runs``. If they are too long for the service, they are sent in halves.
+        """Appends ``runs``, in halves if they are too long for the service.
 
         Raises :class:`EarlierService` when the next call, with the same lines, will send them in another form.
         """

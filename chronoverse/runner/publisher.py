@@ -151,7 +151,7 @@ class Publisher:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. The thread delivers what is in the spool, and then ends the job.
+        """Call this after the last line. The thread delivers the rest of the spool, and then ends the job.
 
         Before that the job gets the ``labels`` that the store does not refuse.
         """
@@ -165,12 +165,12 @@ class Publisher:
         return self._done.wait(seconds)
 
     def stop(self) -> None:
-        """Ends the threads, whatever is not delivered."""
+        """Ends the threads, even if lines are undelivered."""
         self._stop.set()
 
     @property
     def base(self) -> int | None:
-        """The sequence number of the spool's line with the index 0; None while there was no attempt."""
+        """The sequence number of the spool's index 0; None before the first attempt."""
         return self._base if self._attempt else None
 
     @property
@@ -195,7 +195,7 @@ class Publisher:
             self._opened_or_refused.set()
 
     def _try_step(self, store: LogWriter) -> None:
-        """Does one step. After an error that can pass, sending starts again at the first unacknowledged line."""
+        """Does one step. After a temporary error, sending restarts at the first unacknowledged line."""
         try:
             self._step(store)
             return
@@ -291,7 +291,7 @@ class Publisher:
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
-        """Ends the job, or only the attempt. Nobody could send lines again once the job waits for another runner."""
+        """Ends the job, or only the attempt, once its lines are safe: later they could not be sent again."""
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
@@ -407,7 +407,7 @@ class Publisher:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
-        """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
+        """Whether all entries with numbers below ``stop`` are safe. Entries that the store lost will be sent again."""
         if self._probe is None:
             return True
         try:

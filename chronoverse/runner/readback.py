@@ -16,8 +16,8 @@ Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 
 def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
-    """How to compare with logs that ``writer`` writes. A service compares itself. A store's lines are read, and those
-    that have left it from ``archive``."""
+    """The comparison for logs of ``writer``: by the service, or by reading lines from the store, and those
+    that left it from ``archive``."""
     if isinstance(writer, HttpLogWriter):
         return writer.compare
 

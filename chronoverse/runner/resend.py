@@ -130,7 +130,7 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
 
 
 def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Comparison:
-    """Compares all lines in ``spool`` with the log. Lines that are not in the spool count as equal."""
+    """Compares all lines in ``spool`` with the log. Lines that the spool lacks are treated as equal."""
     index = spool.first
     while (batch := spool.take(index)) and batch.runs:
         comparison = compare(job, batch.lines(base))

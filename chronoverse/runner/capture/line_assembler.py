@@ -26,7 +26,7 @@ class LineAssembler:
 
     @property
     def due(self) -> float:
-        """When to call :meth:`flush_due`, unless more text comes before; infinite if nothing waits."""
+        """When to call :meth:`flush_due`, unless more text arrives; infinite if nothing waits."""
         return min(self._partial_at, self._state_at)
 
     def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:

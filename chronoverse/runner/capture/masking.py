@@ -31,13 +31,13 @@ class Masks:
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
 
     def mask(self, text: bytes) -> bytes:
-        """Masks a complete text. Where secrets overlap, the leftmost is masked, and of several there the longest."""
+        """Masks a complete text. Of overlapping secrets, the leftmost is masked, then the longest."""
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
         """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret.
 
-        However a stream's bytes come in, the results and :meth:`mask` of the last rest are :meth:`mask` of the whole.
+        However a stream is split, the results and :meth:`mask` of the last rest equal :meth:`mask` of the whole.
         """
         end = self._undecided_from(text, 0)
         if end == 0 or not self._occur_in(text):
@@ -58,7 +58,7 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """The first position from ``start`` on that may begin a secret which ``text`` does not end; else its length."""
+        """The first position from ``start`` on at which ``text`` may end within a secret; else its length."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)

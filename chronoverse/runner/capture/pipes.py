@@ -28,7 +28,7 @@ Child: TypeAlias = subprocess.Popen[bytes] | PtyProcess
 
 
 class _Pipe(NamedTuple):
-    """One stream: where it is read from, where it is copied to, and what makes lines of it."""
+    """One stream: its source, its copy, and its line assembler."""
 
     source: IO[bytes]
     tee: Callable[[bytes], None]
@@ -39,7 +39,7 @@ class _Pipe(NamedTuple):
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    The lines of every read go to ``publish``, masked; it must not wait. Then the bytes go to the stream's function in
+    The masked lines of every read go to ``publish``, which must not wait. Then the bytes go to the stream's function in
     ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
     """
 
@@ -51,7 +51,7 @@ class Capture:
     clock: Callable[[], float] = time.time
 
     def run(self, child: Child) -> None:
-        """Returns when the command has ended and its pipes are closed, or have been open for too long since."""
+        """Returns once the command has ended and its pipes are closed, or have stayed open for too long."""
         self._child = child
         self._selector = selectors.DefaultSelector()
         #: When the command ended, in monotonic seconds; infinite while it runs.
@@ -133,7 +133,7 @@ class Capture:
         self._pipes.discard(pipe)
 
     def _deadline(self) -> float:
-        """When to close the pipes that are still open, even if text still comes; infinite while the command runs."""
+        """When to close pipes that are still open, even if text arrives; infinite while the command runs."""
         if not self._pipes:
             return self._ended_at
         return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + 10.0)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
-    """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
+    """While entered, ``group`` is the foreground process group of our terminal; afterwards ours is again.
 
     Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
     terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.

@@ -18,7 +18,7 @@ _NAMED: Final = 10
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
     """The undamaged lines of the spool file ``path``, and a sentence about the others; empty if there are none.
 
-    The whole lines of a damaged file are written into a new one. With ``in_place`` it replaces ``path``, which becomes
+    They are written into a new file. With ``in_place`` it replaces ``path``, which becomes
     FILE.damaged; else it has no name, and is gone once the spool is closed. Raises: :class:`SpoolError` when nothing is
     whole, or, with ``in_place``, when nobody knows whose lines they are; :class:`SpoolInUse`.
     """

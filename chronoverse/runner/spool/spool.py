@@ -85,7 +85,7 @@ class SpoolBatch(NamedTuple):
 
 
 class Spool:
-    """The queue. It keeps the lines that it has handed out until they are released. :meth:`put` never waits."""
+    """The queue. It keeps taken lines until they are released. :meth:`put` never waits."""
 
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
@@ -138,7 +138,7 @@ class Spool:
 
     @property
     def undelivered(self) -> int:
-        """Lines that the store has not acknowledged. Those that were dropped count until the log names them."""
+        """Lines that the store has not acknowledged, and dropped lines that the log does not name yet."""
         return self.end - self.acked
 
     @property
@@ -147,7 +147,7 @@ class Spool:
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:
-        """Adds lines. Others may be dropped for them."""
+        """Adds lines. May drop others to make room."""
         with self._changed:
             batch = batch._replace(ordinal=self.end, position=self._position)
             self.end, self._position = batch.end, self._position + len(batch.text)
@@ -167,7 +167,7 @@ class Spool:
                 self._changed.notify_all()
 
     def skip(self, lines: int) -> None:
-        """Leaves out the indexes of lines that nobody has. The publisher names them in the log."""
+        """Skips the indexes of lost lines. The publisher names them in the log."""
         with self._changed:
             self.end += lines
             self._changed.notify_all()
@@ -185,7 +185,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """The lines are to be published as another job. Forgets their own, and the numbers that they had there.
+        """Publishes the lines as another job. Forgets their own job, and their numbers there.
 
         The file records it once that job has an attempt.
         """
@@ -194,7 +194,7 @@ class Spool:
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
 
     def force_spill(self, enabled: bool) -> None:
-        """While enabled, all lines go to the file at once, and so survive this process. For when the store is away."""
+        """While enabled, all lines go to the file at once, and so survive this process. For outages of the store."""
         with self._changed:
             self._is_forced = enabled
             if enabled:
@@ -209,7 +209,7 @@ class Spool:
             return self.end > self.acked
 
     def wait_for_unsafe(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` for lines that are acknowledged and not safe. Whether there are any."""
+        """Waits up to ``seconds`` for lines that are acknowledged but not safe. Returns whether there are any."""
         with self._changed:
             return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
 
@@ -246,7 +246,7 @@ class Spool:
             return SpoolBatch(start, end, runs) if runs else SpoolBatch(self.end, self.end, [])
 
     def entries(self, base: int = 1) -> Iterator[Line | Gap]:
-        """All lines that are here, with sequence numbers from ``base`` on, and a gap for lines that are not."""
+        """All lines in the spool, with sequence numbers from ``base`` on, and gaps for missing ones."""
         index = self.first
         while batch := self.take(index):
             if batch.start > index:
@@ -255,14 +255,14 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """The store has every line below ``index``, and needs those from there on, though it may have had them."""
+        """Notes that the store has every line below ``index``, and no later ones, even if it had some before."""
         with self._changed:
             self.acked = index
             self.safe = min(self.safe, index)
             self._changed.notify_all()
 
     def release(self, index: int) -> None:
-        """Every line below ``index`` is safe in the store, and may be removed here."""
+        """Notes that every line below ``index`` is safe in the store, and can be removed here."""
         with self._changed:
             self.safe = max(self.safe, min(index, self.acked))
             if not self._keeps_all:
@@ -320,7 +320,7 @@ class Spool:
             yield from (each for each in store.read(index) if each.end > index)
 
     def _spill(self) -> bool:
-        """Moves all batches from memory to the file, which is created if need be. Whether they are all there."""
+        """Moves all batches from memory to the file, creating it if needed. Returns whether all were moved."""
         room = self.room
         if not self._memory.size:
             return True

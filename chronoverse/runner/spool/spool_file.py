@@ -43,7 +43,7 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 class SpoolRoom:
     """The bytes that a spool can take; memory can always hold one batch, of at most 2 MiB.
 
-    Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept: a store may lose them.
+    Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept, because a store can lose lines.
     """
 
     directory: Path | None = None
@@ -57,7 +57,7 @@ class SpoolFile:
     """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
 
     def __init__(self, path: Path, *, is_damaged: bool = False) -> None:
-        """Opens and locks ``path``, and undoes what was half written. A damaged file may lack pages."""
+        """Opens and locks ``path``, and rolls back an unfinished write. A damaged file may lack pages."""
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(address, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
@@ -125,7 +125,7 @@ class SpoolFile:
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
-        """Writes the state, adds batches and deletes those between two indexes; or does nothing of it."""
+        """Writes the state, adds batches and deletes those between two indexes, atomically."""
         packed = orjson.dumps(state)
         with self._transaction():
             if delete[0] < delete[1]:
@@ -195,7 +195,7 @@ class SpoolFile:
         return tables == [(statement,) for statement in _TABLES]
 
     def valid_state(self) -> dict[str, Any]:
-        """The state of a damaged file; {} if it cannot be right."""
+        """The state of a damaged file; {} if it is invalid."""
         with contextlib.suppress(sqlite3.Error, SpoolError):
             return self._read_state()
         return {}
