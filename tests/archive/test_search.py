@@ -16,7 +16,6 @@ from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line, TimeRange
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
-from tests.support.parameters import long_after
 
 #: Parts of lines: characters that JSON escapes, control sequences, letters with unusual cases, words of the JSON.
 PARTS = [
@@ -118,7 +117,7 @@ def test_an_expression_finds_the_same_as_decoding_each_line(
 Archived = tuple[list[str], ArchiveBuilder]
 
 
-@pytest.fixture(scope="module", params=long_after(1, ["\x1b[1m", "", "\x1b]8;;http://example.com\x1b\\"]))
+@pytest.fixture(scope="module", params=["\x1b[1m", "", "\x1b]8;;http://example.com\x1b\\"])
 def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
     """A log with a sequence in the middle of its lines. Every hundredth line is missing."""
     messages = [

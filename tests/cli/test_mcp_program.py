@@ -219,7 +219,7 @@ def test_what_a_program_sends_is_answered_until_its_input_ends(tmp_path: Path) -
             answers = {answer["id"]: answer for answer in (receive(process) for _ in range(5))}
             assert sorted(answers) == [2, 3, 4, 5, 6]
             for number in (2, 3, 4):
-                assert "half of a surrogate pair" in answers[number]["error"]["message"]
+                assert "unpaired surrogate" in answers[number]["error"]["message"]
             assert "Bad Request" in answers[5]["result"]["content"][0]["text"]
             error = json.loads(answers[6]["result"]["content"][0]["text"])["error"]
             assert answers[6]["result"]["isError"]

@@ -23,7 +23,6 @@ def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
     assert near_ids(wanted, ids) == near
 
 
-@pytest.mark.long
 def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
     """The sentence then does not say whether the workflow is there."""
     with ScriptedService(problem("403 Forbidden", "no")) as service:

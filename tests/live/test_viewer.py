@@ -295,6 +295,25 @@ def test_a_store_that_stays_away_ends_a_replay(rig: Rig) -> None:
     assert event_data(drained(viewer)) == [("error", "the store has been unavailable for 30 s")]
 
 
+def test_a_store_that_was_away_and_came_back_counts_anew(rig: Rig) -> None:
+    """A replay that has gone on since gives it the same patience again."""
+    rig.write(1, 200)
+    rig.end(201)
+    viewer = rig.viewer()
+    sent = viewer.next() or b""
+    for _ in range(3):
+        rig.source.fault = StoreUnavailable("gone")
+        assert viewer.next() is None
+        rig.clock.now += STORE_PATIENCE_SECONDS / 2
+        assert viewer.next() is None
+        rig.source.fault = None
+        rig.clock.now += 1
+        sent += viewer.next() or b""
+    sent += drained(viewer)
+    numbers = [name for name in names(sent) if name.startswith("log")]
+    assert (numbers, viewer.reason) == ([f"log {number}" for number in range(1, 201)], "end")
+
+
 def test_no_line_is_lost_while_the_store_is_away(rig: Rig) -> None:
     """Lines written while the store was away follow the lines sent before."""
     rig.write(1, 1)
