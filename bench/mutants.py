@@ -36,7 +36,11 @@ TEST_SECONDS: Final = 400
 #: Test files run until they take so many seconds without a defect, as they were noted.
 CHOSEN_SECONDS: Final = 240.0
 #: Where the tests are that come first for a defect, if not in the folder of ``tests/`` with the package's name.
-NEAR: Final = {"store/scripts": ["store", "archive", "live"], "web/static/client": ["clients"], "web/static": ["page"]}
+NEAR: Final = {
+    "store/scripts": ["store", "archive", "live"],
+    "web/static/client": ["page", "clients"],
+    "web/static": ["page"],
+}
 #: Patterns in Lua, and what replaces the first group.
 LUA: Final = (
     (r"(==)", "~="),

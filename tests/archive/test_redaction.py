@@ -11,6 +11,7 @@ from chronoverse.errors import Fenced, LineStillOpen
 from chronoverse.joblog.model import Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
+from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, Bench, make_lines
 
 #: What a hash says of an archive as it was before a redaction.
@@ -92,3 +93,21 @@ def test_who_has_lost_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
     assert {*index.mark_garbage(JOB, "second", [third])} == {own, other, third}
     with pytest.raises(Fenced):
         index.begin_upload(JOB, "first", own)
+
+
+def test_an_archived_job_does_not_expire_and_its_log_no_later(bench: Bench, objects: FileObjectStore) -> None:
+    """From its first chunk on. Completing it again does not keep its log for longer."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    assert bench.ttl("job") > 0
+    archive_up_to(bench.store, objects, JOB, 5, trim=False)
+    assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)
+    assert archive(bench.store, objects, hot_seconds=1_000) == 0
+    assert 900_000 < bench.ttl("log") <= 1_000_000
+    bench.ask("PEXPIRE", bench.key("log"), 50_000)
+    bench.ask("HDEL", bench.key("job"), "archive_state", "archive_sha256", "archive_shapes")
+    assert archive(bench.store, objects, hot_seconds=1_000) == 0
+    assert bench.store.catalog.archive_state(JOB).complete
+    assert 0 < bench.ttl("log") <= 50_000
+    assert bench.ttl("job") == -1

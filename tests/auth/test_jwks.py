@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import ssl
 import threading
@@ -155,6 +156,23 @@ def test_a_request_with_an_unknown_kid_does_not_wait_for_ever(tmp_path: Path) ->
             keys.get("k1")
 
     assert WAIT_SECONDS < clock.now - began < WAIT_SECONDS + 2 * POLL_SECONDS
+
+
+def test_a_record_is_read_when_its_file_has_changed(tmp_path: Path) -> None:
+    """Whatever has: the file, its size, or only its time. Otherwise it is not read again."""
+    file, path = KeySetFile(tmp_path, "http://127.0.0.1/"), tmp_path / f"jwks-{key_set_name('http://127.0.0.1/')}.json"
+    assert file.read_if_changed() is None
+    for number, document in enumerate((b"{}", b"[]", b"[ ]")):
+        record = FetchRecord(NOW, NOW, document)
+        if number:
+            path.write_bytes(record.to_json())
+        else:
+            file.write(record)
+        os.utime(path, (NOW, NOW + number))
+        assert (file.read_if_changed(), file.read_if_changed()) == (record, None)
+    file.write(record)
+    os.utime(path, (NOW, NOW + 2))
+    assert (file.read_if_changed(), file.read_if_changed()) == (record, None)
 
 
 def test_only_so_many_requests_wait(issuer: Issuer, tmp_path: Path) -> None:

@@ -306,6 +306,19 @@ def test_each_change_wakes_who_waits_for_it(wait: Callable[[Spool], bool], chang
     assert found == [True]
 
 
+def test_only_acknowledged_lines_become_safe() -> None:
+    """However far a release goes. The others are sent again."""
+    spool = Spool()
+    fill(spool, 0, 5)
+    spool.acknowledge(2)
+    spool.release(5)
+    assert (spool.safe, take_batch(spool, 2).end) == (2, 5)
+    spool.acknowledge(5)
+    assert spool.safe == 2
+    spool.release(5)
+    assert spool.safe == 5
+
+
 def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
     """It ends with its last line, wherever the batches end, and begins after those that were taken."""
     spool = Spool()

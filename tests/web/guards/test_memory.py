@@ -2,11 +2,14 @@
 
 import contextlib
 import itertools
+from types import SimpleNamespace
 
 import pytest
+from flask import Flask, g, request
 
 from chronoverse.errors import AtCapacity, ShareExceeded
-from chronoverse.web.guards.memory import SHORT_BODY_BYTES, BodyMemory, Shares
+from chronoverse.history.pages import PAGE_BYTES
+from chronoverse.web.guards.memory import SHORT_BODY_BYTES, BodyMemory, Shares, UnreadAnswers, bound_unread_answers
 
 
 def test_one_subject_can_hold_half() -> None:
@@ -78,3 +81,34 @@ def test_bodies_that_are_refused_midway_give_back_what_they_took(size: int) -> N
     first = count_parts()
     assert first > 1
     assert [count_parts(), count_parts()] == [first, first]
+
+
+def test_an_answer_counts_until_it_is_closed() -> None:
+    """A refused one does not, nor one that is short, for HEAD, or for nobody. All of it is given back."""
+    app, shares = Flask("answers"), UnreadAnswers()
+    bound_unread_answers(app, shares)
+
+    @app.before_request
+    def authenticate() -> None:
+        if subject := request.args.get("as"):
+            g.principal = SimpleNamespace(subject=subject)
+
+    @app.route("/<int:size>")
+    def answer(size: int) -> bytes:
+        return b"x" * size
+
+    client, half = app.test_client(), 4 * PAGE_BYTES
+    held = [client.get(f"/{half}?as=a", buffered=False)]
+    assert (shares.has_room("a"), shares.has_room("b")) == (False, True)
+    refused = client.get(f"/{PAGE_BYTES}?as=a")
+    assert refused.status_code == 429
+    assert "this token has used its share" in refused.text
+    for path in (f"/{64 * 2**10}?as=a", f"/{half}"):
+        assert client.get(path).status_code == 200
+    assert client.head(f"/{half}?as=a").status_code == 200
+    held.append(client.get(f"/{2 * PAGE_BYTES}?as=b", buffered=False))
+    assert client.get(f"/{2 * PAGE_BYTES}?as=c").status_code == 503
+    for each in held:
+        each.close()
+    assert not shares._held
+    assert client.get(f"/{half}?as=a").status_code == 200
