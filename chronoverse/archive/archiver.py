@@ -65,7 +65,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Work in small steps, again and again. It pauses for ``seconds``, and takes a twentieth of the time at most."""
+    """Periodic work in small steps. Pauses for ``seconds``, and uses at most a twentieth of the time."""
 
     begin: Callable[[], Iterator[None]]
     seconds: float
@@ -130,7 +130,7 @@ class _Queue:
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def next_kind(self) -> "dict[JobRef, None] | None":
-        """The kind of work that comes next, without running logs that are too large. Kinds take turns."""
+        """The next kind of work, apart from running logs that are too large. Kinds take turns."""
         # What an earlier version has archived comes last. There may be very much of it.
         ended = self.ended or self.without_derived
         for _ in range(len(self._turns)):
@@ -158,7 +158,7 @@ class _Queue:
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage was collected now; or with ``failed``, that it may be tried again at once."""
+        """Notes that the job's garbage was collected now; with ``failed``, that it can be retried at once."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -183,7 +183,7 @@ class _Queue:
 
 
 class Archiver:
-    """Moves lines from ``store`` into ``objects``, as ``policy`` says. ``clock`` is Unix time, in seconds."""
+    """Moves lines from ``store`` into ``objects`` by ``policy``. ``clock`` is Unix time, in seconds."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Archiver:
         self._derived: DerivedBuilder | None = None
 
     def run(self) -> None:
-        """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
+        """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and retries."""
         backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
             # Prometheus ignores a counter's first value, so it begins with 0.
@@ -459,7 +459,7 @@ class Archiver:
             self._queue.forget(gone)
 
     def _compare_history(self) -> None:
-        """Updates the metric and the log. An archive that cannot be compared with stops deletions, and nothing else."""
+        """Updates the metric and the log. An archive that cannot be compared only stops deletions."""
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
             self._history.went_back()
 
@@ -505,7 +505,7 @@ class Archiver:
             self._queue.note_garbage(ref, self._policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when a running job's lines move: by its first line's time, or by what this archiver moved itself."""
+        """Notes when a running job's lines are due: by its first line's time, or by this archiver's own moves."""
         now, seconds = self._monotonic(), _RUNNING_SHARE * self._policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
@@ -586,7 +586,7 @@ class Archiver:
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:
-        """For one step on one job: after an error the job is snoozed. Raises only what concerns all jobs."""
+        """Isolates a step on one job: after an error the job is snoozed. Raises only errors that concern all jobs."""
         try:
             yield
         except (ArchiveBusy, KeysMoving, AppendRefused):

@@ -53,7 +53,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
                 raise ArchiveUnavailable("reading the archive timed out after 60 s") from error
 
     def forget(self, matches: Callable[[_Key], bool]) -> None:
-        """Drops the values whose keys match. Values that are just being loaded are returned, but not cached."""
+        """Drops the values whose keys match. Values that are being loaded are returned, but not cached."""
         with self._lock:
             for known in (self._cached, self._loading):
                 for key in [key for key in known if matches(key)]:
@@ -102,7 +102,7 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`chunk`, but the answer is new. It is cached."""
+        """As :meth:`chunk`, but always reads the store. Caches the answer."""
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:

@@ -152,7 +152,7 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
     """The record of a chunk from its object; how many lines are ``message``; the bytes of all messages.
 
-    Raises :class:`ArchiveDamaged` when these are not the bytes that the name was made for.
+    Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
         raise ArchiveDamaged(f"{name} does not match what was archived")
@@ -192,7 +192,7 @@ def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
 def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
     """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`.
 
-    A small frame may decompress to gigabytes, so this stops one byte after the size that the record says.
+    A small frame may decompress to gigabytes, so this stops one byte after the recorded size.
     """
     offset = frame.offset - start
     decompressor = zstd.ZstdDecompressor()

@@ -35,7 +35,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 
 
 class Imported(NamedTuple):
-    """A job that was made or is ``known`` (``waits``: without an end), or a ``problem``; else a workflow's settings."""
+    """A job that was restored or is ``known`` (``waits``: without an end), a ``problem``, or a workflow's settings."""
 
     job: JobRef | None
     name: str = ""
@@ -117,7 +117,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 class _Import(NamedTuple):
     """The import of one job with the objects ``listed`` in the archive.
 
-    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has. Of the
+    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. Of the
     chunks that were read, ``sizes`` are the bytes of their messages, by name.
     """
 
@@ -130,7 +130,7 @@ class _Import(NamedTuple):
     sizes: dict[str, int]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """None when the job is made ``later``, or there is none: no object in the folder belongs to one."""
+        """None if the job is restored ``later``, or if no object in the folder belongs to a job."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted
@@ -213,7 +213,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, one after the other. A hole becomes a chunk of lost lines."""
+        """The chunks of a job without a manifest, in order. A hole becomes a chunk of lost lines."""
         by_first: dict[int, list[StoredObject]] = {}
         for (first, _), found in sorted(spans.items()):
             by_first.setdefault(first, []).extend(found)

@@ -109,7 +109,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
-    """As :func:`jwks.fetch_key_set`, whose timeouts do not cover looking up a name or a slow answer as a whole."""
+    """As :func:`jwks.fetch_key_set`, with a timeout that also covers DNS and a slow answer as a whole."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer's keys were not fetched in time")):
         return jwks.fetch_key_set(url, ca_file)
 
@@ -149,7 +149,7 @@ def build_app(deps: Dependencies) -> Flask:
 
 
 def _refuse_odd_requests() -> None:
-    """Answers 400 when the request has no valid host, and 404 when its path has a doubled slash or an escaped one.
+    """Answers 400 without a valid host, and 404 for a path with a doubled or an escaped slash.
 
     Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so this
     looks at the target as it was sent, too. That may be in its absolute form: ``GET http://h//x`` (section 3.2.2).

@@ -47,7 +47,7 @@ class Server(StreamServer):
         self._writers = writers
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """The next connection and its client's address. None when none waits, or when no descriptor is left for it."""
+        """The next connection and its client's address. None if none waits, or no descriptor is left."""
         if len(self._connections) + self._writers.open_count >= max_connections():
             # When a connection was closed, the new one is accepted in the event loop's next round.
             if not self._connections.make_room():
@@ -66,7 +66,7 @@ class Server(StreamServer):
 
 
 def max_connections() -> float:
-    """The number of connections and streams for which the process may have file descriptors."""
+    """The connections and streams for which the process has file descriptors."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
         return math.inf
@@ -101,7 +101,7 @@ class Worker(GeventWorker):
             self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serves one request. Returns only when the connection stays open for another one."""
+        """Serves one request. Returns only if the connection stays open for another one."""
         sock.begin_request()
         try:
             self._take_turn(req, sock, addr)
@@ -115,9 +115,9 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
-        """Waits until the request may begin, before Flask has any work with it. Raises :class:`AtCapacity`.
+        """Waits for the request's turn, before Flask gets it. Raises :class:`AtCapacity`.
 
-        Addresses of clients come in turn. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
+        Client addresses take turns. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):

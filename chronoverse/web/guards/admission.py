@@ -23,7 +23,7 @@ LATE_ACCEPT_SECONDS: Final = 0.5
 
 
 def retry_ms() -> int:
-    """A random time after which a client should connect again, in milliseconds."""
+    """A random time after which a client should reconnect, in milliseconds."""
     return random.randint(*RETRY_MS)
 
 
@@ -40,7 +40,7 @@ class StreamTicket:
 
     @property
     def owners(self) -> tuple[tuple[str, str], ...]:
-        """Whose share of the streams it takes: kinds of owners, and which owner of that kind."""
+        """The owners whose shares of streams it uses: kind of owner, and owner."""
         return ("token", self.subject), ("address", self.address)
 
 
@@ -87,7 +87,7 @@ class AdmissionControl:
                 del self._counts[owner]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all streams within ``seconds``, evenly spread. Each client gets its own time to connect again."""
+        """Ends all streams within ``seconds``, evenly spread. Each client gets its own time to reconnect."""
         start = self._draining_since = self.clock()
         metrics.WORKERS_DRAINING.set(1)
         while self._tickets or self.clock() <= start + LATE_ACCEPT_SECONDS:

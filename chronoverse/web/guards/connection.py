@@ -41,7 +41,7 @@ _HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
-    """How long a client may pause; and take in all, with a second more for each ``bytes_per_second`` bytes."""
+    """The time that a client can pause, and the total time, plus a second for each ``bytes_per_second`` bytes."""
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf
@@ -57,7 +57,7 @@ DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 class Connections:
     """A worker's connections, except those whose sockets event streams have taken over.
 
-    They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
+    They are ordered by their last progress: a request arrived, or a part of an answer was taken. With more than
     ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.
     """
 
@@ -151,7 +151,7 @@ class Connection(gevent.socket.socket):
     def recv(self, *args: Any) -> bytes:
         """Waits for the client's next bytes. Raises gunicorn's LimitRequestHeaders for a head that is too long.
 
-        Only bytes of a request's body count as progress. A head must come as a whole, or a client could draw it out.
+        Only bytes of a request's body count as progress: otherwise a client could send a head forever.
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if not between_requests:
@@ -232,7 +232,7 @@ class Connection(gevent.socket.socket):
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
-        """Whether the client has sent something that is not read yet, or has closed its side."""
+        """Whether the client has sent unread bytes, or has closed its side."""
         try:
             _peek(self)
         except BlockingIOError:
@@ -255,7 +255,7 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
-    """Calls that of the request's socket, where the server is this project's gunicorn worker."""
+    """Calls :meth:`Connection.begin_long_answer` of the request's socket, under this project's gunicorn worker."""
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits or SendLimits(), until)
@@ -287,7 +287,7 @@ def finish_sending(sock: Any) -> None:
 
 
 def is_unresponsive(error: OSError) -> bool:
-    """Whether ``error`` says that the peer took nothing for too long, or that its machine cannot be reached."""
+    """Whether ``error`` means that the peer took nothing for too long, or that its machine is unreachable."""
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
 

@@ -25,9 +25,9 @@ MAX_LONG_BODIES: Final = 8
 
 @dataclass(eq=False)
 class Shares:
-    """Up to ``total`` of one resource, which ``what`` names in errors. No subject may hold more than is left free.
+    """Up to ``total`` of one resource, called ``what`` in errors. No subject can hold more than is left free.
 
-    So there is always room for a newcomer's small request: the dynamic threshold of Choudhury and Hahne (1998).
+    So a newcomer's small request always fits: the dynamic threshold of Choudhury and Hahne (1998).
     """
 
     total: int
@@ -56,7 +56,7 @@ class Shares:
 
 
 class BodyMemory:
-    """The memory for all bodies, of at most ``limit`` bytes each, that are being read or handled."""
+    """The memory for all current request bodies, of at most ``limit`` bytes each."""
 
     def __init__(self, limit: int) -> None:
         self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
@@ -64,7 +64,7 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that takes memory for more bytes of a body, until the block's end. Raises as ``take``."""
+        """Yields a function that reserves memory for more bytes of a body, within the block. Raises as ``take``."""
         short = long = 0
 
         def take(size: int) -> None:

@@ -48,7 +48,7 @@ class Throttle:
         return len(self._buckets)
 
     def check(self, subject: str) -> None:
-        """Raises :class:`TooFast` when there is nothing in the bucket."""
+        """Raises :class:`TooFast` if the bucket is empty."""
         bucket = self._buckets.get(subject)
         if bucket is not None and (seconds := bucket.debt_seconds(self.clock())) >= 0:
             raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
@@ -67,7 +67,7 @@ class Throttle:
 
 
 def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """How many bytes a second each subject may publish. An append is accepted as a whole if the bucket is not empty."""
+    """Bytes a second that each subject can publish. An append is accepted as a whole if the bucket is not empty."""
     return Throttle(
         rate, BURST_SECONDS, f"publish rate exceeded: this token may publish {rate} bytes a second", clock=clock
     )
@@ -105,7 +105,7 @@ class ReplayThrottle:
         self._bucket = TokenBucket(self.rate, 0.005)
 
     def __call__(self, size: int) -> None:
-        """The calling replay has written ``size`` bytes. Pauses it before it reads on, if necessary."""
+        """Notes that the calling replay has written ``size`` bytes. Pauses it if necessary."""
         now, calls, replay = self.clock(), self._called_at, id(self.current_replay())
         calls.pop(replay, None)
         calls[replay] = now

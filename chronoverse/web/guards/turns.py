@@ -30,9 +30,9 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 
 
 class Turns:
-    """A worker's turns. ``server_of`` tells which server of the store has a job. ``unread`` are answers on their way.
+    """A worker's turns. ``server_of`` returns a job's server. ``unread`` are answers that clients have not read.
 
-    Each server has its own locks: one that does not answer holds up no requests for others. All turns raise
+    Each server has its own locks, so a hanging server does not delay requests for others. All turns raise
     :class:`AtCapacity` when they do not come in time.
     """
 
@@ -51,7 +51,7 @@ class Turns:
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=2)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
+        """A turn to make a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
         First waits while the subject's clients leave so much unread that a large page would be refused. After
         :data:`UNREAD_WAIT_SECONDS` it continues, because the page may be a small one. Also raises
@@ -60,7 +60,7 @@ class Turns:
         return self._answer(self._pages, ref, subject)
 
     def scan(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """For a scan of ``ref`` or its workflow. Otherwise as :meth:`page`, whose turns are independent of these."""
+        """A turn for a scan of ``ref`` or its workflow. Otherwise as :meth:`page`, whose turns are independent."""
         return self._answer(self._scans, ref, subject)
 
     @contextmanager

@@ -130,7 +130,7 @@ def _stop_reading(request: Request) -> None:
 
 
 def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
-    """Inflates ``sent`` slice by slice. Raises 400 when it is not one whole gzip member."""
+    """Inflates ``sent`` in slices. Raises 400 unless it is one complete gzip member."""
     inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)  # gzip, and nothing else
     time_slice = TimeSlice()
     for start in range(0, len(sent), SLICE_BYTES):
@@ -170,7 +170,7 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 
 
 def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
-    """``document`` as ``schema`` loads it. Raises 400 with what is wrong in the place ``where``."""
+    """``document``, loaded by ``schema``. Raises 400 with the errors in ``where``."""
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
@@ -193,7 +193,7 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 
 
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
-    """The body in slices, with zeros in the place of what is in its strings. ``pause`` is called for each slice.
+    """The body in slices, with zeros in place of the content of strings. ``pause`` is called for each slice.
 
     Every quotation mark that is left begins or ends a string.
     """

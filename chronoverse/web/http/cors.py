@@ -18,7 +18,7 @@ def register(app: Flask, origins: Collection[str]) -> None:
 
     @app.before_request
     def answer_preflight() -> Response | None:
-        """Answers what a browser asks, without a token, before it sends the request itself."""
+        """Answers a browser's preflight request, which has no token."""
         headers = request.headers
         if request.method != "OPTIONS" or not ("Origin" in headers and "Access-Control-Request-Method" in headers):
             return None

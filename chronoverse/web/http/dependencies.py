@@ -74,7 +74,7 @@ class Dependencies:
     def check_request(self, scope: str | None = None) -> Response | None:
         """Requires a token: for the workflow in the current request's path, if any, and with ``scope``.
 
-        Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
+        Without ``scope``, the scope of the request's method. A workflow that the token cannot read is answered like
         one that does not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
         :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
@@ -96,7 +96,7 @@ class Dependencies:
 
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:
-    """Who asks for a stream, for :class:`AdmissionControl`."""
+    """The ticket of a stream request, for :class:`AdmissionControl`."""
     environ = request.environ
     address = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
     return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), environ.get(SPAN_KEY))

@@ -257,7 +257,7 @@ TEXT_PARAMETERS: Final = [
 
 
 class LostBody(OpenedBody):
-    """Declares consecutive lines as lost: neither the log nor the runner has them."""
+    """Declares consecutive lines lost: neither the log nor the runner has them."""
 
     first = JsonInteger("Number of the first line, which is the log's next.", 1, _MAX_LOST, required=True)
     count = JsonInteger("Number of lines.", 1, _MAX_LOST, required=True)
@@ -265,7 +265,7 @@ class LostBody(OpenedBody):
 
 
 class CompareBody(Schema):
-    """Asks whether a log has these lines of a runner unchanged, also after the job's end."""
+    """Compares lines of a runner with the log, also after the job's end."""
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = fields.List(
@@ -277,7 +277,7 @@ class CompareBody(Schema):
 
 
 class EndBody(Schema):
-    """Ends a job, or an attempt at it. Without ``token`` and ``attempt`` it is a job that no runner holds."""
+    """Ends a job or an attempt. Without ``token`` and ``attempt``, ends a job that no runner holds."""
 
     token = matching(
         "[0-9a-f]{32,128}", "The attempt's token. Without it, ends a job that no runner holds.", load_default=None

@@ -215,7 +215,7 @@ def exclusive(name: str, other: str) -> Callable[..., None]:
 
 
 class SearchFields(Schema):
-    """The parameters ``q`` and ``regex``. ``compile_query`` raises ValueError for what it does not take."""
+    """The parameters ``q`` and ``regex``. ``compile_query`` raises ValueError for an unusable query."""
 
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 

@@ -92,7 +92,7 @@ class Traces:
         return RequestSpan(self._tracer.start_span(method, parent, self._kind, {"http.request.method": method}))
 
     def _record_response(self, response: Response) -> Response:
-        """Records what is known once there is an answer."""
+        """Records the attributes of the answer."""
         span: Span = request.environ[SPAN_KEY].span
         span.set_attribute("http.response.status_code", response.status_code)
         view_args = request.view_args or {}
