@@ -17,8 +17,10 @@ class TokenBucket:
 
     def debt_seconds(self, now: float) -> float:
         """Seconds until it has no debt. Negative when there is something in it: ``-burst_seconds`` when it is full."""
-        return max(self._empty_at - now, -self.burst_seconds)
+        seconds, least = self._empty_at - now, -self.burst_seconds
+        return seconds if seconds > least else least
 
     def take(self, amount: float, now: float, most_debt_seconds: float = math.inf) -> None:
         """Takes ``amount`` out of it. It goes into debt when it has less."""
-        self._empty_at = now + min(self.debt_seconds(now) + amount / self.rate, most_debt_seconds)
+        seconds = self.debt_seconds(now) + amount / self.rate
+        self._empty_at = now + (seconds if seconds < most_debt_seconds else most_debt_seconds)
