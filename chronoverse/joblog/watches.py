@@ -12,7 +12,7 @@ import orjson
 
 from chronoverse.errors import Forbidden
 from chronoverse.joblog.labels import Labels, has_labels
-from chronoverse.joblog.model import Job, JobRef, Status
+from chronoverse.joblog.model import Job, Status
 
 TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.silent"}
 #: The ends that each tells unless it names others.
@@ -93,9 +93,6 @@ class Event(NamedTuple):
         """The same for each repeat."""
         parts = [watch.workflow_id, watch.watch_id, self.job_id, self.attempt, self.name]
         return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
-
-    def ref(self, watch: Watch) -> JobRef:
-        return JobRef(watch.workflow_id, self.job_id)
 
 
 def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:

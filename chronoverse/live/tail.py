@@ -82,7 +82,7 @@ class Tail:
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
         #: What was delivered since the metrics were updated, which takes some microseconds.
-        self._delivered_lines = self._delivered_changes = self._delivered_bytes = self._replays = 0
+        self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
         self._read_at = clock()
         self._failing = False
 
@@ -132,10 +132,7 @@ class Tail:
 
     def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
         """Counts ``lines`` lines, or changes, with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
-        if ref.job_id:
-            self._delivered_lines += lines * viewers
-        else:
-            self._delivered_changes += lines * viewers
+        self._delivered[bool(ref.job_id)] += lines * viewers
         self._delivered_bytes += size * viewers
 
     def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
@@ -150,9 +147,8 @@ class Tail:
         metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
         metrics.JOBS_WATCHED.set(len(feeds))
         metrics.TAIL_SILENCE.set(self.silent_seconds() if feeds else 0.0)
-        lines, changes = self._delivered_lines, self._delivered_changes
-        size, replays = self._delivered_bytes, self._replays
-        self._delivered_lines = self._delivered_changes = self._delivered_bytes = self._replays = 0
+        (changes, lines), size, replays = self._delivered, self._delivered_bytes, self._replays
+        self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
         metrics.LINES_DELIVERED.inc(lines)
         metrics.CHANGES_DELIVERED.inc(changes)
         metrics.BYTES_DELIVERED.inc(size)

@@ -277,15 +277,17 @@ class Viewer:
         self.has_skipped = False
         return sse.cursor(self.cursor) + frames
 
-    def _new_replay(self) -> Replay:
-        return Replay(self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject)
+    def _step(self, now: float) -> tuple[bytes | None, int]:
+        """As :meth:`Replay.step`."""
+        if self._replay is None:
+            job, seconds = self._finished, self._tail.lease_seconds
+            self._replay = Replay(self._cache, self._ref, self.line_filter, job, seconds, self.subject)
+        return self._replay.step(self.cursor, self.feed, now, self.ends_at)
 
     def _read_older(self, now: float) -> bytes | None:
         """The next older lines, by the viewer's own read."""
-        if self._replay is None:
-            self._replay = self._new_replay()
         try:
-            found, cursor = self._replay.step(self.cursor, self.feed, now, self.ends_at)
+            found, cursor = self._step(now)
         except ShareExceeded:
             # Other streams of the same token have their turns. The client is given a sign of life.
             self._sent(now)
@@ -303,6 +305,6 @@ class Viewer:
         self._tail.count_replayed(self._ref, cursor - self.cursor, len(found or b""))
         frames = self._with_cursor(found or b"")
         self.cursor = cursor
-        if self._replay.reason:
+        if self._replay and self._replay.reason:
             return self._finish(self._replay.reason, frames)
         return None if found is None else frames

@@ -66,24 +66,16 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
         if not IDENTIFIER.fullmatch(job_id):
             raise ValueError(job_id)
         ref = JobRef(workflow_id, job_id)
-        reply = _reply(named[b"state"])
-        job = parse_job(ref, reply) or Job(ref, Status.PENDING)
+        # Labels are untrusted, and may not be UTF-8.
+        state = named[b"state"].decode("latin-1")
+        job = parse_job(ref, _reply(json.loads(state)) if state else None) or Job(ref, Status.PENDING)
         return Change(entry_number(entry_id), job, named[b"status"] == DELETED.encode())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"invalid change {entry_id.decode('ascii', 'replace')} of {workflow_id}") from error
 
 
-def _reply(state: bytes) -> list[Any] | None:
-    """The stored answer of ``get_job.lua``. Lua encodes an empty list as an object."""
-    if not state:
-        return None
-    # Labels are untrusted, and may not be UTF-8.
-    answer = json.loads(state.decode("utf-8", "surrogateescape"))
-    return [
-        [text.encode("utf-8", "surrogateescape") for text in each]
-        if isinstance(each, list | dict)
-        else each.encode("utf-8", "surrogateescape")
-        if isinstance(each, str)
-        else each
-        for each in answer
-    ]
+def _reply(answer: Any) -> Any:
+    """The answer of ``get_job.lua`` that was stored as JSON. Lua encodes an empty list as an object."""
+    if isinstance(answer, list | dict):
+        return [_reply(each) for each in answer]
+    return answer.encode("latin-1") if isinstance(answer, str) else answer

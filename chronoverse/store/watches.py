@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -20,7 +19,6 @@ MAX_WAITING: Final = 10_000
 #: Seconds for which a process has a watch to itself. One delivery may take almost as long.
 CLAIM_SECONDS: Final = 15
 _GROUP: Final = "notify"
-_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class DeliveryState(NamedTuple):
@@ -167,7 +165,7 @@ class WatchStore:
         )
 
     def changes(
-        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, bytes] = _NOTHING
+        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, bytes] | None = None
     ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
         """Changes that no process has read.
 
@@ -177,7 +175,7 @@ class WatchStore:
         def ask(group: Sequence[JobRef]) -> list[Any]:
             idle = "" if idle_seconds is None else round(1000 * idle_seconds)
             key = self._keys.of_workflow
-            calls = [(of, [key(of, "changes")], [_GROUP, idle, known.get(of, b"")]) for of, _ in group]
+            calls = [(of, [key(of, "changes")], [_GROUP, idle, (known or {}).get(of, b"")]) for of, _ in group]
             return self._commands.scripts("take_changes", calls)
 
         refs = [JobRef(each, "") for each in workflow_ids]

@@ -145,7 +145,7 @@ class Notifier:
 
     def _catch_up(self, workflow_id: str, first: bytes) -> None:
         """Queues the ends that the listing has: changes before ``first`` are gone, and were not read in time."""
-        try:
+        with _logging_errors(workflow_id):
             self._read_watches(workflow_id)
             since = self._clock() - CATCH_UP_SECONDS
             queued = sum(self._queue_end(job, since) for job in self._jobs(workflow_id) if job.status.terminal)
@@ -153,12 +153,7 @@ class Notifier:
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
                 log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, queued)
-        except Exception as error:
-            log.log(
-                logging.WARNING if isinstance(error, ChronoverseError) else logging.ERROR, "%s: %r", workflow_id, error
-            )
-        finally:
-            self._behind.discard(workflow_id)
+        self._behind.discard(workflow_id)
 
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         if not entries:
@@ -222,7 +217,8 @@ class Notifier:
     def _deliver(self, ref: JobRef, event: Event | None) -> None:
         """Delivers what a watch has to tell, until a delivery fails or the claim may soon be over."""
         ends_at = time.monotonic() + CLAIM_SECONDS / 3
-        try:
+        # After an error, the event is claimed again.
+        with _logging_errors(ref):
             while event is not None and (kept := self._kept.get(ref)):
                 self._busy[ref] = event.queued_ms
                 state = self._send(kept.watch, event, kept.state)
@@ -230,40 +226,32 @@ class Notifier:
                     self._kept[ref] = kept._replace(state=state)
                 is_over = self._stop.is_set() or time.monotonic() >= ends_at
                 event = None if is_over else self._store.watches.claim([kept.watch]).get(ref)
-        except Exception as error:
-            # The event is claimed again.
-            log.log(logging.WARNING if isinstance(error, ChronoverseError) else logging.ERROR, "%s: %r", ref, error)
-        finally:
-            del self._busy[ref]
+        del self._busy[ref]
 
     def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
-        now, watches = self._clock(), self._store.watches
+        now, pause, outcome = self._clock(), None, "delivered"
         age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
         if state.failures and min(age, failing) >= RETRY_SECONDS:
-            metrics.NOTIFY_DELIVERIES.labels("dropped").inc()
-            watches.count_dropped(watch)
-            watches.settle(watch, event, state)
-            return state
-        try:
-            body = self._message(watch, event)
-            headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
-            post(watch.url, headers, body, self._hosts, self._context)
-        except NotDelivered as error:
-            failures, since = state.failures + 1, state.failing_since_ms if state.failures else round(1000 * now)
-            state = DeliveryState(failures, since, str(error), state.delivered_ms)
-            pause = min(max(RETRY.delay(failures), error.retry_after), RETRY.longest)
-            log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
-            metrics.NOTIFY_DELIVERIES.labels("failed").inc()
-            # Those that wait already go first: the receiver may dislike this one only.
-            watches.settle(watch, event, state, pause)
-            return state
-        metrics.NOTIFY_DELIVERIES.labels("delivered").inc()
-        state = DeliveryState(delivered_ms=round(1000 * self._clock()))
-        watches.settle(watch, event, state)
+            outcome = "dropped"
+            self._store.watches.count_dropped(watch)
+        else:
+            try:
+                body = self._message(watch, event)
+                headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
+                post(watch.url, headers, body, self._hosts, self._context)
+                state = DeliveryState(delivered_ms=round(1000 * self._clock()))
+            except NotDelivered as error:
+                since, outcome = state.failing_since_ms if state.failures else round(1000 * now), "failed"
+                state = DeliveryState(state.failures + 1, since, str(error), state.delivered_ms)
+                # Those that wait already go first: the receiver may dislike this one only.
+                pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
+                log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
+        metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
+        self._store.watches.settle(watch, event, state, pause)
         return state
 
     def _message(self, watch: Watch, event: Event) -> bytes:
-        ref, is_test = event.ref(watch), event.name.startswith("test.")
+        ref, is_test = JobRef(watch.workflow_id, event.job_id), event.name.startswith("test.")
         job = self._store.get_job(ref) if event.job_id else None
         if not is_test and (job is None or job.attempt != event.attempt):
             # It was deleted meanwhile, or has begun again.
@@ -274,3 +262,11 @@ class Notifier:
             with contextlib.suppress(ChronoverseError):
                 summary = self._summarize(ref)
         return message(watch, event, job, before or None, summary, self._base_url)
+
+
+@contextlib.contextmanager
+def _logging_errors(what: object) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.log(logging.WARNING if isinstance(error, ChronoverseError) else logging.ERROR, "%s: %r", what, error)

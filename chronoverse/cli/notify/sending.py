@@ -110,7 +110,7 @@ def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> soc
     if not allowed:
         raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
     for at, address in enumerate(allowed, 1):
-        left = max((deadline - time.monotonic()) / 2, 0.001) if at < len(allowed) else deadline - time.monotonic()
+        left = (deadline - time.monotonic()) / (1 if at == len(allowed) else 2)
         try:
             return socket.create_connection((str(address[0]), port), max(left, 0.001))
         except OSError:
