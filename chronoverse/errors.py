@@ -327,9 +327,9 @@ class SequenceGap(AppendRefused):
 
 
 class QuotaReached(SequenceGap):
-    """Raised when an append was carried out, but a quota has left out lines.
+    """Raised when an append was done, but lines were dropped by a quota.
 
-    The log has all numbers below ``expected``, and names those whose lines it does not have.
+    The log has all numbers below ``expected``, and names those without lines.
     """
 
     reason = "quota"

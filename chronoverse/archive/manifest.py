@@ -41,7 +41,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """Replaces a manifest before the job's objects are deleted, so that nobody imports it again."""
+    """The manifest that replaces a job's before its objects are deleted, so that it is not imported again."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

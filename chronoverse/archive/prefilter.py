@@ -41,7 +41,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
     """Each line whose message may contain the query's text, in upper or lower case.
 
-    Where that is certain to find all of them, the text is searched for in lower case, and only in messages: a number or
+    Where that finds all of them, searches for the text in lower case, and only in messages: a number or
     a word such as "stream" is in the JSON of every line. In other frames RE2 searches for it.
     """
     # All control sequences begin with ESC.

@@ -55,7 +55,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """The document at ``url``. ``ca_file`` has authorities that are trusted in addition to the system's.
+    """The document at ``url``. ``ca_file`` has further authorities to trust.
 
     The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
     there is nothing at ``url``, or too much.
@@ -85,7 +85,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """When the keys were fetched last, and what came. Times are Unix times at which a fetch began; 0 is never."""
+    """The last fetch of keys, and its result. Times are Unix times at which a fetch began; 0 is never."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -146,7 +146,7 @@ class KeySetFile:
             os.close(descriptor)
 
     def read_if_changed(self) -> FetchRecord | None:
-        """The record, if it has changed since the last call, and the file is whole and ours alone. Otherwise None."""
+        """The record, if it has changed since the last call, and the file is valid and only ours. Otherwise None."""
         try:
             status = os.stat(self._path, follow_symlinks=False)
         except OSError:
@@ -224,7 +224,7 @@ class PublishedKeys:
         return self._clock() - self._record.fetched_at if self._keys else math.inf
 
     def check(self) -> None:
-        """Raises :class:`SigningKeysUnavailable` when no token can be checked: keys never came, or are too old."""
+        """Raises :class:`SigningKeysUnavailable` when no token can be checked: without keys, or with outdated ones."""
         self._load()
         if not self._usable():
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
@@ -267,7 +267,7 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Returns when the key is there, or a fetch began at ``asked_at`` and ended. Raises
+        """Returns once the key is known, or a fetch that began at ``asked_at`` or later has ended. Raises
         :class:`SigningKeysUnavailable`.
         """
         if self.waiting >= MAX_WAITING:

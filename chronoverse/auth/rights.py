@@ -38,7 +38,7 @@ class Workflows:
 
     @classmethod
     def parse(cls, entries: object) -> Self:
-        """The workflows that a list of entries names. Raises ValueError, which says what is wrong with which entry."""
+        """The workflows of a list of entries. Raises ValueError, which names the invalid entry and the reason."""
         if not isinstance(entries, list):
             raise ValueError('is not a list of workflow ids, prefixes such as "team-a.*", or "*"')
         for entry in entries:
@@ -69,7 +69,7 @@ class Rule(NamedTuple):
     templates: Sequence[tuple[str, str, str]] = ()
 
     def workflows_of(self, claims: Mapping[str, Any]) -> Workflows | None:
-        """The workflows that the rule names for a token with these claims. None if it does not hold for this token."""
+        """The workflows that the rule names for a token with these claims. None if it does not match."""
         value = _claim(claims, self.claim)
         values = value if isinstance(value, list) else [value]
         if not any(isinstance(each, str) and self.test(each) for each in values):
@@ -88,7 +88,7 @@ class Rule(NamedTuple):
 
 
 def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
-    """The rights of a token: the rules that hold add up, and each gives its scopes for its own workflows only."""
+    """The rights of a token: matching rules add up, and each grants its scopes for its own workflows only."""
     rights = dict[str, Workflows]()
     for rule in rules:
         workflows = rule.workflows_of(claims)

@@ -12,7 +12,7 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
     """Trusts the authorities of the system, and also those in ``ca_file``. Raises OSError when that cannot be read.
 
-    None where there is no such file: libraries then trust those of the system, and read them when they need them.
+    None without such a file: libraries then trust the system's, and read them when needed.
     """
     if ca_file is None:
         return None

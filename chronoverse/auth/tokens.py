@@ -75,7 +75,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Whose tokens are accepted, by variables or by ``terms`` of the file. ``name`` is ``iss``, or None for any."""
+    """An issuer whose tokens are accepted, by variables or ``terms`` of the file. ``name`` is ``iss``; None for any."""
 
     keys: Sequence[Key] | PublishedKeys
     name: str | None
@@ -293,7 +293,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token for another service (RFC 8725, 3.9). Without an audience of our own, one that names any."""
+    """Refuses a token for another service (RFC 8725, 3.9); without our own audience, any token with one."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")

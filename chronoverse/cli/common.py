@@ -348,7 +348,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
 @contextlib.contextmanager
 def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
-    """A :class:`JobNotFound` of the ``with`` block, which must be about this job, is raised with ids that are near."""
+    """Adds similar ids to a :class:`JobNotFound` of the ``with`` block, which must be about this job."""
     from chronoverse.client.near import explain_not_found
 
     try:

@@ -27,7 +27,7 @@ _Item = tuple[str, Any]
 
 
 class WorkflowPrinter:
-    """Prints the events of many jobs, each line with its job in front. Messages go to stderr."""
+    """Prints the events of many jobs, each line prefixed with its job. Messages go to stderr."""
 
     def __init__(self, output: str, colour: bool, **printing: Any) -> None:
         self._is_json = output != "text"

@@ -294,7 +294,7 @@ class Client:
                 raise Unreachable("the download was cut off before its end") from error
 
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
-        """Redacts lines, with as many requests as it takes. Returns how many, and whether the old text can come back.
+        """Redacts lines, in as many requests as needed. Returns how many, and whether the old text can come back.
 
         After an error some lines may be redacted: :class:`LineStillOpen`, :class:`ArchiveNotConfigured`.
         """
@@ -326,7 +326,7 @@ class Client:
         self._retry(attempt)
 
     def end(self, job: JobRef, status: str, exit_code: int | None = None) -> dict[str, Any]:
-        """Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
+        """Ends a job that no runner holds, and returns it. Has no effect on a job with the same end.
 
         Raises :class:`Held` and :class:`Closed`, too.
         """
@@ -361,7 +361,7 @@ class Client:
         return body
 
     def _retry(self, attempt: Callable[[], _Result]) -> _Result:
-        """The result of ``attempt``, which is called until it succeeds, within the bounds that the client has."""
+        """The result of ``attempt``, which is retried within the client's bounds."""
         backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
             try:

@@ -27,13 +27,13 @@ class JobState(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something that a person should know: the text of an ``error`` event, or why the client reconnects."""
+    """A message for a person: the text of an ``error`` event, or why the client reconnects."""
 
     reason: str
 
 
 class RedactedLines(NamedTuple):
-    """Lines ``first`` to ``last`` have been redacted. They may have been shown before with their old text."""
+    """Lines ``first`` to ``last`` have been redacted. Their old text may have been shown."""
 
     first: int
     last: int
@@ -51,11 +51,11 @@ class JobChange(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Changes are missing. All that is known of the workflow's jobs is out of date, and they follow."""
+    """Changes are missing. All known jobs of the workflow are outdated; they follow again."""
 
 
 class UpToDate(NamedTuple):
-    """All changes up to this one were given. The first comes after the workflow's newest jobs."""
+    """All changes up to this one were returned. The first one comes after the workflow's newest jobs."""
 
     number: int
 
@@ -136,7 +136,7 @@ class WorkflowFollower(Follower):
     _has_begun = False
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection. What it starts after is known once its jobs have come."""
+        """Begins a connection. Its starting number is known once its jobs have arrived."""
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
@@ -147,7 +147,7 @@ class WorkflowFollower(Follower):
             yield UpToDate(self.last_number)
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number``. It may go back, where a store has lost changes."""
+        """Moves ``last_number``. It can go back if the store lost changes."""
         self.last_number = self.last_number if number is None else number
         return True
 

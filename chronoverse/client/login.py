@@ -33,7 +33,7 @@ _ANSWER_BYTES: Final = 262_144
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """A sign-in. Times are Unix times of this machine, which need not be right: only their distance counts."""
+    """A sign-in. Times are Unix times of this machine. Its clock can be wrong: only differences matter."""
 
     issuer: str
     client_id: str
@@ -72,7 +72,7 @@ class IssuerClient:
     ) -> Login:
         """Lets the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
 
-        Raises :class:`Unauthorized` when the issuer refuses it, or when nobody signs in in time, :class:`Unreachable`,
+        Raises :class:`Unauthorized` when the issuer refuses it, or after a timeout, :class:`Unreachable`,
         and :class:`ChronoverseError` for an issuer whose answers cannot be used.
         """
         metadata = self._metadata()

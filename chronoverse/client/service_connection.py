@@ -72,7 +72,7 @@ class ServiceConnection:
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Another one for the same service, with its own connections. What both trust takes 1 MB of memory once."""
+        """Another one for the same service, with its own connections. Shares the trusted certificates, 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -241,7 +241,7 @@ class _Answers:
         return getattr(self.file, name)
 
     def close(self) -> None:
-        """An answer is read. Nothing is closed."""
+        """Called after an answer. Closes nothing."""
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:

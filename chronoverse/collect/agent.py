@@ -31,7 +31,7 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 class Agent:
     """Publishes the logs below ``directory`` of the pods that ``watcher`` knows, in ``namespaces`` (all, if empty).
 
-    Their jobs get the pods' labels that ``label_names`` names. ``surround`` is given what says whether there is room.
+    Their jobs get the pods' labels in ``label_names``. ``surround`` gets a function that returns whether there is room.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Agent:
         return is_busy
 
     def _resume(self) -> None:
-        """Continues the logs that an agent before has begun, also when the API server is away."""
+        """Continues the logs of an earlier agent, even if the API server is away."""
         for name in self._around.checkpoints.names():
             saved = self._around.checkpoints.load(name)
             uid, container, restart = name.split("_")
@@ -141,7 +141,7 @@ class Agent:
                 self._begin(pod, key, failure)
 
     def _restarts(self, pod: Pod) -> Iterator[tuple[str, int]]:
-        """The containers of the pod that have a log, and the runs that it is of."""
+        """The containers of the pod with logs, and their runs."""
         for container in pod.containers:
             names: list[str] = []
             try:

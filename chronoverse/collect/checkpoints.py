@@ -11,7 +11,7 @@ import orjson
 class Checkpoints:
     """Files in ``directory``, one for each name.
 
-    They survive the process, and are not forced to the disk: one that a power loss has damaged counts as absent.
+    They survive the process, but are not synced to disk: a damaged one is treated as absent.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ class Checkpoints:
         return sorted(path.stem for path in self._directory.glob("*.json"))
 
     def save(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces what was saved. Where there is no room, the one before stays: it only means more to compare."""
+        """Replaces the saved checkpoint. If the disk is full, the previous one stays: then there is more to compare."""
         draft = self._directory / f"{name}.draft"
         try:
             draft.write_bytes(orjson.dumps(value, default=list))

@@ -86,7 +86,7 @@ class _Mark(NamedTuple):
 
 @dataclass(eq=False)
 class ContainerLog:
-    """Call :meth:`step` again and again. It never waits.
+    """Call :meth:`step` repeatedly. It never waits.
 
     ``path`` is the log's file. With ``failure`` there is none, and the only line is the failure's. ``started`` is when
     the container started, if that is known.
@@ -140,7 +140,7 @@ class ContainerLog:
         self._reader = CriReader(self.around.max_line_bytes, state, self.around.forms)
 
     def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
-        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: nobody will ever tell that.
+        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: that will never be known.
 
         Returns whether there is more to do at once.
         """
@@ -177,7 +177,7 @@ class ContainerLog:
             self._publisher.end(JobResult(Status.PENDING, None))
 
     def close(self, seconds: float) -> None:
-        """Stops, after waiting up to ``seconds`` for what is on its way."""
+        """Stops, after waiting up to ``seconds`` for unfinished deliveries."""
         if not self.is_done:
             if self._is_ending:
                 self._publisher.join(seconds)
@@ -220,7 +220,7 @@ class ContainerLog:
         return began is None or started is None or began >= started + START_SECONDS
 
     def _searched(self, now: float) -> "_Search | None":
-        """The search for the log's last lines in the files, a step further. None while it waits."""
+        """Continues the search for the log's last lines in the files. None while it waits."""
         if self._search is None or (self._search.error and now >= self._retry_at):
             self._search, self._retry_at = _Search(self.job, self.around), now + RETRY_SECONDS
             self._rewind({})
@@ -245,7 +245,7 @@ class ContainerLog:
         self._begin({**(saved or {}), "job": job})
 
     def _handle(self, refusal: ChronoverseError, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
-        """Does what follows from the store's refusal. Returns whether there is more to do at once."""
+        """Handles the store's refusal. Returns whether there is more to do at once."""
         is_closed = isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)
         if not is_closed and not isinstance(refusal, Deleted):
             self._retry_at = self._retry_at or now + RETRY_SECONDS
@@ -272,7 +272,7 @@ class ContainerLog:
         return False
 
     def _continue(self, search: "_Search") -> None:
-        """Publishes what a LOST job lacks as another one, whose id ends with the number of its first line."""
+        """Publishes the lines that a LOST job lacks as another job, whose id ends with its first line's number."""
         last = search.last[-1].sequence_num if search.last else 0
         saved: dict[str, Any] = {}
         if self._is_found and "next" in self._saved:

@@ -61,7 +61,7 @@ class CriReader:
         return batches
 
     def end_file(self) -> list[LineBatch]:
-        """Call this where a file ends. Its last line may have no end: it was cut."""
+        """Call this at the end of a file. Its last line may be cut off."""
         return self.feed(b"\n") if self.rest else []
 
     def close(self) -> list[LineBatch]:
@@ -106,7 +106,7 @@ class CriReader:
         return LineSplitter(self._stream, self._max).feed(masked + b"\n", self._timestamp)
 
     def _parse(self, line: bytes, parts: list[bytes]) -> tuple[str, bytes, bytes]:
-        """The stream, the first tag and the text of a line of the file, whose time is noted."""
+        """The stream, the first tag and the text of a line of the file. Notes its time."""
         tag = parts[2].partition(b":")[0] if len(parts) > 2 else b""
         if parts[1:2] not in ([b"stdout"], [b"stderr"]) or tag not in (b"F", b"P"):
             return self._stream, b"F", line

@@ -44,7 +44,7 @@ class Position(NamedTuple):
 
 @dataclass(eq=False)
 class _File:
-    """A file that is held open. ``name`` is what it was renamed to, without ``.gz``, once that is known."""
+    """An open file. ``name`` is its name after the rotation, without ``.gz``, once known."""
 
     file: io.FileIO | gzip.GzipFile
     name: str = ""
@@ -89,7 +89,7 @@ class _File:
         return data
 
     def seek(self, offset: int) -> bool:
-        """Continues at ``offset``. Whether the file has as many bytes."""
+        """Continues at ``offset``. Returns whether the file has as many bytes."""
         #: Whether what comes before the next byte is gone.
         self.has_gap = self.follows_gap and not offset
         self.offset, self._is_at_end, self._is_damaged = 0, False, False
@@ -144,7 +144,7 @@ class LogFiles:
         return b""
 
     def take_gap(self) -> bool:
-        """Whether bytes that come before the next ones are gone. Returns that once."""
+        """Whether bytes before the next ones are gone. True only once per gap."""
         current = self._files[self._at] if self._files else None
         has_gap = current is not None and current.has_gap
         if current is not None:
@@ -204,7 +204,7 @@ class LogFiles:
         self._files, self._at = [], 0
 
     def find_newer(self) -> None:
-        """Opens the files that have come since the last call, if the log was rotated."""
+        """Opens the files created since the last call, if the log was rotated."""
         try:
             inode = os.stat(self._path).st_ino
         except OSError:  # between the renaming and the new file, or the log is gone

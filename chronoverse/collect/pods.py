@@ -88,7 +88,7 @@ class Pod:
         return JobRef(_identifier(workflow), _identifier(job, f".{restart}" if restart else ""))
 
     def labels(self, container: str, names: Collection[str]) -> Labels:
-        """The labels of a container's job; those of the pod that ``names`` names are among them."""
+        """The labels of a container's job, including the pod's labels in ``names``."""
         labels = {name: self._labels.get(name) for name in names}
         labels |= {"namespace": self.namespace, "pod": self.name, "container": container, "node": self.node}
         return read_labels({**labels, "image": self._images.get(container)})
@@ -154,7 +154,7 @@ def _one_line(text: str) -> str:
 
 
 def _identifier(text: str, ending: str = "") -> str:
-    """An id of ``text`` and ``ending``. If that is too long, a digest of the text takes the place of its end."""
+    """An id of ``text`` and ``ending``. If that is too long, a digest replaces the end of the text."""
     text = re.sub(r"[^A-Za-z0-9._-]", "-", text, flags=re.ASCII)
     text = text if text[:1].isalnum() else f"x{text}"
     if len(text) + len(ending) > 128:

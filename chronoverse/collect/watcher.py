@@ -42,7 +42,7 @@ class PodWatcher:
         threading.Thread(target=self._run, name="chronoverse-pods", daemon=True).start()
 
     def pods(self) -> dict[str, Pod]:
-        """The pods by their UID, as last heard, those included that are gone and were not forgotten."""
+        """The pods by UID, as last reported, including deleted ones until :meth:`forget`."""
         with self._lock:
             return dict(self._pods)
 
@@ -100,4 +100,4 @@ class PodWatcher:
 
 
 class _Expired(ChronoverseError):
-    """Raised when the server does not remember the version after which a watch should continue."""
+    """Raised when the server has forgotten the version after which a watch should continue."""

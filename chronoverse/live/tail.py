@@ -352,7 +352,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
     """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log no longer has them.
 
     Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
-    lines that the new master does not have yet. Then the second answer is another one, and nothing is known to be gone.
+    lines that the new master does not have yet. Then the second answer differs, and the lines are not known to be gone.
     Raises: :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job

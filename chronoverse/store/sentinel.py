@@ -28,7 +28,7 @@ def require_master(connection: redis.Connection) -> None:
 
 
 class SentinelTopology(ClusterTopology):
-    """The master that the Sentinels of ``url`` name: a Cluster with one master, whose map they have."""
+    """The master that the Sentinels of ``url`` name: a Cluster with one master, and the Sentinels as its map."""
 
     is_single = True
 

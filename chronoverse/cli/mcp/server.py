@@ -1,6 +1,6 @@
 """The Model Context Protocol on stdin and stdout, with the official SDK.
 
-The SDK's low-level server is used. Its other one makes schemas out of signatures, ignores arguments that it does not
+Uses the SDK's low-level server. Its other one makes schemas out of signatures, ignores arguments that it does not
 know, and writes its own text in front of errors.
 """
 

@@ -335,8 +335,8 @@ class Tools:
     ) -> bytes:
         """The lines, as many as fit.
 
-        The cursor is the number after which to go on. That of a tail is the number before which to go on, and how many
-        lines are left.
+        The cursor is the number after which to continue. For a tail it is the number before which to continue, and how
+        many lines are left.
         """
         parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if parsed is None:

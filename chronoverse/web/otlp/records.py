@@ -53,9 +53,9 @@ Lines = list[tuple[bool, list[bytes]]]
 
 @dataclass(slots=True)
 class RecordLines:
-    """The lines of one record; or of records that follow each other, with the same time and stream, and one line each.
+    """The lines of one record; or of consecutive records with the same time and stream, and one line each.
 
-    ``path`` and ``number`` are the file's, and the first record's in it: "" and 0 where records have no numbers.
+    ``path`` is the file's, ``number`` the first record's in it: "" and 0 for records without numbers.
     ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
     """
 
