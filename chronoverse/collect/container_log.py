@@ -105,7 +105,7 @@ class ContainerLog:
         #: Whether nothing is left to do: the job has its end, or will not get one from us.
         self.is_done = bool(saved.get("ended"))
         #: Whether lines are known to be gone that precede those of the files.
-        self._is_late = False
+        self._lacks = False
         if not self.is_done:
             self._files = LogFiles(self.path)
             self._begin(saved)
@@ -191,50 +191,57 @@ class ContainerLog:
 
         Returns whether there is more to compare at once.
         """
-        known, lacks = self._saved.get("next"), False
-        if self._is_found and known is not None and base >= known:
+        known, lacks = self._saved.get("next"), self._lacks
+        if self._is_found and known is not None and base == max(known, 1):
             self._skip = base - known
         elif base == 1 or self.failure:
             self._rewind({})
             self._skip, lacks = min(base - 1, 1), not self.failure and self._lacks_beginning()
         elif (search := self._searched(now)) and search.is_done:
-            if search.lines is None and known is None and not self._files.is_rotated:
+            if search.last and search.last[-1].sequence_num >= base:  # a request of the agent before came late
+                self._publisher.stop()
+                self._begin(self._saved)
+                return False
+            if not search.found and known is None and not self._files.is_rotated:
                 self._publisher.end(JobResult(Status.PENDING, None))
                 self._begin_as(f"-{self.key.uid[:8]}")
                 return False
-            self._rewind({})
-            self._skip, lacks = search.lines or 0, search.lines is None
+            self._skip, lacks = search.published, not search.found
         else:
             return search is not None
         if lacks:  # nobody knows how many lines
             self._spool.skip(1)
+        self._lacks = False
         self._put([])
         return False
 
     def _lacks_beginning(self) -> bool:
         """Whether the first lines may be gone: unless it begins with the container, it may have been rotated."""
         head = self._files.head
-        if head is None or self._is_late or not self._files.is_rotated:
-            return head is None or self._is_late
+        if head is None or not self._files.is_rotated:
+            return head is None
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self.started)
         return began is None or started is None or began >= started + START_SECONDS
 
     def _searched(self, now: float) -> "_Search | None":
         """Continues the search for the log's last lines in the files. None while it waits."""
         if self._search is None or (self._search.error and now >= self._retry_at):
-            self._search, self._retry_at = _Search(self.job, self.around), now + RETRY_SECONDS
-            self._rewind({})
+            start = self._saved if self._is_found and "next" in self._saved else {}
+            self._search, self._retry_at = _Search(self.job, self.around, start), now + RETRY_SECONDS
+            self._rewind(start)
         search = self._search
         if search.last is None or search.is_done:
             return search if search.is_done else None
-        search.count += self._files.take_gap()
+        if self._files.take_gap():
+            search.compare(self._reader.close())
+            search.note_gap()
         data = self._files.read()
         search.compare(self._reader.end_file() if data is None else self._reader.feed(data))
         if data == b"" and self._files.unread:
             return None  # until a file counts as complete
         if data == b"":
-            search.is_done = True
-            self._rewind(self._saved)
+            search.finish()
+            self._rewind(search.start)
         return search
 
     def _begin_as(self, ending: str, saved: dict[str, Any] | None = None) -> None:
@@ -258,7 +265,7 @@ class ContainerLog:
             if search is None or not search.is_done:
                 return search is not None
             own = f"-{self.key.uid[:8]}"
-            if search.lines is None and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
+            if not search.found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
                 self._begin_as(own)
                 return False
             if search.status == Status.LOST and (end or self._files.unread):
@@ -274,12 +281,8 @@ class ContainerLog:
     def _continue(self, search: "_Search") -> None:
         """Publishes the lines that a LOST job lacks as another job, whose id ends with its first line's number."""
         last = search.last[-1].sequence_num if search.last else 0
-        saved: dict[str, Any] = {}
-        if self._is_found and "next" in self._saved:
-            saved = {**self._saved, "next": self._saved["next"] - last}
-        elif search.lines is not None:
-            saved = {"next": 1 - search.lines, "position": self._files.position()}
-        self._is_late = not saved
+        saved = {"position": self._files.position(), **search.start, "next": 1 - search.published}
+        self._lacks = not search.found and bool(search.last)
         self.labels = read_labels({**dict(self.labels), "continues": self.job.job_id})
         before = _CONTINUED.search(self.job.job_id)
         self.job = self.job._replace(job_id=_CONTINUED.sub("", self.job.job_id))
@@ -290,10 +293,8 @@ class ContainerLog:
     def _read(self, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
         files = self._files
         if files.take_gap():
-            self._put(self._reader.end_file())
-            if self._skip:
-                self._skip -= 1
-            else:
+            self._put(self._reader.close())
+            if not self._skip:  # else the log names it, if it lacks something
                 self._spool.skip(1)
         data = files.read()
         if data != b"":
@@ -364,38 +365,63 @@ class ContainerLog:
 class _Search:
     """Compares the files' lines with the last ones of a job's log, which it asks for in a thread.
 
-    It finds out how many ``lines`` the files have up to the log's last one. None if it is not in them.
+    It finds out how many lines of the files were ``published`` from ``start`` on, which is a checkpoint, or empty for
+    the beginning. Whether it ``found`` the log's last one there; else only times tell, and lines after it are gone.
     """
 
-    def __init__(self, job: JobRef, around: Surroundings) -> None:
+    def __init__(self, job: JobRef, around: Surroundings, start: dict[str, Any]) -> None:
         self.status = ""
         self.last: Sequence[Line] | None = None
         self.error: ChronoverseError | None = None
-        self.lines: int | None = None
-        #: Lines that were compared, and gaps.
-        self.count = 0
         self.is_done = False
-        self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
+        self._begin(start)
         threading.Thread(target=self._ask, args=(job, around), name="chronoverse-search", daemon=True).start()
+
+    def _begin(self, start: dict[str, Any]) -> None:
+        self.start = start
+        self.published = self._count = 0
+        self.found = self._has_gap = False
+        self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
 
     def _ask(self, job: JobRef, around: Surroundings) -> None:
         try:
             self.status, last = around.read_end(job, COMPARED_LINES)
             self._wanted = [(line.timestamp, line.stream, line.message) for line in last]
-            self._recent = deque(maxlen=max(1, len(last)))
             self.last = last
         except ChronoverseError as error:
             self.error = error
             around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
 
+    def note_gap(self) -> None:
+        """Takes a gap in the files. A clock may have gone back there: later times tell nothing."""
+        self._has_gap = True
+        if not self.found:
+            self.published = self._count
+
     def compare(self, batches: Sequence[LineBatch]) -> None:
         """Takes the files' next lines. Call it once ``last`` is known."""
-        wanted, recent, last = self._wanted, self._recent, self.last
+        if not self.last:
+            return
+        wanted, recent = self._wanted, self._recent
+        # Where several places of the files have what the log has, the number tells.
+        likely = self.last[-1].sequence_num + 1 - self.start.get("next", 1)
         for batch in batches:
             for message in batch.messages():
-                self.count += 1
+                self._count += 1
                 recent.append((batch.timestamp, batch.stream, message.decode()))
-                # Where several places of the files have what the log has, the number tells.
-                is_found = bool(wanted) and recent[-1] == wanted[-1] and [*recent] == wanted[-len(recent) :]
-                if is_found and last and self.lines != last[-1].sequence_num:
-                    self.lines = self.count
+                if recent[-1] == wanted[-1] and not (self.found and self.published == likely):
+                    count = min(len(recent), len(wanted))
+                    if [*recent][-count:] == wanted[-count:]:
+                        self.published, self.found = self._count, True
+            if batch.timestamp <= wanted[-1][0] and not (self.found or self._has_gap):
+                self.published = self._count
+
+    def finish(self) -> None:
+        """Call this at the files' end. What is not after the checkpoint is looked for before it."""
+        if not self.found and self.start:
+            last, first = self.last[-1].sequence_num if self.last else 0, self.start["next"]
+            if last + 1 != max(first, 1):
+                self._begin({})
+                return
+            self.published, self.found = last + 1 - first, True  # nothing was published since
+        self.is_done = True

@@ -98,10 +98,10 @@ class _File:
         return self.offset == offset and (self.is_compressed or offset <= os.fstat(self.file.fileno()).st_size)
 
     def is_at(self, position: Position) -> bool:
-        """Whether the position is in this file."""
+        """Whether the position is surely in this file. The inode of a removed file is soon that of another."""
         head = bytes.fromhex(position.head)
-        is_known = len(head) == HEAD_BYTES or (self.is_compressed and head) or self.inode == position.inode
-        return bool(is_known) and self.head[: len(head)] == head
+        is_known = len(head) == HEAD_BYTES or self.is_compressed or self.inode == position.inode
+        return head != b"" and is_known and self.head[: len(head)] == head
 
     def is_copy(self, other: "_File") -> bool:
         """Whether this is the ``other``, or its compressed copy."""
@@ -120,6 +120,8 @@ class LogFiles:
         #: Files that are held: those that were read, that at the index ``_at``, and those that come after it.
         self._files: list[_File] = []
         self._at = 0
+        #: Whether nothing was read yet.
+        self._is_new = True
         #: The names of the rotated files, in the order in which they were seen.
         self._order: list[str] = []
         #: When there were bytes last, or a new file.
@@ -129,6 +131,7 @@ class LogFiles:
     def read(self) -> bytes | None:
         """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
         self.find_newer()
+        self._is_new = False
         if not self._files:
             return b""
         current, *later = self._files[self._at :]
@@ -176,26 +179,35 @@ class LogFiles:
     def go_to(self, position: Position | None) -> bool:
         """Continues at the position. If that does not exist, starts at the beginning and returns False."""
         self._at = 0
-        at = next((each for each in self._files if position and each.is_at(position)), None)
         for each in self._files:
             each.seek(0)
+        at = next((each for each in self._files if position and each.is_at(position)), None)
         if position is None or at is None:
             return False
         if not at.seek(position.offset):
             at.seek(0)
             return False
-        places = {name: place for place, name in enumerate(position.order)}
-        first, new = places.get(at.name, len(places)), len(places)
-        self._order.sort(key=lambda name: places.get(name, new))
-        later = [each for each in self._files if each is not at and places.get(each.name, new) >= first]
-        later.sort(key=lambda each: places.get(each.name, new))
-        _close(each for each in self._files if each is not at and each not in later)
-        self._files = [at, *later]
+        if self._is_new:
+            order = list(position.order)
+            known = [each for each in order if each in self._order]
+            new = [each for each in self._order if each not in known]
+            last = at.name if at.name in new else max(order[-1:], default="")
+            new.sort(key=lambda name: (name < last, name))
+            self._order = [*known, *new]
+            self._files.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
+            # See find_newer. Where a clock went back, what came after this file may be gone.
+            lacks = at.name in order and not set(order[order.index(at.name) :]) <= set(known)
+            later = (each for each in self._files if each is not at and each.name not in known)
+            back = next((each for each in later if lacks or "" < each.name < last), None)
+            if back:
+                back.follows_gap = back.has_gap = True
+        self._is_new, self._at = False, self._files.index(at)
+        self.release(position)
         return True
 
     def release(self, position: Position) -> None:
         """Closes the files that come before that of the position."""
-        while self._at and not self._files[0].is_at(position):
+        while self._at and self._files[0].inode != position.inode:
             self._files.pop(0).file.close()
             self._at -= 1
 
@@ -215,26 +227,42 @@ class LogFiles:
         # The log may be rotated again while the files are opened.
         for _ in range(10):
             names = self._rotated()
-            opened = [self._open(name) for name in [*names, ""] if name not in self._order]
-            files = [each for each in opened if each is not None]
+            found = {name: self._open(name) for name in [*names.difference(self._order), ""]}
+            opened = {name: file for name, file in found.items() if file}
             if self._rotated() == names:
                 break
-            _close(files)
+            _close(opened.values())
         else:
             return
-        # A new name is that of a file that is held, or comes after those.
-        known = [each for each in self._order if each in names]
-        self._order = [*known, *(each for each in names if each not in known)]
-        # The oldest are removed first: if the newest one is there, all that came after it are.
-        lacks = newest is not None and newest.name not in names and not any(each.is_copy(newest) for each in files)
-        for file in files:
-            if held := next((each for each in self._files if file.is_copy(each)), None):
-                held.name = file.name or held.name
+        # The oldest names are removed first. So if the newest file is there, all that came after it are, unless a clock
+        # went back: then these have older names. At first only the files' beginnings, which are times, tell the order.
+        new = names.difference(self._order)
+        name = next((name for name, file in opened.items() if newest and file.is_copy(newest)), "")
+        may_lack = newest is not None and not name and newest.name not in names
+        if newest:
+            ages = {each: each for each in new}
+            last = name or max(self._order[-1:], default="")
+            back = {each for each in new if each < last}
+        else:
+            ages = {each: opened[each].head.decode("latin-1") if each in opened else "" for each in ["", *new]}
+            # Only the last one was not compressed yet.
+            plain = [ages[each] for each in new if each in opened and not opened[each].is_compressed]
+            last = ages[""] or max(plain, default="")
+            back = {each for each in new if ages[each] <= last}
+        order = sorted(new, key=lambda each: (each in back, ages[each]))
+        may_lack_at = next((each for each in order if each in back and (newest or len(back) < len(new))), None)
+        self._order = [*(each for each in self._order if each in names), *order]
+        for name in [*order, ""]:
+            file = opened.get(name)
+            held = next((each for each in self._files if file and file.is_copy(each)), None)
+            if file and held:
+                held.name = name or held.name
                 _close([file])
-            else:
+            elif file:
                 self._files.append(file)
-                file.follows_gap = file.has_gap = lacks
-                lacks, self.changed_at = False, self._clock()
+                file.follows_gap = file.has_gap = may_lack or name == may_lack_at
+                may_lack = False
+                self.changed_at = self._clock()
         while len(self._files) > HELD_FILES:
             self._files.pop(0).file.close()
             if self._at:
@@ -242,15 +270,14 @@ class LogFiles:
             else:
                 self._files[0].follows_gap = self._files[0].has_gap = True
 
-    def _rotated(self) -> tuple[str, ...]:
-        """The names of rotated files, oldest first. Files ending in ``.tmp`` are being compressed."""
+    def _rotated(self) -> set[str]:
+        """The names of rotated files. Files ending in ``.tmp`` are being compressed."""
         prefix = f"{self._path.name}."
         try:
             names = os.listdir(self._path.parent)
         except OSError:
-            return ()
-        found = {each.removesuffix(".gz") for each in names if each.startswith(prefix) and not each.endswith(".tmp")}
-        return tuple(sorted(found))
+            return set()
+        return {each.removesuffix(".gz") for each in names if each.startswith(prefix) and not each.endswith(".tmp")}
 
     def _open(self, name: str) -> _File | None:
         """Opens a rotated file, or with an empty name the one that is being written. None when it is gone."""

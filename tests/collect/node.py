@@ -41,6 +41,8 @@ def pod(name: str, uid: str = "", *, owner: tuple[str, str] | None = None, **cha
 def with_state(pod: dict[str, Any], container: str = "main", restarts: int = 0, **state: Any) -> dict[str, Any]:
     """The pod with a container in a state: ``running={}``, ``terminated={…}``, ``waiting={…}``, ``last={…}``."""
     last = {"lastState": {"terminated": state.pop("last")}} if "last" in state else {}
+    if state.get("running") == {}:
+        state["running"] = {"startedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
     status = {"name": container, "restartCount": restarts, "state": state, **last}
     others = [each for each in pod["status"].get("containerStatuses", []) if each["name"] != container]
     phase = state.get("terminated") and ("Failed" if state["terminated"]["exitCode"] else "Succeeded")

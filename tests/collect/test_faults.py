@@ -5,6 +5,7 @@ import itertools
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -120,7 +121,7 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
     node, one = agent(), pod("one")
     writer = ContainerWriter(node.pods, one)
     api.apply(with_state(one, running={}))
-    blank = [cri_line("", at=1_772_532_005.0)] * 150
+    blank = [cri_line("", at=time.time() + 60)] * 150
     with node:
         writer.print(*texts(100))
         for number in range(rotations):

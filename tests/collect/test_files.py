@@ -156,7 +156,36 @@ def test_reading_continues_from_a_position(
 
     again = reader()
     assert again.go_to(Position(*position))
-    assert read_all(again, clock) == numbered(22, 1) + b"".join(numbered(30 + 10 * each) for each in range(rotations))
+    may_lack = b"?" if step and rotations > 1 else b""
+    rest = b"".join(numbered(30 + 10 * each) for each in range(rotations))
+    assert read_all(again, clock) == numbered(22, 1) + may_lack + rest
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("seen", ["held", "known", "new"])
+def test_files_removed_while_the_clock_was_back_are_a_gap(
+    writer: ContainerWriter, clock: Clock, reader: Reader, seen: str, is_empty: bool
+) -> None:
+    """The oldest names are removed first, and now these are the newest files'. What is left keeps its order."""
+    lines = [cri_line("line 0", at=AT - 1)]
+    writer.write(lines[0])
+    source = reader()
+    assert source.read() == lines[0]
+    position = source.position()
+    for now in (AT, AT + 1, AT - 100, AT - 99, AT - 98):
+        rotate(writer, max_files=5, now=now)
+        lines.append(cri_line(f"line {len(lines)}", at=now + 0.5))
+        writer.write(lines[-1])
+    if is_empty:
+        os.truncate(writer.path, 0)
+        lines.pop()
+    assert not [*writer.path.parent.glob("0.log.20260303-095825*")]
+    if seen != "held":
+        source = reader()
+    if seen == "known":
+        assert source.go_to(position)
+
+    assert read_all(source, clock) == b"".join([*lines[seen != "new" : 2], b"?", *lines[3:]])
 
 
 def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
@@ -176,6 +205,15 @@ def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter,
     assert there is not None
     assert not again.go_to(there._replace(offset=10_000))
     assert read_all(again, clock) == numbered(20) + numbered(30)
+
+
+def test_a_position_in_an_empty_file_is_not_found_in_another(writer: ContainerWriter, reader: Reader) -> None:
+    """A file system may give a removed file's inode to the next one."""
+    position = reader().position()
+    assert position is not None
+    writer.write(numbered(0))
+
+    assert not reader().go_to(position)
 
 
 def test_what_was_read_is_held_until_it_is_released(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
