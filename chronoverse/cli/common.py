@@ -143,7 +143,7 @@ def read_settings() -> Settings:
 
 
 def print_message(text: str) -> None:
-    """Prints a message of ours to stderr. Control sequences are taken out, since ``text`` may quote the service."""
+    """Prints a message to stderr, without control sequences, since ``text`` may quote the service."""
     click.echo(f"chronoverse: {plain_text(text)}", err=True)
 
 
@@ -244,13 +244,13 @@ def usually(usual: dict[str, float] | None) -> str:
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command means, or None if it means the store of ``settings``.
 
-    The first of these counts: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
+    The first of these applies: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
     """
     return server if server is not None or settings.redis_url is not None else settings.url
 
 
 def require_store(settings: Settings) -> None:
-    """For commands that no service can do. Raises :class:`SettingsError` if a service with another store is meant."""
+    """For commands that need a store. Raises :class:`SettingsError` if a service with another store is meant."""
     if means_other_store(settings):
         raise errors.SettingsError(
             f"CHRONOVERSE_URL names the service at {settings.url}, and this command needs that service's store: set "
@@ -318,7 +318,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client of the service that the settings name, which may do what ``scope`` says with ``workflow``.
+    """A client of the service in the settings, with ``scope`` for ``workflow``.
 
     A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
     """

@@ -262,7 +262,7 @@ def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
 
 
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
-    """The lines that are found and ``context`` lines before and after each, every line once.
+    """The matches, and ``context`` lines before and after each, every line once.
 
     There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and
     ``context`` numbers before and after each, with or without lines.
@@ -288,7 +288,7 @@ def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line |
 def print_log(
     events: Iterable[LogEvent | None], renderer: LineRenderer, *, output: str = "text", flush: bool = False
 ) -> tuple[int, JobState | None]:
-    """Prints lines to stdout, and everything else that a person should know to stderr, each at once if ``flush``.
+    """Prints lines to stdout, and notices to stderr, each at once if ``flush``.
 
     ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
     """

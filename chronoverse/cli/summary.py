@@ -216,14 +216,14 @@ def _pause_text(pause: dict[str, Any]) -> str:
 
 
 def numbered(line: dict[str, Any]) -> str:
-    """A line with its number, and with what the service says of it."""
+    """A line with its number, and the service's notes on it."""
     repeated = f"  ({line['repeated']} times)" if "repeated" in line else ""
     cut = " …" if line.get("truncated") else ""
     return plain_text(f"{line['sequence_num']:>9}  {_one_line(line['message'])}{cut}{repeated}{_seen(line)}")
 
 
 def _seen(line: dict[str, Any]) -> str:
-    """In which runs the line was seen. A line of another version of the service does not say it."""
+    """The runs in which the line was seen; empty from a service of another version."""
     if not (seen := line.get("seen")):
         return ""
     total = sum(seen.get(end, 0) for end in ("COMPLETED", "FAILED", "CANCELED", "LOST"))

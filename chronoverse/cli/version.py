@@ -6,7 +6,7 @@ from chronoverse import __version__
 
 
 def build_version() -> str:
-    """The version, which tells two builds of a development version apart by their commit: ``0.3.0.dev0+g1a2b3c4d``.
+    """The version, with the commit for a development version: ``0.3.0.dev0+g1a2b3c4d``.
 
     In a checkout, git knows the commit. An installed package has it in its metadata, because a wheel gets this
     function's answer when it is built (``tool.hatch.version`` in ``pyproject.toml``). A release needs no commit, and a

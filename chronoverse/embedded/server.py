@@ -139,9 +139,9 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a file that only this user may use: who can open a lock file, even for reading only, can hold its lock.
+    """Opens a file that only this user can use: opening a lock file, even read-only, is enough to hold its lock.
 
-    A file that an earlier version made may be open to others, so its mode is set each time.
+    An earlier version's file may be accessible to others, so its mode is set each time.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)

@@ -93,7 +93,7 @@ class SupervisedProcess:
         self._ask()
 
     def _ask(self) -> None:
-        """Writes a question, unless one is still there that was not read."""
+        """Writes a question, unless an earlier one is still unread."""
         if not self._has_question():
             os.write(self._lifeline[1], b"?")
         self._asked_at = time.monotonic()

@@ -56,7 +56,7 @@ class PageBudget:
         return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
 
     def take(self, json: bytes) -> bool:
-        """Takes room for one line. Returns False when there is none. The first line of a page always has room."""
+        """Reserves room for one line. Returns False if there is none. The first line of a page always has room."""
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False
@@ -102,7 +102,7 @@ def read_all_lines(
 def first_page(
     pages: Iterator[Page], job: Job, position: int, limit: int, budget: PageBudget, *, descending: bool
 ) -> Page:
-    """The first ``limit`` lines of ``pages``, which begin after ``position``; fewer when the ``budget`` is used up."""
+    """The first ``limit`` lines of ``pages`` after ``position``; fewer if the ``budget`` is used up."""
     found: list[bytes] = []
     for page in pages:
         for json in page.lines:
@@ -120,7 +120,7 @@ def first_page(
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page, followed by the keys of ``more``. A message that is too long is cut off, and marked."""
+    """A line's JSON on a page, followed by the keys of ``more``. Too long messages are cut off, and marked."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more}) if more else line.encode()

@@ -63,7 +63,7 @@ def read_tiers(
 
 @dataclass(slots=True)
 class TieredLog:
-    """Reads one job's log for one request. ``job`` was just fetched; it is fetched again when it is out of date."""
+    """Reads one job's log for one request. ``job`` was just fetched; an outdated one is fetched again."""
 
     store: StoredLog
     archive: ArchiveReader
@@ -143,7 +143,7 @@ class TieredLog:
 
 @dataclass(frozen=True, slots=True)
 class LogReader:
-    """Reads logs in batches of a bounded size. ``max_line_bytes`` is how long a runner's lines may be."""
+    """Reads logs in batches of a bounded size. ``max_line_bytes`` is the maximum of a runner's line."""
 
     store: StoredLog
     archive: ArchiveReader
@@ -233,7 +233,7 @@ def in_archive(job: Job, number: int) -> bool:
 
 
 def only_in_archive(job: Job, number: int) -> bool:
-    """Whether that number is in the archive and not in the store."""
+    """Whether that number is only in the archive."""
     return in_archive(job, number) and number < job.first_stored
 
 

@@ -227,7 +227,7 @@ _PREFIX: Final = re.compile(
 
 
 def shown_text(message: str) -> str:
-    """The beginning of a line, as a terminal shows it, without times in front."""
+    """The beginning of a line, as a terminal shows it, without leading times."""
     text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2]
     found = _PREFIX.match(text)
     return text[found.end() :] if found else text
@@ -306,7 +306,7 @@ def place_of(number: int, mark: int) -> int:
 class Cause(NamedTuple):
     """The lines from ``first`` to ``last``, of which ``telling`` is the most telling one.
 
-    ``share`` is the part of all that speaks for any cause which these lines have, from 0 to 1.
+    ``share`` is these lines' share of all scores, from 0 to 1.
     """
 
     first: int

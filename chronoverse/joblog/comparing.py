@@ -9,7 +9,7 @@ from chronoverse.joblog.model import Line
 class Comparison(NamedTuple):
     """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
 
-    ``differs``: the log has a line ``next_number`` too, and it is another one.
+    ``differs``: the log also has a line ``next_number``, but a different one.
     """
 
     next_number: int

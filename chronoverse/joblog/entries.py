@@ -160,7 +160,7 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
 
 
 def read_terminal(number: int, fields: Sequence[bytes]) -> End:
-    """The terminal entry from its Redis fields. Defaults replace what a foreign runner left out."""
+    """The terminal entry from its Redis fields, with defaults for missing ones."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     status = _text(named.get(b"status", b""))
     known = status in Status.__members__ and Status(status).terminal

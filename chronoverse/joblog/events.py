@@ -12,7 +12,7 @@ from chronoverse.joblog import sse
 
 
 class EventName(StrEnum):
-    """The name of an event. ``job``, ``gap`` and ``redact`` say what the published API cannot.
+    """The name of an event. ``job``, ``gap`` and ``redact`` are extensions of the published API.
 
     ``reset`` is in a workflow's stream only: changes are missing before it, and all jobs follow.
     """
@@ -34,7 +34,7 @@ LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
 
 def connected_frame(retry_ms: int) -> bytes:
-    """The first frame. A client that loses the connection comes back after ``retry_ms`` milliseconds."""
+    """The first frame. A client that loses the connection reconnects after ``retry_ms`` milliseconds."""
     return sse.frame(EventName.CONNECTED, b'{"status":"connected"}', retry_ms=retry_ms)
 
 
@@ -59,5 +59,5 @@ def end_frame(number: int) -> bytes:
 
 
 def error_frame(text: str, number: int | None = None) -> bytes:
-    """Ends a stream with a line of plain text. With the ``number`` of a terminal entry, clients do not come back."""
+    """Ends a stream with a line of plain text. With the ``number`` of a terminal entry, clients do not reconnect."""
     return sse.frame(EventName.ERROR, sse.fold(text), id=number)

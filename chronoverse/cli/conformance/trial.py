@@ -243,7 +243,7 @@ def check_log(trial: Trial) -> Iterator[str]:
 
 
 def check_end(trial: Trial) -> Iterator[str]:
-    """The job has ended as its command did, and the runner has exited so."""
+    """The job has ended as its command did, and so has the runner."""
     code, labels = trial.case.code, trial.case.labels
     end = {"status": "FAILED" if code else "COMPLETED", "exit_code": code, "lines": len(trial.lines), "dropped": 0}
     for name, expected in {**end, "labels": labels, **trial.case.job}.items():
@@ -266,7 +266,7 @@ def _quoted(message: str | None) -> str:
 
 
 def try_case(case: Case, command: Sequence[str], target: Target, stop: threading.Event) -> Result:
-    """Runs a case, and says what does not hold. After ``stop`` it ends early."""
+    """Runs a case, and returns its problems. Ends early after ``stop``."""
     began, problems = time.monotonic(), list[str]()
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as directory:
         trial = Trial(case, command, target, Path(directory), stop)

@@ -46,7 +46,7 @@ def visible(text: str) -> str:
 
 
 def tidy(value: Any, max_bytes: int = 300) -> Any:
-    """JSON of the service in which every text is visible and short. A foreign runner may have written any."""
+    """The service's JSON with all texts visible and short. Texts are untrusted."""
     if isinstance(value, str):
         return cut(visible(value[:max_bytes]), max_bytes)
     if isinstance(value, list):
@@ -103,7 +103,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The lines and gaps that found room; the number that they reach, None for none; whether none was left out."""
+    """The lines and gaps that fit; the last number, None without any; whether all fit."""
 
     parts: list[dict[str, Any]]
     position: int | None
@@ -118,7 +118,7 @@ def fill(
     page: str | None = None,
     descending: bool = False,
 ) -> Filling:
-    """The first of ``parts``, as many as ``room`` bytes have room for.
+    """The first of ``parts``, as many as fit into ``room`` bytes.
 
     Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is that of
     :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.

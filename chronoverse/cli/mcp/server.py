@@ -60,7 +60,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
 
 async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
-    """Passes messages from ``reader`` on to ``readable``, and answers those with a text that is no Unicode.
+    """Passes messages from ``reader`` to ``readable``, and answers those with invalid Unicode.
 
     JSON can spell half of a character, as ``"\\ud800"``. The SDK would drop such a request without an answer.
     """

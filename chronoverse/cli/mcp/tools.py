@@ -100,7 +100,7 @@ def _tool(name: str, required: str, optional: str, description: str, **changed: 
 
 
 def tool_list(max_wait: int) -> list[Tool]:
-    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds, and 30 if nobody asks for a number."""
+    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds, 30 by default."""
     return [
         _tool(
             "list_workflows",
@@ -280,7 +280,7 @@ class Tools:
     def profile(
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
-        """The service's profile, asked for as a summary is. Pauses that have no room are left out, and counted."""
+        """The service's profile, requested as a summary is. Pauses that do not fit are omitted, and counted."""
         found = self._ask_until_complete("profile", workflow_id, job_id, against_label=against_label)
         most = message_bytes(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
@@ -312,7 +312,7 @@ class Tools:
                 return found
 
     def seen_before(self, *, workflow_id: str, job_id: str, line: int, max_bytes: int, **query: Any) -> bytes:
-        """In which runs a line was seen. Runs that have no room are left out, and counted."""
+        """The runs in which a line was seen. Runs that do not fit are omitted, and counted."""
         route = "/workflows/{}/jobs/{}/logs/{}/history"
         found = self.client.read(route, workflow_id, job_id, str(line), **query)
         body: dict[str, Any] = {"notice": NOTICE, **tidy(found), "jobs_left_out": 0}

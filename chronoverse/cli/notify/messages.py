@@ -68,7 +68,7 @@ def _said(watch: Watch, event: Event, job: Job | None, before: Job | None) -> st
 
 
 def _plain(text: str) -> str:
-    """The beginning of a text that a job has written, without what Slack and Mattermost interpret in it."""
+    """The beginning of a job's text, without markup of Slack and Mattermost."""
     clean = sanitize(text, colour=False).strip()
     short = clean if len(clean) <= 300 else f"{clean[:300]}…"
     escaped = short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -107,7 +107,7 @@ class Notifier:
         metrics.NOTIFY_LAST_STEP.set(self._clock())
 
     def _look(self) -> None:
-        """Reads the watches and the running jobs. So it is noticed that one is lost, or has a foreign end."""
+        """Reads the watches and the running jobs, which notices lost jobs and foreign ends."""
         watches = self._store.watches
         kept = [each for workflow_id in watches.workflows() for each in watches.read(workflow_id)]
         self._kept = {JobRef(each.watch.workflow_id, each.watch.watch_id): each for each in kept}
@@ -125,12 +125,12 @@ class Notifier:
         return list(dict.fromkeys(ref.workflow_id for ref in list(self._kept)))
 
     def _watches(self, workflow_id: str, job: Job) -> list[Watch]:
-        """The watches that may tell something of ``job`` as it is now."""
+        """The watches that may report the current state of ``job``."""
         kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
     def _read_watches(self, workflow_id: str) -> None:
-        """A watch that was made before an end must tell it."""
+        """Reads the watches again: one created before an end must report it."""
         self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
@@ -215,7 +215,7 @@ class Notifier:
                 self._store.watches.add(watch, event)
 
     def _deliver(self, ref: JobRef, event: Event | None) -> None:
-        """Delivers what a watch has to tell, until a delivery fails or the claim may soon be over."""
+        """Delivers a watch's events, until a delivery fails or the claim may soon expire."""
         ends_at = time.monotonic() + CLAIM_SECONDS / 3
         # After an error, the event is claimed again.
         with _logging_errors(ref):

@@ -404,7 +404,7 @@ def _encode_number(line: Line, budget: PageBudget) -> dict[int, bytes]:
 
 
 def _has_closed(sock: socket.socket) -> bool:
-    """Whether the worker has closed its side of the connection: its client has left, or the worker has died."""
+    """Whether the worker has closed its side of the connection: its client left, or the worker died."""
     try:
         return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -21,7 +21,7 @@ ANSWER_SECONDS: Final = 15.0
 
 
 class ScanClient:
-    """Asks the scan server that listens at the endpoint that was given to :meth:`connect_to`."""
+    """Sends scans to the server that listens at the endpoint given to :meth:`connect_to`."""
 
     def __init__(self) -> None:
         self._server: tuple[ScanEndpoint, ScanTurns] | None = None
@@ -31,12 +31,12 @@ class ScanClient:
 
     @property
     def is_down(self) -> bool:
-        """Whether there is no server, or it does not run, as the process that starts it has seen a moment ago."""
+        """Whether there is no running server, as the process that starts it has seen a moment ago."""
         return self._server is None or self._server[0].is_up is False
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` when no other one of ``subject`` is under way in any worker, and closes the connection.
+        """Sends ``scan`` once no worker has another one of ``subject``, and closes the connection.
 
         Raises :class:`ShareExceeded` or :class:`ScansUnavailable` when the scan's patience is over.
         """

@@ -49,7 +49,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """The lines up to ``position``. The version changes when the job begins again, is redacted, or drops lines."""
+    """The lines up to ``position``. The version changes when the job restarts, is redacted, or drops lines."""
 
     log_version: tuple[object, ...]
     lines: LineCollector
@@ -57,7 +57,7 @@ class _CachedLines:
 
     @property
     def size(self) -> int:
-        """The shapes and the pauses that are kept. A timeline counts lines of shapes, also when the set is full."""
+        """The number of cached shapes and pauses."""
         shapes = MAX_SHAPES if self.lines.shapes.is_full else len(self.lines.shapes.hashes)
         return shapes + min(self.position, MAX_ANCHORS)
 

@@ -33,7 +33,7 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
 
-        They say where the shapes that are ``looked_for`` stand. The second value is None, or how far it has come in the
+        Each has the numbers of the ``looked_for`` shapes. The second value is None, or how far it has come in the
         listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; the others count as
         runs without shapes. Raises as the store and the archive do.
         """

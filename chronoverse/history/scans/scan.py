@@ -133,14 +133,14 @@ class SummaryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileScan(SummaryScan):
-    """Asks where the time of a job went, compared with the same runs."""
+    """Asks for the profile of a job, compared with the same runs."""
 
     PATH: ClassVar = "/profile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` stands.
+    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` was seen.
 
     The line has the number ``line``. Only jobs with all ``labels`` count. ``start`` is how far the page before has come
     in the workflow's listing: a creation time in Unix milliseconds as text, and a job id.
@@ -156,7 +156,7 @@ class HistoryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
-    """Asks for event frames after ``position``. ``is_redacted``: nothing that is cached of the log counts."""
+    """Asks for event frames after ``position``. ``is_redacted``: ignore caches of the log."""
 
     PATH: ClassVar = "/replay"
     #: Replays never take long, so they do not wait for the subject's searches and summaries.

@@ -78,7 +78,7 @@ class ScanServer(BaseApplication):
 
 
 def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
-    """Runs ``app`` in a thread whose priority falls. Then short searches do not wait for those that take long."""
+    """Runs ``app`` in a thread whose priority falls, so that short searches do not wait for long ones."""
     thread_ids: list[int] = []
     with ThreadPoolExecutor(1, initializer=lambda: thread_ids.append(threading.get_native_id())) as pool:
         began = time.process_time()
@@ -106,7 +106,7 @@ def _stop_with_owner() -> None:
 
 
 def _lower_priority(worker: Any) -> None:
-    """Runs in each process once it can scan. Before that, its start has the priority of everything else."""
+    """Runs in each process once it can scan. Its start still has normal priority."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:

@@ -40,7 +40,7 @@ class SummaryProgress:
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
-        """Keeps ``value`` for the next request. Without room on the disk that request begins again."""
+        """Keeps ``value`` for the next request. If the disk is full, that request starts over."""
         json = orjson.dumps(value)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))

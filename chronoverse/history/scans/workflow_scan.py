@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Job, JobRef, TimeRange
 
 
 class ListedJob(NamedTuple):
-    """A job as the listing has it. ``job`` is None when it is gone or cannot be read, as may be so of very many."""
+    """A job as the listing has it. ``job`` is None if it is gone or cannot be read."""
 
     created_ms: float
     ref: JobRef

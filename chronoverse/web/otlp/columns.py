@@ -42,7 +42,7 @@ _CLASSES: Final = _classes()
 
 
 class Record(NamedTuple):
-    """A log record. ``attributes`` are those that were wanted. Times are Unix ns, 0 if they are not known.
+    """A log record. ``attributes`` are the wanted ones. Times are Unix ns, 0 if unknown.
 
     ``body`` is a text, or the JSON of another value. It is None for a record without a body.
     """
@@ -59,7 +59,7 @@ class Columns:
     """Records that are alike, as lists. Iterating over it makes the records.
 
     ``same`` has the attributes that are the same in all of them, and ``others`` a list of values for each other one.
-    ``severities`` are none if no record has one.
+    ``severities`` is empty if no record has one.
     """
 
     same: dict[str, Any]

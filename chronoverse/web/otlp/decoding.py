@@ -298,7 +298,7 @@ def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], N
 def _json_records(
     body: bytearray, wanted: Collection[str], pause: Callable[[], None]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
-    """The attributes of a resource and some of its records as they were parsed, or what is wrong with one."""
+    """The parsed attributes of a resource and some of its records, or the error of one."""
     # With the brackets around a record, and around a resource with its records.
     text, records = cut_lists(body, b"{[{[{[", pause)
     rest, resources = cut_lists(text, b"{[", pause)

@@ -108,7 +108,7 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 
 
 class RecordSorter:
-    """Sorts the records of a request by their jobs. Those that cannot be taken are counted in ``refused``, by why.
+    """Sorts the records of a request by their jobs. Rejected ones are counted in ``refused``, by reason.
 
     ``workflow_attributes`` and ``job_attributes`` are the names of the attributes that may name the workflow and the
     job, the first first. ``max_line_bytes`` and ``forms`` are as for a runner.
@@ -139,7 +139,7 @@ class RecordSorter:
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds records of a resource, or why one cannot be taken. Takes their numbers out of their attributes."""
+        """Adds records of a resource, or why one is rejected. Removes their numbers from their attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -238,7 +238,7 @@ class RecordSorter:
         stream: str,
         messages: list[bytes],
     ) -> None:
-        """Adds records of one line each, which follow each other and have the same time."""
+        """Adds consecutive records of one line each with the same time."""
         timestamp = self._timestamp_of(time)
         while messages:
             last = group[-1] if group else None

@@ -97,7 +97,7 @@ def _append(
 
 
 def refusal(response: Response) -> Response:
-    """The answer to a request that failed as a whole. It has what the problem document ``response`` says."""
+    """The answer to a request that failed as a whole. It has the text of the problem document ``response``."""
     mimetype = request.mimetype if request.mimetype == decoding.JSON else decoding.PROTOBUF
     document: Mapping[str, Any] = orjson.loads(response.get_data())
     response.set_data(decoding.encode_status(mimetype, str(document.get("detail") or document["title"])))

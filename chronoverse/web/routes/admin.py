@@ -60,7 +60,7 @@ class RedactBody(SearchFields):
 
 
 class WorkflowSettingsBody(Schema):
-    """A workflow's own settings. Those that are left out or null are the service's."""
+    """A workflow's own settings. Omitted or null fields are the service's."""
 
     retention_seconds = JsonInteger("After the end.", 1, RETENTION_SECONDS, allow_none=True, load_default=None)
     job_bytes = JsonInteger("Bytes stored of one job's messages; 0: no limit.", allow_none=True, load_default=None)
@@ -209,7 +209,7 @@ def _entry_ms(value: Any) -> int:
 
 
 def stale_seconds(watched: int) -> float:
-    """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
+    """Seconds for which another worker can show lines from before a redaction, if it watches ``watched`` jobs.
 
     It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
     ring a line stays until the tail has checked the job.

@@ -117,7 +117,7 @@ def admit(deps: Dependencies) -> Response | None:
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
     """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
 
-    Of a parameter that is given twice it takes the first value. ``Dependencies.check_request`` refuses that before.
+    Takes the first value of a duplicate parameter, which ``Dependencies.check_request`` has already refused.
     """
     args = Request({"QUERY_STRING": query}).args
     labels = {"label": args.getlist("label")} if "label" in args else {}
@@ -141,7 +141,7 @@ def _load(schema: Schema, location: str, values: Mapping[str, Any]) -> Mapping[s
 
 
 def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
-    """The filter that ``query`` asks for. None when all lines are wanted."""
+    """The filter of ``query``. None for all lines."""
     if "stream" not in query and "q" not in query:
         return None
     return LineFilter(query.get("stream"), query.get("q"), query["regex"] and "q" in query)

@@ -15,7 +15,7 @@ from chronoverse.web.http.schemas import Blueprint, SignInSchema, StatusSchema
 
 
 def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
-    """The routes for operators. None needs a token, and none reveals anything of a job."""
+    """The routes for operators. None needs a token, and none reveals jobs."""
     routes = Blueprint("ops", __name__, description="For operators.")
 
     @cache

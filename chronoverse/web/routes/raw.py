@@ -80,7 +80,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 class _Download:
-    """A download that was admitted with ``ticket``. It counts what is sent, for the line in the log at its end."""
+    """A download that was admitted with ``ticket``. It counts what is sent, for its line in the service's log."""
 
     def __init__(self, deps: Dependencies, ticket: StreamTicket, job: JobRef, form: str) -> None:
         self._deps = deps
@@ -166,7 +166,7 @@ def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at
 
 
 def _check_same_log(deps: Dependencies, job: Job) -> None:
-    """Raises :class:`StoreUnavailable` when the job has another log than before. A new download may help then."""
+    """Raises :class:`StoreUnavailable` if the job's log was replaced. A new download can succeed."""
     current = deps.store.get_job(job.ref)
     if current is None:
         return
