@@ -8,13 +8,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from chronoverse.collect.container_log import LEAST_BYTES, ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
-from chronoverse.joblog.labels import Labels, read_labels
+from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import JobRef
 
 #: Seconds between two turns, unless a log has more to read at once; and between two looks for new logs and ends.
@@ -103,7 +104,9 @@ class Agent:
             if saved.get("ended"):
                 self._done.add(key)
             elif "job" in saved and key.restart >= 0:
-                self._open(key, JobRef(*saved["job"]), path, read_labels(saved.get("labels")), None, saved["started"])
+                job, labels = JobRef(*saved["job"]), read_labels(saved.get("labels"))
+                started = saved.get("started")
+                self._open(key, partial(ContainerLog, key, job, path, labels, self._around, None, started))
 
     def _look(self) -> None:
         """Finds the logs that are new, and the ends of those that are known. Forgets those that are gone."""
@@ -157,19 +160,11 @@ class Agent:
             restart = max(0, key.restart)
             path = self._directory / pod.directory / key.container / f"{restart}.log"
             labels = pod.labels(key.container, self._label_names)
-            started = pod.started(key.container, restart)
-            self._open(key, pod.job(key.container, restart), path, labels, failure, started)
+            job, started = pod.job(key.container, restart), pod.started(key.container, restart)
+            self._open(key, partial(ContainerLog, key, job, path, labels, self._around, failure, started))
 
-    def _open(
-        self,
-        key: RunKey,
-        job: JobRef,
-        path: Path,
-        labels: Labels,
-        failure: ContainerEnd | None = None,
-        started: str | None = None,
-    ) -> None:
+    def _open(self, key: RunKey, make: Callable[[], ContainerLog]) -> None:
         try:
-            self.logs[key] = ContainerLog(key, job, path, labels, self._around, failure, started)
+            self.logs[key] = make()
         except OSError as error:  # such as a file that may not be read
-            self._around.say(f"{job}: {error}")
+            self._around.say(f"{key}: {error}")

@@ -261,18 +261,16 @@ class ContainerLog:
                 self._begin(self._saved)
             return False
         if is_closed:
-            search = self._searched(now)
+            search, own = self._searched(now), f"-{self.key.uid[:8]}"
             if search is None or not search.is_done:
                 return search is not None
-            own = f"-{self.key.uid[:8]}"
             if not search.found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
                 self._begin_as(own)
                 return False
-            if search.status == Status.LOST and (end or self._files.unread):
-                self._continue(search)
+            if search.status == Status.LOST and (end or self._files.unread or not is_gone):
+                if end or self._files.unread:  # else there is nothing to continue with yet
+                    self._continue(search)
                 return False
-            if search.status == Status.LOST and not is_gone:
-                return False  # until there is something to continue with
         if self._files.unread:
             self.around.say(f"{self.job}: {refusal}; {self._files.unread} bytes of its files are not published")
         self._finish()
