@@ -6,11 +6,23 @@ class Element extends EventTarget {
     this.name = name;
     this.hidden = true;
     this.dataset = {};
+    this.style = {};
     this.classList = { add() {}, toggle() {} };
     this.children = [];
   }
 
-  setAttribute() {}
+  /** The same element each time for a selector. */
+  querySelector(selector) {
+    this.parts ??= new Map();
+    if (!this.parts.has(selector)) this.parts.set(selector, new Element(selector));
+    return this.parts.get(selector);
+  }
+
+  querySelectorAll = () => [];
+  setAttribute(name, value) {
+    this[name] = value;
+  }
+
   after() {}
   focus() {}
   contains = () => false;
@@ -31,6 +43,10 @@ class Element extends EventTarget {
     this.children = [text];
   }
 
+  get firstChild() {
+    return this.children[0];
+  }
+
   /** The links in it. */
   get links() {
     return this.children.flatMap((each) => (each.name === "a" ? [each] : (each.links ?? [])));
@@ -48,6 +64,7 @@ globalThis.document = {
   removeEventListener() {},
   querySelector: (selector) => document.getElementById(selector),
   createElement: (name) => new Element(name),
+  createElementNS: (_, name) => new Element(name),
   createTextNode: (text) => text,
   getElementById(id) {
     if (!elements.has(id)) elements.set(id, new Element("div"));

@@ -1,0 +1,109 @@
+// Picked lines, steps and watches: what they say, copy and send.
+
+import { deepEqual, equal } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const js = "../../chronoverse/web/static/js";
+const { copyAs, fromAddress, showPicked, toAddress, toQuery } = await import(`${js}/share.js`);
+const { Groups } = await import(`${js}/groups.js`);
+const { Steps } = await import(`${js}/steps.js`);
+const { showWatches } = await import(`${js}/watches.js`);
+const { signedIn } = await import(`${js}/session.js`);
+
+const PATH = "http://127.0.0.1/workflows/w/jobs/j";
+globalThis.localStorage = globalThis.sessionStorage;
+globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
+// Of a browser's, which take addresses relative to the page.
+globalThis.Request = class extends Request {
+  constructor(address, options) {
+    super(new URL(address, location), options);
+  }
+};
+const at = (hash, search = "") => (location.href = `http://127.0.0.1/ui/workflows/w/jobs/j${search}${hash}`);
+
+test("the address names the picked lines", () => {
+  const read = (hash) => { at(hash); const { from, to } = fromAddress() ?? {}; return [from, to].filter(Boolean).join("-"); };
+  deepEqual(["#L5", "#L5-L9", "#L9-5", "#x&L7", "#L0", "#L", "#L5x", "#l5", "", "#L0-L5"].map(read), ["5-5", "5-9", "5-9", "7-7", "", "", "", "", "", ""]);
+  at("#L1", "?q=a");
+  toAddress({ from: 3, to: 3 });
+  equal(location.search + location.hash, "?q=a#L3");
+  toAddress({ from: 3, to: 7 });
+  equal(location.hash, "#L3-L7");
+  toQuery({ q: "", regex: "true" });
+  equal(location.search + location.hash, "?regex=true#L3-L7");
+  toAddress(null);
+  toQuery({ regex: "" });
+  equal(location.href, "http://127.0.0.1/ui/workflows/w/jobs/j");
+});
+
+test("what is picked is said, and copied without colours, as lines", async () => {
+  const lines = [["\x1b[31mone\x1b[0m"], ["tw", true], ["o"], ["``` x"], ["five"]].map(([message, partial = false], index) => ({ sequence_num: index + 1, message, partial, stream: "stdout" }));
+  const asked = [];
+  globalThis.fetch = async (request) => {
+    const of = new URL(request.url).searchParams;
+    asked.push(`${of.get("offset")}+${of.get("limit")}`);
+    const page = lines.filter(({ sequence_num: number }) => number > Number(of.get("offset"))).slice(0, Math.min(2, Number(of.get("limit"))));
+    return Response.json({ logs: page, cursor: page.at(-1)?.sequence_num < 5 ? "next" : null });
+  };
+  let copied;
+  Object.defineProperty(globalThis, "navigator", { value: { clipboard: { writeText: async (text) => (copied = text) } }, configurable: true });
+  const copy = async (id, from, to) => { await copyAs(Object.assign($(id), { id }), PATH, { from, to }); return copied; };
+  at("#L1");
+  $("name").textContent = "w / j";
+  equal(await copy("copy", 1, 4), "one\ntwo\n``` x");
+  deepEqual(asked, ["0+4", "2+2"]);
+  equal(await copy("copy", 1, 2), "one\ntw");
+  equal(await copy("copylink", 1, 2), "http://127.0.0.1/ui/workflows/w/jobs/j#L1");
+  equal(await copy("copymarkdown", 4, 5), "````\n``` x\nfive\n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
+  equal(await copy("copymarkdown", 5, 5), "```\nfive\n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
+  equal($("copy").textContent, "Copied ✓");
+  showPicked({ from: 1200, to: 1200 });
+  deepEqual([$("picked").hidden, $("range").textContent, $("copy").textContent], [false, "Line 1,200", "Copy line"]);
+  showPicked({ from: 1, to: 1200 });
+  deepEqual([$("range").textContent, $("copy").textContent], ["1,200 lines", "Copy lines"]);
+  showPicked(null);
+  equal($("picked").hidden, true);
+});
+
+test("a step has the status of its job, if it holds the cause or is the last", () => {
+  const groups = new Groups(PATH);
+  const messages = ["::group::Set up", "::endgroup::", "::group::Run make", "::endgroup::", "made", "::group::Run test", "::endgroup::", "tested"];
+  messages.forEach((message, index) => groups.added({ sequence_num: index + 1, message, timestamp: new Date(1000 * index).toISOString() }));
+  const steps = new Steps(groups, () => {});
+  const statuses = (job, cause = 0) => { steps.cause = cause; steps.of(job); steps.draw(); return steps.shown.map(({ status }) => status.slice(0, 2)).join(" "); };
+  const finished_at = new Date(9000).toISOString();
+  equal(statuses({ status: "RUNNING" }), "CO CO RU");
+  equal(statuses({ status: "COMPLETED", finished_at }), "CO CO CO");
+  equal(statuses({ status: "FAILED", finished_at }), "CO CO FA");
+  equal(statuses({ status: "FAILED", finished_at }, 5), "CO FA CO");
+  equal(statuses({ status: "LOST", finished_at }, 1), "LO CO CO");
+  equal(statuses({ status: "CANCELED", finished_at }), "CO CO CA");
+  deepEqual(steps.shown.map(({ start, end, ms }) => [start, end, ms]), [[1, 2, 1000], [3, 5, 3000], [6, Infinity, 4000]]);
+});
+
+test("watches are shown to who may send a test, which says what came of it", async () => {
+  const token = (scope) => `x.${btoa(JSON.stringify({ scope }))}.y`;
+  const place = $("watches");
+  const watch = { id: "main", on: "end", url: "https://hooks.example/x", state: "retrying", error: "refused", waiting: 2, delivered_at: null, failing_since: null };
+  let later = { ...watch, delivered_at: "now" };
+  const asked = [];
+  globalThis.fetch = async (request, { method = "GET" } = {}) => {
+    asked.push(`${method} ${new URL(request.url ?? request, location).pathname}`);
+    return Response.json(asked.at(-1).endsWith("/watches") ? { watches: [watch] } : method === "POST" ? watch : later);
+  };
+  signedIn(token("logs:read"), null);
+  await showWatches("w", place).catch(() => {});
+  deepEqual(asked, []);
+  signedIn(token("logs:read logs:admin"), null);
+  await showWatches("w", place);
+  equal(place.hidden, false);
+  const item = place.children[1].children[0];
+  const [, , state, , button] = item.children;
+  equal(item.textContent, "main on end to hooks.example, retrying: refused, 2 waiting Send a test");
+  const sent = async () => { button.dispatchEvent(new Event("click")); while (state.textContent === "waiting for the delivery" || button.disabled) await new Promise((done) => setTimeout(done, 20)); return state.textContent; };
+  equal(await sent(), "delivered");
+  later = { ...watch, state: "failing", error: "timed out", waiting: 0, failing_since: "later" };
+  equal(await sent(), "failing: timed out");
+});
