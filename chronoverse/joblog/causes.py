@@ -213,12 +213,8 @@ BEFORE: Final = (
 #: The same for lines after it.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
-#: Makes all digits 1, except 0.
-_DIGITS: Final = bytes.maketrans(b"23456789", b"11111111")
 #: Characters of a line that are read, at most. Only the words of an error are looked for in all of it.
 MAX_CHARACTERS: Final = 1_200
-#: Lines that are known, at most. They take some 5 MB.
-MAX_KNOWN: Final = 5_000
 #: Times, and what else stands before the text of each line of some logs.
 _PREFIX: Final = re.compile(
     r"(?:\[[^\]]{0,40}[0-9][^\]]{0,40}\] *|[0-9][0-9T:.,Z/+-]{7,} +|#[0-9]+ [0-9.]+ "
@@ -241,7 +237,7 @@ class Reading(NamedTuple):
 
 
 class LineReader:
-    """Reads lines. Lines that differ only in digits other than 0 are read once: no feature tells them apart."""
+    """Reads lines."""
 
     def __init__(self) -> None:
         self._features: Final = ExpressionSet(feature.pattern for feature in FEATURES)
@@ -249,7 +245,6 @@ class LineReader:
         self.signal: Final = Matcher(SIGNAL, regex=True, max_joined=MAX_PROGRAM)
         self._words: Final = Matcher(ERROR_WORDS, regex=True)
         self._nothing_wrong: Final = compile_groups(f"(?i){NOTHING_WRONG}")
-        self._known: Final[dict[bytes, Reading]] = {}
 
     def is_signal(self, message: str) -> bool:
         """Whether the line is worth reading."""
@@ -257,27 +252,16 @@ class LineReader:
 
     def read(self, message: str) -> Reading:
         """The features of a line."""
-        raw = message[:MAX_CHARACTERS].encode("utf-8", "replace")
-        # A colour is a number.
-        is_coloured = b"\x1b" in raw
-        key = raw if is_coloured else raw.translate(_DIGITS)
-        if len(message) <= MAX_CHARACTERS and (known := self._known.get(key)) is not None:
-            return known
-        text = shown_text(message)
+        text, raw = shown_text(message), message[:MAX_CHARACTERS].encode("utf-8", "replace")
         features = self._features.matches(text.encode("utf-8", "replace"))
         has_word = _WORD in features
         if len(message) > MAX_CHARACTERS:
             text = strip_sequences(message)
             has_word = self._words.matches(text)
-        is_error = has_word and self._is_error(text)
-        if is_coloured:
+        if b"\x1b" in raw:
+            # A colour is a control sequence.
             features |= self._features.matches(raw)
-        found = Reading(features, is_error)
-        if len(message) <= MAX_CHARACTERS and len(key) <= 256:
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = found
-        return found
+        return Reading(features, has_word and self._is_error(text))
 
     def _is_error(self, text: str) -> bool:
         """Whether a text still has an error word without the parts that mean that nothing is wrong."""
