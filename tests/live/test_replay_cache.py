@@ -420,3 +420,22 @@ def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig) -> None:
     rig.ask("XDEL", rig.key, "9-0")
     rig.ask("XADD", rig.key, "17-0", *redis_fields(Line(17, STAMP, "new", "stdout")))
     assert b"missing" in (cache.read_after(JOB, None, 8, 8) or rig.segment(8)).frames
+
+
+def test_a_scan_is_not_answered_with_a_segment_that_may_have_grown(rig: Rig) -> None:
+    """A viewer may have compared the last lines by itself. More may follow them by now."""
+    rig.write(1, 3)
+    asked: list[ReplayScan] = []
+
+    def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
+        asked.append(asking)
+        return b"scanned", 5
+
+    cache, query = Eights(rig.source, clock=rig.clock, scan=scan), LineFilter(q="line")
+    own = cache.read_after(JOB, query, 0, 8)
+    assert own
+    assert (own.cursor, own.complete) == (3, False)
+    rig.write(4, 5)
+    found = cache.scan_after(JOB, query, 0, "me", 5.0, is_redacted=False)
+    assert found
+    assert (found.frames, found.cursor, len(asked)) == (b"scanned", 5, 1)

@@ -293,6 +293,20 @@ def tail_threads() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
 
 
+def test_who_leaves_is_not_woken_any_more(world: World) -> None:
+    """Others who watch the job are, and the feed stays until the last has left."""
+    world.write(job())
+    state = world.store.get_job(job())
+    first, second = (Viewer(world.cache, world.tail, job(), state) for _ in range(2))
+    feed = first.feed
+    assert feed is not None
+    assert (feed is second.feed, feed.waiters, feed.viewer_count) == (True, {first, second}, 2)
+    first.close()
+    assert (feed.waiters, feed.viewer_count, world.tail.watched) == ({second}, 1, 1)
+    second.close()
+    assert (feed.waiters, feed.viewer_count, world.tail.watched) == (set(), 0, 0)
+
+
 def test_a_job_is_not_known_while_reads_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last line may be an old one. Whoever comes then asks the store."""
     world.write(job(), 3)

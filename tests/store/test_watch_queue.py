@@ -38,6 +38,16 @@ def test_events_are_told_in_turn_and_once(bench: Bench) -> None:
     assert not watches.add(WATCH, EVENTS[1])
 
 
+def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
+    """A receiver knows a repeat by its id. When and how it was queued makes no other event of it."""
+    event, ids = EVENTS[0], [EVENTS[0].webhook_id(WATCH)]
+    others = [event._replace(name="ended.9"), event._replace(job_id="job_2"), event._replace(attempt=2)]
+    ids += [each.webhook_id(WATCH) for each in others]
+    ids += [event.webhook_id(each) for each in (replace(WATCH, workflow_id="x"), replace(WATCH, watch_id="x"))]
+    assert len(set(ids)) == 6
+    assert event._replace(queued_ms=9, before="b", status="LOST", last=3).webhook_id(WATCH) == ids[0]
+
+
 @pytest.mark.parametrize("how", ["retry", "put", "settle", "another"])
 def test_a_watch_that_waits_for_its_receiver_goes_on_when_told_to(bench: Bench, how: str) -> None:
     """When somebody retries or replaces it, and not before. Meanwhile others are not held up."""

@@ -1,0 +1,75 @@
+// The search in all jobs, and the list of matches: how far it has come, in words.
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const { WorkflowSearch } = await import("../../chronoverse/web/static/js/search.js");
+
+globalThis.Request = class extends Request {
+  constructor(address, options) {
+    super(new URL(address, location), options);
+  }
+};
+const line = (number) => ({ sequence_num: number, message: `match ${number}`, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", highlights: [[0, 5]] });
+const found = (id, logs, more = {}) => ({ id, workflow_id: "w", status: "FAILED", exit_code: 1, created_at: "2026-03-03T10:00:00Z", logs: logs.map(line), more: false, ...more });
+
+/** Answers with these pages: `[jobs, Searched-To]`, a status, or nothing yet. Returns what was asked. */
+function serve(...pages) {
+  const asked = [];
+  globalThis.fetch = async (request, { signal }) => {
+    asked.push(new URL(request.url).search);
+    const page = pages.shift();
+    if (page === undefined) await new Promise((_, failed) => signal.addEventListener("abort", () => failed(signal.reason)));
+    if (typeof page === "number") return Response.json({ status: page, detail: "too expensive" }, { status: page, headers: { "Content-Type": "application/problem+json" } });
+    const [jobs, position] = page;
+    return Response.json({ jobs, cursor: pages.length ? `c${asked.length}` : null }, { headers: position ? { "Searched-To": position } : {} });
+  };
+  return asked;
+}
+const said = () => $("progress").textContent;
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+
+test("a search asks page after page, and counts the matches of each job once", async () => {
+  const asked = serve([[found("b", [1, 2], { more: true })], "b;line=1240"], [[found("b", [3]), found("a", [7])], "a"], [[], null]);
+  const search = new WorkflowSearch("w");
+  search.start({ q: "match", regex: true, status: "FAILED", labels: ["branch=main", "x=y"] });
+  await until(() => said().startsWith("4 matches"));
+  equal(said(), "4 matches in 2 jobs · all failed jobs were searched");
+  deepEqual(asked.map((each) => each.replace(/limit=\d+/, "limit=N")), ["", "c1", "c2"].map((cursor) => `?limit=N&status=FAILED${cursor && `&cursor=${cursor}`}&q=match&regex=true&label=branch%3Dmain&label=x%3Dy`));
+  deepEqual([$("stop").hidden, $("further").hidden], [true, true]);
+  search.clear();
+  equal($("results").hidden, true);
+});
+
+test("a search that is stopped or fails says how far it came, and can go on", async () => {
+  serve([[found("b", [1], { more: true })], "b;created=2026-03-03T10:00:00Z;line=1240"], undefined);
+  const search = new WorkflowSearch(null);
+  search.start({ q: "match", labels: [] });
+  await until(() => said().startsWith("Searching… · 1+ match in 1 job so far · searched back to line 1,240 of b"));
+  search.stop();
+  ok(said().startsWith("Stopped · 1+ match in 1 job so far · searched back to line 1,240 of b, "), said());
+  equal($("further").hidden, false);
+  serve([[], "w/a"], 400);
+  search.start({ q: "(", regex: true, labels: [] });
+  await until(() => said().startsWith("The search failed"));
+  deepEqual([said(), $("further").hidden], ["The search failed: too expensive · No match so far · searched back to w/a", true]);
+  serve(503);
+  search.start({ q: "x", labels: [] });
+  await until(() => said() === "The search failed: too expensive · No match so far");
+  equal($("further").hidden, false);
+});
+
+test("a search pauses after twenty jobs", async () => {
+  const jobs = Array.from({ length: 20 }, (_, index) => found(`j${index}`, [1]));
+  const asked = serve([jobs.slice(0, 12), "j11"], [jobs.slice(12), "j19"], [[], null]);
+  new WorkflowSearch("w").start({ q: "match", labels: [] });
+  await until(() => said() === "20 matches in 20 jobs so far · searched back to j19");
+  deepEqual([asked.map((each) => new URLSearchParams(each).get("limit")), $("further").hidden], [["20", "8"], false]);
+});
