@@ -246,7 +246,7 @@ def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[
 
 
 def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """The lines that are new, as :func:`search_results` has them. Prints with which jobs the log is compared."""
+    """The new lines, as :func:`search_results` has them. Prints the jobs that the log is compared with."""
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)

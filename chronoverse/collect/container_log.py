@@ -391,7 +391,7 @@ class _Search:
             around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
 
     def note_gap(self) -> None:
-        """Takes a gap in the files. A clock may have gone back there: later times tell nothing."""
+        """Takes a gap in the files. Its clock may have gone back, so later times prove nothing."""
         self._has_gap = True
         if not self.found:
             self.published = self._count

@@ -135,7 +135,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A text that ``parse`` reads. It raises ValueError, or returns None for a text that is not what it ``must_be``."""
+    """A text that ``parse`` reads. It raises ValueError, or returns None, for a text that does not meet ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
