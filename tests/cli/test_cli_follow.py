@@ -17,8 +17,9 @@ import pytest
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.cli.follow import WorkflowLogs, WorkflowPrinter
+from chronoverse.cli.listing import _watch
 from chronoverse.client.client import Client
-from chronoverse.client.follower import JobChange, UpToDate
+from chronoverse.client.follower import JobChange, Reset, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -257,3 +258,23 @@ def test_until_idle_asks_again_whether_a_job_runs() -> None:
     thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
     assert answers == []
+
+
+def test_a_list_on_a_terminal_begins_again_after_a_reset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not there any more goes, and so does a deleted job."""
+
+    def job(name: str, status: str = "RUNNING") -> JobChange:
+        state = {"id": name, "status": status, "exit_code": None, "started_at": TIME, "finished_at": None}
+        return JobChange(name, status, {**state, "created_at": TIME, "lines": 1, "labels": {}})
+
+    class Following:
+        def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
+            yield from (job("one"), job("two"), UpToDate(2), Reset(), job("two"), job("three"), UpToDate(3))
+            yield from (job("three", "DELETED"), UpToDate(4))
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    _watch(cast("Any", Following()), "w", "text", None, [], 10)
+    lists = [re.findall("one|two|three", each) for each in capsys.readouterr().out.split("\x1b[H\x1b[2J")]
+    assert lists == [[], ["two", "one"], ["two", "three"], ["two"]]

@@ -186,8 +186,8 @@ test("the oldest windows are dropped when there are too many", () => {
   for (let index = 0; index < 66; index += 1) log.append(at(index * WINDOW + 1, "m"));
   deepEqual([log.get(1), log.get(WINDOW + 1), log.get(2 * WINDOW + 1)?.message, log.get(65 * WINDOW + 1)?.message], [undefined, undefined, "m", "m"]);
   const large = new Log(PATH, () => {});
-  for (let number = 1; number <= 1200; number += 1) large.append(at(number, "x".repeat(20_000)));
-  deepEqual([large.get(1), large.get(400), large.get(401)?.message.length, large.get(1200)?.message.length], [undefined, undefined, 20_000, 20_000]);
+  for (let number = 1; number <= 2400; number += 1) large.append(at(number, "x".repeat(10_000)));
+  deepEqual([large.get(1), large.get(800), large.get(801)?.message.length, large.get(2400)?.message.length], [undefined, undefined, 10_000, 10_000]);
 });
 
 // Groups.
