@@ -204,7 +204,7 @@ def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) ->
         write(both[0].lines(part + 1, 1))
         for each in both:
             each.look(LOOK_SECONDS)
-    assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, 61)]
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, 25)]
     assert len(names(objects)) <= 24 * LOOK_SECONDS / SECONDS * 2 + 2
 
 
