@@ -252,7 +252,8 @@ class Faults:
         # What reads the lines meanwhile is slow: an answer from before the redaction comes after it.
         slow = self._chance.choice(("", "", "scans", "archive"))
         if slow == "scans":
-            node.scans.freeze(self._seconds(6))
+            link = self._site.network.link(node.name, node.scans.name)
+            link.delayed = node.scans.name, loop.time + 10.0, self._seconds(4.5)
         elif slow == "archive":
             self._site.bucket.slow_until = loop.time + 10.0
         redact(self._site, runner, self._chance.random(), self._chance.random(), node.name, query)

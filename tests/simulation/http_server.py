@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tests.simulation.kernel import Process
+from tests.simulation.kernel import Process, world
 from tests.simulation.network import Network, SimSocket
 
 #: A WSGI application.
@@ -47,6 +47,7 @@ def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> b
         "wsgi.multithread": True, "wsgi.multiprocess": True, "wsgi.run_once": False,
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
     }  # fmt: skip
+    world.count(f"requests of {'scan servers' if 'scans' in host else 'nodes'}")
     answer = _Answer(sock, first[0] == "HEAD", headers.get("connection", "").lower() == "close")
     result = app(environ, answer.start)
     try:

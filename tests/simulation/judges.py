@@ -191,7 +191,8 @@ def _judge_notices(runner: Runner, viewer: Viewer) -> None:
         number = sum(at < each.asked_at for at in viewer.connected_at)
         was_there = any(seen.connection == number and seen.at - MONOTONIC > each.done_at + 1 for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]
-        concerned = [at for at, text in each.texts.items() if text != REDACTED]
+        # Of lines that two have redacted at the same time, only the first has told.
+        concerned = [at for at in each.texts if sum(at in other.texts for other in runner.redactions) == 1]
         missed = [at for at in concerned if not any(first <= at <= last for first, last in told)]
         if number and was_there and missed and not isinstance(viewer, WaitViewer):
             world.violation(f"{viewer.name} was not told that {missed[:5]} of {viewer.job} were redacted")

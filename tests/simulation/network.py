@@ -19,7 +19,7 @@ from tests.simulation.kernel import Process, loop, world
 FAST: Final = (0.0002, 0.002)
 LATE: Final = (0.005, 0.4)
 #: Bytes on their way to a reader, or in its kernel, after which a writer waits; and for how many seconds at most.
-WINDOW_BYTES: Final = 8_192
+WINDOW_BYTES: Final = 2_000
 WRITE_SECONDS: Final = 30.0
 
 
@@ -30,9 +30,14 @@ class Link:
         #: New connections are refused, and messages wait; the share of messages that are late.
         self.refused_until = self.stalled_until = 0.0
         self.late = world.late
+        #: Until when what one of the two sends takes some seconds more: so answers are older than they seem.
+        self.delayed: tuple[str, float, float] = ("", 0.0, 0.0)
 
-    def seconds(self) -> float:
+    def seconds(self, sender: str = "") -> float:
         """How long the next message takes."""
+        who, until, more = self.delayed
+        if who and who == sender and loop.time < until:
+            return more
         chance = world.chance.random
         low, high = LATE if chance() < self.late else FAST
         return max(self.stalled_until - loop.time, 0.0) + low + (high - low) * chance()
@@ -176,7 +181,7 @@ class SimSocket:
         if peer is None or self.forgotten or peer.forgotten:
             return
         # Messages of one connection keep their order: no two arrive at the same time.
-        self._due_at = max(self._due_at + 1e-6, loop.time + self.link.seconds())
+        self._due_at = max(self._due_at + 1e-6, loop.time + self.link.seconds(self.owner.name))
         before, loop.current = loop.current, None
         loop.call_at(self._due_at, peer.arrive, data, error)
         loop.current = before

@@ -91,6 +91,10 @@ def shape_of(plan: Plan) -> Shape:
     kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
     # Seconds between two faults, on average.
     pace = pick((4.0, 10.0, 30.0)) * sum(kinds.values()) / 3600
+    rates = {kind: rate / pace for kind, rate in kinds.items()}
+    # Redactions take the most that must be just right: lines that follow, readers, and a scan or an archive in between.
+    if chance.random() < 0.4:
+        rates["redact"] = pick((200.0, 600.0))
     return Shape(
         has_sentinel=chance.random() < 0.2,
         lease=pick((6, 12, 30)),
@@ -107,7 +111,7 @@ def shape_of(plan: Plan) -> Shape:
         slow=pick((0.0, 0.0, 0.02, 0.2)),
         late=pick((0.002, 0.002, 0.05)),
         lost_reports=pick((0.0, 0.0, 0.3)),
-        rates={kind: rate / pace for kind, rate in kinds.items()},
+        rates=rates,
     )
 
 

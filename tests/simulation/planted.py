@@ -23,105 +23,51 @@ class Defect(NamedTuple):
     changes: tuple[tuple[str, str], ...]
 
 
+# fmt: off
 DEFECTS: Final = (
-    Defect(
-        "Feed.known ignored",
-        "live/feed.py",
-        (("if asked is not None and self.known != asked:", "if False:"),),
-    ),
-    Defect(
-        "no second read of the job before a gap is named",
-        "history/tiered_log.py",
-        (("    job = get_job()\n    if job and in_archive", "    job = known\n    if job and in_archive"),),
-    ),
-    Defect(
-        "late lines not asked for again",
-        "live/tail.py",
-        (("is_late = feed.job is not None and feed.job.last > feed.cursor", "is_late = False"),),
-    ),
-    Defect(
-        "a scan before a redaction cached",
-        "live/replay_cache.py",
-        (("if invalidated == self._invalidated:", "if True:"),),
-    ),
-    Defect(
-        "the scan server not told of a redaction",
-        "live/replay_cache.py",
-        (("is_redacted=is_redacted,", "is_redacted=False,"),),
-    ),
-    Defect(
-        "the safe index not lowered",
-        "runner/spool/spool.py",
-        (("            self.safe = min(self.safe, index)\n", ""),),
-    ),
-    Defect(
-        "an import that does not wait for a runner",
-        "archive/importing.py",
-        (("None if manifest else wait_seconds, redactions", "None if manifest else 0.001, redactions"),),
-    ),
-    Defect(
-        "the lease renewed at its end",
-        "runner/publisher.py",
-        (("self._renew_seconds = self.lease_seconds / 3", "self._renew_seconds = self.lease_seconds"),),
-    ),
-    Defect(
-        "the chunk committed before its object is confirmed",
-        "archive/job_objects.py",
-        (
-            (
-                """            self.objects.put(chunk.name, data)
-            if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:
-                raise ArchiveDamaged(f"{chunk.name} failed read-back verification")
-            yield chunk
-""",
-                """            yield chunk
-            self.objects.put(chunk.name, data)
-""",
-            ),
-        ),
-    ),
-    Defect(
-        "hot lines trimmed before the chunk is committed",
-        "store/scripts/commit_chunk.lua",
-        (
-            (
-                "local archived = whole",
-                "if trim > 0 then trim_log(log, math.min(trim, last)) end\nlocal archived = whole",
-            ),
-            ("  if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end\n", ""),
-        ),
-    ),
-    Defect(
-        "the end written before the last append is answered",
-        "runner/publisher.py",
-        (
-            (
-                "        elif self._unanswered:\n            self._append(store, attempt)\n",
-                "        elif self._unanswered and self._result is not None:\n"
-                "            self.spool.acknowledge(self.spool.end)\n"
-                "            self._finish(store, attempt, self._result)\n"
-                "        elif self._unanswered:\n            self._append(store, attempt)\n",
-            ),
-        ),
-    ),
-    Defect(
-        "a wake-up before the waiter is registered",
-        "live/viewer.py",
-        (
-            ("            woken.clear()\n            chunk = self.next()\n", "            chunk = self.next()\n"),
-            (
-                "            elif chunk is None and not self.done:\n                woken.wait(",
-                "            elif chunk is None and not self.done:\n                self._tail._yield_to_loop()\n"
-                "                woken.clear()\n                woken.wait(",
-            ),
-        ),
-    ),
-    Defect(
-        "the redaction count taken from a stale manifest",
-        "archive/redaction.py",
-        (("self._redactions = max(job.redactions, redactions_in(names))", "self._redactions = 0"),),
-    ),
+    Defect("Feed.known ignored", "live/feed.py", (
+        ("if asked is not None and self.known != asked:", "if False:"),)),
+    Defect("no second read of the job before a gap is named", "history/tiered_log.py", (
+        ("    job = get_job()\n" "    if job and in_archive", "    job = known\n" "    if job and in_archive"),)),
+    Defect("late lines not asked for again", "live/tail.py", (
+        ("is_late = feed.job is not None and feed.job.last > feed.cursor", "is_late = False"),)),
+    Defect("a scan before a redaction cached", "live/replay_cache.py", (
+        ("if invalidated == self._invalidated:", "if True:"),)),
+    Defect("the scan server not told of a redaction", "live/replay_cache.py", (
+        ("is_redacted=is_redacted,", "is_redacted=False,"),)),
+    Defect("the safe index not lowered", "runner/spool/spool.py", (
+        ("            self.safe = min(self.safe, index)\n", ""),)),
+    Defect("an import that does not wait for a runner", "archive/importing.py", (
+        ("None if manifest else wait_seconds, redactions", "None if manifest else 0.001, redactions"),)),
+    Defect("the lease renewed at its end", "runner/publisher.py", (
+        ("self._renew_seconds = self.lease_seconds / 3", "self._renew_seconds = self.lease_seconds"),)),
+    Defect("the chunk committed before its object is confirmed", "archive/job_objects.py", (
+        ("            self.objects.put(chunk.name, data)\n"
+         "            if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:\n"
+         '                raise ArchiveDamaged(f"{chunk.name} failed read-back verification")\n'
+         "            yield chunk\n",
+         "            yield chunk\n" "            self.objects.put(chunk.name, data)\n"),)),
+    Defect("hot lines trimmed before the chunk is committed", "store/scripts/commit_chunk.lua", (
+        ("local archived = whole", "if trim > 0 then trim_log(log, math.min(trim, last)) end\n"
+         "local archived = whole"),
+        ("  if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end\n", ""),)),
+    Defect("the end written before the last append is answered", "runner/publisher.py", (
+        ("        elif self._unanswered:\n" "            self._append(store, attempt)\n",
+         "        elif self._unanswered and self._result is not None:\n"
+         "            self.spool.acknowledge(self.spool.end)\n"
+         "            self._finish(store, attempt, self._result)\n" "        elif self._unanswered:\n"
+         "            self._append(store, attempt)\n"),)),
+    Defect("a wake-up before the waiter is registered", "live/viewer.py", (
+        ("            woken.clear()\n" "            chunk = self.next()\n", "            chunk = self.next()\n"),
+        ("            elif chunk is None and not self.done:\n" "                woken.wait(",
+         "            elif chunk is None and not self.done:\n" "                self._tail._yield_to_loop()\n"
+         "                woken.clear()\n" "                woken.wait("),)),
+    Defect("the redaction count taken from a stale manifest", "archive/redaction.py", (
+        ("self._redactions = max(job.redactions, redactions_in(names))", "self._redactions = 0"),)),
+    Defect("lines of a dead runner taken for another's", "runner/publisher.py", (
+        ("if last is self._earlier_attempt and", "if False and"),)),
 )
+# fmt: on
 
 
 def plant(defect: Defect, tree: Path) -> None:

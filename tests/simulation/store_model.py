@@ -209,6 +209,16 @@ class Data:
         self.expires.pop(key, None)
         return True
 
+    def _discard(self, key: bytes, kind: type, members: tuple[bytes, ...]) -> int:
+        found = self._get(key, kind) or ()
+        old = [each for each in dict.fromkeys(members) if each in found]
+        if old:
+            self._write(key)
+            for each in old:
+                del self.values[key][each]
+            self._drop_if_empty(key)
+        return len(old)
+
     def _drop_if_empty(self, key: bytes) -> None:
         if not self.values[key]:
             self._remove(key)
@@ -349,14 +359,7 @@ class Data:
         return 1
 
     def do_hdel(self, key: bytes, *fields: bytes) -> Any:
-        value = self._get(key, dict)
-        found = [field for field in dict.fromkeys(fields) if value and field in value]
-        if found:
-            self._write(key)
-            for field in found:
-                del value[field]
-            self._drop_if_empty(key)
-        return len(found)
+        return self._discard(key, dict, fields)
 
     def do_hexists(self, key: bytes, field: bytes) -> Any:
         return int(field in (self._get(key, dict) or {}))
@@ -398,14 +401,7 @@ class Data:
         return len(new)
 
     def do_srem(self, key: bytes, *members: bytes) -> Any:
-        found = self._get(key, Set) or ()
-        old = [each for each in dict.fromkeys(members) if each in found]
-        if old:
-            self._write(key)
-            for each in old:
-                del self.values[key][each]
-            self._drop_if_empty(key)
-        return len(old)
+        return self._discard(key, Set, members)
 
     def do_smembers(self, key: bytes) -> Any:
         return list(self._get(key, Set) or ())
@@ -447,14 +443,7 @@ class Data:
         return answer if b"INCR" in words else added
 
     def do_zrem(self, key: bytes, *members: bytes) -> Any:
-        found = self._get(key, ZSet) or ()
-        old = [each for each in dict.fromkeys(members) if each in found]
-        if old:
-            self._write(key)
-            for each in old:
-                del self.values[key][each]
-            self._drop_if_empty(key)
-        return len(old)
+        return self._discard(key, ZSet, members)
 
     def do_zcard(self, key: bytes) -> Any:
         return len(self._get(key, ZSet) or ())

@@ -105,26 +105,9 @@ class Commands:
         record = f'{{"first":{first},"last":{last}}}'
         calls: dict[str, tuple[list[str], list[Any]]] = {
             "open": ([*runner, jobs, settings], [token, 900_000, at, 5, job, "", pick(("", "1")), 0, pick((0, 40))]),
-            "append": (
-                runner,
-                [
-                    token,
-                    attempt,
-                    900_000,
-                    first,
-                    at,
-                    "stdout",
-                    pick(("", "1")),
-                    2,
-                    "line",
-                    "",
-                    at,
-                    "stderr",
-                    "",
-                    1,
-                    "x",
-                ],
-            ),
+            "append": (runner, [
+                token, attempt, 900_000, first, at, "stdout", pick(("", "1")), 2, "line", "", at, "stderr", "", 1, "x",
+            ]),
             "append_lost": (runner, [token, attempt, 900_000, first, last, at]),
             "renew": (runner[1:], [token, attempt, 900_000]),
             "get_job": (runner, [at, 0, 900_000, pick((0, 500_000))]),
@@ -141,7 +124,7 @@ class Commands:
             ),
             "archive_state": ([runner[0], runner[1], archive, settings], ["archive_state"]),
             "mark_deleting": ([*runner, lock, self.of(job, "deleted")], [token, pick((0, 0, 900_000))]),
-        }
+        }  # fmt: skip
         name = pick(sorted(calls))
         keys, args = calls[name]
         return ["EVAL", self._scripts[name].source, len(keys), *keys, *args]
