@@ -54,7 +54,7 @@ def follow(
     """Follows a job's log at the service with this URL until the job ends, over as many connections as it takes.
 
     ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are those of :meth:`Client.follow`, such as ``offset``,
-    ``tail`` and ``q``; it also says what comes and what is raised.
+    ``tail`` and ``q``; that method also documents what is yielded and raised.
     """
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow(JobRef(workflow, job), **options)

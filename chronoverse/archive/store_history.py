@@ -27,7 +27,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class StoreHistory:
-    """Compares the store with the bucket. ``clock`` is Unix time in seconds."""
+    """Compares the store with its archive. ``clock`` is Unix time in seconds."""
 
     def __init__(self, store: Store, objects: ObjectStore, clock: Callable[[], float] = time.time) -> None:
         self._store: Final = store

@@ -55,10 +55,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """The document at ``url``. ``ca_file`` has further authorities to trust.
+    """The document at ``url``. ``ca_file`` lists additional certificate authorities.
 
     The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
-    there is nothing at ``url``, or too much.
+    ``url`` cannot be read or its document is too large.
     """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:

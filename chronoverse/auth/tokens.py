@@ -75,7 +75,10 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """An issuer whose tokens are accepted, by variables or ``terms`` of the file. ``name`` is ``iss``; None for any."""
+    """An accepted issuer, configured by environment variables or by ``terms`` of the trust file.
+
+    ``name`` is its ``iss``; None accepts any.
+    """
 
     keys: Sequence[Key] | PublishedKeys
     name: str | None

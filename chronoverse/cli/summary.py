@@ -223,7 +223,7 @@ def numbered(line: dict[str, Any]) -> str:
 
 
 def _seen(line: dict[str, Any]) -> str:
-    """The runs in which the line was seen; empty from a service of another version."""
+    """The runs in which the line was seen. Empty if the service's version does not report it."""
     if not (seen := line.get("seen")):
         return ""
     total = sum(seen.get(end, 0) for end in ("COMPLETED", "FAILED", "CANCELED", "LOST"))

@@ -41,14 +41,15 @@ class _StreamFailed(RequestFailed):
 
 
 class Client:
-    """A client of the service at ``url``. ``token`` is a bearer token, a function that makes one for each attempt, or
-    None.
+    """A client of the service at ``url``.
 
-    ``ca_file`` has further authorities to trust. Requests other than streams are tried ``max_attempts``
-    times within ``max_retry_seconds``. ``on_retry`` gets a message before each of their delays, and an empty one after
-    it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
+    ``token`` is a bearer token, a function that makes one for each attempt, or None.
 
-    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not.
+    ``ca_file`` lists additional certificate authorities. Requests other than streams are tried ``max_attempts`` times
+    within ``max_retry_seconds``. ``on_retry`` is called with a message before each retry delay, and with an empty one
+    after it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
+
+    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when all retries failed.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class CriReader:
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:
-        """Batches of these lines of the file. Lines that differ in their text only are one batch."""
+        """Groups these lines into batches. Consecutive lines that differ only in text form one."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
         known_time, known_stream = b"-", b""

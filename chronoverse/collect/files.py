@@ -147,7 +147,7 @@ class LogFiles:
         return b""
 
     def take_gap(self) -> bool:
-        """Whether bytes before the next ones are gone. True only once per gap."""
+        """Whether bytes are missing before the next ones to be read. True only once per gap."""
         current = self._files[self._at] if self._files else None
         has_gap = current is not None and current.has_gap
         if current is not None:

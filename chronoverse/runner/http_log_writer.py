@@ -39,9 +39,9 @@ GZIP_BYTES: Final = 1_400
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    When a function's token is refused, :class:`StaleToken` is raised. None after a token is treated as an
-    outage. ``ca_file`` has further authorities to trust. With ``durable`` a line is safe once the service
-    says so.
+    When a function's token is refused, :class:`StaleToken` is raised. None after a token is treated as an outage.
+    ``ca_file`` lists additional certificate authorities. With ``durable`` a line is safe only once the service confirms
+    it.
 
     Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry
     :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and :class:`Unreachable` for
@@ -151,7 +151,10 @@ class HttpLogWriter:
         return answer
 
     def _fits(self, lines: int, runs: int) -> bool:
-        """Whether a request can have so many lines. The service parses at most 20,000 structural characters."""
+        """Whether this many lines and runs fit into one request.
+
+        The service parses at most 20,000 structural characters.
+        """
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
 
     def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:

@@ -249,8 +249,8 @@ class Publisher:
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
         """Sends the next lines, then waits for the oldest answer. Full appends are sent before waiting.
 
-        Raises :class:`ForeignLines` when another program writes to the log. If neither the store nor the spool has the
-        next line, tells the store, which names it in the log.
+        Raises :class:`ForeignLines` when another program writes to the log. If the next line is in neither store nor
+        spool, has the store record it in the log as lost.
         """
         while len(self._unanswered) < store.appends_ahead:
             start = self._unanswered[-1][0] if self._unanswered else self.spool.acked

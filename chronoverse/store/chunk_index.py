@@ -206,8 +206,9 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
-        Idempotent.
+        """Replaces the record of ``old`` by that of ``chunk``, whose object has been read back. Idempotent.
+
+        Without ``old``, adds it after all other chunks.
 
         In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` and the
         count of ``redactions`` are stored. Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has

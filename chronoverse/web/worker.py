@@ -66,7 +66,7 @@ class Server(StreamServer):
 
 
 def max_connections() -> float:
-    """The connections and streams for which the process has file descriptors."""
+    """How many connections and streams the process's file descriptors allow."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
         return math.inf

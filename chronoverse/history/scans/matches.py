@@ -113,7 +113,7 @@ class MatchEncoder:
 
 
 def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first :data:`MAX_SPANS` of these that a page shows, in order. Spans that overlap become one."""
+    """The first :data:`MAX_SPANS` of the spans ``found`` that a page can show, merged where they overlap."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(found):
         if joined and start < joined[-1][1]:

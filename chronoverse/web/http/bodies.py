@@ -60,7 +60,10 @@ class BodyReader:
 
     @contextlib.contextmanager
     def read(self, request: Request, subject: str, *mimetypes: str) -> Iterator[bytearray]:
-        """The request's body, inflated, which is of one of the ``mimetypes``. Otherwise as :meth:`read_json`."""
+        """The inflated request body, whose type must be one of ``mimetypes``.
+
+        Memory accounting and errors are as in :meth:`read_json`.
+        """
         with self._memory.hold(subject) as take:
             yield self._read_body(request, take, mimetypes)
 

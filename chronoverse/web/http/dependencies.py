@@ -72,10 +72,10 @@ class Dependencies:
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Requires a token: for the workflow in the current request's path, if any, and with ``scope``.
+        """Requires a token with ``scope`` for the workflow in the request's path, if any.
 
-        Without ``scope``, the scope of the request's method. A workflow that the token cannot read is answered like
-        one that does not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
+        The default scope depends on the method. A workflow that the token cannot read is answered like one that does
+        not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
         :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
         environ = request.environ

@@ -109,7 +109,7 @@ class _LockedStore:
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
-    """A cursor for ``position``, valid only in ``listing``. Both are JSON scalars."""
+    """A cursor for ``position``, valid only in ``listing``. ``listing`` and ``position`` contain only JSON scalars."""
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 

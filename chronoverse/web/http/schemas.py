@@ -135,7 +135,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A text that ``parse`` reads. It raises ValueError, or returns None, for a text that does not meet ``must_be``."""
+    """A text that ``parse`` reads. ``parse`` raises ValueError, or returns None if the text is not a ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -178,7 +178,7 @@ def _flag(description: str) -> fields.Boolean:
 
 
 def _time(description: str) -> ParsedText:
-    """An ISO 8601 time. It is loaded as the text that lines have."""
+    """An ISO 8601 time. Loaded as a string in the format of lines' timestamps."""
     parse = partial(ParsedText, read_time, "an ISO 8601 time, such as 2026-03-03T10:00:05Z")
     return described(parse, description)
 

@@ -23,10 +23,10 @@ from chronoverse.web.otlp.records import JobRecords, RecordSorter
 def handle(deps: Dependencies) -> Response:
     """Appends the records of the current request.
 
-    Raises :class:`RecordsMissing` and :class:`TooFast`, with all else appended, while some records wait for others, and
-    when the subject may not begin more jobs yet; :class:`TooFast` also when it publishes too fast; :class:`StoreError`,
-    and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed. Nothing more is
-    appended once it has left.
+    Raises :class:`RecordsMissing` while records wait for earlier ones, and :class:`TooFast` while the subject may not
+    begin more jobs; everything else is appended first. Also raises :class:`TooFast` when the subject publishes too
+    fast, :class:`StoreError`, and what :meth:`BodyReader.read` raises. The sender repeats the whole request, unless it
+    was malformed. Once the client has disconnected, nothing more is appended.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)

@@ -221,8 +221,8 @@ def open_viewer(
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` has the arguments of ``make``, besides the settings and the request's token. Raises as
-    :meth:`AdmissionControl.check` does.
+    ``wanted`` has further arguments of ``make``; those that come from the settings and the token are added here. Raises
+    what :meth:`AdmissionControl.check` raises.
     """
     settings, now = deps.settings, deps.monotonic()
     options = {

@@ -104,7 +104,7 @@ class Wait:
         return bool(self._lines)
 
     def feed(self, frames: bytes) -> None:
-        """Reads the next frames, whole ones. What comes after the last line that has room is ignored."""
+        """Reads whole frames. Ignores what follows the last line that fits."""
         for event in sse.Decoder().feed(frames):
             if self._is_full:
                 return

@@ -132,9 +132,9 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the viewer's next frames. Returns what the socket had no room for.
+        """Writes ``first`` and the viewer's next frames.
 
-        It is empty if all was written and there is more, and None if the viewer has caught up.
+        Returns the unsent bytes: empty if all were sent but more will follow, None if the viewer has caught up.
         """
         viewer = self.viewer
         frames = viewer.try_next()
