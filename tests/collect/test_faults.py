@@ -16,6 +16,7 @@ from chronoverse.joblog.model import Gap, Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
 from tests.support.faultproxy import FaultProxy
+from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -158,6 +159,19 @@ def test_an_agent_may_publish_straight_to_the_store(
 
     assert (job["exit_code"], job["labels"]["reason"]) == (2, "Error")
     assert jobs.texts(WORKFLOW, JOB) == texts(400)
+
+
+def test_an_agent_masks_secrets_before_the_store(
+    agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
+) -> None:
+    """A service would mask them, too."""
+    node, one = agent(store=redis_server.url), pod("one")
+    ContainerWriter(node.pods, one).print(f"token {GITHUB}")
+    api.apply(ended(one))
+    with node:
+        jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert jobs.texts(WORKFLOW, JOB) == ["token [masked]"]
 
 
 @pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
