@@ -102,7 +102,7 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`chunk`, but always reads the store. Caches the answer."""
+        """Like :meth:`chunk`, but always reads the store. Caches the answer."""
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:

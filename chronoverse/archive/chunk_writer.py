@@ -103,7 +103,7 @@ def complete(
 
     Also writes what is ``derived`` of the log, if it is that of these chunks. The log stays in the store for
     ``hot_seconds`` more; ``now`` and ``ended_at`` are Unix times. Returns None, or in words why the chunks are not the
-    log; then nothing was written. Raises as :func:`write_chunk` does.
+    log; then nothing was written. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

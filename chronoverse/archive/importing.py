@@ -54,7 +54,7 @@ def import_jobs(
     """Restores every job of which the store lacks a part. ``clock`` is Unix time.
 
     A job without an end waits for its runner for ``lease_seconds``; one whose runner is resending lines comes last.
-    Damaged and foreign objects are named. Raises as both stores do.
+    Damaged and foreign objects are named. Raises the errors of the store and the object store.
     """
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):

@@ -81,7 +81,7 @@ class JobObjects:
         """Writes a chunk's object under a new name, reads it back, and gives the chunk with that name to be recorded.
 
         Unless the ``with`` block records it, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
-        :class:`ArchiveUnavailable`; and as the store does.
+        :class:`ArchiveUnavailable`; and the store's errors.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
@@ -113,8 +113,8 @@ class JobObjects:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
         While the store may go back, only objects marked ``orphan_seconds`` ago; others must be ``min_age`` seconds old
-        at ``now`` (Unix time). What the manifest names stays, unless a redaction has replaced it. Raises as both stores
-        do.
+        at ``now`` (Unix time). What the manifest names stays, unless a redaction has replaced it. Raises the errors of
+        the store and the object store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()

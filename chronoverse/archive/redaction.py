@@ -76,8 +76,8 @@ class Redaction:
         """Redacts all lines, or those that it gets to in 5 s, to the end of a chunk. A chunk takes about 1 s.
 
         An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
-        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the
-        store and the archive do.
+        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
+        of the store and the archive.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
             job = self.store.get_job(self.job)

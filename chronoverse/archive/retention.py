@@ -41,7 +41,7 @@ def delete_job(
 
     The manifest is marked first and deleted last, so that an import finds no half of the job. Its id is blocked for
     ``tombstone_ms``. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held` by a
-    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
+    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and the store's errors.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -69,7 +69,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
     """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
 
     Sets the expiry of jobs that are not archived, and returns how many these are. For archived jobs the archiver looks
-    the retention up each time. Raises as the store does.
+    the retention up each time. Raises the store's errors.
     """
     changed = 0
     before: ListingPosition | None = None

@@ -39,8 +39,9 @@ class StoreHistory:
         self._reported = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not. Raises as both
-        stores do.
+        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not.
+
+        Raises the errors of the store and the object store.
         """
         now, mark = self._clock(), self._store.catalog.mark()
         # Once a minute a mark is written, and the object read.
@@ -63,7 +64,10 @@ class StoreHistory:
         return went_back or self.bucket_lost
 
     def confirm(self) -> None:
-        """Notes that the store and the bucket are as they should be, and belong together. Raises as both stores do."""
+        """Notes that the store and the bucket are as they should be, and belong together.
+
+        Raises the errors of the store and the object store.
+        """
         with contextlib.suppress(ArchiveDamaged):
             self._id = self._read()[1]
         mark = self._store.catalog.mark()

@@ -20,7 +20,10 @@ class Verified(NamedTuple):
 
 
 def verify(store: Store, objects: ObjectStore) -> Iterator[Verified]:
-    """Reads each object that the store names, except those replaced or deleted meanwhile. Raises as both stores do."""
+    """Reads each object that the store names, except those replaced or deleted meanwhile.
+
+    Raises the errors of the store and the object store.
+    """
     seen: set[JobRef] = set()
     for page in store.catalog.jobs():
         for job in page.jobs:

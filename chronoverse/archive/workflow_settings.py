@@ -30,7 +30,7 @@ def change_settings(
     """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
 
     ``record`` gets what is done, and how, before. A retention in ``changes`` is applied to the jobs even if it was set
-    already, so that it may be repeated after an error. Raises as the store does.
+    already, so that it may be repeated after an error. Raises the store's errors.
     """
     own = store.catalog.settings_of(workflow_id).own
     changed = {name: value for name, value in changes.items() if value != own[name]}
@@ -74,7 +74,8 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
     """Restores a workflow's settings and watches that the store lost from the archive. Returns whether it had to.
 
-    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
+    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and the errors of the store and the
+    object store.
     """
     saved = _read(objects, workflow_id)
     known = store.catalog.settings([workflow_id]).get(workflow_id)

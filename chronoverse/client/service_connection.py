@@ -94,7 +94,10 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns at most ``max_bytes`` of the body, and the head. Raises as :meth:`stream`."""
+        """Sends a request once. Returns at most ``max_bytes`` of the body, and the head.
+
+        Raises what :meth:`stream` raises.
+        """
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers
 

@@ -85,7 +85,7 @@ LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 def read_all_lines(
     read: BatchReader, archive: ArchiveReader, job: Job, position: int, *, descending: bool = False
 ) -> Iterator[Page]:
-    """All lines strictly after ``position`` in the requested order. Raises as ``read`` and ``archive`` do."""
+    """All lines strictly after ``position`` in the requested order. Raises what ``read`` and ``archive`` raise."""
     step = -1 if descending else 1
     while position + step >= job.first and only_in_archive(job, position + step):
         lines = archive.json_lines(job.ref, position, MAX_BATCH, descending=descending)

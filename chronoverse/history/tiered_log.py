@@ -160,7 +160,7 @@ class LogReader:
     ) -> Iterator[Batch]:
         """The log strictly after ``position`` in the requested order. With ``search``, other lines may be left out.
 
-        Raises as the store and the archive do, and :class:`JobNotFound` when the log is deleted meanwhile.
+        Raises the errors of the store and the archive, and :class:`JobNotFound` when the log is deleted meanwhile.
         """
         log = TieredLog(self.store, self.archive, job)
         max_count = max(1, min(MAX_BATCH, READ_BYTES // self.max_line_bytes))

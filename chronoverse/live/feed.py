@@ -152,7 +152,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """As :func:`encode`, for raw entries after line ``cursor``. Plain lines at the beginning cost a third."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the beginning cost a third."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))

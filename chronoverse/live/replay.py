@@ -126,7 +126,7 @@ class Replay:
         return job
 
     def _nothing_follows(self, cursor: int, feed: Feed | None) -> tuple[bytes | None, int]:
-        """As :meth:`step` when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
+        """Like :meth:`step` when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
         final = feed.final if feed else None
         job = self._get_job()
         if self.finished and job.end is None:

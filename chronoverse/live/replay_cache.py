@@ -151,11 +151,11 @@ class ReplayCache:
     def scan_after(
         self, ref: JobRef, line_filter: LineFilter, cursor: int, subject: str, patience: float, *, is_redacted: bool
     ) -> ReplaySegment | None:
-        """As :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
+        """Like :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
         None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
-        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises as
-        :meth:`ScanClient.replay` does.
+        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises
+        what :meth:`ScanClient.replay` raises.
         """
         if self._scan is None:
             return None
@@ -291,7 +291,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
     """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
 
     They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
-    and decides why. Raises as :meth:`ReplayCache.read_after` does.
+    and decides why. Raises what :meth:`ReplayCache.read_after` raises.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

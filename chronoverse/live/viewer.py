@@ -149,7 +149,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """As :meth:`next`, without the store: where that is needed, sets ``needs_store_read`` and returns None."""
+        """Like :meth:`next`, without the store: where that is needed, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:
@@ -278,7 +278,7 @@ class Viewer:
         return sse.cursor(self.cursor) + frames
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
-        """As :meth:`Replay.step`."""
+        """Like :meth:`Replay.step`."""
         if self._replay is None:
             job, seconds = self._finished, self._tail.lease_seconds
             self._replay = Replay(self._cache, self._ref, self.line_filter, job, seconds, self.subject)

@@ -102,7 +102,7 @@ class HttpLogWriter:
         return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """As :meth:`append_runs`."""
+        """Like :meth:`append_runs`."""
         runs = runs_of(lines)
         with contextlib.suppress(EarlierService):
             return self.append_runs(attempt, lines[0].sequence_num, runs)
@@ -176,7 +176,7 @@ class HttpLogWriter:
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """As :data:`chronoverse.runner.readback.Compare`. The service compares."""
+        """Like :data:`chronoverse.runner.readback.Compare`. The service compares."""
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)

@@ -26,7 +26,7 @@ audit_log.setLevel(logging.INFO)
 
 
 class AuditTrail:
-    """Writes and reads the trail. Raises as :class:`Store`. ``clock`` is in seconds."""
+    """Writes and reads the trail. Raises what :class:`Store` raises. ``clock`` is in seconds."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands

@@ -72,7 +72,7 @@ class WorkflowSettings(NamedTuple):
 
 
 class JobCatalog:
-    """All jobs of a store, for archivers. Raises as :class:`chronoverse.store.Store`."""
+    """All jobs of a store, for archivers. Raises what :class:`chronoverse.store.Store` raises."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands

@@ -32,7 +32,10 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md). Raises as :class:`Store`."""
+    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md).
+
+    Raises what :class:`Store` raises.
+    """
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands

@@ -16,7 +16,7 @@ from chronoverse.store.commands import Commands
 
 
 class JobListing:
-    """Reads and repairs the listings. Raises as :class:`Store` does. ``clock`` is Unix time in seconds."""
+    """Reads and repairs the listings. Raises what :class:`Store` raises. ``clock`` is Unix time in seconds."""
 
     def __init__(self, commands: Commands, clock: Callable[[], float] = time.time) -> None:
         self._commands = commands

@@ -53,7 +53,7 @@ class Appended(NamedTuple):
 
 
 class RecordAppender:
-    """Appends batches of records. ``clock`` is Unix time in seconds. Raises as :class:`Store` does."""
+    """Appends batches of records. ``clock`` is Unix time in seconds. Raises what :class:`Store` raises."""
 
     def __init__(
         self,

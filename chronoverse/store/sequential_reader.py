@@ -45,7 +45,7 @@ class SequentialReader:
         self._likely: _Request | None = None
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """As :meth:`Store.read`."""
+        """Like :meth:`Store.read`."""
         request = (job, after, count)
         with translate_errors():
             try:

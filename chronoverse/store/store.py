@@ -243,14 +243,14 @@ class Store:
         return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """As :meth:`append`. The first line has the number ``first``. Pauses if an archiver asks for that."""
+        """Like :meth:`append`. The first line has the number ``first``. Pauses if an archiver asks for that."""
         next_number, *slow = self._ask("append", attempt.job, RUNNER_KEYS, *self._append_args(attempt, first, runs))
         if slow:
             self._sleep(_slow_seconds(runs))
         return int(next_number)
 
     def append_parts(self, attempt: Attempt, first: int, parts: Sequence[Sequence[LineRun]]) -> int:
-        """As :meth:`append_runs` for one of ``parts`` after the other, in one round trip."""
+        """Like :meth:`append_runs` for one of ``parts`` after the other, in one round trip."""
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         calls = []
         for part in parts:

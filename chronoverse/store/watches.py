@@ -54,7 +54,7 @@ class KeptWatch(NamedTuple):
 
 
 class WatchStore:
-    """Reads and writes watches. Raises as :class:`Store`. ``changed`` gets a workflow's id after changes."""
+    """Reads and writes watches. Raises what :class:`Store` raises. ``changed`` gets a workflow's id after changes."""
 
     def __init__(self, commands: Commands, changed: Callable[[str], object]) -> None:
         self._commands = commands

@@ -36,7 +36,7 @@ class Workflow(NamedTuple):
 
 
 class WorkflowList:
-    """Reads and repairs the list of workflows. Raises as :class:`Store` does."""
+    """Reads and repairs the list of workflows. Raises what :class:`Store` raises."""
 
     def __init__(
         self,

@@ -109,7 +109,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
-    """As :func:`jwks.fetch_key_set`, with a timeout that also covers DNS and a slow answer as a whole."""
+    """Like :func:`jwks.fetch_key_set`, with a timeout that also covers DNS and a slow answer as a whole."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer's keys were not fetched in time")):
         return jwks.fetch_key_set(url, ca_file)
 

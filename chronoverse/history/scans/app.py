@@ -126,7 +126,7 @@ class ScanApp:
     def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        Raises as the store and the archive do, :class:`AtCapacity`, :class:`SearchTooExpensive`,
+        Raises the errors of the store and the archive, :class:`AtCapacity`, :class:`SearchTooExpensive`,
         :class:`NothingToCompare`, and :class:`JobNotFound`, also for the job to compare with.
         """
         budget = self._budget(scan, client_is_gone)
@@ -212,7 +212,7 @@ class ScanApp:
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        Raises :class:`AtCapacity`, and as the store and the archive do, unless it concerns one job only.
+        Raises :class:`AtCapacity`, and the errors of the store and the archive, unless it concerns one job only.
         """
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q or "", regex=scan.regex)
@@ -232,7 +232,7 @@ class ScanApp:
         return read_jobs_page(scan, self._listed(scan), search, budget, read_ahead)
 
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
+        """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         known: Set[int] | None = None
@@ -259,7 +259,7 @@ class ScanApp:
         return compose(job, found, scan.page_bytes, partial(self._summaries.line, job), read_past, baseline)
 
     def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
+        """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         found = read_job_profile(job, self._baseline(job, scan.labels).runs, self._runs, budget)
@@ -268,7 +268,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How far it has come, and :meth:`PastRuns.history` of the line's shape. Raises as :meth:`read` does.
+        """How far it has come, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
 
         Raises :class:`JobNotFound` also when the log has no such line.
         """

@@ -52,7 +52,7 @@ class ScanClient:
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """The event frames that ``scan`` asks for, and the last number that they cover. Raises as :meth:`ask` does.
+        """The event frames that ``scan`` asks for, and the last number that they cover. Raises what :meth:`ask` raises.
 
         None while no server runs: then the worker filters, so that streams continue.
         """
@@ -76,12 +76,12 @@ class PendingScan(NamedTuple):
             self.sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
-        """The page that a :class:`LineScan` asks for, after waiting for it. Raises as :meth:`answer` does."""
+        """The page that a :class:`LineScan` asks for, after waiting for it. Raises what :meth:`answer` raises."""
         head, lines = self.answer()
         return Page(lines.split(b"\n") if lines else [], **head)
 
     def jobs_page(self) -> JobsPage:
-        """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`answer` does."""
+        """The page that a :class:`WorkflowScan` asks for. Raises what :meth:`answer` raises."""
         head, jobs = self.answer()
         return JobsPage(jobs.split(b"\n") if jobs else [], head["position"] and WorkflowPosition(*head["position"]))
 

@@ -76,7 +76,10 @@ class DerivedReader:
         self._cached: OrderedDict[JobRef, _CachedLines] = OrderedDict()
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
-        """The shapes of the job's lines so far; None without time for all. Raises as the store and the archive do."""
+        """The shapes of the job's lines so far; None without time for all.
+
+        Raises the errors of the store and the archive.
+        """
         if (stored := self._archive.shape_set(job)) is not None:
             return stored
         found = self._collect(job, budget, lambda lines: lines.shapes.is_full)
@@ -86,7 +89,7 @@ class DerivedReader:
     def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
         """The timeline of the job's lines, and up to which line: ``job.last`` if there was time for all.
 
-        Raises as the store and the archive do.
+        Raises the errors of the store and the archive.
         """
         if (stored := self._archive.timeline(job)) is not None:
             return stored, job.last

@@ -35,7 +35,7 @@ class PastRunReader:
 
         Each has the numbers of the ``looked_for`` shapes. The second value is None, or how far it has come in the
         listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; the others count as
-        runs without shapes. Raises as the store and the archive do.
+        runs without shapes. Raises the errors of the store and the archive.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:

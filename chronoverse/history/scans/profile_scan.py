@@ -74,7 +74,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses longer than usual, as JSON; None while that is not known. Raises as ``read``."""
+    """The first three pauses longer than usual, as JSON; None while that is not known. Raises what ``read`` raises."""
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]

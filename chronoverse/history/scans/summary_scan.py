@@ -70,7 +70,9 @@ class SummaryReader:
         budget: PageBudget,
         renew: Callable[[], PageBudget],
     ) -> Findings:
-        """The findings in the log so far, without its pauses. The next request continues here. Raises as ``read`` does.
+        """The findings in the log so far, without its pauses. The next request continues here.
+
+        Raises what ``read`` raises.
 
         ``budget`` is for the new lines, and ``renew`` makes that for the errors. ``new_lines`` is None without time to
         compare.

@@ -212,7 +212,7 @@ class Connection(gevent.socket.socket):
             self.settimeout(timeout)
 
     def send(self, data: Any, flags: int = 0, timeout: object = None) -> int:
-        """As :meth:`sendall`. gunicorn uses it for a few bytes, such as ``100 Continue``."""
+        """Like :meth:`sendall`. gunicorn uses it for a few bytes, such as ``100 Continue``."""
         self.sendall(data, flags)
         return len(data)
 

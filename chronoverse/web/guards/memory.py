@@ -64,7 +64,10 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that reserves memory for more bytes of a body, within the block. Raises as ``take``."""
+        """Yields a function that reserves memory for more bytes of a body, within the block.
+
+        Raises what ``take`` raises.
+        """
         short = long = 0
 
         def take(size: int) -> None:

@@ -44,7 +44,7 @@ PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
     """Up to ``limit`` lines strictly after ``position`` in the requested order.
 
-    Raises as the store, the archive and :meth:`Turns.page` do.
+    Raises the errors of the store, the archive and :meth:`Turns.page`.
     """
     with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
@@ -72,8 +72,8 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for scans of ``ref``.
 
-    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.scan` and
-    :meth:`ScanClient.ask` do.
+    The answer ends soon when the request's client closes its side. Raises what :meth:`Turns.scan` and
+    :meth:`ScanClient.ask` raise.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.scan(ref, subject):
@@ -87,7 +87,7 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
     """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
 
-    Raises as :func:`pending_scan` and :class:`PendingScan` do.
+    Raises what :func:`pending_scan` and :class:`PendingScan` raise.
     """
     with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
         return pending.page()

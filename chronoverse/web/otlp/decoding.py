@@ -387,7 +387,7 @@ def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[s
 
 
 def _json_scalar(value: Any) -> Any:
-    """As :func:`_scalar`."""
+    """Like :func:`_scalar`."""
     if isinstance(value, dict):
         if isinstance(text := value.get("stringValue"), str):
             return text

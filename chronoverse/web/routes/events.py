@@ -104,7 +104,7 @@ def stream_operation(operation_id: str, query: Any, event: Any, end: str, **resp
 
 
 def admit(deps: Dependencies) -> Response | None:
-    """As :meth:`Dependencies.check_request`, in the turn of new viewers."""
+    """Like :meth:`Dependencies.check_request`, in the turn of new viewers."""
     # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
     # With the lock before Flask, as for other requests, fewer viewers a second got in.
     with deps.turns.viewer.hold():
@@ -125,7 +125,7 @@ def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, 
 
 
 def last_event_id(header: str | None) -> int | None:
-    """The number in a ``Last-Event-ID`` header. None without the header. Raises as :func:`parse_query` does."""
+    """The number in a ``Last-Event-ID`` header. None without the header. Raises what :func:`parse_query` raises."""
     number = None if header is None else parse_last_event_id(header)
     if number is None and header is not None:
         _load(EventsHeaders(), "headers", {"Last-Event-ID": header})
@@ -152,7 +152,8 @@ def start_offset(
 ) -> int:
     """The number after which the stream starts, for a request without ``Last-Event-ID``.
 
-    With a filter, finds the last ``tail`` matching lines, within the time of a page. Raises as :func:`scan_page`.
+    With a filter, finds the last ``tail`` matching lines, within the time of a page. Raises what :func:`scan_page`
+    raises.
     """
     if isinstance(offset, int):
         return offset

@@ -33,7 +33,10 @@ class WantedJobs(NamedTuple):
 def newest_jobs(
     deps: Dependencies, wanted: WantedJobs, start: ListingPosition | None, subject: str
 ) -> tuple[list[Any], ListingPosition | None]:
-    """The jobs as JSON, newest first; and where the next page starts. Raises as the store and :meth:`Turns.page` do."""
+    """The jobs as JSON, newest first; and where the next page starts.
+
+    Raises the errors of the store and of :meth:`Turns.page`.
+    """
     store, (workflow_id, limit, status, labels) = deps.store, wanted
     lock_ref = JobRef(workflow_id, "")
 

@@ -111,7 +111,7 @@ class _Download:
 
 
 def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
-    """All lines of the log. Raises as the store and the archive do, and as :meth:`Turns.download` does."""
+    """All lines of the log. Raises the errors of the store and the archive, and of :meth:`Turns.download`."""
     # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
     read = LogReader(deps.store, deps.archive, deps.settings.max_line_bytes)
@@ -127,7 +127,7 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
 def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
     """The lines that pass the ``filters``, which are fields of :class:`LineScan`, from the scan server.
 
-    Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do.
+    Raises what :meth:`ScanClient.ask` and :class:`PendingScan` raise.
     """
     subject, position, has_more = principal().subject, 0, True
     bounds = {"limit": MAX_ENTRIES, "page_bytes": BATCH_CHARACTERS, "seconds": SHORT_SCAN_SECONDS}
