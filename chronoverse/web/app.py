@@ -116,7 +116,7 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 class Application(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """``func`` itself. Flask would look at each view and hook, for each request, whether it is a coroutine."""
+        """Returns ``func`` itself. For each request, Flask would check whether each view and hook is a coroutine."""
         return func
 
 
@@ -152,7 +152,7 @@ def _refuse_odd_requests() -> None:
     """Answers 400 without a valid host, and 404 for a path with a doubled or an escaped slash.
 
     Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so this
-    looks at the target as it was sent, too. That may be in its absolute form: ``GET http://h//x`` (section 3.2.2).
+    also checks the target as it was sent, which may be in absolute form: ``GET http://h//x`` (section 3.2.2).
     """
     environ = request.environ
     host = environ.get("HTTP_HOST")

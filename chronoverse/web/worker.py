@@ -38,7 +38,7 @@ _AT_CAPACITY: Final = (
 
 
 class Server(StreamServer):
-    """Accepts connections without a bound: :class:`Connections` closes the surplus. Streams are ``writers``'."""
+    """Accepts connections without a limit: :class:`Connections` closes surplus ones. ``writers`` write the streams."""
 
     def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
         # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.
@@ -47,7 +47,7 @@ class Server(StreamServer):
         self._writers = writers
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """The next connection and its client's address. None if none waits, or no descriptor is left."""
+        """The next connection and its client's address. None if no connection waits or no descriptor is left."""
         if len(self._connections) + self._writers.open_count >= max_connections():
             # When a connection was closed, the new one is accepted in the event loop's next round.
             if not self._connections.make_room():
@@ -75,7 +75,7 @@ def max_connections() -> float:
 
 
 class Worker(GeventWorker):
-    """After an answer of gunicorn's ``ALREADY_HANDLED``, gunicorn reads no further request from the connection."""
+    """A gevent worker that reads no further request from a connection after gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
 

@@ -29,7 +29,7 @@ def retry_ms() -> int:
 
 @dataclass(slots=True, eq=False)
 class StreamTicket:
-    """One stream: whose it is, and since when (monotonic seconds). ``viewer`` stays None for a download."""
+    """One stream: its owner, and when it began (monotonic seconds). ``viewer`` stays None for a download."""
 
     subject: str
     address: str
@@ -40,13 +40,13 @@ class StreamTicket:
 
     @property
     def owners(self) -> tuple[tuple[str, str], ...]:
-        """The owners whose shares of streams it uses: kind of owner, and owner."""
+        """The owners whose shares of streams it uses, as pairs of kind and owner."""
         return ("token", self.subject), ("address", self.address)
 
 
 @dataclass(eq=False)
 class AdmissionControl:
-    """The open streams and downloads of a worker: of all, of one subject, of one address. ``clock`` is monotonic."""
+    """Counts a worker's open streams and downloads: in total, per subject, and per address. ``clock`` is monotonic."""
 
     limit: int
     per_token: int | None = None

@@ -1,6 +1,6 @@
 """Connections of clients: how slowly a client may read, and which connections are closed to make room for new ones.
 
-gunicorn writes all through :meth:`Connection.sendall`, except event streams
+gunicorn writes everything through :meth:`Connection.sendall`, except event streams
 (:mod:`chronoverse.web.streaming.stream_writer`).
 """
 
@@ -41,7 +41,9 @@ _HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
-    """The time that a client can pause, and the total time, plus a second for each ``bytes_per_second`` bytes."""
+    """How long a client may pause, and how long an answer may take in total, plus a second per ``bytes_per_second``
+    bytes.
+    """
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf
@@ -57,8 +59,9 @@ DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 class Connections:
     """A worker's connections, except those whose sockets event streams have taken over.
 
-    They are ordered by their last progress: a request arrived, or a part of an answer was taken. With more than
-    ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.
+    Ordered by their last progress: a request that arrived, or a part of an answer that the client received. Above
+    ``limit``, the connections that have waited longest for their clients are closed. Continuing to read a long head
+    takes ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -108,7 +111,7 @@ class Connections:
 class Connection(gevent.socket.socket):
     """A client's socket, which enforces the limits of the current answer.
 
-    ``connections`` are the worker's. It is None until the connection was added to them.
+    ``connections`` are the worker's; None until this connection has been added to them.
     """
 
     connections: Connections | None = None
@@ -142,7 +145,9 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
-        """The answer is a download or an event stream. It is not closed to make room, and is cut off at ``until``."""
+        """The answer is a download or an event stream: the connection is not closed to make room, and is cut off at
+        ``until``.
+        """
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds > USER_TIMEOUT_SECONDS:
             # For the kernel, a client that takes nothing is one that acknowledges nothing.
@@ -151,7 +156,7 @@ class Connection(gevent.socket.socket):
     def recv(self, *args: Any) -> bytes:
         """Waits for the client's next bytes. Raises gunicorn's LimitRequestHeaders for a head that is too long.
 
-        Only bytes of a request's body count as progress: otherwise a client could send a head forever.
+        Only bytes of a request body count as progress; otherwise a client could send a head forever.
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if not between_requests:
@@ -175,8 +180,8 @@ class Connection(gevent.socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Sends all of ``data``. Raises OSError as any socket does.
 
-        Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
-        took too long, or its time is up.
+        Raises ConnectionResetError if the connection was cut: the client received nothing for too long, the whole
+        answer took too long, or its time is up.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -217,7 +222,7 @@ class Connection(gevent.socket.socket):
         return len(data)
 
     def cut(self, why: str) -> ConnectionResetError:
-        """Resets the connection at once, and discards what the client has not taken. Returns the error to raise."""
+        """Resets the connection at once and discards unsent data. Returns the error to raise."""
         metrics.CONNECTIONS_CUT.labels(why).inc()
         if self.connections:
             self.connections.remove(self)
@@ -228,7 +233,7 @@ class Connection(gevent.socket.socket):
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
-        """Whether we wait for the client to send, or to take an ordinary answer."""
+        """Whether the connection waits for the client to send, or to receive an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
@@ -255,7 +260,8 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
-    """Calls :meth:`Connection.begin_long_answer` of the request's socket, under this project's gunicorn worker."""
+    """Calls :meth:`Connection.begin_long_answer` on the request's socket, if this project's gunicorn worker serves it.
+    """
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits or SendLimits(), until)
@@ -272,14 +278,15 @@ def has_left(environ: dict[str, Any]) -> bool:
 
 
 def stop_receiving(sock: socket.socket) -> None:
-    """Closes the receiving side. A greenlet that waits for the next request sees the end of the connection."""
+    """Closes the receiving side: a greenlet that waits for the next request then sees the end of the connection."""
     # After gevent's own shutdown that greenlet would fail as if the descriptor were closed.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:
         raw.shutdown(socket.SHUT_RD)
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side, and discards what was not read. Otherwise closing would reset the connection."""
+    """Closes the sending side and discards unread input, because closing with unread input would reset the connection.
+    """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
@@ -287,14 +294,16 @@ def finish_sending(sock: Any) -> None:
 
 
 def is_unresponsive(error: OSError) -> bool:
-    """Whether ``error`` means that the peer took nothing for too long, or that its machine is unreachable."""
+    """Whether ``error`` means that the peer received nothing for too long, or that its machine is unreachable."""
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
 
 class HangupWatch:
-    """Calls ``callback`` once when the peer of ``sock`` closes, in its own greenlet. A worker has thousands.
+    """Calls ``callback`` once, in its own greenlet, when the peer of ``sock`` closes.
 
-    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long.
+    A worker has thousands of watches.
+
+    The argument is ``left``, or ``slow`` if the kernel gave up on a peer that received nothing for too long.
     """
 
     __slots__ = ("_callback", "_sock", "_watcher")

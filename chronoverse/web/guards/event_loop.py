@@ -7,10 +7,10 @@ import gevent
 
 
 def yield_to_loop() -> None:
-    """Returns when the event loop has polled every socket again and run what was due.
+    """Returns once the event loop has polled every socket again and run what was due.
 
-    ``gevent.sleep(0)`` would not do: gevent runs all greenlets that sleep so in a row, for up to 5 ms, before it polls
-    the sockets again.
+    ``gevent.sleep(0)`` is not enough: gevent runs all greenlets that called it in a row, for up to 5 ms, before it
+    polls the sockets again.
     """
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:

@@ -1,4 +1,4 @@
-"""The memory of a worker for request bodies, and for unread answers. No subject can take all of it."""
+"""A worker's memory for request bodies and for unread answers. No subject can take all of it."""
 
 import contextlib
 import threading
@@ -25,9 +25,10 @@ MAX_LONG_BODIES: Final = 8
 
 @dataclass(eq=False)
 class Shares:
-    """Up to ``total`` of one resource, called ``what`` in errors. No subject can hold more than is left free.
+    """Shares up to ``total`` units of one resource, which errors call ``what``.
 
-    So a newcomer's small request always fits: the dynamic threshold of Choudhury and Hahne (1998).
+    No subject can hold more than is left free, so a newcomer's small request always fits: the dynamic threshold of
+    Choudhury and Hahne (1998).
     """
 
     total: int
@@ -40,7 +41,9 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Raises :class:`ShareExceeded` when it does not fit, or :class:`AtCapacity` if ``subject`` holds none."""
+        """Raises :class:`ShareExceeded` if ``amount`` does not fit, or :class:`AtCapacity` if ``subject`` holds nothing
+        yet.
+        """
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
@@ -96,7 +99,8 @@ class UnreadAnswers(Shares):
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts every answer to a valid token until it is sent or dropped. Refuses an answer that exceeds the share."""
+    """Counts each answer to a valid token until it is sent or dropped, and refuses answers beyond the subject's share.
+    """
 
     @app.after_request
     def count_answer(response: Response) -> Response:

@@ -33,8 +33,8 @@ MAX_PAUSE_SECONDS: Final = 1.0
 class Throttle:
     """Token buckets, one for each subject. ``clock`` is monotonic.
 
-    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
-    bound. Clients refused for this ``reason`` should wait for at least ``least_wait`` seconds.
+    A bucket fills at ``rate`` a second; an empty one is full after ``burst_seconds``. Without ``rate``, nothing is
+    bounded. Clients refused for ``reason`` should wait for at least ``least_wait`` seconds.
     """
 
     rate: float | None
@@ -54,7 +54,7 @@ class Throttle:
             raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
 
     def take(self, subject: str, amounts: Iterable[float]) -> None:
-        """Takes these out of the bucket, which can go into debt."""
+        """Takes ``amounts`` out of the bucket, which can go into debt."""
         if self.rate is None:
             return
         now, bucket = self.clock(), self._buckets.get(subject)
@@ -74,7 +74,7 @@ def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monoton
 
 
 def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
-    """The cost of each of these lines in a bucket of :func:`publish_throttle`."""
+    """What each message costs in a bucket of :func:`publish_throttle`."""
     return (len(message) + LINE_OVERHEAD_BYTES for message in messages)
 
 
@@ -88,9 +88,9 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
 
 @dataclass(eq=False)
 class ReplayThrottle:
-    """A token bucket for all replays of a worker, with ``rate`` bytes a second, to leave time for live lines.
+    """A token bucket of ``rate`` bytes a second for all of a worker's replays, to leave time for live lines.
 
-    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
+    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the calling replay.
     """
 
     rate: int

@@ -1,4 +1,4 @@
-"""For each kind of expensive work, how many requests of a worker do it at the same time. Subjects get it in turn."""
+"""Bounds how many of a worker's requests do each kind of expensive work at a time. Subjects take turns."""
 
 import time
 from collections import defaultdict
@@ -32,8 +32,8 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 class Turns:
     """A worker's turns. ``server_of`` returns a job's server. ``unread`` are answers that clients have not read.
 
-    Each server has its own locks, so a hanging server does not delay requests for others. All turns raise
-    :class:`AtCapacity` when they do not come in time.
+    Each server has its own locks, so a hanging server does not delay requests for others. Each method raises
+    :class:`AtCapacity` if the turn does not come in time.
     """
 
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
@@ -51,16 +51,19 @@ class Turns:
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=2)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn to make a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
+        """A turn to make a page of ``ref``, or a listing of its workflow. The holder can also wait for :meth:`read`.
 
         First waits while the subject's clients leave so much unread that a large page would be refused. After
         :data:`UNREAD_WAIT_SECONDS` it continues, because the page may be a small one. Also raises
-        :class:`ShareExceeded`, when the subject's own other requests held the turn too long.
+        :class:`ShareExceeded`, if the subject's own other requests held the turn for too long.
         """
         return self._answer(self._pages, ref, subject)
 
     def scan(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn for a scan of ``ref`` or its workflow. Otherwise as :meth:`page`, whose turns are independent."""
+        """A turn for a scan of ``ref`` or its workflow.
+
+        Waits and raises like :meth:`page`, whose turns are independent.
+        """
         return self._answer(self._scans, ref, subject)
 
     @contextmanager
@@ -76,7 +79,7 @@ class Turns:
                     return
 
     def read(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn to read one batch of stored lines, or some jobs, of the server that has ``ref``."""
+        """A turn to read one batch of stored lines, or some jobs, from the server that has ``ref``."""
         return self._reads[self._server_of(ref)].hold(subject)
 
     def download(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:

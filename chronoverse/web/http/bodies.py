@@ -29,7 +29,7 @@ MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 
 class _UnsupportedContentCoding(UnsupportedMediaType):
-    """415 with the coding that is accepted. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
+    """Answers 415, and names the accepted coding. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
 
     def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
@@ -50,10 +50,10 @@ class BodyReader:
 
     @contextlib.contextmanager
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
-        """The request's body, loaded by ``schema``. Its bytes count as ``subject``'s until the block is left.
+        """The request's body, loaded by ``schema``. Its bytes are counted against ``subject`` until the block is left.
 
-        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` when the subject's other bodies leave no
-        room for this one; :class:`AtCapacity` when other subjects' bodies do.
+        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` if the subject's other bodies leave no room
+        for this one; :class:`AtCapacity` if other subjects' bodies do.
         """
         with self.read(request, subject, "application/json") as body:
             yield _load(body, schema)
@@ -156,7 +156,7 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
 
 
 def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
-    """The JSON document in ``body``. Raises 400 for other text, and for more than ``limit`` brackets and the like."""
+    """The JSON document in ``body``. Raises 400 for invalid JSON, and for more than ``limit`` structural characters."""
     if has_more_values(body, pause, limit):
         raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
     try:
@@ -185,7 +185,9 @@ def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
 
 
 def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit: int) -> bool:
-    """Whether ``body`` has more than ``limit`` brackets, commas and quotation marks around its values."""
+    """Whether ``body`` contains more than ``limit`` structural characters: brackets, commas, and quotation marks around
+    strings.
+    """
     found = 0
     for parts, in_string in _at_quotation_marks(body, pause):
         outside = b"".join(parts[in_string::2])

@@ -29,11 +29,12 @@ class TrustedProxies:
         self.client.cache_clear()
 
     def _client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address, or its /64 for IPv6. What is no address is ``unknown``, so that clients invent no
-        names.
+        """The client's address, or its /64 for IPv6.
 
-        ``peer`` is the connection's other end, empty on a unix socket, which is trusted. Behind a trusted peer the
-        client is the last address of ``forwarded_for`` that is no trusted proxy: the others can be forged.
+        An invalid address becomes ``unknown``, so that clients cannot invent names.
+
+        ``peer`` is the connection's other end; it is empty on a Unix socket, which is trusted. Behind a trusted peer,
+        the client is the last address in ``forwarded_for`` that is not a trusted proxy; those before it can be forged.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

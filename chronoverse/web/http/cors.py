@@ -1,6 +1,6 @@
-"""Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
+"""Lets pages of other origins read the answers: CORS, https://fetch.spec.whatwg.org/#http-cors-protocol
 
-Only the origins that the settings name may do that, and without cookies: pages send the bearer token themselves.
+Only origins listed in the settings are allowed, and no cookies: pages send the bearer token themselves.
 """
 
 from collections.abc import Collection

@@ -75,7 +75,7 @@ class Dependencies:
         """Requires a token with ``scope`` for the workflow in the request's path, if any.
 
         The default scope depends on the method. A workflow that the token cannot read is answered like one that does
-        not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
+        not exist. Returns the answer that refuses the request, or None. Raises :class:`Unauthorized`,
         :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
         environ = request.environ

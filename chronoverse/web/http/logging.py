@@ -1,4 +1,4 @@
-"""Formats log lines, also gunicorn's: ``extra={"fields": {…}}`` has their fields. Tokens are never written."""
+"""Formats log lines, including gunicorn's. ``extra={"fields": {…}}`` passes their fields. Tokens are never written."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def record_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Console(logging.Formatter):
-    """A line for a person, like gunicorn's own, with the fields after the message. A traceback follows it."""
+    """Human-readable lines like gunicorn's own: the message, then the fields, then a traceback, if any."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")

@@ -53,7 +53,7 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The log strictly after ``position``, as :class:`LogReader` has it. Other greenlets run between two batches."""
+    """The log strictly after ``position``, as :class:`LogReader` yields it. Other greenlets run between batches."""
     return _yielding(_reader(deps)(job, position, **options))
 
 
@@ -70,9 +70,9 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for scans of ``ref``.
+    """Asks the scan server for a scan of ``kind`` with ``fields``, in the turn for scans of ``ref``.
 
-    The answer ends soon when the request's client closes its side. Raises what :meth:`Turns.scan` and
+    The answer ends early if the request's client closes its side. Raises what :meth:`Turns.scan` and
     :meth:`ScanClient.ask` raise.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
@@ -116,7 +116,7 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
     """The position in ``listing``: what each of the ``parsers`` returns for its value.
 
-    A parser raises ValueError or TypeError for any other value. Raises :class:`BadRequest`.
+    A parser raises ValueError or TypeError for an invalid value, which becomes :class:`BadRequest`.
     """
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
@@ -135,7 +135,7 @@ def digest(text: str) -> str:
 
 
 def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
-    """The part of a cursor for the query's labels: empty without any."""
+    """The part of a cursor that identifies the query's labels; empty if it has none."""
     return [digest(repr(sorted(labels)))] if labels else []
 
 
@@ -146,7 +146,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """A creation time in a cursor. It is text, since JSON has no infinity, which a foreign runner may have written."""
+    """A creation time in a cursor. It is a string, because a foreign runner can write infinity, which JSON lacks."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
@@ -178,10 +178,11 @@ def read_listing(
     read: Callable[[_Position | None], Iterable[tuple[_Position, Any]]],
     subject: str,
 ) -> tuple[list[Any], _Position | None]:
-    """Up to ``limit`` items after ``position``, and where the next page starts: None if there is none.
+    """Up to ``limit`` items after ``position``, and where the next page starts (None on the last page).
 
-    ``read`` gives some of the next positions after one, each with its item, or with None for an item that is gone or
-    not wanted, and nothing at the end. It is called in turns of ``subject`` for the server that has ``lock_ref``.
+    ``read`` returns some of the positions after a given one, each with its item, or with None if the item is gone or
+    not wanted; it returns nothing at the end. It is called in turns of ``subject`` for the server that has
+    ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
@@ -207,8 +208,8 @@ def read_listing(
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
     """The number after which a page of a log starts, in the requested order, and ``more`` numbers of its cursor.
 
-    It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
-    descending, and the other numbers are 0. Raises :class:`BadRequest`.
+    The ``query``'s cursor or offset gives the number. Without either, the page starts at the log's beginning, or at its
+    end if descending, and the other numbers are 0. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
@@ -227,7 +228,7 @@ def json_response(json: bytes) -> Response:
 def log_page_response(
     ref: JobRef, page: Page, listing: Sequence[Any], query: Mapping[str, Any], *more: int, **members: Any
 ) -> Response:
-    """A page of a job's lines, with ``members``. Its cursor has the page's position, and the numbers ``more``."""
+    """A page of a job's lines, with ``members``. Its cursor contains the page's position and the numbers ``more``."""
     cursor = encode_cursor(listing, [page.position, *more]) if page.has_more else None
     # orjson copies these fragments without encoding them again.
     lines = [orjson.Fragment(each) for each in page.lines]
@@ -240,7 +241,7 @@ def page_response(
 ) -> Response:
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
-    The link has the request's ``query``, except its offset. ``position`` is how far the page has come in a log; it
+    The link has the request's ``query``, except its offset. ``position`` is how far into the log the page goes; it
     becomes ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))

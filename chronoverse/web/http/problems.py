@@ -103,7 +103,7 @@ def _problem_for_http_error(error: HTTPException) -> Response:
 def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
     """The errors of the first parameters, and how many are omitted.
 
-    ``data`` has what webargs found wrong: ``{"messages": {"query": {"offset": ["…"]}}}``.
+    ``data`` contains the errors that webargs found: ``{"messages": {"query": {"offset": ["…"]}}}``.
     """
     found = [
         (name if name != "_schema" else location, details)

@@ -26,7 +26,7 @@ _TOO_LONG: Final = "message must have at most {} bytes: send a longer line in pa
 
 
 class JsonInteger(QueryInteger):
-    """An integer in a body, as JSON Schema defines it: 2.0 is one, and true is not."""
+    """An integer in a body, as JSON Schema defines it: 2.0 is valid, true is not."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         if type(value) is not int and not (type(value) is float and value.is_integer()):
@@ -62,7 +62,7 @@ class NewRunSchema(Schema):
 
 
 class LinesField(fields.List[Mapping[str, Any]]):
-    """Loaded as runs, by ``read``, which raises ValueError. Not object by object, which takes 20 ms for 500 lines."""
+    """Loaded as runs by ``read``, which raises ValueError. Loading object by object would take 20 ms for 500 lines."""
 
     def __init__(self, schema: type[Schema], read: Callable[[Any, int], list[LineRun]], **options: Any) -> None:
         super().__init__(fields.Nested(schema), **options)
@@ -140,7 +140,7 @@ def _are_indexes(partial: Any, count: int) -> bool:
 
 
 def _read_run(run: Any, max_line_bytes: int) -> Iterator[LineRun]:
-    """One run as runs of lines that are all partial, or not. Its messages are not checked one by one."""
+    """Splits one run into runs whose lines are either all partial or all whole. Messages are not checked one by one."""
     if type(run) is not dict or not run.keys() <= _RUN_KEYS:
         raise ValueError(f"must be an object of {', '.join(sorted(_RUN_KEYS))}")
     if error := _find_stamp_error(run):
@@ -166,7 +166,7 @@ def _read_run(run: Any, max_line_bytes: int) -> Iterator[LineRun]:
 
 
 class LabelsField(fields.Dict):
-    """The labels of a job, by their keys. They are loaded as :data:`~chronoverse.joblog.labels.Labels`."""
+    """The labels of a job, by their keys. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
 
     def __init__(self) -> None:
         description = "Set once: a different value for an existing label is refused, and nothing changes."
@@ -209,9 +209,9 @@ class OpenedBody(RunnerBody):
 
 
 class LinesBody(OpenedBody):
-    """Appends consecutive lines, of at most ``max_line_bytes`` each. No lines at all only renew the lease.
+    """Appends consecutive lines, of at most ``max_line_bytes`` each. A body without lines only renews the lease.
 
-    It has ``lines`` or ``runs``, and is loaded with ``runs``.
+    It contains ``lines`` or ``runs``; either is loaded as ``runs``.
     """
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)

@@ -1,4 +1,4 @@
-"""A line in the log for each read of a log's text, if the settings ask for it. It never has what was searched for."""
+"""Logs a line for each read of a job log's text, if the settings ask for it. The line never contains search terms."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ def register(app: Flask) -> None:
 
 
 def set_start(after: int) -> None:
-    """Notes that what the current request reads begins after line ``after``."""
+    """Notes that the current request reads from after line ``after``."""
     g.reads_after = after
 
 

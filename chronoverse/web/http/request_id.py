@@ -1,4 +1,4 @@
-"""An id for every request, from its ``X-Request-ID`` or made here. Answers, problems and log lines have it."""
+"""Gives every request an id, taken from ``X-Request-ID`` or generated. Answers, problems and log lines include it."""
 
 import re
 import secrets

@@ -68,10 +68,10 @@ class Blueprint(SmorestBlueprint):
         required: bool = True,
         load_text: Callable[[bytearray], Any] | None = None,
     ) -> Callable[[_View], _View]:
-        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents this, and 429.
+        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents the body, and the answer 429.
 
-        With ``required`` false, a missing body is treated as an empty object. With ``load_text``, plain
-        text is a body, too, and is loaded by that.
+        With ``required`` false, a missing body is treated as an empty object. With ``load_text``, a plain-text body is
+        accepted too, and ``load_text`` loads it.
         """
 
         text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
@@ -121,7 +121,7 @@ def matching(pattern: str, description: str = "", error: str | None = None, **op
 
 
 class QueryInteger(fields.Integer):
-    """A whole number of 1 to 15 ASCII digits. ``int()`` would also take spaces, signs and other digits."""
+    """A whole number of 1 to 15 ASCII digits. ``int()`` would also accept spaces, signs and other digits."""
 
     def __init__(self, description: str, minimum: int = 0, maximum: int = MAX_NUMBER, **options: Any) -> None:
         metadata = {"description": description}
@@ -153,13 +153,13 @@ class ParsedText(fields.String):
 
 
 def _labels(description: str) -> fields.List[Any]:
-    """Labels, each written as KEY=VALUE. They are loaded as pairs."""
+    """Labels, each written as KEY=VALUE, loaded as pairs."""
     item = ParsedText(parse_label, metadata={"examples": ["branch=main"]})
     return described(partial(fields.List, item), description, validate=validate.Length(max=MAX_LABELS))
 
 
 def _against_labels() -> fields.List[Any]:
-    """The same for good runs. ``*`` is an empty pair: runs with any labels."""
+    """Labels of the good runs to compare with. ``*`` is loaded as an empty pair, which matches any labels."""
     field = _labels(
         "Compare with good runs that have this label, KEY=VALUE. Repeatable; all must match. Searches the"
         f" {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Default: those of the job's `branch` if three"
@@ -232,7 +232,7 @@ class SearchFields(Schema):
 
 
 class StreamSearchFields(SearchFields):
-    """The same, for a query that is compared with each new line. Its expressions are bounded more tightly."""
+    """:class:`SearchFields` for a query that is compared with each new line: expressions are bounded more tightly."""
 
     compile_query = staticmethod(matcher_of)
 
@@ -258,9 +258,9 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header. None if it is no number.
+    """The number in a ``Last-Event-ID`` header. None if it is not a number.
 
-    An empty one is 0, the beginning: its client has received nothing yet.
+    An empty header means 0, the beginning: the client has received nothing yet.
     """
     return 0 if value == "" else parse_number(value)
 
@@ -373,7 +373,7 @@ class WaitQuery(StreamSearchFields):
 
 
 def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
-    """The shape of an answer, for the OpenAPI document only. ``members`` are always there."""
+    """The shape of an answer, for the OpenAPI document only. ``members`` are always present."""
     for member in members.values():
         member.required = True
     return Schema.from_dict({**members, **(optional or {})}, name=name)

@@ -1,6 +1,7 @@
 """Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
 
-The SDK's own ``OTEL_…`` variables say where spans are sent and which. No span has anything that looks like a token.
+The SDK's own ``OTEL_…`` variables decide which spans are sent, and where. No span contains anything that looks like a
+token.
 """
 
 import re
@@ -22,7 +23,7 @@ _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 
 
 class RequestSpan:
-    """One request's span. It ends once the answer is sent, and that of a stream with :meth:`stream_ended`."""
+    """One request's span. It ends once the answer is sent; a stream's span ends with :meth:`stream_ended`."""
 
     __slots__ = ("is_stream", "span")
 

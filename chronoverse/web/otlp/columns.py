@@ -1,6 +1,6 @@
-"""Reads the log records of a slice at once, if they are alike, in a third of the time.
+"""Reads a slice's log records all at once if they are alike, in a third of the time.
 
-A message of protobuf whose parts come several times is one message with all of their fields, as lists.
+Protobuf merges repeated parts of a message into one message that has all of their fields as lists.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -58,8 +58,8 @@ class Record(NamedTuple):
 class Columns:
     """Records that are alike, as lists. Iterating over it makes the records.
 
-    ``same`` has the attributes that are the same in all of them, and ``others`` a list of values for each other one.
-    ``severities`` is empty if no record has one.
+    ``same`` holds the attributes with equal values in all records, and ``others`` a list of values per remaining
+    attribute. ``severities`` is empty if no record has one.
     """
 
     same: dict[str, Any]
@@ -80,8 +80,8 @@ class Columns:
 def read(scope: bytes, count: int, wanted: Collection[str]) -> Columns | None:
     """The ``count`` records of a ScopeLogs message. None if they are not alike.
 
-    They are alike if each has a time, a text, and attributes with the same keys in the same order, of which those that
-    are ``wanted`` have texts or whole numbers. Raises DecodeError.
+    Records are alike if each has a time, a text, and attributes with the same keys in the same order, and if all
+    ``wanted`` attributes are texts or whole numbers. Raises DecodeError.
     """
     records = _CLASSES["Scope"].FromString(scope).records
     times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]

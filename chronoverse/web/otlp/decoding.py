@@ -1,6 +1,6 @@
 """Reads an ``ExportLogsServiceRequest``, in protobuf or JSON, and writes the answers to it.
 
-It is parsed in slices, between which other greenlets run.
+Requests are parsed in slices; other greenlets run between them.
 https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/logs/v1/logs.proto
 """
 
@@ -47,7 +47,7 @@ Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
     """The records of a request. Of attributes only the ``wanted`` ones are read. ``pause`` is called between slices.
 
-    Raises HTTPException: 400 when the body is no such request, 413 when it has too many records.
+    Raises HTTPException: 400 for an invalid request, 413 when it has too many records.
     """
     if mimetype == JSON:
         return _decode_json(body, wanted, pause)
@@ -55,7 +55,7 @@ def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Calla
 
 
 def encode_answer(mimetype: str, rejected: int, message: str) -> bytes:
-    """The answer to a request. ``message`` says why records were rejected; it is empty if none was."""
+    """The answer to a request. ``message`` says why records were rejected; empty if none were."""
     if mimetype == JSON:
         partial = {"partialSuccess": {"rejectedLogRecords": str(rejected), "errorMessage": message}}
         return orjson.dumps(partial if message else {})
@@ -67,7 +67,7 @@ def encode_answer(mimetype: str, rejected: int, message: str) -> bytes:
 
 
 def encode_status(mimetype: str, message: str) -> bytes:
-    """A ``google.rpc.Status``, which is the answer to a request that failed as a whole."""
+    """A ``google.rpc.Status``, the answer to a request that failed as a whole."""
     if mimetype == JSON:
         return orjson.dumps({"message": message})
     text = message.encode()[:65_536]
@@ -126,8 +126,9 @@ class _ProtobufDecoder:
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
-        A field without a length has the number 0 here: these messages have none. Raises IndexError when the message is
-        torn, and 413 when all messages have too many fields. https://protobuf.dev/programming-guides/encoding/
+        A field without a length gets the number 0: none of the wanted fields lacks one. Raises IndexError if the
+        message is truncated, and 413 if all messages together have too many fields.
+        https://protobuf.dev/programming-guides/encoding/
         """
         body = self._body
         while at < end:
@@ -161,7 +162,7 @@ class _ProtobufDecoder:
             raise IndexError
 
     def _slices(self, at: int, end: int) -> Iterator[list[Record | str] | Columns]:
-        """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
+        """The records of a ScopeLogs message, in slices. A slice of whole fields is itself a ScopeLogs message."""
         start = stop = at
         count = 0
         for field, content, stop_of_field in self._fields(at, end):
@@ -245,7 +246,7 @@ def _body(value: Any) -> str | None:
 
 
 class _Bound:
-    """Bounds the values of one body, and their levels. Lets others run between its lists."""
+    """Bounds the values of one body and their nesting. Lets other greenlets run between its lists."""
 
     def __init__(self, pause: Callable[[], object]) -> None:
         self._pause = pause
@@ -298,7 +299,7 @@ def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], N
 def _json_records(
     body: bytearray, wanted: Collection[str], pause: Callable[[], None]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
-    """The parsed attributes of a resource and some of its records, or the error of one."""
+    """Yields the attributes of a resource with some of its records, or with the error of one record."""
     # With the brackets around a record, and around a resource with its records.
     text, records = cut_lists(body, b"{[{[{[", pause)
     rest, resources = cut_lists(text, b"{[", pause)

@@ -22,10 +22,10 @@ Slice = tuple[int, int]
 
 
 def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[bytearray, list[Slice]]:
-    """Cuts out the elements of all lists inside of the brackets ``path``, of which the last is the list's own.
+    """Cuts out the elements of all lists at the nesting ``path``; its last bracket is the list's own.
 
-    Returns the rest of the text, in which a list has the indexes of its slices, and the slices. ``pause`` is called
-    often. Raises 400 for a text that is no JSON; but most mistakes are only found when the parts are parsed.
+    Returns the slices, and the rest of the text, in which each list contains the indexes of its slices. ``pause`` is
+    called often. Raises 400 for invalid JSON, although most errors are only found when the parts are parsed.
     """
     rest, slices, is_open = bytearray(), list[Slice](), bytearray()
     copied = start = element = first = 0

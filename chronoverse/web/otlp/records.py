@@ -53,10 +53,10 @@ Lines = list[tuple[bool, list[bytes]]]
 
 @dataclass(slots=True)
 class RecordLines:
-    """The lines of one record; or of consecutive records with the same time and stream, and one line each.
+    """The lines of one record, or of consecutive one-line records with the same time and stream.
 
-    ``path`` is the file's, ``number`` the first record's in it: "" and 0 for records without numbers.
-    ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
+    ``path`` is the file's path, and ``number`` the first record's number in it: "" and 0 for records without numbers.
+    ``first`` is a digest of record number 1. ``time`` is that of the first record, in Unix ns.
     """
 
     path: str
@@ -77,7 +77,7 @@ class RecordLines:
 
 
 class JobRecords:
-    """The records of one job in a request, and how they end the job. Secrets of these ``forms`` are masked."""
+    """The records of one job in a request, and how they end the job. Masks secrets that match ``forms``."""
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
@@ -91,7 +91,7 @@ class JobRecords:
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
         """The batches to append, each with the number of its records. ``digest`` is that of the request.
 
-        The same request makes the same batches again. The last one ends the job. ``pause`` is called often.
+        The same request produces the same batches. The last batch ends the job. ``pause`` is called often.
         """
         parts = list[list[RecordLines]]()
         for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
@@ -110,8 +110,8 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 class RecordSorter:
     """Sorts the records of a request by their jobs. Rejected ones are counted in ``refused``, by reason.
 
-    ``workflow_attributes`` and ``job_attributes`` are the names of the attributes that may name the workflow and the
-    job, the first first. ``max_line_bytes`` and ``forms`` are as for a runner.
+    ``workflow_attributes`` and ``job_attributes`` list the attributes that may name the workflow and the job, by
+    precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
     """
 
     def __init__(
@@ -139,7 +139,10 @@ class RecordSorter:
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds records of a resource, or why one is rejected. Removes their numbers from their attributes."""
+        """Adds records of a resource, or the reason why one is rejected.
+
+        Removes the record numbers from their attributes.
+        """
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -155,9 +158,10 @@ class RecordSorter:
                 self.refused[str(error)] += 1
 
     def _add_alike(self, records: Columns) -> bool:
-        """Adds records that differ only in their texts, times and numbers, which are consecutive and have no 1.
+        """Adds one-line records that differ only in texts, times and numbers.
 
-        Each is one line. Returns False if they differ in anything else: then each must be added alone.
+        Their numbers are consecutive and do not include 1. Returns False if they differ otherwise: each must then be
+        added alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
@@ -339,8 +343,8 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """The records, sorted by number within each file.
 
-    After a rotation there is another file at the same path. It begins with record number 1, which is later than the
-    record before it. Records before the rotation are sorted separately.
+    After a rotation, the same path names another file. It begins with record number 1, which is later than the record
+    before it. Records from before the rotation are sorted separately.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}

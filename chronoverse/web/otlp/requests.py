@@ -67,7 +67,7 @@ def _append(
 ) -> None:
     """Appends the records of one job, and counts those that are refused.
 
-    Raises :class:`RecordsMissing` when some wait for others, and :class:`TooFast` when the job may not begin yet.
+    Raises :class:`RecordsMissing` if some wait for earlier ones, and :class:`TooFast` if the job may not begin yet.
     """
     subject = principal().subject
     refused, left = sorter.refused, records.count()

@@ -202,17 +202,17 @@ def _milliseconds(timestamp: str | None) -> int | None:
 
 
 def _entry_ms(value: Any) -> int:
-    """An entry's time in a cursor. No entry has 0, and the store takes no id 0-0."""
+    """An entry's time in a cursor. 0 is refused: no entry has it, and the store rejects the id 0-0."""
     if not number(value):
         raise ValueError
     return int(value)
 
 
 def stale_seconds(watched: int) -> float:
-    """Seconds for which another worker can show lines from before a redaction, if it watches ``watched`` jobs.
+    """Seconds for which another worker can still show lines as before a redaction, if it watches ``watched`` jobs.
 
-    It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
-    ring a line stays until the tail has checked the job.
+    The worker trusts a chunk's record for a while, and can cache a segment of the old chunk just before that ends. A
+    line stays in its ring until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

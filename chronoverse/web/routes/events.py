@@ -1,7 +1,7 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte is sent. flask-smorest only documents this route: its parsing would be
-most of the cost of opening a stream.
+Every refusal is decided before the first byte is sent. flask-smorest only documents this route, because its parsing
+would be most of the cost of opening a stream.
 """
 
 import logging
@@ -115,7 +115,7 @@ def admit(deps: Dependencies) -> Response | None:
 # Many viewers send the same one.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
+    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names the error.
 
     Takes the first value of a duplicate parameter, which ``Dependencies.check_request`` has already refused.
     """
@@ -173,7 +173,10 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Its headers come last: in the log of reads ``Last-Event-ID`` is how far an answer goes."""
+    """A viewer's response.
+
+    Its headers are set last, because the log of reads uses ``Last-Event-ID`` as the end of an answer.
+    """
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)

@@ -33,7 +33,7 @@ class WantedJobs(NamedTuple):
 def newest_jobs(
     deps: Dependencies, wanted: WantedJobs, start: ListingPosition | None, subject: str
 ) -> tuple[list[Any], ListingPosition | None]:
-    """The jobs as JSON, newest first; and where the next page starts.
+    """The jobs as JSON, newest first, and where the next page starts.
 
     Raises the errors of the store and of :meth:`Turns.page`.
     """

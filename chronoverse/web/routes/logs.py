@@ -1,8 +1,9 @@
-"""A job's log in pages: all lines, those that match, and those that are new. Its summary and profile. The search of a
-workflow, and of all.
+"""Pages of a job's log: all lines, matching lines, new lines.
 
-A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
-``Last-Event-ID`` is how far it has come. The scan server makes all pages that are not just the log's lines: see
+Also summaries, profiles, and searches of one or all workflows.
+
+A page can be short or empty and still have a next one, because a request scans a bounded part of the log.
+``Last-Event-ID`` tells how far the page goes. The scan server makes all pages other than plain lines: see
 :mod:`chronoverse.history.scans`.
 """
 
@@ -218,7 +219,7 @@ def _line_or_none(value: Any) -> int | None:
 
 
 def _searched_to(position: WorkflowPosition, prefix: str) -> str:
-    """How far a search has come, as the header's value. Ids have neither slashes nor semicolons."""
+    """How far a search has come, as the value of its header. Ids have neither slashes nor semicolons."""
     more = {"created": iso_or_none(float(position.created)), "line": position.line}
     return ";".join(
         [prefix + position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)]

@@ -176,7 +176,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
-    """The number below which all is safe, as ``next``. It is null if the store did not confirm in time."""
+    """The number below which everything is safe, as ``next``; null if the store did not confirm in time."""
     with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)

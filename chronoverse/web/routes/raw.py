@@ -80,7 +80,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 class _Download:
-    """A download that was admitted with ``ticket``. It counts what is sent, for its line in the service's log."""
+    """A download admitted with ``ticket``. Counts the bytes sent, for its line in the service's log."""
 
     def __init__(self, deps: Dependencies, ticket: StreamTicket, job: JobRef, form: str) -> None:
         self._deps = deps
@@ -90,7 +90,10 @@ class _Download:
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """The ``parts``, cut, since gunicorn copies each. An error resets the connection: what was sent is not all."""
+        """Yields ``parts`` in small pieces, because gunicorn copies each.
+
+        An error resets the connection: the body is incomplete.
+        """
         try:
             for part in parts:
                 for start in range(0, len(part), WRITE_BYTES):
@@ -144,8 +147,8 @@ def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at
     """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
 
     The caller clears each list once it is encoded, so that only the bytes to send are in memory. Raises
-    :class:`StoreError`, also when the log is deleted or another one by then, and :class:`Unauthorized` at the monotonic
-    time ``expires_at``.
+    :class:`StoreError`, also if the log has been deleted or replaced, and :class:`Unauthorized` at the monotonic time
+    ``expires_at``.
     """
     for lines, position, has_more, *_ in pages:
         is_end = position >= job.last
@@ -176,9 +179,9 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
 
 
 def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:
-    """The download's bytes: as ``txt`` a message a line, as ``jsonl`` and ``json`` an object a line.
+    """The download's bytes: a message per line as ``txt``, an object per line as ``jsonl`` and ``json``.
 
-    The parts of a long line are joined in ``txt``, unless a line of the other stream is between them.
+    In ``txt``, the parts of a long line are joined, unless a line of the other stream comes between them.
     """
     renderer, time_slice = LineRenderer(colour=False, raw=control_sequences), TimeSlice()
     opening = b"[\n"

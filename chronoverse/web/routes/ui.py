@@ -69,7 +69,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/")
     def home() -> Response:
-        """The workflows. ``?workflow=`` was the address of a workflow's jobs."""
+        """The list of workflows. ``?workflow=`` is the former address of a workflow's jobs."""
         workflow_id = request.args.get("workflow", "")
         if IDENTIFIER.fullmatch(workflow_id):
             return Response(status=302, headers={**headers, "Location": f"/ui/workflows/{workflow_id}"})
@@ -91,7 +91,7 @@ def blueprint(settings: Settings) -> Blueprint:
     @routes.route("/ui")
     @routes.route("/ui/")
     def short() -> Response:
-        """Leads to the list of workflows, for those who type the beginning of an address."""
+        """Redirects to the list of workflows, for users who type only the beginning of an address."""
         return Response(status=302, headers={"Location": "/"})
 
     @routes.route("/ui/<path:rest>")

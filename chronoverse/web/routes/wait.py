@@ -1,6 +1,6 @@
 """``GET …/wait``: answers when a line has come, when the job has ended, or when the time is up.
 
-It has a viewer inside, which handles lost runners, gaps, redactions, expired tokens and the like once.
+Uses a viewer, so lost runners, gaps, redactions, expired tokens and the like are handled in one place.
 """
 
 import math
@@ -78,8 +78,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 class Wait:
     """Reads the frames of a viewer. It is over when a line has come that matches.
 
-    Up to ``limit`` lines that are there then are read as well; with a ``limit`` of 0 only the end of the job counts.
-    ``with_lines`` puts all of them into the answer, and not only the first. There may be thousands of waits.
+    Also reads further lines that are already available, up to ``limit``; with a ``limit`` of 0, waits only for the
+    job's end. ``with_lines`` puts all lines into the answer, not just the first. There can be thousands of waits.
     """
 
     deps: Dependencies
@@ -124,7 +124,7 @@ class Wait:
                 self._error = event.data
 
     def answer(self) -> Response:
-        """The answer, when the wait is over or its viewer is done. First reads what else is there."""
+        """The answer, once the wait is over or its viewer is done. First reads the remaining available frames."""
         viewer, clock = self.viewer, self.deps.monotonic
         try:
             until = clock() + LOOK_SECONDS
@@ -159,10 +159,9 @@ class Wait:
         return json_response(orjson.dumps(body))
 
     def _known_job(self) -> Job | None:
-        """The job as the tail knows it, if its log has all lines of the answer. Its status is some seconds old at most.
+        """The job as the tail knows it, if its log has all lines of the answer. Its status is at most some seconds old.
 
-        When a job ends, all who wait for it are answered at once. With a read of the store for each, half of 2,000 got
-        503.
+        When a job ends, all of its waiters are answered at once. If each read the store, half of 2,000 waiters got 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed and feed.job and feed.job.end:
@@ -209,10 +208,12 @@ def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, s
 
 
 class WaitWriter(StreamWriter):
-    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. Else as :class:`StreamWriter`.
+    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over.
 
-    A waiter costs what a viewer costs: no greenlet, and groups like those of viewers. It only has a timer more, because
-    a stream may end half a second late, but an answer should not come late.
+    Otherwise like :class:`StreamWriter`.
+
+    A waiter costs as much as a viewer: it has no greenlet, and waiters form groups as viewers do. It also has a timer:
+    a stream can end half a second late, but an answer must be on time.
     """
 
     __slots__ = ("_answer", "_timer", "_wait")
@@ -241,7 +242,8 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Takes a group's frames without an event. Others are passed to :meth:`fall_behind`."""
+        """The function that consumes the group's frames, unless they contain an event: :meth:`fall_behind` gets those.
+        """
         return _count_without_events
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The routes of watches: whom to tell what of a workflow's jobs."""
+"""The routes for watches: webhooks about a workflow's jobs."""
 
 import base64
 import secrets

@@ -1,6 +1,6 @@
 """``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
 
-A workflow's changes are read, fed and written as a log's lines are. What is different is how a stream begins.
+A workflow's changes are read, fed and written like a log's lines. Only the beginning of a stream differs.
 """
 
 import threading
@@ -58,7 +58,8 @@ class Snapshots:
         return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
 
     def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
-        """The frames of the jobs, not older than change ``cursor``. Raises what :func:`newest_jobs` raises."""
+        """The frames of the jobs, in states not older than change ``cursor``. Raises what :func:`newest_jobs` raises.
+        """
         with self._locks[wanted]:
             found = self.fresh(wanted)
             if found is None or found.cursor < cursor:

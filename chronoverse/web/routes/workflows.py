@@ -1,4 +1,4 @@
-"""The route that lists the workflows that a token may see."""
+"""The route that lists a token's workflows."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -53,7 +53,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _read_named(deps: Dependencies, ids: list[str], status: str | None) -> list[tuple[ListingPosition, Any]]:
-    """The workflows that a token names, the one with the newest job first. All are read: only then is it known."""
+    """The workflows that a token names, newest job first. Reads all of them, because the order is not known before."""
     known: list[tuple[ListingPosition, Any]] = []
     for start in range(0, len(ids), LISTED_AT_ONCE):
         batch = ids[start : start + LISTED_AT_ONCE]

@@ -1,6 +1,6 @@
-"""Hands the same frames to all viewers of one feed and one filter that have caught up, in one pass.
+"""Writes the same frames to all caught-up viewers of one feed and filter, in one pass.
 
-In a pass a viewer costs one ``send``. Fetching its own state from memory for each line would cost as much again.
+In a pass, a viewer costs one ``send``. Fetching each viewer's state from memory for each line would double that cost.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same filter.
 
-    All are at the same position of the feed's ring, so one of them, the *leader*, decides what all are sent. While
-    the group has members, it is in ``feed.groups``, by its ``key``, and in ``feed.waiters`` instead of their viewers.
-    Other greenlets run only where the feed or its filter budget lets them.
+    All are at the same position of the feed's ring, so one of them, the *leader*, decides what all receive. While the
+    group has members, it is listed in ``feed.groups`` by its ``key``, and in ``feed.waiters`` in place of their
+    viewers. Other greenlets run only where the feed or its filter budget lets them.
     """
 
     #: All members have caught up.
@@ -48,7 +48,10 @@ class BroadcastGroup:
         return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
-        """Adds a member whose viewer is at the group's position, or ahead of it; not while the group is writing."""
+        """Adds a member whose viewer is at the group's position or ahead of it.
+
+        Must not be called while the group writes.
+        """
         viewer, feed = member.viewer, self._feed
         if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False
@@ -89,7 +92,10 @@ class BroadcastGroup:
             feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
-        """Removes a member, and returns True. While the group is writing, returns False, and does it afterwards."""
+        """Removes a member, and returns True.
+
+        While the group is writing, returns False, and removes the member afterwards.
+        """
         if self._is_writing:
             self._leaving.append(member)
             return False

@@ -1,4 +1,4 @@
-"""Decides who writes to a viewer's socket. No other module does. The package's docstring has the two states."""
+"""Decides who writes to a viewer's socket; no other module does. The package's docstring describes the two states."""
 
 import _socket
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def chunk(body: bytes) -> bytes:
-    """``body`` as a chunk (RFC 9112 section 7.1). Viewers that are sent the same long body share one."""
+    """``body`` as a chunk (RFC 9112 section 7.1). Viewers that receive the same long body share one chunk."""
     return _long_chunk(body) if len(body) >= 4096 else b"%x\r\n%b\r\n" % (len(body), body)
 
 
@@ -38,7 +38,7 @@ def _long_chunk(body: bytes) -> bytes:
 class StreamWriter:
     """Writes one viewer's frames to its socket. Calls ``closed`` once, after the socket was closed.
 
-    A subclass may write something else: then it overrides the members from :attr:`is_over` to :meth:`last_bytes`.
+    A subclass that writes something else overrides the members from :attr:`is_over` to :meth:`last_bytes`.
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class StreamWriter:
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Takes what the group has encoded: the socket's own ``send``, which never waits."""
+        """The function that sends what the group has encoded: the socket's own ``send``, which never waits."""
         return self._socket.send
 
     @staticmethod
@@ -97,7 +97,7 @@ class StreamWriter:
         return LAST_CHUNK
 
     def start(self, head: bytes) -> None:
-        """Writes the response's ``head``, and together with it the frames that the replay cache already has."""
+        """Writes the response's ``head`` together with the frames that the replay cache already has."""
         missed = self.viewer.take_cached()
         self._write_now(head + self.to_send(missed) if missed else head)
 
@@ -152,7 +152,7 @@ class StreamWriter:
         return b"" if self._needs_greenlet or viewer.has_more or frames == b"" else None
 
     def write_more(self) -> None:
-        """The socket has room: writes what it had no room for, and then once what has come since."""
+        """Called when the socket has room: writes the unsent bytes, and then, once, what has come since."""
         try:
             if self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
@@ -246,7 +246,7 @@ class StreamWriter:
 
 
 class WriteScheduler:
-    """Writes to full sockets when they have room again. One greenlet does it for all of a worker's sockets (ADR 6)."""
+    """Writes to full sockets once they have room again. One greenlet serves all of a worker's sockets (ADR 6)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
@@ -269,7 +269,7 @@ class WriteScheduler:
         writer.write_deadline = self.clock() + STALL_SECONDS
 
     def remove(self, writer: StreamWriter) -> None:
-        """Ends the watch. Does nothing when there is none."""
+        """Stops watching ``writer``. Does nothing if it is not watched."""
         if writer.write_watch is not None:
             writer.write_watch.stop()
             writer.write_watch.close()
