@@ -14,5 +14,5 @@ run               ``chronoverse run``: all of these together
 resend            delivers the spool file that a runner left: ``chronoverse deliver``
 api               publishing from Python programs
 
-The command never waits for the store: its lines go to the spool, and the publisher's thread takes them from there.
+The command never waits for the store: lines go to the spool, and the publisher's thread takes them from there.
 """

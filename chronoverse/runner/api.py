@@ -93,7 +93,7 @@ class JobLog:
         """Opens a new attempt of a job, and waits up to ``open_seconds`` for the store.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of a store or a service. ``docs/python-api.md`` says what the options do. ``clock`` is Unix time.
+        the URL of a store or a service. ``docs/python-api.md`` describes the options. ``clock`` is Unix time.
 
         Raises ValueError for invalid ids, ``labels``, URLs and a ``ca_file`` without certificates (``SettingsError`` if
         the setting names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``,
@@ -147,7 +147,7 @@ class JobLog:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
         Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
-        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and after the log is
+        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and once the log is
         finished.
         """
         if stream not in STREAMS:
@@ -210,8 +210,8 @@ class JobLog:
 class JobLogStream(io.TextIOBase):
     """A text stream that publishes what is written to it: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
-    A line is published when it ends, when it has :data:`_MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
-    may write. What is written after that, or after the log's end, is ignored.
+    A line is published when it ends, when it reaches :data:`_MAX_UNFINISHED` characters, and by :meth:`close`. Any
+    thread may write. Text written after :meth:`close`, or after the log's end, is ignored.
     """
 
     def __init__(self, log: JobLog, stream: str) -> None:
@@ -226,7 +226,10 @@ class JobLogStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Publishes the lines that end in ``text``. Returns the number of its characters. Never waits for the store."""
+        """Publishes the lines that ``text`` completes. Returns the number of characters in ``text``.
+
+        Never waits for the store.
+        """
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
             if len(rest) > _MAX_UNFINISHED:
@@ -245,9 +248,10 @@ class JobLogStream(io.TextIOBase):
 
 
 class JobLogHandler(logging.Handler):
-    """Publishes log records as lines, with their time: from ``stderr_level`` on on stderr, the others on stdout.
+    """Publishes log records as lines, with their time: on stderr from ``stderr_level`` up, on stdout below it.
 
-    Records of our own threads are omitted, to avoid an endless loop. ``log`` can be a function of the calling thread.
+    Records of our own threads are omitted, to avoid an endless loop. ``log`` can be a function that returns the log for
+    the calling thread.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """Writes a message of our own, without control characters: it may quote what the service has answered."""
+        """Writes a message of our own, without control characters, because it can quote an answer of the service."""
         self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
@@ -122,9 +122,10 @@ class SignalForwarder:
 def run_command(
     argv: Sequence[str], capture: Capture, say: Callable[[str], None], signals: SignalForwarder, *, pty: bool = False
 ) -> int:
-    """Runs ``argv``, whose output ``capture`` reads; ``signals`` go to it. ``say`` tells why it cannot be started.
+    """Runs ``argv``. ``capture`` reads its output, ``signals`` are forwarded to it, and ``say`` reports a failed start.
 
-    It does not get our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be started.
+    The command does not get our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be
+    started.
     """
     if signals.received:
         return 128 + signals.received[0]

@@ -1,4 +1,4 @@
-"""Writes logs through the service, for runners that do not reach its store. Every request may be repeated."""
+"""Writes logs through the service, for runners that cannot reach its store. Every request is idempotent."""
 
 import contextlib
 import copy
@@ -39,13 +39,13 @@ GZIP_BYTES: Final = 1_400
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    When a function's token is refused, :class:`StaleToken` is raised. None after a token is treated as an outage.
-    ``ca_file`` lists additional certificate authorities. With ``durable`` a line is safe only once the service confirms
-    it.
+    If a token that a function returned is refused, raises :class:`StaleToken`. If the function returns None after an
+    earlier token, this is treated as an outage. ``ca_file`` lists additional certificate authorities. With ``durable``
+    a line is safe only once the service confirms it.
 
-    Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry
-    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and :class:`Unreachable` for
-    an untrusted certificate.
+    Raises what :class:`chronoverse.store.Store` raises, and :class:`TooFast`. Where no retry can succeed, raises
+    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, or, for an untrusted
+    certificate, :class:`Unreachable`.
     """
 
     #: How many appends may be sent before the first is answered: a link of 50 ms then takes 200,000 lines a second.
@@ -74,7 +74,7 @@ class HttpLogWriter:
         )
 
     def twin(self) -> "HttpLogWriter":
-        """Another writer of the same service, which sends ahead on its own connection."""
+        """Another writer to the same service, which sends ahead on its own connection."""
         twin = copy.copy(self)
         twin._service = self._service.twin(twin._next_token)
         return twin
@@ -111,7 +111,8 @@ class HttpLogWriter:
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
         """Appends ``runs``, in halves if they are too long for the service.
 
-        Raises :class:`EarlierService` when the next call, with the same lines, will send them in another form.
+        Raises :class:`EarlierService` if the caller must repeat the call with the same lines, to send them in another
+        form.
         """
         lines = count_lines(runs)
         if self._fits(lines, len(runs)):
@@ -133,7 +134,10 @@ class HttpLogWriter:
         return self.append_runs(attempt, first + count_lines(one), other)
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Sends an append after those that are not answered yet. The result returns and raises as the append does."""
+        """Sends an append without waiting for earlier answers.
+
+        Call the result to get this append's return value or error.
+        """
         plain = partial(self.append_runs, attempt, first, runs)
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
@@ -186,11 +190,11 @@ class HttpLogWriter:
         return []
 
     def durability_probe(self) -> "HttpLogWriter | None":
-        """The durability check of a ``durable`` writer; None where acknowledged lines are safe."""
+        """The durability check of a ``durable`` writer; None if acknowledged lines are already safe."""
         return self if self._durable else None
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """As the store does, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
+        """Confirms as the store does, under the service's CHRONOVERSE_DURABILITY. Renews the lease."""
         job, next_number = self._last_end
         if job == attempt.job:  # an end that the service has answered is safe
             return next_number
@@ -259,7 +263,7 @@ class HttpLogWriter:
 
     @contextlib.contextmanager
     def _translated(self, job: JobRef) -> Iterator[None]:
-        """Raises our errors of a runner instead of those of a request."""
+        """Translates errors of a request into a runner's errors."""
         try:
             yield
         except Unreachable as error:

@@ -1,7 +1,7 @@
 """Delivers a spool to the store: one thread opens the job, appends its lines, renews its lease and ends it.
 
-A second thread releases lines that are safe. What can pass is retried, what cannot stops the publisher, which says so
-once.
+A second thread releases lines that are safe. Temporary errors are retried; permanent ones stop the publisher, which
+reports them once.
 """
 
 import contextlib
@@ -59,11 +59,10 @@ class JobResult(NamedTuple):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    A spool that another process left is continued where that process stopped, with its token. The job of a
-    reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
-    lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
-    job, instead of :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not
-    refuse.
+    A spool that another process left is continued where that process stopped, with its token. The job of a reassigned
+    spool must have no lines. With ``find_free_id``, opens the first of JOB, JOB.2, JOB.3, … without lines, end,
+    tombstone or live runner. With ``wait_for_lease`` lines wait while another runner holds the job, instead of
+    :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not refuse.
     """
 
     connect: Callable[[], LogWriter]
@@ -175,7 +174,7 @@ class Publisher:
 
     @property
     def is_unreached(self) -> bool:
-        """Whether the store has failed to answer, and has neither opened nor refused the job so far."""
+        """Whether the store has failed to answer, and has so far neither opened nor refused the job."""
         return self._attempt is None and not isinstance(self._last_error, TooFast | Held | None)
 
     def _run(self) -> None:
@@ -291,7 +290,7 @@ class Publisher:
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
-        """Ends the job, or only the attempt, once its lines are safe: later they could not be sent again."""
+        """Ends the job, or only the attempt, once its lines are safe: after the end they could not be sent again."""
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return

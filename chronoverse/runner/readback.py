@@ -16,8 +16,10 @@ Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 
 def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
-    """The comparison for logs of ``writer``: by the service, or by reading lines from the store, and those
-    that left it from ``archive``."""
+    """The comparison for logs of ``writer``.
+
+    Either the service compares, or lines are read from the store and, once they have left it, from ``archive``.
+    """
     if isinstance(writer, HttpLogWriter):
         return writer.compare
 

@@ -34,16 +34,15 @@ def resend_spool(
     service_url: str | None = None,
     show: Callable[[str], object] = lambda text: None,
 ) -> bool:
-    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is
-    deleted.
+    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it.
 
-    ``connect`` returns the store of a workflow, ``comparer_for`` how to compare with its lines. The lines become those
-    of ``job_id``, which must have none, or with ``retry`` of the first free one of JOB, JOB.2, …; ``say`` gets
-    messages, ``show`` the progress each second.
+    A file that was delivered completely is deleted. ``connect`` returns the store of a workflow, and ``comparer_for`` a
+    function that compares lines with it. The lines are published as ``job_id``, which must have none, or with ``retry``
+    as the first free one of JOB, JOB.2, …; ``say`` gets messages, and ``show`` the progress each second.
 
-    Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered; :class:`SpoolNotInLog`
-    when the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` when the job cannot be
-    continued; :class:`StoreError`.
+    Raises: :class:`SpoolError` for a file that is not a spool, or is damaged (undamaged lines were delivered);
+    :class:`SpoolNotInLog` when the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` when
+    the job cannot be continued; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

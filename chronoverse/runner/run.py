@@ -57,7 +57,7 @@ def run(
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
     ``store`` may be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
-    ``more_follow``: whether other commands follow as attempts of this job. ``service_url`` and ``page`` are for
+    ``more_follow`` tells that other commands follow as attempts of this job. ``service_url`` and ``page`` are for
     messages; the others are options of ``chronoverse run``. With ``require_log``, raises what :meth:`Publisher.start`
     raises.
     """
@@ -138,7 +138,7 @@ def run(
 def _open_spool(
     job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
 ) -> Spool:
-    """A spool for the job: that of an earlier runner of the job, if any, except with ``retry``."""
+    """A spool for the job: the one that an earlier runner of the job left, if any, except with ``retry``."""
     others: list[tuple[Path, dict[str, Any]]] = []
     for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
@@ -159,7 +159,10 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``, and ``show``s it; at most 5 s for a store never reached."""
+    """Waits until everything is delivered or ``is_stopped()``, and calls ``show``.
+
+    Waits at most 5 s for a store never reached.
+    """
     start = time.monotonic()
     show_at = start + 1
     # Seconds between two checks for a signal, which cannot wake a waiting thread.
@@ -178,9 +181,9 @@ def wait_delivered(
 def close_and_report(
     publisher: Publisher, service_url: str | None = None, *, delivered: bool, refusal: ChronoverseError | None
 ) -> None:
-    """Closes the spool of a stopped ``publisher``, and says what was dropped, and how to deliver the rest later.
+    """Closes the spool of a stopped ``publisher``, and reports what was dropped, and how to deliver the rest later.
 
-    With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
+    With ``delivered``, the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
     the delivery permanently. ``service_url`` is the service that we publish through.
     """
     spool, say = publisher.spool, publisher.say

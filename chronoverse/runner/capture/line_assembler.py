@@ -1,4 +1,4 @@
-"""Turns one stream's bytes into batches of lines, and says when waiting text must be published. No I/O."""
+"""Turns one stream's bytes into batches of lines, and tells when waiting text must be published. No I/O."""
 
 import math
 from typing import Final
@@ -44,7 +44,9 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """The text that is due: a progress bar's state, or text without a newline, without a possible secret."""
+        """The text that is due: a progress bar's state, or an unfinished line up to what may be the beginning of a
+        secret.
+        """
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:

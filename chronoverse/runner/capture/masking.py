@@ -16,11 +16,11 @@ MAX_BYTES: Final = 65_536
 
 
 class Masks:
-    r"""The secrets to mask, each any bytes.
+    r"""The secrets to mask, as arbitrary bytes.
 
-    Each line of a secret that is long enough is masked wherever it occurs, as a line ``***``; its shorter lines are
-    masked where the whole secret occurs. Line endings, and whitespace there and around the secret, are ignored: a
-    program may change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
+    Each sufficiently long line of a secret is masked by ``***`` wherever it occurs; shorter lines are masked only where
+    the whole secret occurs. Line endings, and whitespace next to them and around the secret, are ignored, because a
+    program can change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
     contain it.
     """
 
@@ -35,9 +35,10 @@ class Masks:
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
-        """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret.
+        """Masks the beginning of a text. Returns it, and the unmasked rest, which may be the beginning of a secret.
 
-        However a stream is split, the results and :meth:`mask` of the last rest equal :meth:`mask` of the whole.
+        However a stream is split, the results followed by :meth:`mask` of the last rest equal :meth:`mask` of the
+        whole.
         """
         end = self._undecided_from(text, 0)
         if end == 0 or not self._occur_in(text):
@@ -58,7 +59,9 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """The first position from ``start`` on at which ``text`` may end within a secret; else its length."""
+        """The first position from ``start`` on of what may be an incomplete secret at the end of ``text``; else its
+        length.
+        """
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)
@@ -124,5 +127,5 @@ def _characters(text: bytes) -> int:
 
 
 def _replacement(found: re.Match[bytes]) -> bytes:
-    """The mask of one secret. It has as many lines as the secret, so masking does not change the numbers of lines."""
+    """The mask of one secret. It has as many lines as the secret, so masking does not change line numbers."""
     return b"\n".join(b"***" if line.strip() else line for line in found[0].split(b"\n"))

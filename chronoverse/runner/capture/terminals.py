@@ -1,7 +1,7 @@
 """The command's terminal: ours, lent as a shell does, or a pseudo-terminal of its own session.
 
-https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html Our own terminal is made raw then: what is
-typed, Ctrl-C included, is forwarded to the command's.
+https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html In the second case our own terminal is set
+to raw mode: all input, including Ctrl-C, is forwarded to the command's.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
-    """While entered, ``group`` is the foreground process group of our terminal; afterwards ours is again.
+    """Makes ``group`` the foreground process group of our terminal within the ``with`` block.
 
-    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
-    terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.
+    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
+    we are not in its foreground, or this is not the main thread. Yields a function that returns whether it was done.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield lambda: False
@@ -103,7 +103,10 @@ class PtyProcess:
 
 @contextlib.contextmanager
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
-    """While entered, the command gets what is typed, and the window's size. Yields whether Ctrl-C was typed."""
+    """Passes typed input and the window's size to the command within the ``with`` block.
+
+    Yields whether Ctrl-C was typed.
+    """
     if not process.interactive:
         yield lambda: False
         return
@@ -133,7 +136,7 @@ def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
 
 
 def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
-    """Forwards what is typed to the command until ``stop`` is readable. Sets ``interrupted`` when Ctrl-C is typed."""
+    """Forwards typed input to the command until ``stop`` is readable. Sets ``interrupted`` when Ctrl-C is typed."""
 
     def wait_until_ready(readable: list[int], writable: list[int]) -> bool:
         ready, _, _ = select.select([stop, *readable], writable, [])
@@ -175,7 +178,10 @@ def _size() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _forward_window_size(master: int) -> Iterator[None]:
-    """While entered, the command's terminal has our window's size. The kernel signals each change to the command."""
+    """Keeps the command's terminal at our window's size within the ``with`` block.
+
+    The kernel signals changes to the command.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -196,7 +202,7 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     """Starts ``argv`` on ``terminal``, and returns its process id.
 
     The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
-    posix_spawn opens it without running Python in the new process, as a process with threads must not after a fork.
+    posix_spawn opens it without running Python in the new process, which is unsafe after a fork of a threaded process.
     """
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
     if interactive:

@@ -16,11 +16,11 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The undamaged lines of the spool file ``path``, and a sentence about the others; empty if there are none.
+    """The undamaged lines of the spool file ``path``, and a sentence about the damaged ones (empty if there are none).
 
-    They are written into a new file. With ``in_place`` it replaces ``path``, which becomes
-    FILE.damaged; else it has no name, and is gone once the spool is closed. Raises: :class:`SpoolError` when nothing is
-    whole, or, with ``in_place``, when nobody knows whose lines they are; :class:`SpoolInUse`.
+    They are written into a new file. With ``in_place``, the new file replaces ``path``, and the old one becomes
+    FILE.damaged; otherwise the new file has no name, and vanishes once the spool is closed. Raises :class:`SpoolError`
+    if nothing is undamaged or, with ``in_place``, if the lines' job is unknown; :class:`SpoolInUse`.
     """
     try:
         return Spool.recover(path, keep_all=True), ""
@@ -56,7 +56,7 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
     """Writes the whole batches of the damaged file ``path`` into a new file in ``directory``.
 
-    Returns its path, None if there is no such batch; and which lines are lacking, counted from 1 as they were printed.
+    Returns its path (None without a whole batch), and which lines are missing, counted from 1 as they were printed.
     """
     draft: SpoolFile | None = None
     lacking: list[str] = []
@@ -90,7 +90,10 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
 
 
 def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:
-    """The damaged file, or a copy in ``directory`` with the first page of a new file. None if it is no spool file."""
+    """The damaged file, or a copy in ``directory`` with the first page of a new file.
+
+    None if it is not a spool file.
+    """
     with contextlib.suppress(sqlite3.Error):  # its first page may not even be that of a database
         file = SpoolFile(path, is_damaged=True)
         stack.callback(file.close)

@@ -4,8 +4,8 @@
       │ in the store, │ sent, but   │                     │ to be   │ the job's
       │ not yet safe  │ no answer   │                     │ sent    │ next line
 
-One thread puts lines in, and another takes them out and says how far the store has them. Without room, the oldest
-lines that were not sent are dropped. Their indexes stay empty: the publisher names them in the log as lost.
+One thread puts lines in; another takes them out and reports how far the store has them. If there is no room, the oldest
+unsent lines are dropped. Their indexes stay empty, and the publisher records them in the log as lost.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class MemoryBatches:
 
 
 class SpoolBatch(NamedTuple):
-    """Lines that are sent together, with the indexes from ``start`` up to ``end``, which is not included."""
+    """Lines that are sent together, with the indexes from ``start`` up to, but not including, ``end``."""
 
     start: int
     end: int
@@ -138,12 +138,12 @@ class Spool:
 
     @property
     def undelivered(self) -> int:
-        """Lines that the store has not acknowledged, and dropped lines that the log does not name yet."""
+        """Lines that the store has not acknowledged, and dropped lines that are not recorded in the log yet."""
         return self.end - self.acked
 
     @property
     def path(self) -> Path | None:
-        """The file, while there is one."""
+        """The path of the file, while there is one."""
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:
@@ -167,7 +167,7 @@ class Spool:
                 self._changed.notify_all()
 
     def skip(self, lines: int) -> None:
-        """Skips the indexes of lost lines. The publisher names them in the log."""
+        """Skips the indexes of lost lines. The publisher records them in the log."""
         with self._changed:
             self.end += lines
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class Spool:
             self._changed.notify_all()
 
     def save_state(self, **state: Any) -> None:
-        """Saves values, as JSON, with the lines, for a process that resends the file. None removes a value."""
+        """Saves values as JSON beside the lines, for a process that resends the file. None removes a value."""
         with self._changed:
             self.state = {name: value for name, value in {**self.state, **state}.items() if value is not None}
             self._save()
@@ -187,7 +187,7 @@ class Spool:
     def reassign(self) -> None:
         """Publishes the lines as another job. Forgets their own job, and their numbers there.
 
-        The file records it once that job has an attempt.
+        The file records the change once the other job has an attempt.
         """
         with self._changed:
             self.is_reassigned = True
@@ -214,10 +214,10 @@ class Spool:
             return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
 
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
-        """Up to ``lines`` lines from ``index`` on, one append; None at the end, or if the spool is abandoned.
+        """Up to ``lines`` lines from ``index`` on, for one append. None at the end, or if the spool is abandoned.
 
-        Where lines were dropped, the batch begins after them, or ends before them. When all lines up to the end were
-        dropped, it is empty, and begins at the end.
+        Where lines were dropped, the batch begins after them, or ends before them. If all lines up to the end were
+        dropped, the batch is empty and begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
@@ -279,9 +279,11 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Keeps all lines, and the job's end, in the file. None if there is neither, or no file is possible.
+        """Keeps all lines, and the job's end, in the file.
 
-        Lines for which there is no room in the file are dropped.
+        None if there are no lines and no end, or no file can be written.
+
+        Lines that do not fit into the file are dropped.
         """
         with self._changed:
             self._retry_at = 0.0
@@ -300,7 +302,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and refuses further lines: all are safe, or none can be sent."""
+        """Removes all lines and the file, and refuses further lines, because all are safe or none can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()
@@ -342,9 +344,9 @@ class Spool:
         return True
 
     def _drop(self, store: MemoryBatches | SpoolFile) -> bool:
-        """Removes the oldest acknowledged lines of ``store``, else drops the oldest that were not sent, if any.
+        """Removes the oldest acknowledged lines of ``store``; without any, drops the oldest unsent lines.
 
-        Returns whether there were any. Raises sqlite3.Error, with nothing changed.
+        Returns whether any lines were removed or dropped. Raises sqlite3.Error, with nothing changed.
         """
         for start, stop in ((0, self.acked), (max(self._sent, self.acked), self.end)):
             oldest = store.next_at(start)
@@ -371,7 +373,10 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes the safe batches but for ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
+        """Removes the safe batches, except for the last ``keep_bytes``.
+
+        If the disk is full, they stay, and the store skips them.
+        """
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]

@@ -5,7 +5,7 @@
     state    one row with a JSON object: the job, its token and numbers, how it ended, and how many lines were dropped
 
 The file's name is only for people. SQLite locks the file while its runner has it open, and the kernel releases the lock
-when the process ends. So a file that can be locked is orphaned.
+when the process ends. A file that can be locked is therefore orphaned.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 
 @dataclass(frozen=True, slots=True)
 class SpoolRoom:
-    """The bytes that a spool can take; memory can always hold one batch, of at most 2 MiB.
+    """The bytes that a spool can hold. Memory can always hold one batch of at most 2 MiB.
 
     Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept, because a store can lose lines.
     """
@@ -137,7 +137,7 @@ class SpoolFile:
         self._written = packed
 
     def valid_batches(self) -> Iterator[LineBatch]:
-        """All batches, in order. Raises ValueError if there is anything else in the file than a runner writes."""
+        """All batches, in order. Raises ValueError if the file contains anything that a runner does not write."""
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise ValueError(" ".join(found.split()))
@@ -151,7 +151,7 @@ class SpoolFile:
             yield each
 
     def whole_batches(self) -> Iterator[LineBatch | None]:
-        """The batches of a damaged file that a runner can have written, in order; None for anything else."""
+        """The batches of a damaged file, in order: those that a runner can have written, and None for anything else."""
         start = end = 0
         limit = -1
         while start <= MAX_NUMBER:
@@ -174,7 +174,7 @@ class SpoolFile:
                 start, limit = self._next_readable(start), -1
 
     def _next_readable(self, ordinal: int) -> int:
-        """The next ordinal from which rows can be read again; beyond all numbers if there is none."""
+        """The next ordinal from which rows can be read again. Without one, a number beyond all ordinals."""
         step = 1
         while not self._is_readable(ordinal + step):
             step *= 2
@@ -232,7 +232,7 @@ class SpoolFile:
                 yield LineBatch(stream, timestamp, data, lines, bool(partial), ordinal, position)
 
     def _read_state(self) -> dict[str, Any]:
-        """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
+        """The values of the state that a runner can have written; others are omitted. Raises :class:`SpoolError`."""
         if not self.has_our_tables():
             raise SpoolError(f"{self.path} is not a spool file")
         query = "SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= 1048576"

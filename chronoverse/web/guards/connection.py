@@ -260,7 +260,8 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
-    """Calls :meth:`Connection.begin_long_answer` on the request's socket, if this project's gunicorn worker serves it.
+    """Calls :meth:`Connection.begin_long_answer` on the request's socket, if this project's gunicorn worker
+    serves it.
     """
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
@@ -285,7 +286,8 @@ def stop_receiving(sock: socket.socket) -> None:
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side and discards unread input, because closing with unread input would reset the connection.
+    """Closes the sending side and discards unread input, because closing with unread input would reset the
+    connection.
     """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)

@@ -99,7 +99,8 @@ class UnreadAnswers(Shares):
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts each answer to a valid token until it is sent or dropped, and refuses answers beyond the subject's share.
+    """Counts each answer to a valid token until it is sent or dropped, and refuses answers beyond the subject's
+    share.
     """
 
     @app.after_request

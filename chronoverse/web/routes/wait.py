@@ -242,7 +242,8 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """The function that consumes the group's frames, unless they contain an event: :meth:`fall_behind` gets those.
+        """The function that consumes the group's frames, unless they contain an event: :meth:`fall_behind` gets
+        those.
         """
         return _count_without_events
 
