@@ -12,12 +12,12 @@ Each of these uses those below it:
     scripts/  Lua scripts for everything atomic. Each can be repeated after a lost reply
 
 ``live_reader`` waits for new entries of all jobs that a worker watches, on its own connections, and
-``sequential_reader`` has one for replays. ``changes`` reads what the scripts note of a workflow's jobs. ``durability``
-asks whether writes are on the disk or on a replica, ``keys`` has the names of keys, ``adaptive_batch`` says how many
-lines are read at once, and ``server_checks`` warns of servers that may lose logs.
+``sequential_reader`` has one for replays. ``changes`` reads the changes of a workflow's jobs that the scripts record.
+``durability`` asks whether writes are on disk or on a replica, ``keys`` defines the names of keys, ``adaptive_batch``
+decides how many lines to read at once, and ``server_checks`` warns about servers that can lose logs.
 
-Foreign runners write the same keys with plain commands (``docs/redis.md``), so nothing that is read here is trusted to
-have the right type or form.
+Foreign runners write the same keys with plain commands (``docs/redis.md``), so nothing read here is trusted to have the
+right type or form.
 """
 
 from chronoverse.store.durability import Durability

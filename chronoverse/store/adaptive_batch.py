@@ -2,7 +2,8 @@
 
 
 def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:
-    """How many lines to ask for next: some ``wanted`` bytes, and at most four times as many lines as ``asked`` before.
+    """How many lines to ask for next, to get about ``wanted`` bytes: at most four times the ``asked`` lines of the last
+    read.
 
     The last read returned ``lines`` lines of ``size`` bytes.
     """
@@ -10,7 +11,7 @@ def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most:
 
 
 class AdaptiveBatch:
-    """How many lines to ask for when 1 MiB is wanted. Starts small."""
+    """Adapts how many lines to ask for to get about 1 MiB. Starts small."""
 
     def __init__(self) -> None:
         self.lines = 32

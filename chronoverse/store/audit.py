@@ -1,6 +1,6 @@
-"""The audit trail: who has deleted and redacted what, and changed which bounds. Each entry is also a line in the log.
+"""The audit trail: who deleted or redacted what, and who changed which bounds. Each entry is also a line in the log.
 
-One stream for all workflows, which only services and archivers may write (docs/redis.md).
+It is one stream for all workflows; only services and archivers may write it (docs/redis.md).
 """
 
 import logging
@@ -38,8 +38,9 @@ class AuditTrail:
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
-        """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch. After many alike, each
-        hundredth.
+        """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch.
+
+        After many similar entries in a day, only every hundredth is added.
         """
         fields = {"sub": sub[:_MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:_MAX_TEXT]}
         if job_id is not None:
@@ -61,7 +62,7 @@ class AuditTrail:
     def page(
         self, since_ms: int, until_ms: int | None, before: Position | None, count: int
     ) -> list[tuple[Position, dict[str, Any]]]:
-        """Up to ``count`` entries of this time in Unix ms, newest first, strictly after ``before``."""
+        """Up to ``count`` entries between two times in Unix ms, newest first, strictly after ``before``."""
         newest = "+" if until_ms is None else str(until_ms)
         if before is not None:
             newest = f"({before[0]}-{before[1]}"

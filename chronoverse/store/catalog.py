@@ -27,10 +27,11 @@ _BUCKET: Final = "bucket:"
 class ArchiveState(NamedTuple):
     """How far a job is archived. Unknown numbers are 0, unknown texts empty.
 
-    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
-    timeline of this version, too, or they could not be; ``swept``: no unrecorded object is left; ``deleting``: the job
-    is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for ``ended_seconds``. ``first`` and
-    ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's own.
+    ``complete``: the whole log of an ended job has been archived since ``archived_at``. ``has_derived``: so have its
+    shapes and timeline in this version's format, or they could not be made. ``swept``: no unrecorded object is left.
+    ``deleting``: the job is hidden. The store has known of the end since ``ended_at`` (Unix seconds), that is, for
+    ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's
+    own.
     """
 
     archived: int
@@ -58,7 +59,7 @@ class CatalogPage(NamedTuple):
 
 
 class WorkflowSettings(NamedTuple):
-    """A workflow's own settings: None where the common one applies, 0 for no bound. Times are Unix ms."""
+    """A workflow's own settings: None where the common setting applies, 0 for no bound. Times are Unix ms."""
 
     retention_seconds: int | None = None
     job_bytes: int | None = None
@@ -114,7 +115,7 @@ class JobCatalog:
             yield page
 
     def mark(self) -> float:
-        """The age mark, in Unix seconds; 0 when there is none. See :mod:`chronoverse.archive.store_history`."""
+        """The age mark, in Unix seconds; 0 if there is none. See :mod:`chronoverse.archive.store_history`."""
         key = self._keys.mark
         return float(self._commands.run(key, "ZSCORE", key, "archivers") or 0)
 
@@ -136,7 +137,7 @@ class JobCatalog:
             self._commands.run(key, "ZREM", key, f"{_BUCKET}{old}")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """The estimated bytes of their logs: 0 for a log that is gone. Omits jobs of unreachable servers."""
+        """The estimated bytes of each job's log: 0 for a log that is gone. Omits jobs of unreachable servers."""
 
         def ask(group: Sequence[JobRef]) -> list[int]:
             # The server adds up the sizes of ten nodes of a stream to estimate the size of the whole.
@@ -167,7 +168,7 @@ class JobCatalog:
         )
 
     def retention(self, workflow_id: str, pool: PoolKind | None = None) -> int | None:
-        """The workflow's own retention in seconds. None when it has the common one."""
+        """The workflow's own retention in seconds. None if the common one applies."""
         key = self._keys.of_workflow(workflow_id, "settings")
         # A key that is no hash holds no settings.
         with contextlib.suppress(NotALog):
@@ -175,12 +176,12 @@ class JobCatalog:
         return None
 
     def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
-        """The settings of these workflows, without those that cannot be read."""
+        """The settings of these workflows. Omits settings that cannot be read."""
         answers = self._on_settings(workflow_ids, "HMGET", *WorkflowSettings._fields)
         return {each: _settings(answer) for each, answer in answers.items() if isinstance(answer, list)}
 
     def settings_of(self, workflow_id: str) -> WorkflowSettings:
-        """The workflow's settings; none if its key is not a hash."""
+        """The workflow's settings; the defaults if its key is not a hash."""
         key = self._keys.of_workflow(workflow_id, "settings")
         with contextlib.suppress(NotALog):
             return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields))
@@ -197,11 +198,11 @@ class JobCatalog:
         self._commands.run(workflow_id, "HSET", key, *fields)
 
     def settings_saved(self, workflow_id: str, changed_ms: int) -> None:
-        """Notes that the archive has the workflow's settings of that change."""
+        """Notes that the archive has the workflow's settings as of the change at ``changed_ms``."""
         self._commands.run(workflow_id, "HSET", self._keys.of_workflow(workflow_id, "settings"), "saved_ms", changed_ms)
 
     def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
-        """The bounds of workflows without their own. None when they are not known. Never raises."""
+        """The bounds of workflows without their own. None if unknown. Never raises."""
         key = self._keys.limits
         with contextlib.suppress(StoreError):
             found = _numbers(self._commands.run(key, "HMGET", key, "job_bytes", "day_bytes", pool=pool))
@@ -209,7 +210,7 @@ class JobCatalog:
         return None
 
     def set_common_bounds(self, job_bytes: int, day_bytes: int, list_workflows: Callable[[], Sequence[str]]) -> None:
-        """Sets the common bounds for new jobs, and for running jobs of the listed workflows, if they changed."""
+        """If the common bounds changed, sets them for new jobs, and for running jobs of the listed workflows."""
         if (self.common_bounds() or [0, 0]) == [job_bytes, day_bytes]:
             return
         fields = ("common_job_bytes", job_bytes, "common_day_bytes", day_bytes)
@@ -229,7 +230,7 @@ class JobCatalog:
         return {each: size for each, (its_day, size) in found.items() if its_day == day and size}
 
     def _on_settings(self, workflow_ids: Sequence[str], command: str, *args: Any) -> dict[str, Any]:
-        """The answers to a command on the settings of each workflow, errors among them."""
+        """The answers, including errors, to a command on the settings of each workflow."""
 
         def ask(refs: Sequence[JobRef]) -> list[Any]:
             commands = [(command, self._keys.of_workflow(ref.workflow_id, "settings"), *args) for ref in refs]

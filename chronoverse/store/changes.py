@@ -19,7 +19,7 @@ DELETED: Final = "DELETED"
 
 
 class Change(NamedTuple):
-    """One change. ``job`` is the job's state then; for a ``deleted`` job, its last known state."""
+    """One change. ``job`` is the job's state after it; for a ``deleted`` job, the last known state."""
 
     number: int
     job: Job
@@ -42,7 +42,7 @@ class ChangesState(Job):
         return b""
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """An ``error`` for a reader that has changes that the store lost."""
+        """An ``error`` frame for a reader that is ahead of the store, which has lost changes."""
         return None if cursor <= self.last else error_frame("the store has lost changes of this workflow")
 
 

@@ -41,9 +41,7 @@ class ChunkIndex:
         self._commands = commands
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk with line ``number``, or the next one. Raises :class:`ArchiveDamaged` for a value that is no
-        record.
-        """
+        """The chunk with line ``number``, or the next one. Raises :class:`ArchiveDamaged` for an invalid record."""
         found = self._run(job, "ZRANGE", "archive", number, "+inf", "BYSCORE", "LIMIT", 0, 1)
         if not found:
             return None
@@ -53,7 +51,7 @@ class ChunkIndex:
         return chunk
 
     def chunks(self, job: JobRef) -> list[Chunk]:
-        """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for a value that is no record."""
+        """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for an invalid record."""
         found: list[Chunk] = []
         # Each has some 10 KiB. The key may hold millions of other values: reading ends at the first that is no record.
         while page := self._run(job, "ZRANGE", "archive", len(found), len(found) + 499):
@@ -80,8 +78,9 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks all objects in the garbage, and ``names``, for deletion; without the lock only the caller's own
-        uploads.
+        """Marks all objects in the garbage, and ``names``, for deletion.
+
+        Without the lock, marks only the caller's own uploads.
         """
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
@@ -116,10 +115,10 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
         old: Chunk | None = None,
     ) -> None:
-        """Records ``chunk`` after the others, or instead of ``old``, and trims the log to ``trim``, except its last
-        entry.
+        """Records ``chunk`` after the others, or in place of ``old``, and trims the log up to ``trim``, except for its
+        last entry.
 
-        With ``last_entry``, does nothing unless the log still has it. Idempotent. Raises :class:`Fenced`,
+        With ``last_entry``, does nothing unless the log still contains that entry. Idempotent. Raises :class:`Fenced`,
         :class:`Deleted`, :class:`SequenceGap`.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)
@@ -137,10 +136,9 @@ class ChunkIndex:
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that an ended job is archived completely, with its derived objects. The log expires after ``hot_ms``.
-        Idempotent.
+        """Notes that an ended job and its derived objects are archived. The log expires after ``hot_ms``. Idempotent.
 
-        ``state`` fills fields that the job's hash lacks. Raises :class:`Fenced`, :class:`SequenceGap`.
+        ``state`` provides fields that the job's hash lacks. Raises :class:`Fenced`, :class:`SequenceGap`.
         """
         fields = [each for pair in state.items() for each in pair]
         whole = chunks[-1].last, combined_sha256(chunks)
@@ -157,12 +155,13 @@ class ChunkIndex:
         wait_seconds: float | None,
         redactions: int,
     ) -> bool | None:
-        """Makes a job of its ``chunks``, each with the bytes that a quota counts, and the ``fields`` of its hash.
+        """Recreates a job from its ``chunks``, each with the bytes that a quota counts, and from the ``fields`` of its
+        hash.
 
-        Returns False when the store knows as much of it; None when its runner has come back and has not sent everything
-        again: repeat it then. A job that has not ended is LOST if its runner does not come back in ``wait_seconds``.
-        The count of ``redactions`` never decreases.
-        Idempotent. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of this name.
+        Returns False if the store already knows as much about it. Returns None if its runner has come back but has not
+        sent everything again: repeat the call later. A job that has not ended becomes LOST if its runner does not come
+        back within ``wait_seconds``. The count of ``redactions`` never decreases. Idempotent. Raises :class:`Deleted`;
+        :class:`ArchiveDamaged` when the store has another job of this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (
@@ -224,7 +223,7 @@ class ChunkIndex:
         self._commands.ask("redact", job, kinds, *args, *more)
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
-        """The newest :data:`_AUDIT_ENTRIES` redactions, oldest first. Values that are no redaction are left out."""
+        """The newest :data:`_AUDIT_ENTRIES` redactions, oldest first. Omits invalid ones."""
         return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:

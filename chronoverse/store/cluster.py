@@ -142,7 +142,7 @@ class ClusterTopology(Topology):
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
     def refresh(self) -> None:
-        """Asks for the map if it is stale. When no node answers, the old map stays."""
+        """Asks for the map if it is stale. If no node answers, keeps the old map."""
         if not self._is_stale:
             return
         with self._map_lock:

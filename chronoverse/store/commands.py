@@ -1,4 +1,4 @@
-"""Commands and scripts for the server that has a workflow's keys. They raise our errors instead of the driver's."""
+"""Sends commands and scripts to the server that has a workflow's keys. Raises our errors instead of the driver's."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -38,7 +38,7 @@ class Commands:
     def pipeline(
         self, workflow_id: str, commands: Sequence[tuple[Any, ...]], pool: PoolKind | None = None
     ) -> list[Any]:
-        """The replies to ``commands``, sent in one round trip; the driver's error in place of a failed one's reply."""
+        """The replies to ``commands``, sent in one round trip. A failed command's reply is the driver's error."""
         if not commands:
             return []
 
@@ -55,7 +55,7 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """The answer of a script for these keys of a job, after its OK. Any other answer is raised as an error."""
+        """What a script for these keys of a job answers after OK. Raises any other answer as an error."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 

@@ -31,9 +31,9 @@ _PUSH_CONSUMED: Final = object()
 
 
 class Script:
-    """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
+    """A Lua script in ``scripts/``. It is run by its hash, and sent if the server does not have it.
 
-    A server that is out of memory still runs scripts with ``flags=allow-oom``: they free more than they need.
+    A server that is out of memory still runs scripts with ``flags=allow-oom``, which free more memory than they need.
     """
 
     def __init__(self, name: str) -> None:
@@ -87,8 +87,9 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 
 
 def read_reply(connection: redis.Connection) -> Any:
-    """The reply to a command, or the server's error. Without ``push_request`` the driver would recurse for each
-    message.
+    """The reply to a command, or the server's error.
+
+    Uses ``push_request``: otherwise the driver would recurse per message.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is _PUSH_CONSUMED:
@@ -99,7 +100,10 @@ def read_reply(connection: redis.Connection) -> Any:
 
 
 def take_message(connection: redis.Connection) -> bool:
-    """Passes the next message to its handler; False without any. Raises the driver's ConnectionError for others."""
+    """Passes the next message to its handler. False if there is none.
+
+    Raises the driver's ConnectionError for anything else.
+    """
     try:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:
@@ -147,7 +151,7 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
 
 
 class AskingClient(redis.Redis):
-    """A client of the node that a slot is being moved to. That node refuses commands without ASKING before them.
+    """A client of the node that a slot is being moved to. That node refuses commands that do not follow ASKING.
 
     https://redis.io/docs/latest/commands/asking/
     """

@@ -22,7 +22,7 @@ WAIT_MS: Final = 2_000
 
 
 class Durability(StrEnum):
-    """When a line is safe: when the store has acknowledged it, has it on its disk, or has it on a replica as well."""
+    """When a line counts as safe: once the store has acknowledged it, has it on disk, or also has it on a replica."""
 
     ACKED = "acked"
     FSYNCED = "fsynced"
@@ -32,9 +32,9 @@ class Durability(StrEnum):
 def confirm(
     client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
 ) -> int | None:
-    """The answer to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; else None.
+    """The answer to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; otherwise None.
 
-    ``sync`` forces the server's files to the disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
+    ``sync`` forces the server's files to disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
     """
     replicated = durability is Durability.REPLICATED
     if sync is not None and not replicated:
@@ -67,9 +67,9 @@ def confirm(
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     """Whether all writes up to ``write`` are permanent. Raises the driver's errors.
 
-    ``write`` is a command that writes something. False when its reply is 0, when the disk or one of the replicas has
-    not confirmed the write in time, and when all replicas are away. None when the server cannot tell: it makes
-    snapshots and has no append-only file, or it does not know ``WAITAOF`` (Redis before 7.2).
+    ``write`` is a command that writes something. False if its reply is 0, if the disk or a replica did not confirm the
+    write in time, or if all replicas are away. None if the server cannot tell: it makes snapshots without an
+    append-only file, or lacks ``WAITAOF`` (Redis before 7.2).
 
     https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """

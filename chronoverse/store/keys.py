@@ -1,4 +1,4 @@
-"""The names and types of the store's Redis keys. ``docs/redis.md`` says what each holds. Pure."""
+"""The names and types of the store's Redis keys. ``docs/redis.md`` describes their contents. Pure."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -70,9 +70,9 @@ class KeyMap:
         return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:
-        """The job's stream; without a job's id that of the workflow's changes, which readers treat alike."""
+        """The job's stream. Without a job id, the stream of the workflow's changes, which readers treat like a log."""
         return self.of(job, "log") if job.job_id else self.of_workflow(job.workflow_id, "changes")
 
     def key_set(self, name: str) -> str:
-        """An issuer's public keys. The users of runners and archivers have no rights for a key of this form."""
+        """An issuer's public keys. The Redis users of runners and archivers cannot access keys of this form."""
         return f"{self.prefix}-issuer:{name}"

@@ -1,5 +1,6 @@
-"""The listing of each workflow: a sorted set of job ids by creation time. A foreign job is added when somebody asks for
-it.
+"""The listing of each workflow: a sorted set of job ids by creation time.
+
+A foreign job is added when it is first read.
 """
 
 import contextlib
@@ -28,7 +29,10 @@ class JobListing:
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """The jobs that have ended with another status, except foreign ones: faster than reading the jobs."""
+        """The jobs that have ended with a status other than ``status``, except foreign jobs.
+
+        Faster than reading the jobs.
+        """
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
@@ -41,8 +45,8 @@ class JobListing:
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
         """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
 
-        A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
-        of those that this call has added or found. Never raises: a server that is full can still be read.
+        A job's score is its creation time, or now if that is unknown; a listed job keeps its score. Returns the scores
+        of the jobs that this call added or found. Never raises, because a full server can still be read.
         """
         calls = [
             (
@@ -69,7 +73,7 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    Removes members that are no ids. With ``wanted``, skips all others, in 1 µs each.
+    Removes members that are not valid ids. With ``wanted``, skips all others, in 1 µs each.
     """
     highest = "+inf" if before is None else repr(before[0])
 

@@ -1,7 +1,7 @@
 """Live reading of all jobs that a process watches: a :class:`NodeReader` for each server. ADR 17 has the reasons.
 
 The server reports each change of a key once, until the key is read again:
-https://redis.io/docs/latest/develop/reference/client-side-caching/ Otherwise all logs are polled.
+https://redis.io/docs/latest/develop/reference/client-side-caching/ Without such reports, all logs are polled.
 """
 
 import contextlib
@@ -59,11 +59,11 @@ class WatchedLog:
 
 
 class NodeReader:
-    """One connection to ``server``, and the logs that are read there. One thread reads; any may add and remove logs.
+    """One connection to ``server``, and the logs that are read there.
 
-    One thread reads; any thread may add and remove logs. Each log is in the queue, or it was read after the last change
-    that the server has reported: replies and reports arrive in their order on one connection. On a new connection all
-    logs are queued.
+    One thread reads; any thread may add and remove logs. Each log is either in the queue, or has been read since the
+    last change that the server reported: replies and reports arrive in order on one connection. On a new connection,
+    all logs are queued.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
@@ -114,11 +114,10 @@ class NodeReader:
                 self._wakeup[1].send(b"\0")
 
     def read(self, count: int) -> list[Found]:
-        """Waits until logs have entries after their cursors, and returns up to ``count`` of each.
+        """Waits until logs have entries after their cursors, and returns up to ``count`` entries of each.
 
-        The cursors then name the last of these entries. The list is empty when none came in time. For a log that cannot
-        be read, the list has an error instead of entries.
-        Raises :class:`StoreError` when the server does not answer.
+        Moves the cursors to the last of them. The list is empty if none came in time. For a log that cannot be read, it
+        contains an error instead of entries. Raises :class:`StoreError` if the server does not answer.
         """
         with translate_errors():
             try:
@@ -161,7 +160,7 @@ class NodeReader:
         return []
 
     def _opened(self) -> redis.Connection | None:
-        """The connection. None when all logs are on other servers by now. Raises the driver's errors."""
+        """The open connection. None if all logs are on other servers by now. Raises the driver's errors."""
         self._topology.refresh()
         version, now = self._topology.version, time.monotonic()
         is_due = now >= self._compared_at + self._live.poll_seconds
@@ -204,9 +203,9 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits for a log to read, at most ``until`` then, and takes all messages that have arrived.
+        """Waits for a log to read, at most until the time ``until``, and handles all messages that have arrived.
 
-        Changes soon after a read are gathered for :data:`GATHER_SECONDS`.
+        Gathers changes soon after a read for :data:`GATHER_SECONDS`.
         """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
@@ -234,7 +233,10 @@ class NodeReader:
         return list(found.values())
 
     def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
-        """The entries after the cursors. Raises the driver's error if a refusal left nothing to return."""
+        """The entries after the cursors.
+
+        Raises the driver's error if the server refused and there is nothing to return.
+        """
         asked = [(each, each.cursor) for each in watched]
         self._read_at = began = time.monotonic()
         answers = self._request(
@@ -337,10 +339,12 @@ class LiveReader:
                 watched.node.remove(watched)
 
     def read(self, count: int) -> list[Found]:
-        """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
+        """Waits until any job has entries after its cursor; returns up to ``count`` of each.
 
-        The next read continues after them. For a job that cannot be read, the list has an error, such as
-        :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
+        Empty if none came in time.
+
+        The next read continues after them. For a job that cannot be read, the list contains an error, such as
+        :class:`NotALog`, instead of entries. Raises :class:`StoreError` if no server answers.
         """
         if self.topology.is_single:
             with self._lock:

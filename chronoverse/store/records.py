@@ -16,10 +16,10 @@ MISSING_SECONDS: Final = 5
 
 
 class RecordRun(NamedTuple):
-    """Consecutive lines with the same time and stream, of one file's records, or of no file (``source`` 0).
+    """Consecutive lines with the same time and stream, from records of one file, or of no file (``source`` 0).
 
-    ``number`` is the first record's; each message has the next one's with ``step`` 1; with 0 they are lines of one
-    record. ``messages`` are UTF-8; ``time`` is Unix µs.
+    ``number`` is the first record's number. With ``step`` 1, each message is the next record; with 0, all messages are
+    lines of one record. ``messages`` are UTF-8; ``time`` is Unix µs.
     """
 
     timestamp: str
@@ -35,8 +35,8 @@ class RecordRun(NamedTuple):
 class RecordBatch(NamedTuple):
     """A batch that is appended in one step. ``digest`` identifies it.
 
-    ``sources``: files of numbered records, as an id and the digest of record 1 if that is here, else "". ``end``: how
-    the job ends after it.
+    ``sources``: files of numbered records, each as an id and the digest of record 1 if the batch contains it, else "".
+    ``end``: how the job ends after the batch.
     """
 
     runs: Sequence[RecordRun]
@@ -74,8 +74,8 @@ class RecordAppender:
     ) -> Appended:
         """Appends the records that the log lacks. Creates a new job after ``on_new()``. Idempotent.
 
-        The job is LOST when nothing comes for ``idle_seconds``, unless these are 0. What ``on_new`` raises is raised.
-        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;
+        The job becomes LOST if nothing comes for ``idle_seconds``, unless this is 0. Passes on what ``on_new`` raises.
+        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log already has the whole batch;
         :class:`CorruptLog`, :class:`TooManyFiles`.
         """
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))

@@ -1,4 +1,4 @@
-"""The store's replies as values. Pure. Takes the shapes of RESP2 and RESP3, and trusts nothing in them."""
+"""The store's replies as values. Pure. Accepts the shapes of RESP2 and RESP3, and trusts nothing in them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def id_after(number: int) -> str:
-    """The highest entry id of line ``number``, whatever second part its entry has. Line ``number`` + 1 follows it."""
+    """The highest possible entry id of line ``number``, with any second part. Line ``number`` + 1 follows it."""
     return f"{number}-{2**64 - 1}"
 
 
 def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
-    """The (key, entries) of an XREAD reply. It is a map in RESP3, pairs in RESP2, and null when nothing came."""
+    """The (key, entries) pairs of an XREAD reply: a map in RESP3, pairs in RESP2, and null if nothing came."""
     if isinstance(reply, dict):
         yield from reply.items()
     elif reply:
@@ -52,7 +52,10 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
 
 
 def is_unlisted(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a foreign job that is not listed. Our runners list theirs, and set both fields."""
+    """Whether ``get_job.lua`` found a foreign job that is not listed.
+
+    Our runners list their jobs, and set both fields.
+    """
     return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 
@@ -103,7 +106,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
 
 
 def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
-    """The end of a job whose log has no terminal entry: it has expired, was trimmed, or was never written."""
+    """The end of a job whose log has no terminal entry: the entry has expired, was trimmed, or was never written."""
     lines = parse_number(fields.get("lines", ""))
     if lines is None:
         lines = max(last if holds_entries else last - 1, archived, 0)

@@ -18,7 +18,7 @@ CHECK_MASTER_SECONDS: Final = 2.0
 
 
 def require_master(connection: redis.Connection) -> None:
-    """Runs when a connection opens. Raises the driver's ConnectionError when the server is no master."""
+    """Runs when a connection opens. Raises the driver's ConnectionError if the server is not a master."""
     connection.on_connect()
     # For some time after a failover the Sentinels may name a server that is a replica now, or still is one.
     connection.send_command("ROLE", check_health=False)

@@ -21,7 +21,7 @@ class SequentialReader:
     """Reads logs of ``server`` for one caller at a time, on its own connection, without a pool's checks.
 
     After two reads in sequence the third is sent at once, and the server works on it while the caller encodes the
-    second. ``key`` is a log's key. ``read`` reads without any of this, and is called when the connection fails.
+    second. ``key`` is a log's key. ``read`` is called instead when the connection fails; it reads without prefetching.
     """
 
     def __init__(

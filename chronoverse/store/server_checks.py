@@ -16,8 +16,9 @@ UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lack
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
     """Warns where the server may evict keys, or drop at a restart what our scripts have written.
 
-    It replays its append-only file with the rights of its user ``default``: https://github.com/redis/redis/issues/14541
-    https://github.com/valkey-io/valkey/issues/3983 Raises the driver's errors.
+    A server replays its append-only file with the rights of its user ``default``:
+    https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983 Raises the driver's
+    errors.
     """
     try:
         policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
@@ -62,7 +63,8 @@ def watch_servers(
 ) -> None:
     """Updates the metrics of the servers forever, in its own thread.
 
-    The first check that succeeds calls ``warn`` with each warning; until then, with each new reason why a check failed.
+    The first successful check calls ``warn`` with each warning. Until then, ``warn`` gets each new reason why a check
+    failed.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics

@@ -93,7 +93,7 @@ class Store:
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
 
     def for_tail(self) -> "Store":
-        """This store for the process's tail reader: no other caller can use up the connections of its commands."""
+        """This store for the process's tail reader, with connections that no other caller can use up."""
         store = copy.copy(self)
         store._use(PoolKind.TAIL)
         return store
@@ -103,13 +103,13 @@ class Store:
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
-        """Which server has the job. A caller that waits for one server must not hold up the jobs of the others."""
+        """The server that has the job. A caller that waits for one server must not delay the jobs of others."""
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
         """The job as it is now, or None. A RUNNING job whose lease has expired becomes LOST by this call.
 
-        The first call that finds the lease expired waits for the grace period, in which the runner may come back.
+        The first call that finds the lease expired waits for the grace period, in which the runner can come back.
         """
         reply = self._get_job(job)
         if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
@@ -126,9 +126,9 @@ class Store:
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
 
-        For a reference without a job's id it is the :class:`ChangesState` of the workflow.
-        Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
-        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
+        For a reference without a job id, returns the workflow's :class:`ChangesState`. Never waits: a job whose lease
+        has just expired is RUNNING until a call after the grace period. Raises :class:`StoreUnavailable` or
+        :class:`StoreRefused` if every job has this error.
         """
         found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
         found |= self._commands.by_server([job for job in jobs if not job.job_id], self._changes_states)
@@ -191,9 +191,7 @@ class Store:
         return self.page(job, after=after, count=count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries: upwards from after line ``after``, or with ``before`` downwards from before that
-        line.
-        """
+        """Up to ``count`` entries: ascending after line ``after``, or with ``before`` descending before that line."""
         command: tuple[Any, ...]
         if before is None:
             command = ("XRANGE", self._keys.log(job), f"{after + 1}-0", "+", "COUNT", count)
@@ -205,22 +203,22 @@ class Store:
         return entries
 
     def sequential_reader(self, server: Hashable) -> SequentialReader:
-        """:meth:`read` for jobs of a server that :meth:`server_of` has named, one after the other."""
+        """A reader for :meth:`read` in sequence, for jobs of a ``server`` that :meth:`server_of` returned."""
         return SequentialReader(self._topology, server, self._keys.log, self.read)
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """The first and the last number of the newest ``count`` redactions, as far as they are stored."""
+        """The first and last line of each of the newest ``count`` redactions, as far as they are stored."""
         return [(each["from"], each["to"]) for each in self.chunks.redactions(job, count)]
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
-        """For the process's tail reader, on its own connections; see :class:`LiveReader`."""
+        """A :class:`LiveReader` for the process's tail reader, on its own connections."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. The caller generates ``token``, which must be unguessable.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; with nothing changed
-        :class:`SequenceGap` unless its first line is ``first``, and :class:`LabelSet`.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`. Also raises :class:`SequenceGap`,
+        if the attempt's first line would not be ``first``, and :class:`LabelSet`; both change nothing.
         """
         now = self._clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
@@ -234,9 +232,9 @@ class Store:
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends consecutive ``lines``, skipping those the log has, and renews the lease. Returns the next number.
+        """Appends consecutive ``lines``, skips those that the log has, and renews the lease. Returns the next number.
 
-        All or none are stored, except beyond a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`,
+        Stores all lines or none, except beyond a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`,
         :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = self._append_args(attempt, lines[0].sequence_num, runs_of(lines))
@@ -273,7 +271,10 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """:meth:`append_runs`, when the result is called: a store is so near that one append at a time is as fast."""
+        """Returns a function that calls :meth:`append_runs`.
+
+        The store is so near that one append at a time is as fast.
+        """
         return partial(self.append_runs, attempt, first, runs)
 
     def _append_args(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:
@@ -283,20 +284,22 @@ class Store:
         return args
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends one entry that says that lines ``first`` to ``last`` are lost, or ``missing``. Otherwise as
-        :meth:`append`."""
+        """Appends one entry that declares lines ``first`` to ``last`` as lost, or ``missing``.
+
+        Otherwise like :meth:`append`.
+        """
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
     def durability_probe(self) -> "Store | None":
-        """This store, whose :meth:`confirm` can be asked. None where a line is safe once it is acknowledged."""
+        """This store, for calls of :meth:`confirm`. None if a line is safe once it is acknowledged."""
         return None if self._durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """The number below which all lines, and the terminal entry, are safe. None at the timeout.
 
-        With ``may_sync`` it can force the files to disk, instead of waiting for the server.
-        Raises :class:`Fenced`, :class:`NotDurable`.
+        With ``may_sync``, can force the files to disk instead of waiting for the server. Raises :class:`Fenced`,
+        :class:`NotDurable`.
         """
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
@@ -319,10 +322,13 @@ class Store:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, ``next_number`` - 1. The caller makes sure before that all lines are safe.
+        """Ends the job after its last line, ``next_number`` - 1.
 
-        With PENDING only the attempt ends. If its exit code ``counts``, the job ends with it, FAILED, unless it ends
-        with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        The caller must make sure first that all lines are safe.
+
+        With PENDING, only the attempt ends. If its exit code ``counts``, the job later ends FAILED with this code,
+        unless it ends with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`,
+        :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
@@ -335,7 +341,8 @@ class Store:
     def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
         """Ends a job that no runner holds, and returns it. Has no effect on a job with the same end.
 
-        Raises :class:`JobNotFound`, :class:`Held`, :class:`Closed` if it has ended otherwise, :class:`Deleted`.
+        Raises :class:`JobNotFound`, :class:`Held`, :class:`Closed` if the job has a different end, and
+        :class:`Deleted`.
         """
         if self.get_job(ref) is None:  # Here a job whose lease has expired is declared LOST.
             raise JobNotFound("no such job")
@@ -354,7 +361,7 @@ class Store:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     def load_key_set(self, name: str) -> bytes | None:
-        """The key set last saved for ``name`` by any node (:meth:`save_key_set`), or None."""
+        """The key set that any node last saved for ``name`` (:meth:`save_key_set`), or None."""
         key = self._keys.key_set(name)
         found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found

@@ -14,7 +14,10 @@ Work = Callable[[redis.Redis], Result]
 
 
 class PoolKind(Enum):
-    """What a client is for. Each kind has its own connections, so that no reader uses up what others need."""
+    """What a client is used for.
+
+    Each kind has its own connections, so that no reader uses up those that others need.
+    """
 
     #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"
@@ -28,9 +31,9 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Which server has which keys: here the one at ``url``. Raises the driver's errors.
+    """Decides which server has which keys: in this class, the one at ``url``. Raises the driver's errors.
 
-    ``version`` grows when workflows may have moved. A caller with its own connection passes its errors to
+    ``version`` grows when workflows may have moved. A caller with its own connection passes errors to
     :meth:`report_error`.
     """
 
@@ -54,22 +57,24 @@ class Topology:
         return found
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
-        """Calls ``work`` with a client of the workflow's server, and again with another's if the keys have moved."""
+        """Calls ``work`` with a client of the workflow's server; if the keys have moved, calls it again for their new
+        server.
+        """
         return work(self._client(self._url, pool))
 
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
-        """Tells the topology of an error on a caller's connection. The keys may have moved."""
+        """Reports an error on a caller's connection, because the keys may have moved."""
 
     def server_of(self, workflow_id: str) -> Hashable:
-        """The workflow's server as far as it is known. Asks no server."""
+        """The workflow's server, as far as known. Sends no request."""
         return self._url
 
     def new_connection_to(self, server: Any) -> redis.Connection:
-        """The caller's own connection to a server that :meth:`server_of` has named."""
+        """A connection of the caller's own to a server that :meth:`server_of` returned."""
         return new_connection(self._url, **self._options)
 
     def refresh(self) -> None:
-        """Updates the map of servers, if that is due. If no server answers, nothing changes."""
+        """Updates the map of servers if it is due. If no server answers, nothing changes."""
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
@@ -83,6 +88,6 @@ class Topology:
         self._client(self._url, PoolKind.HEALTH).execute_command("PING")
 
     def close(self) -> None:
-        """Closes every connection except the callers' own. All can be used again."""
+        """Closes every connection except the callers' own. Clients reopen them on next use."""
         for client in list(self._clients.values()):
             client.close()

@@ -22,7 +22,9 @@ _GROUP: Final = "notify"
 
 
 class DeliveryState(NamedTuple):
-    """How deliveries of a watch went: failures in a row, since when (Unix ms), the last error, the last success."""
+    """The state of a watch's deliveries: failures in a row and their start (Unix ms), the last error, the last
+    success.
+    """
 
     failures: int = 0
     failing_since_ms: int = 0
@@ -31,7 +33,7 @@ class DeliveryState(NamedTuple):
 
 
 class KeptWatch(NamedTuple):
-    """A watch as the store has it. ``waiting`` events are not delivered yet, ``dropped`` ones never will be."""
+    """A stored watch. ``waiting`` events are not delivered yet; ``dropped`` ones never will be."""
 
     watch: Watch
     state: DeliveryState = DeliveryState()
@@ -39,7 +41,7 @@ class KeptWatch(NamedTuple):
     dropped: int = 0
 
     def to_json(self, now: float) -> dict[str, Any]:
-        """The watch for answers, without its secret. ``now`` is Unix time."""
+        """The watch as JSON for answers, without its secret. ``now`` is Unix time."""
         failures, since_ms, error, delivered_ms = self.state
         state = "failing" if failures and now - since_ms / 1000 >= RETRY_SECONDS else "retrying" if failures else "ok"
         return {
@@ -142,7 +144,7 @@ class WatchStore:
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
         """The next due event of each watch, by the watches' ids.
 
-        No other process gets an event of such a watch until this one is settled, or for CLAIM_SECONDS.
+        No other process gets an event of a claimed watch until this event is settled, or for CLAIM_SECONDS.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -169,7 +171,7 @@ class WatchStore:
     ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
         """Changes that no process has read.
 
-        With ``idle_seconds``, changes that a process read so long ago but did not finish (:meth:`done`).
+        With ``idle_seconds``, changes that a process read at least that long ago but has not finished (:meth:`done`).
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -22,9 +22,9 @@ _CHECKED_RUNNING: Final = 20
 
 
 class Workflow(NamedTuple):
-    """A workflow with jobs. ``last_job_ms``: when its newest job was created, in Unix ms, even infinity.
+    """A workflow with jobs. ``last_job_ms``: when its newest job was created, in Unix ms; can be infinity.
 
-    ``recent``: the statuses of its newest jobs. ``last_job``: the newest one's id, or None when it cannot be read.
+    ``recent``: the statuses of its newest jobs. ``last_job``: the newest job's id, or None if it cannot be read.
     """
 
     workflow_id: str
@@ -58,7 +58,10 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow whose newest job was created then. Never raises: :meth:`read` repairs the list."""
+        """Adds a workflow whose newest job was created at ``created_ms``.
+
+        Never raises, because :meth:`read` repairs the list.
+        """
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 
@@ -68,7 +71,7 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows; None without jobs, an error for one that cannot be read. Repairs the list.
+        """The workflows: None for one without jobs, an error for one that cannot be read. Repairs the list.
 
         Raises :class:`StoreUnavailable` when no server answers.
         """
