@@ -83,7 +83,9 @@ class ArchiveReader:
             frame, lines = read
             size += frame.text_size
             found += missing_numbers(number - 1, frame.first, frame.first)
-            found += islice(_entries(frame, lines, start, descending), count - len(found))
+            # A chunk may have been merged since the last frame was read. Then the frame also has lines of that one.
+            after = position if descending or frame.first <= position else start
+            found += islice(_entries(frame, lines, after, descending), count - len(found))
             position = frame.first if descending else frame.last
         return found
 
