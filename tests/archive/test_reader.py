@@ -1,5 +1,6 @@
 """Reading the archive: from any number, in both directions, across frames and chunks, by several threads at once."""
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -104,6 +105,25 @@ def test_any_page_in_both_directions(
         for entry in page:
             downwards += reversed(by_number([entry]))
     assert downwards == whole[: max(position - 1, 0)][::-1]
+
+
+@settings(deadline=None, max_examples=examples(20))
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
+def test_a_chunk_is_merged_between_two_frames(
+    tmp_path_factory: pytest.TempPathFactory, merged: list[bool], descending: bool
+) -> None:
+    """Each record may be that of a small chunk or of the larger one that has its lines, too."""
+    objects = FileObjectStore(tmp_path_factory.mktemp("archive"))
+    small, large = ArchiveBuilder(objects), ArchiveBuilder(objects)
+    small.fill(log_of(["line"] * 30), 4, 100)
+    large.fill(log_of(["line"] * 30), 12, 700)
+    choice, time = itertools.cycle(merged), itertools.count(0.0, RECORD_SECONDS + 1)
+    archive = ArchiveReader(
+        objects, lambda job, number: (large if next(choice) else small).chunk(job, number), lambda: next(time)
+    )
+    position, expected = (25, [*range(24, 0, -1)]) if descending else (5, [*range(6, 31)])
+    found = archive.entries(JOB, position, 100, descending=descending)
+    assert [number for number, _ in by_number(found)] == expected
 
 
 def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
