@@ -1,4 +1,4 @@
-"""New lines, read once for all viewers, and each viewer's way through a log.
+"""Reads new lines once for all viewers, and leads each viewer through a log.
 
 tail          the one reader of a worker: waits for the next lines of every watched job, and checks the jobs
 feed          a watched job in a worker: a ring of encoded frames

@@ -9,10 +9,10 @@ from chronoverse.store.changes import read_change
 
 
 class ChangesFeed(Feed):
-    """A feed whose frames are changes. Its ``ref`` has no job's id."""
+    """A feed whose frames are changes. Its ``ref`` has an empty job id."""
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-        """The frames of ``entries``; none if changes may be missing before them, which viewers notice."""
+        """The frames of ``entries``. Empty if changes may be missing before them; viewers notice that."""
         if follow(entries, after):
             return encode_changes(self.ref.workflow_id, entries), None
         self.skip(entry_number(entries[-1][0]))

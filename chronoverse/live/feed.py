@@ -1,4 +1,4 @@
-"""The newest frames of one watched job, encoded once for all its viewers. Nobody waits here for long."""
+"""The newest frames of one watched job, encoded once for all its viewers. Nothing here blocks for long."""
 
 import sys
 import threading
@@ -34,8 +34,8 @@ WAKES_PER_YIELD: Final = 400
 class EventFrame(NamedTuple):
     """One frame of a log.
 
-    ``number`` is the last number it covers; for a gap, ``first`` is the first one. ``stream`` is None when viewers of
-    either stream get the frame.
+    ``number`` is the last number it covers; for a gap, ``first`` is the first one. ``stream`` is None if viewers of
+    both streams get the frame.
     """
 
     number: int
@@ -45,7 +45,7 @@ class EventFrame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """A viewer or a group. It is woken when a feed changes, or at the time ``due`` on the tail's clock."""
+    """A viewer or a group. It is woken when its feed changes, or at the time ``due`` on the tail's clock."""
 
     due: float
 
@@ -71,7 +71,7 @@ BUSY: Final = Slice(b"", -1, -1)
 
 
 class FilterBudget:
-    """Bounds the time that a worker takes to compare lines with queries, and shares it between subjects.
+    """Bounds the time that a worker spends comparing lines with queries, and shares it among subjects.
 
     ``yield_to_loop`` lets others run.
     """
@@ -87,7 +87,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """Which of ``subjects``, waiting for the same work, can spend time now. None when all have to wait."""
+        """Which of ``subjects``, who wait for the same work, can spend time now. None if all must wait."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Every second, what the subjects have taken counts half.
@@ -116,7 +116,7 @@ class FilterBudget:
             self._taken[payer] = self._taken_by(payer) + taken
 
     def give_way(self) -> None:
-        """Lets the rest of the worker run if comparing has taken long since then."""
+        """Lets the rest of the worker run if comparing has taken long since they last ran."""
         if self._spent >= FILTER_SLICE_SECONDS:
             self._spent = 0.0
             self._yield_to_loop()
@@ -130,7 +130,7 @@ def encode(
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
     """The frames of ``entries``, and the closing frames of the log, if any.
 
-    A log is closed by its terminal entry, or by an entry out of sequence that is the last. Encoding stops after the
+    A log is closed by its terminal entry, or by an out-of-sequence entry that is the last. Encoding stops after the
     frame that reaches ``most_bytes``.
     """
     events: list[EventFrame] = []
@@ -225,7 +225,7 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """The feed's current state. If it has changed since a request to the store, the answer is outdated."""
+        """The feed's current state. An answer of the store is outdated if the state has changed since the request."""
         return self.cursor, self.job
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
@@ -236,7 +236,7 @@ class Feed:
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
         """Adds ``events``, which follow line ``after``, and drops the oldest frames above ``limit`` bytes.
 
-        Returns False and does nothing when the feed has closed, or another thread has moved it on.
+        Returns False and does nothing if the feed is closed, or another thread has advanced it.
         """
         with self._lock:
             if self.cursor != after or self.final is not None:
@@ -261,7 +261,9 @@ class Feed:
         self.wake_all()
 
     def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which has copies."""
+        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which contains their old
+        text.
+        """
         with self._lock:
             self.version += 1
             self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
@@ -309,7 +311,7 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters, those without a filter first, and lets the rest of the worker run in between."""
+        """Wakes all waiters, those without a filter first, and lets the rest of the worker run between them."""
         waiters = sorted(self.waiters, key=lambda waiter: waiter.line_filter is not None)
         for number, waiter in enumerate(waiters, 1):
             waiter.wake()
@@ -320,9 +322,10 @@ class Feed:
     # For viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``. None when the ring begins later.
+        """The position of the first frame after line ``cursor``. None if the ring begins later.
 
-        None also for a cursor inside a gap: the ring's frame names the whole gap, and this viewer needs its rest.
+        Also None for a cursor inside a gap: the ring's frame covers the whole gap, but this viewer needs only the rest
+        of it.
         """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
@@ -331,7 +334,7 @@ class Feed:
             return self._first_position + index
 
     def notices_after(self, version: int) -> tuple[bytes, int]:
-        """The ``redact`` frames and the ``job`` frame that are newer than ``version``, and the version now."""
+        """The ``redact`` frames and the ``job`` frame that are newer than ``version``, and the current version."""
         with self._lock:
             notices = [frame for number, frame in self.redactions if number > version]
             if self.job_frame and self._job_version > version:
@@ -341,10 +344,10 @@ class Feed:
     def take(
         self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
     ) -> Slice | None:
-        """The slice at ``position``. None when the ring has dropped a part of it.
+        """The slice at ``position``. None if the ring has dropped a part of it.
 
-        With a query it may have no frames, although its cursor is further on. It is :data:`BUSY` when the worker has no
-        time now for queries of ``subjects``, those of the tokens of all who want the slice.
+        With a query, it can have no frames and still a later cursor. It is :data:`BUSY` if the worker has no time now
+        for queries of ``subjects``, the subjects of everyone who wants the slice.
         """
         # Without the lock: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))

@@ -24,8 +24,8 @@ CHECK_SECONDS: Final = 5.0
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
-    ``finished`` is the job if it had ended before the viewer came: then no tail reads it. ``subject`` is that of the
-    viewer's token.
+    ``finished`` is the job if it had ended before the viewer came; no tail reads it then. ``subject`` is the subject of
+    the viewer's token.
     """
 
     cache: ReplayCache
@@ -43,12 +43,12 @@ class Replay:
     _is_redacted: bool = False
 
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
-        """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
+        """The frames after line ``cursor`` (None if nothing follows yet), and the last number that they cover.
 
-        Sets ``reason`` when the stream ends with them. ``ends_at`` is the viewer's deadline, on its clock.
+        Sets ``reason`` if the stream ends with them. ``ends_at`` is the viewer's deadline, on its clock.
 
-        Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
-        :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
+        Raises :class:`StoreError`, and what a refused scan raises: :class:`AtCapacity`, :class:`ScansUnavailable`,
+        :class:`ShareExceeded`. After an error nothing was skipped, and the step can be repeated.
         """
         try:
             redacted = b""
@@ -86,9 +86,9 @@ class Replay:
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query it comes from the scan server, unless there are only a few lines that can be compared here: because
-        there is time for that, or with a text, which takes less than a millisecond. Asking takes longer, and the scan
-        server may be away.
+        With a query, the segment comes from the scan server, unless only a few lines are left that can be compared
+        here: because there is time, or because the query is a text, which takes less than a millisecond. Asking the
+        scan server takes longer, and it may be down.
         """
         line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -47,8 +47,8 @@ _Key = tuple[JobRef, LineFilter | None, int]
 class ReplaySegment(NamedTuple):
     """A part of a log as event frames, up to number ``cursor``; ``closing`` ends the log right after it.
 
-    ``next_count``: entries to ask for next. ``size``: bytes of all frames read, before a filter. ``complete``: it has
-    all lines that were requested, or that fit. ``job`` is set if it had to be fetched.
+    ``next_count``: entries to ask for next. ``size``: bytes of all frames read, before filtering. ``complete``: it has
+    all lines that were requested, or as many as fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -63,9 +63,9 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """A worker's reads of older lines, one segment at a time.
 
-    ``pause`` is called before each segment, to let live viewers go first. A viewer calls ``throttle`` with the bytes of
-    its last segment before the next. ``most_lines`` are requested at once, and ``most_bytes`` cached. ``scan`` asks the
-    scan server, which compares stored lines with queries; without it, the worker does.
+    ``pause`` is called before each segment, to let live viewers go first. Before each segment, a viewer calls
+    ``throttle`` with the bytes of its last one. At most ``most_lines`` are requested at once, and ``most_bytes``
+    cached. ``scan`` asks the scan server to compare stored lines with queries; without it, the worker compares them.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class ReplayCache:
         known: Job | None = None,
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> ReplaySegment | None:
-        """The segment after line ``cursor``, filtered by ``line_filter``. None when nothing is there.
+        """The segment after line ``cursor``, filtered by ``line_filter``. None if nothing is there.
 
-        It has up to ``lines`` lines, a power of two, and ends at a multiple of that, so viewers share it. Lines are
-        compared inside a context that ``comparing`` makes, without any wait. Raises :class:`StoreError`.
+        It has up to ``lines`` lines, a power of two, and ends at a multiple of that number, so that viewers share it.
+        Lines are compared inside a context that ``comparing`` makes, without waiting. Raises :class:`StoreError`.
         """
         lines = min(lines, self._most_lines)
         count = lines - cursor % lines
@@ -153,9 +153,9 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """Like :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
-        None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
-        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises
-        what :meth:`ScanClient.replay` raises.
+        None if it finds nothing to send and nothing to skip, or if there is no scan server. ``subject`` and
+        ``patience`` (seconds) are those of the scan. ``is_redacted`` tells that the log was redacted a moment ago.
+        Raises what :meth:`ScanClient.replay` raises.
         """
         if self._scan is None:
             return None
@@ -228,7 +228,7 @@ class ReplayCache:
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
         """A segment after line ``cursor`` that another replay has just read, and its last number. Never waits.
 
-        It has up to :data:`SEGMENT_BYTES`, and may end anywhere before the end of the log.
+        It has up to :data:`SEGMENT_BYTES`, and can end anywhere before the end of the log.
         """
         found: list[bytes] = []
         size = 0
@@ -267,9 +267,9 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of ``entries``, which follow line ``cursor``: of all, or of the first :data:`MAX_SEGMENT_BYTES`.
+    """A segment of ``entries``, which follow line ``cursor``.
 
-    ``first`` is the first number that the store has.
+    Contains all of them, or the first :data:`MAX_SEGMENT_BYTES`. ``first`` is the first number that the store has.
     """
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
@@ -288,10 +288,10 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 
 
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
-    """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
+    """The event frames that ``scan`` asks for, and the last number that they cover. Runs in the scan server.
 
-    They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
-    and decides why. Raises what :meth:`ReplayCache.read_after` raises.
+    The frames end before what closes the log, or where nothing follows. A worker that gets none reads further by
+    itself, and decides why. Raises what :meth:`ReplayCache.read_after` raises.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

@@ -53,8 +53,8 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 class Tail:
     """Live reading for one process. The threads start with the first watched job.
 
-    ``redacted`` is called with each job that has a new redaction. ``ring_bytes`` are the fewest and the most
-    bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
+    ``redacted`` is called with each job that has a new redaction. ``ring_bytes`` are the minimum and maximum bytes of a
+    job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets other greenlets go first.
     """
 
     def __init__(
@@ -87,7 +87,10 @@ class Tail:
         self._failing = False
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """The job's feed, which from now on is kept up to date and wakes ``viewer``. ``job`` was just fetched."""
+        """Returns the job's feed, keeps it up to date, and wakes ``viewer`` when it changes.
+
+        ``job`` was just fetched.
+        """
         with self._lock:
             if not self._feeds:
                 self._read_at = self.clock()
@@ -112,7 +115,7 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, or None if unknown, for a crowd of returning viewers. Its state is at most some seconds old."""
+        """The job, or None if unknown. For many viewers that return at once: the state can be some seconds old."""
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
@@ -123,7 +126,10 @@ class Tail:
         return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
-        """Whether reading of that job works: its server has answered lately. Only then viewers get heartbeats."""
+        """Whether reading of that job works, that is, its server has answered lately.
+
+        Otherwise viewers get no heartbeats.
+        """
         return self.silent_seconds(ref) < 4 * BLOCK_SECONDS
 
     @property
@@ -136,7 +142,7 @@ class Tail:
         self._delivered_bytes += size * viewers
 
     def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
-        """Counts the lines of one viewer's own read."""
+        """Counts the lines that one viewer read by itself."""
         self._replays += 1
         # A viewer of changes goes back where the store has lost some.
         self.count_delivered(ref, max(lines, 0), size)
@@ -155,7 +161,7 @@ class Tail:
         metrics.REPLAY_READS.inc(replays)
 
     def read_once(self) -> None:
-        """Reads all watched jobs once, and publishes what came. Raises :class:`StoreError`."""
+        """Reads all watched jobs once, and publishes new entries. Raises :class:`StoreError`."""
         found = self._reader.read(self._batch.lines)
         self._read_at = self.clock()
         try:
@@ -207,7 +213,10 @@ class Tail:
             self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """The same. Returns feeds to check again. ``arriving``: entries after their cursors will be published next."""
+        """Does one pass of :meth:`check_jobs`. Returns feeds to check again.
+
+        ``arriving``: whether entries after the feeds' cursors will be published next.
+        """
         if not feeds:
             return []
         now, asked = self.clock(), [feed.known for feed in feeds]
@@ -349,10 +358,10 @@ def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, i
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log no longer has them.
+    """Whether ``job``, just fetched, counts lines after line ``cursor`` that the log no longer has.
 
-    Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
-    lines that the new master does not have yet. Then the second answer differs, and the lines are not known to be gone.
+    Fetches the job again to be sure. During a failover, the first answer can come from the former master, with lines
+    that the new master does not have yet. The second answer then differs, and the lines are not known to be gone.
     Raises: :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
@@ -361,7 +370,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
     """Skips lines that were archived before the tail read them. Viewers read them from the archive.
 
-    ``entries`` follow line ``before`` and leave numbers out. Returns those that are left, and the line they follow.
+    ``entries`` follow line ``before``, with numbers missing. Returns the remaining entries, and the line they follow.
     """
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
@@ -379,7 +388,9 @@ def _observe_delay(entry: RawEntry) -> None:
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether the job must be fetched first: it is new, numbers are missing, or the last answer came too late."""
+    """Whether the job must be fetched first, because it is new, numbers are missing, or the last answer came
+    too late.
+    """
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or not feed.check_at or not in_sequence(entries, after)
 

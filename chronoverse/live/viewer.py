@@ -1,6 +1,6 @@
 """One open event stream: older lines by its own reads, then new lines from the feed's ring, then the end.
 
-A viewer has a cursor, the number of the last line it has sent. A slow one that falls out of the ring replays again.
+A viewer has a cursor, the number of the last line that it sent. A slow viewer that falls out of the ring replays again.
 """
 
 import threading
@@ -27,8 +27,9 @@ CURSOR_SECONDS: Final = 0.4
 class Viewer:
     """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
 
-    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds. The
-    token of ``subject`` expires at ``expires_at``, and the stream is too old at ``closes_at``, on the tail's clock.
+    ``job`` was just fetched. If it is None, the job does not exist yet, and the viewer waits for it for ``wait``
+    seconds. The token of ``subject`` expires at ``expires_at``, and the stream reaches its maximum age at
+    ``closes_at``, on the tail's clock.
 
     :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
     """
@@ -99,7 +100,7 @@ class Viewer:
                 self._pending += feed.job_frame or b""
 
     def chunks(self) -> Iterator[bytes]:
-        """The chunks to send until the stream is done, for a server whose sockets are not ours to write to."""
+        """Yields the chunks to send until the stream is done, for servers whose sockets we cannot write to."""
         woken = threading.Event()
         self.on_wake = woken.set
         while not self.done:
@@ -129,7 +130,7 @@ class Viewer:
             self.feed = None
 
     def next(self) -> bytes | None:
-        """The next bytes. Empty when there may be more at once; None when there is nothing before the next wake."""
+        """The next bytes. Empty if there may be more at once; None if there is nothing until the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._tail.clock()
@@ -165,7 +166,7 @@ class Viewer:
 
     @property
     def ring_position(self) -> int | None:
-        """Its position in the ring. None when it needs other bytes than the rest of its group."""
+        """The viewer's position in the ring. None if it needs other bytes than the rest of its group."""
         feed = self.feed
         is_current = feed is not None and feed.job is not None and feed.version == self._version
         return self._position if is_current and not self._pending and not self.done else None
@@ -203,7 +204,7 @@ class Viewer:
             self.due = min(self.due, max(self._awaited_until, self.sent_at))
 
     def _close_early(self, now: float) -> bytes:
-        """The closing frame when the stream must end before the log does. Empty otherwise."""
+        """The closing frame, if the stream must end before the log does; otherwise empty."""
         if now >= self._expires_at:
             return self._finish("expired", error_frame(TOKEN_EXPIRED))
         if now >= self._closes_at:
@@ -278,7 +279,7 @@ class Viewer:
         return sse.cursor(self.cursor) + frames
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
-        """Like :meth:`Replay.step`."""
+        """See :meth:`Replay.step`."""
         if self._replay is None:
             job, seconds = self._finished, self._tail.lease_seconds
             self._replay = Replay(self._cache, self._ref, self.line_filter, job, seconds, self.subject)

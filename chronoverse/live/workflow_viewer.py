@@ -15,8 +15,8 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs`` are the frames of the newest jobs, not older than a change. ``opening`` comes before them; None when they
-    were sent, or are not wanted.
+    ``jobs`` returns the frames of the newest jobs, in states not older than a given change. ``opening`` precedes them;
+    None once they were sent, or if they are not wanted.
     """
 
     __slots__ = ("_jobs", "_opening")
