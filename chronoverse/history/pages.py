@@ -1,6 +1,6 @@
-"""One page of a log, in either order. Every page spends from a :class:`PageBudget`.
+"""One page of a log, in either order. Every page has a :class:`PageBudget`.
 
-When that is used up, the page ends with a cursor for the next one. The first line is always on it.
+When the budget is used up, the page ends with a cursor for the next one. A page always contains its first line.
 """
 
 import time
@@ -120,7 +120,7 @@ def first_page(
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page, followed by the keys of ``more``. Too long messages are cut off, and marked."""
+    """A line's JSON on a page, followed by the keys of ``more``. Messages that are too long are cut and marked."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more}) if more else line.encode()

@@ -1,7 +1,7 @@
 """One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
-Where both have a number, the store is asked. An archiver may move lines meanwhile: before numbers are missing, the job
-is fetched again, and the archive is asked.
+If both have a number, the store is read. An archiver can move lines meanwhile, so before numbers are reported as
+missing, the job is fetched again and the archive is read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,9 +46,9 @@ def read_tiers(
 ) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
     """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
 
-    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
-    there, ``read_store`` None and raw entries when numbers are left out. Returns the result, or None and these entries,
-    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
+    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None if the archive has nothing
+    there; ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or None and the raw
+    entries, whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -143,7 +143,7 @@ class TieredLog:
 
 @dataclass(frozen=True, slots=True)
 class LogReader:
-    """Reads logs in batches of a bounded size. ``max_line_bytes`` is the maximum of a runner's line."""
+    """Reads logs in batches of bounded size. ``max_line_bytes`` is the maximum length of a runner's line."""
 
     store: StoredLog
     archive: ArchiveReader
@@ -158,7 +158,9 @@ class LogReader:
         limit: int | None = None,
         search: Search | None = None,
     ) -> Iterator[Batch]:
-        """The log strictly after ``position`` in the requested order. With ``search``, other lines may be left out.
+        """The log strictly after ``position`` in the requested order.
+
+        With ``search``, lines that do not match can be omitted.
 
         Raises the errors of the store and the archive, and :class:`JobNotFound` when the log is deleted meanwhile.
         """
@@ -208,9 +210,9 @@ class LogReader:
 
 
 def _first_lines(read: Batch) -> Batch:
-    """The first lines of ``read``, with some ``2 * BATCH_CHARACTERS`` characters in all. The others are read again.
+    """The first lines of ``read``, with about ``2 * BATCH_CHARACTERS`` characters in total.
 
-    Otherwise they would stay in memory while a slow client reads these.
+    The others are read again later; otherwise they would stay in memory while a slow client reads the first ones.
     """
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
@@ -228,7 +230,7 @@ def has_lines_after(job: Job, position: int, descending: bool) -> bool:
 
 
 def in_archive(job: Job, number: int) -> bool:
-    """Whether the archive has that number, or had it before retention. The store may have it too."""
+    """Whether the archive has this number, or had it before retention. The store can have it too."""
     return number <= job.archived
 
 

@@ -1,4 +1,4 @@
-"""Scans: reads many stored lines to find a few, in low-priority processes beside the workers.
+"""Scans: reading many stored lines to find a few, in low-priority processes beside the workers.
 
 scan           what a worker requests: a filtered page, or a filtered part of a replay
 comparison     finds the lines of a log that are new, compared with other runs

@@ -64,8 +64,8 @@ log: Final = logging.getLogger(__name__)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with the page's fields; the lines found follow.
-    ``clock`` is monotonic, and that of the workers. The processes of a scan server share ``progress``.
+    The first line of an answer is a JSON object with the page's fields; the lines found follow. ``clock`` is the
+    workers' monotonic clock. The processes of a scan server share ``progress``.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class ScanApp:
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        Raises :class:`AtCapacity`, and the errors of the store and the archive, unless it concerns one job only.
+        Raises :class:`AtCapacity`, and those errors of the store and the archive that concern more than one job.
         """
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q or "", regex=scan.regex)
@@ -299,8 +299,8 @@ class ScanApp:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, newest first.
 
-        Each has the numbers of the ``looked_for`` shapes. With ``own``, these are ``job`` and jobs with all
-        ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
+        Each has the numbers of the ``looked_for`` shapes. With ``own``, returns ``job`` and the jobs with all
+        ``labels`` or all of ``own``, if any, among the newest :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
         first = [ListedJob(before[0] if before else math.inf, job.ref, job)] if start is None else []

@@ -31,12 +31,12 @@ class ScanClient:
 
     @property
     def is_down(self) -> bool:
-        """Whether there is no running server, as the process that starts it has seen a moment ago."""
+        """Whether no server was running a moment ago, according to the process that starts it."""
         return self._server is None or self._server[0].is_up is False
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` once no worker has another one of ``subject``, and closes the connection.
+        """Sends ``scan`` once no worker runs another scan of ``subject``. Closes the connection at the end.
 
         Raises :class:`ShareExceeded` or :class:`ScansUnavailable` when the scan's patience is over.
         """
@@ -54,7 +54,7 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` asks for, and the last number that they cover. Raises what :meth:`ask` raises.
 
-        None while no server runs: then the worker filters, so that streams continue.
+        None while no server runs: the worker then filters by itself, so that streams continue.
         """
         if self._server is None or not self._server[0].is_up:
             return None

@@ -1,6 +1,6 @@
-"""Compares a log with other runs: finds the lines whose shape none of these runs has.
+"""Compares a log with other runs: finds the lines whose shape none of the other runs has.
 
-Shapes that are not in the archive are collected from logs, cached, and continued by the next request.
+Shapes that are not in the archive are collected from logs and cached; the next request continues where one stopped.
 """
 
 from collections import OrderedDict
@@ -65,7 +65,7 @@ class _CachedLines:
 class DerivedReader:
     """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
 
-    ``max_size`` shapes and pauses are kept, of some 200 bytes each.
+    Caches up to ``max_size`` shapes and pauses, of about 200 bytes each.
     """
 
     def __init__(self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_size: int = 500_000) -> None:
@@ -76,7 +76,7 @@ class DerivedReader:
         self._cached: OrderedDict[JobRef, _CachedLines] = OrderedDict()
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
-        """The shapes of the job's lines so far; None without time for all.
+        """The shapes of the job's lines so far. None if there was no time for all.
 
         Raises the errors of the store and the archive.
         """
@@ -87,7 +87,7 @@ class DerivedReader:
         return shapes if found.position >= job.last or shapes.is_full else None
 
     def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
-        """The timeline of the job's lines, and up to which line: ``job.last`` if there was time for all.
+        """The timeline of the job's lines, and the last line it covers: ``job.last`` if there was time for all.
 
         Raises the errors of the store and the archive.
         """
@@ -140,9 +140,9 @@ class Baseline(NamedTuple):
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
     """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
 
-    Without ``labels``, those of the job's branch if there are :data:`_LEAST_RUNS`; else those of the first of
-    :data:`_DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Looks at 200 jobs, or
-    with labels or a branch at up to :data:`LABELLED_JOBS`.
+    Without ``labels``, the good runs on the job's branch, if there are at least :data:`_LEAST_RUNS`; otherwise those on
+    the first of :data:`_DEFAULT_BRANCHES` that has as many; otherwise all. A job without a branch is compared with all.
+    Considers 200 jobs, or up to :data:`LABELLED_JOBS` with labels or a branch.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")
@@ -174,10 +174,10 @@ def read_runs(
     runs: DerivedReader,
     budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
-    """All shapes of ``others``, or None without time to read all; and the ids of those jobs.
+    """All shapes of ``others`` (None if there was no time to read all), and the ids of the jobs that were read.
 
-    A job that cannot be read is left out unless it ``is_named``. ``labels`` are for messages. Raises
-    :class:`NothingToCompare` when none is left, and as :meth:`DerivedReader.shapes` does.
+    A job that cannot be read is omitted unless it ``is_named``. ``labels`` are for messages. Raises
+    :class:`NothingToCompare` if no job is left, and what :meth:`DerivedReader.shapes` raises.
     """
     known: set[int] = set()
     names: list[str] = []

@@ -22,7 +22,7 @@ _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A Unix socket that listens, and a file, made by the service's master for its forks. On Linux neither has a name.
+    """A listening Unix socket and a lock file, made by the service's master for its forks. On Linux neither has a name.
 
     While the scan server starts again, connections wait in the socket's queue.
     """

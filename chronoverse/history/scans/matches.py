@@ -59,7 +59,7 @@ class MatchEncoder:
         return (self._complete_to - number) if self._descending else (number - self._complete_to)
 
     def _highlights(self, text: str, budget: PageBudget) -> tuple[dict[str, Any], bool]:
-        """The spans of ``text`` that match, and whether these are all that there are: the budget may end before."""
+        """The matching spans of ``text``, and whether they are complete: the budget can end first."""
         if self._matcher is None:
             return {}, True
         found: set[tuple[int, int]] = set()
@@ -75,7 +75,7 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
 
-        Otherwise these are the nearest lines. Lines before it get at most half of the room.
+        If not, contains the nearest lines. Lines before it get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number

@@ -1,4 +1,4 @@
-"""Reads the shapes of the runs of a workflow, so that one can tell in which of them a line was seen before."""
+"""Reads the shapes of a workflow's runs, to tell in which runs a line was seen before."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +33,9 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
 
-        Each has the numbers of the ``looked_for`` shapes. The second value is None, or how far it has come in the
-        listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; the others count as
-        runs without shapes. Raises the errors of the store and the archive.
+        Each has the numbers of the ``looked_for`` shapes. The second value is None, or how far the reader has come in
+        the listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; those for which
+        it does not suffice are returned without shapes. Raises the errors of the store and the archive.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:

@@ -1,4 +1,4 @@
-"""Finds out where the time of a job went: reads its timeline and those of good runs, and the lines around pauses."""
+"""Finds out where a job's time went: reads its timeline, the timelines of good runs, and the lines around pauses."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,10 @@ _MESSAGE_CHARACTERS: Final = 1_000
 
 
 class JobProfile(NamedTuple):
-    """The timeline of a job up to ``scanned_to``, and its ``profile``, compared with ``good`` ones (None: no runs).
+    """The timeline of a job up to ``scanned_to``, and its ``profile`` compared with ``good`` runs.
 
-    Without time to read all of these jobs it has no ``good`` ones, and not ``is_whole``.
+    ``compared_with`` is None without good runs. If there was no time to read all of these logs, ``good`` is empty and
+    ``is_whole`` is False.
     """
 
     timeline: Timeline
@@ -74,7 +75,10 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses longer than usual, as JSON; None while that is not known. Raises what ``read`` raises."""
+    """The first three pauses that were longer than usual, as JSON. None while that is unknown.
+
+    Raises what ``read`` raises.
+    """
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]
@@ -83,7 +87,7 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
-    """The line before the line ``number``, and that line. None for what the log of a running job has dropped."""
+    """The line before line ``number``, and line ``number``. None for a line that a running job's log has dropped."""
     batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
     lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
     before = lines.pop(0) if lines and lines[0].sequence_num == number else None

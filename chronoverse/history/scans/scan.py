@@ -18,7 +18,7 @@ SHORT_SCAN_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """The fields that all scans have. A scan of all jobs of a workflow has an empty job id.
+    """The fields of all scans. A scan of all jobs of a workflow has an empty job id.
 
     ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
     than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
@@ -54,9 +54,9 @@ class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     With ``only_new``, lines are compared with the job ``against``, or with the good runs that
-    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is the form of each line on the page: ``page`` is its
-    JSON with highlights, and ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its
-    number, which takes nothing from ``page_bytes``.
+    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is the form of each line: ``page`` is its JSON with
+    highlights, and with ``before`` and ``after`` lines of context; ``whole`` is its full JSON; ``number`` is only its
+    number, which does not count against ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -78,9 +78,10 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """How far a search has come in a listing: through the job with these ids, or up to its ``line``.
+    """How far a search has come in a listing: past the job with these ids, or up to its ``line``.
 
-    ``created``: Unix milliseconds as text, since JSON has no infinity. ``found`` lines of the job were shown.
+    ``created``: Unix milliseconds as a string, because JSON has no infinity. ``found``: how many lines of the job were
+    shown.
     """
 
     created: str
@@ -96,10 +97,10 @@ class WorkflowPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowScan(LineScan):
-    """Asks for up to ``limit`` jobs with matching lines, and up to ``per_job`` of these lines of each.
+    """Asks for up to ``limit`` jobs with matching lines, and up to ``per_job`` matching lines of each.
 
-    Only jobs of that ``status`` and with all ``labels`` count that started from ``since`` to ``until``; None lets every
-    job pass. ``start`` is how far the page before has come. An empty ``workflow_id`` asks for all workflows with one
+    Only searches jobs with this ``status`` and all ``labels`` that started between ``since`` and ``until``; None lets
+    every job pass. ``start`` is where the previous page ended. An empty ``workflow_id`` asks for all workflows with one
     of ``ids`` or ``prefixes``.
     """
 
@@ -122,7 +123,7 @@ class WorkflowScan(LineScan):
 class SummaryScan(BaseScan):
     """Asks for the summary of a job, compared with good runs as in a :class:`LineScan`.
 
-    The ``seconds`` are for the new lines, and again for the errors. The next request continues there.
+    The new lines and the errors get ``seconds`` each. The next request continues where this one stopped.
     """
 
     PATH: ClassVar = "/summary"
@@ -142,8 +143,8 @@ class ProfileScan(SummaryScan):
 class HistoryScan(BaseScan):
     """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` was seen.
 
-    The line has the number ``line``. Only jobs with all ``labels`` count. ``start`` is how far the page before has come
-    in the workflow's listing: a creation time in Unix milliseconds as text, and a job id.
+    ``start`` is where the previous page ended in the workflow's listing: a creation time in Unix milliseconds, as a
+    string, and a job id.
     """
 
     PATH: ClassVar = "/history"

@@ -32,7 +32,7 @@ HANG_SECONDS: Final = 15
 def scan_server_process(
     endpoint: ScanEndpoint, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
 ) -> SupervisedProcess:
-    """The scan server that listens at ``endpoint``. With the store's URL it never starts an embedded server."""
+    """The scan server that listens at ``endpoint``. Given the store's URL, it never starts an embedded server."""
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
@@ -49,7 +49,9 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves what ``make_app`` makes in each process, at the listening socket 3, until standard input ends."""
+    """Serves the application that ``make_app`` makes in each process, on the listening socket 3, until standard input
+    ends.
+    """
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {
@@ -106,7 +108,7 @@ def _stop_with_owner() -> None:
 
 
 def _lower_priority(worker: Any) -> None:
-    """Runs in each process once it can scan. Its start still has normal priority."""
+    """Runs in each process once it can scan, so that the process still starts at normal priority."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:

@@ -55,7 +55,10 @@ def _digest(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SummaryReader:
-    """Finds what a summary has in logs that ``read`` reads. The processes of a scan server share ``progress``."""
+    """Finds the contents of summaries in logs that ``read`` reads.
+
+    The processes of a scan server share ``progress``.
+    """
 
     read: BatchReader
     hasher: ShapeHasher
@@ -74,8 +77,8 @@ class SummaryReader:
 
         Raises what ``read`` raises.
 
-        ``budget`` is for the new lines, and ``renew`` makes that for the errors. ``new_lines`` is None without time to
-        compare.
+        ``budget`` is for the new lines; ``renew`` makes the budget for the errors. ``new_lines`` is None if there was
+        no time to compare.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
@@ -120,7 +123,7 @@ def _lines(
 ) -> Iterator[tuple[Line, bool]]:
     """The lines that were not scanned for ``found`` yet, and whether each one matches ``search``.
 
-    First come those that a running job has written since, then the others from the end backwards, while there is time.
+    Lines that a running job has written since come first, then the others from the end backwards, while there is time.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):

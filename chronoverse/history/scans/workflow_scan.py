@@ -1,4 +1,4 @@
-"""Searches the jobs of one or all workflows, the newest job first. Each page looks through a bounded part of them."""
+"""Searches the jobs of one or all workflows, newest job first. Each page scans a bounded part of them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Job, JobRef, TimeRange
 
 
 class ListedJob(NamedTuple):
-    """A job as the listing has it. ``job`` is None if it is gone or cannot be read."""
+    """A listed job. ``job`` is None if the job is gone or cannot be read."""
 
     created_ms: float
     ref: JobRef
@@ -23,7 +23,7 @@ class ListedJob(NamedTuple):
 
 
 class JobsPage(NamedTuple):
-    """A page: the JSON of each job. ``position`` is how far it has come; None when all jobs were searched."""
+    """A page: the JSON of each job. ``position`` is how far the search has come; None once all jobs were searched."""
 
     jobs: list[bytes]
     position: WorkflowPosition | None
@@ -36,11 +36,11 @@ def read_jobs_page(
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
-    """Searches ``listed`` until the ``budget`` is used up, and a part of a job at least. ``read_ahead`` gets jobs
-    ahead.
+    """Searches ``listed`` until the ``budget`` is used up, but at least a part of one job.
 
-    ``search`` takes a job, the line after which to begin, how many lines to find, and whether their numbers are enough.
-    Raises what it raises; an error of one job only is named in the page.
+    ``read_ahead`` gets jobs before they are searched. ``search`` takes a job, the line after which to begin, how many
+    lines to find, and whether their numbers are enough. Raises what ``search`` raises, but reports an error of a single
+    job in the page.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
@@ -74,7 +74,7 @@ def read_jobs_page(
 
 
 def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
-    """The same, without the jobs that are not searched: only their positions in the listing remain."""
+    """``listed`` without the jobs that are not searched, of which only the positions in the listing remain."""
     time_range = TimeRange(scan.since, scan.until)
     for each in listed:
         job = each.job
@@ -84,7 +84,10 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """The same. Jobs are given to ``read_ahead`` while the eight before them are still searched."""
+    """``listed``, unchanged.
+
+    Passes jobs to ``read_ahead`` while the eight jobs before them are still being searched.
+    """
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
