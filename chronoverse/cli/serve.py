@@ -155,7 +155,8 @@ def scans() -> None:
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
         archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks.chunk)
-        replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
+        # The workers cache the answers. Two caches in a row could show redacted lines for twice as long.
+        replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes, most_bytes=0)
         read_replay = partial(read_frames, replay_cache)
         return ScanApp(store, archive, settings.max_line_bytes, read_replay=read_replay, progress=progress)
 

@@ -167,7 +167,7 @@ class ReplayCache:
         try:
             if cached := self._find_complete(key):
                 return cached
-            invalidated = self._invalidated
+            invalidated, asked_at = self._invalidated, self._clock()
             scan = ReplayScan(
                 workflow_id=ref.workflow_id,
                 job_id=ref.job_id,
@@ -183,7 +183,7 @@ class ReplayCache:
             frames, reached = found
             segment = ReplaySegment(frames, reached, None, FIRST_LINES, len(frames), complete=True)
             if invalidated == self._invalidated:
-                self._remember(key, segment)
+                self._remember(key, segment, asked_at)
             return segment
         finally:
             lock.release()
@@ -249,10 +249,10 @@ class ReplayCache:
         segment = self._find(key)
         return segment if segment and segment.complete else None
 
-    def _remember(self, key: _Key, segment: ReplaySegment) -> None:
+    def _remember(self, key: _Key, segment: ReplaySegment, read_at: float | None = None) -> None:
         self._drop(key)
         now = self._clock()
-        self._segments[key] = now, segment
+        self._segments[key] = now if read_at is None else read_at, segment
         self._cached_bytes += len(segment.frames)
         # A foreign runner may write a line that is larger than the cache.
         while self._segments:

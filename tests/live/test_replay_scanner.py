@@ -13,7 +13,7 @@ from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.live.replay import CHECK_SECONDS
-from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner, read_frames
+from chronoverse.live.replay_cache import CACHE_SECONDS, FIRST_LINES, ReplayCache, ReplayScanner, read_frames
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
@@ -156,3 +156,18 @@ def test_the_scan_server_is_told_of_a_redaction_of_an_ended_log(rig: Rig, store:
     viewer.close()
     told = [each.is_redacted for each in rig.asked]
     assert (told[0], set(told[1:])) == (False, {True})
+
+
+def test_an_answer_that_came_late_is_not_cached_for_longer(rig: Rig) -> None:
+    """Its lines may have been read when it was asked for. They are kept for a second from then on."""
+    rig.write(random.Random(3), 20)
+
+    def late(scan: ReplayScan, subject: str) -> tuple[bytes, int]:
+        answer = rig.scan(scan, subject)
+        rig.clock.now += CACHE_SECONDS
+        return answer
+
+    cache = ReplayCache(rig.source, clock=rig.clock, scan=late)
+    for count in (1, 2):
+        assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=False)
+        assert len(rig.asked) == count

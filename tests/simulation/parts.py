@@ -154,7 +154,7 @@ class Node:
     def _run_scans(self) -> None:
         store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
         archive = ArchiveReader(self._site.objects, store.chunks.chunk)
-        replay_cache = ReplayCache(store, archive)
+        replay_cache = ReplayCache(store, archive, most_bytes=0)
         app = ScanApp(store, archive, 65_536, read_replay=partial(read_frames, replay_cache))
         serve(self._site.network, self.scans.name, self.scans, app)
 
