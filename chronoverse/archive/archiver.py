@@ -1,9 +1,9 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It does one small step, then decides again: a chunk of a running log that is too large, otherwise in turn the garbage
-of a job, the deletion of one whose retention is over, a chunk of an ended log, and what a running log has for too
-long. In between, a *round* through all keys, page by page, finds new work; the list of workflows is repaired; and
-retentions are checked for changes.
+It does one small step, then decides again. A chunk of a running log that is too large comes first. Otherwise these take
+turns: a job's garbage, the deletion of a job whose retention is over, a chunk of an ended log, and old lines of a
+running log. In between, a *round* through all keys, page by page, finds new work, the list of workflows is repaired,
+and retentions are checked for changes.
 """
 
 import contextlib
@@ -65,7 +65,10 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Periodic work in small steps. Pauses for ``seconds``, and uses at most a twentieth of the time."""
+    """Periodic work in small steps.
+
+    Pauses for ``seconds`` after each round, and uses at most a twentieth of the time.
+    """
 
     begin: Callable[[], Iterator[None]]
     seconds: float
@@ -93,7 +96,10 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log, archived up to number ``archived`` when last checked, and ``due_at`` that time."""
+    """A running log whose next lines are ``due_at`` that time.
+
+    It was ``archived`` up to that number when last checked.
+    """
 
     archived: int
     due_at: float
@@ -130,7 +136,7 @@ class _Queue:
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def next_kind(self) -> "dict[JobRef, None] | None":
-        """The next kind of work, apart from running logs that are too large. Kinds take turns."""
+        """The next kind of work, except for running logs that are too large. Kinds take turns."""
         # What an earlier version has archived comes last. There may be very much of it.
         ended = self.ended or self.without_derived
         for _ in range(len(self._turns)):
@@ -158,7 +164,9 @@ class _Queue:
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage was collected now; with ``failed``, that it can be retried at once."""
+        """Notes that the job's garbage has just been collected, or with ``failed`` that the collection can be retried
+        at once.
+        """
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -176,7 +184,10 @@ class _Queue:
         self.throttled.discard(ref)
 
     def report_once(self, ref: JobRef, problem: str, *, unexpected: bool = False) -> None:
-        """Logs a job's problem, unless one was logged before; with the current traceback if it is ``unexpected``."""
+        """Logs a job's problem, unless one was logged before.
+
+        Adds the current traceback if the problem is ``unexpected``.
+        """
         if ref not in self.reported:
             log.error("not archived: %s", problem, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
         self.reported[ref] = None
@@ -212,7 +223,7 @@ class Archiver:
         self._derived: DerivedBuilder | None = None
 
     def run(self) -> None:
-        """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and retries."""
+        """Runs until ``stop`` is set. While the store or the archive does not answer, waits and retries."""
         backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
             # Prometheus ignores a counter's first value, so it begins with 0.
@@ -234,7 +245,10 @@ class Archiver:
                 self._stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all work that is due; returns how many jobs had a problem. ``progress`` gets archived and due lines."""
+        """Does all work that is due. Returns how many jobs had a problem.
+
+        ``progress`` gets the archived and the due lines.
+        """
         self._compare_history()
         for page in self._store.catalog.jobs():
             self._classify(page)
@@ -264,7 +278,10 @@ class Archiver:
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the neediest log, or collects garbage. Returns the lines moved; None: nothing to do."""
+        """Moves a chunk of the most urgent log, or collects garbage.
+
+        Returns the lines moved; None if there is nothing to do.
+        """
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
@@ -331,7 +348,7 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
-        """Archives lines that are old enough. Lines archived in earlier steps leave the store only now."""
+        """Archives lines that are old enough. Lines archived in earlier steps leave the store in this step."""
         with self._locked(ref) as job_objects:
             now, state = self._monotonic(), self._store.catalog.archive_state(ref)
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
@@ -344,7 +361,7 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
-        """Measures the log again while one of its chunks is moved, since that may take long on a busy machine."""
+        """Measures the log again while one of its chunks is moved, because moving can take long on a busy machine."""
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
@@ -389,7 +406,7 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _read_derived(self, job: Job, derived: DerivedBuilder) -> bool:
-        """Adds one chunk of the job that was not added while it was written. Returns whether nothing is left to do."""
+        """Adds one chunk of the job that was not added when it was written. Returns whether nothing is left to do."""
         if not derived.left:
             # The records are read before the first chunk and after the last: a redaction may replace some meanwhile.
             chunks = self._store.chunks.chunks(job.ref)
@@ -505,7 +522,9 @@ class Archiver:
             self._queue.note_garbage(ref, self._policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when a running job's lines are due: by its first line's time, or by this archiver's own moves."""
+        """Notes when a running job's lines are due, by the time of its first line or by when this archiver last moved
+        lines.
+        """
         now, seconds = self._monotonic(), _RUNNING_SHARE * self._policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:

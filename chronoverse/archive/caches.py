@@ -22,7 +22,10 @@ _Value = TypeVar("_Value")
 
 
 class SingleFlightCache(Generic[_Key, _Value]):
-    """The most recently used values by key, ``max_bytes`` in all. Concurrent callers share one load of a value."""
+    """The most recently used values by key, up to ``max_bytes`` in total.
+
+    Concurrent callers share one load of a value.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
@@ -93,7 +96,7 @@ class ChunkRecordCache:
         self._records: FIFOCache[tuple[JobRef, int], tuple[Chunk, float]] = FIFOCache(RECORDS)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk with line ``number``, or the next one. The answer can be :data:`RECORD_SECONDS` old."""
+        """The chunk with line ``number``, or the next one. The record can be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
             for (ref, last), (chunk, asked_at) in self._records.items():
@@ -102,7 +105,7 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """Like :meth:`chunk`, but always reads the store. Caches the answer."""
+        """Like :meth:`chunk`, but always reads the store, and caches the record."""
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:

@@ -28,8 +28,8 @@ def write_chunk(
 ) -> Chunk | None:
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
 
-    Lines up to ``trim`` leave the store. With ``merge`` a small last chunk is replaced by one that begins with its
-    lines. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame. Raises
+    Lines up to ``trim`` leave the store. With ``merge``, a small last chunk is replaced by a new chunk that begins with
+    its lines. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame. Raises
     :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
@@ -52,7 +52,7 @@ def write_chunk(
 
 
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
-    """The chunk that ends with the number ``last``, and its object; None if it is large, or its object is lost."""
+    """The chunk that ends with number ``last``, and its object. None if the chunk is large or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
     if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # A read brings about as many.
         return None, b""
@@ -74,8 +74,8 @@ def fill(
 ) -> RawEntry | None:
     """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
 
-    ``read`` returns the store's entries after a line, about as many as asked for; ``first_stored`` is the store's first
-    number. Returns the last entry that was read for it: the terminal one only if there is no other.
+    ``read`` returns the store's entries after a line, about as many as requested; ``first_stored`` is the store's first
+    number. Returns the last entry that was read; the terminal entry only if there is no other.
     """
     last: RawEntry | None = None
     batch = AdaptiveBatch()
@@ -101,9 +101,9 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    Also writes what is ``derived`` of the log, if it is that of these chunks. The log stays in the store for
-    ``hot_seconds`` more; ``now`` and ``ended_at`` are Unix times. Returns None, or in words why the chunks are not the
-    log; then nothing was written. Raises what :func:`write_chunk` raises.
+    Also writes the shapes and the timeline in ``derived``, if they are of exactly these chunks. The log stays in the
+    store for another ``hot_seconds``; ``now`` and ``ended_at`` are Unix times. Returns None, or a text that says why
+    the chunks are not the whole log; nothing was written then. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

@@ -132,7 +132,7 @@ class ChunkBuilder:
 def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
-    """The record of a chunk with these ``frames``, whose bytes are ``compressed``; and the object's bytes."""
+    """The record of a chunk with ``frames``, whose bytes are ``compressed``, and the object's bytes."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
     data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
@@ -142,7 +142,7 @@ def _finished(
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
-    """The earliest and the latest time of JSON Lines; two empty strings when a line has a time of another format."""
+    """The earliest and the latest time of JSON Lines; two empty strings if a line has a time in another format."""
     starts = {line[:39] for line in lines}
     found = [_TIME.fullmatch(start) for start in starts if not start.startswith((b'{"gap":', b'{"stray":'))]
     times = [each[1].decode() for each in found if each]
@@ -150,7 +150,7 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 
 def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
-    """The record of a chunk from its object; how many lines are ``message``; the bytes of all messages.
+    """From a chunk's object: its record, the number of lines equal to ``message``, and the bytes of all messages.
 
     Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
@@ -214,7 +214,7 @@ def text_sha256(chunk: Chunk, data: bytes) -> str:
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The JSON of each line, without other entries, in 0.7 µs a line. Raises :class:`ArchiveDamaged`."""
+    """The JSON of each line, without other entries, at 0.7 µs per line. Raises :class:`ArchiveDamaged`."""
     try:
         entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
         return [entry for entry in entries if isinstance(entry.get("message"), str)]
@@ -223,7 +223,7 @@ def decode_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:
-    """Splits the JSON Lines of a frame. Raises :class:`ArchiveDamaged` for other numbers than in the record."""
+    """Splits the JSON Lines of a frame. Raises :class:`ArchiveDamaged` if their numbers are not those in the record."""
     lines = text.splitlines()
     if frame.plain:
         valid = 0 < len(lines) == frame.last + 1 - frame.first and _number(decode_entry(lines[0])) == frame.first
@@ -236,7 +236,7 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
 
 
 def _number(entry: Entry) -> int:
-    """The number of an entry. A gap has that of its last line, and an entry out of sequence has 0."""
+    """The number of an entry. For a gap it is that of the last line; for an entry out of sequence it is 0."""
     if isinstance(entry, Line):
         return entry.sequence_num
     return entry.last if isinstance(entry, Gap) else 0

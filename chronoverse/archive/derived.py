@@ -15,7 +15,10 @@ _Get = Callable[[str, int, int], bytes]
 
 
 def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
-    """The names of a job's set and timeline. ``sha256`` is the whole log's in hexadecimal, as the manifest has it."""
+    """The names of a job's shape set and timeline.
+
+    ``sha256`` is the hash of the whole log in hexadecimal, as in the manifest.
+    """
     return (
         f"{folder(job)}shapes{VERSION}-{sha256[:32]}",
         f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}",
@@ -23,7 +26,7 @@ def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
 
 
 def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
-    """The shapes of an archived log; None without a set, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
+    """The shapes of an archived log. None if the set is missing or damaged. Raises :class:`ArchiveUnavailable`."""
     try:
         return PackedShapes(get(derived_names(job, sha256)[0], 0, MAX_SET_BYTES))
     except (ArchiveDamaged, ValueError):
@@ -31,7 +34,7 @@ def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
 
 
 def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:
-    """The timeline of an archived log; None without one, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
+    """The timeline of an archived log. None if it is missing or damaged. Raises :class:`ArchiveUnavailable`."""
     try:
         return Timeline.from_bytes(get(derived_names(job, sha256)[1], 0, timelines.MAX_TIMELINE_BYTES))
     except (ArchiveDamaged, ValueError):
@@ -82,7 +85,10 @@ class DerivedBuilder:
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
-        """The job's ``chunks`` that are not added yet. None if they have changed: begin again."""
+        """The job's ``chunks`` that are not added yet.
+
+        None if the chunks have changed and the builder must start over.
+        """
         names = [chunk.name for chunk in chunks]
         added = len(self.chunks)
         return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None

@@ -1,8 +1,8 @@
 """Recreates the jobs of an archive in a store that has lost them.
 
-An ended job has a manifest with everything that the store knew. Other jobs have only chunks: their records
-are made again from the objects, and the job waits for its runner, or is LOST. An import may be repeated, and several
-may run at once.
+An ended job has a manifest with everything that the store knew. Other jobs have only chunks: their records are rebuilt
+from the objects, and the job waits for its runner, or becomes LOST. Imports are idempotent, and several can run at
+once.
 """
 
 import re
@@ -35,7 +35,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 
 
 class Imported(NamedTuple):
-    """A job that was restored or is ``known`` (``waits``: without an end), a ``problem``, or a workflow's settings."""
+    """A restored or already ``known`` job (``waits`` if it has no end), a ``problem``, or a workflow's settings."""
 
     job: JobRef | None
     name: str = ""
@@ -51,10 +51,10 @@ _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
 def import_jobs(
     store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
 ) -> Iterator[Imported]:
-    """Restores every job of which the store lacks a part. ``clock`` is Unix time.
+    """Restores every job that the store lacks completely or in part. ``clock`` is Unix time.
 
-    A job without an end waits for its runner for ``lease_seconds``; one whose runner is resending lines comes last.
-    Damaged and foreign objects are named. Raises the errors of the store and the object store.
+    A job without an end waits ``lease_seconds`` for its runner; a job whose runner is resending lines comes last.
+    Damaged and foreign objects are reported. Raises the errors of the store and the object store.
     """
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
@@ -99,7 +99,7 @@ def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Im
 
 
 def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
-    """Waits until each of these jobs is LOST, or its runner is back, but not longer. Returns how many are LOST."""
+    """Waits up to ``seconds`` until each of these jobs is LOST, or its runner is back. Returns how many are LOST."""
     give_up_at, lost, left = time.monotonic() + seconds, 0, list(jobs)
     while left and time.monotonic() < give_up_at:
         time.sleep(0.2)
@@ -117,8 +117,8 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 class _Import(NamedTuple):
     """The import of one job with the objects ``listed`` in the archive.
 
-    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. Of the
-    chunks that were read, ``sizes`` are the bytes of their messages, by name.
+    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``sizes`` are the bytes of
+    messages in each chunk that was read, by the chunk's name.
     """
 
     store: Store
@@ -130,7 +130,7 @@ class _Import(NamedTuple):
     sizes: dict[str, int]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """None if the job is restored ``later``, or if no object in the folder belongs to a job."""
+        """Imports the job. Returns None if it is restored ``later``, or if no object in the folder belongs to a job."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted
@@ -197,7 +197,7 @@ class _Import(NamedTuple):
     def _recorded_chunks(
         self, records: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]
     ) -> list[Chunk]:
-        """The chunks of an ended job. If a redaction has written one again since, its new object is read."""
+        """The chunks of an ended job. If a redaction has rewritten a chunk since, reads its new object."""
         chunks: list[Chunk] = []
         for record in records:
             found = spans.get((record.first, record.last), [])
@@ -229,7 +229,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
-        """The record of the chunk with the most redacted lines, then the newest; None if all are damaged."""
+        """The record of the chunk with the most redacted lines; of equals, the newest. None if all are damaged."""
         best: tuple[tuple[bool, int, float, int], Chunk] | None = None
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])

@@ -1,4 +1,4 @@
-"""The archive lock of a job, and its objects: how they are written safely, and how garbage is deleted.
+"""A job's archive lock and objects: writes objects safely, and deletes garbage.
 
 An object's name is in the *garbage* of its job from before it is written until it is recorded; see
 docs/architecture.md.
@@ -60,7 +60,10 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """Objects deleted, left for later, and kept by the manifest only. ``permanent``: see :func:`is_permanent`."""
+    """The objects that were deleted, left for later, or kept only for the manifest.
+
+    ``permanent``: see :func:`is_permanent`.
+    """
 
     deleted: int
     remaining: int
@@ -78,7 +81,8 @@ class JobObjects:
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes, redactions: int = 0) -> Iterator[Chunk]:
-        """Writes a chunk's object under a new name, reads it back, and gives the chunk with that name to be recorded.
+        """Writes a chunk's object under a new name, reads it back, and yields the chunk under that name, to be
+        recorded.
 
         Unless the ``with`` block records it, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
         :class:`ArchiveUnavailable`; and the store's errors.
@@ -95,7 +99,10 @@ class JobObjects:
                 raise
 
     def _delete_unless_recorded(self, name: str) -> bool:
-        """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
+        """Deletes an object unless a record names it. Returns whether a record does.
+
+        After an error, the object stays garbage.
+        """
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
             # From here on the object cannot get a record. Its name may be in neither place: another process removes it
@@ -112,9 +119,10 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        While the store may go back, only objects marked ``orphan_seconds`` ago; others must be ``min_age`` seconds old
-        at ``now`` (Unix time). What the manifest names stays, unless a redaction has replaced it. Raises the errors of
-        the store and the object store.
+        While the store can go back, deletes only objects that were marked at least ``orphan_seconds`` ago. Objects that
+        are neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Objects that
+        the manifest names stay, unless a redaction has replaced them. Raises the errors of the store and the object
+        store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()
@@ -152,7 +160,7 @@ class JobObjects:
         return CollectedGarbage(deleted, len(marked) - len(done) + len(young), permanent, kept)
 
     def only_in_manifest(self, recorded: Set[str]) -> list[str]:
-        """The objects that exist, that only the job's manifest names, and that were not replaced."""
+        """The existing objects that only the job's manifest names and that were not replaced."""
         if not (unknown := self._named() - recorded):
             return []
         marked = self.store.chunks.mark_garbage(self.job, self.token)

@@ -1,4 +1,7 @@
-"""The manifest of an archived job, ``job.json``: the job, chunks and dates. What it names is not garbage."""
+"""The manifest of an archived job, ``job.json``: the job, its chunks and dates.
+
+Objects that it names are not garbage.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,8 +15,9 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """``names`` of objects, also of earlier manifests; ``ended_at`` in Unix seconds if known; ``fields``: all of its
-    JSON.
+    """``names``: its objects, including those of earlier manifests. ``ended_at``: Unix seconds, if known.
+
+    ``fields``: all of its JSON.
     """
 
     names: frozenset[str]
@@ -21,12 +25,12 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention of the job continues by its own date. An end in the future is ignored."""
+        """Whether the job is still within its retention by its own end date. An end in the future is ignored."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 
 def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
-    """The job's manifest; None without one. Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`."""
+    """The job's manifest, or None. Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`."""
     try:
         data = objects.get(manifest_name(job))
     except ArchiveDamaged:
@@ -41,7 +45,9 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """The manifest that replaces a job's before its objects are deleted, so that it is not imported again."""
+    """The manifest that replaces a job's manifest before its objects are deleted, so that the job is not imported
+    again.
+    """
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

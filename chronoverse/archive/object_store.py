@@ -25,7 +25,10 @@ class ObjectStore(Protocol):
         """Stores an object. Once this has returned, the object survives a power cut. Idempotent."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The object's bytes from ``start`` up to ``stop`` or its end. Raises :class:`ArchiveDamaged` without one."""
+        """The object's bytes from ``start`` up to ``stop``, or to its end.
+
+        Raises :class:`ArchiveDamaged` if it does not exist.
+        """
 
     def delete(self, name: str) -> None:
         """Deletes the object. Nothing happens if there is no such object."""
@@ -39,7 +42,7 @@ class FileObjectStore:
         self._directory = directory
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a temporary file, syncs it to the disk, and renames it. So no incomplete object ever exists."""
+        """Writes a temporary file, syncs it to disk, and renames it, so that no incomplete object ever exists."""
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)
@@ -79,7 +82,9 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents, for this user only. ``mkdir(parents=True)`` sets one mode only."""
+        """Creates ``directory`` and its parents, for this user only: ``mkdir(parents=True)`` sets only the last one's
+        mode.
+        """
         if directory.is_dir():
             return
         if directory != self._directory:

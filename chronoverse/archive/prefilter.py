@@ -41,8 +41,8 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
     """Each line whose message may contain the query's text, in upper or lower case.
 
-    Where that finds all of them, searches for the text in lower case, and only in messages: a number or
-    a word such as "stream" is in the JSON of every line. In other frames RE2 searches for it.
+    If a search for the lowercase text finds all such lines, uses that, and only in messages, because a number or a word
+    such as "stream" is in the JSON of every line. Otherwise RE2 searches for the text.
     """
     # All control sequences begin with ESC.
     wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
@@ -69,7 +69,10 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
-    """The lines in which ``pattern`` matches, or that have escapes. None for many: decoding all is faster."""
+    """The lines in which ``pattern`` matches, or that have escapes.
+
+    None if there are many: decoding all is then faster.
+    """
     candidates: list[bytes] = []
     position, stop = 0, len(part)
     match_start = match_end = escape = -1
@@ -98,7 +101,7 @@ def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
 
 
 def _joined_matches(matcher: Matcher, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The matching lines. One search in all messages is several times as fast as one in each."""
+    """The matching lines. One search in all joined messages is several times as fast as one search per message."""
     messages = [each["message"] for each in decoded]
     # Without its control sequences a line may match although it does not with them.
     texts = [f"{message}\n{strip_sequences(message)}" if "\x1b" in message else message for message in messages]

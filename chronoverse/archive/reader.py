@@ -68,10 +68,10 @@ class ArchiveReader:
         return lines[start::-1][:count] if descending else lines[start : start + count]
 
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
-        """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
+        """Up to ``count`` entries after number ``position``, or if ``descending``, lines and gaps before it.
 
-        Going down, ``position`` is at most the number after the archive's last one. There are fewer entries when they
-        come to 1 MiB, and where the archive ends. An empty list means that it has nothing there.
+        If ``descending``, ``position`` is at most one past the archive's last number. Returns fewer entries if they
+        reach 1 MiB or the archive ends, and an empty list if the archive has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position
@@ -98,10 +98,10 @@ class ArchiveReader:
         descending: bool = False,
         time_range: TimeRange | None = None,
     ) -> Iterator[Batch]:
-        """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
+        """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch per frame.
 
-        ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
-        at most the number after the archive's last one. Nothing is cached that was not :meth:`read_ahead`.
+        ``time_range`` only omits frames whose lines are all earlier or later. If ``descending``, ``cursor`` is at most
+        one past the archive's last number. Only uses the cache for what :meth:`read_ahead` has read.
         """
         since, until = time_range or (None, None)
 
@@ -143,7 +143,10 @@ class ArchiveReader:
     def _read_of(
         self, chunk: Chunk, low: Frame, high: Frame, size: float
     ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
-        """The key of a read of the frames from ``low`` to ``high``, and the read. A byte of it counts as ``size``."""
+        """The cache key of a read of the frames from ``low`` to ``high``, and the function that reads.
+
+        Each byte counts as ``size``.
+        """
         key = chunk.name, low.offset, high.offset + high.size
 
         def read() -> tuple[bytes, float]:
@@ -155,7 +158,7 @@ class ArchiveReader:
         return key, read
 
     def shape_set(self, job: Job) -> PackedShapes | None:
-        """The shapes of an archived job's lines; None without a set. For several threads, as is :meth:`timeline`."""
+        """The shapes of an archived job's lines, or None. Like :meth:`timeline`, can be called in several threads."""
         return self._derived(self._shapes_cache, read_shape_set, lambda found: found.size, job)
 
     def timeline(self, job: Job) -> Timeline | None:
@@ -237,7 +240,7 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def _entries(frame: Frame, lines: list[bytes], position: int, descending: bool) -> Iterable[Entry]:
-    """The entries of a frame after the number ``position``, or the lines and gaps before it when ``descending``."""
+    """The entries of a frame after number ``position``, or if ``descending``, the lines and gaps before it."""
     if frame.plain:
         index = position - frame.first
         return map(decode_entry, reversed(lines[:index]) if descending else lines[max(index + 1, 0) :])

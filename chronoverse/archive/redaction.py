@@ -27,7 +27,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class RedactionRequest(NamedTuple):
-    """Lines ``first`` to ``last`` that ``matches`` accepts. ``exact``: lines that cannot be redacted yet raise."""
+    """Lines ``first`` to ``last`` that ``matches`` accepts. ``exact``: raise for lines that cannot be redacted yet."""
 
     first: int
     last: int
@@ -47,7 +47,7 @@ class RedactionRequest(NamedTuple):
 class RedactionResult(NamedTuple):
     """How many lines were redacted, the last number that was checked, and whether the request is complete.
 
-    ``pending``: the store may still go back to the old text, or an object with it is not deleted yet.
+    ``pending``: the store can still go back to the old text, or an object with the old text is not deleted yet.
     """
 
     lines: int
@@ -58,7 +58,7 @@ class RedactionResult(NamedTuple):
 
 @dataclass(slots=True)
 class Redaction:
-    """Carries out ``request`` for the log of ``job``. An archiver's lock is waited for, for ``busy_seconds``."""
+    """Carries out ``request`` for the log of ``job``. Waits up to ``busy_seconds`` for an archiver's lock."""
 
     store: Store
     objects: ObjectStore
@@ -73,7 +73,7 @@ class Redaction:
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
-        """Redacts all lines, or those that it gets to in 5 s, to the end of a chunk. A chunk takes about 1 s.
+        """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
         An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
         :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
@@ -106,7 +106,7 @@ class Redaction:
             )
 
     def _is_pending(self, job_objects: JobObjects) -> bool:
-        """Deletes the objects with the old text. Returns True when some are left, or when the store may go back."""
+        """Deletes the objects with the old text. Returns True if some are left, or if the store can go back."""
         try:
             # The object store's clock may be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
@@ -175,7 +175,9 @@ class Redaction:
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, about 1 MiB, and 1,000, for which other greenlets wait."""
+        """Up to ``max_count`` entries after line ``after``, limited to about 1 MiB and 1,000, because other greenlets
+        wait.
+        """
         entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         self.pause()

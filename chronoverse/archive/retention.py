@@ -39,9 +39,9 @@ def delete_job(
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
-    The manifest is marked first and deleted last, so that an import finds no half of the job. Its id is blocked for
-    ``tombstone_ms``. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held` by a
-    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and the store's errors.
+    The manifest is marked first and deleted last, so that an import never finds half of the job. The job's id is
+    blocked for ``tombstone_ms``. ``on_hidden`` is called once nothing can prevent the deletion. Raises :class:`Held` if
+    a live runner holds the job, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and the store's errors.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -68,8 +68,8 @@ def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> boo
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
     """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
 
-    Sets the expiry of jobs that are not archived, and returns how many these are. For archived jobs the archiver looks
-    the retention up each time. Raises the store's errors.
+    Sets the expiry of jobs that are not archived, and returns how many there are. For archived jobs, the archiver looks
+    up the retention each time. Raises the store's errors.
     """
     changed = 0
     before: ListingPosition | None = None
@@ -89,8 +89,8 @@ def orphans(
 ) -> Iterator[tuple[StoredObject, str]]:
     """Every object older than ``age`` seconds that neither the store nor a manifest names, with the reason in words.
 
-    A manifest is valid for the retention after its job's end. Omits objects that the archiver deletes, and jobs whose
-    records or manifest cannot be read. ``now`` is Unix time.
+    A manifest counts until the retention after its job's end is over. Omits objects that the archiver deletes, and jobs
+    whose records or manifest cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None
     named: set[str] | None = None
@@ -120,7 +120,7 @@ def orphans(
 
 
 def job_of(name: str) -> JobRef | None:
-    """The job whose folder an object is in; None for an object in no job's folder."""
+    """The job whose folder contains an object; None if it is in no job's folder."""
     parts = name.split("/")
     is_in_folder = len(parts) == 3 and all(IDENTIFIER.fullmatch(part) for part in parts[:2])
     return JobRef(parts[0], parts[1]) if is_in_folder else None

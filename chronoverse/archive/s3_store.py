@@ -18,8 +18,8 @@ _Answer = TypeVar("_Answer")
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
-    ``read_seconds`` is the wait for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Retries wait
-    ``retry_seconds``, then twice as long. Raises :class:`SettingsError` when boto3 is not installed.
+    ``read_seconds`` is the timeout for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Retries wait
+    ``retry_seconds``, then twice that. Raises :class:`SettingsError` when boto3 is not installed.
     """
 
     def __init__(
@@ -66,7 +66,10 @@ class S3ObjectStore:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, request: Callable[[Any, dict[str, str]], _Answer]) -> _Answer:
-        """Makes a request, again while a retry may help. It gets the client, and the bucket and key of ``name``."""
+        """Makes a request, and retries while that can help.
+
+        ``request`` gets the client, and the bucket and key of ``name``.
+        """
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
         client = self._client()
@@ -81,7 +84,7 @@ class S3ObjectStore:
         raise AssertionError("the last attempt returns or raises")
 
     def _client(self) -> Any:
-        """The boto3 client. It is made when it is first needed: that takes 0.2 s, and must be after a fork."""
+        """The boto3 client. Made on first use, because that takes 0.2 s and must happen after a fork."""
         with self._client_lock:
             if self._cached_client is None:
                 config = import_module("botocore.config").Config(
@@ -112,7 +115,7 @@ class S3ObjectStore:
 
 
 def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
-    """The exception that callers expect, and whether a retry may succeed. Other errors are returned as they are."""
+    """The exception that callers expect, and whether a retry can succeed. Returns other errors unchanged."""
     exceptions = import_module("botocore.exceptions")
     if isinstance(error, exceptions.ClientError):
         answer: Any = getattr(error, "response", {})

@@ -1,9 +1,9 @@
-"""Detects a store that lost data, and a bucket that was emptied or belongs to another store.
+"""Detects a store that lost data, and an archive that was emptied or belongs to another store.
 
-Archivers move a time in the store on, the *age mark*. The bucket's object ``store-mark.json`` has one that it had
-a minute ago or earlier, and the bucket's id, which the store has, too. A store whose mark is older may not know objects
-that it has recorded, and in a bucket without that id they may be missing. Then archivers delete nothing until an
-operator has confirmed that both are as they should be. A power cut that cost the last seconds is no reason to stop.
+Archivers advance a time in the store, the *age mark*. The archive's object ``store-mark.json`` contains the mark of a
+minute ago or earlier, and the archive's id, which the store keeps too. A store with an older mark may not know objects
+that it once recorded; an archive without that id may lack them. Archivers then delete nothing until an operator has
+confirmed both. A power cut that cost the last seconds is no reason to stop.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class StoreHistory:
         self._reported = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not.
+        """Whether the store or the archive has lost a part of its history. If not, advances the marks.
 
         Raises the errors of the store and the object store.
         """
@@ -64,7 +64,7 @@ class StoreHistory:
         return went_back or self.bucket_lost
 
     def confirm(self) -> None:
-        """Notes that the store and the bucket are as they should be, and belong together.
+        """Notes that the store and the archive are complete and belong together.
 
         Raises the errors of the store and the object store.
         """
@@ -76,7 +76,9 @@ class StoreHistory:
         self._read_at = float("-inf")
 
     def _put(self, mark: float) -> None:
-        """Writes the bucket's mark, and then its id into the store: what the store knows, the bucket has."""
+        """Writes the mark into the archive, and then the archive's id into the store, so that the store never has an id
+        that the archive lacks.
+        """
         self._id = self._id or self._store.catalog.bucket() or secrets.token_hex(8)
         self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark), "bucket": self._id}))
         self._known = mark
@@ -100,7 +102,7 @@ class StoreHistory:
             )
 
     def _read(self) -> tuple[float, str]:
-        """The bucket's mark and id; 0 and "" without any. Raises :class:`ArchiveDamaged` for an invalid one."""
+        """The archive's mark and id; 0 and "" if there are none. Raises :class:`ArchiveDamaged` for an invalid one."""
         try:
             data = self._objects.get(MARK)
         except ArchiveDamaged:

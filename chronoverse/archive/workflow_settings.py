@@ -29,8 +29,8 @@ def change_settings(
 ) -> None:
     """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
 
-    ``record`` gets what is done, and how, before. A retention in ``changes`` is applied to the jobs even if it was set
-    already, so that it may be repeated after an error. Raises the store's errors.
+    ``record`` is called first, with the action and its details. A retention in ``changes`` is applied to the jobs even
+    if it was already set, so that the call can be repeated after an error. Raises the store's errors.
     """
     own = store.catalog.settings_of(workflow_id).own
     changed = {name: value for name, value in changes.items() if value != own[name]}
@@ -50,13 +50,13 @@ def settings_name(workflow_id: str) -> str:
 
 
 def settings_owner(name: str) -> str | None:
-    """The workflow whose settings or watches an object has; None for any other object."""
+    """The workflow whose settings or watches an object contains; None for any other object."""
     workflow_id, _, rest = name.partition("/")
     return workflow_id if rest in (_NAME, _WATCHES_NAME) and IDENTIFIER.fullmatch(workflow_id) else None
 
 
 def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves the settings and watches changed since they were saved, unless the store went back."""
+    """Saves settings and watches that changed since they were last saved, unless the store went back."""
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
@@ -72,9 +72,9 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Restores a workflow's settings and watches that the store lost from the archive. Returns whether it had to.
+    """Restores lost settings and watches of a workflow from the archive. Returns whether there were any.
 
-    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and the errors of the store and the
+    What has been set in the store since then stays. Raises :class:`ArchiveDamaged`, and the errors of the store and the
     object store.
     """
     saved = _read(objects, workflow_id)
@@ -105,7 +105,7 @@ def _read(objects: ObjectStore, workflow_id: str) -> WorkflowSettings:
 
 
 def read_watches(objects: ObjectStore, workflow_id: str) -> dict[str, bytes]:
-    """The workflow's watches as :meth:`WatchStore.fields` has them. Raises :class:`ArchiveDamaged`."""
+    """The workflow's watches, in the form of :meth:`WatchStore.fields`. Raises :class:`ArchiveDamaged`."""
     name = f"{workflow_id}/{_WATCHES_NAME}"
     try:
         found = {watch_id: str(text).encode() for watch_id, text in orjson.loads(objects.get(name)).items()}

@@ -21,7 +21,7 @@ _AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """An object that has been garbage since ``seconds``.
+    """An object that has been garbage for ``seconds``.
 
     ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
     """
