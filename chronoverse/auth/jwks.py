@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Treats a redirect as an error, because the operator has said where the keys are."""
+    """Treats a redirect as an error, because the operator has configured where the keys are."""
 
     def redirect_request(self, *args: object) -> None: ...
 
@@ -85,7 +85,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """The last fetch of keys, and its result. Times are Unix times at which a fetch began; 0 is never."""
+    """The last fetch of keys, and its result. Times are the Unix times at which a fetch began; 0 means never."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -93,7 +93,7 @@ class FetchRecord:
 
     @property
     def failed(self) -> bool:
-        """Whether the last fetch brought no keys."""
+        """Whether the last fetch failed to get keys."""
         return self.fetched_at < self.tried_at
 
     @classmethod
@@ -115,8 +115,8 @@ def key_set_name(url: str) -> str:
 class KeySetFile:
     """The file for the keys at ``url``, and a lock that lets one worker fetch at a time.
 
-    It is read only if it is ours and nobody else can write it. Raises :class:`SettingsError` when ``directory`` cannot
-    be written.
+    The file is read only if this user owns it and nobody else can write it. Raises :class:`SettingsError` if
+    ``directory`` is not writable.
     """
 
     def __init__(self, directory: Path, url: str) -> None:
@@ -146,7 +146,9 @@ class KeySetFile:
             os.close(descriptor)
 
     def read_if_changed(self) -> FetchRecord | None:
-        """The record, if it has changed since the last call, and the file is valid and only ours. Otherwise None."""
+        """The record, if it has changed since the last call, is valid, and can only be written by this user; otherwise
+        None.
+        """
         try:
             status = os.stat(self._path, follow_symlinks=False)
         except OSError:
@@ -167,7 +169,7 @@ class KeySetFile:
 
 
 class KeySetStore(Protocol):
-    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Write access is enough to make tokens."""
+    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Whoever can write it can make valid tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
@@ -176,7 +178,7 @@ class KeySetStore(Protocol):
 def keep_fresh(
     published: Callable[[], Iterable["PublishedKeys"]], sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Fetches keys periodically, in one thread of a node, also without requests."""
+    """Fetches keys periodically, even without requests, in one thread per node."""
     while True:
         for keys in published():
             keys.prefetch()

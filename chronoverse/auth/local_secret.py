@@ -1,6 +1,6 @@
 """The secret in the data directory, which signs and checks tokens when no key is configured.
 
-``os.urandom`` does what :mod:`secrets` does, whose import takes 5 ms of every run.
+Uses ``os.urandom`` because importing :mod:`secrets` would take 5 ms of every run.
 """
 
 import contextlib
@@ -36,7 +36,10 @@ def local_secret(data_dir: Path) -> bytes:
 
 
 def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """The file's first bytes. None unless it is a file of ours whose mode has none of ``forbidden``. Raises OSError."""
+    """The file's first bytes. None unless this user owns the file and its mode has none of the bits ``forbidden``.
+
+    Raises OSError.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

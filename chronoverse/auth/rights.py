@@ -1,4 +1,4 @@
-"""Which workflows a user has a right for. An entry is a workflow's id, or the beginning of ids and one ``*``."""
+"""Which workflows a user has rights for. An entry is a workflow id, or a prefix of ids followed by one ``*``."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -60,7 +60,10 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Rights of tokens with a ``claim`` that passes the ``test``. ``templates``: (before, claim, after)."""
+    """Rights of tokens whose ``claim`` passes the ``test``.
+
+    ``templates`` make workflow entries: (before, claim, after).
+    """
 
     claim: str
     test: Callable[[str], bool]
@@ -99,7 +102,7 @@ def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collecti
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim with this name, or the value inside an object, for a name such as ``kubernetes.io.namespace``."""
+    """The claim with this name. A name such as ``kubernetes.io.namespace`` also names a value inside an object."""
     if name in claims:
         return claims[name]
     for dot in re.finditer(r"\.", name):

@@ -1,4 +1,4 @@
-"""TLS of clients: whom they trust, and what is wrong with a certificate that they do not trust."""
+"""TLS of clients: which authorities they trust, and why they refuse a certificate."""
 
 import ssl
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trusts the authorities of the system, and also those in ``ca_file``. Raises OSError when that cannot be read.
+    """Trusts the system's authorities and those in ``ca_file``. Raises OSError if the file cannot be read.
 
-    None without such a file: libraries then trust the system's, and read them when needed.
+    Returns None without ``ca_file``: libraries then load the system's authorities when needed.
     """
     if ca_file is None:
         return None

@@ -1,6 +1,6 @@
 """Bearer tokens (RFC 6750): signed JWTs (RFC 7519), checked as RFC 8725 recommends; see docs/tokens.md.
 
-The kind of the key decides which algorithms are allowed. Nothing in a token does.
+The kind of the key decides which algorithms are allowed; nothing in a token does.
 """
 
 import contextlib
@@ -49,14 +49,16 @@ _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1":
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The user that a token is for, and what it allows. Nothing is sent after ``expires_at``, in Unix seconds."""
+    """A token's user and rights. Nothing is sent after ``expires_at``, in Unix seconds."""
 
     subject: str
     expires_at: float
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
-        """Raises :class:`Forbidden` without ``scope``; :class:`JobNotFound` for a workflow that is not the token's."""
+        """Raises :class:`Forbidden` without ``scope``, and :class:`JobNotFound` if the token is not for this
+        workflow.
+        """
         if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
         if workflow_id is None or workflow_id in self.rights[scope]:
@@ -210,7 +212,7 @@ def _named_issuer(token: str) -> str:
 
 
 def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
-    """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
+    """The claims of a token, after checking its signature. Only for a valid signature may messages give details."""
     try:
         signed = _signed(token, issuer)
     except jwt.InvalidSignatureError as error:
@@ -308,7 +310,7 @@ def _check_audience(claim: object, issuer: Issuer) -> None:
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
-    """The scopes: a text as RFC 8693 section 4.2 has it, or a list. ``scp`` is read if there is no ``scope``."""
+    """The scopes: a string as in RFC 8693 section 4.2, or a list. Reads ``scp`` if there is no ``scope``."""
     name = "scope" if "scope" in claims or "scp" not in claims else "scp"
     value = claims.get(name)
     words = value.split(" ") if isinstance(value, str) else value

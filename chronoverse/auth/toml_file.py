@@ -39,8 +39,9 @@ class TomlFile(Generic[_Content]):
             raise SettingsError(f"{self._setting}: {self._path}: {error}") from error
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed. After errors, which are logged, the previous content stays. Returns whether
-        it has none.
+        """Reads the file if it has changed. Returns whether its latest content is valid.
+
+        Errors are logged, and the previous content stays in use.
         """
         seen: tuple[int, ...] = ()
         try:

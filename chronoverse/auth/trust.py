@@ -28,7 +28,9 @@ class Terms(NamedTuple):
 
     @property
     def keys_url(self) -> str:
-        """The URL of the keys, or of the metadata that name it: https://openid.net/specs/openid-connect-discovery-1_0.html"""
+        """The URL of the keys, or of the metadata that contain it:
+        https://openid.net/specs/openid-connect-discovery-1_0.html
+        """
         return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
     def fetch(self, fetch: Callable[[str], bytes], url: str) -> bytes:

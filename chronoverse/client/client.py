@@ -113,7 +113,8 @@ class Client:
     ) -> Iterator[WorkflowEvent]:
         """Follows the jobs of a workflow: the newest ``jobs`` (100), oldest first, then each change, without an end.
 
-        With ``status``, or each ``label`` (KEY=VALUE), only jobs that have them. ``stop`` is as for :meth:`follow`.
+        With ``status`` or ``label`` (each KEY=VALUE), yields only jobs that have all of them. ``stop`` works as in
+        :meth:`follow`.
         """
         filters = {"jobs": jobs, "status": status, "label": label}
         path = _path("/workflows/{}/events", workflow_id)
@@ -200,10 +201,10 @@ class Client:
         return self.read("/workflows/{}/jobs/{}", *job)
 
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
+        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, where ``ids`` fill the braces.
 
-        Where the answer's header says how far it has come in a log or in a workflow, the JSON also has this number as
-        ``reached``, or this job as ``searched_to``. Parameters of ``query`` that are None are left out.
+        If a header says how far the answer goes in a log or a workflow, the JSON also contains that number as
+        ``reached``, or that job as ``searched_to``. Parameters of ``query`` that are None are omitted.
         """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
@@ -221,7 +222,7 @@ class Client:
     def logs(
         self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
     ) -> Iterator[Line]:
-        """The lines that the log has now, after ``offset``. They are read page by page."""
+        """The lines that the log has now, after ``offset``, read page by page."""
         query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
             yield from read_items(page, "logs", Line.from_json)
@@ -231,7 +232,7 @@ class Client:
     ) -> dict[str, Any]:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over. Returns the last answer.
 
-        Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
+        Raises :class:`JobNotFound` if the job does not appear in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
@@ -279,7 +280,10 @@ class Client:
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """The log as a file, in pieces. ``query`` is the route's. Raises :class:`Unreachable` when it is cut off."""
+        """The log as a file, in pieces. ``query`` is that of the route.
+
+        Raises :class:`Unreachable` if the download is cut off.
+        """
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:
@@ -297,7 +301,8 @@ class Client:
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
         """Redacts lines, in as many requests as needed. Returns how many, and whether the old text can come back.
 
-        After an error some lines may be redacted: :class:`LineStillOpen`, :class:`ArchiveNotConfigured`.
+        Raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`, too. After an error, some lines can be
+        redacted.
         """
         body = {name: value for name, value in query.items() if value is not None}
         lines, pending = 0, False
@@ -334,7 +339,10 @@ class Client:
         return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
-        """The answer of a ``route`` that writes, as in :meth:`read`; empty if it has none. Must be idempotent."""
+        """The answer of a ``route`` that writes, as in :meth:`read`; empty if there is no body.
+
+        The request must be idempotent.
+        """
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
         text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))

@@ -1,4 +1,4 @@
-"""Turns the bytes of event streams into values. It remembers the last number over reconnections, and does no I/O."""
+"""Turns the bytes of event streams into values. Remembers the last number across reconnections. No I/O."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -43,7 +43,7 @@ LogEvent = Line | Gap | JobState | Notice | RedactedLines
 
 
 class JobChange(NamedTuple):
-    """A job of a workflow, as the listing has it. ``status`` may also be ``DELETED``."""
+    """A job of a workflow, as in the listing. ``status`` can also be ``DELETED``."""
 
     job_id: str
     status: str
@@ -51,7 +51,7 @@ class JobChange(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Changes are missing. All known jobs of the workflow are outdated; they follow again."""
+    """Changes were lost. All known jobs of the workflow are outdated, and are yielded again."""
 
 
 class UpToDate(NamedTuple):
@@ -64,11 +64,11 @@ WorkflowEvent = JobChange | Reset | UpToDate | Notice
 
 
 class Follower:
-    """Reads the event streams of one job, one connection after the other, and gives each number once.
+    """Reads the event streams of one job, one connection after the other, and returns each number once.
 
-    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last one
-    that was returned or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
-    reconnection time that the service asked for.
+    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last
+    number that was returned or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is
+    the reconnection time that the service asked for.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,10 @@ class Follower:
         self._decoder = sse.Decoder()
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection, whose answer has this ``Last-Event-ID``. Drops the incomplete event of the last one."""
+        """Begins a connection whose answer starts after this ``Last-Event-ID``.
+
+        Drops the previous connection's incomplete event.
+        """
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
@@ -131,7 +134,10 @@ class Follower:
 
 
 class WorkflowFollower(Follower):
-    """The same for the event streams of a workflow. Their ids are those of changes, and they have no end."""
+    """A :class:`Follower` for the event streams of a workflow.
+
+    Event ids are numbers of changes; the streams have no end.
+    """
 
     _has_begun = False
 
@@ -140,7 +146,7 @@ class WorkflowFollower(Follower):
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
-        """The events that ``chunk`` completes, and how far they go."""
+        """The events that ``chunk`` completes, then an :class:`UpToDate` if these include further changes."""
         before = self.last_number
         yield from super().feed(chunk)
         if self.last_number is not None and self.last_number != before:
@@ -182,10 +188,10 @@ def name_gaps(
     *,
     descending: bool = False,
 ) -> Iterator[_Item | Gap]:
-    """The ``items`` of pages after number ``start``, and a Gap for each run of numbers that have none, in their order.
+    """The ``items`` of pages after number ``start``, with a Gap in place of each run of missing numbers.
 
-    ``number`` returns the number of an item. ``end`` is one past the last item, None if there may be further
-    items. ``first`` is the first number that can be read.
+    ``number`` returns the number of an item. ``end`` is one past the last item, None if there may be further items.
+    ``first`` is the first number that can be read.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

@@ -54,7 +54,7 @@ class Login:
 
 
 class IssuerClient:
-    """The issuer at ``url``, and this program's public client there. ``ca_file`` has authorities to trust."""
+    """The issuer at ``url``, and this program's public client there. ``ca_file`` lists certificate authorities."""
 
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
         self._url = url
@@ -70,10 +70,11 @@ class IssuerClient:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
     ) -> Login:
-        """Lets the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
+        """Lets the user sign in: ``show`` gets an address, a code to enter there, and an address that includes the
+        code.
 
-        Raises :class:`Unauthorized` when the issuer refuses it, or after a timeout, :class:`Unreachable`,
-        and :class:`ChronoverseError` for an issuer whose answers cannot be used.
+        Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable`, and
+        :class:`ChronoverseError` if the issuer's answers are unusable.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
@@ -212,7 +213,7 @@ class LoginFile:
             raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
 
     def write(self, login: Login) -> None:
-        """Replaces the sign-in. Waits for a renewal that is under way. Raises :class:`SettingsError`."""
+        """Replaces the sign-in. Waits for a renewal in progress. Raises :class:`SettingsError`."""
         with self._lock():
             self._write(login)
 
@@ -231,10 +232,10 @@ class LoginFile:
         return removed
 
     def token(self, clock: Callable[[], float] = time.time) -> str:
-        """The token for a request, which is renewed before its end.
+        """The token for a request, renewed before it expires.
 
-        Raises :class:`StaleToken` when the sign-in is over, :class:`RequestFailed` when the issuer does not answer and
-        the token has ended, and :class:`SettingsError`.
+        Raises :class:`StaleToken` if the sign-in is over, :class:`RequestFailed` if the issuer does not answer and the
+        token has expired, and :class:`SettingsError`.
         """
         login = self._current()
         if not login.is_due(clock()):

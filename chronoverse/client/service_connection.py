@@ -1,6 +1,6 @@
-"""Sends each request once, and turns what goes wrong into errors that say whether a retry can help.
+"""Sends each request once, and turns failures into errors that tell whether a retry can help.
 
-The import of urllib3 would take 60 ms more of every command.
+Does without urllib3, whose import would add 60 ms to every command.
 """
 
 import contextlib
@@ -23,7 +23,10 @@ CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
 class RequestFailed(Unreachable):
-    """Raised when a retry may succeed, after ``min_delay`` seconds. ``answered`` is the status, 0 without an answer."""
+    """Raised when a retry can succeed, after ``min_delay`` seconds.
+
+    ``answered`` is the status, or 0 without an answer.
+    """
 
     def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
         super().__init__(message)
@@ -45,10 +48,12 @@ _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
 
 
 class ServiceConnection:
-    """Connections to the service at ``url``. Threads may share it. ``token`` may be a function, called for each
-    request.
+    """Connections to the service at ``url``. Threads may share it.
 
-    A request on an idle connection that the server closed is sent again, except a DELETE: requests must be idempotent.
+    ``token`` may be a function, called for each request.
+
+    If the server has closed an idle connection, the request is sent again, unless it is a DELETE: requests must be
+    idempotent.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class ServiceConnection:
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Another one for the same service, with its own connections. Shares the trusted certificates, 1 MB."""
+        """Another :class:`ServiceConnection` to the same service. Shares the trusted certificates, which take 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -105,10 +110,10 @@ class ServiceConnection:
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[HTTPResponse]:
-        """Sends a request once. Yields an answer of 2xx, whose body is still to be read.
+        """Sends a request once. Yields a 2xx answer whose body is still to be read.
 
-        Raises :class:`RequestFailed`, also when the connection is lost in the ``with`` block; another
-        :class:`Unreachable` without trust; or the error of a refusal that no retry can change.
+        Raises :class:`RequestFailed`, also if the connection is lost in the ``with`` block; another
+        :class:`Unreachable` if the server is not trusted; or the error of a permanent refusal.
         """
         token = self._token() if callable(self._token) else self._token
         headers = _with_token(headers, token)
@@ -139,10 +144,12 @@ class ServiceConnection:
                 connection.close()
 
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
-        """Sends a POST after those that are not answered yet. The results are called in the order of sending.
+        """Sends a POST without waiting for earlier answers.
 
-        They wait for the answer's body, raise errors of a refusal, and return None when the connection was lost: send
-        it again then.
+        The returned functions must be called in the order of sending.
+
+        Each waits for the answer's body, raises the error of a refusal, and returns None if the connection was lost and
+        the request must be sent again.
         """
         token = self._token() if callable(self._token) else self._token
         try:
@@ -206,7 +213,7 @@ class Pipeline:
         self._sent = self._received = 0
 
     def send(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Sends a POST. Returns what :meth:`receive` takes."""
+        """Sends a POST. Returns the number to pass to :meth:`receive`."""
         head = {"Host": self._host, **headers, "Content-Length": len(body)}
         lines = [f"POST {self._base}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
@@ -232,7 +239,7 @@ class Pipeline:
 
 
 class _Answers:
-    """A socket for :class:`HTTPResponse`. Its file remains open, because the next answer is in it, too."""
+    """A socket for :class:`HTTPResponse`. Its file stays open, because the next answer is read from it, too."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.file = sock.makefile("rb")
@@ -273,7 +280,7 @@ def failure_reason(error: Exception) -> str:
 
 
 def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
-    """The error for an answer with a problem document (RFC 9457), or for its status if the body is something else."""
+    """The error for an answer with a problem document (RFC 9457), or with another body for its status."""
     status = response.status
     try:
         problem = orjson.loads(answer)
