@@ -1,6 +1,6 @@
 """What a job's log is: values and rules without I/O.
 
-model        a line, a gap, the end, a job and their times, and how Server-Sent Events and JSON write them
+model a line, a gap, the end, a job and their times, and their forms as Server-Sent Events and JSON
 entries      decodes the entries of a job's Redis stream, and finds missing numbers
 events       the events of a stream: their names and their frames
 sse          encodes and decodes Server-Sent Events

@@ -264,7 +264,7 @@ class LineReader:
         return Reading(features, has_word and self._is_error(text))
 
     def _is_error(self, text: str) -> bool:
-        """Whether a text still has an error word without the parts that mean that nothing is wrong."""
+        """Whether a text still contains an error word once the parts that report no problem are removed."""
         raw = text.encode("utf-8", "replace")
         if self._nothing_wrong.search(raw) is None:
             return True
@@ -288,9 +288,9 @@ def place_of(number: int, mark: int) -> int:
 
 
 class Cause(NamedTuple):
-    """The lines from ``first`` to ``last``, of which ``telling`` is the most telling one.
+    """The lines from ``first`` to ``last``. ``telling`` is the most telling of them.
 
-    ``share`` is these lines' share of all scores, from 0 to 1.
+    ``share`` is their share of all scores, from 0 to 1.
     """
 
     first: int
@@ -301,9 +301,10 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The scanned lines with a signal, in any order: the number of each, and its scores without its place.
+    """The scanned lines with a signal, in any order: each one's number, and its scores without the weights of its
+    place.
 
-    Of more than twice :data:`MAX_CLUES`, those with the lowest scores are left out.
+    Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
 
     weights: Weights = WEIGHTS
@@ -327,7 +328,10 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in a log from line ``first`` to ``last``, which has these features. None without any clue."""
+        """The cause in a log from line ``first`` to line ``last``, whose features are ``last_features``.
+
+        None without any clue.
+        """
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:
@@ -356,7 +360,7 @@ class Clues:
         return [self._mark, self._after, self._lines]
 
     def restore(self, json: list[Any]) -> None:
-        """Continues with what was found before."""
+        """Continues from saved state."""
         self._mark, self._after, lines = json
         self._lines = [tuple(clue) for clue in lines]
 

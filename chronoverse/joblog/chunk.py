@@ -1,7 +1,7 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
 A job's archived lines are in *chunks*, one object each. A chunk is a sequence of *frames*. A frame is a zstd frame of
-JSON Lines, so reading a line needs one frame. The store has a record of every chunk under the chunk's last
+JSON Lines, so reading a line decompresses only one frame. The store has a record of every chunk under the chunk's last
 number. Only chunks with a record are part of the log.
 """
 
@@ -35,8 +35,8 @@ _last_number = attrgetter("last")
 class Frame(NamedTuple):
     """A zstd frame of ``size`` bytes at ``offset`` of its object, with the numbers ``first`` to ``last``.
 
-    ``text_size`` is the bytes of its JSON Lines. ``earliest`` and ``latest`` bound its lines' times, both empty when a
-    line has a time of another format than ``iso_timestamp``'s. ``plain``: every number is a line, without other
+    ``text_size``: the bytes of its JSON Lines. ``earliest`` and ``latest`` bound the times of its lines; both are empty
+    if a line's time is not in the format of ``iso_timestamp``. ``plain``: every number is a line, without other
     entries.
     """
 
@@ -69,7 +69,7 @@ class Chunk(NamedTuple):
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:
-        """The index of the frame with ``number``, which is at most ``last``. It is 0 for a number before all frames."""
+        """The index of the frame with ``number``, which must be at most ``last``. 0 for a number before all frames."""
         return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:
@@ -81,7 +81,7 @@ class Chunk(NamedTuple):
     def with_unique_name(self, unique: str, redactions: int = 0) -> "Chunk":
         """The chunk under a name that was never used before, so that a late deletion deletes no other object.
 
-        A chunk that a redaction has written has the number of the job's ``redactions`` so far in its name.
+        The name of a chunk that a redaction wrote includes the number of the job's ``redactions`` so far.
         """
         count = f"{redactions:08x}" if redactions else ""
         return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{count}{_SUFFIX}")
@@ -142,7 +142,7 @@ def is_object_of(job: JobRef, name: str) -> bool:
 
 
 def redactions_in(names: Iterable[str]) -> int:
-    """How often a job was redacted, by the names of its objects; 0 by default."""
+    """How often a job was redacted, according to the names of its objects. 0 by default."""
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 

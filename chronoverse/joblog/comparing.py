@@ -7,9 +7,9 @@ from chronoverse.joblog.model import Line
 
 
 class Comparison(NamedTuple):
-    """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
+    """How far a log agrees with a copy of its lines: all lines below ``next_number`` are equal.
 
-    ``differs``: the log also has a line ``next_number``, but a different one.
+    ``differs``: the log has a line ``next_number``, too, but it is different.
     """
 
     next_number: int
@@ -26,7 +26,7 @@ def line_digest(line: Line) -> str:
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
     """Compares the lines of ``log``, which begins with number ``first``, with lines that have the ``digests``.
 
-    It stops after as many lines as there are digests, and after 2 Mi characters, which takes some 10 ms.
+    Stops after as many lines as there are digests, or after 2 Mi characters, which takes about 10 ms.
     """
     next_number, characters = first, 0
     for digest, line in zip(digests, log, strict=False):

@@ -1,6 +1,6 @@
 """Decodes the entries of a log's Redis stream. Pure.
 
-They can be written by foreign runners, so nothing in them is trusted.
+Foreign runners can write entries, so nothing in them is trusted.
 """
 
 import sys
@@ -34,8 +34,8 @@ RawEntry = Sequence[Any]
 class Batch(NamedTuple):
     """Entries in the requested order, and how far they go.
 
-    ``position`` is the last number that was read, even if it is not a line. ``is_last`` says that nothing follows it.
-    ``is_match`` says that every line matches the search, so that the caller need not check.
+    ``position`` is the last number that was read, even if it is not a line. ``is_last``: nothing follows it.
+    ``is_match``: every line is known to match the search, so the caller need not check.
     """
 
     entries: list[Entry]
@@ -79,8 +79,8 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream. Its
-    frame costs a third of ``Line.to_frame``, which makes the same. Stops after the frame that reaches ``most_bytes``.
+    A plain line is what our own append writes: the next number, a timestamp, a message and a stream. Making its frame
+    here costs a third of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     number, stamp, stamp_json, left = after, None, b"", most_bytes
@@ -114,7 +114,7 @@ def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
 
 
 def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
-    """The gaps between line ``after`` and number ``before``, both excluded. Only this function names such gaps.
+    """The gaps between line ``after`` and number ``before``, both excluded. Only this function finds missing numbers.
 
     Numbers below ``first``, the first number that can still be read, are ``trimmed``; the others are ``missing``.
     """
@@ -125,7 +125,7 @@ def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
 
 
 def stream_name(value: bytes | None) -> str:
-    """The stream that a line's field names; ``stdout`` when it has another name, or there is no field."""
+    """The stream named by a line's field; ``stdout`` if the name is unknown or there is no field."""
     return "stderr" if value == b"stderr" else "stdout"
 
 

@@ -1,6 +1,6 @@
 """Labels: what a job was for, such as its ``branch``. They are set once, and chosen by the job's runner.
 
-In the store each is a field of the job's hash, ``label:KEY``. Everybody who may write there may have written anything.
+In the store, each label is a field of the job's hash, ``label:KEY``. Foreign programs can have written any value there.
 """
 
 import re
@@ -18,7 +18,7 @@ _VALUE: Final = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """A label that is written as KEY=VALUE. Raises ValueError, which says what is wrong."""
+    """Parses a label in the form KEY=VALUE. Raises ValueError, which names the error."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError("a label is KEY=VALUE, such as branch=main")
@@ -26,7 +26,7 @@ def parse_label(text: str) -> tuple[str, str]:
 
 
 def parse_choice(text: str) -> tuple[()] | tuple[str, str]:
-    """A label that good runs must have; ``*``, which all have, is an empty one. Raises ValueError as above."""
+    """Parses a label that good runs must have. ``*`` means any run, and becomes an empty pair. Raises ValueError."""
     return () if text == "*" else parse_label(text)
 
 
@@ -39,7 +39,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
 
 
 def check_labels(labels: object) -> Labels:
-    """The labels of a mapping. Raises ValueError, which says what is wrong."""
+    """The labels in a mapping. Raises ValueError, which names the error."""
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
         raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:
@@ -59,12 +59,12 @@ def read_labels(found: object) -> Labels:
 
 
 def has_labels(labels: Labels, wanted: Iterable[Sequence[str]]) -> bool:
-    """Whether a job with these ``labels`` has all that are ``wanted``, each a key and a value."""
+    """Whether ``labels`` contain all ``wanted`` pairs of key and value."""
     return all((key, value) in labels for key, value in wanted)
 
 
 def fit_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:
-    """The first of ``labels`` whose JSON has at most ``max_bytes``. All together may have 17 KB."""
+    """The first ``labels`` whose JSON together has at most ``max_bytes``. All labels of a job can have 17 KB."""
     fitting = dict(labels)
     while fitting and len(orjson.dumps(fitting)) > max_bytes:
         fitting.popitem()

@@ -1,4 +1,4 @@
-"""Which lines of a log, or which changes of a workflow, a stream has. Pure."""
+"""Selects the lines of a log, or the changes of a workflow, that a stream contains. Pure."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,10 +16,10 @@ _DATA: Final = b"\ndata: "
 
 
 class LineFilter(NamedTuple):
-    """Lets a line pass if it is of the output stream ``stream``, and its message matches the query ``q``.
+    """Passes lines of the output stream ``stream`` whose message matches the query ``q``.
 
-    With ``regex`` the query is a regular expression. None is no condition. A change of a workflow passes if its job has
-    the ``status`` and all ``labels``.
+    With ``regex``, the query is a regular expression. None means no condition. A change of a workflow passes if its job
+    has the ``status`` and all ``labels``.
     """
 
     stream: str | None = None
@@ -34,7 +34,7 @@ class LineFilter(NamedTuple):
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:
-        """Which of ``lines`` pass, each given by its output stream and its SSE frame.
+        """Which of ``lines`` pass. Each is given by its output stream and its SSE frame.
 
         A frame without a stream, such as that of a gap, is not a line, and always passes.
         """

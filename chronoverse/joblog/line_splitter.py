@@ -46,9 +46,9 @@ class LineBatch(NamedTuple):
 class LineSplitter:
     """Splits one stream's bytes into lines, at newlines only.
 
-    A line that is longer than ``max_line_bytes`` becomes several pieces, which are cut between UTF-8 characters. All
-    but the last are ``partial``; joined, they are the line. However the bytes come in, the lines are the same. ``mask``
-    masks them before they are cut.
+    A line longer than ``max_line_bytes`` is cut into pieces, between UTF-8 characters. All but the last are
+    ``partial``; joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask``
+    masks lines before they are cut.
     """
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:
@@ -84,7 +84,7 @@ class LineSplitter:
         return [*self._split(text)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
-        """Batches of complete lines, and pieces of lines that are too long. It does not look at each short line."""
+        """Batches of complete lines, and pieces of lines that are too long. Does not process short lines one by one."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)
@@ -102,7 +102,7 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts off up to so many bytes of the rest: less if they end with what may be the beginning of a secret."""
+        """Cuts off up to ``length`` bytes of the rest; fewer if they end with what may be the beginning of a secret."""
         if self._mask is not None and length:
             is_too_long = len(self.rest) > self._max
             length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
@@ -120,7 +120,7 @@ class LineSplitter:
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:
-    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
+    """The largest number of bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
 
     A character has at most three continuation bytes. A fourth one in a row does not belong to any character.
     """
@@ -164,7 +164,7 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the state that is shown now, also at the end. It is not dropped any more, nor its rest held back."""
+        """Returns the current state, also at the end. It is no longer dropped, and the rest of it is not held back."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text

@@ -45,8 +45,8 @@ _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repe
 class Matcher:
     """A compiled query: a literal text or a regular expression, case-insensitive.
 
-    It is searched for in a line as it was written, and without control sequences. The ``in_…`` patterns find candidates
-    in JSON Lines, for programs of up to ``max_joined`` instructions. ``max_bytes`` bounds its automaton. Raises
+    Searches both the line as written and the line without control sequences. The ``in_…`` patterns find candidates in
+    JSON Lines, if the compiled query has up to ``max_joined`` instructions. ``max_bytes`` bounds its automaton. Raises
     ValueError for a malformed or expensive expression.
     """
 
@@ -79,10 +79,10 @@ class Matcher:
         return size * self._size > 1_000_000
 
     def is_feasible(self, size: int) -> bool:
-        """Whether that many characters may be searched at all. Literal texts may always, whatever their length.
+        """Whether ``size`` characters may be searched at all. For a literal text they always may.
 
-        The bound is for the largest expression and a line of 1 MiB, the longest that our runner writes. That takes
-        about 3 s, and RE2 cannot be interrupted.
+        The bound allows the largest expression on a line of 1 MiB, the longest that our runner writes. This takes about
+        3 s, and RE2 cannot be interrupted.
         """
         return self.program_size * size <= MAX_PROGRAM * 2**20
 
@@ -91,7 +91,7 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """False if none of ``texts`` matches, as far as one search in all of them tells."""
+        """False if one search in all of ``texts`` shows that none matches."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             return True
@@ -103,8 +103,8 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 
-        There are at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but each
-        character may have one.
+        Yields at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but there can be a
+        step per character.
         """
         yield from self._spans(text)
         if "\x1b" in text:
@@ -113,9 +113,9 @@ class Matcher:
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """Bytes that are in ``text.lower()``, for JSON Lines ``text``, wherever a message contains the query's text.
+        """Bytes that occur in ``text.lower()``, for JSON Lines ``text``, wherever a message contains the query's text.
 
-        None when there are no such bytes. A text with control sequences in it needs :meth:`in_json`.
+        None if no bytes do. To find the text with control sequences inside it, use :meth:`in_json`.
         """
         if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
             return None
@@ -123,7 +123,9 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches in the JSON of every line that has the text, even with sequences in it."""
+        """A pattern that matches in the JSON of every line that contains the text, even with control sequences inside
+        it.
+        """
         if self._regex:
             return None
         # Each character takes 40 instructions, and few lines have the first twelve of a query but not the rest.
@@ -132,14 +134,16 @@ class Matcher:
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for messages joined by newlines, if there is one. It may also match if none of them does."""
+        """A pattern for messages joined by newlines, or None. It can also match if none of the messages does."""
         if not self._regex or self._size > self._max_joined or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern that matches in the JSON of every matching line without escapes, if there is one, and in others."""
+        """A pattern, or None, that matches in the JSON of every matching line without escapes, and of some
+        other lines.
+        """
         if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
@@ -192,9 +196,9 @@ class Matcher:
 
     @cached_property
     def _empty_matches(self) -> Any:
-        """A pattern that ends so many characters later, before the text's end, if the query matches nothing at each.
+        """A pattern that skips a number of characters, before the text's end, if the query has an empty match at each.
 
-        None when it would be too large.
+        None if it would be too large.
         """
         try:
             found = _compiled(f"(?:(?:{self._query})(?:(?s:.)|\\z)){{0,{_EMPTY_MATCHES}}}", False, self._max_bytes)
@@ -220,7 +224,10 @@ class ExpressionSet:
 
 
 def whole_match(expression: str) -> Callable[[str], bool]:
-    """Says whether a whole text matches, case-sensitive. Raises ValueError for an invalid expression."""
+    """A function that returns whether a whole text matches, case-sensitively.
+
+    Raises ValueError for an invalid expression.
+    """
     compiled = _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True)
 
     def matches(text: str) -> bool:

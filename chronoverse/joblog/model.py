@@ -51,7 +51,7 @@ def iso_timestamp(seconds: float) -> str:
 
 
 def seconds_of(text: str | None) -> float | None:
-    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is None, or not a time."""
+    """Unix seconds of an ISO 8601 time, which is UTC without a zone. None if ``text`` is None or not a time."""
     try:
         found = datetime.fromisoformat(text or "")
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
@@ -60,7 +60,7 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def iso_or_none(milliseconds: float) -> str | None:
-    """Unix ms as ISO 8601 UTC. None beyond the calendar: a foreign runner may have written any time."""
+    """Unix ms as ISO 8601 UTC. None for a time beyond the calendar, which a foreign runner can write."""
     try:
         return iso_timestamp(milliseconds / 1000)
     except (OverflowError, ValueError, OSError):
@@ -123,7 +123,7 @@ class Status(StrEnum):
 class Line(NamedTuple):
     """One line of a log. Its ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced.
 
-    A long line is cut into several. All but the last are ``partial``, and the next of the same stream continues them.
+    A long line is cut into several. All but the last are ``partial``: the next line of the same stream continues them.
     """
 
     sequence_num: int
@@ -166,7 +166,7 @@ class Line(NamedTuple):
 
 
 class LineRun(NamedTuple):
-    """Consecutive lines that differ in their text only. Appends consist of these. ``messages`` are UTF-8."""
+    """Consecutive lines that differ only in their text. Appends consist of runs. ``messages`` are UTF-8."""
 
     timestamp: str
     stream: str
@@ -250,7 +250,7 @@ class End(NamedTuple):
 class OutOfSequence(NamedTuple):
     """An entry without its own number, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last`` means that its number is too large, so that nothing after it can be shown.
+    ``last``: its number is too large, so nothing after it can be shown.
     """
 
     entry_id: str
@@ -275,11 +275,11 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The state of a job at the moment when it was fetched.
+    """The state of a job when it was fetched.
 
-    ``first`` is the first number that can still be read and ``last`` the last line's; there is none when
+    ``first`` is the first number that can still be read, and ``last`` the last line's number; no line is left if
     ``first > last``. The archive has the numbers from ``first`` to ``archived``, and the store those from
-    ``first_stored`` on. ``archive_sha256`` is there when all of an ended log is archived: the hash of its chunks'.
+    ``first_stored`` on. ``archive_sha256`` is set once all of an ended log is archived: the hash of its chunks' hashes.
     """
 
     ref: JobRef
@@ -302,7 +302,10 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when the attempt starts. Of two states of a running job the larger is newer."""
+        """Grows with each attempt, and when the attempt starts.
+
+        Of two states of a running job, the one with the larger age is newer.
+        """
         return self.attempt, self.status is not Status.PENDING
 
     @property
@@ -368,7 +371,7 @@ class Job:
         return {**state, "labels": dict(self.labels)} if self.labels else state
 
     def to_frame(self) -> bytes:
-        """The ``job`` frame. It has how the job ended only when it has, and ``labels`` only if the job has any."""
+        """The ``job`` frame. Contains the job's end only if it has ended, and ``labels`` only if it has any."""
         state: dict[str, Any] = {
             "status": self.status,
             "attempt": self.attempt,

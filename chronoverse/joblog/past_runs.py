@@ -17,7 +17,7 @@ _RED: Final = (Status.FAILED, Status.LOST)
 
 
 class Run(NamedTuple):
-    """An ended job, and the number of its first line of each shape that is looked for, if it has any.
+    """An ended job, and the number of its first line of each wanted shape that it has.
 
     The number is 0 when only the shape is known. ``first_lines`` is None when the job's shapes are not known.
     """
@@ -44,8 +44,8 @@ class Run(NamedTuple):
 class PastRuns(NamedTuple):
     """The ended runs of a workflow up to one job, newest first.
 
-    ``is_whole`` is False when there was no time to read all requested runs. With ``own``, the verdict is first
-    that of the runs with all of these labels, such as those of the job's branch.
+    ``is_whole`` is False if there was no time to read all requested runs. With ``own``, the verdict is based first on
+    the runs with all of these labels, such as the runs of the job's branch.
     """
 
     runs: Sequence[Run]
@@ -81,9 +81,9 @@ class PastRuns(NamedTuple):
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
-        """Whether the failure of ``job``, whose most telling line has the shape, is new, lasts, or comes and goes.
+        """Whether the failure of ``job``, whose most telling line has the shape, is new, persistent or flaky.
 
-        None while that is not known, and when none of the three holds. ``docs/answers.md`` has the rule.
+        None while that is unknown, and if none of the three holds. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

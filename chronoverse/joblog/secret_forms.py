@@ -1,6 +1,7 @@
 """Secrets that are known by their form: keys of clouds and forges, tokens, passwords in URLs, private keys.
 
-Each becomes :data:`_MASKED` before a line is stored. One pass of RE2 finds the few lines that may have any. Pure.
+Each secret becomes :data:`_MASKED` before a line is stored. One pass of RE2 finds the few lines that may contain one.
+Pure.
 """
 
 import re
@@ -75,7 +76,7 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The forms above, and ``more``, expressions of RE2 by their names. With None there is no form at all.
+    """The built-in forms, and ``more``: named RE2 expressions. If ``more`` is None, there are no forms at all.
 
     Raises :class:`SettingsError` for an invalid expression.
     """
@@ -105,7 +106,7 @@ class SecretForms:
         return StreamMask(self)
 
     def mask_lists(self, lists: Iterable[tuple[str, list[bytes]]]) -> None:
-        """Masks lists of lines in place, each with the name of its stream. They follow each other."""
+        """Masks consecutive lists of lines in place, each given with the name of its stream."""
         whole = [(name, lines) for name, lines in lists if lines]
         if not self.may_be_in(b"\n".join(chain.from_iterable(lines for _, lines in whole))):
             return
@@ -147,7 +148,7 @@ class StreamMask:
         return b"\n".join(map(self._mask_line, text.split(b"\n")))
 
     def undecided(self, text: bytes) -> int:
-        """How many bytes at the end of a line's beginning may be the beginning of a secret."""
+        """How many bytes at the end of ``text``, the beginning of a line, may be the beginning of a secret."""
         tail = text[-_MAX_HELD:] if self._forms.is_on else b""
         if self.key is not None:
             return len(tail)

@@ -1,10 +1,10 @@
 """The shape of a line: its text without what differs from run to run.
 
 The lines of two runs are compared by their shapes. ``docs/answers.md`` has the rules. Times, numbers, hashes and
-temporary names become the same sign, so that a hash of decimal digits alone has the shape of any other hash.
+temporary names all become the same sign, so that a hash of only decimal digits has the same shape as any other hash.
 
-A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a million shapes, one new line in
-2 * 10^13 is missed because its hash is one of theirs.
+A shape is stored as 64 bits of its BLAKE2b hash. Against runs with a million shapes, one new line in 2 * 10^13 is
+missed because of a hash collision.
 """
 
 import re
@@ -237,10 +237,10 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeSet:
-    """The shapes of the lines of one log, :data:`MAX_SHAPES` at most. They take some 17 MB of memory then.
+    """The shapes of one log's lines, at most :data:`MAX_SHAPES`, which take about 17 MB of memory.
 
-    ``first`` has the number of the first line of each shape. ``is_full`` means that the log has more shapes. Then
-    ``first`` is empty, and the log cannot be compared with.
+    ``first`` maps each shape to the number of its first line. ``is_full`` means that the log has more shapes; ``first``
+    is then empty, and no log can be compared with this one.
     """
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class ShapeSet:
         return self.first.keys()
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape. None without such a line."""
+        """The number of the first line of this shape. None if no line has it."""
         return self.first.get(shape)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int]) -> None:
@@ -303,7 +303,7 @@ class PackedShapes:
         self._high = _column("H", numbers[4 * count :])
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape, 0 if it is not known. None without such a line."""
+        """The number of the first line of this shape, or 0 if unknown. None if no line has it."""
         index = bisect_left(self.hashes, shape)
         if index == len(self.hashes) or self.hashes[index] != shape:
             return None
@@ -315,7 +315,7 @@ Shapes = ShapeSet | PackedShapes
 
 
 def _column(code: Literal["Q", "I", "H"], data: memoryview) -> Sequence[int]:
-    """The numbers in a part of a packed set, without a copy where the processor has the same order of bytes."""
+    """The numbers in a part of a packed set, without a copy if the processor has the same byte order."""
     if sys.byteorder == "little":
         return data.cast(code)
     column = array(code, data.tobytes())

@@ -61,7 +61,7 @@ _COMMIT: Final = re.compile(
 def weight_of(message: str, is_error: bool) -> int:
     """How telling a line is: 3 if it gives a reason, 2 for another failure, 1 if it only reports a failure.
 
-    Any other line has 0, and one that is new in every run -1. ``is_error`` is what :func:`looks_like_error` says.
+    Other lines get 0, and lines that are new in every run -1. ``is_error`` is the result of :func:`looks_like_error`.
     """
     # Its first characters say enough.
     text = strip_sequences(message[:1_000])
@@ -74,7 +74,7 @@ def weight_of(message: str, is_error: bool) -> int:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: how many, and of the first its number, its weight, and perhaps the line itself."""
+    """Lines of one shape: their count, and the number, weight and (if kept) text of the first one."""
 
     number: int
     repeated: int
@@ -101,11 +101,10 @@ class Hunk:
 
 @dataclass(slots=True)
 class FoundLines:
-    """The lines of one kind among the scanned lines from number ``low`` to ``high``. The next is added at an
-    end.
+    """The lines of one kind among the scanned lines from number ``low`` to ``high``. Lines are added at either end.
 
-    Lines of one shape are one group: ``shape_of`` returns a message's shape, ``weigh`` how telling it is. ``is_whole``:
-    all of the ``count`` lines are in groups; there may be more than :data:`MAX_GROUPS` shapes.
+    Lines of one shape form one group: ``shape_of`` returns a message's shape, ``weigh`` how telling it is.
+    ``is_whole``: all ``count`` lines are in groups; false beyond :data:`MAX_GROUPS` shapes.
     """
 
     shape_of: Callable[[str], int]
@@ -173,7 +172,7 @@ class FoundLines:
         return [self.low, self.high, self.count, self.is_whole, groups, hunks]
 
     def restore(self, json: list[Any]) -> None:
-        """Continues with what was found before. The groups have no lines then."""
+        """Continues from saved state. The restored groups have no lines."""
         self.low, self.high, self.count, self.is_whole, groups, hunks = json
         self._groups = {shape: LineGroup(*rest) for shape, *rest in groups}
         self._hunks = deque(Hunk(*each) for each in hunks)
@@ -299,7 +298,7 @@ def compose(
 
 
 def _count(found: FoundLines, begin: int) -> int | None:
-    """The number of lines. None until all lines from number ``begin`` on are scanned."""
+    """The number of lines found. None until all lines from number ``begin`` on are scanned."""
     return found.count if found.low <= begin else None
 
 

@@ -1,7 +1,7 @@
 """Where the time of a job went: the pauses before its lines, kept small, and compared with those of good runs.
 
-The *pause* before a line is the time since the line before it. A line is found again in another run by its shape, and
-by how many lines of that shape came before it. ``docs/answers.md`` has the rules, and what they cannot know.
+The *pause* before a line is the time since the line before it. A line is recognized in another run by its shape, and by
+how many lines of that shape precede it. ``docs/answers.md`` describes the rules and their limits.
 """
 
 import struct
@@ -66,10 +66,10 @@ class Spread(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A line that can be found again in another run. Times are in ms.
+    """A line that can be recognized in another run. Times are in ms.
 
-    ``number`` is the line's, ``key`` says its shape and which line of the shape it is, ``pause`` is the time since
-    the line before it, and ``elapsed`` that since the first line of the log.
+    ``number`` is the line's number; ``key`` identifies its shape and its index among lines of the shape; ``pause`` is
+    the time since the line before it, and ``elapsed`` the time since the first line of the log.
     """
 
     number: int
@@ -82,8 +82,8 @@ class Timeline(NamedTuple):
     """The times of one log, in ms. ``anchors`` are in the order of the log, and :data:`MAX_ANCHORS` at most.
 
     ``lines`` counts all lines, ``first`` to ``last``. ``total`` is the time from the first to the last, and
-    ``after_last`` that from there to the end of the job, 0 if it is not known. ``shortest`` is None if all lines are
-    anchors. Otherwise the pause before any other line is at most that long.
+    ``after_last`` the time from the last to the end of the job, or 0 if unknown. ``shortest`` is None if all lines are
+    anchors; otherwise it bounds the pause before every other line.
     """
 
     lines: int
@@ -120,9 +120,10 @@ class Timeline(NamedTuple):
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
-        """Pairs of ms since the first line and line number. Both ascend.
+        """Pairs of ms since the first line and line number, both ascending.
 
-        There are at most ``points``, spread evenly over the time. Between two of them, lines came at one pace.
+        At most ``points`` pairs, spread evenly over the time. Lines between two pairs are assumed to come at a constant
+        pace.
         """
         if not self.lines:
             return []
@@ -275,7 +276,7 @@ class TimelineBuilder:
         return [before := before if time is None else time for time in read]
 
     def _unknown(self, keys: Sequence[int], numbers: Sequence[int]) -> set[int]:
-        """The lines of which nobody knows which one of their shape they are, or the pause: they are no anchors."""
+        """The lines whose index within their shape, or whose pause, is unknown. They are not anchors."""
         found: set[int] = set()
         if len(self._keys) >= MAX_SHAPES:
             found.update(index for index, key in enumerate(keys) if not key)
@@ -323,10 +324,10 @@ def _unix_ms(timestamp: str) -> int:
 
 
 class Pause(NamedTuple):
-    """A pause before the line ``number``, in ms; what is usual there; and the excess over the slowest good run.
+    """The pause before line ``number``, in ms; the usual pause there; and the excess over the slowest good run.
 
-    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has.
-    ``excess`` is 0 within the noise.
+    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has. ``excess`` is 0
+    within the noise.
     """
 
     number: int
@@ -336,7 +337,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Times in ms: of the run, and of good runs; pauses slower than in these; the longest pauses."""
+    """Times in ms: of the run, and of good runs; pauses that were longer than in good runs; the longest pauses."""
 
     total: int
     usual: Spread | None
@@ -368,10 +369,10 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 
 
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
-    """For each ``wanted`` anchor: by how much longer its pause is than in a good run, and how long it was there.
+    """For each ``wanted`` anchor: how much longer its pause is than in a good run, and how long it was in that run.
 
-    Other lines may be before it in one of the runs, so the time since the last line that both have must be longer, too:
-    the smaller excess applies, 0 within the noise. The second value is None for a line that the good run lacks.
+    Other lines can precede it in one of the runs, so the time since the last common line must be longer, too: the
+    smaller excess applies, 0 within the noise. The second value is None for a line that the good run lacks.
     """
     common = _common(timeline, good)
     if not common:
@@ -397,10 +398,10 @@ def _differences(values: Sequence[int]) -> list[int]:
 
 
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
-    """The anchors that both have in the same order, as many as possible: their indexes in the one and the other.
+    """As many anchors as possible that both have in the same order: their indexes in the one and the other.
 
-    It is a longest increasing subsequence, as in a patience diff. A line whose shape no other line has counts three
-    times: it is the same one.
+    A longest increasing subsequence, as in a patience diff. A line whose shape is unique counts three times, because it
+    is certainly the same line.
     """
     by_key = {anchor.key: index for index, anchor in enumerate(good.anchors)}
     matched = {index: by_key[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in by_key}
@@ -428,7 +429,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 
 
 class Progress(NamedTuple):
-    """A running job that has been silent for a time; what is usual after its last line; and the time left, in ms.
+    """A running job's silence, the usual pause after its last line, and the time left, in ms.
 
     ``left`` is None when fewer than three good runs have one of the last lines.
     """

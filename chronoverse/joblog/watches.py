@@ -26,7 +26,7 @@ _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """A watch. ``label`` are the labels that a job must have; of ``same`` see :meth:`compares`.
+    """A watch. ``label``: the labels that a job must have. ``same``: see :meth:`compares`.
 
     ``seconds`` is the silence to report, None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
@@ -64,14 +64,17 @@ class Watch:
         return has_labels(job.labels, self.label) and (self.on == "silent" or job.status in self.status)
 
     def compares(self, job: Job, other: Job) -> bool:
-        """Whether a ``change`` is one from ``other``: it has ended, and has the same values of the labels ``same``."""
+        """Whether ``job`` can be compared with ``other``.
+
+        That must have ended, not CANCELED, with the watch's labels and the same values of the labels ``same``.
+        """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED
         return is_end and values[0] == values[1] and has_labels(other.labels, self.label)
 
 
 def is_change(job: Job, before: Job) -> bool:
-    """Whether ``job`` broke, or is fixed."""
+    """Whether ``job`` broke or was fixed, compared with ``before``."""
     return (job.status is Status.COMPLETED) != (before.status is Status.COMPLETED)
 
 
@@ -90,13 +93,13 @@ class Event(NamedTuple):
     last: int = 0
 
     def webhook_id(self, watch: Watch) -> str:
-        """The same for each repeat."""
+        """The message's id, which stays the same when it is sent again."""
         parts = [watch.workflow_id, watch.watch_id, self.job_id, self.attempt, self.name]
         return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 
 def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:
-    """A watch's URL, its host, and whether that may have a private address, as ``hosts`` says.
+    """A watch's URL, its host, and whether ``hosts`` allow this host a private address.
 
     Raises ValueError for an invalid one, and :class:`Forbidden` for a host that is not among ``hosts``.
     """
