@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class RetryPolicy:
     """Delays in seconds: ``first``, then twice as long each time, up to ``longest``.
 
-    ``jitter`` is the random part: 0.5 gives from half of the delay to all of it, so that clients do not come back
-    together.
+    ``jitter`` is the random part: with 0.5, a delay is between half and all of its length, so that clients do not
+    return together.
     """
 
     first: float
@@ -29,7 +29,7 @@ class RetryPolicy:
 
 
 class Backoff:
-    """Counts the failures in a row of one loop, and says how long it waits. ``clock`` is monotonic, in seconds."""
+    """Counts one loop's failures in a row, and decides how long it waits. ``clock`` is monotonic, in seconds."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Every error that Chronoverse raises on purpose. What an error means outside stands in its class.
+"""Every error that Chronoverse raises on purpose. Each class defines its HTTP status, reason, title and exit code.
 
-``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` read it there.
+``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` use these.
 """
 
 import os
@@ -94,7 +94,7 @@ class ScansUnavailable(ChronoverseError):
 
 
 class ShareExceeded(ChronoverseError):
-    """Raised when one token or one address already uses all that it may use at a time. A retry later may succeed."""
+    """Raised when one token or one address already uses its whole share. A retry later may succeed."""
 
     status = 429
 
@@ -106,7 +106,7 @@ class EmbeddedError(ChronoverseError):
 
 
 class SpoolError(ChronoverseError):
-    """Raised when a file is no spool that this version can read, or is damaged."""
+    """Raised when a file is not a spool that this version can read, or is damaged."""
 
     exit_code = os.EX_DATAERR
 
@@ -123,7 +123,7 @@ class SigningKeysUnavailable(ChronoverseError):
 
 
 class RightsUnavailable(ChronoverseError):
-    """Raised while nobody can tell what groups may do, because their file has errors. A retry may succeed."""
+    """Raised while the rights of groups are unknown, because their file has errors. A retry may succeed."""
 
     status = 503
     detail = "The token's rights cannot be determined; try again."
@@ -212,7 +212,7 @@ class ArchiveDamaged(StoreError):
 
 
 class ArchiveNotConfigured(ChronoverseError):
-    """Raised when something needs an archive, and this service has none."""
+    """Raised when an operation needs an archive, and this service has none."""
 
     status = 409
     reason = "NO_ARCHIVE"
@@ -303,7 +303,7 @@ class EarlierService(ChronoverseError):
 
 
 class TooManyFiles(AppendRefused):
-    """Raised when the numbered log records of a job would be of more files than are remembered for one job."""
+    """Raised when a job's numbered log records come from more files than are remembered for one job."""
 
 
 class RecordsMissing(ChronoverseError):
@@ -329,7 +329,7 @@ class SequenceGap(AppendRefused):
 class QuotaReached(SequenceGap):
     """Raised when an append was done, but lines were dropped by a quota.
 
-    The log has all numbers below ``expected``, and names those without lines.
+    The log has all numbers below ``expected``, and a gap for those without lines.
     """
 
     reason = "quota"

@@ -10,8 +10,8 @@ from typing import Final
 class FairLock:
     """A lock with up to ``at_once`` holders, up to ``each`` of them of one subject (the user of a token).
 
-    A holder first calls ``pause``. After ``seconds`` a caller gets what ``missed`` makes of a text, or ``used_up`` if
-    its subject has ``each`` holders.
+    A holder first calls ``pause``. After ``seconds`` of waiting, raises the error that ``missed`` makes of a text, or
+    ``used_up`` if the subject already has ``each`` holders.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """All Prometheus metrics, with their names, labels and units.
 
-A service with several workers keeps the values in files, in the directory ``PROMETHEUS_MULTIPROC_DIR``. So whichever
-worker answers ``/metrics`` reports the values of all of them. The variable must be set before this module is imported.
+A service with several workers keeps the values in files in ``PROMETHEUS_MULTIPROC_DIR``, so that any worker's
+``/metrics`` reports the values of all of them. The variable must be set before this module is imported.
 ``docs/operations.md`` describes each metric and when to act on it.
 """
 
@@ -143,7 +143,7 @@ NOTIFY_LAG = _largest(
 
 
 class _WorkflowBytes(Collector):
-    """The 20 largest of ``sizes``. A gauge in files could not forget the workflows that are no longer among them."""
+    """The 20 largest of ``sizes``. A gauge in files could not drop workflows that are no longer among the largest."""
 
     sizes: Mapping[str, int] = {}
 
@@ -171,7 +171,7 @@ def exposition() -> bytes:
 
 
 class _PrefixCollector(Collector):
-    """Collects the metrics whose names begin so, and those of the process."""
+    """Collects the metrics whose names begin with a prefix, and the metrics of the process."""
 
     def __init__(self, prefix: str) -> None:
         self._names = (prefix, "python_", "process_")
@@ -181,7 +181,7 @@ class _PrefixCollector(Collector):
 
 
 def registry_of(prefix: str) -> CollectorRegistry:
-    """The metrics of an archiver or notifier that is its own process, whose names begin so."""
+    """The metrics of an archiver or notifier that is its own process: those whose names begin with ``prefix``."""
     registry = CollectorRegistry()
     registry.register(_PrefixCollector(prefix))
     return registry

@@ -107,7 +107,7 @@ def begin(
 ) -> tuple[Settings, threading.Event]:
     """Begins ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and an event.
 
-    Signals set the event. With ``while_stdin`` it is also set when standard input ends; without, the settings must name
+    Signals set the event. With ``while_stdin``, the end of standard input also sets it; without, the settings must name
     the store.
     """
     from chronoverse import metrics
@@ -268,7 +268,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def _workflow_settings(
     settings: Settings, workflow: str, changes: Mapping[str, int | None]
 ) -> tuple[dict[str, int | None], list[int] | None]:
-    """The workflow's own settings after ``changes``, and the quotas of others, which only a store tells."""
+    """The workflow's own settings after ``changes``, and the common quotas, which only the store knows."""
     if common.means_other_store(settings):
         with common.open_client(workflow, scope="logs:admin") as client:
             return client.workflow_settings(workflow, changes), None

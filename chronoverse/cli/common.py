@@ -58,7 +58,7 @@ def moment(text: str) -> str:
 
 
 def checked(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """``parse`` for click, which would not show the text of a ValueError."""
+    """Adapts ``parse`` for click, which would not show the text of a ValueError."""
 
     def read(text: str) -> _Value:
         try:
@@ -131,12 +131,12 @@ def line_range(text: str) -> tuple[int, int | None]:
 
 
 def keeps_colors(choice: str) -> bool:
-    """Whether stdout gets the colors of a log, as ``--color`` says."""
+    """Whether stdout gets the colors of a log, by the option ``--color``."""
     return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not no_color())
 
 
 def read_settings() -> Settings:
-    """The settings of the environment. Names unknown ones on stderr. Raises :class:`SettingsError`."""
+    """The settings of the environment. Reports unknown ones on stderr. Raises :class:`SettingsError`."""
     for sentence in unknown_names():
         print_message(sentence)
     return Settings.from_env()
@@ -148,7 +148,7 @@ def print_message(text: str) -> None:
 
 
 def may_go_on(question: str, yes: bool) -> bool:
-    """Whether the user agrees, with ``yes`` (``--yes``) or on the terminal."""
+    """Whether the user agrees, by ``yes`` (``--yes``) or on the terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -179,7 +179,7 @@ def read_complete(
 ) -> dict[str, Any]:
     """The answer of ``route`` for ``job``, requested again until it is ``complete``, for at most two minutes.
 
-    ``said`` tells how far an incomplete answer has come, which a terminal shows.
+    A terminal shows the progress of an incomplete answer, which ``said`` puts into words.
     """
     with status_line() as show:
         deadline = time.monotonic() + 120
@@ -191,7 +191,7 @@ def read_complete(
 
 
 def json_text(value: dict[str, Any]) -> str:
-    """``value`` as JSON in ASCII, which no terminal interprets."""
+    """``value`` as JSON in ASCII, without anything that a terminal interprets."""
     import json  # which takes 10 ms, and few commands need it
 
     return json.dumps(value, separators=(",", ":"))
@@ -205,7 +205,7 @@ def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[d
 
 
 def spoken(seconds: float) -> str:
-    """A duration as the commands read it, with its two largest units.
+    """A duration in the form that commands accept, with its two largest units.
 
     >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
     ('1h30m', '90d', '0s')
@@ -221,7 +221,7 @@ def spoken(seconds: float) -> str:
 
 
 def took(seconds: float) -> str:
-    """A time that something took, with three digits.
+    """The time that something took, with three digits.
 
     >>> took(3.154), took(0.1), took(754.2)
     ('3.15 s', '0.1 s', '12m34s')
@@ -250,7 +250,10 @@ def meant_service(settings: Settings, server: str | None = None) -> str | None:
 
 
 def require_store(settings: Settings) -> None:
-    """For commands that need a store. Raises :class:`SettingsError` if a service with another store is meant."""
+    """Raises :class:`SettingsError` if the settings mean a service with another store.
+
+    For commands that need the store.
+    """
     if means_other_store(settings):
         raise errors.SettingsError(
             f"CHRONOVERSE_URL names the service at {settings.url}, and this command needs that service's store: set "
@@ -259,7 +262,7 @@ def require_store(settings: Settings) -> None:
 
 
 def means_other_store(settings: Settings) -> bool:
-    """Whether a service is meant whose store these settings do not name."""
+    """Whether the settings mean a service whose store they do not name."""
     url = meant_service(settings)
     return url is not None and not _is_own_service(settings, url)
 
@@ -297,7 +300,9 @@ def open_store(settings: Settings) -> Iterator["Store"]:
 
 
 def page_base(settings: Settings) -> str:
-    """The URL of the service whose pages people see. Without CHRONOVERSE_URL it is the embedded one on this machine."""
+    """The URL of the service whose pages users open: without CHRONOVERSE_URL, the service with the embedded store on
+    this machine.
+    """
     from chronoverse.embedded.listeners import local_service_url
 
     return settings.url or local_service_url(settings.data_dir) or settings.service_url
@@ -320,7 +325,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
     """A client of the service in the settings, with ``scope`` for ``workflow``.
 
-    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
+    Adds similar ids to a :class:`JobNotFound` of the ``with`` block, and advice to other errors.
     """
     settings = read_settings()
     context = click.get_current_context(silent=True)
@@ -360,13 +365,13 @@ def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterato
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
-    """Raises :class:`JobNotFound` when the workflow has no jobs, since there is no other sign of an unknown one."""
+    """Raises :class:`JobNotFound` if the workflow has no jobs, the only sign that it does not exist."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
 
 
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
-    """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
+    """The client for :func:`open_client`. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
     token = token_for(settings, settings.service_url, workflow, "cli", scope)
@@ -376,11 +381,11 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
 def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
+    """The token for requests to the service at ``url``: the one in ``settings``, or a function that returns one.
 
-    The function reads the token file, or has the token of a sign-in (``login``). Or, with an embedded server and no
-    configured key, it makes a token with ``scope`` for ``workflow`` alone, and returns None unless the service of our
-    data directory listens at ``url``: while that is down, a program of another user could listen on the port.
+    The function reads the token file, or returns the token of a sign-in (``login``). With an embedded server and no
+    configured key, it makes a token with ``scope`` for ``workflow`` alone, or returns None unless the service of our
+    data directory listens at ``url``: while that service is down, a program of another user could listen on the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

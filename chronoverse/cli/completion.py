@@ -21,7 +21,8 @@ def completion(context: click.Context, shell: str) -> int:
 
 
 def answer(program: click.Command, instruction: str) -> int:
-    """Prints what click's ``instruction`` asks for: a shell's function, or the completions of the words that it has put
-    into the environment. Returns the exit code.
+    """Executes click's ``instruction``: prints a shell's function, or the completions of the words in the environment.
+
+    Returns the exit code.
     """
     return shell_complete(program, {}, "chronoverse", "_CHRONOVERSE_COMPLETE", instruction)

@@ -95,7 +95,7 @@ class WorkflowLogs:
         self._asked_at = 0.0
 
     def run(self, until_idle: bool) -> None:
-        """Prints until it is interrupted, or with ``until_idle`` until no job runs."""
+        """Prints until interrupted, or with ``until_idle`` until no job runs."""
         wanted: dict[str, Any] = {"jobs": 1_000, "status": self._status, "label": self._label}
         self._spawn("", partial(self._client.follow_workflow, self._workflow, **wanted, stop=self._stop))
         try:

@@ -164,8 +164,8 @@ def stored_lines(
     """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier,
     and to number ``last``.
 
-    ``tail`` and ``start``, an offset and a stream, narrow that down. All lines in between are printed, whatever the
-    clock did meanwhile.
+    ``tail`` and ``start`` (an offset and a stream) narrow that down. All lines in between are printed, even if the
+    clock went back.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
@@ -201,7 +201,7 @@ def follow_from(
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
+    ``offset`` and ``tail`` can make it start later. The other arguments are those of :meth:`Client.follow`.
     """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
@@ -231,10 +231,10 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 
 
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """The lines that a search finds, and lines before and after them (True), in ascending order.
+    """The lines that a search finds, and context lines (marked True), in ascending order.
 
-    Lines after the last match of a page may come again with the next page. Unless the lines go to a terminal, stderr
-    shows there how far the search has come.
+    Lines after the last match of a page can be repeated on the next page. Unless the lines go to a terminal, a terminal
+    on stderr shows the progress.
     """
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     last = JobState.from_json(client.job(job)).last if is_shown else 0
@@ -246,7 +246,7 @@ def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[
 
 
 def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """The new lines, as :func:`search_results` has them. Prints the jobs that the log is compared with."""
+    """The new lines, in the form of :func:`search_results`. Prints the jobs that the log is compared with."""
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)
@@ -264,8 +264,8 @@ def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
     """The matches, and ``context`` lines before and after each, every line once.
 
-    There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and
-    ``context`` numbers before and after each, with or without lines.
+    Yields None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and ``context``
+    numbers before and after each, with or without lines.
     """
     last = covered = 0
     before: list[Line] = []
@@ -319,7 +319,7 @@ def print_log(
 
 
 def exit_code(state: JobState) -> int:
-    """The exit code of following a job: the job's own, as far as an exit code can say it."""
+    """The exit code of following a job: the job's own, as far as an exit code can express it."""
     if state.status is Status.COMPLETED:
         return 0
     if state.status in (Status.CANCELED, Status.LOST):

@@ -41,9 +41,9 @@ class PageLink(NamedTuple):
 
 
 def expand_link(context: click.Context, command: click.Command, args: list[str]) -> list[str]:
-    """``args`` of ``command`` with the ids of the first page link in them, which is noted in the ``context``.
+    """``args`` of ``command``, with the first page link replaced by its ids. Notes the link in the ``context``.
 
-    Lines of the link become ``--lines``, or the argument for a line, where the command has one.
+    Lines of the link become ``--lines``, or the argument for a line, if the command has one.
     """
     takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
     names = [each.name for each in command.params if isinstance(each, click.Argument)]
@@ -100,7 +100,7 @@ def _complete_job(context: click.Context, _parameter: click.Parameter, start: st
 
 
 def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[str]:
-    """The newest ids that begin with ``start``, for a shell. Empty when the service does not answer at once."""
+    """The newest ids that begin with ``start``, for shell completion. Empty if the service does not answer at once."""
     try:
         with contextlib.closing(common.make_client(Settings.from_env(), allowed, max_attempts=1)) as client:
             found = client.read(route, *path, limit=1_000)

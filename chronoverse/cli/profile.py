@@ -34,7 +34,7 @@ def _scanned(profile: dict[str, Any]) -> str:
 
 
 def profile_text(profile: dict[str, Any]) -> Iterator[str]:
-    """A job's profile for a person. Raises :class:`ChronoverseError`."""
+    """A job's profile as text. Raises :class:`ChronoverseError`."""
     with reading("profile"):
         job, compared_with, usual = profile["job"], profile["compared_with"], profile["usual"]
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}")

@@ -1,4 +1,4 @@
-"""``chronoverse redact`` and ``chronoverse delete``: taking lines or a whole job out of the service."""
+"""``chronoverse redact`` and ``chronoverse delete``: redact lines, or delete jobs."""
 
 import os
 from collections.abc import Iterator

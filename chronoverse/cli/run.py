@@ -174,7 +174,7 @@ def deliver(
 
 
 def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
-    """The writer for a runner of ``workflow``: to the service at ``server``, else the store. ``stack`` closes it."""
+    """The writer for a runner of ``workflow``, to the service at ``server`` or to the store. ``stack`` closes it."""
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 

@@ -54,10 +54,10 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times.
+    """Raises :class:`SettingsError` if the address stays in use for ``seconds``. gunicorn would report that ten times.
 
-    The workers of a killed service need a second to end. A Unix socket is not checked: gunicorn replaces one
-    that an earlier service has left.
+    The workers of a killed service need a second to end. Unix sockets are not checked: gunicorn replaces one that an
+    earlier service left.
     """
     host, _, port = bind.rpartition(":")
     if host == "unix":

@@ -1,4 +1,4 @@
-"""``chronoverse summary``: prints what matters first of a job."""
+"""``chronoverse summary``: prints the most important lines of a job."""
 
 import re
 import sys
@@ -104,7 +104,7 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
 
 
 def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """The same as :func:`screen`, in Markdown. Text of the job is escaped. Raises as it does."""
+    """Like :func:`screen`, in Markdown. The job's text is escaped. Raises :class:`ChronoverseError`."""
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
@@ -152,7 +152,7 @@ def verdict_sentence(summary: dict[str, Any]) -> str | None:
 
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:
-    """A job's summary for a person. Each line of the log comes with its number. Raises :class:`ChronoverseError`."""
+    """A job's summary as text. Each line of the log has its number. Raises :class:`ChronoverseError`."""
     with reading("summary"):
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target") -> Iterator[Iterator["Result"]]:
-    """The results of cases, in their order. Those that run at the end of the ``with`` block are stopped."""
+    """The results of cases, in order. Cases that still run at the end of the ``with`` block are stopped."""
     from chronoverse.cli.conformance.trial import try_case
 
     # Cases wait for most of their time.

@@ -25,12 +25,12 @@ RETRY_AFTER_SECONDS: Final = 3
 
 
 class Fault(NamedTuple):
-    """A fault of requests to the ``route`` ``attempts``, ``logs`` or ``end``, or of all; never of renewals of the
-    lease.
+    """A fault of requests to the ``route`` ``attempts``, ``logs`` or ``end``, or to all routes; never of lease
+    renewals.
 
-    ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
-    ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead. The first ``times``
-    requests are hit; otherwise all requests, in the ``seconds`` after the first one.
+    ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request
+    twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer instead. Affects the first
+    ``times`` requests, or otherwise all requests in the ``seconds`` after the first one.
     """
 
     how: str | int

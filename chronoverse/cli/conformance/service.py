@@ -1,4 +1,4 @@
-"""A service of the kit's own: ``chronoverse serve`` on a free port, with an embedded store that is thrown away."""
+"""A temporary service: ``chronoverse serve`` on a free port, with an embedded store that is deleted afterwards."""
 
 import contextlib
 import os

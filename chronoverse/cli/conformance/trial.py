@@ -30,9 +30,9 @@ class Case(NamedTuple):
     """A case: the runner's input, faults, and the expected log.
 
     The command is a ``script`` for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``, or
-    ``argv``. ``before`` and ``during`` are called before the start, and when the log has the line "one".
-    ``check`` yields a sentence for what does not hold. By default the log has the lines ``out``, ``err`` (None for any)
-    and ``both``, and the job its labels, its command's end, and what ``job`` says.
+    ``argv``. ``before`` is called before the start, and ``during`` once the log has the line "one". ``check`` yields a
+    sentence for each violation. By default, it expects the lines ``out``, ``err`` (None for any) and ``both`` in the
+    log, and the job's labels, its command's end, and the fields ``job``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 class Broken(Exception):
-    """Raised while a case runs when it can no longer hold. The message says what is wrong."""
+    """Raised while a case runs if it has already failed. The message says why."""
 
 
 class Result(NamedTuple):
@@ -65,7 +65,10 @@ class Result(NamedTuple):
 
 
 class Trial:
-    """A case that runs. After :meth:`run`, ``job`` and ``events`` are what the service has of the job."""
+    """A running case.
+
+    After :meth:`run`, ``job`` and ``events`` are the job and its log as the service returned them.
+    """
 
     def __init__(
         self, case: Case, command: Sequence[str], target: Target, directory: Path, stop: threading.Event
@@ -100,7 +103,7 @@ class Trial:
 
     @property
     def stderr(self) -> str:
-        """The end of what the runner has written there."""
+        """The end of the runner's stderr."""
         path = self._directory / "stderr"
         return path.read_bytes()[-2_000:].decode("utf-8", "replace") if path.exists() else ""
 
@@ -193,7 +196,7 @@ class Trial:
         raise Broken(f"the line {text!r} is not in the log while the command runs")
 
     def open_other(self, *messages: str, labels: Labels = ()) -> None:
-        """A second runner opens the job, as soon as that is free, and appends lines. Raises :class:`AppendRefused`."""
+        """A second runner opens the job as soon as it is free, and appends lines. Raises :class:`AppendRefused`."""
         token, deadline = secrets.token_hex(16), time.monotonic() + PATIENCE_SECONDS / 2
         while self.other is None:
             try:
@@ -214,7 +217,7 @@ class Trial:
 
 
 def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) -> Iterator[str]:
-    """The arguments with the ids and labels. One with ``{label}`` stands once for each label."""
+    """The arguments with the ids and labels filled in. An argument with ``{label}`` is repeated for each label."""
     for argument in command:
         named = argument.replace("{workflow}", ref.workflow_id).replace("{job}", ref.job_id)
         if "{label}" in named:

@@ -33,7 +33,7 @@ _IGNORABLE: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""``text`` without control sequences. What is invisible is shown as its number. Tabs and other spaces stay.
+    r"""``text`` without control sequences. Invisible characters are shown by their numbers. Tabs and other spaces stay.
 
     >>> visible("\x1b[31mred\x1b[0m\u200b\U000e0041")
     'red<U+200B><U+E0041>'
@@ -64,17 +64,17 @@ def cut(text: str, max_bytes: int) -> str:
 
 
 def message_bytes(max_bytes: int) -> int:
-    """Bytes of a message among others in an answer of ``max_bytes``, as in a summary."""
+    """How many bytes a message can take in an answer of ``max_bytes`` with several messages, such as a summary."""
     least, most = MESSAGE_CHARACTERS
     return max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """A line as the service has it, with a visible message of at most ``max_bytes`` of JSON.
+    """A line as the service returned it, with a visible message of at most ``max_bytes`` of JSON.
 
-    A longer message is cut. Then ``message_bytes`` is its whole size, and ``whole`` says how to get all of it. The size
-    of a line that the service itself has cut is not known. In a line that was found, the first match is shown. With
-    ``page``, the address of the job's page, the line has a link.
+    A longer message is cut: ``message_bytes`` is then its whole size, and ``whole`` says how to get all of it. The size
+    of a line that the service itself has cut is unknown. A cut search result shows its first match. With ``page``, the
+    address of the job's page, the line has a link.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]

@@ -1,7 +1,7 @@
 """The Model Context Protocol on stdin and stdout, with the official SDK.
 
-Uses the SDK's low-level server. Its other one makes schemas out of signatures, ignores arguments that it does not
-know, and writes its own text in front of errors.
+Uses the SDK's low-level server. Its high-level one derives schemas from signatures, ignores unknown arguments, and
+prefixes errors with its own text.
 """
 
 import json

@@ -484,7 +484,10 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page with something under ``key``, or any after :data:`_LOOKING_SECONDS` and at the end."""
+        """The first page that has anything under ``key``.
+
+        After :data:`_LOOKING_SECONDS`, or at the end, returns the last page.
+        """
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:

@@ -23,7 +23,7 @@ _MENTION: Final = re.compile("@(?=(?:all|channel|everyone|here)\\b)")
 def message(
     watch: Watch, event: Event, job: Job | None, before: Job | None, summary: Mapping[str, Any], base_url: str
 ) -> bytes:
-    """The message as JSON. ``summary`` is the job's, or empty; ``base_url`` is the service's.
+    """The message as JSON. ``summary`` is the job's summary, or empty; ``base_url`` is the URL of the service.
 
     ``job`` is None for the test of a watch whose workflow has no jobs.
     """

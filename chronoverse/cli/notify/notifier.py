@@ -1,7 +1,7 @@
-"""Reads the changes of watched workflows, queues what their watches tell, and delivers that, at least once.
+"""Reads the changes of watched workflows, queues the events of their watches, and delivers each at least once.
 
-All state is in the store: what is to be told is queued before a change is acknowledged, and leaves the queue after it
-was delivered. So any process may die at any time, and any number share the work.
+All state is in the store: an event is queued before its change is acknowledged, and leaves the queue after delivery. So
+a process can die at any time, and any number of processes share the work.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ class Notifier:
         metrics.NOTIFY_LAST_STEP.set(self._clock())
 
     def _look(self) -> None:
-        """Reads the watches and the running jobs, which notices lost jobs and foreign ends."""
+        """Reads the watches, and the running jobs, which reveals lost jobs and ends by foreign runners."""
         watches = self._store.watches
         kept = [each for workflow_id in watches.workflows() for each in watches.read(workflow_id)]
         self._kept = {JobRef(each.watch.workflow_id, each.watch.watch_id): each for each in kept}
@@ -130,7 +130,7 @@ class Notifier:
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
     def _read_watches(self, workflow_id: str) -> None:
-        """Reads the watches again: one created before an end must report it."""
+        """Reads the watches again, because a watch created before an end must report it."""
         self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
@@ -144,7 +144,7 @@ class Notifier:
                 self._queue_ends(workflow_id, entries)
 
     def _catch_up(self, workflow_id: str, first: bytes) -> None:
-        """Queues the ends that the listing has: changes before ``first`` are gone, and were not read in time."""
+        """Queues the ends found in the listing, because changes before ``first`` were dropped before they were read."""
         with _logging_errors(workflow_id):
             self._read_watches(workflow_id)
             since = self._clock() - CATCH_UP_SECONDS
@@ -169,7 +169,7 @@ class Notifier:
         self._store.watches.done(workflow_id, entries)
 
     def _queue_end(self, job: Job, since: float = 0) -> int:
-        """Queues the end of a job, if it was after ``since``. Returns for how many watches."""
+        """Queues the end of a job, if it was after ``since``. Returns the number of watches that report it."""
         queued, ended = 0, seconds_of(job.finished_at) or self._clock()
         for watch in self._watches(job.ref.workflow_id, job):
             now_ms, before = round(1000 * self._clock()), None
@@ -186,7 +186,7 @@ class Notifier:
         return queued
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
-        """The newest job of those created before ``job`` with which a change is compared."""
+        """The newest job created before ``job`` that a change is compared with."""
         created = job.created_seconds
         position = None if created is None else (round(1000 * created), job.ref.job_id)
         older = islice(self._jobs(job.ref.workflow_id, position), LOOK_BACK)

@@ -1,7 +1,7 @@
 """Posts one message to a receiver, by Standard Webhooks (https://www.standardwebhooks.com).
 
-A workflow's administrator chooses the URL, so the receiver is not trusted: it may be slow, endless, or a name for an
-address inside. The address that was checked is the one that is connected to.
+A workflow's administrator chooses the URL, so the receiver is not trusted: it can be slow, send endlessly, or name an
+internal address. Connects to exactly the address that was checked.
 """
 
 import base64
@@ -31,7 +31,7 @@ _PROTOCOLS: Final = IPv4Network("192.0.0.0/24")
 
 
 class NotDelivered(ChronoverseError):
-    """Raised when a receiver did not accept a message. ``retry_after`` are the seconds that it asks for."""
+    """Raised when a receiver did not accept a message. ``retry_after``: the seconds that it asks to wait."""
 
     def __init__(self, message: str, retry_after: int = 0):
         super().__init__(message)
@@ -51,7 +51,7 @@ def is_public(address: str) -> bool:
 
 
 def signed_headers(secret: str, webhook_id: str, seconds: int, body: bytes) -> dict[str, str]:
-    """The headers of a message that is sent at that Unix time."""
+    """The headers of a message sent at Unix time ``seconds``."""
     key = base64.b64decode(secret.removeprefix("whsec_") + "==")
     digest = hmac.digest(key, b"%b.%d.%b" % (webhook_id.encode(), seconds, body), hashlib.sha256)
     return {
@@ -121,7 +121,9 @@ def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> soc
 
 @contextlib.contextmanager
 def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
-    """Shuts the listed sockets down at that monotonic time: a socket's timeout applies to each read only."""
+    """Shuts the listed sockets down at the monotonic time ``deadline``, because a socket's timeout applies to each read
+    only.
+    """
     sockets: list[socket.socket] = []
 
     def shut_down() -> None:
