@@ -1,4 +1,4 @@
-"""``chronoverse collect``: publishes log files of other programs, without changing these.
+"""``chronoverse collect``: publishes the log files of other programs, without changing them.
 
 files          one log file as a stream of bytes, across its rotations
 cri            lines of these bytes, in the format of container runtimes
@@ -110,7 +110,7 @@ def kubernetes(
 def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
 ) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
-    """Functions that make a writer, and that read a job's status and the last lines of its log."""
+    """Two functions: one makes a writer, the other reads a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter

@@ -1,6 +1,6 @@
 """The agent of a node: finds the logs of its pods, and publishes them in turns, in one thread.
 
-Each turn takes some milliseconds of a log, so a fast log delays no other. Each log has its own publisher.
+Each turn spends some milliseconds on a log, so that a fast log delays no other. Each log has its own publisher.
 """
 
 import os
@@ -32,7 +32,8 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 class Agent:
     """Publishes the logs below ``directory`` of the pods that ``watcher`` knows, in ``namespaces`` (all, if empty).
 
-    Their jobs get the pods' labels in ``label_names``. ``surround`` gets a function that returns whether there is room.
+    Their jobs get those labels of the pods that are in ``label_names``. ``surround`` gets a function that returns
+    whether there is room.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Agent:
         self._stop = threading.Event()
 
     def run(self, stop_seconds: float = 10.0) -> None:
-        """Runs until :meth:`stop`. Then the jobs wait for the next agent, for a week at most."""
+        """Runs until :meth:`stop`. The jobs then wait for the next agent, for a week at most."""
         self._resume()
         look_at = 0.0
         while not self._stop.is_set():
@@ -109,7 +110,7 @@ class Agent:
                 self._open(key, partial(ContainerLog, key, job, path, labels, self._around, None, started))
 
     def _look(self) -> None:
-        """Finds the logs that are new, and the ends of those that are known. Forgets those that are gone."""
+        """Finds new logs, and the ends of known ones. Forgets logs that are gone."""
         pods = self._watcher.pods()
         for pod in pods.values():
             if pod.is_collected(self._namespaces):

@@ -1,4 +1,7 @@
-"""Small files that record how far each log was published. Without them, files are compared with logs."""
+"""Small files that record how far each log was published.
+
+Without them, log files are compared with the published logs.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -29,7 +32,7 @@ class Checkpoints:
         return sorted(path.stem for path in self._directory.glob("*.json"))
 
     def save(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces the saved checkpoint. If the disk is full, the previous one stays: then there is more to compare."""
+        """Replaces the saved checkpoint. If the disk is full, the previous one stays, and there is more to compare."""
         draft = self._directory / f"{name}.draft"
         try:
             draft.write_bytes(orjson.dumps(value, default=list))

@@ -2,7 +2,7 @@
 
     LogFiles ──> CriReader ──> Spool ──> Publisher ──> the store, or the service
 
-The files keep the lines until the store has them safely, so the spool has only what is on its way.
+The files keep the lines until the store has them safely, so the spool only holds lines on their way.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Surroundings(NamedTuple):
     """Objects that all logs share.
 
     ``connect`` makes a writer for a log, ``read_end`` reads a job's status and its log's last lines, ``has_room``
-    says whether a log may have more than :data:`LEAST_BYTES` on their way, and ``say`` shows a message.
+    returns whether a log may have more than :data:`LEAST_BYTES` in flight, and ``say`` shows a message.
     """
 
     connect: Callable[[], LogWriter]
@@ -73,9 +73,9 @@ class Surroundings(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """How far the files were read when the spool had lines up to the index ``end``: ``saved``, for a checkpoint.
+    """How far the files had been read when the spool had lines up to index ``end``: ``saved``, for a checkpoint.
 
-    ``cost`` was put into the spool since the mark before, from a line of the time ``timestamp`` on.
+    ``cost`` is what was put into the spool since the previous mark, beginning with a line at ``timestamp``.
     """
 
     end: int
@@ -88,7 +88,7 @@ class _Mark(NamedTuple):
 class ContainerLog:
     """Call :meth:`step` repeatedly. It never waits.
 
-    ``path`` is the log's file. With ``failure`` there is none, and the only line is the failure's. ``started`` is when
+    ``path`` is the log's file. With ``failure`` there is no file, and the failure is the only line. ``started`` is when
     the container started, if that is known.
     """
 
@@ -133,14 +133,14 @@ class ContainerLog:
             self._publisher.start(0)
 
     def _rewind(self, saved: dict[str, Any]) -> None:
-        """Continues where a checkpoint was made, or at the beginning of the files if that is not in them."""
+        """Continues where a checkpoint was made, or at the beginning of the files if that place is not in them."""
         position = saved.get("position")
         self._is_found = self._files.go_to(Position(*position) if position else None)
         state = saved.get("reader") if self._is_found else None
         self._reader = CriReader(self.around.max_line_bytes, state, self.around.forms)
 
     def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
-        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: that will never be known.
+        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: its end will never be known.
 
         Returns whether there is more to do at once.
         """
@@ -161,17 +161,17 @@ class ContainerLog:
 
     @property
     def lag_bytes(self) -> int:
-        """Bytes that are not safe in the store yet, about."""
+        """Approximate bytes that are not safe in the store yet."""
         return 0 if self.is_done else self._files.unread + self.cost
 
     @property
     def lag_seconds(self) -> float:
-        """The age of the oldest line that was read and is not safe in the store yet."""
+        """The age of the oldest line that has been read but is not safe in the store yet."""
         began = seconds_of(self._marks[0].timestamp) if self._marks else None
         return max(0.0, time.time() - began) if began else 0.0
 
     def suspend(self) -> None:
-        """Begins to end this attempt, so that the job waits for the next agent, and is not LOST."""
+        """Begins to end this attempt, so that the job waits for the next agent instead of becoming LOST."""
         if not (self.is_done or self._is_ending or self._publisher.base is None):
             self._is_ending = True
             self._publisher.end(JobResult(Status.PENDING, None))
@@ -187,7 +187,7 @@ class ContainerLog:
     # Where to begin
 
     def _find_place(self, base: int, now: float) -> bool:
-        """Finds out which lines of the files the log has already. Its next line has the number ``base``.
+        """Finds out which lines of the files the log already has. The log's next number is ``base``.
 
         Returns whether there is more to compare at once.
         """
@@ -216,7 +216,7 @@ class ContainerLog:
         return False
 
     def _lacks_beginning(self) -> bool:
-        """Whether the first lines may be gone: unless it begins with the container, it may have been rotated."""
+        """Whether the first lines may be gone: a log that does not begin with its container may have been rotated."""
         head = self._files.head
         if head is None or not self._files.is_rotated:
             return head is None
@@ -330,7 +330,10 @@ class ContainerLog:
         self._marks.append(_Mark(self._spool.end, saved, cost, batches[0].timestamp if batches else ""))
 
     def _note_safe(self, now: float) -> None:
-        """Notes how far all lines are safe, at times in a checkpoint; at once when another file has begun."""
+        """Notes how far all lines are safe.
+
+        Saves a checkpoint from time to time, and at once when another file has begun.
+        """
         is_other = False
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()
@@ -363,8 +366,9 @@ class ContainerLog:
 class _Search:
     """Compares the files' lines with the last ones of a job's log, which it asks for in a thread.
 
-    It finds out how many lines of the files were ``published`` from ``start`` on, which is a checkpoint, or empty for
-    the beginning. Whether it ``found`` the log's last one there; else only times tell, and lines after it are gone.
+    Finds out how many lines of the files were ``published`` from ``start`` on (a checkpoint, or empty for the
+    beginning), and whether it ``found`` the log's last line there. If not, only times decide, and lines after it are
+    gone.
     """
 
     def __init__(self, job: JobRef, around: Surroundings, start: dict[str, Any]) -> None:
@@ -415,7 +419,7 @@ class _Search:
                 self.published = self._count
 
     def finish(self) -> None:
-        """Call this at the files' end. What is not after the checkpoint is looked for before it."""
+        """Call this at the end of the files. Searches before the checkpoint for lines that were not found after it."""
         if not self.found and self.start:
             last, first = self.last[-1].sequence_num if self.last else 0, self.start["next"]
             if last + 1 != max(first, 1):

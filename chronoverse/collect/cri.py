@@ -16,9 +16,9 @@ LONG_BYTES: Final = 4_194_304
 class CriReader:
     """Makes batches of lines of a file's bytes, and joins a stream's pieces (tag ``P``) up to the last one (``F``).
 
-    A joined line that is longer than ``max_line_bytes`` becomes ``partial`` lines. What is not of the format is a line
-    as it is, of the stream of the line before. However the bytes come in, the lines are the same. ``state`` is what
-    :meth:`state` returned. Secrets of these ``forms`` are masked.
+    A joined line that is longer than ``max_line_bytes`` becomes ``partial`` lines. A line in another format is kept as
+    it is, in the stream of the line before it. The result does not depend on how the bytes are divided into reads.
+    ``state`` is what :meth:`state` returned. Secrets that match ``forms`` are masked.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CriReader:
         return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces, "keys": keys}
 
     def feed(self, data: bytes) -> list[LineBatch]:
-        """Takes bytes of the file. Returns the lines that they complete."""
+        """Reads bytes of the file. Returns the lines that they complete."""
         text, newline, self.rest = (self.rest + data).rpartition(b"\n")
         batches = self._read(text.split(b"\n")) if newline else []
         if len(self.rest) > LONG_BYTES:
@@ -61,7 +61,7 @@ class CriReader:
         return batches
 
     def end_file(self) -> list[LineBatch]:
-        """Call this at the end of a file. Its last line may be cut off."""
+        """Call this at the end of a file, whose last line can be truncated."""
         return self.feed(b"\n") if self.rest else []
 
     def close(self) -> list[LineBatch]:

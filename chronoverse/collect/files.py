@@ -1,8 +1,8 @@
-"""One log file as a stream of bytes, across its rotations. Knows nothing of what is in it.
+"""One log file as a stream of bytes, across its rotations. Knows nothing about its contents.
 
-A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program then opens a new ``0.log``.
-Later the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is removed. Files are held open, so what
-was on the disk once can be read to its end. They are the only copy: nothing is kept here.
+A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program then opens a new ``0.log``. Later
+the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is removed. Files are held open, so that a
+removed file can still be read to its end. They are the only copy: nothing is kept here.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 
 class Position(NamedTuple):
-    """A place in a log: a file, by its inode and its first bytes (hexadecimal), and the order of the rotated files.
+    """A place in a log: a file, by its inode and first bytes (hexadecimal), and the order of the rotated files.
 
-    Their names have times, and clocks go back.
+    The order is recorded because rotated files are named by time, and clocks can go back.
     """
 
     inode: int
@@ -89,7 +89,7 @@ class _File:
         return data
 
     def seek(self, offset: int) -> bool:
-        """Continues at ``offset``. Returns whether the file has as many bytes."""
+        """Continues at ``offset``. Returns whether the file is that long."""
         #: Whether what comes before the next byte is gone.
         self.has_gap = self.follows_gap and not offset
         self.offset, self._is_at_end, self._is_damaged = 0, False, False
@@ -98,13 +98,13 @@ class _File:
         return self.offset == offset and (self.is_compressed or offset <= os.fstat(self.file.fileno()).st_size)
 
     def is_at(self, position: Position) -> bool:
-        """Whether the position is surely in this file. The inode of a removed file is soon that of another."""
+        """Whether the position is certainly in this file: the inode of a removed file is soon reused."""
         head = bytes.fromhex(position.head)
         is_known = len(head) == HEAD_BYTES or self.is_compressed or self.inode == position.inode
         return head != b"" and is_known and self.head[: len(head)] == head
 
     def is_copy(self, other: "_File") -> bool:
-        """Whether this is the ``other``, or its compressed copy."""
+        """Whether this is the same file as ``other``, or its compressed copy."""
         return self.inode == other.inode or (self.is_compressed and self.head == other.head != b"")
 
 
@@ -170,7 +170,7 @@ class LogFiles:
         return self._files[0].head if self._files else None
 
     def position(self, unused: int = 0) -> Position | None:
-        """Where reading continues, ``unused`` bytes before what was read. None while there is no file."""
+        """Where reading continues: ``unused`` bytes before the last byte read. None while there is no file."""
         if not self._files:
             return None
         current = self._files[self._at]
@@ -206,7 +206,7 @@ class LogFiles:
         return True
 
     def release(self, position: Position) -> None:
-        """Closes the files that come before that of the position."""
+        """Closes the files that precede the file of the position."""
         while self._at and self._files[0].inode != position.inode:
             self._files.pop(0).file.close()
             self._at -= 1

@@ -44,7 +44,7 @@ class ContainerEnd(NamedTuple):
 class Pod:
     """A pod as the API server last reported it. ``is_gone``: it was deleted.
 
-    ``data`` is what the API has. Raises LookupError, TypeError or AttributeError for anything else.
+    ``data`` is the API's object. Raises LookupError, TypeError or AttributeError for anything else.
     """
 
     def __init__(self, data: Mapping[str, Any], is_gone: bool = False) -> None:
@@ -72,13 +72,13 @@ class Pod:
         self._statuses: Mapping[str, Mapping[str, Any]] = {str(each["name"]): each for each in statuses}
 
     def is_collected(self, namespaces: Collection[str]) -> bool:
-        """Whether its containers' logs become jobs: by its annotation, or because it is a pod that ends."""
+        """Whether the logs of its containers become jobs, by its annotation or because it is a pod that ends."""
         wanted = self._annotations.get("chronoverse/collect")
         ends = self._spec.get("restartPolicy") in ("Never", "OnFailure")
         return (not namespaces or self.namespace in namespaces) and (wanted == "true" or (wanted != "false" and ends))
 
     def job(self, container: str, restart: int) -> JobRef:
-        """The job of a run of one of its containers. ``restart`` is 0 for the first."""
+        """The job for a run of one of its containers. ``restart`` is 0 for the first run."""
         workflow = self._annotations.get("chronoverse/workflow") or f"{self.namespace}.{self._owner()}"
         if job := self._annotations.get("chronoverse/job"):
             # An annotation is about the pod. Only one of its containers can have that id.
@@ -94,7 +94,7 @@ class Pod:
         return read_labels({**labels, "image": self._images.get(container)})
 
     def restarts(self, container: str) -> int:
-        """How often a container was started again."""
+        """How often a container was restarted."""
         return self._statuses.get(container, {}).get("restartCount") or 0
 
     def _state(self, container: str, restart: int) -> Mapping[str, Any]:

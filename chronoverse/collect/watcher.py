@@ -1,4 +1,4 @@
-"""The pods of a node, kept current: one list, and then one watch, as often as it takes.
+"""The pods of a node, kept current: one list and then one watch, repeated as needed.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -47,7 +47,7 @@ class PodWatcher:
             return dict(self._pods)
 
     def forget(self, uids: Collection[str]) -> None:
-        """Drops those of the pods that are gone."""
+        """Drops those pods in ``uids`` that are gone."""
         with self._lock:
             self._pods = {uid: pod for uid, pod in self._pods.items() if not (pod.is_gone and uid in uids)}
 
@@ -78,7 +78,7 @@ class PodWatcher:
         self.is_synced = True
 
     def _watch(self) -> None:
-        """Takes in changes until the server ends the watch."""
+        """Applies changes until the server ends the watch."""
         more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS}
         query = {**self._query, **more, "resourceVersion": self._version}
         with self._connection.stream("GET", "/api/v1/pods", query, {}) as response:

@@ -1,6 +1,6 @@
 """The embedded server, for users without a Redis.
 
-    server              leases the server of a data directory, and starts it if it does not run. A lease is a file
+    server              leases the server of a data directory, and starts it if needed. A lease is a file
                         lock, which the kernel releases when the process ends
     supervisor          a program that runs one server for as long as there is a lease, and restarts it when it dies
     supervised_process  runs another program next to the service, such as the archiver

@@ -1,7 +1,7 @@
 """The addresses at which the service of a data directory listens, so that no other service gets its tokens.
 
-Each listening socket has a file in ``<data_dir>/listeners`` with its inode. While Linux lists that in
-``/proc/net/tcp``, nobody else can listen there. Elsewhere the file alone counts.
+Each listening socket has a file in ``<data_dir>/listeners`` with its inode. While Linux lists that inode in
+``/proc/net/tcp``, nobody else can listen there. On other systems, the file alone decides.
 """
 
 import contextlib

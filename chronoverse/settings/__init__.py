@@ -313,7 +313,7 @@ class Settings:
 
     @property
     def sign_in(self) -> Mapping[str, str | None]:
-        """What the page and commands need for a sign-in at the issuer. Without one, ``issuer`` is None."""
+        """What the page and the commands need for signing in at the issuer. Without an issuer, ``issuer`` is None."""
         return {
             "issuer": self.oidc_issuer,
             "client_id": self.oidc_client_id,
@@ -354,7 +354,7 @@ class Settings:
 
 
 def reached_at(url: str) -> str:
-    """The URL at which this machine reaches a service that may be bound to all addresses."""
+    """The URL at which this machine reaches a service, which can be bound to all addresses."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 

@@ -57,7 +57,7 @@ bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Reads one of ``words``, in any case."""
+    """Reads one of ``words``, case-insensitively."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -97,7 +97,7 @@ def traces(text: str) -> bool:
 
 
 def claim_name(text: str) -> str:
-    """Reads the name of a claim that has no other meaning. A URL is a usual name for a claim of one's own."""
+    """Reads the name of a claim that has no other meaning. URLs are common names for private claims."""
     taken = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
     if not re.fullmatch("[!-~]{1,256}", text) or text in taken:
         raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and not a standard claim")
@@ -118,7 +118,7 @@ def jwks_url(text: str) -> str:
 
 
 def issuer(text: str) -> str:
-    """Reads the URL of an issuer, which its documents repeat letter by letter. HTTPS or on this machine."""
+    """Reads the URL of an issuer, which its documents must repeat exactly. HTTPS or on this machine."""
     parts = urlsplit(jwks_url(text))
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
@@ -150,7 +150,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
-    """Reads host names and addresses, optionally with ``+private``. Returns each, and whether it has it."""
+    """Reads host names and addresses, optionally with ``+private``. Returns each, and whether it has ``+private``."""
     found: dict[str, bool] = {}
     for entry in text.replace(",", " ").split():
         host, plus, private = entry.lower().partition("+")

@@ -38,7 +38,7 @@ _logger: Final = logging.getLogger("chronoverse.integrations.airflow")
 
 
 class _RunningTry:
-    """A try that runs, and how its process has ended, as far as it has said. ``log`` is None if it is not published."""
+    """A running try, and how its process ended, as far as it has reported. ``log`` is None if it is not published."""
 
     def __init__(self, log: JobLog | None, end: Status) -> None:
         self.log = log
@@ -47,19 +47,19 @@ class _RunningTry:
 
 
 class RemoteTaskLogs:
-    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
+    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. Implements Airflow's ``RemoteLogStreamIO``.
 
-    Airflow calls it in the processes that supervise tasks, and in the API server. It opens no connection and starts no
-    thread before the first line, so Airflow can fork. Published text is not written to Airflow's own log file, because
-    Airflow would show both.
+    Airflow calls it in the processes that supervise tasks, and in the API server. Opens no connection and starts no
+    thread before the first line, so that Airflow can fork. Published text is not written to Airflow's own log file,
+    because Airflow would show it twice.
     """
 
     def __init__(
         self, url: str | None = None, token: str | Callable[[], str] | None = None, *, settings: Settings | None = None
     ) -> None:
-        """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
+        """``url`` is the URL of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
 
-        Without them the settings count: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
+        Without them, the settings apply: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
         ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
         """
         self._settings = settings or Settings.from_env()
@@ -76,9 +76,9 @@ class RemoteTaskLogs:
         return (self._publish,)
 
     def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Publishes a record of a task's log file. Returns it if Airflow is to write it to the file.
+        """Publishes a record of a task's log file. Returns it if Airflow must write it to the file.
 
-        Raises :class:`DropEvent` if not, and nothing else: an error here would end the task.
+        Otherwise raises :class:`DropEvent`. Raises nothing else, because an error here would end the task.
         """
         path = getattr(getattr(logger, "_file", None), "name", None)
         name = _name_of(path) if isinstance(path, str) else None
@@ -110,8 +110,8 @@ class RemoteTaskLogs:
     def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
         """Ends the log that was published in place of this file. Airflow calls it when the task's process has ended.
 
-        Waits until its lines are delivered, for some seconds at most. What is not delivered then is in a file, and a
-        warning says in which.
+        Waits until its lines are delivered, for some seconds at most. Lines that are undelivered then are in a file
+        that a warning names.
         """
         with self._lock:
             running = self._running.pop(_name_of(fspath(path)) or "", None)
@@ -149,7 +149,10 @@ class RemoteTaskLogs:
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
     def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """The same, with the records as one text. Airflow uses it where it does not know :meth:`stream`."""
+        """Like :meth:`stream`, with the records as one text.
+
+        For versions of Airflow that do not know :meth:`stream`.
+        """
         sources, streams = self.stream(relative_path, ti)
         return sources, ["\n".join(stream) for stream in streams] or None
 
@@ -194,7 +197,10 @@ class RemoteTaskLogs:
 
 
 def _name_of(path: str) -> str | None:
-    """The part of a log file's path that is the same wherever its folder is. None for logs that are not a task's."""
+    """The part of a log file's path that does not depend on the location of its folder.
+
+    None for logs that are not a task's.
+    """
     start = path.rfind("dag_id=")
     return path[start:] if start >= 0 and try_of_path(path) else None
 
@@ -207,7 +213,10 @@ def _lines(client: Client, job: JobRef) -> Iterator[dict[str, Any]]:
 
 
 def _records(client: Client, job: JobRef, lines: Iterator[dict[str, Any]]) -> Generator[str, None, None]:
-    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if there are any. Says if it cannot read all."""
+    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if they exist.
+
+    Adds a message if not all can be read.
+    """
     with contextlib.closing(client):
         try:
             for number in itertools.count(2):

@@ -1,7 +1,7 @@
 """Runs in the process of each task, and reports how the task ends. Airflow loads it by an entry point.
 
-The process that supervises the task gets the task's records in order, and a last one from here. When none has come, the
-task's process was killed.
+The process that supervises the task gets the task's records in order, and a last one from here. If the last one is
+missing, the task's process was killed.
 """
 
 from typing import Any

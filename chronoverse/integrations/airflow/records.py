@@ -46,9 +46,10 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
 
 
 def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The JSON of the records in ``lines``, which are JSON as the service has it. Lines that are missing are named.
+    """The JSON of the records in ``lines``, which are the service's JSON. Missing lines are reported by number.
 
-    Each is at least a microsecond later than the one before: Airflow takes two alike with the same time for one.
+    Each record is at least a microsecond later than the one before it, because Airflow merges equal records with the
+    same time.
     """
     record: dict[str, Any] = {}
     wanted, next_number = 0, 1
@@ -85,7 +86,7 @@ def _encode(record: Mapping[str, Any]) -> str:
 
 
 def _encode_any(rest: Mapping[str, Any]) -> str:
-    """JSON of values of any type. What JSON does not have is text."""
+    """The JSON of values of any type. Values that JSON lacks become text."""
     try:
         return orjson.dumps(rest, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # large numbers, and halves of surrogate pairs

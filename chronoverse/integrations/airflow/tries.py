@@ -24,13 +24,16 @@ class TaskTry(NamedTuple):
 
     @property
     def job(self) -> JobRef:
-        """The job that the try is published as. An id that would be too long ends with a digest instead of the try."""
+        """The job that the try is published as.
+
+        If its id would be too long, it ends with a digest instead of the try.
+        """
         number = f"{self.try_number}" if self.map_index < 0 else f"{self.try_number}-{self.map_index}"
         return JobRef(_identifier(self.dag_id), _identifier(self.task_id, self.run_id, number))
 
     @property
     def labels(self) -> Labels:
-        """Labels with Airflow's names of the parts of the id, complete even where the id has only a digest."""
+        """Labels with Airflow's names for the parts of the id, complete even if the id has only a digest."""
         labels = {"dag": self.dag_id, "task": self.task_id, "run": self.run_id, "try": str(self.try_number)}
         return read_labels(labels if self.map_index < 0 else {**labels, "map": str(self.map_index)})
 
