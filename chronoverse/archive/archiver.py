@@ -65,10 +65,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Periodic work in small steps.
-
-    Pauses for ``seconds`` after each round, and uses at most a twentieth of the time.
-    """
+    """Periodic work in small steps. Pauses ``seconds`` after each round, and uses at most a twentieth of the time."""
 
     begin: Callable[[], Iterator[None]]
     seconds: float
@@ -96,10 +93,7 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log whose next lines are ``due_at`` that time.
-
-    It was ``archived`` up to that number when last checked.
-    """
+    """A running log whose next lines are due at ``due_at``. It was ``archived`` up to that number at the last check."""
 
     archived: int
     due_at: float
@@ -164,9 +158,7 @@ class _Queue:
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage has just been collected, or with ``failed`` that the collection can be retried
-        at once.
-        """
+        """Notes that the job's garbage was just collected, or with ``failed`` that this can be retried at once."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -184,10 +176,7 @@ class _Queue:
         self.throttled.discard(ref)
 
     def report_once(self, ref: JobRef, problem: str, *, unexpected: bool = False) -> None:
-        """Logs a job's problem, unless one was logged before.
-
-        Adds the current traceback if the problem is ``unexpected``.
-        """
+        """Logs a job's problem, unless one was logged before; with the traceback if it is ``unexpected``."""
         if ref not in self.reported:
             log.error("not archived: %s", problem, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
         self.reported[ref] = None
@@ -245,10 +234,7 @@ class Archiver:
                 self._stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all work that is due. Returns how many jobs had a problem.
-
-        ``progress`` gets the archived and the due lines.
-        """
+        """Does all due work. Returns how many jobs had a problem. ``progress`` gets the archived and the due lines."""
         self._compare_history()
         for page in self._store.catalog.jobs():
             self._classify(page)
@@ -278,10 +264,7 @@ class Archiver:
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the most urgent log, or collects garbage.
-
-        Returns the lines moved; None if there is nothing to do.
-        """
+        """Moves a chunk of the most urgent log, or collects garbage. Returns the lines moved; None without work."""
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0

@@ -22,10 +22,7 @@ _Value = TypeVar("_Value")
 
 
 class SingleFlightCache(Generic[_Key, _Value]):
-    """The most recently used values by key, up to ``max_bytes`` in total.
-
-    Concurrent callers share one load of a value.
-    """
+    """The most recently used values by key, up to ``max_bytes`` in total. Concurrent callers share one load."""
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()

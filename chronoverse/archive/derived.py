@@ -15,10 +15,7 @@ _Get = Callable[[str, int, int], bytes]
 
 
 def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
-    """The names of a job's shape set and timeline.
-
-    ``sha256`` is the hash of the whole log in hexadecimal, as in the manifest.
-    """
+    """The names of a job's shape set and timeline. ``sha256`` is that of the whole log, in hexadecimal."""
     return (
         f"{folder(job)}shapes{VERSION}-{sha256[:32]}",
         f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}",
@@ -85,10 +82,7 @@ class DerivedBuilder:
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
-        """The job's ``chunks`` that are not added yet.
-
-        None if the chunks have changed and the builder must start over.
-        """
+        """The job's ``chunks`` that are not added yet. None if chunks have changed and the builder must start over."""
         names = [chunk.name for chunk in chunks]
         added = len(self.chunks)
         return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None

@@ -99,10 +99,7 @@ class JobObjects:
                 raise
 
     def _delete_unless_recorded(self, name: str) -> bool:
-        """Deletes an object unless a record names it. Returns whether a record does.
-
-        After an error, the object stays garbage.
-        """
+        """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
             # From here on the object cannot get a record. Its name may be in neither place: another process removes it

@@ -1,7 +1,4 @@
-"""The manifest of an archived job, ``job.json``: the job, its chunks and dates.
-
-Objects that it names are not garbage.
-"""
+"""The manifest of an archived job, ``job.json``: the job, its chunks and dates. Objects it names are not garbage."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -45,9 +42,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """The manifest that replaces a job's manifest before its objects are deleted, so that the job is not imported
-    again.
-    """
+    """The manifest that replaces a job's before its objects are deleted, so that the job is not imported again."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

@@ -25,10 +25,7 @@ class ObjectStore(Protocol):
         """Stores an object. Once this has returned, the object survives a power cut. Idempotent."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The object's bytes from ``start`` up to ``stop``, or to its end.
-
-        Raises :class:`ArchiveDamaged` if it does not exist.
-        """
+        """The object's bytes from ``start`` to ``stop``, or to its end. Raises :class:`ArchiveDamaged` if missing."""
 
     def delete(self, name: str) -> None:
         """Deletes the object. Nothing happens if there is no such object."""
@@ -82,9 +79,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents, for this user only: ``mkdir(parents=True)`` sets only the last one's
-        mode.
-        """
+        """Creates ``directory`` and its parents for this user only; ``mkdir(parents=True)`` sets just one mode."""
         if directory.is_dir():
             return
         if directory != self._directory:

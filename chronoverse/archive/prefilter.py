@@ -69,10 +69,7 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
-    """The lines in which ``pattern`` matches, or that have escapes.
-
-    None if there are many: decoding all is then faster.
-    """
+    """The lines in which ``pattern`` matches, or that have escapes. None for many: decoding all is faster then."""
     candidates: list[bytes] = []
     position, stop = 0, len(part)
     match_start = match_end = escape = -1

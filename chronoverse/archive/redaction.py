@@ -175,9 +175,7 @@ class Redaction:
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, limited to about 1 MiB and 1,000, because other greenlets
-        wait.
-        """
+        """Up to ``max_count`` entries after line ``after``, at most 1,000 or 1 MiB: other greenlets wait for this."""
         entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         self.pause()

@@ -146,9 +146,7 @@ class KeySetFile:
             os.close(descriptor)
 
     def read_if_changed(self) -> FetchRecord | None:
-        """The record, if it has changed since the last call, is valid, and can only be written by this user; otherwise
-        None.
-        """
+        """The record, if it has changed since the last call, is valid, and only this user can write it; else None."""
         try:
             status = os.stat(self._path, follow_symlinks=False)
         except OSError:

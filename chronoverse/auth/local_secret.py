@@ -36,10 +36,7 @@ def local_secret(data_dir: Path) -> bytes:
 
 
 def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """The file's first bytes. None unless this user owns the file and its mode has none of the bits ``forbidden``.
-
-    Raises OSError.
-    """
+    """The file's first bytes. None unless it is this user's, without the mode bits ``forbidden``. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

@@ -60,10 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Rights of tokens whose ``claim`` passes the ``test``.
-
-    ``templates`` make workflow entries: (before, claim, after).
-    """
+    """Rights of tokens whose ``claim`` passes the ``test``. ``templates`` make entries: (before, claim, after)."""
 
     claim: str
     test: Callable[[str], bool]

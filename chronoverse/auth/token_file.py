@@ -7,10 +7,7 @@ from chronoverse.settings.parse import bearer_token
 
 
 def read_token_file(path: Path) -> str:
-    """The token in the file, read for each request.
-
-    Raises :class:`StaleToken`; the message contains nothing of the file.
-    """
+    """The token in the file, read for each request. Raises :class:`StaleToken`, without the file's content."""
     try:
         with path.open("rb") as file:
             # More bytes than the longest token has, and blanks around it.

@@ -56,9 +56,7 @@ class Principal:
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
-        """Raises :class:`Forbidden` without ``scope``, and :class:`JobNotFound` if the token is not for this
-        workflow.
-        """
+        """Raises :class:`Forbidden` without ``scope``, and :class:`JobNotFound` if the token lacks this workflow."""
         if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
         if workflow_id is None or workflow_id in self.rights[scope]:

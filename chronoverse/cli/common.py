@@ -250,10 +250,7 @@ def meant_service(settings: Settings, server: str | None = None) -> str | None:
 
 
 def require_store(settings: Settings) -> None:
-    """Raises :class:`SettingsError` if the settings mean a service with another store.
-
-    For commands that need the store.
-    """
+    """Raises :class:`SettingsError` if the settings mean a service with another store, for commands that need it."""
     if means_other_store(settings):
         raise errors.SettingsError(
             f"CHRONOVERSE_URL names the service at {settings.url}, and this command needs that service's store: set "

@@ -280,10 +280,7 @@ class Client:
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """The log as a file, in pieces. ``query`` is that of the route.
-
-        Raises :class:`Unreachable` if the download is cut off.
-        """
+        """The log as a file, in pieces. ``query`` is the route's. Raises :class:`Unreachable` if it is cut off."""
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:
@@ -339,10 +336,7 @@ class Client:
         return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
-        """The answer of a ``route`` that writes, as in :meth:`read`; empty if there is no body.
-
-        The request must be idempotent.
-        """
+        """The answer of a ``route`` that writes, as in :meth:`read`, or empty. The request must be idempotent."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
         text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))

@@ -134,10 +134,7 @@ class Follower:
 
 
 class WorkflowFollower(Follower):
-    """A :class:`Follower` for the event streams of a workflow.
-
-    Event ids are numbers of changes; the streams have no end.
-    """
+    """A :class:`Follower` for the event streams of a workflow. Event ids number its changes; there is no end."""
 
     _has_begun = False
 

@@ -23,10 +23,7 @@ CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
 class RequestFailed(Unreachable):
-    """Raised when a retry can succeed, after ``min_delay`` seconds.
-
-    ``answered`` is the status, or 0 without an answer.
-    """
+    """Raised when a retry can succeed, after ``min_delay`` seconds. ``answered``: the status, 0 without an answer."""
 
     def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
         super().__init__(message)
@@ -99,9 +96,9 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns at most ``max_bytes`` of the body, and the head.
+        """Sends a request once. Returns up to ``max_bytes`` of the body, and the head.
 
-        Raises what :meth:`stream` raises.
+        Raises what :meth:`stream` does.
         """
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers

@@ -1,7 +1,4 @@
-"""Small files that record how far each log was published.
-
-Without them, log files are compared with the published logs.
-"""
+"""Small files that record how far each log was published. Without them, files are compared with published logs."""
 
 import contextlib
 from collections.abc import Callable

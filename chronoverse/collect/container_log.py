@@ -330,10 +330,7 @@ class ContainerLog:
         self._marks.append(_Mark(self._spool.end, saved, cost, batches[0].timestamp if batches else ""))
 
     def _note_safe(self, now: float) -> None:
-        """Notes how far all lines are safe.
-
-        Saves a checkpoint from time to time, and at once when another file has begun.
-        """
+        """Notes how far all lines are safe. Saves a checkpoint now and then, and at once when another file begins."""
         is_other = False
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()

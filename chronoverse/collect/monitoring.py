@@ -17,10 +17,7 @@ HANGS_SECONDS: Final = 30.0
 
 
 class _Lags(Collector):
-    """How far an agent lags behind the log files.
-
-    Raises RuntimeError if the agent hangs, which makes the answer a 500.
-    """
+    """How far an agent lags behind the log files. Raises RuntimeError if it hangs, which makes the answer a 500."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent

@@ -1,7 +1,4 @@
-"""Temporary directories of a service.
-
-If a service is killed, its directory remains until the next service removes it.
-"""
+"""Temporary directories of a service. If the service is killed, they remain until the next one removes them."""
 
 import contextlib
 import fcntl
@@ -16,10 +13,7 @@ LOCK_NAME: Final = "owner.lock"
 
 
 def make(prefix: str) -> Path:
-    """Makes a directory for the caller to :func:`keep`.
-
-    Removes this user's directories with the same ``prefix`` and no owner.
-    """
+    """Makes a directory for the caller to :func:`keep`. Removes this user's ownerless ones with ``prefix``."""
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():

@@ -28,9 +28,7 @@ def wait_for_owner_end() -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """The descriptors that a program would inherit: gunicorn's sockets, whose port would then stay open during
-    a drain.
-    """
+    """The descriptors that a program would inherit: gunicorn's sockets, whose port would stay open during a drain."""
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # The one that was open to read the directory.

@@ -118,9 +118,7 @@ def die_with(parent: int, number: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Renames a long server.log, and redirects stderr to the new file, for messages that the server cannot log
-    itself.
-    """
+    """Renames a long server.log, and redirects stderr to the new file, for output that the server does not log."""
     with contextlib.suppress(OSError):
         # A server.log with more bytes is renamed to server.log.1 at the next start of a server.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):

@@ -328,10 +328,7 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in a log from line ``first`` to line ``last``, whose features are ``last_features``.
-
-        None without any clue.
-        """
+        """The cause in a log of lines ``first`` to ``last``, the last with ``last_features``. None without a clue."""
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:

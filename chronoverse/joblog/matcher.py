@@ -123,9 +123,7 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches in the JSON of every line that contains the text, even with control sequences inside
-        it.
-        """
+        """A pattern that matches in the JSON of every line with the text, even with control sequences inside it."""
         if self._regex:
             return None
         # Each character takes 40 instructions, and few lines have the first twelve of a query but not the rest.
@@ -141,9 +139,7 @@ class Matcher:
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern, or None, that matches in the JSON of every matching line without escapes, and of some
-        other lines.
-        """
+        """A pattern (or None) that matches in the JSON of every matching line without escapes, and in some others."""
         if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
@@ -224,10 +220,7 @@ class ExpressionSet:
 
 
 def whole_match(expression: str) -> Callable[[str], bool]:
-    """A function that returns whether a whole text matches, case-sensitively.
-
-    Raises ValueError for an invalid expression.
-    """
+    """A function that matches a whole text, case-sensitively. Raises ValueError for an invalid expression."""
     compiled = _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True)
 
     def matches(text: str) -> bool:

@@ -302,10 +302,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when the attempt starts.
-
-        Of two states of a running job, the one with the larger age is newer.
-        """
+        """Grows with each attempt, and when it starts. Of two states of a running job, the larger age is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     @property

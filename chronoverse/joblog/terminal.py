@@ -100,7 +100,7 @@ def redaction_notice(first: int, last: int) -> str:
     """The text that is printed when lines above it have been redacted.
 
     >>> redaction_notice(2, 9)
-    '--- lines 2-9 have been redacted: what they said above is to be shown no more ---'
+    '--- lines 2-9 have been redacted ---'
     """
     which = f"line {first} has" if first == last else f"lines {first}-{last} have"
     return f"--- {which} been redacted ---"

@@ -87,10 +87,7 @@ class Tail:
         self._failing = False
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """Returns the job's feed, keeps it up to date, and wakes ``viewer`` when it changes.
-
-        ``job`` was just fetched.
-        """
+        """The job's feed, which is kept up to date and wakes ``viewer`` on changes. ``job`` was just fetched."""
         with self._lock:
             if not self._feeds:
                 self._read_at = self.clock()
@@ -126,10 +123,7 @@ class Tail:
         return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
-        """Whether reading of that job works, that is, its server has answered lately.
-
-        Otherwise viewers get no heartbeats.
-        """
+        """Whether reading of that job works: its server has answered lately. Otherwise viewers get no heartbeats."""
         return self.silent_seconds(ref) < 4 * BLOCK_SECONDS
 
     @property
@@ -388,9 +382,7 @@ def _observe_delay(entry: RawEntry) -> None:
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether the job must be fetched first, because it is new, numbers are missing, or the last answer came
-    too late.
-    """
+    """Whether the job must be fetched first: it is new, numbers are missing, or the last answer came too late."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or not feed.check_at or not in_sequence(entries, after)
 

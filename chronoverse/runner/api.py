@@ -226,10 +226,7 @@ class JobLogStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Publishes the lines that ``text`` completes. Returns the number of characters in ``text``.
-
-        Never waits for the store.
-        """
+        """Publishes the lines that ``text`` completes. Returns its number of characters. Never waits for the store."""
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
             if len(rest) > _MAX_UNFINISHED:

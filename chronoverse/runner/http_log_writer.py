@@ -155,10 +155,7 @@ class HttpLogWriter:
         return answer
 
     def _fits(self, lines: int, runs: int) -> bool:
-        """Whether this many lines and runs fit into one request.
-
-        The service parses at most 20,000 structural characters.
-        """
+        """Whether this many lines and runs fit into one request, which has at most 20,000 structural characters."""
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
 
     def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:

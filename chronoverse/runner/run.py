@@ -159,10 +159,7 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until everything is delivered or ``is_stopped()``, and calls ``show``.
-
-    Waits at most 5 s for a store never reached.
-    """
+    """Waits until all is delivered or ``is_stopped()``, calling ``show``; at most 5 s for a store never reached."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between two checks for a signal, which cannot wake a waiting thread.

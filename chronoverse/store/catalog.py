@@ -221,10 +221,7 @@ class JobCatalog:
         self._on_settings(list_workflows(), "HSET", *fields)
 
     def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:
-        """Message bytes that each workflow stored on ``day`` (days since 1970).
-
-        Only workflows with a quota are counted.
-        """
+        """Message bytes that each workflow stored on ``day`` (days since 1970). Omits workflows without a quota."""
         answers = self._on_settings(workflow_ids, "HMGET", "day", "bytes_today")
         found = {each: _numbers(answer) for each, answer in answers.items() if isinstance(answer, list)}
         return {each: size for each, (its_day, size) in found.items() if its_day == day and size}

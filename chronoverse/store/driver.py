@@ -100,10 +100,7 @@ def read_reply(connection: redis.Connection) -> Any:
 
 
 def take_message(connection: redis.Connection) -> bool:
-    """Passes the next message to its handler. False if there is none.
-
-    Raises the driver's ConnectionError for anything else.
-    """
+    """Passes the next message to its handler. False if there is none. Raises the driver's ConnectionError otherwise."""
     try:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:

@@ -52,10 +52,7 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
 
 
 def is_unlisted(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a foreign job that is not listed.
-
-    Our runners list their jobs, and set both fields.
-    """
+    """Whether ``get_job.lua`` found an unlisted foreign job. Our runners list their jobs, and set both fields."""
     return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 

@@ -271,10 +271,7 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Returns a function that calls :meth:`append_runs`.
-
-        The store is so near that one append at a time is as fast.
-        """
+        """Returns a function that calls :meth:`append_runs`. The store is near: one append at a time is as fast."""
         return partial(self.append_runs, attempt, first, runs)
 
     def _append_args(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:

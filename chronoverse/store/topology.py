@@ -14,10 +14,7 @@ Work = Callable[[redis.Redis], Result]
 
 
 class PoolKind(Enum):
-    """What a client is used for.
-
-    Each kind has its own connections, so that no reader uses up those that others need.
-    """
+    """What a client is used for. Each kind has its own connections, so that no reader uses up those of others."""
 
     #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"
@@ -57,9 +54,7 @@ class Topology:
         return found
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
-        """Calls ``work`` with a client of the workflow's server; if the keys have moved, calls it again for their new
-        server.
-        """
+        """Calls ``work`` with a client of the workflow's server, and again if the keys have moved to another."""
         return work(self._client(self._url, pool))
 
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:

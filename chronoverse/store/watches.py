@@ -22,9 +22,7 @@ _GROUP: Final = "notify"
 
 
 class DeliveryState(NamedTuple):
-    """The state of a watch's deliveries: failures in a row and their start (Unix ms), the last error, the last
-    success.
-    """
+    """The state of a watch's deliveries: failures in a row and since when (Unix ms), the last error and success."""
 
     failures: int = 0
     failing_since_ms: int = 0

@@ -65,10 +65,7 @@ class Result(NamedTuple):
 
 
 class Trial:
-    """A running case.
-
-    After :meth:`run`, ``job`` and ``events`` are the job and its log as the service returned them.
-    """
+    """A running case. After :meth:`run`, ``job`` and ``events`` are the job and its log as the service has them."""
 
     def __init__(
         self, case: Case, command: Sequence[str], target: Target, directory: Path, stop: threading.Event

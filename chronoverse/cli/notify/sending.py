@@ -121,9 +121,7 @@ def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> soc
 
 @contextlib.contextmanager
 def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
-    """Shuts the listed sockets down at the monotonic time ``deadline``, because a socket's timeout applies to each read
-    only.
-    """
+    """Shuts the listed sockets down at the monotonic ``deadline``: a socket's timeout applies to each read only."""
     sockets: list[socket.socket] = []
 
     def shut_down() -> None:

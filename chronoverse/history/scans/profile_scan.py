@@ -75,10 +75,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses that were longer than usual, as JSON. None while that is unknown.
-
-    Raises what ``read`` raises.
-    """
+    """The first three pauses longer than usual, as JSON. None while unknown. Raises what ``read`` raises."""
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]

@@ -49,9 +49,7 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves the application that ``make_app`` makes in each process, on the listening socket 3, until standard input
-    ends.
-    """
+    """Serves the application of ``make_app`` in each process, on listening socket 3, until standard input ends."""
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {

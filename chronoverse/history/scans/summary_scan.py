@@ -55,10 +55,7 @@ def _digest(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SummaryReader:
-    """Finds the contents of summaries in logs that ``read`` reads.
-
-    The processes of a scan server share ``progress``.
-    """
+    """Finds the contents of summaries in logs that ``read`` reads. A scan server's processes share ``progress``."""
 
     read: BatchReader
     hasher: ShapeHasher

@@ -84,10 +84,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged.
-
-    Passes jobs to ``read_ahead`` while the eight jobs before them are still being searched.
-    """
+    """``listed``, unchanged. Passes jobs to ``read_ahead`` while the eight before them are still being searched."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:

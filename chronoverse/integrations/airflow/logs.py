@@ -149,10 +149,7 @@ class RemoteTaskLogs:
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
     def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """Like :meth:`stream`, with the records as one text.
-
-        For versions of Airflow that do not know :meth:`stream`.
-        """
+        """Like :meth:`stream`, with the records as one text. For versions of Airflow without :meth:`stream`."""
         sources, streams = self.stream(relative_path, ti)
         return sources, ["\n".join(stream) for stream in streams] or None
 
@@ -213,10 +210,7 @@ def _lines(client: Client, job: JobRef) -> Iterator[dict[str, Any]]:
 
 
 def _records(client: Client, job: JobRef, lines: Iterator[dict[str, Any]]) -> Generator[str, None, None]:
-    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if they exist.
-
-    Adds a message if not all can be read.
-    """
+    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if they exist. Adds a message on an error."""
     with contextlib.closing(client):
         try:
             for number in itertools.count(2):

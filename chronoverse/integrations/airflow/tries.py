@@ -24,10 +24,7 @@ class TaskTry(NamedTuple):
 
     @property
     def job(self) -> JobRef:
-        """The job that the try is published as.
-
-        If its id would be too long, it ends with a digest instead of the try.
-        """
+        """The job that the try is published as. An id that would be too long ends with a digest, not with the try."""
         number = f"{self.try_number}" if self.map_index < 0 else f"{self.try_number}-{self.map_index}"
         return JobRef(_identifier(self.dag_id), _identifier(self.task_id, self.run_id, number))
 

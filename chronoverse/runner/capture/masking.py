@@ -59,9 +59,7 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """The first position from ``start`` on of what may be an incomplete secret at the end of ``text``; else its
-        length.
-        """
+        """From ``start`` on, where ``text`` may end with the beginning of a secret; else its length."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)

@@ -103,7 +103,7 @@ class PtyProcess:
 
 @contextlib.contextmanager
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
-    """Passes typed input and the window's size to the command within the ``with`` block.
+    """Passes typed input and the window's size to the command in the ``with`` block.
 
     Yields whether Ctrl-C was typed.
     """
@@ -178,10 +178,7 @@ def _size() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _forward_window_size(master: int) -> Iterator[None]:
-    """Keeps the command's terminal at our window's size within the ``with`` block.
-
-    The kernel signals changes to the command.
-    """
+    """Keeps the command's terminal at our window's size in the ``with`` block. The kernel signals changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

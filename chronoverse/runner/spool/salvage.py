@@ -90,10 +90,7 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
 
 
 def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:
-    """The damaged file, or a copy in ``directory`` with the first page of a new file.
-
-    None if it is not a spool file.
-    """
+    """The damaged file, or a copy in ``directory`` with a new file's first page. None if it is not a spool file."""
     with contextlib.suppress(sqlite3.Error):  # its first page may not even be that of a database
         file = SpoolFile(path, is_damaged=True)
         stack.callback(file.close)

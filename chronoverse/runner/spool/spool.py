@@ -373,10 +373,7 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes the safe batches, except for the last ``keep_bytes``.
-
-        If the disk is full, they stay, and the store skips them.
-        """
+        """Removes the safe batches except ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]

@@ -260,9 +260,7 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
-    """Calls :meth:`Connection.begin_long_answer` on the request's socket, if this project's gunicorn worker
-    serves it.
-    """
+    """Calls :meth:`Connection.begin_long_answer` on the request's socket, under this project's gunicorn worker."""
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits or SendLimits(), until)
@@ -286,9 +284,7 @@ def stop_receiving(sock: socket.socket) -> None:
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side and discards unread input, because closing with unread input would reset the
-    connection.
-    """
+    """Closes the sending side and discards unread input, with which closing would reset the connection."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)

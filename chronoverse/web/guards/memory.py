@@ -41,9 +41,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Raises :class:`ShareExceeded` if ``amount`` does not fit, or :class:`AtCapacity` if ``subject`` holds nothing
-        yet.
-        """
+        """Raises :class:`ShareExceeded` if it does not fit, or :class:`AtCapacity` if ``subject`` holds nothing yet."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
@@ -67,10 +65,7 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that reserves memory for more bytes of a body, within the block.
-
-        Raises what ``take`` raises.
-        """
+        """Yields a function that reserves memory for more bytes of a body. Raises what ``take`` raises."""
         short = long = 0
 
         def take(size: int) -> None:
@@ -99,9 +94,7 @@ class UnreadAnswers(Shares):
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts each answer to a valid token until it is sent or dropped, and refuses answers beyond the subject's
-    share.
-    """
+    """Counts each answer to a valid token until it is sent or dropped. Refuses answers beyond the subject's share."""
 
     @app.after_request
     def count_answer(response: Response) -> Response:

@@ -139,10 +139,7 @@ class RecordSorter:
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds records of a resource, or the reason why one is rejected.
-
-        Removes the record numbers from their attributes.
-        """
+        """Adds records of a resource, or why one is rejected. Removes the record numbers from their attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None

@@ -173,10 +173,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response.
-
-    Its headers are set last, because the log of reads uses ``Last-Event-ID`` as the end of an answer.
-    """
+    """A viewer's response. Headers are set last: the log of reads uses ``Last-Event-ID`` as the answer's end."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)

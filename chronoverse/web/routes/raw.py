@@ -90,10 +90,7 @@ class _Download:
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields ``parts`` in small pieces, because gunicorn copies each.
-
-        An error resets the connection: the body is incomplete.
-        """
+        """Yields ``parts`` in small pieces, as gunicorn copies each. An error resets the connection."""
         try:
             for part in parts:
                 for start in range(0, len(part), WRITE_BYTES):

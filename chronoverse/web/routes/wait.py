@@ -242,9 +242,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """The function that consumes the group's frames, unless they contain an event: :meth:`fall_behind` gets
-        those.
-        """
+        """The function that consumes the group's frames. Those with an event go to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod

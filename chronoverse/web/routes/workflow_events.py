@@ -58,10 +58,7 @@ class Snapshots:
         return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
 
     def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
-        """The frames of the jobs, in states not older than change ``cursor``.
-
-        Raises what :func:`newest_jobs` raises.
-        """
+        """The frames of the jobs, in states no older than change ``cursor``. Raises what :func:`newest_jobs` does."""
         with self._locks[wanted]:
             found = self.fresh(wanted)
             if found is None or found.cursor < cursor:

@@ -48,10 +48,7 @@ class BroadcastGroup:
         return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
-        """Adds a member whose viewer is at the group's position or ahead of it.
-
-        Must not be called while the group writes.
-        """
+        """Adds a member whose viewer is at the group's position or ahead. Not to be called while the group writes."""
         viewer, feed = member.viewer, self._feed
         if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False
@@ -92,10 +89,7 @@ class BroadcastGroup:
             feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
-        """Removes a member, and returns True.
-
-        While the group is writing, returns False, and removes the member afterwards.
-        """
+        """Removes a member, and returns True. While the group writes, returns False and removes it afterwards."""
         if self._is_writing:
             self._leaving.append(member)
             return False
