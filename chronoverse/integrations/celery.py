@@ -44,7 +44,7 @@ __all__ = ["TaskLogs", "install"]
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
-#: For so many seconds after a log could not be delivered, the next tasks wait for a quarter of a second only.
+#: Seconds after a failed delivery of a log in which the next tasks wait for only a quarter of a second.
 AWAY_SECONDS: Final = 30.0
 
 _LOGGERS: Final = (logging.getLogger(), task_logger)

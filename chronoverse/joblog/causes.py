@@ -210,7 +210,7 @@ BEFORE: Final = (
     (161, -11, -13),
     (321, -15, -22),
 )
-#: The same for lines after it.
+#: The distances and weights of lines after it.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
 #: Characters of a line that are read, at most. Only the words of an error are looked for in all of it.

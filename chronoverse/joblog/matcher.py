@@ -25,7 +25,7 @@ _EMPTY_MATCHES: Final = 64
 #: Control sequences of a terminal: CSI, and string sequences such as OSC. Each ends at the next ESC: in linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: The same in a JSON string, and some more. A case-sensitive beginning is ten times as fast.
+#: Control sequences in a JSON string, and some more. A case-sensitive beginning is ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'

@@ -107,7 +107,7 @@ def redaction_notice(first: int, last: int) -> str:
 
 
 class LineRenderer:
-    """Turns lines into the text to print. It remembers which stream's partial line is still open."""
+    """Turns lines into the text to print. Remembers which stream's partial line is still open."""
 
     def __init__(
         self, *, timestamps: bool = False, numbers: bool = False, colour: bool = True, raw: bool = False

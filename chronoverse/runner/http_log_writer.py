@@ -32,7 +32,7 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, cou
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0
-#: Bodies of at least so many bytes are compressed, except for this machine. Shorter ones fit into one packet anyway.
+#: Bodies from this size on are compressed, except for this machine. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
 
 

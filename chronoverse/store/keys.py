@@ -22,7 +22,7 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "garbage": "hash",
     "deleted": "string",
 }
-#: The same of a workflow.
+#: The kinds of keys of a workflow, and their types.
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {
     "jobs": "zset",
     "running": "set",

@@ -18,9 +18,9 @@ class PoolKind(Enum):
 
     #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"
-    #: The same for the process's tail reader, for which all viewers wait.
+    #: Repeatable commands of the process's tail reader, for which all viewers wait.
     TAIL = "tail"
-    #: The same for health checks: a busy process must not be taken for a dead one.
+    #: Health checks: a busy process must not look like a dead one.
     HEALTH = "health"
     #: Commands of runners, which are not repeated: their first answer counts.
     APPENDS = "appends"

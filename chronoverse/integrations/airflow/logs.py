@@ -29,7 +29,7 @@ __all__ = ["RemoteTaskLogs"]
 #: Seconds that a task's first line waits at most until its log is open, and its end until its lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
-#: For so many seconds after the service was away, the next tasks of the process wait for a second at their end only.
+#: Seconds after an outage of the service in which the next tasks of the process wait for only a second at their end.
 AWAY_SECONDS: Final = 30.0
 #: The field of the record with which ``plugin`` says how the task has ended: a :class:`Status`.
 END_FIELD: Final = "chronoverse_end"

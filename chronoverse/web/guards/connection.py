@@ -28,8 +28,8 @@ from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: A connection that made progress less than that many seconds ago is not closed to make room. A healthy client has sent
-#: its request by then.
+#: Seconds after its last progress in which a connection is not closed to make room. A healthy client has sent its
+#: request by then.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10

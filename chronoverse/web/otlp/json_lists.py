@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest
 
 from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 
-#: Maximum brackets outside of strings. Finding so many takes 0.2 s, in slices.
+#: Maximum brackets outside of strings. Finding this number takes 0.2 s, in slices.
 _MAX_BRACKETS: Final = 500_000
 
 #: A bracket; or a whole object with nothing but texts, numbers and such objects in it, as most are.
