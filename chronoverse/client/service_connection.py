@@ -6,6 +6,7 @@ Does without urllib3, whose import would add 60 ms to every command.
 import contextlib
 import copy
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -64,6 +65,9 @@ class ServiceConnection:
     ) -> None:
         self._idle: list[HTTPConnection] = []
         self._pipeline: Pipeline | None = None
+        #: The thread whose requests are on the pipeline.
+        self._owner = 0
+        self._lock = threading.Lock()
         self.url: Final = url.rstrip("/")
         self._token = token
         self._tls = tls_context(ca_file)
@@ -78,7 +82,7 @@ class ServiceConnection:
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
-        twin._idle, twin._pipeline, twin._token = [], None, token
+        twin._idle, twin._pipeline, twin._token, twin._lock = [], None, token, threading.Lock()
         return twin
 
     def close(self) -> None:
@@ -145,36 +149,42 @@ class ServiceConnection:
 
         The returned functions must be called in the order of sending.
 
-        Each waits for the answer's body, raises the error of a refusal, and returns None if the connection was lost and
-        the request must be sent again.
+        Each waits for the answer's body, raises the error of a refusal, and returns None if the request must be sent
+        again: the connection was lost, or another thread waits for answers on it.
         """
-        token = self._token() if callable(self._token) else self._token
+        token, thread = self._token() if callable(self._token) else self._token, threading.get_ident()
         try:
-            pipeline = self._pipeline = self._pipeline or Pipeline(self.url, self._tls, self._connect_seconds)
+            with self._lock:
+                if self._pipeline and self._pipeline.unanswered and self._owner != thread:
+                    return lambda: None
+                pipeline = self._pipeline = self._pipeline or Pipeline(self.url, self._tls, self._connect_seconds)
+                self._owner, number = thread, pipeline.begin()
             pipeline.sock.settimeout(self._read_seconds)
-            number = pipeline.send(path, _with_token(headers, token), body)
+            pipeline.send(path, _with_token(headers, token), body)
         except CONNECTION_ERRORS:
-            self._end_pipeline()
+            self._end_pipeline(thread)
             return lambda: None
 
         def receive() -> bytes | None:
             try:
                 response, answer = pipeline.receive(number)
             except CONNECTION_ERRORS:
-                self._end_pipeline()
+                self._end_pipeline(thread)
                 return None
             if response.status != 200 or response.will_close:
-                self._end_pipeline()
+                self._end_pipeline(thread)
             if response.status != 200:
                 raise _refusal(response, answer)
             return answer
 
         return receive
 
-    def _end_pipeline(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+    def _end_pipeline(self, thread: int | None = None) -> None:
+        """Closes the pipeline, if it is the thread's."""
+        with self._lock:
+            if self._pipeline is not None and thread in (None, self._owner):
+                self._pipeline.close()
+                self._pipeline = None
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -209,13 +219,21 @@ class Pipeline:
         self._answers = _Answers(self.sock)
         self._sent = self._received = 0
 
-    def send(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Sends a POST. Returns the number to pass to :meth:`receive`."""
+    @property
+    def unanswered(self) -> int:
+        """How many requests wait for their answers."""
+        return self._sent - self._received
+
+    def begin(self) -> int:
+        """Counts a request, which :meth:`send` sends next. Returns the number to pass to :meth:`receive`."""
+        self._sent += 1
+        return self._sent
+
+    def send(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Sends a POST."""
         head = {"Host": self._host, **headers, "Content-Length": len(body)}
         lines = [f"POST {self._base}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-        self._sent += 1
-        return self._sent
 
     def receive(self, number: int) -> tuple[HTTPResponse, bytes]:
         """The next answer, which must be that to request ``number``. Raises :data:`CONNECTION_ERRORS`."""

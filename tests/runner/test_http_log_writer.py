@@ -6,6 +6,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -503,3 +504,16 @@ def test_a_twin_sends_ahead_on_a_connection_of_its_own(writer: HttpLogWriter) ->
     assert [answer() for answer in reversed(answers)] == [2, 2]
     assert twins[0]._service is not twins[1]._service
     twins[1].close()
+
+
+def test_threads_share_a_writer(writer: HttpLogWriter) -> None:
+    """While one waits for answers, another thread's append is sent on another connection."""
+    runs = [LineRun(TIMESTAMP, "stdout", False, [b"one"])]
+    one, other = (writer.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()) for _ in range(2))
+    waiting = writer.append_ahead(one, 1, runs)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: writer.append_ahead(other, 1, runs)()).result(SOON) == 2
+        pipeline = writer._service._pipeline
+        assert waiting() == 2
+        assert pool.submit(lambda: writer.append_ahead(other, 2, runs)()).result(SOON) == 3
+    assert writer._service._pipeline is pipeline
