@@ -248,7 +248,9 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
     names = "async (module) => Object.keys(await import(module)).sort()"
     with browser.new_page() as page:
         page.goto(f"{origin}/index.html")
-        assert page.evaluate(names, module) == [*ERRORS, "end", "follow", "followWorkflow", "get", "page", "wait"]
+        watches = ["deleteWatch", "putWatch", "testWatch", "watches"]
+        expected = sorted([*ERRORS, *watches, "end", "follow", "followWorkflow", "get", "page", "wait"])
+        assert page.evaluate(names, module) == expected
         page.goto(f"{origin.replace('127.0.0.1', 'localhost')}/index.html")
         with pytest.raises(Error, match="Failed to fetch dynamically imported module"):
             page.evaluate(names, module)

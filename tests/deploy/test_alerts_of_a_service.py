@@ -205,7 +205,7 @@ def test_an_archiver_that_fails_and_one_that_is_stopped(
 
     failing = archiver.alert("warning", "the archiver of {} keeps failing: NotALog", kind="NotALog")
     both = history({**well, **archives}, {**alone, **ended})
-    missing = target.alert("critical", "{} has an archive, and no archiver works for it")
+    missing = target.alert("critical", "{} has an archive, but no archiver")
     check(
         tmp_path,
         # A minute after the last error. Two minutes after it, the alert ends.
@@ -232,8 +232,8 @@ def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, service
     wait_until(lambda: target.value("store_denied") > 0, START_SECONDS, "the store was asked", SCRAPE_SECONDS)
     after = target.scrape()
 
-    may_evict = target.alert("critical", "the store of {} may throw logs away: its maxmemory-policy is not noeviction")
-    denies = target.alert("warning", "the store of {} denies somebody commands, keys or a log-in; ACL LOG says whom")
+    may_evict = target.alert("critical", "the store of {} may evict logs: its maxmemory-policy is not noeviction")
+    denies = target.alert("warning", "the store of {} denies commands, keys or logins; see ACL LOG")
     check(
         tmp_path,
         fires("ChronoverseStoreMayEvict", history(before, after), may_evict),
@@ -334,8 +334,9 @@ def test_an_archive_that_came_back_empty(server: RedisServer, tmp_path: Path) ->
         command("archive", "--confirm-store")
         with archiving(tmp_path, server.url, bucket) as (_, archiver):
             confirmed = archiver.scrape()
-    gone = "the archive was emptied or is not that of the store; the archiver of {} deletes nothing any more"
-    asked = "archived lines that readers of {} asked for are missing or damaged"
+    gone = "the archive was emptied, or belongs to another store; "
+    gone += "the archiver of {} deletes nothing until this is confirmed"
+    asked = "readers of {} requested archived lines that are missing or damaged"
     check(
         tmp_path,
         fires("ChronoverseArchiveLost", history(before, after), archiver.alert("critical", gone)),

@@ -251,7 +251,7 @@ def test_damaged_lines_are_named_where_they_are(
     assert main(["deliver", "--print", str(path)]) == DATA
     out, err = capsys.readouterr()
     assert out.splitlines() == ["a", "b", "c"]
-    damage = f"chronoverse: {path} is damaged: lines 3 to 3, what follows line 4 cannot be read"
+    damage = f"chronoverse: {path} is damaged: lines 3 to 3, everything after line 4 cannot be read"
     assert err.splitlines() == ["--- line 3 is gone (lost) ---", damage]
 
 
@@ -331,7 +331,7 @@ def test_the_beginning_of_a_truncated_file_is_taken(
     numbers = [int(line) for line in out.splitlines()]
     assert numbers == list(range(len(numbers)))
     assert (share - 0.2) * LARGE <= len(numbers) < LARGE
-    assert err.endswith(f"chronoverse: {path} is damaged: what follows line {len(numbers)} cannot be read\n")
+    assert err.endswith(f"chronoverse: {path} is damaged: everything after line {len(numbers)} cannot be read\n")
     # With most pages, the state is there, and says how many lines there were.
     assert err.startswith((f"--- lines {len(numbers) + 1}-{LARGE} are gone (lost) ---\n", "chronoverse: "))
 
