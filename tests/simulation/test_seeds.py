@@ -15,7 +15,7 @@ pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not 
 
 #: Simulations at a time. Each is a process.
 AT_ONCE: Final = 2
-SECONDS: Final = 60.0
+SECONDS: Final = 30.0
 #: The smallest plans that have failed.
 FAILED: Final[tuple[Plan, ...]] = (small(61),)
 

@@ -34,7 +34,7 @@ WORKFLOW: Final = "wf_live"
 #: Quiet moments, steps of each of two writers before one, and seeds.
 SIZES: Final = [
     pytest.param(2, 60, 1, id="few"),
-    *[pytest.param(12, 150, seed, id=f"many-{seed}", marks=pytest.mark.long) for seed in range(3)],
+    *[pytest.param(6, 150, seed, id=f"many-{seed}", marks=pytest.mark.long) for seed in range(2)],
 ]
 
 
