@@ -4,6 +4,7 @@ It needs namespaces of its own for processes, mounts and the network (:data:`NAM
 whole of ``/etc``, and nothing of it is left afterwards.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -107,8 +108,13 @@ def follow(directory: Path, wheels: Path, provider: Provider, variables: dict[st
     assert httpx.post("http://127.0.0.1:8000/v1/logs", json={}).status_code == 401
 
     # The notifier may read the store as the service's user.
-    metrics = httpx.get("http://127.0.0.1:8003/metrics").text
-    assert re.search(r"^chronoverse_notify_last_step_timestamp_seconds [1-9]", metrics, re.MULTILINE), logs
+    def has_stepped() -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            metrics = httpx.get("http://127.0.0.1:8003/metrics").text
+            return bool(re.search(r"^chronoverse_notify_last_step_timestamp_seconds [1-9]", metrics, re.MULTILINE))
+        return False
+
+    wait_until(has_stepped, PATIENCE_SECONDS, f"the notifier works\n{logs}")
 
     # There is no Grafana here. What it would read is at least YAML.
     provisioned = [yaml.safe_load(path.read_text()) for path in Path("/etc/grafana/provisioning").glob("*/*.yaml")]

@@ -258,6 +258,7 @@ def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> No
     empty = "return redis.call('DEL', unpack(redis.call('KEYS', ARGV[1])))"
     ask_all(job.url, [("EVAL", empty, "0", f"chronoverse:{{{job.workflow_id}}}:*")])
     # The job, and the settings of its workflow.
-    assert [each.problem for each in import_jobs(site.store, site.objects, 0) if not each.known] == ["", ""]
+    found = [each for each in import_jobs(site.store, site.objects, 0) if not each.known]
+    assert [each.problem for each in found] == ["", ""], found
     assert catalog.settings(workflow_ids)[job.workflow_id].own == saved
     check(site, job, log, data)
