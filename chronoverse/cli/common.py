@@ -350,7 +350,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
 @contextlib.contextmanager
 def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
-    """Adds similar ids to a :class:`JobNotFound` of the ``with`` block, which must be about this job."""
+    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, which may ask only about this job."""
     from chronoverse.client.near import explain_not_found
 
     try:

@@ -161,11 +161,10 @@ def stored_lines(
     tail: int | None,
     **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier,
-    and to number ``last``.
+    """The log's current lines, from the first at or after ``since`` to the last at or before ``until``.
 
-    ``tail`` and ``start`` (an offset and a stream) narrow that down. All lines in between are printed, even if the
-    clock went back.
+    ``last`` is the highest number. ``tail`` and ``start`` (an offset and a stream) narrow that down. All lines in
+    between are printed, even if the clock went back.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1

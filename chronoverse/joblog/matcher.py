@@ -192,7 +192,7 @@ class Matcher:
 
     @cached_property
     def _empty_matches(self) -> Any:
-        """A pattern that skips a number of characters, before the text's end, if the query has an empty match at each.
+        """A pattern that steps over several characters at once, if the query matches the empty text at each of them.
 
         None if it would be too large.
         """
