@@ -57,6 +57,13 @@ class Snapshots:
         found = self._made.get(wanted)
         return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
 
+    def within(self, kept: range, wanted: WantedJobs) -> Snapshot | None:
+        """A fresh one of a change that is ``kept``. A later one is forgotten: the store may have lost its jobs."""
+        found = self.fresh(wanted)
+        if found and found.cursor >= kept.stop:
+            self._made.pop(wanted, None)
+        return found if found and found.cursor in kept else None
+
     def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
         """The frames of the jobs, in states no older than change ``cursor``. Raises what :func:`newest_jobs` does."""
         with self._locks[wanted]:
@@ -114,8 +121,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if given is not None and given in kept:
             after = given
         else:
-            found = snapshots.fresh(jobs)
-            after = found.cursor if found and found.cursor in kept else state.last
+            found = snapshots.within(kept, jobs)
+            after = found.cursor if found else state.last
             opening = b"" if given is None else RESET_FRAME
         if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)

@@ -187,6 +187,28 @@ def test_a_store_that_has_lost_its_changes(
     open_workflow("", "1").wait_for(b"event: reset").wait_for(b"job_2")
 
 
+def test_jobs_that_the_store_has_lost_are_not_sent_again(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
+) -> None:
+    """Nor to a client that comes just after they were read for another one: no change would ever correct them."""
+    store.register(JobRef(workflow, "job_1"))
+    with redis.Redis.from_url(redis_server.url) as raw:
+        saved = {key: raw.dump(key) for key in raw.scan_iter(f"chronoverse:{{{workflow}}}:*")}
+        store.register(JobRef(workflow, "job_2"))
+        open_workflow().wait_for(b"\n\nid: 2\n\n").close()
+        for key in raw.scan_iter(f"chronoverse:{{{workflow}}}:*"):
+            raw.delete(key)
+        for key, value in saved.items():
+            raw.restore(key, 0, value)
+        # More than any worker knows, so that the store is asked.
+        older = open_workflow("", "3").wait_for(b"event: reset").wait_for(b"\n\nid: 1\n\n")
+        assert told(older) == [(None, "job_1", "PENDING")]
+        older.close()
+        raw.delete(*saved)
+    empty = open_workflow("", "3").wait_for(b"event: reset").wait_for(b"\n\nid: 0\n\n")
+    assert told(empty) == []
+
+
 def test_a_store_that_may_have_lost_changes(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
