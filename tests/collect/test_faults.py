@@ -229,8 +229,9 @@ def summary(jobs: Jobs, job: str = JOB) -> list[str | Gap]:
     return [each.message if isinstance(each, Line) else each for each in jobs.entries(WORKFLOW, job)]
 
 
-@pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
-@pytest.mark.parametrize("is_running", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("has_state", [True, False])
+@pytest.mark.parametrize("is_running", [True, False])
 def test_a_lost_job_is_continued_by_another(
     agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_lost_job_is_continued_by_another(
     assert summary(jobs, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
 
 
+@pytest.mark.long
 def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
     agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
 ) -> None:

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 #: Each has a watch.
 SHARDS = tuple("abcdefgh")
 #: The ends, and how often a notifier is killed. With all of them the store restarts, too.
-SIZES = [pytest.param(48, 2, id="few"), pytest.param(1_000, 20, id="many", marks=pytest.mark.long)]
+SIZES = [pytest.param(48, 2, id="few"), pytest.param(1_000, 20, id="many")]
 
 
 def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
@@ -40,6 +40,7 @@ def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 @pytest.mark.parametrize(("ends", "kills"), SIZES)
 def test_each_end_is_told_through_kills(tmp_path: Path, ends: int, kills: int) -> None:
     chance = random.Random(48)

@@ -201,7 +201,7 @@ def test_lines_of_another_runner_are_not_overwritten(
 def test_a_runner_that_died_had_sent_more_than_its_file_has(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
     """Its newest lines were only in memory and in the store. The next runner of the job continues after them."""
     spool = Spool(room)
-    publisher = Publisher(lambda: store, JOB, spool, print)
+    publisher = Publisher(lambda: store, JOB, spool, print, lease_seconds=3)
     publisher.start(SOON)
     for text, spills in (("in the file", True), ("in memory", False)):
         spool.force_spill(spills)
