@@ -125,7 +125,7 @@ class ContainerLog:
         self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
         #: Lines of the files that the log has already. None until that is known.
         self._skip: int | None = None
-        self._search: _Search | None = None
+        self._search: _PlaceSearch | None = None
         self._is_ending = False
         self._checkpoint_at = self._retry_at = 0.0
         self._save(token=self._spool.state["token"])
@@ -223,11 +223,11 @@ class ContainerLog:
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self.started)
         return began is None or started is None or began >= started + START_SECONDS
 
-    def _searched(self, now: float) -> "_Search | None":
+    def _searched(self, now: float) -> "_PlaceSearch | None":
         """Continues the search for the log's last lines in the files. None while it waits."""
         if self._search is None or (self._search.error and now >= self._retry_at):
             start = self._saved if self._is_found and "next" in self._saved else {}
-            self._search, self._retry_at = _Search(self.job, self.around, start), now + RETRY_SECONDS
+            self._search, self._retry_at = _PlaceSearch(self.job, self.around, start), now + RETRY_SECONDS
             self._rewind(start)
         search = self._search
         if search.last is None or search.is_done:
@@ -276,7 +276,7 @@ class ContainerLog:
         self._finish()
         return False
 
-    def _continue(self, search: "_Search") -> None:
+    def _continue(self, search: "_PlaceSearch") -> None:
         """Publishes the lines that a LOST job lacks as another job, whose id ends with its first line's number."""
         last = search.last[-1].sequence_num if search.last else 0
         saved = {"position": self._files.position(), **search.start, "next": 1 - search.published}
@@ -360,7 +360,7 @@ class ContainerLog:
         self._files.close()
 
 
-class _Search:
+class _PlaceSearch:
     """Compares the files' lines with the last ones of a job's log, which it asks for in a thread.
 
     Finds out how many lines of the files were ``published`` from ``start`` on (a checkpoint, or empty for the
