@@ -2,6 +2,7 @@
 that is away half of the time. Each end is told, under one id.
 """
 
+import contextlib
 import os
 import random
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from chronoverse.errors import StoreError
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
@@ -49,20 +51,24 @@ def test_each_end_is_told_through_kills(tmp_path: Path, ends: int, kills: int) -
         Receiver() as receiver,
     ):
         store = Store(server.url)
+        watches: list[Watch] = []
         for shard in SHARDS:
             rest: dict[str, Any] = {"url": receiver.url, "secret": "whsec_" + "a" * 32, "label": (("shard", shard),)}
-            watch = Watch(workflow_id="wf", watch_id=shard, on="end", status=("COMPLETED", "FAILED"), **rest)
-            store.watches.put(watch)
+            watches.append(Watch(workflow_id="wf", watch_id=shard, on="end", status=("COMPLETED", "FAILED"), **rest))
+            store.watches.put(watches[-1])
         log = tmp_path / "notify.log"
         processes = [start(server.url, tmp_path, log) for _ in range(2)]
         done = threading.Event()
 
         def toggle() -> None:
-            """Half of the time nobody listens."""
+            """Half of the time nobody listens. A few failures in a row are a pause of minutes, which is cut short."""
             while not done.wait(0.7):
                 receiver.stop()
                 done.wait(0.7)
                 receiver.start()
+                with contextlib.suppress(StoreError):
+                    for watch in watches:
+                        store.watches.retry(watch)
 
         toggling = threading.Thread(target=toggle)
         toggling.start()
