@@ -1,8 +1,9 @@
-"""Notes which functions of ``chronoverse/`` the tests of each file call, also in the processes that they start.
+"""Notes which functions of ``chronoverse/`` each test calls, also in the processes that it starts.
 
 ``bench/mutants.py`` copies it to ``sitecustomize.py`` and names it to pytest as a plugin. It appends to the file that
-``MUTANTS_CALLS`` names, in lines of three fields: a test file, a module and the first line of a function; or ``took``,
-a test file and seconds; or ``failed``, a test file and a test.
+``MUTANTS_CALLS`` names, in lines of three fields: a test, a module and the first line of a function, with the test's
+file for calls in other processes; or ``took``, a test and seconds; or ``failed``, a test and nothing.
+With ``MUTANTS_TESTS`` the run has only the tests that this file names, in its order.
 
 PYTEST_DONT_REWRITE
 """
@@ -36,12 +37,10 @@ def trace(frame: Any, event: str, argument: object) -> None:
 
 
 def pytest_runtest_setup(item: Any) -> None:
-    """Notes the file of the test that begins."""
+    """Notes the test that begins."""
     global test
-    name = item.nodeid.partition("::")[0]
-    if name != test:
-        test = os.environ["MUTANTS_TEST"] = name
-        seen.clear()
+    test, os.environ["MUTANTS_TEST"] = item.nodeid, item.nodeid.partition("::")[0]
+    seen.clear()
     # A test that lets every call fail, or traces for itself, may have ended it.
     if OUTPUT:
         sys.settrace(trace)
@@ -49,17 +48,24 @@ def pytest_runtest_setup(item: Any) -> None:
 
 def pytest_runtest_teardown(item: Any, nextitem: Any) -> None:
     """Ends what the files share, so each has servers of its own."""
-    if nextitem is None or nextitem.path != item.path:
+    if OUTPUT and (nextitem is None or nextitem.path != item.path):
         item.session._setupstate.teardown_exact(None)
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Leaves only the tests that were asked for, in their order."""
+    if "MUTANTS_TESTS" in os.environ:
+        with open(os.environ["MUTANTS_TESTS"], encoding="utf-8") as names:
+            places = {name: place for place, name in enumerate(names.read().splitlines())}
+        items[:] = sorted((item for item in items if item.nodeid in places), key=lambda item: places[item.nodeid])
 
 
 def pytest_runtest_logreport(report: Any) -> None:
     """Notes how long a test takes, and whether it fails without a defect."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        name = report.nodeid.partition("::")[0]
-        note("took", name, report.duration)
+    if OUTPUT and "PYTEST_XDIST_WORKER" in os.environ:
+        note("took", report.nodeid, report.duration)
         if report.failed:
-            note("failed", name, report.nodeid)
+            note("failed", report.nodeid, "")
 
 
 if OUTPUT:

@@ -4,10 +4,12 @@
     make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live"
 
 cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA`, :data:`SCRIPT` and removed
-statements are added. The whole default run comes first: :mod:`bench.calls` notes which functions each test file calls.
-For each defect then the files that call its function run, those of its package first, until a test fails.
+statements are added. The whole default run comes first: :mod:`bench.calls` notes which functions each test calls.
+For each defect then the tests that call its function run until one fails: those of its package first, the fastest
+files first. A survivor has survived up to :data:`CHOSEN_SECONDS` of such tests.
 Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
-:data:`EQUIVALENT` are left out.
+:data:`EQUIVALENT` are left out, and not planted are: log messages, ``__repr__``, and the numbers of constants, which
+tests read by their names.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import signal
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -32,9 +34,17 @@ import cosmic_ray.plugins
 
 ROOT: Final = Path(__file__).parents[1]
 #: Seconds for the tests of one defect. A defect that makes tests hang counts as found.
-TEST_SECONDS: Final = 400
-#: Test files run until they take so many seconds without a defect, as they were noted.
-CHOSEN_SECONDS: Final = 240.0
+TEST_SECONDS: Final = 240
+#: Test files run until they take so many seconds without a defect, as they were noted; the first ones, in a run of
+#: their own without the import of the others, until they take the first number.
+CHOSEN_SECONDS: Final = (8.0, 60.0)
+#: What decides: the files that defects are planted in, unless others are named.
+DECIDES: Final = (
+    *("joblog/", "auth/rights", "auth/tokens", "store/replies", "store/scripts", "history/"),
+    *("archive/codec", "archive/manifest", "archive/importing", "archive/redaction"),
+    *("live/feed", "live/tail", "live/viewer", "live/replay", "web/guards", "web/otlp", "web/routes/wait"),
+    *("runner/spool", "runner/publisher"),
+)
 #: Where the tests are that come first for a defect, if not in the folder of ``tests/`` with the package's name.
 NEAR: Final = {
     "store/scripts": ["store", "archive", "live"],
@@ -118,15 +128,25 @@ class Defect(NamedTuple):
 
 def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
     """Where each defect is, its operator, and which of the operator's defects in the file it is."""
+    unseen, constants = set[int](), set[int]()
+    for node in ast.walk(ast.parse(source)):
+        lines = range(getattr(node, "lineno", 0), getattr(node, "end_lineno", 0) + 1)
+        if (isinstance(node, ast.FunctionDef) and node.name == "__repr__") or (
+            isinstance(node, ast.Expr) and re.match(r"_?log(ger)?\.", ast.unparse(node))
+        ):
+            unseen.update(lines)
+        elif isinstance(node, ast.AnnAssign) and "Final" in ast.unparse(node.annotation):
+            constants.update(lines)
     nodes = [*cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source))]
     for name in sorted(cosmic_ray.plugins.operator_names()):
         if not LEFT_OUT.search(name):
             operator = cosmic_ray.plugins.get_operator(name)()
             places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
-            yield from ((place, name, number) for number, place in enumerate(places))
+            left_out = unseen | constants if name.startswith("core/Number") else unseen
+            yield from ((place, name, at) for at, place in enumerate(places) if place[0] not in left_out)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.AugAssign | ast.Delete) or (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and node.lineno not in unseen
         ):
             yield (node.lineno, node.col_offset), "remove", node.end_lineno or node.lineno
 
@@ -152,7 +172,7 @@ def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: st
         at += len(line)
 
 
-def choose(seed: int, size: int, words: list[str]) -> list[Defect]:
+def choose(seed: int, size: int, words: Sequence[str]) -> list[Defect]:
     """``size`` places of all, each with one of its defects."""
     choice = random.Random(seed)
     places: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
@@ -185,57 +205,67 @@ class Calls:
     """What :mod:`bench.calls` has noted."""
 
     def __init__(self, notes: str) -> None:
-        self._tests: dict[tuple[str, int], set[str]] = {}
-        self._seconds = Counter[str]()
-        self.failed: list[str] = []
+        self._callers: dict[tuple[str, int], set[str]] = {}
+        self._files: dict[str, dict[str, float]] = {}
+        failed = set[str]()
         for first, second, third in (line.split("\t") for line in notes.splitlines()):
             if first == "took":
-                self._seconds[second] += float(third)  # type: ignore[assignment]
+                tests = self._files.setdefault(second.partition("::")[0], {})
+                tests[second] = tests.get(second, 0.0) + float(third)
             elif first == "failed":
-                self.failed.append(third)
+                failed.add(second)
             else:
-                self._tests.setdefault((second, int(third)), set()).add(first)
+                self._callers.setdefault((second, int(third)), set()).add(first)
+        for tests in self._files.values():
+            for name in failed & set(tests):
+                del tests[name]
 
-    def tests(self, defect: Defect) -> list[str]:
-        """The test files to run."""
+    def tests(self, defect: Defect) -> list[list[str]]:
+        """The tests to run, in one or two runs."""
         folder = str(Path(defect.path).parent)
         near = next((names for start, names in NEAR.items() if folder.startswith(start)), [folder.partition("/")[0]])
-        calling = set(self._seconds)
+        calling = set(self._files)
         if defect.path.endswith(".py"):
-            calling = set()
             starts = [
                 min([node.lineno, *(each.lineno for each in node.decorator_list)])
                 for node in ast.walk(ast.parse((ROOT / "chronoverse" / defect.path).read_text("utf-8")))
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 if node.lineno <= defect.line <= (node.end_lineno or 0)
             ]
-            for (path, line), names in self._tests.items():
+            calling = set()
+            for (path, line), names in self._callers.items():
                 if path == defect.path and line == max(starts, default=line):
                     calling |= names
             # A process with an environment of its own notes nothing.
-            calling = calling or {name for name in self._seconds if name.split("/")[1] in near}
+            calling = calling or {name for name in self._files if name.split("/")[1] in near}
+        chosen = {
+            file: {name: seconds for name, seconds in tests.items() if {file, name} & calling}
+            for file, tests in self._files.items()
+        }
 
         def order(name: str) -> tuple[int, float]:
             package = name.split("/")[1]
-            return near.index(package) if package in near else len(near), self._seconds[name]
+            return near.index(package) if package in near else len(near), sum(chosen[name].values())
 
-        chosen, seconds = [], 0.0
-        for name in sorted(calling, key=order):
-            if seconds < CHOSEN_SECONDS:
-                chosen.append(name)
-                seconds += self._seconds[name]
-        return chosen
+        runs: list[list[str]] = [[], []]
+        seconds = 0.0
+        for name in sorted(filter(chosen.get, chosen), key=order):
+            for test, took in sorted(chosen[name].items(), key=lambda item: item[1] > 5):
+                seconds += took
+                if seconds < CHOSEN_SECONDS[1]:
+                    runs[seconds > CHOSEN_SECONDS[0]].append(test)
+        return [*filter(None, runs)]
 
 
 def run_tests(tree: Path, python: str, *arguments: str, **environ: str) -> bool:
     """Whether a test fails in ``tree``."""
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "sitecustomize", *arguments]
     environ = os.environ | {"PYTHONPATH": str(tree)} | environ
     with subprocess.Popen(
         command, cwd=tree, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            return process.wait(TEST_SECONDS) != 0
+            return process.wait(None if arguments == () else TEST_SECONDS) != 0
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             return True
@@ -248,6 +278,7 @@ def copy_tree(directory: Path) -> None:
         if (ROOT / name).is_file():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_bytes((ROOT / name).read_bytes())
+    (directory / "sitecustomize.py").write_bytes((ROOT / "bench/calls.py").read_bytes())
 
 
 def main() -> None:
@@ -255,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sample", type=int, default=120)
-    parser.add_argument("--words", nargs="*", default=[], help="only files whose paths contain one of these")
+    parser.add_argument("--words", nargs="*", default=DECIDES, help="only files whose paths contain one of these")
     parser.add_argument("--list", action="store_true", help="run no tests; print the diffs of all")
     parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests")
     parser.add_argument("--calls", type=Path, default=ROOT / ".mutants/calls", help="kept from run to run")
@@ -268,23 +299,26 @@ def main() -> None:
             copy_tree(Path(directory, str(number)))
             trees.put(Path(directory, str(number)))
         if not (asked.list or asked.calls.exists()):
-            recorder = trees.get() / "sitecustomize.py"
-            recorder.write_bytes((ROOT / "bench/calls.py").read_bytes())
-            run_tests(recorder.parent, asked.python, "-p", "sitecustomize", MUTANTS_CALLS=str(asked.calls))
-            recorder.unlink()
-            trees.put(recorder.parent)
+            tree = trees.get()
+            run_tests(tree, asked.python, MUTANTS_CALLS=str(asked.calls.absolute()))
+            trees.put(tree)
         calls = Calls("" if asked.list else asked.calls.read_text("utf-8"))
 
         def judge(defect: Defect) -> tuple[Defect, list[str], bool]:
             clean = (ROOT / "chronoverse" / defect.path).read_text("utf-8")
             diff = [*difflib.unified_diff(clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
-            tests = [] if asked.list else calls.tests(defect)
-            if not tests:
+            runs = [] if asked.list else calls.tests(defect)
+            if not runs:
                 return defect, diff, False
             tree = trees.get()
             (tree / "chronoverse" / defect.path).write_text(defect.text, "utf-8")
-            skipped = [f"--deselect={name}" for name in calls.failed]
-            is_found = run_tests(tree, asked.python, "-x", "-n0", *skipped, *tests)
+            is_found = False
+            for tests in runs:
+                (tree / "tests.txt").write_text("\n".join(tests), "utf-8")
+                files = dict.fromkeys(name.partition("::")[0] for name in tests)
+                is_found = is_found or run_tests(
+                    tree, asked.python, "-x", "-n0", *files, MUTANTS_TESTS=str(tree / "tests.txt")
+                )
             (tree / "chronoverse" / defect.path).write_text(clean, "utf-8")
             trees.put(tree)
             return defect, diff, is_found
