@@ -1,6 +1,8 @@
 """Chunks: their records and their bytes; and the object store in files."""
 
 import hashlib
+import random
+import struct
 import subprocess
 from pathlib import Path
 
@@ -18,17 +20,18 @@ from chronoverse.archive.codec import (
 )
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
-from chronoverse.joblog.chunk import MAX_FRAME_BYTES, Chunk, object_name
-from chronoverse.joblog.entries import RawEntry, read_entries
-from chronoverse.joblog.model import End, JobRef
+from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, object_name
+from chronoverse.joblog.entries import Entry, RawEntry, read_entries
+from chronoverse.joblog.model import TIMESTAMP, End, Gap, JobRef, Line
 from tests.support.tools import tool
 
 JOB = JobRef("wf_1", "job_1")
+NOW = "2026-03-03T10:00:05.123Z"
 
 
 def raw(number: int, message: str, *more: bytes) -> RawEntry:
     """A line as the store returns it."""
-    fields = [b"timestamp", b"2026-03-03T10:00:05.123Z", b"message", message.encode(), b"stream", b"stderr", *more]
+    fields = [b"timestamp", NOW.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 
 
@@ -50,66 +53,168 @@ def build_chunk(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
     return builder.finish()
 
 
-def test_a_chunk_has_all_entries_of_the_log_but_the_last() -> None:
-    """Lines, gaps and entries out of sequence. The terminal entry stays in the store."""
-    chunk, data = build_chunk(ENTRIES)
-    assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
-    (frame,) = chunk.frames
-    assert not frame.plain
-    entries = list(map(decode_entry, frame_text(frame, data).splitlines()))
-    assert entries == [entry for entry in read_entries(ENTRIES, 0) if not isinstance(entry, End)]
+def random_entries(choice: random.Random, first: int) -> list[RawEntry]:
+    """Some 60 entries from line ``first`` on: lines at several times, gaps, lost lines and entries out of sequence."""
+    entries: list[RawEntry] = []
+    number = first
+    for _ in range(60):
+        kind = choice.randrange(12)
+        if kind == 0 and number > first:
+            entries.append((b"%d-%d" % (number - 1, len(entries) + 1), [b"message", b"stray"]))
+            continue
+        if kind == 1:
+            entries.append((b"%d-0" % (number + 2), [b"event", b"lost", b"from", b"%d" % (number + 1)]))
+            number += 3
+            continue
+        number += kind == 2
+        time = choice.choice([b"2026-03-03T10:00:0%d.123Z" % choice.randrange(10)] * 30 + [b"soon"])
+        fields = [b"timestamp", time, b"message", b"x" * choice.randrange(40), b"stream", b"stdout"]
+        entries.append((b"%d-0" % number, fields))
+        number += 1
+    if choice.randrange(2):
+        entries.append((b"%d-0" % number, [b"event", b"end", b"status", b"COMPLETED"]))
+    return entries
 
 
-def test_frames_can_be_read_alone() -> None:
-    """Each frame has the lines whose numbers its record has."""
-    chunk, data = build_chunk([raw(number, f"line {number} " + "x" * 100) for number in range(1, 20_001)])
-    assert len(chunk.frames) > 10
-    assert [frame.first for frame in chunk.frames[1:]] == [frame.last + 1 for frame in chunk.frames[:-1]]
-    for frame in chunk.frames:
-        assert frame.plain
-        assert frame.earliest == frame.latest == "2026-03-03T10:00:05.123Z"
-        text = frame_text(frame, data)
-        numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
-        assert numbers == list(range(frame.first, frame.last + 1))
-    assert text_sha256(chunk, data) == chunk.sha256
+def times_of(lines: list[bytes]) -> tuple[str, str]:
+    """What a frame should say of the times of these lines."""
+    times = [each.timestamp for each in map(decode_entry, lines) if isinstance(each, Line)]
+    return (min(times), max(times)) if times and all(map(TIMESTAMP.fullmatch, times)) else ("", "")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
+    """At once, continued once it was written, read from its object, and by frames; and so is one that is redacted.
+
+    It has all entries of the log but the terminal one.
+    """
+    choice = random.Random(seed)
+    first = choice.choice([1, 1_000])
+    entries = random_entries(choice, first)
+    cut = choice.randrange(1, 60)
+    before = ChunkBuilder(JOB, first)
+    before.add(entries[:cut])
+    # With the third one the first part just fills a frame.
+    frame_bytes = choice.choice([1, 300, before.added_size, 10**6])
+    frames: list[bytes] = []
+    whole = ChunkBuilder(JOB, first, frame_bytes, on_frame=frames.append)
+    half = ChunkBuilder(JOB, first, frame_bytes)
+    whole.add(entries)
+    half.add(entries[:cut])
+    size = half.added_size
+    continued = ChunkBuilder(JOB, first, frame_bytes)
+    continued.add_chunk(*half.finish())
+    assert continued.added_size == half.text_size == size
+    continued.add(entries[cut:])
+    chunk, data = whole.finish()
+    assert [*continued.finish()] == [chunk, data]
+    assert whole.added_size == whole.text_size == chunk.text_size == sum(map(len, frames))
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
+    assert (chunk.sha256, text_sha256(chunk, data)) == (hashlib.sha256(b"".join(frames)).hexdigest(),) * 2
+
+    lines = [split_lines(frame, frame_text(frame, data[frame.offset :], frame.offset)) for frame in chunk.frames]
+    found = [decode_entry(line) for each in lines for line in each]
+    assert found == [each for each in read_entries(entries, first - 1, first) if not isinstance(each, End)]
+    assert whole.closed == (len(found) < len([*read_entries(entries, first - 1, first)]))
+    assert b"".join(line + b"\n" for each in lines for line in each) == b"".join(frames)
+    assert [(frame.earliest, frame.latest) for frame in chunk.frames] == [*map(times_of, lines)]
+    messages = [each.message for each in found if isinstance(each, Line)]
+    size = sum(max(len(each), 1) for each in messages)
+    assert read_chunk(JOB, chunk.name, first, data, "x") == (chunk, messages.count("x"), size)
+    check_frames(chunk, data, frames)
+    check_rewriting(chunk, data, found, choice)
 
 
-def test_the_record_of_a_chunk_can_be_made_from_its_object() -> None:
-    """Of all its frames, as an import without a manifest does. It also counts a message, and the bytes of all."""
-    texts = [f"line {number} " + "x" * 100 if number % 3 else "" for number in range(1, 5_001)]
-    chunk, data = build_chunk([raw(number, text) for number, text in enumerate(texts, 1)])
-    assert len(chunk.frames) > 2
-    size = sum(max(len(text), 1) for text in texts)
-    assert read_chunk(JOB, chunk.name, 1, data, "") == (chunk, texts.count(""), size)
+def check_frames(chunk: Chunk, data: bytes, texts: list[bytes]) -> None:
+    """A frame that differs from its record in one number or one byte is refused."""
+    for frame, text in zip(chunk.frames, texts, strict=True):
+        numbers = [
+            each.last if isinstance(each, Gap) else each.sequence_num
+            for each in map(decode_entry, text.splitlines())
+            if isinstance(each, Gap | Line)
+        ]
+        assert frame.plain == (
+            len(numbers) == text.count(b"\n") == frame.last + 1 - frame.first and b'{"gap"' not in text
+        )
+        least, most = (frame.first, frame.last) if frame.plain else (numbers[0], numbers[-1]) if numbers else (1, 0)
+        if numbers:
+            split_lines(frame._replace(first=least, last=most), text)
+            shifts = [(1, 1), (-1, -1)] if frame.plain else [(1, 0), (0, -1)]
+            for shift_first, shift_last in shifts:
+                with pytest.raises(ArchiveDamaged):
+                    split_lines(frame._replace(first=least + shift_first, last=most + shift_last), text)
+        with pytest.raises(ArchiveDamaged):
+            split_lines(frame._replace(last=frame.first - 1, plain=True), b"")
+        if len(numbers) > 1:
+            with pytest.raises(ArchiveDamaged):
+                split_lines(frame, b"".join(reversed(text.splitlines(keepends=True))))
+        for change in (-1, 1):
+            with pytest.raises(ArchiveDamaged):
+                frame_text(frame._replace(text_size=frame.text_size + change), data)
+        with pytest.raises(ArchiveDamaged):
+            frame_text(frame._replace(size=frame.size - 1), data)
+
+
+def check_rewriting(chunk: Chunk, data: bytes, found: list[Entry], choice: random.Random) -> None:
+    """A redaction replaces the chosen lines, and leaves everything else as it is."""
+    first = chunk.first
+    numbers = range(choice.randrange(first, chunk.last), chunk.last + 1 - choice.randrange(2))
+    changed = [
+        each._replace(message="#") if isinstance(each, Line) and each.sequence_num in numbers and each.message else each
+        for each in found
+    ]
+    pauses: list[int] = []
+    rewritten = rewrite(
+        JOB,
+        chunk,
+        data,
+        numbers,
+        lambda line: line._replace(message="#") if line.message else None,
+        lambda: pauses.append(1),
+    )
+    assert len(pauses) == len(chunk.frames)
+    if changed == found:
+        assert rewritten is None
+        return
+    assert rewritten
+    new, new_data, new_numbers = rewritten
+    lines = [split_lines(frame, frame_text(frame, new_data)) for frame in new.frames]
+    assert [decode_entry(line) for each in lines for line in each] == changed
+    pairs = zip(found, changed, strict=True)
+    assert new_numbers == [each.sequence_num for old, each in pairs if isinstance(each, Line) and old is not each]
+    messages = [each.message for each in changed if isinstance(each, Line)]
+    size = sum(max(len(each), 1) for each in messages)
+    assert read_chunk(JOB, new.name, first, new_data, "#") == (new, messages.count("#"), size)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(2 * FRAME_BYTES, True), (2 * FRAME_BYTES + 1, False)])
+def test_an_object_with_larger_frames_than_ours_is_refused(size: int, fits: bool) -> None:
+    """Up to the last line of a frame, as a redaction may have made others longer."""
+    builder = ChunkBuilder(JOB, 1, 10 * FRAME_BYTES)
+    least = len(Line(1, NOW, "", "stderr").encode()) + 1
+    builder.add([raw(1, "x" * (size + 1 - least)), raw(2, "last")])
+    chunk, data = builder.finish()
+    assert len(chunk.frames) == 1
+    if fits:
+        assert read_chunk(JOB, chunk.name, 1, data, "last") == (chunk, 1, size + 5 - least)
+        return
+    with pytest.raises(ArchiveDamaged):
+        read_chunk(JOB, chunk.name, 1, data, "last")
 
 
 def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
-    """It writes the JSON Lines of all frames."""
+    """It writes the JSON Lines of all frames. At the end is the seek table of the format."""
     program = tool("zstd")
     chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 9_001)])
+    table = [number for frame in chunk.frames for number in (frame.size, frame.text_size)]
+    seek_table = struct.pack(
+        f"<II{len(table)}IIBI", 0x184D2A5E, 4 * len(table) + 9, *table, len(chunk.frames), 0, 0x8F92EAB1
+    )
+    assert data[sum(table[::2]) :] == seek_table
     (tmp_path / "chunk.zst").write_bytes(data)
     output = subprocess.run([program, "-dc", tmp_path / "chunk.zst"], check=True, capture_output=True).stdout
     assert len(output) == chunk.text_size
     assert [orjson.loads(line)["sequence_num"] for line in output.splitlines()] == list(range(1, 9_001))
-
-
-def test_a_changed_byte_is_noticed() -> None:
-    chunk, data = build_chunk(ENTRIES)
-    (frame,) = chunk.frames
-    with pytest.raises(ArchiveDamaged):
-        frame_text(frame, data[5:])
-
-
-def test_a_frame_with_other_numbers_than_its_record_is_refused() -> None:
-    """A frame of plain lines is refused when its record says another first number, with the same number of lines."""
-    chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 6)])
-    (frame,) = chunk.frames
-    text = frame_text(frame, data)
-    assert frame.plain
-    assert len(split_lines(frame, text)) == frame.last + 1 - frame.first
-    with pytest.raises(ArchiveDamaged):
-        split_lines(frame._replace(first=frame.first + 1, last=frame.last + 1), text)
 
 
 def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
@@ -154,6 +259,11 @@ def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_line_that_no_frame_can_have_is_not_archived() -> None:
-    """Nobody could read it back."""
+    """Nobody could read it back. One that just fits can be read."""
+    least = len(Line(1, NOW, "", "stderr").encode()) + 1
+    builder = ChunkBuilder(JOB, 1)
+    builder.add([raw(1, "x" * (MAX_FRAME_BYTES - least))])
+    chunk, data = builder.finish()
+    assert len(frame_text(chunk.frames[0], data)) == MAX_FRAME_BYTES
     with pytest.raises(ArchiveDamaged, match="line 1 of wf_1/job_1 is too long for the archive"):
-        ChunkBuilder(JOB, 1).add([raw(1, "x" * MAX_FRAME_BYTES)])
+        ChunkBuilder(JOB, 1).add([raw(1, "x" * (MAX_FRAME_BYTES - least + 1))])
