@@ -1,5 +1,6 @@
 """Admission control: limits, shares, and a drain, on a clock that the test moves."""
 
+import random
 from typing import Final, cast
 
 import pytest
@@ -113,42 +114,36 @@ def test_a_late_stream_ends_with_the_others() -> None:
     assert len(rig.left) == 1 + seen.count(None)
 
 
-def test_a_full_worker_admits_no_stream() -> None:
-    """It does when another stream has ended."""
-    admission = AdmissionControl(2)
-    tickets = [StreamTicket("ada", "192.0.2.1", "r", 0) for _ in range(3)]
-    for ticket in tickets[:2]:
-        admission.enter(ticket)
-    with pytest.raises(AtCapacity):
-        admission.check(tickets[2])
-    with pytest.raises(AtCapacity):
-        admission.enter(tickets[2])
-    admission.leave(tickets[0])
-    admission.enter(tickets[2])
-
-    assert len(admission) == 2
-
-
-@pytest.mark.parametrize(
-    ("shares", "same", "other"),
-    [((2, None), ("ada", "::1"), ("bob", "::1")), ((None, 2), ("ada", "::1"), ("ada", "::2"))],
-    ids=["token", "address"],
-)
-def test_a_used_up_share_limits_only_its_owner(
-    shares: tuple[int | None, int | None], same: tuple[str, str], other: tuple[str, str]
-) -> None:
-    """Others are admitted. When one of the owner's streams ends, the owner may open another."""
-    admission = AdmissionControl(100, *shares)
-    tickets = [StreamTicket(*same, "r", 0) for _ in range(3)]
-    for ticket in tickets[:2]:
-        admission.enter(ticket)
-    with pytest.raises(ShareExceeded, match="2 streams"):
-        admission.enter(tickets[2])
-    admission.enter(StreamTicket(*other, "r", 0))
-    admission.leave(tickets[1])
-    admission.enter(tickets[2])
-
-    assert len(admission) == 3
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("bounds", [(4, None, None), (100, 2, None), (100, None, 2), (5, 3, 2), (0, 1, 1)])
+def test_streams_are_bounded_by_worker_token_and_address(seed: int, bounds: tuple[int, int | None, int | None]) -> None:
+    """The first bound that is reached refuses a stream, which then counts nowhere. One that leaves makes room."""
+    choice, admission = random.Random(seed), AdmissionControl(*bounds)
+    opened: list[StreamTicket] = []
+    for _ in range(60):
+        ticket = StreamTicket(choice.choice(["ada", "bob", "::1"]), choice.choice(["::1", "::2", "ada"]), "r", 0)
+        counts = (
+            len(opened),
+            *(sum(getattr(each, name) == getattr(ticket, name) for each in opened) for name in ("subject", "address")),
+        )
+        reached = [
+            number
+            for number, (count, bound) in enumerate(zip(counts, bounds, strict=True))
+            if bound is not None and count >= bound
+        ]
+        if reached:
+            message = ["this worker", "this token", "this address"][reached[0]]
+            for way in (admission.check, admission.enter):
+                with pytest.raises(
+                    ShareExceeded if reached[0] else AtCapacity, match=f"{message}.* {bounds[reached[0]]} streams"
+                ):
+                    way(ticket)
+        else:
+            admission.enter(ticket)
+            opened.append(ticket)
+        if opened and choice.randrange(2):
+            admission.leave(opened.pop(choice.randrange(len(opened))))
+        assert len(admission) == len(opened)
 
 
 @pytest.mark.parametrize(

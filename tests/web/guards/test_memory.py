@@ -2,63 +2,43 @@
 
 import contextlib
 import itertools
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 from flask import Flask, g, request
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.guards.memory import SHORT_BODY_BYTES, BodyMemory, Shares, UnreadAnswers, bound_unread_answers
 
 
-def test_one_subject_can_hold_half() -> None:
-    """A subject that is alone gets half of the total and not more."""
-    shares = Shares(100, "tests")
-    for _ in range(5):
-        shares.take("a", 10)
-
-    with pytest.raises(ShareExceeded, match="this token has used its share of tests"):
-        shares.take("a", 10)
-
-
-def test_a_new_subject_gets_a_share_despite_greedy_ones() -> None:
-    """A subject that takes all that it can leaves enough for others."""
-    shares = Shares(120, "tests")
-    for subject, amount in (("a", 60), ("b", 30), ("c", 15)):
-        shares.take(subject, amount)
-        with pytest.raises(ShareExceeded):
-            shares.take(subject, 1)
-
-    shares.take("d", 7)
-
-
-def test_an_amount_that_does_not_fit_is_not_the_fault_of_its_subject() -> None:
-    """A subject that holds nothing gets another error than one that has used its share."""
-    shares = Shares(10, "tests")
-    shares.take("a", 5)
-
-    with pytest.raises(AtCapacity, match="this worker has no room"):
-        shares.take("b", 4)
-
-
-def test_an_amount_that_was_returned_can_be_taken_again() -> None:
-    """That holds for its subject and for others."""
-    shares = Shares(10, "tests")
-    for subject in ("a", "a", "b"):
-        shares.take(subject, 5)
-        with pytest.raises(ShareExceeded):
-            shares.take(subject, 1)
-        shares.give_back(subject, 5)
-
-
-def test_an_amount_of_zero_always_fits() -> None:
-    """Also for a subject that holds more than what others have left free."""
-    shares = Shares(100, "tests")
-    shares.take("a", 50)
-    shares.take("b", 25)
-
-    shares.take("a", 0)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-9, 12)), max_size=80))
+def test_no_subject_holds_more_than_it_leaves_free(steps: list[tuple[str, int]]) -> None:
+    """Nothing always fits. Who holds nothing yet is not at fault. A refusal takes nothing, and all can be returned."""
+    shares, held = Shares(24, "tests"), Counter[str]()
+    for subject, amount in steps:
+        if amount < 0:
+            amount = -min(-amount, held[subject])
+            shares.give_back(subject, -amount)
+        elif amount and held[subject] + amount > 24 - held.total() - amount:
+            assert not shares.fits(subject, amount)
+            error, message = (
+                (ShareExceeded, "used its share") if held[subject] else (AtCapacity, "has no room for tests")
+            )
+            with pytest.raises(error, match=message):
+                shares.take(subject, amount)
+            continue
+        else:
+            assert shares.fits(subject, amount)
+            shares.take(subject, amount)
+        held[subject] += amount
+    for subject in "abc":
+        shares.give_back(subject, held[subject])
+    assert shares.fits("a", 12)
+    assert not shares.fits("a", 13)
 
 
 @pytest.mark.parametrize("size", [SHORT_BODY_BYTES, 50_000, 1_000_000])
