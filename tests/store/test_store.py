@@ -94,27 +94,6 @@ def test_only_the_lease_of_an_open_job_expires(bench: Bench, attempt: Attempt) -
     assert (bench.ttl("job"), bench.ttl("jobs")) == (-1, -1)
 
 
-def test_a_repeated_open_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It finds its own lease and gives the same answer."""
-    before = bench.snapshot()
-
-    assert store.open(JOB, "token-1") == attempt
-    assert bench.snapshot() == before
-
-
-def test_a_repeated_open_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A runner that repeats its open is alive."""
-    bench.ask("PEXPIRE", bench.key("lease"), 10_000)
-    store.open(JOB, "token-1")
-
-    assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
-
-
-def test_a_job_with_a_live_runner_is_held(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A second runner is refused, and nothing is written."""
-    refused(bench, Held, lambda: store.open(JOB, "token-2"))
-
-
 def test_a_second_attempt_continues_after_the_last_line(bench: Bench, store: Store, attempt: Attempt) -> None:
     """It has the next attempt number. The job's times stay as they were."""
     store.append(attempt, make_lines(1, 3))
@@ -145,21 +124,6 @@ def test_open_continues_a_foreign_log(bench: Bench, store: Store) -> None:
     bench.xadd("2-0", "message", "b")
 
     assert store.open(JOB, "token-1").next == 3
-
-
-def test_open_after_the_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """This holds for the token that ended the job, too."""
-    finish(store, attempt)
-
-    refused(bench, Closed, lambda: store.open(JOB, "token-1"))
-    refused(bench, Closed, lambda: store.open(JOB, "token-2"))
-
-
-def test_open_after_a_foreign_end_is_closed(bench: Bench, store: Store) -> None:
-    """A terminal entry in the log is enough."""
-    bench.xadd("1-0", "event", "end")
-
-    refused(bench, Closed, lambda: store.open(JOB, "token-1"))
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELED", "LOST"])
@@ -209,17 +173,6 @@ def test_append_takes_thousands_of_lines(bench: Bench, store: Store, attempt: At
     assert bench.ids() == [f"{number}-0" for number in range(1, 5001)]
 
 
-def test_a_repeated_append_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """No line is stored twice, and the answer is the same."""
-    lines = make_lines(1, 5)
-    store.append(attempt, lines)
-    before = bench.snapshot()
-
-    assert store.append(attempt, lines) == 6
-    assert store.append(attempt, lines[:2]) == 6
-    assert bench.snapshot() == before
-
-
 def test_append_skips_known_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
     """Lines that are there stay unchanged, and the others are added."""
     store.append(attempt, make_lines(1, 3, "first"))
@@ -227,13 +180,6 @@ def test_append_skips_known_lines(bench: Bench, store: Store, attempt: Attempt) 
     assert store.append(attempt, make_lines(2, 4, "second")) == 6
     messages = [fields["message"] for _, fields in bench.log()]
     assert messages == ["first 1", "first 2", "first 3", "second 4", "second 5"]
-
-
-def test_append_beyond_the_next_number_is_a_gap(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The error has the number that the runner must send next."""
-    store.append(attempt, make_lines(1, 3))
-
-    assert refused(bench, SequenceGap, lambda: store.append(attempt, make_lines(5, 2))).expected == 4
 
 
 def test_a_lost_log_is_expected_from_its_first_line(bench: Bench, store: Store, attempt: Attempt) -> None:
@@ -255,48 +201,6 @@ def test_append_continues_a_trimmed_log(bench: Bench, store: Store, attempt: Att
     assert bench.ids() == ["3-0", "4-0"][1 - left :]
 
 
-def test_append_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Also when all its lines are known."""
-    for _ in range(2):
-        bench.ask("PEXPIRE", bench.key("lease"), 10_000)
-        store.append(attempt, make_lines(1, 1))
-        assert bench.ttl("lease") > LEASE_MS - TTL_TOLERANCE_MS
-
-
-def test_append_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The lease is gone, or another runner has it."""
-    bench.ask("DEL", bench.key("lease"))
-    refused(bench, Fenced, lambda: store.append(attempt, make_lines(1, 1)))
-
-    store.open(JOB, "token-2")
-    refused(bench, Fenced, lambda: store.append(attempt, make_lines(1, 1)))
-
-
-def test_append_after_the_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Both new and repeated lines are refused."""
-    store.append(attempt, make_lines(1, 1))
-    finish(store, attempt, 2)
-
-    refused(bench, Closed, lambda: store.append(attempt, make_lines(1, 1)))
-    refused(bench, Closed, lambda: store.append(attempt, make_lines(2, 1)))
-
-
-def test_append_after_a_foreign_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It is refused although the runner has the lease."""
-    bench.xadd("1-0", "event", "end")
-
-    refused(bench, Closed, lambda: store.append(attempt, make_lines(2, 1)))
-
-
-@pytest.mark.parametrize("entry_id", ["2-1", "*", "4-0"])
-def test_append_to_a_corrupt_log_is_refused(bench: Bench, store: Store, attempt: Attempt, entry_id: str) -> None:
-    """Another program has written to the runner's log."""
-    store.append(attempt, make_lines(1, 2))
-    bench.xadd(entry_id, "message", "a")
-
-    refused(bench, CorruptLog, lambda: store.append(attempt, make_lines(3, 1)))
-
-
 # Renew
 
 
@@ -310,17 +214,6 @@ def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -
 
     assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
     assert bench.snapshot() == before
-
-
-def test_renew_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The lease is gone, or another runner has it. That runner's lease is not extended."""
-    bench.ask("DEL", bench.key("lease"))
-    refused(bench, Fenced, lambda: store.renew(attempt))
-
-    store.open(JOB, "token-2")
-    bench.ask("PEXPIRE", bench.key("lease"), 10_000)
-    refused(bench, Fenced, lambda: store.renew(attempt))
-    assert bench.ttl("lease") <= 10_000
 
 
 # Finish
@@ -383,13 +276,6 @@ def test_a_next_attempt_that_does_not_come_is_lost(bench: Bench, store: Store, j
     bench.ask("DEL", bench.key("lease"))
 
     wait_until(lambda: status(judge, JOB) is Status.LOST, 5, "the job is LOST")
-
-
-def test_an_attempt_ends_only_after_all_its_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Its runner is told what is missing."""
-    store.append(attempt, make_lines(1, 2))
-
-    assert refused(bench, SequenceGap, lambda: finish(store, attempt, 4, Status.PENDING)).expected == 3
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
@@ -470,49 +356,6 @@ def test_a_changed_retention_is_applied_to_every_job(
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 
-def test_a_repeated_finish_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It finds that its own attempt has ended in the same way."""
-    store.append(attempt, make_lines(1, 2))
-    finish(store, attempt, 3)
-    before = bench.snapshot()
-
-    finish(store, attempt, 3)
-
-    assert bench.snapshot() == before
-
-
-def test_a_job_ends_only_once(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Another status or another attempt is fenced."""
-    finish(store, attempt)
-
-    refused(bench, Fenced, lambda: finish(store, attempt, status=Status.FAILED))
-    refused(bench, Fenced, lambda: finish(store, attempt._replace(token="token-2", attempt=2)))
-
-
-def test_finish_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The lease is gone, or another runner has it."""
-    bench.ask("DEL", bench.key("lease"))
-    refused(bench, Fenced, lambda: finish(store, attempt))
-
-    store.open(JOB, "token-2")
-    refused(bench, Fenced, lambda: finish(store, attempt))
-
-
-def test_finish_after_a_foreign_end_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A log has only one terminal entry."""
-    bench.xadd("1-0", "event", "end")
-
-    refused(bench, Fenced, lambda: finish(store, attempt, 2))
-
-
-@pytest.mark.parametrize("next_number", [1, 2, 4])
-def test_finish_at_another_number_is_a_gap(bench: Bench, store: Store, attempt: Attempt, next_number: int) -> None:
-    """Lines are missing, or there are more than the runner knows of."""
-    store.append(attempt, make_lines(1, 2))
-
-    assert refused(bench, SequenceGap, lambda: finish(store, attempt, next_number)).expected == 3
-
-
 def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt) -> None:
     """The end comes after the last entry, whatever it is. Otherwise viewers would wait for ever."""
     store.append(attempt, make_lines(1, 2))
@@ -538,25 +381,6 @@ def deleted(store: Store, attempt: Attempt) -> Attempt:
 def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: Attempt) -> None:
     assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
     assert 60_000 - TTL_TOLERANCE_MS < bench.ttl("deleted") <= 60_000
-
-
-@pytest.mark.parametrize(
-    "operation",
-    [
-        lambda store, attempt: store.open(JOB, "token-1"),
-        lambda store, attempt: store.register(JOB),
-        lambda store, attempt: store.append(attempt, make_lines(3, 1)),
-        lambda store, attempt: store.append(attempt, make_lines(1, 2)),
-        lambda store, attempt: store.renew(attempt),
-        lambda store, attempt: finish(store, attempt, 3),
-    ],
-    ids=["open", "register", "append", "append again", "renew", "finish again"],
-)
-def test_every_operation_on_a_deleted_job_is_refused(
-    bench: Bench, store: Store, deleted: Attempt, operation: Callable[[Store, Attempt], object]
-) -> None:
-    """The error is Deleted, also for an operation that is repeated. Nothing is written."""
-    refused(bench, Deleted, lambda: operation(store, deleted))
 
 
 def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store: Store, attempt: Attempt) -> None:
