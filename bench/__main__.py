@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import live, stored, waits
+from bench import live, stored
 from bench.machine import describe, raise_limits
 from bench.processes import ROOT, Failed
 from bench.report import index, shown, table, write
 from bench.scenario import Outcome, Scenario, verdict
 
-SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS, *waits.SCENARIOS)}
+SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS)}
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
     for side in scenario.sides:
         if flags.only and side.name not in flags.only:
             continue
-        why = side.skip or side.peer.missing()
+        why = side.peer.missing()
         if why:
             outcome.skipped[side.name] = why
             print(f"  {side.name}: skipped: {why}", flush=True)

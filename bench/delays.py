@@ -23,8 +23,8 @@ class Delays:
             self._references.append(reference)
         self._rows.extend((index, before, position, time.monotonic_ns()))
 
-    def quantiles(self, warm: int) -> tuple[float, float, float]:
-        """Median, 99th percentile and maximum, in milliseconds, of the lines after number ``warm``."""
+    def quantiles(self, warm: int) -> tuple[float, float]:
+        """Median and 99th percentile, in milliseconds, of the lines after number ``warm``."""
         delays = array("d")
         stamps: dict[tuple[int, int, int], list[int]] = {}
         rows = iter(self._rows)
@@ -36,5 +36,5 @@ class Delays:
             delays.extend([(now - stamp) / 1e6 for stamp in sent])
         ranked = sorted(delays)
         if not ranked:
-            return (float("nan"),) * 3
-        return ranked[len(ranked) // 2], ranked[int((len(ranked) - 1) * 0.99)], ranked[-1]
+            return (float("nan"),) * 2
+        return ranked[len(ranked) // 2], ranked[int((len(ranked) - 1) * 0.99)]

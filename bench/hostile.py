@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import select
 import socket
 import subprocess
@@ -33,6 +32,7 @@ import psutil
 from google.protobuf import json_format
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from bench.machine import raise_limits
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
@@ -439,8 +439,7 @@ def main() -> int:
     parser.add_argument("--contend", action="store_true", help="attackers have ordinary priority")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these attacks only")
     asked = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_limits()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         report = play(asked, directory, stack)

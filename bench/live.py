@@ -1,15 +1,13 @@
-"""Scenarios in which viewers wait for lines: burst, paced, idle, many, several, starts, delay, workers."""
+"""Scenarios in which viewers wait for lines: burst, paced, idle, many, delay."""
 
-import os
-from typing import Any, Final
+from typing import Final
 
 from bench.load import Load
 from bench.measure import live
-from bench.peers.flasksse import FlaskSse
 from bench.peers.floor import Floor
 from bench.peers.naive import Naive
 from bench.peers.nchan import Nchan
-from bench.peers.ours import Newcomers, Ours
+from bench.peers.ours import Ours
 from bench.peers.starlette import SseStarlette
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
@@ -24,12 +22,12 @@ CPU: Final = Metric("all_cpu_us_per_delivery", "CPU per delivered line, service 
 MEMORY: Final = Metric("anon_kb_per_viewer", "memory per viewer (RssAnon)", "KB")
 PEAK: Final = Metric("rss_mb", "memory of the workers at the end (RSS)", "MB")
 
-EVERYBODY: Final = (Side(Ours), Side(Nchan), Side(SseStarlette), Side(FlaskSse), Side(Naive), Side(Floor))
+EVERYBODY: Final = (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive), Side(Floor))
 
 
 def run(side: Side, viewers: int, plan: Plan, warm: int = 0, window: int = 64) -> Round:
     """Runs one round, with ``viewers`` spread over the plan's jobs."""
-    with side.peer(side.workers) as peer:
+    with side.peer() as peer:
         load = Load(
             [peer.target(job) for job in range(plan.jobs)],
             peer.grammar,
@@ -39,7 +37,6 @@ def run(side: Side, viewers: int, plan: Plan, warm: int = 0, window: int = 64) -
             warm=warm,
             timed=plan.rate is not None,
             window=window,
-            answers=peer.answers,
         )
         return live(peer, load, plan) | {"versions": peer.versions()}
 
@@ -66,41 +63,9 @@ def many(side: Side, quick: bool) -> Round:
     return run(side, jobs, Plan(lines, jobs, rate=1, batch=2000, tick=0.005), warm=2, window=256)
 
 
-def several(side: Side, quick: bool) -> Round:
-    """100 jobs, each with a viewer and 10 lines a second."""
-    return run(side, 100, Plan(20 if quick else 100, 100, rate=10, batch=100), warm=10)
-
-
-def starts(side: Side, quick: bool) -> Round:
-    """4,000 jobs that nobody knows yet, each with a waiting viewer. Their first lines come within one second."""
-    jobs = 500 if quick else 4000
-    return run(side, jobs, Plan(1, jobs, rate=1, batch=2000, tick=0.005), window=256)
-
-
 def delay(side: Side, quick: bool) -> Round:
     """1 viewer, 50 lines a second."""
     return run(side, 1, Plan(150 if quick else 550, rate=50, batch=50), warm=50)
-
-
-def workers(side: Side, quick: bool) -> Round:
-    """Burst and idle, with one worker and with two."""
-    bursting, idling = burst(side, quick), idle(side, quick)
-    found: dict[str, Any] = {
-        "deliveries_per_s": bursting["deliveries_per_s"],
-        "p50_ms": idling["p50_ms"],
-        "p99_ms": idling["p99_ms"],
-        "worker_cores": bursting["worker_cores"],
-        "workers": side.workers,
-        "free_cores": len(os.sched_getaffinity(0)) - bursting["share"],
-        "parts": {"burst": bursting, "idle": idling},
-        "versions": bursting["versions"],
-    }
-    summed = ("viewers", "complete", "wrong", "refused", "cut", "stories")
-    return found | {
-        **{key: bursting[key] + idling[key] for key in summed},
-        "share": max(bursting["share"], idling["share"]),
-        "generator_bound": bursting["generator_bound"] or idling["generator_bound"],
-    }
 
 
 #: Lines of a burst. nchan, and peers with one reader for each viewer, would take minutes for all 20,000.
@@ -162,25 +127,6 @@ SCENARIOS: Final = (
         ),
     ),
     Scenario(
-        "several",
-        "A hundred jobs",
-        "100 jobs, a viewer each, 10 lines/s each",
-        (Side(Ours),),
-        (P50, P99, CPU),
-        several,
-        (Target("p50 at most 3 ms", "p50_ms", 3),),
-    ),
-    Scenario(
-        "starts",
-        "Jobs that begin",
-        "4,000 jobs that nobody knows, a waiting viewer each; their first lines come within one second",
-        (Side(Newcomers),),
-        (P50, P99, CPU),
-        starts,
-        (Target("p99 at most 100 ms", "p99_ms", 100),),
-        ("A foreign runner writes the lines with XADD, because opening 4,000 jobs would take longer than a second.",),
-    ),
-    Scenario(
         "delay",
         "Delay, end to end",
         "1 viewer, quiet: 50 lines/s, from before the append to having it",
@@ -188,37 +134,5 @@ SCENARIOS: Final = (
         (P50, P99),
         delay,
         (Target("p50 at most 1 ms", "p50_ms", 1), Target("p99 at most 4 ms", "p99_ms", 4)),
-    ),
-    Scenario(
-        "workers",
-        "Two workers",
-        "burst and idle crowd with one worker and with two",
-        (
-            Side(Ours, 2, "chronoverse, 2 workers", 20_000),
-            Side(Ours, 1, "chronoverse, 1 worker", 20_000),
-            Side(Nchan, 2, "nchan, 2 workers", 1_000),
-            Side(Nchan, 1, "nchan, 1 worker", 1_000),
-        ),
-        (RATE, P50, P99),
-        workers,
-        (
-            Target(
-                "burst at least 1.6 times one worker's",
-                "deliveries_per_s",
-                1.6,
-                True,
-                "chronoverse, 1 worker",
-                "chronoverse, 2 workers",
-            ),
-            Target(
-                "idle crowd's p50 at most one worker's / 1.6",
-                "p50_ms",
-                1 / 1.6,
-                False,
-                "chronoverse, 1 worker",
-                "chronoverse, 2 workers",
-            ),
-        ),
-        ("On two cores the load generator takes one of them: the second worker then shares a core with it.",),
     ),
 )

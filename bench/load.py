@@ -46,7 +46,7 @@ class Load:
     """Which viewers there are, and which lines they must get: those after ``after``, up to ``last``.
 
     With ``lead`` one viewer reads everything first, and the others are compared with it. ``window``: how many may be
-    connecting at once. Lines up to ``warm`` are not timed. ``answers``: whether a head comes before lines.
+    connecting at once. Lines up to ``warm`` are not timed.
     """
 
     targets: list[Target]
@@ -59,37 +59,31 @@ class Load:
     timed: bool = True
     lead: bool = False
     window: int = 64
-    answers: bool = True
     headers: list[str] = field(default_factory=lambda: [""])
     first_job: int = 0
 
 
 @dataclass
 class Report:
-    """What the viewers received: seconds, lines, bytes. Delays are milliseconds from sending a line to receiving it.
+    """What the viewers received: seconds, lines. Delays are milliseconds from sending a line to receiving it.
 
     ``share`` is how much of one core the generator itself used between the first and the last line, and
     ``whole_share`` from the first connect on.
     """
 
     viewers: int = 0
-    answered: int = 0
     complete: int = 0
     refused: int = 0
     cut: int = 0
     wrong: int = 0
     stories: list[str] = field(default_factory=list)
     deliveries: int = 0
-    bytes: int = 0
-    reads: int = 0
-    connect_seconds: float = 0.0
     caught_up_seconds: float = 0.0
     span_seconds: float = 0.0
     share: float = 0.0
     whole_share: float = 0.0
     p50_ms: float = float("nan")
     p99_ms: float = float("nan")
-    max_ms: float = float("nan")
 
 
 class Viewer:
@@ -191,9 +185,6 @@ class ViewerLoop:
         except OSError as error:
             self._lose(viewer, "" if viewer.done else "cut", str(error))
             return
-        report = self.report
-        report.reads += 1
-        report.bytes += size
         if not viewer.settled and stream.answered:
             self._settle(viewer)
         position = stream.position
@@ -224,16 +215,13 @@ class ViewerLoop:
         viewer.request = viewer.request[sent:]
         if not viewer.request:
             self._epoll.modify(viewer.sock.fileno(), select.EPOLLIN)
-            if not self.load.answers:
-                self._settle(viewer)
 
     def _settle(self, viewer: Viewer) -> None:
         viewer.settled = True
         self._settled += 1
         if self._settled == self.load.viewers and not self._ready:
             self._ready = True
-            self.report.connect_seconds = time.monotonic() - self._began
-            self._say.send(("ready", self.report.connect_seconds))
+            self._say.send(("ready", time.monotonic() - self._began))
 
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
         """Removes a viewer. Without ``why``, it only has nothing more to receive."""
@@ -266,7 +254,6 @@ class ViewerLoop:
             self._stop_clock()
         report = self.report
         viewers = self._by_fd.values()
-        report.answered = sum(viewer.stream.answered for viewer in viewers)
         report.complete = sum(
             viewer.done and viewer.stream.position == viewer.stream.reference.goal for viewer in viewers
         )
@@ -276,7 +263,7 @@ class ViewerLoop:
         report.share = (self._cpu_last - self._cpu_first) / max(report.span_seconds, 1e-9)
         report.whole_share = (self._cpu_last - self._cpu_began) / max(report.caught_up_seconds, 1e-9)
         if self.load.timed:
-            report.p50_ms, report.p99_ms, report.max_ms = self._delays.quantiles(self.load.warm)
+            report.p50_ms, report.p99_ms = self._delays.quantiles(self.load.warm)
         for viewer in viewers:
             viewer.sock.close()
         self._epoll.close()

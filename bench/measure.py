@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from bench.load import Load, Report, generate
 from bench.machine import cpu_seconds, memory
 from bench.peers.base import Peer
-from bench.processes import Failed, wait_until
+from bench.processes import Failed
 from bench.produce import Plan, produce
 
 #: Seconds after a process's own deadline in which it must report.
@@ -148,8 +148,6 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
         generator = Generator(load)
         with closing(generator):
             generator.wait("ready")
-            if not load.answers:
-                wait_until(lambda: peer.watched() >= load.viewers, "the viewers do not all arrive")
             connected, connections = memory(peer.pids.workers), peer.store_connections()
             cpu, store, began = cpu_seconds(peer.pids.workers), cpu_seconds(peer.pids.store), time.monotonic()
             producer.go()

@@ -1,7 +1,7 @@
-"""How many log records a second one worker takes by OTLP, with a processor for itself.
+"""How late the lines of three jobs come to 50 viewers beside senders of log records: ``python -m bench.otlp``.
 
-With ``--beside 7`` it measures how late the lines of three other jobs come to 50 viewers, in rounds: in quiet, and
-beside the senders (or with ``--publishers`` so many runners over HTTP), which have idle priority.
+In rounds: in quiet, and beside the senders (or with ``--publishers`` so many runners over HTTP), which have idle
+priority.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -25,15 +24,12 @@ import httpx
 
 from bench.hostile import GOOD, JOBS, NUMBER, VIEWERS, ClientEndpoint, Runners, during, percentile, view
 from tests.support.commands import chronoverse_argv
-from tests.support.processes import processor_time
 from tests.support.servers import running
 from tests.support.service import ROOT, Service, serving
-from tests.web.otlp.messages import TIME, record, request
+from tests.web.otlp.messages import record, request
 
 #: Records of a request, as SDKs and the shipped configurations of collectors have them.
 BATCH = 512
-#: Requests of each sender in a round of 0.3 s. Other processes of the machine do not disturb all of them.
-ROUND = 15
 #: Seconds of quiet, and then beside the senders.
 TURN_SECONDS = 3.0
 #: The command of a publisher: it prints until a monotonic time.
@@ -44,77 +40,14 @@ while time.monotonic() < float(sys.argv[1]):
 """
 
 
-def bodies(sender: int, count: int, *, with_numbers: bool) -> list[bytes]:
-    """The requests of one sender, which has a job of its own. A record is one ms later than the one before it."""
-    resource = {"service.name": "bench", "service.instance.id": f"job-{sender}", "host.name": "machine-7"}
-    found = []
-    for first in range(1, count * BATCH, BATCH):
-        records = []
-        for number in range(first, first + BATCH):
-            numbers = {"log__file__record_number": number} if with_numbers else {"thread__id": number}
-            text = f"{number:09} GET /workflows/wf_1/jobs/job_1/logs?limit=100 200 1843 bytes in 12 ms"
-            attributes = {"log__file__path": "/var/log/app.log", "log__iostream": "stdout", **numbers}
-            records.append(record(text, time=TIME + number // 50 * 1_000_000, **attributes))
-        found.append(request(resource, *records).SerializeToString())
-    return found
-
-
-def send(service: Service, requests: Iterable[bytes], pids: tuple[int, ...] = ()) -> list[list[int]]:
-    """Sends the requests one after the other. Returns how long each of these processes has run for each of them."""
+def send(service: Service, requests: Iterable[bytes]) -> None:
     connection = http.client.HTTPConnection(service.host, service.port, timeout=60)
     headers = {"Content-Type": "application/x-protobuf", "Authorization": f"Bearer {service.token('*')}"}
-    found = []
     for body in requests:
-        before = [processor_time(pid) for pid in pids]
         connection.request("POST", "/v1/logs", body, headers)
         response = connection.getresponse()
         answer = response.read()
         assert (response.status, answer) == (200, b""), (response.status, answer)
-        found.append([processor_time(pid) - was for pid, was in zip(pids, before, strict=True)])
-    return found
-
-
-def pin(pid: int, processors: set[int]) -> None:
-    """Lets all threads of a process run on these processors only."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), processors)
-
-
-def measure(senders: int, count: int, *, with_numbers: bool) -> None:
-    """Sends ``count`` requests from one sender, and then from each of some senders at the same time, in rounds."""
-    with tempfile.TemporaryDirectory() as name, running(Path(name)) as server:
-        service = Service(Path(name) / "service", server.url)
-        service.directory.mkdir()
-        first, *others = sorted(os.sched_getaffinity(0))
-        # The store and the service inherit it; the store runs already.
-        pin(os.getpid(), {*others} or {first})
-        pin(server.pid, {*others} or {first})
-        service.start()
-        pin(service.worker_pids()[0], {first})
-        try:
-            prepared = [bodies(sender, count, with_numbers=with_numbers) for sender in range(senders + 1)]
-            times = send(service, prepared.pop(), (service.worker_pids()[0], server.pid))
-            rates = []
-            for start in range(0, count, ROUND):
-                threads = [
-                    threading.Thread(target=send, args=(service, each[start : start + ROUND])) for each in prepared
-                ]
-                started = time.perf_counter()
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                rates.append(senders * ROUND * BATCH / (time.perf_counter() - started))
-        finally:
-            service.stop()
-            pin(os.getpid(), {first, *others})
-    print(f"{'with' if with_numbers else 'without'} numbers:")
-    for process, used in zip(("worker", "store"), zip(*times, strict=True), strict=True):
-        least, middle = (each / BATCH / 1000 for each in (min(used), statistics.median(used)))
-        print(f"  processor time of the {process} for a record: {least:.1f} µs at least, {middle:.1f} µs in the middle")
-    place = "alone on its processor" if others else "with the store and the senders on one processor"
-    print(f"  {senders} senders, the worker {place}, in {len(rates)} rounds:", end=" ")
-    print(f"{statistics.median(rates):,.0f} records a second in the middle, {max(rates):,.0f} at most")
 
 
 def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: float) -> None:
@@ -129,13 +62,14 @@ def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: flo
         due = time.monotonic()
         for number in itertools.count():
             if due >= ends_at or time.monotonic() >= ends_at:
+                sent.put(number * BATCH / TURN_SECONDS)
                 return
             time.sleep(max(0.0, due - time.monotonic()))
             # Otherwise they would be the same request.
             yield body.replace(NUMBER, b"%07d" % number)
             due = max(due + interval, time.monotonic() - 1)
 
-    sent.put(len(send(service, requests())) * BATCH / TURN_SECONDS)
+    send(service, requests())
 
 
 def publish_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
@@ -192,17 +126,12 @@ def beside(senders: int, rounds: int, rate: int, records_per_second: int | None,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--senders", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=120, help="of each sender")
-    parser.add_argument("--beside", type=int, metavar="ROUNDS", help="measure viewers beside the senders")
-    parser.add_argument("--rate", type=int, default=10, metavar="LINES", help="that each job prints in a second then")
-    parser.add_argument("--records", type=int, metavar="N", help="that all senders send in a second then, at most")
-    parser.add_argument("--publishers", type=int, default=0, help="publish over HTTP then, instead of the senders")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=int, default=10, metavar="LINES", help="that each job prints in a second")
+    parser.add_argument("--records", type=int, metavar="N", help="that all senders send in a second, at most")
+    parser.add_argument("--publishers", type=int, default=0, help="publish over HTTP, instead of the senders")
     options = parser.parse_args()
-    if options.beside:
-        beside(options.senders, options.beside, options.rate, options.records, options.publishers)
-        return
-    for with_numbers in (True, False):
-        measure(options.senders, options.requests, with_numbers=with_numbers)
+    beside(options.senders, options.rounds, options.rate, options.records, options.publishers)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
-"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [paced] [start] [away]``.
+"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [start]``.
 
 Jobs run with and without it, in one run of this program.
 
     flat   1,000,000 lines of 100 bytes as fast as they can be printed, beside a ``serve`` with its archiver, as users
            run it: lines/s from the start of ``run`` to its exit, wall time of the job
-    paced  5,000 lines/s for five seconds: wall time of the job
     start  ``run -- true`` through a service and to the store, ``logs``, ``--version``, and what they cannot do without:
            Python, and its imports of click, http.client and ssl. Milliseconds over ``true``
-    away   2,000 lines/s, the store unreachable for a while, watched by three ``logs -f``: wall time of the job, rate at
-           which the backlog is delivered, and what the viewers saw
 
 Everything runs on the embedded server in a directory of its own. Takes about four minutes; prints one line each.
 """
@@ -16,8 +13,6 @@ Everything runs on the embedded server in a directory of its own. Takes about fo
 import contextlib
 import os
 import resource
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,31 +25,12 @@ from typing import Final, NamedTuple
 import redis
 
 from bench.peers.ours import answers
-from bench.processes import wait_until
+from bench.processes import ROOT, free_port, wait_until
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 LINES: Final = 1_000_000
-#: Seconds for which the store is unreachable, and seconds of the job before and after that.
-AWAY_SECONDS: Final = 60
-NORMAL_SECONDS: Final = 5
-VIEWERS: Final = 3
 ROUNDS: Final = 3
 START_ROUNDS: Final = 12
 FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%099d\\n' % i)"
-#: Prints ``sys.argv[1]`` lines/s for ``sys.argv[2]`` seconds, and leaves its own wall time in ``sys.argv[3]``.
-PACED: Final = """
-import sys, time
-rate, seconds, began = int(sys.argv[1]), float(sys.argv[2]), time.monotonic()
-total = int(rate * seconds)
-done = 0
-while done < total:
-    due = min(total, int((time.monotonic() - began) * rate) + 1)
-    for i in range(done, due): print("%099d" % i)
-    sys.stdout.flush()
-    done = due
-    time.sleep(0.005)
-open(sys.argv[3], "w").write(str(time.monotonic() - began))
-"""
 
 
 class DataDirectory:
@@ -168,15 +144,6 @@ def through_service(at: DataDirectory, environ: Mapping[str, str]) -> DataDirect
     return through
 
 
-def paced(at: DataDirectory) -> None:
-    mark = at.directory / "wall"
-    job = [sys.executable, "-c", PACED, "5000", "5", str(mark)]
-    execute(job, at, at.directory / "direct")
-    direct = float(mark.read_text())
-    ours = execute(at.run(*job), at, at.directory / "ours")
-    print(f"paced  job {float(mark.read_text()) / direct:.3f}x of CMD > file, peak {ours.peak:.0f} MB")
-
-
 def start(at: DataDirectory) -> None:
     """The commands take turns, so that the machine is as busy for each of them."""
     chronoverse = [sys.executable, "-m", "chronoverse"]
@@ -201,45 +168,10 @@ def start(at: DataDirectory) -> None:
         print(f"start  {name:14} {best:4.0f} ms over true at best, median {median:.0f}")
 
 
-def away(at: DataDirectory) -> None:
-    mark = at.directory / "wall"
-    seconds = AWAY_SECONDS + 2 * NORMAL_SECONDS
-    job = [sys.executable, "-c", PACED, "2000", str(seconds), str(mark)]
-    pid = int(at.client().info("server")["process_id"])
-    argv = at.run(*job)
-    with (
-        watched(at) as viewers,
-        subprocess.Popen(
-            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=at.root
-        ) as runner,
-    ):
-        time.sleep(NORMAL_SECONDS)
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(AWAY_SECONDS)
-        before = NORMAL_SECONDS * 2000
-        os.kill(pid, signal.SIGCONT)
-        began, backlog = time.monotonic(), AWAY_SECONDS * 2000
-        while at.published() < before + backlog:
-            time.sleep(0.01)
-        took = time.monotonic() - began
-        errors = runner.communicate()[1].decode()
-        messages = [viewer.communicate(timeout=30)[1].decode().strip() for viewer in viewers]
-    seen = [(at.directory / f"viewer{number}").read_bytes() for number in range(VIEWERS)]
-    assert at.published() == seconds * 2000 + 1, (at.published(), errors)
-    expected = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
-    right = sum(out == expected for out in seen)
-    print(
-        f"away   job {float(mark.read_text()) / seconds:.3f}x of its own time; backlog of {backlog:,} lines in "
-        f"{took:.2f} s, {backlog / took / 2000:.0f}x the live rate; {right} of {VIEWERS} viewers saw every line once"
-    )
-    print(f"       messages of the viewers: {sorted(set(messages))}")
-
-
 @contextlib.contextmanager
 def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
     """A service on the embedded server, with its archiver. Yields the environment of its clients."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environ = {**at.environ, "CHRONOVERSE_BIND": f"127.0.0.1:{port}", "CHRONOVERSE_URL": f"http://127.0.0.1:{port}"}
     with subprocess.Popen(
         [sys.executable, "app.py"], env=environ, cwd=at.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -255,22 +187,8 @@ def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
             service.terminate()
 
 
-@contextlib.contextmanager
-def watched(at: DataDirectory) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Viewers of the next job, on a service of their own."""
-    follow = [sys.executable, "-m", "chronoverse", "logs", "-f", "--wait", "60", "bench", f"j{at.count}"]
-    viewers: list[subprocess.Popen[bytes]] = []
-    with serving(at) as environ, contextlib.ExitStack() as stack:
-        for number in range(VIEWERS):
-            out = stack.enter_context(open(at.directory / f"viewer{number}", "wb"))
-            viewers.append(
-                stack.enter_context(subprocess.Popen(follow, env=environ, cwd=ROOT, stdout=out, stderr=subprocess.PIPE))
-            )
-        yield viewers
-
-
 def main(names: list[str]) -> None:
-    parts = {each.__name__: each for each in (flat, paced, start, away)}
+    parts = {each.__name__: each for each in (flat, start)}
     for name in names or list(parts):
         with data_directory() as at:
             parts[name](at)

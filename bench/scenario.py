@@ -13,17 +13,14 @@ Round = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """A participant. ``lines`` are those of a burst. ``skip`` says why it cannot take part, or is empty."""
+    """A participant. ``lines`` are those of a burst."""
 
     peer: type[Peer]
-    workers: int = 1
-    label: str = ""
     lines: int = 0
-    skip: str = ""
 
     @property
     def name(self) -> str:
-        return self.label or self.peer.name
+        return self.peer.name
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class Target:
     bound: float
     at_least: bool = False
     other: str = ""
-    side: str = "chronoverse"
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,8 @@ class Outcome:
 ALIKE: Final = 0.02
 #: A producer that takes so many times as long as planned was too slow.
 LATE: Final = 1.1
+#: The side that has targets.
+OURS: Final = "chronoverse"
 #: This side is a limit and not a peer. It is better by design, so the verdict does not mention it.
 FLOOR: Final = "floor"
 
@@ -104,10 +102,10 @@ FLOOR: Final = "floor"
 def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
     """Whether a target is met, and by how much; None if it was not measured."""
     if target.other:
-        ratios = outcome.ratios(target.key, target.side, target.other)
+        ratios = outcome.ratios(target.key, OURS, target.other)
         value = statistics.median(ratios) if ratios else None
     else:
-        value = outcome.median(target.side, target.key)
+        value = outcome.median(OURS, target.key)
     if value is None:
         return None, None
     return (value >= target.bound if target.at_least else value <= target.bound), value
@@ -164,9 +162,6 @@ def _complaints(outcome: Outcome) -> list[str]:
                 sentences.append(
                     f"round {number}, {side}: the producer fell behind: lines came more slowly than planned"
                 )
-            if found.get("workers", 1) > found.get("free_cores", float("inf")):
-                free = found["free_cores"]
-                sentences.append(f"round {number}, {side}: the load generator left the workers {free:.1f} cores")
             if found.get("crowd_outlived") is False:
                 sentences.append(f"round {number}, {side}: the crowd was gone before the live part was over")
             if error := found.get("error"):

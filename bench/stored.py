@@ -8,7 +8,6 @@ from typing import Final
 from bench.load import Load, Report
 from bench.machine import cpu_seconds, memory
 from bench.measure import BUSY, Generator, Peak, Producer, closing, live, stored, watched
-from bench.peers.flasksse import FlaskSse
 from bench.peers.naive import Naive
 from bench.peers.nchan import Nchan
 from bench.peers.ours import Ours
@@ -26,13 +25,11 @@ STORM_WINDOW: Final = 512
 #: The time limit of the runner's own benchmark, in seconds. It publishes a million lines six times.
 RUNNER_SECONDS: Final = 300.0
 
-_NO_REPLAY: Final = "it stores nothing: a viewer that connects late or again has missed what was sent before"
-
 
 def replay(side: Side, quick: bool) -> Round:
     """1 viewer of 500,000 stored lines. Another viewer has read them before."""
     lines = 20_000 if quick else side.lines or 500_000
-    with side.peer(side.workers) as peer:
+    with side.peer() as peer:
         stored(peer, Plan(lines))
         load = Load([peer.target(0)], peer.grammar, 1, lines, PATIENCE_SECONDS, timed=False, lead=True)
         found = watched(peer, load)
@@ -42,7 +39,7 @@ def replay(side: Side, quick: bool) -> Round:
 def storm(side: Side, quick: bool) -> Round:
     """5,000 viewers reconnect to a live job, each with its own token and ten lines to catch up with."""
     viewers, lines, missed = (500 if quick else 5000), 1000, 10
-    with side.peer(side.workers) as peer:
+    with side.peer() as peer:
         stored(peer, Plan(lines, end=False))
         returning = peer.resume(lines - missed)
         if isinstance(peer, Ours):
@@ -67,7 +64,7 @@ def crowd(side: Side, quick: bool) -> Round:
     """1,000 viewers from line 0 of a long job, and 100 live viewers of another job."""
     viewers, lines, live_viewers = (100, 20_000, 20) if quick else (1000, 200_000, 100)
     lines, live_lines = (lines, 100) if quick else (side.lines or lines, 350)
-    with side.peer(side.workers) as peer:
+    with side.peer() as peer:
         stored(peer, Plan(lines))
 
         def parts(job: int) -> tuple[Load, Plan]:
@@ -111,7 +108,7 @@ def crowd(side: Side, quick: bool) -> Round:
 def publish(side: Side, quick: bool) -> Round:
     """200,000 lines without viewers, and for our side what ``run`` costs a job."""
     lines = side.lines or (20_000 if quick else 200_000)
-    with side.peer(side.workers) as peer:
+    with side.peer() as peer:
         pids = [*peer.pids.workers, *peer.pids.store]
         cpu = cpu_seconds(pids)
         took = stored(peer, Plan(lines))
@@ -135,7 +132,7 @@ SCENARIOS: Final = (
         "replay",
         "Replay",
         "1 viewer, 500,000 stored lines; its bytes are compared with those of an earlier viewer",
-        (Side(Ours), Side(Nchan, lines=50_000), Side(SseStarlette), Side(Naive), Side(FlaskSse, skip=_NO_REPLAY)),
+        (Side(Ours), Side(Nchan, lines=50_000), Side(SseStarlette), Side(Naive)),
         (
             Metric("lines_per_s", "lines received", "per second", more=True),
             Metric("grown_mb", "growth of the worker's memory (RSS)", "MB", compared=False),
@@ -152,7 +149,7 @@ SCENARIOS: Final = (
         "crowd",
         "Replay crowd",
         "1,000 viewers from line 0 of a 200,000-line job, and 100 live viewers of another job (50 lines/s)",
-        (Side(Ours), Side(Nchan, lines=20_000), Side(SseStarlette), Side(Naive), Side(FlaskSse, skip=_NO_REPLAY)),
+        (Side(Ours), Side(Nchan, lines=20_000), Side(SseStarlette), Side(Naive)),
         (
             Metric("p99_ms", "live delay during the crowd, 99th percentile", "ms"),
             Metric("p99_times_quiet", "the same as a multiple of its quiet value", "times"),
@@ -173,7 +170,7 @@ SCENARIOS: Final = (
         "storm",
         "Connect storm",
         "5,000 viewers come back with Last-Event-ID (ours with a token each) to a live job and miss ten lines each",
-        (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive), Side(FlaskSse, skip=_NO_REPLAY)),
+        (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive)),
         (
             Metric("connects_per_s", "viewers connected and caught up", "per second", more=True),
             Metric("turned_away", "viewers refused or cut off", ""),
@@ -185,7 +182,7 @@ SCENARIOS: Final = (
         "publish",
         "Publish",
         "200,000 lines of one job flat out, nobody watching",
-        (Side(Ours), Side(Nchan, lines=20_000), Side(FlaskSse)),
+        (Side(Ours), Side(Nchan, lines=20_000)),
         (
             Metric("lines_per_s", "lines published", "per second", more=True),
             Metric("cpu_us_per_line", "CPU per line, service and store", "µs"),
@@ -194,7 +191,7 @@ SCENARIOS: Final = (
         (),
         (
             "nchan gets 20,000 lines: it takes no more than 32,767 of one channel in a second.",
-            "flask-sse stores nothing; sse-starlette and the naive variant read the same store.",
+            "sse-starlette and the naive variant read the same store.",
         ),
         runner_says,
     ),

@@ -22,17 +22,14 @@ class Pids:
 
 
 class Peer(ABC):
-    """One server, started again for every round: ``with Peer(workers=1) as peer``."""
+    """One server, started again for every round: ``with Peer() as peer``."""
 
     #: Its name in tables, and a sentence that describes it.
     name: ClassVar[str]
     about: ClassVar[str]
     grammar: ClassVar[Grammar]
-    #: Whether the response begins before the first line. Otherwise :meth:`watched` counts the viewers.
-    answers: ClassVar[bool] = True
 
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
+    def __init__(self) -> None:
         self.pids = Pids()
         self.folder = Path()
         self._stack = contextlib.ExitStack()
@@ -62,18 +59,14 @@ class Peer(ABC):
         """Headers of viewers that have line ``after`` of job 0 and reconnect."""
         return [f"Last-Event-ID: {after}\r\n"]
 
-    def watched(self) -> int:
-        """The number of connected viewers, for a server whose response does not show it."""
-        return 0
-
     def store_connections(self) -> int:
         """The number of connections of the workers to the store; 0 without a store."""
         return 0
 
-    def wait_for_workers(self, master: int, *store: int) -> None:
-        """Waits for the worker processes of a master, and remembers them and the process of the ``store``, if any."""
-        wait_until(lambda: len(children(master)) >= self.workers, "the workers do not start")
-        self.pids = Pids(children(master)[: self.workers], [*store])
+    def wait_for_worker(self, master: int, *store: int) -> None:
+        """Waits for the worker process of a master, and remembers it and the process of the ``store``, if any."""
+        wait_until(lambda: bool(children(master)), "the worker does not start")
+        self.pids = Pids(children(master)[:1], [*store])
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:

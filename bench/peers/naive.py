@@ -5,15 +5,13 @@ import os
 import sys
 from importlib.metadata import version
 
-from bench.load import Target
-from bench.peers.base import Peer
 from bench.peers.ours import LOG, NOISE
-from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
+from bench.peers.store import StorePeer, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running
 from bench.reference import Grammar
 
 
-class Naive(Peer):
+class Naive(StorePeer):
     """One blocking XREAD per viewer."""
 
     name = "naive"
@@ -24,7 +22,7 @@ class Naive(Peer):
         self.url, store = start_store(self.folder, stack)
         self.port = free_port()
         argv = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gevent", "--worker-connections", "20000"]
-        argv += ["-w", str(self.workers), "-b", f"127.0.0.1:{self.port}", "--no-control-socket", "--timeout", "120"]
+        argv += ["-w", "1", "-b", f"127.0.0.1:{self.port}", "--no-control-socket", "--timeout", "120"]
         master = stack.enter_context(
             running(
                 [*argv, "bench.peers.naive_app:application"],
@@ -33,17 +31,7 @@ class Naive(Peer):
                 {"NAIVE_REDIS_URL": self.url, "PYTHONPATH": str(ROOT)},
             )
         )
-        self.wait_for_workers(master, store)
-
-    def target(self, job: int) -> Target:
-        ref = job_ref(job)
-        return Target("127.0.0.1", self.port, f"/chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log")
-
-    def sink(self) -> StoreSink:
-        return StoreSink(self.url)
-
-    def store_connections(self) -> int:
-        return connections(self.url)
+        self.wait_for_worker(master, store)
 
     def versions(self) -> dict[str, str]:
         found = {name: version(name) for name in ("gunicorn", "gevent", "redis", "hiredis")}

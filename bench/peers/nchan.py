@@ -31,7 +31,7 @@ ACCEPT_SECONDS: Final = 60.0
 _CONF: Final = """
 load_module {module};
 daemon off;
-worker_processes {workers};
+worker_processes 1;
 worker_rlimit_nofile 20000;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -118,12 +118,10 @@ class Nchan(Peer):
         self.port = free_port()
         module = next(module for module in MODULES if module.exists())
         conf = self.folder / "nginx.conf"
-        conf.write_text(
-            _CONF.format(module=module, workers=self.workers, folder=self.folder, memory=1024, port=self.port)
-        )
+        conf.write_text(_CONF.format(module=module, folder=self.folder, memory=1024, port=self.port))
         argv = [shutil.which("nginx") or "nginx", "-e", str(self.folder / "error.log"), "-c", str(conf)]
         master = stack.enter_context(running(argv, lambda: listens(self.port), self.folder / "out.log"))
-        self.wait_for_workers(master)
+        self.wait_for_worker(master)
 
     def target(self, job: int) -> Target:
         return Target("127.0.0.1", self.port, f"/sub?id=j{job}")

@@ -11,10 +11,8 @@ from typing import Final
 
 from bench.load import Target
 from bench.machine import children
-from bench.peers.base import Peer
-from bench.peers.store import ForeignSink, StoreSink, connections, job_ref, start_store, store_version
+from bench.peers.store import StorePeer, job_ref, start_store, store_version
 from bench.processes import ROOT, START_SECONDS, free_port, listens, running, wait_until
-from bench.produce import Sink
 from bench.reference import Grammar
 from chronoverse.auth.tokens import READ, mint
 
@@ -22,7 +20,7 @@ LOG: Final = rb"event: log\ndata: {data}\nid: (?P=number)\n\n"
 NOISE: Final = rb"event: (?:connected|job|end)\ndata: [^\n]*\n(?:retry: [0-9]+\n)?(?:id: [0-9]+\n)?\n"
 
 
-class Ours(Peer):
+class Ours(StorePeer):
     """The service with its shared tail."""
 
     name = "chronoverse"
@@ -45,14 +43,14 @@ class Ours(Peer):
                     "CHRONOVERSE_BIND": f"127.0.0.1:{self.port}",
                     "CHRONOVERSE_DATA_DIR": str(self.folder / "data"),
                     "CHRONOVERSE_MAX_STREAMS": "12000",
-                    "WEB_CONCURRENCY": str(self.workers),
+                    "WEB_CONCURRENCY": "1",
                 },
                 self.root,
             )
         )
         # Before, the scan server may still be a fork of the master: it would be taken for the worker.
         wait_until(lambda: answers(self.port), "no worker answers")
-        wait_until(lambda: len(forks_of(master)) == self.workers, "the workers do not start")
+        wait_until(lambda: len(forks_of(master)) == 1, "the worker does not start")
         self.pids.workers, self.pids.store = forks_of(master), [store]
 
     def target(self, job: int) -> Target:
@@ -62,12 +60,6 @@ class Ours(Peer):
     def token(self, subject: str) -> str:
         """A token for reading everything."""
         return mint(self.secret.encode(), subject, [READ], ["*"], 3_600, time.time())
-
-    def sink(self) -> Sink:
-        return StoreSink(self.url)
-
-    def store_connections(self) -> int:
-        return connections(self.url)
 
     def versions(self) -> dict[str, str]:
         packages = ("chronoverse", "gunicorn", "gevent", "flask", "redis", "hiredis")
@@ -93,10 +85,3 @@ def forks_of(master: int) -> list[int]:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
 
     return [pid for pid in children(master) if program(pid) == program(master)]
-
-
-class Newcomers(Ours):
-    """The same service. Its jobs do not exist before their first lines."""
-
-    def sink(self) -> Sink:
-        return ForeignSink(self.url)

@@ -2,15 +2,13 @@
 
 import contextlib
 
-from bench.load import Target
 from bench.peers import environment
-from bench.peers.base import Peer
-from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
+from bench.peers.store import StorePeer, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running
 from bench.reference import Grammar
 
 
-class SseStarlette(Peer):
+class SseStarlette(StorePeer):
     """One blocking XREAD per viewer."""
 
     name = "sse-starlette"
@@ -30,7 +28,6 @@ class SseStarlette(Peer):
         self.port = free_port()
         argv = [str(environment.python()), "-m", "uvicorn", "bench.peers.starlette_app:app", "--no-access-log"]
         argv += ["--port", str(self.port), "--loop", "uvloop", "--http", "httptools", "--backlog", "4096"]
-        argv += ["--workers", str(self.workers)] if self.workers > 1 else []
         pid = stack.enter_context(
             running(
                 argv,
@@ -40,18 +37,6 @@ class SseStarlette(Peer):
             )
         )
         self.pids.workers, self.pids.store = [pid], [store]
-        if self.workers > 1:
-            self.wait_for_workers(pid, store)
-
-    def target(self, job: int) -> Target:
-        ref = job_ref(job)
-        return Target("127.0.0.1", self.port, f"/chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log")
-
-    def sink(self) -> StoreSink:
-        return StoreSink(self.url)
-
-    def store_connections(self) -> int:
-        return connections(self.url)
 
     def versions(self) -> dict[str, str]:
         found = environment.versions(["sse-starlette", "starlette", "uvicorn", "uvloop", "httptools", "redis"])

@@ -7,6 +7,8 @@ from typing import Final
 
 import redis
 
+from bench.load import Target
+from bench.peers.base import Peer
 from bench.processes import running
 from bench.produce import TIMESTAMP
 from chronoverse.embedded.server import find_binary
@@ -28,12 +30,6 @@ PRODUCER: Final = "bench-producer"
 
 def job_ref(job: int) -> JobRef:
     return JobRef(WORKFLOW, f"j{job}")
-
-
-def log_key(job: int) -> str:
-    """The key of the job's log, as a foreign runner knows it."""
-    ref = job_ref(job)
-    return f"chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log"
 
 
 def start_store(directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
@@ -93,25 +89,18 @@ class StoreSink:
             self._store.finish(self._attempts[job], Status.COMPLETED, 0, 0, last + 1)
 
 
-class ForeignSink:
-    """Publishes as a foreign runner does: with plain XADD, and without opening the jobs."""
+class StorePeer(Peer):
+    """A peer that reads this store. Its paths are the keys of logs."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    url: str
+    port: int
 
-    def open(self, jobs: range) -> None:
-        self._client = redis.Redis.from_url(f"{self._url}?client_name={PRODUCER}")
+    def target(self, job: int) -> Target:
+        ref = job_ref(job)
+        return Target("127.0.0.1", self.port, f"/chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log")
 
-    def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for job, first, texts in batch:
-            for number, text in enumerate(texts, first):
-                fields = ("timestamp", TIMESTAMP, "message", text, "stream", "stdout")
-                pipeline.execute_command("XADD", log_key(job), f"{number}-0", *fields)
-        pipeline.execute()
+    def sink(self) -> StoreSink:
+        return StoreSink(self.url)
 
-    def finish(self, jobs: range, last: int) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for job in jobs:
-            pipeline.execute_command("XADD", log_key(job), f"{last + 1}-0", "event", "end", "status", "COMPLETED")
-        pipeline.execute()
+    def store_connections(self) -> int:
+        return connections(self.url)

@@ -1,7 +1,7 @@
 """Random schedules of faults: three jobs with three viewers each, and one fault after another, chosen at random.
 
 Every fault is shorter than the runners' lease, so no job may be declared LOST: each viewer must receive every line once
-and in order. ``python -m bench.soak.schedule`` runs many of them.
+and in order.
 """
 
 import random

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.schedule import Report, run_schedule
 
-SECONDS: Final = 5.0
+SECONDS: Final = float(os.environ.get("FAULT_SECONDS", 5.0))
 SEEDS: Final = [20261124, *(int(seed) for seed in [os.environ.get("FAULT_SEED")] if seed)]
 
 
