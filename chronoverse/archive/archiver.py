@@ -379,7 +379,7 @@ class Archiver:
                 is_next = derived.last == state.archived
                 # The terminal entry is read, too: numbers may be missing just before it.
                 end = job.end.sequence_num + 1
-                chunk = write_chunk(job_objects, state, end, on_frame=derived.lines.add_text if is_next else None)
+                chunk = write_chunk(job_objects, state, end, on_lines=derived.lines.add if is_next else None)
                 if chunk is not None and is_next:
                     derived.chunks.append(chunk)
             if chunk is not None:

@@ -24,17 +24,18 @@ def write_chunk(
     merge: bool = False,
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
-    on_frame: Callable[[bytes], object] | None = None,
+    on_lines: Callable[[list[str], list[int], list[str]], object] | None = None,
 ) -> Chunk | None:
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
 
     Lines up to ``trim`` leave the store. With ``merge``, a small last chunk is replaced by a new chunk that begins with
-    its lines. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame. Raises
-    :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
+    its lines. ``on_page`` is called after each read, ``on_lines`` with the messages, numbers and times of lines
+    that follow. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+    :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
     old, data = _small_chunk(to, state.archived) if merge and state.archived else (None, b"")
-    builder = ChunkBuilder(to.job, old.first if old else first, level=level, on_frame=on_frame)
+    builder = ChunkBuilder(to.job, old.first if old else first, level=level, on_lines=on_lines)
     if old:
         builder.add_chunk(old, data)
 

@@ -18,7 +18,7 @@ import orjson
 
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, Frame, object_name
-from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, read_entries
+from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, plain_texts, read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, OutOfSequence
 
 if sys.version_info >= (3, 14):
@@ -33,8 +33,9 @@ _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{
 
 
 class ChunkBuilder:
-    """Builds one chunk of ``job``'s log from line ``first`` on. ``on_frame`` gets the JSON Lines of each complete
-    frame.
+    """Builds one chunk of ``job``'s log from line ``first`` on.
+
+    ``on_lines`` gets the messages, numbers and times of the lines that :meth:`add` adds.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ChunkBuilder:
         first: int,
         frame_bytes: int = FRAME_BYTES,
         level: int = COMPRESSION_LEVEL,
-        on_frame: Callable[[bytes], object] | None = None,
+        on_lines: Callable[[list[str], list[int], list[str]], object] | None = None,
     ) -> None:
         self.first: Final = first
         self.last = first - 1
@@ -53,7 +54,7 @@ class ChunkBuilder:
         self._job = job
         self._frame_bytes = frame_bytes
         self._level: Final = level
-        self._on_frame: Final = on_frame
+        self._on_lines: Final = on_lines
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
         self._compressed: list[bytes] = []
@@ -78,11 +79,21 @@ class ChunkBuilder:
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
         """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store."""
+        first = self.last + 1
         plain = plain_json_lines(entries, self.last)
         for line in plain:
             self._append_line(line)
-        for entry in read_entries(entries[len(plain) :], self.last, first_stored):
+        others = list(read_entries(entries[len(plain) :], self.last, first_stored))
+        for entry in others:
             self._add_entry(entry)
+        if self._on_lines:
+            timestamps, messages = plain_texts(entries[: len(plain)])
+            lines = [entry for entry in others if isinstance(entry, Line)]
+            self._on_lines(
+                [*messages, *(line.message for line in lines)],
+                [*range(first, first + len(plain)), *(line.sequence_num for line in lines)],
+                [*timestamps, *(line.timestamp for line in lines)],
+            )
 
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object's bytes. At least one number must have been added."""
@@ -116,8 +127,6 @@ class ChunkBuilder:
         text = b"".join(self._text)
         if len(text) > MAX_FRAME_BYTES:
             raise ArchiveDamaged(f"line {self.last} of {self._job} is too long for the archive: {len(text)} bytes")
-        if self._on_frame:
-            self._on_frame(text)
         compressed = compressed or compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
