@@ -1,12 +1,11 @@
 """Older lines in segments. Each segment is read and encoded once for all viewers of a worker."""
 
-import threading
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
-from weakref import WeakValueDictionary
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
@@ -83,8 +82,8 @@ class ReplayCache:
     ) -> None:
         self.store: Final = store
         self._scan: Final = scan
-        #: Who waits for the same scan, by its key.
-        self._scanning: WeakValueDictionary[_Key, threading.Lock] = WeakValueDictionary()
+        #: Viewers that wait for the same scan take turns: the next one finds its segment.
+        self._scanning: Final = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
         self._invalidated = 0
         self.throttle: Final = throttle
         self._archive: Final = archive or ArchiveReader()
@@ -161,10 +160,7 @@ class ReplayCache:
             return None
         key = (ref, line_filter, cursor)
         deadline = time.monotonic() + patience
-        lock = self._scanning.setdefault(key, threading.Lock())
-        if not lock.acquire(timeout=patience):
-            raise ShareExceeded("another stream waits for the same lines")
-        try:
+        with self._scanning.hold(key, patience):
             if cached := self._find_complete(key):
                 return cached
             invalidated, asked_at = self._invalidated, self._clock()
@@ -185,8 +181,6 @@ class ReplayCache:
             if invalidated == self._invalidated:
                 self._remember(key, segment, asked_at)
             return segment
-        finally:
-            lock.release()
 
     def _read_archive(
         self, key: _Key, count: int, comparing: Callable[[], AbstractContextManager[object]]

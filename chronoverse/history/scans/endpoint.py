@@ -2,20 +2,20 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
-from weakref import WeakValueDictionary
 
 from chronoverse.errors import ShareExceeded
+from chronoverse.fair_lock import FairLock
 
 #: Seconds between two looks whether the subject's scan in another worker is over.
 _POLL_SECONDS: Final = 0.01
@@ -60,19 +60,13 @@ class ScanTurns:
     def __init__(self, file: int) -> None:
         self._file: Final = file
         #: The kernel's locks belong to a whole process. Within it, a subject's scans wait here, in order.
-        self._queues: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        self._queues: Final = FairLock(0, _used_up, at_once=math.inf, each=1)
 
     @contextlib.contextmanager
     def hold(self, subject: str, deadline: float) -> Iterator[None]:
         """Holds the turn of ``subject``. Raises :class:`ShareExceeded` when it is not free before ``deadline``."""
-        used_up = ShareExceeded("timed out waiting for other searches of this token: only one runs at a time")
-        queue = self._queues.setdefault(subject, threading.Lock())
-        waited = not queue.acquire(blocking=False)
-        if waited and not queue.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise used_up
         byte = int.from_bytes(blake2b(subject.encode(), digest_size=8).digest()) >> 2
-        with contextlib.ExitStack() as undo:
-            undo.callback(queue.release)
+        with self._queues.hold(subject, max(deadline - time.monotonic(), 0)) as waited:
             if waited:
                 # The subject's scans in other workers get the turn in between.
                 time.sleep(_POLL_SECONDS)
@@ -82,7 +76,13 @@ class ScanTurns:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        raise used_up from None
+                        raise _used_up() from None
                 time.sleep(_POLL_SECONDS)
-            undo.callback(fcntl.lockf, self._file, fcntl.LOCK_UN, 1, byte)
-            yield
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
+
+
+def _used_up(_: str = "") -> ShareExceeded:
+    return ShareExceeded("timed out waiting for other searches of this token: only one runs at a time")

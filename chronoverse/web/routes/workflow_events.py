@@ -3,8 +3,7 @@
 A workflow's changes are read, fed and written like a log's lines. Only the beginning of a stream differs.
 """
 
-import threading
-from collections import defaultdict
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -12,12 +11,14 @@ from typing import Any, Final, NamedTuple
 import orjson
 from flask import Response, request
 
-from chronoverse.errors import StoreError
+from chronoverse.errors import AtCapacity, StoreError
+from chronoverse.fair_lock import FairLock
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import RESET_FRAME, EventName
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.workflow_viewer import WorkflowViewer
+from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.schemas import (
     WORKFLOW_EVENT_SCHEMA,
@@ -51,7 +52,7 @@ class Snapshots:
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
         self._made: dict[WantedJobs, Snapshot] = {}
-        self._locks: defaultdict[WantedJobs, threading.Lock] = defaultdict(threading.Lock)
+        self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
 
     def fresh(self, wanted: WantedJobs) -> Snapshot | None:
         found = self._made.get(wanted)
@@ -65,14 +66,16 @@ class Snapshots:
         return found if found and found.cursor in kept else None
 
     def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
-        """The frames of the jobs, in states no older than change ``cursor``. Raises what :func:`newest_jobs` does."""
-        with self._locks[wanted]:
+        """The frames of the jobs, in states no older than change ``cursor``.
+
+        Raises :class:`AtCapacity`, and what :func:`newest_jobs` does.
+        """
+        with self._reading.hold(wanted):
             found = self.fresh(wanted)
             if found is None or found.cursor < cursor:
                 # Each has 17 KB at most for a job, and nearly always 100 KB for a hundred.
                 if len(self._made) >= 64:
                     self._made.clear()
-                    self._locks.clear()
                 found = self._made[wanted] = self._read(wanted, subject, cursor)
         return found.frames
 
