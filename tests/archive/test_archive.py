@@ -96,10 +96,11 @@ def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
     before.add(entries[:cut])
     # With the third one the first part just fills a frame.
     frame_bytes = choice.choice([1, 300, before.added_size, 10**6])
-    frames: list[bytes] = []
-    whole = ChunkBuilder(JOB, first, frame_bytes, on_frame=frames.append)
+    texts: list[tuple[str, int, str]] = []
+    whole = ChunkBuilder(JOB, first, frame_bytes, on_lines=lambda *columns: texts.extend(zip(*columns, strict=True)))
     half = ChunkBuilder(JOB, first, frame_bytes)
-    whole.add(entries)
+    whole.add(entries[:cut])
+    whole.add(entries[cut:])
     half.add(entries[:cut])
     size = half.added_size
     continued = ChunkBuilder(JOB, first, frame_bytes)
@@ -108,6 +109,7 @@ def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
     continued.add(entries[cut:])
     chunk, data = whole.finish()
     assert [*continued.finish()] == [chunk, data]
+    frames = [frame_text(frame, data) for frame in chunk.frames]
     assert whole.added_size == whole.text_size == chunk.text_size == sum(map(len, frames))
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
     assert (chunk.sha256, text_sha256(chunk, data)) == (hashlib.sha256(b"".join(frames)).hexdigest(),) * 2
@@ -118,7 +120,8 @@ def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
     assert whole.closed == (len(found) < len([*read_entries(entries, first - 1, first)]))
     assert b"".join(line + b"\n" for each in lines for line in each) == b"".join(frames)
     assert [(frame.earliest, frame.latest) for frame in chunk.frames] == [*map(times_of, lines)]
-    messages = [each.message for each in found if isinstance(each, Line)]
+    assert texts == [(each.message, each.sequence_num, each.timestamp) for each in found if isinstance(each, Line)]
+    messages = [text[0] for text in texts]
     size = sum(max(len(each), 1) for each in messages)
     assert read_chunk(JOB, chunk.name, first, data, "x") == (chunk, messages.count("x"), size)
     check_frames(chunk, data, frames)

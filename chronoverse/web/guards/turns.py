@@ -75,9 +75,9 @@ class Turns:
                     yield
                     return
 
-    def read(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+    def read(self, ref: JobRef, subject: str) -> AbstractContextManager[object]:
         """A turn to read one batch of stored lines, or some jobs, from the server that has ``ref``."""
         return self._reads[self._server_of(ref)].hold(subject)
 
-    def download(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+    def download(self, ref: JobRef, subject: str) -> AbstractContextManager[object]:
         return self._downloads[self._server_of(ref)].hold(subject)
