@@ -1,8 +1,8 @@
 """Bodies of a runner's requests (open, append, end), and the answers. Validation and OpenAPI are made from these."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -19,9 +19,9 @@ MAX_RUN_LINES: Final = 5_000
 #: The highest first number of lines that are named as lost, and the most of them at once: a log must be able to end.
 _MAX_LOST: Final = 5 * 10**11
 
+_Result = TypeVar("_Result")
+
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
-_KEYS: Final = frozenset({"timestamp", "message", "stream", "partial"})
-_RUN_KEYS: Final = frozenset({"timestamp", "stream", "messages", "partial"})
 _TOO_LONG: Final = "message must have at most {} bytes: send a longer line in partial pieces"
 
 
@@ -51,6 +51,24 @@ class NewLineSchema(Schema):
     stream = one_of(STREAMS, required=True)
     partial_ = boolean("True if the next line of the stream continues this one.", data_key="partial")
 
+    @classmethod
+    def read(cls, lines: Any, max_line_bytes: int) -> list[LineRun]:
+        if not isinstance(lines, list) or len(lines) > MAX_LINES:
+            raise ValueError(f"must be a list of at most {MAX_LINES} lines")
+        return runs_of(_each(lines, lambda line: cls._read_line(line, max_line_bytes)))
+
+    @classmethod
+    def _read_line(cls, line: Any, max_line_bytes: int) -> Line:
+        _check_object(line, cls)
+        message, is_partial = line.get("message"), line.get("partial", False)
+        if not isinstance(message, str) or "\n" in message:
+            raise ValueError("message must be text without a newline")
+        if type(is_partial) is not bool:
+            raise ValueError("partial must be true or false")
+        if 4 * len(message) > max_line_bytes and _is_too_long(message.encode(), max_line_bytes):
+            raise ValueError(_TOO_LONG.format(max_line_bytes))
+        return Line(0, line["timestamp"], message, line["stream"], is_partial)
+
 
 class NewRunSchema(Schema):
     """Lines to append that share their time and stream."""
@@ -60,72 +78,83 @@ class NewRunSchema(Schema):
     messages = fields.List(matching(r"[^\n]*"), required=True, metadata={"description": "As `message` of a line."})
     partial_ = fields.List(fields.Integer(), data_key="partial", metadata={"description": "Indexes, ascending."})
 
+    @classmethod
+    def read(cls, runs: Any, max_line_bytes: int) -> list[LineRun]:
+        if not isinstance(runs, list):
+            raise ValueError("must be a list of runs")
+        found = [each for some in _each(runs, lambda run: [*cls._read_run(run, max_line_bytes)]) for each in some]
+        require_few_lines(count_lines(found))
+        return found
+
+    @classmethod
+    def _read_run(cls, run: Any, max_line_bytes: int) -> Iterator[LineRun]:
+        """Splits a run into runs whose lines are either all partial or all whole. Messages are not checked singly."""
+        _check_object(run, cls)
+        texts, partial = run.get("messages"), run.get("partial", [])
+        try:
+            messages = "\n".join(texts).encode().split(b"\n") if type(texts) is list and texts else []
+        except TypeError:
+            messages = []
+        if type(texts) is not list or len(messages) != len(texts):
+            raise ValueError("messages must be a list of texts without a newline")
+        for index, message in enumerate(messages) if max(map(len, messages), default=0) > max_line_bytes else ():
+            if _is_too_long(message, max_line_bytes):
+                raise ValueError(f"messages.{index}: {_TOO_LONG.format(max_line_bytes)}")
+        if partial != [] and not _are_indexes(partial, len(messages)):
+            raise ValueError("partial must be a list of indexes of messages, in ascending order")
+        start = 0
+        for index in [*partial, len(messages)]:
+            if messages[start:index]:
+                yield LineRun(run["timestamp"], run["stream"], False, messages[start:index])
+            if messages[index : index + 1]:
+                yield LineRun(run["timestamp"], run["stream"], True, messages[index : index + 1])
+            start = index + 1
+
 
 class LinesField(fields.List[Mapping[str, Any]]):
-    """Loaded as runs by ``read``, which raises ValueError. Loading object by object would take 20 ms for 500 lines."""
+    """Loaded as runs by the schema's ``read``. Loading object by object would take 20 ms for 500 lines."""
 
-    def __init__(self, schema: type[Schema], read: Callable[[Any, int], list[LineRun]], **options: Any) -> None:
+    def __init__(self, schema: type[NewLineSchema | NewRunSchema], **options: Any) -> None:
         super().__init__(fields.Nested(schema), **options)
-        self._read = read
+        self._schema = schema
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
-            return self._read(value, cast("LinesBody", self.root).max_line_bytes)
+            return self._schema.read(value, cast("LinesBody", self.root).max_line_bytes)
         except ValueError as error:
             raise ValidationError(str(error)) from error
 
 
-def _read_lines(lines: Any, max_line_bytes: int) -> list[LineRun]:
-    if not isinstance(lines, list) or len(lines) > MAX_LINES:
-        raise ValueError(f"must be a list of at most {MAX_LINES} lines")
-    for index, line in enumerate(lines):
-        if error := _find_error(line, max_line_bytes):
-            raise ValueError(f"{index}: {error}")
-    return runs_of(
-        Line(index, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
-        for index, line in enumerate(lines)
-    )
+def _each(items: Iterable[Any], read: Callable[[Any], _Result]) -> Iterator[_Result]:
+    """What ``read`` makes of each of ``items``. A ValueError that it raises gets the item's index."""
+    for index, item in enumerate(items):
+        try:
+            yield read(item)
+        except ValueError as error:
+            raise ValueError(f"{index}: {error}") from error
 
 
-def _find_error(line: Any, max_line_bytes: int) -> str | None:
-    if type(line) is not dict or not line.keys() <= _KEYS:
-        return f"must be an object of {', '.join(sorted(_KEYS))}"
-    message = line.get("message")
-    if error := _find_stamp_error(line):
-        return error
-    if not isinstance(message, str) or "\n" in message:
-        return "message must be text without a newline"
-    if type(line.get("partial", False)) is not bool:
-        return "partial must be true or false"
-    if 4 * len(message) > max_line_bytes and _is_too_long(message.encode(), max_line_bytes):
-        return _TOO_LONG.format(max_line_bytes)
-    return None
-
-
-def _find_stamp_error(item: Mapping[str, Any]) -> str | None:
+def _check_object(item: Any, schema: type[NewLineSchema | NewRunSchema]) -> None:
+    """Raises ValueError unless ``item`` has only keys of ``schema``, and a valid timestamp and stream."""
+    if type(item) is not dict or not item.keys() <= _KEYS[schema]:
+        raise ValueError(f"must be an object of {', '.join(sorted(_KEYS[schema]))}")
     timestamp = item.get("timestamp")
     if not isinstance(timestamp, str) or not _TIMESTAMP.fullmatch(timestamp):
-        return "timestamp must be like 2026-03-03T10:00:05.123Z"
-    return None if item.get("stream") in STREAMS else "stream must be stdout or stderr"
+        raise ValueError("timestamp must be like 2026-03-03T10:00:05.123Z")
+    if item.get("stream") not in STREAMS:
+        raise ValueError("stream must be stdout or stderr")
+
+
+_KEYS: Final = {
+    schema: frozenset(field.data_key or name for name, field in schema().fields.items())
+    for schema in (NewLineSchema, NewRunSchema)
+}
 
 
 def _is_too_long(message: bytes, max_line_bytes: int) -> bool:
     # A runner cuts lines by their original bytes. Each U+FFFD, of three bytes, may have replaced one byte that is not
     # UTF-8.
     return len(message) > max_line_bytes and len(message) - 2 * message.count(b"\xef\xbf\xbd") > max_line_bytes
-
-
-def _read_runs(runs: Any, max_line_bytes: int) -> list[LineRun]:
-    if not isinstance(runs, list):
-        raise ValueError("must be a list of runs")
-    found: list[LineRun] = []
-    for index, run in enumerate(runs):
-        try:
-            found += [each for each in _read_run(run, max_line_bytes) if each.messages]
-        except ValueError as error:
-            raise ValueError(f"{index}: {error}") from error
-    require_few_lines(count_lines(found))
-    return found
 
 
 def require_few_lines(count: int) -> None:
@@ -137,32 +166,6 @@ def require_few_lines(count: int) -> None:
 def _are_indexes(partial: Any, count: int) -> bool:
     are_numbers = type(partial) is list and all(type(index) is int for index in partial)
     return are_numbers and partial == sorted({*partial} & {*range(count)})
-
-
-def _read_run(run: Any, max_line_bytes: int) -> Iterator[LineRun]:
-    """Splits one run into runs whose lines are either all partial or all whole. Messages are not checked one by one."""
-    if type(run) is not dict or not run.keys() <= _RUN_KEYS:
-        raise ValueError(f"must be an object of {', '.join(sorted(_RUN_KEYS))}")
-    if error := _find_stamp_error(run):
-        raise ValueError(error)
-    texts, partial = run.get("messages"), run.get("partial", [])
-    try:
-        messages = "\n".join(texts).encode().split(b"\n") if type(texts) is list and texts else []
-    except TypeError:
-        messages = []
-    if type(texts) is not list or len(messages) != len(texts):
-        raise ValueError("messages must be a list of texts without a newline")
-    for index, message in enumerate(messages) if max(map(len, messages), default=0) > max_line_bytes else ():
-        if _is_too_long(message, max_line_bytes):
-            raise ValueError(f"messages.{index}: {_TOO_LONG.format(max_line_bytes)}")
-    if partial != [] and not _are_indexes(partial, len(messages)):
-        raise ValueError("partial must be a list of indexes of messages, in ascending order")
-    start = 0
-    for index in partial:
-        yield LineRun(run["timestamp"], run["stream"], False, messages[start:index])
-        yield LineRun(run["timestamp"], run["stream"], True, messages[index : index + 1])
-        start = index + 1
-    yield LineRun(run["timestamp"], run["stream"], False, messages[start:])
 
 
 class LabelsField(fields.Dict):
@@ -215,8 +218,8 @@ class LinesBody(OpenedBody):
     """
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
-    lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})
-    runs = LinesField(NewRunSchema, _read_runs, metadata={"description": f"At most {MAX_RUN_LINES} lines in all."})
+    lines = LinesField(NewLineSchema, metadata={"maxItems": MAX_LINES})
+    runs = LinesField(NewRunSchema, metadata={"description": f"At most {MAX_RUN_LINES} lines in all."})
     safe = JsonBoolean(load_default=False, metadata={"description": "Without lines: return which lines are safe."})
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
