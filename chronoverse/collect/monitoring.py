@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,27 +9,26 @@ from prometheus_client.registry import Collector
 
 from chronoverse.collect.agent import Agent
 
-#: Containers that are named, those with most to do first.
-MAX_CONTAINERS: Final = 500
-#: Seconds without a turn after which the agent hangs.
-HANGS_SECONDS: Final = 30.0
-
 
 class _Lags(Collector):
-    """How far an agent lags behind the log files. Raises RuntimeError if it hangs, which makes the answer a 500."""
+    """How far an agent lags behind the log files.
+
+    Raises RuntimeError, which makes the answer a 500, if it has had no turn for 30 s.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
 
     def collect(self) -> Iterable[Metric]:
-        if time.monotonic() - self._agent.turned_at > HANGS_SECONDS:
+        if time.monotonic() - self._agent.turned_at > 30:
             raise RuntimeError("the agent hangs")
         names = ["namespace", "pod", "container"]
         in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
         what = "Age of the oldest line that was read but is not safe in the store."
         in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
         logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in list(self._agent.logs.values())]
-        for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:MAX_CONTAINERS]:
+        # 500 containers, those with most to do first.
+        for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:500]:
             values = [labels.get(name, "") for name in names]
             in_bytes.add_metric(values, size)
             in_seconds.add_metric(values, seconds)

@@ -41,7 +41,7 @@ NOTHING_WRONG: Final = (
 )
 #: Candidate lines, case-insensitive: wider than any feature, and without anchors, so that the prefilter
 #: of archived lines can use it.
-SIGNAL: Final = (
+_SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
     r"|does ?n|(?:is|was) not|no such|not (?:ok|defined|allowed|supported|installed|permitted|match|declared)"
@@ -242,7 +242,7 @@ class LineReader:
     def __init__(self) -> None:
         self._features: Final = ExpressionSet(feature.pattern for feature in FEATURES)
         #: Finds the lines that are worth reading.
-        self.signal: Final = Matcher(SIGNAL, regex=True, max_joined=MAX_PROGRAM)
+        self.signal: Final = Matcher(_SIGNAL, regex=True, max_joined=MAX_PROGRAM)
         self._words: Final = Matcher(ERROR_WORDS, regex=True)
         self._nothing_wrong: Final = compile_groups(f"(?i){NOTHING_WRONG}")
 
