@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -193,6 +194,25 @@ class Findings(NamedTuple):
     slower: Sequence[bytes] | None = None
 
 
+@dataclass(slots=True)
+class _Body:
+    """A summary's JSON, which must not have more than ``max_bytes``."""
+
+    members: dict[str, Any]
+    max_bytes: int
+
+    @property
+    def room(self) -> int:
+        return self.max_bytes - len(orjson.dumps(self.members))
+
+    def offer(self, name: str, *values: Any) -> None:
+        """Sets a member, which is None, to the first of ``values`` for which there is room."""
+        for self.members[name] in values:
+            if self.room >= 0:
+                return
+        self.members[name] = None
+
+
 def compose(
     job: Job,
     found: Findings,
@@ -209,49 +229,34 @@ def compose(
     errors, last, compared_with, new, guess, slower = found
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
-    compared = None if compared_with is None else list(compared_with)
     begin = max(job.first, 1)
     scanned_to = max(errors.low, new.low if new else 0, begin)
-    is_complete = is_whole = scanned_to == begin
     shown_job = job.to_json()
     if job.labels:
         # They get a quarter of the room, at most.
         shown_job["labels"] = fit_labels(shown_job["labels"], max_bytes // 4)
-        is_whole = is_whole and len(shown_job["labels"]) == len(job.labels)
-    body: dict[str, Any] = {
-        "job": shown_job,
-        "compared_with": compared,
-        "baseline": baseline and {"label": baseline},
-        "new": {"count": _count(new, begin) if new else 0, "first": []},
-        "errors": {"count": _count(errors, begin), "first": []},
-        "last": [],
-        "cause": None,
-        "complete": is_complete,
-        "scanned_to": scanned_to,
-        "truncated": False,
-        "verdict": None,
-        "slower": None,
-    }
-
-    def may_fit(found: FoundLines | None) -> list[tuple[Line, int, int]]:
-        """The groups for which there may be room: the first line of each, how many it has, and that line's shape."""
-        listed: list[tuple[Line, int, int]] = []
-        room = max_bytes
-        for group in found.groups() if found else ():
-            if room < 0:
-                break
-            # What a running job's log has dropped meanwhile can no longer be read.
-            if group.number >= begin:
-                line = group.line or read_line(group.number)
-                whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
-                line = line._replace(message=line.message[: characters + 1])
-                room -= len(cut_line(line, characters, group.repeated))
-                listed.append((line, group.repeated, errors.shape_of(whole.message)))
-        return listed
-
-    cause = _cause(job, guess, new, last)
-    groups = [may_fit(new), may_fit(errors)]
+    compared = None if compared_with is None else list(compared_with)
+    body = _Body(
+        {
+            "job": shown_job,
+            "compared_with": compared,
+            "baseline": baseline and {"label": baseline},
+            "new": {"count": _count(new, begin) if new else 0, "first": []},
+            "errors": {"count": _count(errors, begin), "first": []},
+            "last": [],
+            "cause": None,
+            "complete": scanned_to == begin,
+            "scanned_to": scanned_to,
+            "truncated": False,
+            "verdict": None,
+            "slower": None,
+        },
+        max_bytes,
+    )
+    read_groups = partial(_groups_for, begin, max_bytes, characters, read_line)
+    groups = [read_groups(new, errors.shape_of), read_groups(errors, errors.shape_of)]
     looked_for = {shape for each in groups for _, _, shape in each}
+    cause = _cause(job, guess, new, last)
     if cause is not None:
         first, final, telling, kind, confidence = cause
         line = last[-1] if telling == last[-1].sequence_num else read_line(telling)
@@ -260,41 +265,66 @@ def compose(
     past = read_past(looked_for) if looked_for else None
     if cause is not None:
         seen = past and past.seen(cause_shape)
-        body["cause"] = {"from": first, "to": final, "line": None, "kind": kind, "confidence": confidence}
-        for size in (characters, 0):
-            body["cause"]["line"] = orjson.Fragment(cut_line(line, size, seen=seen))
-            if len(orjson.dumps(body)) <= max_bytes:
-                break
-        else:
-            # A foreign runner may write a time of any length.
-            body["cause"] = None
-    if past is not None and cause is not None and is_complete:
-        body["verdict"] = past.verdict(job, cause_shape)
-        if len(orjson.dumps(body)) > max_bytes:
-            body["verdict"] = None
-    if len(orjson.dumps(body)) > max_bytes:
-        body["baseline"] = None
-    while compared and len(orjson.dumps(body)) > max_bytes:
-        # Five ids may have more characters than the smallest summary.
+        # A foreign runner may write a time of any length.
+        lines = [orjson.Fragment(cut_line(line, size, seen=seen)) for size in (characters, 0)]
+        place = {"from": first, "to": final, "line": None, "kind": kind, "confidence": confidence}
+        body.offer("cause", *({**place, "line": each} for each in lines))
+        if past is not None and scanned_to == begin:
+            body.offer("verdict", past.verdict(job, cause_shape))
+    if body.room < 0:
+        body.members["baseline"] = None
+    # Five ids may have more characters than the smallest summary.
+    while compared and body.room < 0:
         compared.pop()
-        is_whole = False
-    room = max_bytes - len(orjson.dumps(body))
+    room = body.room
+    is_slower_cut = False
     if slower is not None:
-        (kept,), (is_cut,) = _share_room([iter(slower)], min(room, max_bytes // 4))
-        is_whole = is_whole and not is_cut
+        (kept,), (is_slower_cut,) = _share_room([iter(slower)], min(room, max_bytes // 4))
         if kept or not slower:
-            body["slower"] = [orjson.Fragment(json) for json in kept]
+            body.members["slower"] = [orjson.Fragment(json) for json in kept]
             room -= sum(len(json) + 1 for json in kept)
-
     kinds = [
         (cut_line(line, characters, repeated, past and past.seen(shape)) for line, repeated, shape in each)
         for each in groups
     ]
     shown, left_out = _share_room([*kinds, (cut_line(line, characters) for line in reversed(last))], room)
-    body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
-    body["last"] = newest[::-1]
-    body["truncated"] = not (is_whole and errors.is_whole and (new or errors).is_whole) or left_out[0] or left_out[1]
-    return orjson.dumps(body)
+    first_new, first_errors, newest = ([orjson.Fragment(json) for json in each] for each in shown)
+    body.members["new"]["first"], body.members["errors"]["first"] = first_new, first_errors
+    body.members["last"] = newest[::-1]
+    body.members["truncated"] = (
+        scanned_to != begin
+        or len(shown_job.get("labels", ())) != len(job.labels)
+        or len(compared or ()) != len(compared_with or ())
+        or is_slower_cut
+        or not (errors.is_whole and (new or errors).is_whole)
+        or left_out[0]
+        or left_out[1]
+    )
+    return orjson.dumps(body.members)
+
+
+def _groups_for(
+    begin: int,
+    max_bytes: int,
+    characters: int,
+    read_line: Callable[[int], Line],
+    found: FoundLines | None,
+    shape_of: Callable[[str], int],
+) -> list[tuple[Line, int, int]]:
+    """The groups for which there may be room: the first line of each, how many it has, and that line's shape."""
+    listed: list[tuple[Line, int, int]] = []
+    room = max_bytes
+    for group in found.groups() if found else ():
+        if room < 0:
+            break
+        # What a running job's log has dropped meanwhile can no longer be read.
+        if group.number >= begin:
+            line = group.line or read_line(group.number)
+            whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
+            line = line._replace(message=line.message[: characters + 1])
+            room -= len(cut_line(line, characters, group.repeated))
+            listed.append((line, group.repeated, shape_of(whole.message)))
+    return listed
 
 
 def _count(found: FoundLines, begin: int) -> int | None:
