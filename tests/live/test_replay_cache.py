@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -79,8 +79,11 @@ class Rig:
 
 
 @pytest.fixture
-def rig(server: RedisServer, store: Store, prefix: str) -> Rig:
-    return Rig(server, store, prefix)
+def rig(server: RedisServer, store: Store, prefix: str) -> Iterator[Rig]:
+    """Whatever a test does, the cache counts the bytes that it holds."""
+    rig = Rig(server, store, prefix)
+    yield rig
+    assert rig.cache._cached_bytes == sum(len(segment.frames) for _, segment in rig.cache._segments.values())
 
 
 # What a segment says

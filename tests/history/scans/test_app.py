@@ -1,6 +1,7 @@
 """The scan server's application answers scans with pages, and with errors that say what went wrong."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final
@@ -9,13 +10,22 @@ import orjson
 import pytest
 
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable, StoreError, TooFast
+from chronoverse.errors import (
+    AtCapacity,
+    ChronoverseError,
+    JobNotFound,
+    ScansUnavailable,
+    SearchTooExpensive,
+    StoreError,
+    TooFast,
+)
 from chronoverse.history.pages import CLIENT_GONE_SECONDS, PAGE_SECONDS
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import LineScan, error_from_json, error_to_json
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import Job, JobRef, Status
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.store import Store
+from tests.support.bench import NOW as BENCH_NOW
 from tests.support.bench import make_lines
 
 JOB: Final = JobRef("wf_1", "job_1")
@@ -104,6 +114,17 @@ def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, exp
         assert found == expected
     else:
         assert {key: found.get(key) for key in expected} == expected
+
+
+def test_lines_before_one_that_is_too_long_for_a_search_make_a_page(app: ScanApp, store: Store) -> None:
+    """The next page raises the error."""
+    lines = [Line(1, BENCH_NOW, "aaaaz", "stdout"), Line(2, BENCH_NOW, "a" * 3 * 2**20, "stdout")]
+    store.append(store.open(JobRef(JOB.workflow_id, "long"), "token"), lines)
+    asked = partial(scan, job_id="long", q="(?:a.{0,50}){4}z", regex=True)
+    page = app.read(asked())
+    assert (len(page.lines), page.position, page.has_more) == (1, 1, True)
+    with pytest.raises(SearchTooExpensive):
+        app.read(asked(position=1))
 
 
 def test_lines_that_were_read_are_looked_at_however_late_they_came(app: ScanApp, store: Store) -> None:

@@ -4,15 +4,18 @@ import gc
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import count, islice
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 
+from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
 from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
@@ -154,9 +157,46 @@ def random_request(rng: random.Random) -> ExportLogsServiceRequest:
     return found
 
 
+def plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    """Attributes with a text or an integer as they are, and others as None."""
+    named = {each.key: each.value for each in attributes}
+    return {
+        key: getattr(value, kind) if (kind := str(value.WhichOneof("value"))) in ("string_value", "int_value") else None
+        for key, value in named.items()
+    }
+
+
+def reference(whole: ExportLogsServiceRequest) -> tuple[dict[Any, list[Any]], int]:
+    """What :func:`meaning` should find, from each record alone, and how many are refused."""
+    jobs, refused = defaultdict[Any, list[Any]](list), 0
+    for of in whole.resource_logs:
+        for each in of.scope_logs[0].log_records:
+            said = {**plain(of.resource.attributes), **plain(each.attributes)}
+            if not (said["service.instance.id"] and said.get("service.name")):
+                refused += 1
+                continue
+            job = JobRef(str(said["service.name"]), str(said["service.instance.id"]))
+            has_number = PATH in said and NUMBER in said
+            path, number = (said[PATH], said[NUMBER]) if has_number else ("", 0)
+            kind = each.body.WhichOneof("value")
+            body = {"string_value": each.body.string_value, "array_value": '[1,{"a":null}]'}.get(str(kind))
+            kept = [*map(str.encode, (body or "").split("\r\n"))]
+            first = sha256(f"{each.time_unix_nano} {body}".encode()).hexdigest()[:16] if number == 1 else ""
+            time = each.time_unix_nano or each.observed_time_unix_nano
+            stream = said.get("log.iostream") or ("stderr" if each.severity_number >= 17 else "stdout")
+            if "chronoverse.exit_code" in said:
+                jobs[job, "end"] = [(Status.FAILED, 3)]
+                kept = kept if body or number else []
+            lines = [(False, [text]) for text in kept]
+            jobs[job, int(not number)].append(
+                (path, number, first, time // 10**6, iso_timestamp(time // 10**6 / 1000), stream, lines)
+            )
+    return dict(jobs), refused
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_a_request_means_the_same_as_its_records_one_at_a_time(seed: int) -> None:
-    """Whatever is read at once, or remembered from the record or the resource before."""
+    """Whatever is read at once, or remembered from the record or the resource before; and as a simple model says."""
     whole = random_request(random.Random(seed))
     singles = [
         ExportLogsServiceRequest(
@@ -169,7 +209,9 @@ def test_a_request_means_the_same_as_its_records_one_at_a_time(seed: int) -> Non
     bad = [each.SerializeToString().replace(b"BAD!", b"B\xff\xfe!") for each in (whole, *singles)]
     assert meaning(PROTOBUF, bad[0]) == meaning(PROTOBUF, *bad[1:])
     document = json_format.MessageToJson(whole, use_integers_for_enums=True).encode()
-    assert meaning(JSON, document) == meaning(PROTOBUF, *(each.SerializeToString() for each in singles))
+    found, refused = meaning(JSON, document)
+    assert (found, refused) == meaning(PROTOBUF, *(each.SerializeToString() for each in singles))
+    assert (found, refused.total()) == reference(whole)
 
 
 @pytest.mark.parametrize("first", [2, None])
