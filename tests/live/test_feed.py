@@ -1,5 +1,6 @@
 """A feed: where cursors are in its ring, which frames it drops, what it encodes, and how it closes."""
 
+import random
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -110,112 +111,82 @@ def test_a_feed_of_a_job_that_does_not_exist_begins_at_zero() -> None:
 # Seek and take
 
 
-def test_a_viewer_takes_all_frames_after_its_cursor() -> None:
-    """One slice has all frames after a viewer's cursor, and the cursor and position to continue from."""
-    feed = filled(1, 2, 3)
+class Ring:
+    """What a feed should hold: all frames ever published, by position, of which those from ``first`` on are left."""
 
-    assert take(feed, feed.seek(0)) == Slice(frames(event_frame(1), event_frame(2), event_frame(3)), 3, 3)
-    assert take(feed, feed.seek(2)) == Slice(event_frame(3).frame, 3, 3)
-    assert take(feed, feed.seek(3)) == Slice(b"", 3, 3)
+    def __init__(self, start: int) -> None:
+        self.base = self.cursor = start
+        self.all: list[EventFrame | None] = []
+        self.first = 0
+        self.is_closed = False
 
+    def kept(self, position: int | None = None) -> list[EventFrame]:
+        return [each for each in self.all[self.first if position is None else position :] if each]
 
-def test_a_viewer_continues_from_its_position() -> None:
-    """A viewer that continues from its position gets the frames published since."""
-    feed = filled(1, 2)
-    position = take(feed, feed.seek(0)).position
-    feed.publish([event_frame(3), event_frame(4)], 2, ROOMY)
+    def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
+        if self.is_closed or after != self.cursor:
+            return False
+        self.all += events
+        self.cursor = events[-1].number
+        while len(frames(*self.kept())) > limit:
+            self.base = self.kept()[0].number
+            self.first += 1
+        return True
 
-    assert take(feed, position) == Slice(frames(event_frame(3), event_frame(4)), 4, 4)
+    def empty(self, to: int, *, is_skipped: bool) -> None:
+        # A position that nobody has had.
+        self.all += [None] if is_skipped else []
+        self.first, self.base, self.cursor = len(self.all), to, to
 
+    def seek(self, cursor: int) -> int | None:
+        later = [each for each in self.kept() if each.number > cursor]
+        if cursor < self.base or (later and later[0].first <= cursor):
+            return None
+        return len(self.all) - len(later)
 
-def test_a_cursor_beyond_the_ring_finds_its_end() -> None:
-    """When a store was restored to an older state, viewers are ahead of the ring. It has no frames for them yet."""
-    feed = filled(1, 2)
-
-    assert take(feed, feed.seek(9)) == Slice(b"", 2, 2)
-
-
-def test_a_gap_is_one_frame_that_covers_many_numbers() -> None:
-    """A cursor before the gap gets the gap's frame. A cursor after the gap does not."""
-    gap = EventFrame(5, None, Gap(2, 5, "missing").to_frame())
-    feed = filled(1)
-    feed.publish([gap, event_frame(6)], 1, ROOMY)
-
-    assert take(feed, feed.seek(1)).frames == gap.frame + event_frame(6).frame
-    assert take(feed, feed.seek(5)).frames == event_frame(6).frame
-
-
-def test_a_cursor_inside_a_gap_is_not_in_the_ring() -> None:
-    """Its viewer needs a frame for the rest of the gap only, so it reads for itself."""
-    feed = filled(1)
-    feed.publish([EventFrame(5, None, Gap(2, 5, "missing").to_frame(), first=2), event_frame(6)], 1, ROOMY)
-
-    assert [feed.seek(cursor) is None for cursor in range(1, 7)] == [False, True, True, True, False, False]
-
-
-def test_a_full_ring_drops_its_oldest_frames() -> None:
-    """The ring drops frames until it is within its limit, and not one frame more."""
-    feed = filled(1, 2, 3, 4, 5, limit=30)
-
-    assert (feed.base, feed.cursor) == (2, 5)
-    assert feed.seek(1) is None
-    assert take(feed, feed.seek(2)) == Slice(frames(event_frame(3), event_frame(4), event_frame(5)), 5, 5)
+    def take(self, position: int, stream: str | None) -> Slice | None:
+        if position < self.first:
+            return None
+        rest = self.kept(position)
+        passing = [each for each in rest if None in (stream, each.stream) or each.stream == stream]
+        text, cursor = frames(*passing), rest[-1].number if rest else self.cursor
+        moved = b"" if not rest or (passing and passing[-1] is rest[-1]) else b"id: %d\n\n" % cursor
+        return Slice(text + moved, cursor, len(self.all))
 
 
-def test_a_dropped_position_gives_no_slice() -> None:
-    """A viewer whose position was dropped must read older lines itself. The oldest position still in the ring works."""
-    feed = filled(1, 2, 3, 4, 5, limit=30)
-
-    assert feed.take(1, None) is None
-    assert take(feed, 2).frames.startswith(b"3;")
-
-
-def test_a_batch_larger_than_the_ring_leaves_its_end() -> None:
-    """Of a batch larger than the ring, the last frames stay. Positions count the dropped frames too."""
-    feed = filled(1)
-    feed.publish([event_frame(number) for number in range(2, 12)], 1, 25)
-
-    assert (feed.base, feed.cursor) == (9, 11)
-    assert take(feed, feed.seek(9)) == Slice(frames(event_frame(10), event_frame(11)), 11, 11)
-
-
-def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
-    """Viewers read a frame that is larger than the ring themselves, and the ring continues after it."""
-    feed = filled(1)
-    feed.publish([event_frame(2, size=100)], 1, 50)
-
-    assert (feed.base, feed.cursor) == (2, 2)
-    assert feed.seek(1) is None
-    feed.publish([event_frame(3)], 2, 50)
-    assert take(feed, feed.seek(2)).frames == event_frame(3).frame
-
-
-@given(
-    batches=st.lists(st.lists(st.integers(3, 40), min_size=1, max_size=6), max_size=8),
-    limit=st.integers(0, 120),
-    start=st.integers(0, 5),
-)
-def test_a_ring_is_the_end_of_what_was_published(batches: list[list[int]], limit: int, start: int) -> None:
-    """From every cursor, the ring gives all frames after it in order, or None if they were dropped.
-
-    It stays within its limit.
-    """
-    feed = Feed(REF, job(last=start))
-    events: list[EventFrame] = []
-    for sizes in batches:
-        fresh = [event_frame(feed.cursor + at, size=size) for at, size in enumerate(sizes, 1)]
-        feed.publish(fresh, feed.cursor, limit)
-        events += fresh
-
-    whole_ring = take(feed, feed.seek(feed.base))
-    assert len(whole_ring.frames) <= limit or not events
-    for cursor in range(feed.cursor + 1):
-        position = feed.seek(cursor)
-        if cursor < feed.base:
-            assert position is None
+@pytest.mark.parametrize("seed", range(40))
+def test_a_feed_is_the_end_of_what_was_published(seed: int) -> None:
+    """From every cursor and every position that a viewer may have, with any bound, over gaps, skips and redactions."""
+    choice = random.Random(seed)
+    start, limit = choice.randrange(3), choice.choice([0, 15, 60, ROOMY])
+    feed, ring = Feed(REF, job(last=start)), Ring(start)
+    for step in range(25):
+        kind = choice.choice(["publish"] * 8 + ["late", "skip", "redact", "close"][: 4 if step > 15 else 3])
+        if kind in ("publish", "late"):
+            after, number, events = ring.cursor + (kind == "late") * choice.choice([-1, 1]), ring.cursor, []
+            for _ in range(choice.randrange(1, 5)):
+                first, number = number + 1, number + choice.choice([1, 1, 1, 4])
+                stream = choice.choice(["stdout", "stderr"])
+                each = event_frame(number, stream, choice.choice([3, 10, 10, 50]))
+                events.append(each._replace(first=first) if number > first else each)
+            assert feed.publish(events, after, limit) == ring.publish(events, after, limit)
+        elif kind == "skip":
+            to = ring.cursor + choice.randrange(-1, 3)
+            feed.skip(to)
+            if to > ring.cursor and not ring.is_closed:
+                ring.empty(to, is_skipped=True)
+        elif kind == "redact":
+            feed.redact([(1, 1)])
+            ring.empty(ring.cursor, is_skipped=False)
         else:
-            assert position == cursor - start
-            assert take(feed, position).frames == frames(*events[cursor - start :])
+            feed.close(b"first" if not ring.is_closed else b"second")
+            ring.is_closed = True
+        assert (feed.base, feed.cursor, feed.final) == (ring.base, ring.cursor, b"first" if ring.is_closed else None)
+        for cursor in range(ring.cursor + 3):
+            assert feed.seek(cursor) == ring.seek(cursor)
+        for position in range(len(ring.all) + 1):
+            wanted = choice.choice([None, None, "stdout", "stderr"])
+            assert feed.take(position, line_filter(wanted)) == ring.take(position, wanted)
 
 
 # The size of a slice
@@ -301,15 +272,6 @@ def test_viewers_at_the_same_position_share_one_slice() -> None:
         assert found is not feed.take(0, LineFilter("stdout", query))
 
 
-def test_a_publish_discards_cached_slices() -> None:
-    """A cached slice is discarded at the next publish, because the newest lines are missing from it."""
-    feed = filled(1)
-    take(feed, 0)
-    feed.publish([event_frame(2)], 1, ROOMY)
-
-    assert take(feed, 0).frames == frames(event_frame(1), event_frame(2))
-
-
 def test_at_most_max_slices_are_cached() -> None:
     """The feed caches exactly MAX_SLICES slices. One more evicts a cached slice."""
     feed = filled(*range(1, MAX_SLICES + 3))
@@ -325,21 +287,6 @@ def test_at_most_max_slices_are_cached() -> None:
 
 
 # Filters
-
-
-def test_a_filter_leaves_the_other_stream_out() -> None:
-    """A filter leaves out the other stream's lines. A block with only an id moves the cursor over those at the end."""
-    events = [event_frame(1), event_frame(2, "stderr"), event_frame(3), event_frame(4, "stderr")]
-
-    assert join(events, LineFilter("stdout")) == frames(events[0], events[2]) + b"id: 4\n\n"
-    assert join(events, LineFilter("stderr")) == frames(events[1], events[3])
-    assert join(events, None) == frames(*events)
-
-
-def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
-    """When a filter leaves out every line, one block with only an id moves the cursor."""
-    assert join([event_frame(1), event_frame(2)], LineFilter("stderr")) == b"id: 2\n\n"
-    assert join([], LineFilter("stderr")) == b""
 
 
 def test_a_gap_passes_every_filter() -> None:
@@ -361,14 +308,6 @@ def test_an_entry_out_of_sequence_comes_after_the_id_of_skipped_lines() -> None:
     misplaced = EventFrame(2, None, OutOfSequence("2-1").to_frame())
 
     assert join([event_frame(1), event_frame(2), misplaced], LineFilter("stderr")) == b"id: 2\n\n" + misplaced.frame
-
-
-def test_a_filtered_slice_covers_the_same_numbers_as_an_unfiltered_one() -> None:
-    """A filtered slice has the cursor and position of the lines that it skipped."""
-    feed = filled(1, 2, 3)
-
-    assert take(feed, 0, "stderr") == Slice(b"id: 3\n\n", 3, 3)
-    assert take(feed, 3, "stderr") == Slice(b"", 3, 3)
 
 
 # Encoding
@@ -466,18 +405,6 @@ def test_the_closing_frames(status: Status, last: str) -> None:
 
 
 # Publishing
-
-
-@pytest.mark.parametrize("after", [0, 1, 3])
-def test_only_a_batch_that_follows_the_ring_is_published(after: int) -> None:
-    """A feed ignores a batch that was not read from the ring's end.
-
-    Its lines are in the ring already, or lines before it are missing.
-    """
-    feed = filled(1, 2)
-    feed.publish([event_frame(after + 1)], after, ROOMY)
-
-    assert (feed.cursor, take(feed, 0).frames) == (2, frames(event_frame(1), event_frame(2)))
 
 
 def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
@@ -594,15 +521,6 @@ def test_a_feed_closes_once() -> None:
     feed.close(b"second")
 
     assert (feed.final, waiter.wakes) == (b"first", 1)
-
-
-def test_nothing_is_published_after_the_end() -> None:
-    """A closed feed never changes. Its frames can still be taken."""
-    feed = filled(1)
-    feed.close(b"end")
-    feed.publish([event_frame(2)], 1, ROOMY)
-
-    assert (feed.cursor, take(feed, feed.seek(0))) == (1, Slice(event_frame(1).frame, 1, 1))
 
 
 def test_a_slice_without_a_match_has_no_frames() -> None:
