@@ -6,7 +6,7 @@
 cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA`, :data:`SCRIPT` and removed
 statements are added. The whole default run comes first: :mod:`bench.calls` notes which functions each test calls.
 For each defect then the tests that call its function run until one fails: those of its package first, the fastest
-files first. A survivor has survived up to :data:`CHOSEN_SECONDS` of such tests.
+files first. A survivor has survived up to ``--seconds`` of such tests.
 Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
 :data:`EQUIVALENT` are left out, and not planted are: log messages, ``__repr__``, and the numbers of constants, which
 tests read by their names.
@@ -35,9 +35,8 @@ import cosmic_ray.plugins
 ROOT: Final = Path(__file__).parents[1]
 #: Seconds for the tests of one defect. A defect that makes tests hang counts as found.
 TEST_SECONDS: Final = 240
-#: Test files run until they take so many seconds without a defect, as they were noted; the first ones, in a run of
-#: their own without the import of the others, until they take the first number.
-CHOSEN_SECONDS: Final = (8.0, 120.0)
+#: The first test files, which run without the import of the others, take so many seconds without a defect, as noted.
+FIRST_SECONDS: Final = 8.0
 #: What decides: the files that defects are planted in, unless others are named.
 DECIDES: Final = (
     *("joblog/", "auth/rights", "auth/tokens", "store/replies", "store/scripts", "history/"),
@@ -220,7 +219,7 @@ class Calls:
             for name in failed & set(tests):
                 del tests[name]
 
-    def tests(self, defect: Defect) -> list[list[str]]:
+    def tests(self, defect: Defect, most_seconds: float) -> list[list[str]]:
         """The tests to run, in one or two runs."""
         folder = str(Path(defect.path).parent)
         near = next((names for start, names in NEAR.items() if folder.startswith(start)), [folder.partition("/")[0]])
@@ -252,8 +251,8 @@ class Calls:
         for name in sorted(filter(chosen.get, chosen), key=order):
             for test, took in sorted(chosen[name].items(), key=lambda item: item[1] > 5):
                 seconds += took
-                if seconds < CHOSEN_SECONDS[1]:
-                    runs[seconds > CHOSEN_SECONDS[0]].append(test)
+                if seconds < most_seconds:
+                    runs[seconds > FIRST_SECONDS].append(test)
         return [*filter(None, runs)]
 
 
@@ -291,6 +290,7 @@ def main() -> None:
     parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests")
     parser.add_argument("--calls", type=Path, default=ROOT / ".mutants/calls", help="kept from run to run")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=120.0, help="noted seconds of the tests of one defect")
     asked = parser.parse_args()
     planted, found = Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="cv-") as directory, ThreadPoolExecutor(asked.processes) as threads:
@@ -307,7 +307,7 @@ def main() -> None:
         def judge(defect: Defect) -> tuple[Defect, list[str], bool]:
             clean = (ROOT / "chronoverse" / defect.path).read_text("utf-8")
             diff = [*difflib.unified_diff(clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
-            runs = [] if asked.list else calls.tests(defect)
+            runs = [] if asked.list else calls.tests(defect, asked.seconds)
             if not runs:
                 return defect, diff, False
             tree = trees.get()

@@ -127,6 +127,9 @@ def test_any_answer_but_ok_is_an_error(answer: list[Any], error: type[Exception]
     with pytest.raises(error, match=message) as caught:
         accepted(answer)
     assert type(caught.value) is error
+    assert getattr(caught.value, "expected", None) == (
+        answer[1] if error in (errors.SequenceGap, errors.QuotaReached) else None
+    )
 
 
 def test_small_replies() -> None:
