@@ -7,6 +7,7 @@ capture/          from a command's pipes or terminal to batches of lines, in the
 spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code, with its signals and the copy of its output
 publisher         opens the job, appends its lines, renews its lease and ends it; releases safe lines from the spool
+outage            what keeps lines from the store for a while, and what the user hears of it
 http_log_writer   publishes through the service instead of the store
 ci_labels         labels from the environment of a CI system
 readback          compares a log with a copy of its lines, before the copy is deleted

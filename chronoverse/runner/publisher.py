@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
@@ -34,14 +33,13 @@ from chronoverse.errors import (
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.joblog.terminal import counted
+from chronoverse.runner.outage import Outage
 from chronoverse.runner.spool.spool import Spool
 
 if TYPE_CHECKING:
     from chronoverse.runner.http_log_writer import HttpLogWriter
     from chronoverse.store import Store
 
-#: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
-RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: Seconds to wait before the lease is requested again after it was lost, and at least when the store asks us to wait.
 _SHORT_PAUSE_SECONDS: Final = 0.05
 
@@ -53,6 +51,24 @@ LogWriter: TypeAlias = "Store | HttpLogWriter"
 class JobResult(NamedTuple):
     status: Status
     exit_code: int | None
+
+
+@dataclass(eq=False)
+class _FreeId:
+    """The ids JOB.2, JOB.3, … that are tried in place of a taken one, and why ``asked`` was refused."""
+
+    asked: JobRef
+    refusal: ChronoverseError | None = None
+    _tried: int = 1
+
+    def next_after(self, error: ChronoverseError) -> JobRef:
+        """The job to try after ``error`` refused the last one. Raises :class:`Closed` if its id is too long."""
+        self.refusal = self.refusal or error
+        self._tried += 1
+        job = self.asked._replace(job_id=f"{self.asked.job_id}.{self._tried}")
+        if not IDENTIFIER.fullmatch(job.job_id):
+            raise Closed(f"{self.refusal}, and {job.job_id} exceeds the 128 characters of an id") from None
+        return job
 
 
 @dataclass(eq=False)
@@ -81,15 +97,14 @@ class Publisher:
 
     def __post_init__(self) -> None:
         spool, job = self.spool, self.job
+        self._stop = threading.Event()
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
         self._renew_seconds = self.lease_seconds / 3
         self._renew_at = 0.0
         #: When lines may be sent again to a service that was too busy for them.
         self._send_at = 0.0
-        #: With ``find_free_id``: the job that was requested, how many ids were tried, and why the first was refused.
-        self._asked_job, self._tried_ids = job, 1
-        self._first_refusal: ChronoverseError | None = None
-        self._backoff = Backoff(RETRY)
+        self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
+        self._free_id = _FreeId(job)
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's line with the index 0.
         self._base: int = spool.state.get("base", 0)
@@ -118,19 +133,13 @@ class Publisher:
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
         self._in_background = False
-        #: Whether :meth:`start` also raises what can pass. The user is then not told that lines wait.
-        self._must_open = False
-        self._last_error: ChronoverseError | None = None
         #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
         #: Whether the store has the job's end, safely.
         self.ended = False
-        #: Whether the user knows that the spool's file cannot be written during this outage.
-        self._has_warned_of_file = False
         #: Whether the user knows that a quota leaves lines out.
         self._has_said_quota = False
         self._opened_or_refused = threading.Event()
-        self._stop = threading.Event()
         self._done = threading.Event()
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
@@ -139,7 +148,7 @@ class Publisher:
         Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
         ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
         """
-        self._must_open = must_open
+        self._outage.is_silent = must_open
         threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True).start()
         is_decided = self._opened_or_refused.wait(seconds)
         with self._lock:
@@ -147,7 +156,7 @@ class Publisher:
             if self.refusal is not None:
                 raise self.refusal
         if must_open and not is_decided:
-            raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
+            raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
         """Call this after the last line. The thread delivers the rest of the spool, and then ends the job.
@@ -175,7 +184,7 @@ class Publisher:
     @property
     def is_unreached(self) -> bool:
         """Whether the store has failed to answer, and has so far neither opened nor refused the job."""
-        return self._attempt is None and not isinstance(self._last_error, TooFast | Held | None)
+        return self._attempt is None and not isinstance(self._outage.last_error, TooFast | Held | None)
 
     def _run(self) -> None:
         try:
@@ -203,17 +212,17 @@ class Publisher:
         except EarlierService as error:
             self.say(f"{error}; the job continues")
         except TooFast as error:
-            self._last_error = error
+            self._outage.last_error = error
             seconds = max(error.seconds, _SHORT_PAUSE_SECONDS)
             self._send_at = time.monotonic() + seconds
             # It may have been the lease that was not renewed.
             self._stop.wait(min(seconds, self._renew_seconds / 2))
         except StoreError as error:
-            self._wait_after(error)
+            self._outage.wait_after(error)
         except Held as error:
             if not self.wait_for_lease:
                 raise
-            self._wait_after(error)
+            self._outage.wait_after(error)
         except Fenced:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
             self._has_lease = self._end_written = False
@@ -319,12 +328,7 @@ class Publisher:
             if isinstance(refusal, SequenceGap):
                 error = ForeignLines(f"{self.job} has {counted(refusal.expected - 1)} already")
             if self.find_free_id and last is None:
-                self._first_refusal = self._first_refusal or error
-                self._tried_ids += 1
-                self.job = self._asked_job._replace(job_id=f"{self._asked_job.job_id}.{self._tried_ids}")
-                if not IDENTIFIER.fullmatch(self.job.job_id):
-                    reason = f"{self.job.job_id} exceeds the 128 characters of an id"
-                    raise Closed(f"{self._first_refusal}, and {reason}") from None
+                self.job = self._free_id.next_after(error)
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise error from None
             return
@@ -333,13 +337,13 @@ class Publisher:
         else:
             self._rejoin(last, attempt)
         self._attempt, self._has_lease = attempt, True
-        self._must_open = False
-        if self._first_refusal is not None:
-            self.say(f"{self._first_refusal}: this run is published as job {self.job.job_id}")
-            self._first_refusal = None
+        self._outage.is_silent = False
+        if (reason := self._free_id.refusal) is not None:
+            self.say(f"{reason}: this run is published as job {self.job.job_id}")
+            self._free_id.refusal = None
         self.spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
         self._schedule_renewal()
-        self._report_recovery()
+        self._outage.end()
         if self._opened_or_refused.is_set():
             return
         self._opened_or_refused.set()
@@ -379,7 +383,7 @@ class Publisher:
         if self._probe is None:
             self.spool.release(self.spool.acked)
         self._schedule_renewal()
-        self._report_recovery()
+        self._outage.end()
 
     def _release_safe(self) -> None:
         """The second thread: asks which lines are safe, and releases them from the spool."""
@@ -427,26 +431,6 @@ class Publisher:
 
     def _schedule_renewal(self) -> None:
         self._renew_at = time.monotonic() + self._renew_seconds
-
-    def _wait_after(self, error: ChronoverseError) -> None:
-        self._last_error = error
-        if not self._backoff.failures:
-            if not self._must_open and not self._stop.is_set():
-                self.say(f"{error}; lines wait here, the job continues")
-            self.spool.force_spill(True)
-            self._has_warned_of_file = False
-        if self.spool.file_error is not None and not self._has_warned_of_file:
-            self._has_warned_of_file = True
-            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines stay in memory")
-        self._backoff.record_failure()
-        self._stop.wait(min(self._backoff.delay(), self._renew_seconds / 2))
-
-    def _report_recovery(self) -> None:
-        if self._backoff.failures:
-            self._backoff.record_success()
-            self.spool.force_spill(False)
-            was_held = isinstance(self._last_error, Held)
-            self.say("the other runner no longer holds the job" if was_held else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when

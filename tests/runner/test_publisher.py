@@ -12,7 +12,7 @@ import redis
 from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, Line
-from chronoverse.runner.publisher import RETRY
+from chronoverse.runner.outage import RETRY
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log

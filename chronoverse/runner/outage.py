@@ -1,0 +1,52 @@
+"""What keeps a runner's lines from the store for a while, and what the user hears of it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chronoverse.backoff import Backoff, RetryPolicy
+from chronoverse.errors import ChronoverseError, Held
+from chronoverse.runner.spool.spool import Spool
+
+#: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
+RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
+
+
+@dataclass(eq=False)
+class Outage:
+    """The errors since the last success. Waits up to ``most_seconds`` after each, or until ``stop`` is set."""
+
+    spool: Spool
+    say: Callable[[str], None]
+    stop: threading.Event
+    most_seconds: float
+    #: Whether the user is not told that lines wait, because the job must be open before its command starts.
+    is_silent: bool = False
+    last_error: ChronoverseError | None = None
+    #: Whether the user knows that the spool's file cannot be written during this outage.
+    _has_warned_of_file: bool = False
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff(RETRY)
+
+    def wait_after(self, error: ChronoverseError) -> None:
+        self.last_error = error
+        if not self._backoff.failures:
+            if not self.is_silent and not self.stop.is_set():
+                self.say(f"{error}; lines wait here, the job continues")
+            self.spool.force_spill(True)
+            self._has_warned_of_file = False
+        if self.spool.file_error is not None and not self._has_warned_of_file:
+            self._has_warned_of_file = True
+            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines stay in memory")
+        self._backoff.record_failure()
+        self.stop.wait(min(self._backoff.delay(), self.most_seconds))
+
+    def end(self) -> None:
+        """Ends the outage, if there is one."""
+        if self._backoff.failures:
+            self._backoff.record_success()
+            self.spool.force_spill(False)
+            was_held = isinstance(self.last_error, Held)
+            self.say("the other runner no longer holds the job" if was_held else "the store is back")
