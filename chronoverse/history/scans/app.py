@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -243,17 +243,26 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
+            # The job, and the jobs with all ``labels`` or on its branch, among the newest 1,000.
+            own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
+            looked_at = islice(self._up_to(job), LABELLED_JOBS) if labels else self._up_to(job)
+
+            def is_wanted(each: Job) -> bool:
+                is_own = each.ref == job.ref or (bool(own) and has_labels(each.labels, own))
+                return is_own or has_labels(each.labels, labels)
+
             # A summary without it is better than none.
             with contextlib.suppress(StoreError):
-                own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
-                return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for, labels, own=own)[0]
+                budgets = PageBudget(clock=self._clock), self._short_budget()
+                past, _ = self._past_runs.read(looked_at, 200, *budgets, is_wanted, looked_for)
+                return past._replace(own=own)
             return None
 
         # The comparison and the new lines can use up all their time. The errors have as much again.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
-            pauses = read_job_profile(job, others, self._runs, PageBudget(seconds=_HOT_SECONDS, clock=self._clock))
+            pauses = read_job_profile(job, others, self._runs, self._short_budget())
             found = found._replace(slower=read_slower(job, pauses, self._read))
         baseline = ",".join(map("=".join, labels)) or None
         return compose(job, found, scan.page_bytes, partial(self._summaries.line, job), read_past, baseline)
@@ -279,7 +288,14 @@ class ScanApp:
             raise JobNotFound("no such line")
         message = lines[0].message
         (shape,) = self._hasher.hashes([message])
-        past, position = self._read_past(job, scan.jobs, budget, [shape], scan.labels, scan.start)
+        start = scan.start and (float(scan.start[0]), scan.start[1])
+        others = (each for each in self._listed_after(job.ref.workflow_id, start, 50) if each.ref != job.ref)
+        listed = others if start else self._up_to(job)
+
+        def is_wanted(each: Job) -> bool:
+            return has_labels(each.labels, scan.labels)
+
+        past, position = self._past_runs.read(listed, scan.jobs, budget, self._short_budget(), is_wanted, [shape])
         head = {
             "position": position and (repr(position[0]), position[1]),
             "looked_at": len(past.runs),
@@ -287,34 +303,15 @@ class ScanApp:
         }
         return head, past.history(shape)
 
-    def _read_past(
-        self,
-        job: Job,
-        count: int,
-        budget: PageBudget,
-        looked_for: Collection[int],
-        labels: Sequence[Sequence[str]] = (),
-        start: tuple[str, str] | None = None,
-        own: Sequence[Sequence[str]] | None = None,
-    ) -> tuple[PastRuns, ListingPosition | None]:
-        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, newest first.
-
-        Each has the numbers of the ``looked_for`` shapes. With ``own``, returns ``job`` and the jobs with all
-        ``labels`` or all of ``own``, if any, among the newest :data:`LABELLED_JOBS`.
-        """
-        before = self._position_of(job) if start is None else (float(start[0]), start[1])
-        first = [ListedJob(before[0] if before else math.inf, job.ref, job)] if start is None else []
+    def _up_to(self, job: Job) -> Iterator[ListedJob]:
+        """``job``, and the jobs that were listed before it, newest first."""
+        before = self._position_of(job)
         older = self._listed_after(job.ref.workflow_id, before, 50)
-        listed = chain(first, (each for each in older if each.ref != job.ref))
-        looked_at = islice(listed, LABELLED_JOBS) if own is not None and labels else listed
-        hot_budget = PageBudget(seconds=_HOT_SECONDS, clock=self._clock)
+        yield ListedJob(before[0] if before else math.inf, job.ref, job)
+        yield from (each for each in older if each.ref != job.ref)
 
-        def is_wanted(each: Job) -> bool:
-            is_own = own is not None and (each.ref == job.ref or (bool(own) and has_labels(each.labels, own)))
-            return is_own or has_labels(each.labels, labels)
-
-        past, position = self._past_runs.read(looked_at, count, budget, hot_budget, is_wanted, looked_for)
-        return past._replace(own=own or ()), position
+    def _short_budget(self) -> PageBudget:
+        return PageBudget(seconds=_HOT_SECONDS, clock=self._clock)
 
     def _position_of(self, job: Job) -> ListingPosition | None:
         """The job's position in the listing of its workflow; None for a foreign job without any time.
