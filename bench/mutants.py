@@ -82,6 +82,8 @@ SCRIPT: Final = (
 )
 #: cosmic-ray's operators that mostly make an equivalent, or what Python refuses at once.
 LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
+#: What a value follows that only checks or hints.
+FLAGS: Final = re.compile("(strict|usedforsecurity|daemon)=$")
 #: Defects that change nothing that anybody could see: the file, the line, and the line with the defect.
 EQUIVALENT: Final = {
     # -1 ms becomes 0 at the end of the function.
@@ -92,6 +94,37 @@ EQUIVALENT: Final = {
     ),
     # plain_frames() returns no frames, and its caller makes the same ones in the general way.
     ("joblog/entries.py", "number += 1", "pass"),
+    # No entry: the maximum with other numbers follows.
+    (
+        "store/replies.py",
+        "last = min(entry_number(last_id), MAX_NUMBER) if last_id else 0",
+        "last = min(entry_number(last_id), MAX_NUMBER) if last_id else -1",
+    ),
+    # The byte before the last newline is a bracket.
+    (
+        "archive/codec.py",
+        'if text.rfind(b"\\n", 0, -1) > 2 * FRAME_BYTES:',
+        'if text.rfind(b"\\n", 0, ~1) > 2 * FRAME_BYTES:',
+    ),
+    # Any text that is too long is refused, and the bound of the memory is one byte higher.
+    (
+        "archive/codec.py",
+        "text = decompressor.decompress(data[offset : offset + frame.size], max_length=frame.text_size + 1)",
+        "text = decompressor.decompress(data[offset : offset + frame.size], max_length=frame.text_size + 2)",
+    ),
+    # It saves work only: no line outside of the range is changed.
+    (
+        "archive/codec.py",
+        "lines = text.splitlines() if numbers.start <= frame.last and frame.first < numbers.stop else []",
+        "lines = text.splitlines() if numbers.start <= frame.last or frame.first < numbers.stop else []",
+    ),
+    # Choices of tuning: when a lease is renewed, and after which line a segment is cut.
+    (
+        "runner/publisher.py",
+        "self._renew_seconds = self.lease_seconds / 3",
+        "self._renew_seconds = self.lease_seconds / 2",
+    ),
+    ("live/replay_cache.py", "cut = size >= MAX_SEGMENT_BYTES", "cut = size > MAX_SEGMENT_BYTES"),
     # start never exceeds the length.
     ("joblog/model.py", "while start < len(messages):", "while start != len(messages):"),
     # A job that is not known is read from the store.
@@ -136,13 +169,16 @@ def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
             unseen.update(lines)
         elif isinstance(node, ast.AnnAssign) and "Final" in ast.unparse(node.annotation):
             constants.update(lines)
+    lines_of = ["", *source.splitlines()]
     nodes = [*cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source))]
     for name in sorted(cosmic_ray.plugins.operator_names()):
         if not LEFT_OUT.search(name):
             operator = cosmic_ray.plugins.get_operator(name)()
             places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
             left_out = unseen | constants if name.startswith("core/Number") else unseen
-            yield from ((place, name, at) for at, place in enumerate(places) if place[0] not in left_out)
+            for at, place in enumerate(places):
+                if place[0] not in left_out and not FLAGS.search(lines_of[place[0]][: place[1]]):
+                    yield place, name, at
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.AugAssign | ast.Delete) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and node.lineno not in unseen

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.joblog.sse import Decoder
@@ -26,6 +27,7 @@ from chronoverse.live.feed import (
     Feed,
     FilterBudget,
     Slice,
+    Waiter,
     encode,
     encode_raw,
     join,
@@ -41,7 +43,7 @@ class CountingWaiter:
     """A waiter that only counts how often it was woken."""
 
     due = 0.0
-    line_filter = None
+    line_filter: LineFilter | None = None
     is_replaying = False
 
     def __init__(self) -> None:
@@ -160,8 +162,9 @@ def test_a_feed_is_the_end_of_what_was_published(seed: int) -> None:
     choice = random.Random(seed)
     start, limit = choice.randrange(3), choice.choice([0, 15, 60, ROOMY])
     feed, ring = Feed(REF, job(last=start)), Ring(start)
+    shown, notices = job(last=start), [(1, b"")]
     for step in range(25):
-        kind = choice.choice(["publish"] * 8 + ["late", "skip", "redact", "close"][: 4 if step > 15 else 3])
+        kind = choice.choice(["publish"] * 8 + ["late", "skip", "redact", "job", "close"][: 5 if step > 15 else 4])
         if kind in ("publish", "late"):
             after, number, events = ring.cursor + (kind == "late") * choice.choice([-1, 1]), ring.cursor, []
             for _ in range(choice.randrange(1, 5)):
@@ -176,12 +179,28 @@ def test_a_feed_is_the_end_of_what_was_published(seed: int) -> None:
             if to > ring.cursor and not ring.is_closed:
                 ring.empty(to, is_skipped=True)
         elif kind == "redact":
-            feed.redact([(1, 1)])
+            feed.redact([(step, step + 1), (step + 9, step + 9)])
             ring.empty(ring.cursor, is_skipped=False)
+            notices.append((0, redact_frame(step, step + 1) + redact_frame(step + 9, step + 9)))
+        elif kind == "job":
+            found = job(
+                ring.cursor, choice.choice([Status.PENDING, Status.RUNNING, Status.LOST]), choice.choice([1, 2])
+            )
+            known = feed.known
+            assert feed.reconcile(found, choice.choice([None, known]))
+            assert not feed.reconcile(found, (-1, found))
+            if not found.status.terminal and (found.status, found.attempt) != (shown.status, shown.attempt):
+                notices = [(0, text) for _, text in notices] + [(1, b"")]
+            shown = found
         else:
             feed.close(b"first" if not ring.is_closed else b"second")
             ring.is_closed = True
         assert (feed.base, feed.cursor, feed.final) == (ring.base, ring.cursor, b"first" if ring.is_closed else None)
+        for version in range(len(notices)):
+            told = b"".join(text for _, text in notices[version + 1 :])
+            assert feed.job_frame
+            has_job = any(is_job for is_job, _ in notices[version + 1 :])
+            assert feed.notices_after(version) == (told + feed.job_frame * has_job, len(notices) - 1)
         for cursor in range(ring.cursor + 3):
             assert feed.seek(cursor) == ring.seek(cursor)
         for position in range(len(ring.all) + 1):
@@ -572,6 +591,24 @@ def test_the_rest_of_the_worker_runs_while_many_compare_lines() -> None:
     feed.waiters |= {FilteringWaiter(feed, f"line {number}") for number in range(60)}
     feed.publish([line_frame(1)], 0, ROOMY)
     assert len(yields) >= 60 * 0.001 / FILTER_SLICE_SECONDS - 1
+
+
+@pytest.mark.parametrize(("waiters", "times"), [(399, 0), (400, 1), (799, 1), (1_000, 2)])
+def test_the_rest_of_the_worker_runs_while_many_viewers_are_woken(waiters: int, times: int) -> None:
+    """Those who compare lines come last."""
+    woken, yields = list[Waiter](), list[int]()
+
+    class NotingWaiter(CountingWaiter):
+        def wake(self) -> None:
+            woken.append(self)
+
+    feed = Feed(REF, None, lambda: yields.append(1))
+    feed.waiters |= {NotingWaiter() for _ in range(waiters)}
+    for each in [*feed.waiters][:3]:
+        each.__dict__["line_filter"] = LineFilter("stdout")
+    feed.publish([line_frame(1)], 0, ROOMY)
+    assert (len(woken), len(yields)) == (waiters, times)
+    assert [each.line_filter is not None for each in woken[-4:]] == [False, True, True, True]
 
 
 def test_an_expression_is_compared_with_few_bytes_at_once() -> None:
