@@ -151,10 +151,11 @@ EQUIVALENT: Final = {
 
 
 class Defect(NamedTuple):
-    """A file below ``chronoverse/`` with the defect. ``text`` is the whole file."""
+    """A file below ``chronoverse/``. ``clean`` and ``text`` are the whole file, without and with the defect."""
 
     path: str
     line: int
+    clean: str
     text: str
 
 
@@ -225,14 +226,14 @@ def choose(seed: int, size: int, words: Sequence[str]) -> list[Defect]:
     defects = []
     for name, place in choice.sample(sorted(places), min(size, len(places))):
         operator, number = choice.choice(places[name, place])
-        text = operator
+        text, clean = operator, (ROOT / "chronoverse" / name).read_text("utf-8")
         if number >= 0:
-            text = plant((ROOT / "chronoverse" / name).read_text("utf-8"), place, operator, number)
+            text = plant(clean, place, operator, number)
             try:
                 ast.parse(text)
             except SyntaxError:
                 continue
-        defects.append(Defect(name, place[0], text))
+        defects.append(Defect(name, place[0], clean, text))
     return defects
 
 
@@ -263,7 +264,7 @@ class Calls:
         if defect.path.endswith(".py"):
             starts = [
                 min([node.lineno, *(each.lineno for each in node.decorator_list)])
-                for node in ast.walk(ast.parse((ROOT / "chronoverse" / defect.path).read_text("utf-8")))
+                for node in ast.walk(ast.parse(defect.clean))
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 if node.lineno <= defect.line <= (node.end_lineno or 0)
             ]
@@ -341,8 +342,7 @@ def main() -> None:
         calls = Calls("" if asked.list else asked.calls.read_text("utf-8"))
 
         def judge(defect: Defect) -> tuple[Defect, list[str], bool]:
-            clean = (ROOT / "chronoverse" / defect.path).read_text("utf-8")
-            diff = [*difflib.unified_diff(clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
+            diff = [*difflib.unified_diff(defect.clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
             runs = [] if asked.list else calls.tests(defect, asked.seconds)
             if not runs:
                 return defect, diff, False
@@ -355,7 +355,7 @@ def main() -> None:
                 is_found = is_found or run_tests(
                     tree, asked.python, "-x", "-n0", *files, MUTANTS_TESTS=str(tree / "tests.txt")
                 )
-            (tree / "chronoverse" / defect.path).write_text(clean, "utf-8")
+            (tree / "chronoverse" / defect.path).write_text(defect.clean, "utf-8")
             trees.put(tree)
             return defect, diff, is_found
 
