@@ -4,6 +4,7 @@ import hashlib
 import random
 import struct
 import subprocess
+from itertools import accumulate
 from pathlib import Path
 
 import orjson
@@ -22,7 +23,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, object_name
 from chronoverse.joblog.entries import Entry, RawEntry, read_entries
-from chronoverse.joblog.model import TIMESTAMP, End, Gap, JobRef, Line
+from chronoverse.joblog.model import MAX_NUMBER, TIMESTAMP, End, Gap, JobRef, Line
 from tests.support.tools import tool
 
 JOB = JobRef("wf_1", "job_1")
@@ -234,6 +235,63 @@ def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
         changed[index] ^= 0xFF
         with pytest.raises(ArchiveDamaged):
             frame_text(frame, bytes(changed))
+
+
+#: Two frames of text, and one with entries out of sequence only, as ``Chunk.to_json`` writes them.
+FRAMES = [[3, 10, 20, "", "", 1], [3, 5, 30, NOW, NOW, 0], [9, 7, 40, NOW, NOW, 1]]
+RECORD = {"first": 2, "last": 9, "object": "wf_1/job_1/2-9.jsonl.zst", "bytes": 99, "sha256": "a", "frames": FRAMES}
+
+
+def with_frames(*changes: tuple[int, int, object]) -> dict[str, object]:
+    """The record with values in other frames, as triples of frame, place and value."""
+    frames = [[*frame] for frame in FRAMES]
+    for frame, place, value in changes:
+        frames[frame][place] = value
+    return {"frames": frames}
+
+
+def ending_at(number: int) -> dict[str, object]:
+    return {"last": number, **with_frames((2, 0, number))}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "why"),
+    [
+        ({"first": 1}, {"first": 0}, "numbers that no line has"),
+        ({"first": 4}, {"first": 5}, "do not follow each other"),
+        (ending_at(MAX_NUMBER), ending_at(MAX_NUMBER + 1), "numbers that no line has"),
+        ({}, {"last": 8}, "do not follow each other"),
+        ({}, {"first": True}, "numbers that no line has"),
+        ({}, {"last": 9.0}, "numbers that no line has"),
+        ({}, {"frames": []}, "do not follow each other"),
+        (with_frames((1, 0, 9)), with_frames((1, 0, 10)), "do not follow each other"),
+        (with_frames((1, 0, 3)), with_frames((1, 0, 2)), "do not follow each other"),
+        ({}, with_frames((0, 0, -1)), "numbers that no line has"),
+        ({"bytes": 0}, {"bytes": -1}, "sizes that no object has"),
+        ({"bytes": MAX_NUMBER}, {"bytes": MAX_NUMBER + 1}, "sizes that no object has"),
+        ({}, {"bytes": "9"}, "sizes that no object has"),
+        (with_frames((1, 1, 0)), with_frames((1, 1, -1)), "sizes that no object has"),
+        (with_frames((1, 2, MAX_FRAME_BYTES)), with_frames((1, 2, MAX_FRAME_BYTES + 1)), "sizes that no object has"),
+        ({"sha256": ""}, {"sha256": None}, "other values where texts should be"),
+        (with_frames((1, 3, "")), with_frames((1, 3, 7)), "other values where texts should be"),
+        (with_frames((1, 4, "")), with_frames((1, 4, None)), "other values where texts should be"),
+        ({"object": "wf_1/job_1/a"}, {"object": "wf_1/job_2/a"}, "an object of another job"),
+        ({"object": "wf_1/job_1/..."}, {"object": "wf_1/job_1/.."}, "an object of another job"),
+        ({"object": "wf_1/job_1/" + "a" * 200}, {"object": "wf_1/job_1/" + "a" * 201}, "an object of another job"),
+        ({}, {"object": "wf_1/job_1/a/b"}, "an object of another job"),
+        ({}, {"frames": [[3, 10]]}, "cannot be read"),
+        ({}, {"first": "2"}, "numbers that no line has"),
+    ],
+)  # fmt: skip
+def test_a_record_that_no_chunk_can_have_is_refused(good: dict[str, object], bad: dict[str, object], why: str) -> None:
+    """Anybody may have written it. What is just valid is read as it was written."""
+    chunk = Chunk.from_json(JOB, orjson.dumps({**RECORD, **good}))
+    assert Chunk.from_json(JOB, chunk.to_json()) == chunk
+    assert orjson.loads(chunk.to_json()) == {**RECORD, **good}
+    offsets = [0, *accumulate(frame.size for frame in chunk.frames)]
+    assert [frame.offset for frame in chunk.frames] == offsets[:-1]
+    with pytest.raises(ArchiveDamaged, match=why):
+        Chunk.from_json(JOB, orjson.dumps({**RECORD, **bad}))
 
 
 def test_objects_in_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The shape of a line: what it leaves out, what it keeps, and what it costs."""
 
+import random
 import time
 from hashlib import blake2b
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.joblog.shapes import MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
 
 
 @pytest.mark.parametrize(
@@ -191,3 +192,42 @@ def test_the_time_is_linear(part: str) -> None:
         ShapeHasher().shape(message)
         ShapeHasher().hashes([message])
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_packed_set_has_the_first_line_of_each_shape(seed: int) -> None:
+    """Like a dict, also for shapes that are not there. A line's number has up to 48 bits; others are unknown."""
+    choice, shapes, first = random.Random(seed), ShapeSet(), dict[int, int]()
+    for _ in range(30):
+        hashes = [
+            choice.choice([choice.randrange(9), 2**64 - choice.randrange(1, 9)]) for _ in range(choice.randrange(6))
+        ]
+        numbers = sorted(choice.choice([choice.randrange(1, 99), 2**32, 2**48 - 1, 2**48]) for _ in hashes)
+        shapes.add(hashes, numbers)
+        for shape, number in zip(hashes, numbers, strict=True):
+            first[shape] = min(number, first.get(shape, number))
+    data = shapes.to_bytes()
+    packed = PackedShapes(data)
+    assert (packed.size, packed.is_full, [*packed.hashes]) == (len(data), False, sorted(first))
+    for shape in [*range(10), *range(2**64 - 10, 2**64)]:
+        assert shapes.first.get(shape) == first.get(shape)
+        assert packed.first_line(shape) == (None if shape not in first else first[shape] % 2**48)  # beyond: 0
+    body = data[16:]
+    for damaged in (data[:-1], data + b"x", data[:20], b"x" + data[1:], b""):
+        with pytest.raises(ValueError, match="not a set of shapes"):
+            PackedShapes(damaged)
+    for other in (body[:-1], body + b"x", body[:7], b""):
+        with pytest.raises(ValueError, match="not a set of shapes"):
+            PackedShapes(blake2b(other, digest_size=16).digest() + other)
+
+
+def test_a_set_of_too_many_shapes_is_full() -> None:
+    """It has none then, and stays so. With one less it has all."""
+    shapes = ShapeSet()
+    shapes.add(range(MAX_SHAPES), range(1, MAX_SHAPES + 1))
+    assert (shapes.is_full, len(shapes.first)) == (False, MAX_SHAPES)
+    shapes.add([MAX_SHAPES], [MAX_SHAPES + 1])
+    shapes.add([1], [1])
+    assert (shapes.is_full, shapes.first) == (True, {})
+    packed = PackedShapes(shapes.to_bytes())
+    assert (packed.is_full, [*packed.hashes], packed.first_line(1)) == (True, [], None)
