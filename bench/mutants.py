@@ -8,8 +8,8 @@ statements are added. The whole default run comes first: :mod:`bench.calls` note
 For each defect then the tests that call its function run until one fails: those of its package first, the fastest
 files first. A survivor has survived up to ``--seconds`` of such tests.
 Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
-:data:`EQUIVALENT` are left out, and not planted are: log messages, ``__repr__``, and the numbers of constants, which
-tests read by their names.
+:data:`EQUIVALENT` are left out, and not planted are: log messages, ``__repr__``, and the numbers of constants and
+of defaults, which are choices.
 """
 
 import argparse
@@ -170,6 +170,8 @@ def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
             unseen.update(lines)
         elif isinstance(node, ast.AnnAssign) and "Final" in ast.unparse(node.annotation):
             constants.update(lines)
+        elif isinstance(node, ast.arguments):
+            constants.update(each.lineno for each in [*node.defaults, *node.kw_defaults] if each)
     lines_of = ["", *source.splitlines()]
     nodes = [*cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source))]
     for name in sorted(cosmic_ray.plugins.operator_names()):
