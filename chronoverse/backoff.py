@@ -28,20 +28,15 @@ class RetryPolicy:
         return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full
 
 
+@dataclass(slots=True, eq=False)
 class Backoff:
     """Counts one loop's failures in a row, and decides how long it waits. ``clock`` is monotonic, in seconds."""
 
-    def __init__(
-        self,
-        policy: RetryPolicy,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self.policy = policy
-        self.failures = 0
-        self._clock = clock
-        self._chance = chance
-        self._failing_since: float | None = None
+    policy: RetryPolicy
+    clock: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+    failures: int = 0
+    _failing_since: float | None = None
 
     def record_failure(self) -> None:
         """Counts a failure. A loop may also call this before an attempt, and :meth:`record_success` when it works."""
@@ -55,10 +50,10 @@ class Backoff:
         """Seconds to wait before the next attempt. After a success it is the policy's first delay, without jitter."""
         if not self.failures:
             return min(self.policy.first, self.policy.longest)
-        return self.policy.delay(self.failures, self._chance)
+        return self.policy.delay(self.failures, self.chance)
 
     def seconds_failing(self) -> float:
         """Seconds since the first call after the last success. Call it after each failed attempt."""
         if self._failing_since is None:
-            self._failing_since = self._clock()
-        return self._clock() - self._failing_since
+            self._failing_since = self.clock()
+        return self.clock() - self._failing_since

@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -32,36 +33,32 @@ COMPRESSION_LEVEL: Final = 9
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 
 
+@dataclass(slots=True, eq=False)
 class ChunkBuilder:
     """Builds one chunk of ``job``'s log from line ``first`` on.
 
     ``on_lines`` gets the messages, numbers and times of the lines that :meth:`add` adds.
     """
 
-    def __init__(
-        self,
-        job: JobRef,
-        first: int,
-        frame_bytes: int = FRAME_BYTES,
-        level: int = COMPRESSION_LEVEL,
-        on_lines: Callable[[list[str], list[int], list[str]], object] | None = None,
-    ) -> None:
-        self.first: Final = first
-        self.last = first - 1
-        self.text_size = 0
-        #: True after an entry that no numbered entry can follow. Then the chunk can no longer grow.
-        self.closed = False
-        self._job = job
-        self._frame_bytes = frame_bytes
-        self._level: Final = level
-        self._on_lines: Final = on_lines
-        self._hash = hashlib.sha256()
-        self._frames: list[Frame] = []
-        self._compressed: list[bytes] = []
-        self._text: list[bytes] = []
-        self._size = 0
-        self._first = first
-        self._plain = True
+    job: JobRef
+    first: int
+    frame_bytes: int = FRAME_BYTES
+    level: int = COMPRESSION_LEVEL
+    on_lines: Callable[[list[str], list[int], list[str]], object] | None = None
+    text_size: int = 0
+    #: True after an entry that no numbered entry can follow. Then the chunk can no longer grow.
+    closed: bool = False
+    _frames: list[Frame] = field(default_factory=list)
+    _compressed: list[bytes] = field(default_factory=list)
+    _text: list[bytes] = field(default_factory=list)
+    _size: int = 0
+    _plain: bool = True
+    last: int = field(init=False)
+    _first: int = field(init=False)
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def __post_init__(self) -> None:
+        self.last, self._first = self.first - 1, self.first
 
     @property
     def added_size(self) -> int:
@@ -74,7 +71,7 @@ class ChunkBuilder:
             text = frame_text(frame, data)
             self._text, self._size, self._plain = [*text.splitlines(keepends=True)], len(text), frame.plain
             self._first, self.last = frame.first, frame.last
-            if frame.last < chunk.last or self._size >= self._frame_bytes:
+            if frame.last < chunk.last or self._size >= self.frame_bytes:
                 self._close_frame(data[frame.offset : frame.offset + frame.size])
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
@@ -86,10 +83,10 @@ class ChunkBuilder:
         others = list(read_entries(entries[len(plain) :], self.last, first_stored))
         for entry in others:
             self._add_entry(entry)
-        if self._on_lines:
+        if self.on_lines:
             timestamps, messages = plain_texts(entries[: len(plain)])
             lines = [entry for entry in others if isinstance(entry, Line)]
-            self._on_lines(
+            self.on_lines(
                 [*messages, *(line.message for line in lines)],
                 [*range(first, first + len(plain)), *(line.sequence_num for line in lines)],
                 [*timestamps, *(line.timestamp for line in lines)],
@@ -98,7 +95,7 @@ class ChunkBuilder:
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object's bytes. At least one number must have been added."""
         self._close_frame()
-        return _finished(self._job, self.first, self.last, self._frames, self._compressed, self._hash.hexdigest())
+        return _finished(self.job, self.first, self.last, self._frames, self._compressed, self._hash.hexdigest())
 
     def _add_entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
@@ -117,7 +114,7 @@ class ChunkBuilder:
         self._text.append(text)
         self._size += len(text)
         self.last = self.last + 1 if last is None else last
-        if self._size >= self._frame_bytes:
+        if self._size >= self.frame_bytes:
             self._close_frame()
 
     def _close_frame(self, compressed: bytes | None = None) -> None:
@@ -126,8 +123,8 @@ class ChunkBuilder:
         earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
         if len(text) > MAX_FRAME_BYTES:
-            raise ArchiveDamaged(f"line {self.last} of {self._job} is too long for the archive: {len(text)} bytes")
-        compressed = compressed or compress_frame(text, self._level)
+            raise ArchiveDamaged(f"line {self.last} of {self.job} is too long for the archive: {len(text)} bytes")
+        compressed = compressed or compress_frame(text, self.level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
         span = (self._first, self.last, offset, len(compressed), len(text))

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -26,17 +27,18 @@ MARK: Final = "store-mark.json"
 log: Final = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class StoreHistory:
     """Compares the store with its archive. ``clock`` is Unix time in seconds."""
 
-    def __init__(self, store: Store, objects: ObjectStore, clock: Callable[[], float] = time.time) -> None:
-        self._store: Final = store
-        self._objects: Final = objects
-        self._clock: Final = clock
-        self._known, self._id = 0.0, ""
-        self._read_at = float("-inf")
-        self.bucket_lost = False
-        self._reported = (False, False)
+    _store: Store
+    _objects: ObjectStore
+    _clock: Callable[[], float] = time.time
+    bucket_lost: bool = False
+    _known: float = 0.0
+    _id: str = ""
+    _read_at: float = float("-inf")
+    _reported: tuple[bool, bool] = (False, False)
 
     def went_back(self) -> bool:
         """Whether the store or the archive has lost a part of its history. If not, advances the marks.

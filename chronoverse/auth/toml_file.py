@@ -3,6 +3,7 @@
 import logging
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -16,14 +17,14 @@ log = logging.getLogger(__name__)
 _Content = TypeVar("_Content")
 
 
+@dataclass(eq=False)
 class TomlFile(Generic[_Content]):
-    def __init__(self, path: Path, setting: str, parse: Callable[[dict[str, Any]], _Content]) -> None:
-        self._path = path
-        self._setting = setting
-        self._parse = parse
-        self._seen: tuple[int, ...] | None = None
-        self._content: _Content | None = None
-        self._is_valid = False
+    _path: Path
+    _setting: str
+    _parse: Callable[[dict[str, Any]], _Content]
+    _seen: tuple[int, ...] | None = None
+    _content: _Content | None = None
+    _is_valid: bool = False
 
     def read(self) -> _Content:
         """The file's current content. Raises :class:`SettingsError`, which names the first error and its place."""

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -40,6 +40,7 @@ __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 _MAX_UNFINISHED: Final = 65_536
 
 
+@dataclass(eq=False, kw_only=True)
 class JobLog:
     """The log of a running job. :meth:`open` creates it; any thread may write to it.
 
@@ -48,26 +49,17 @@ class JobLog:
     a SystemExit.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        *,
-        splitters: Mapping[str, LineSplitter],
-        deliver_seconds: float,
-        clock: Callable[[], float],
-        service_url: str | None,
-        resources: ExitStack,
-    ) -> None:
-        """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
-        self._publisher = publisher
-        self._splitters = splitters
-        self._deliver_seconds = deliver_seconds
-        self._clock = clock
-        self._service_url = service_url
-        self._resources = resources
-        self._lock = threading.Lock()
-        #: Whether :meth:`finish` was called. After that nothing can be written.
-        self.finished = False
+    _publisher: Publisher
+    _splitters: Mapping[str, LineSplitter]
+    _deliver_seconds: float
+    _clock: Callable[[], float]
+    #: For messages.
+    _service_url: str | None
+    #: Closed when the log is finished.
+    _resources: ExitStack
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Whether :meth:`finish` was called. After that nothing can be written.
+    finished: bool = False
 
     @classmethod
     def open(
@@ -125,12 +117,12 @@ class JobLog:
             publisher.start(open_seconds)
             service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
             return cls(
-                publisher,
-                splitters={stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS},
-                deliver_seconds=deliver_seconds,
-                clock=clock,
-                service_url=service_url,
-                resources=stack.pop_all(),
+                _publisher=publisher,
+                _splitters={stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS},
+                _deliver_seconds=deliver_seconds,
+                _clock=clock,
+                _service_url=service_url,
+                _resources=stack.pop_all(),
             )
 
     @property

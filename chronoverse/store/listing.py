@@ -7,6 +7,7 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from typing import Any
@@ -16,12 +17,12 @@ from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition
 from chronoverse.store.commands import Commands
 
 
+@dataclass(frozen=True, slots=True)
 class JobListing:
     """Reads and repairs the listings. Raises what :class:`Store` raises. ``clock`` is Unix time in seconds."""
 
-    def __init__(self, commands: Commands, clock: Callable[[], float] = time.time) -> None:
-        self._commands = commands
-        self._clock = clock
+    _commands: Commands
+    _clock: Callable[[], float] = time.time
 
     def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
         """The positions of up to ``count`` jobs, newest first, strictly after ``before``. See :func:`newest_first`."""

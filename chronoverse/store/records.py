@@ -1,6 +1,7 @@
 """Appends log records that came by OpenTelemetry. They have no runner, no lease and no line numbers of their own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
@@ -52,22 +53,15 @@ class Appended(NamedTuple):
     waits: bool
 
 
+@dataclass(frozen=True, slots=True)
 class RecordAppender:
     """Appends batches of records. ``clock`` is Unix time in seconds. Raises what :class:`Store` raises."""
 
-    def __init__(
-        self,
-        commands: Commands,
-        catalog: JobCatalog,
-        workflows: WorkflowList,
-        retention_ms: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._commands = commands
-        self._catalog = catalog
-        self._workflows = workflows
-        self._retention_ms = retention_ms
-        self._clock = clock
+    _commands: Commands
+    _catalog: JobCatalog
+    _workflows: WorkflowList
+    _retention_ms: int
+    _clock: Callable[[], float]
 
     def append(
         self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import redis
@@ -17,6 +18,7 @@ AHEAD_SECONDS: Final = 1.0
 _Request = tuple[JobRef, int, int]
 
 
+@dataclass(slots=True, eq=False)
 class SequentialReader:
     """Reads logs of ``server`` for one caller at a time, on its own connection, without a pool's checks.
 
@@ -24,25 +26,18 @@ class SequentialReader:
     second. ``key`` is a log's key. ``read`` is called instead when the connection fails; it reads without prefetching.
     """
 
-    def __init__(
-        self,
-        topology: Topology,
-        server: Hashable,
-        key: Callable[[JobRef], str],
-        read: Callable[[JobRef, int, int], Sequence[RawEntry]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._topology = topology
-        self._server = server
-        self._key = key
-        self._read = read
-        self._clock = clock
-        self._version = topology.version
-        self._connection: redis.Connection | None = None
-        #: The request whose answer has not been read yet, and when it was sent.
-        self._pending: _Request | None = None
-        self._sent_at = 0.0
-        self._likely: _Request | None = None
+    _topology: Topology
+    _server: Hashable
+    _key: Callable[[JobRef], str]
+    _read: Callable[[JobRef, int, int], Sequence[RawEntry]]
+    _clock: Callable[[], float] = time.monotonic
+    #: The version of the topology for which the connection was opened.
+    _version: object = None
+    _connection: redis.Connection | None = None
+    #: The request whose answer has not been read yet, and when it was sent.
+    _pending: _Request | None = None
+    _sent_at: float = 0.0
+    _likely: _Request | None = None
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Like :meth:`Store.read`."""

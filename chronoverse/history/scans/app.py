@@ -166,8 +166,8 @@ class ScanApp:
 
         encode: LineEncoder = {"page": encode_line, "whole": _encode_whole, "number": _encode_number}[scan.form]
         if scan.form == "page" and (matcher or scan.before or scan.after):
-            context = scan.before, scan.after
-            encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
+            context = (scan.after, scan.before) if scan.descending else (scan.before, scan.after)
+            encode = MatchEncoder(self._read, job, matcher, scan.stream, scan.descending, *context)
         found: dict[int, bytes] = {}
         position, count, has_progress = scan.position, 0, False
         # Otherwise the lines of a batch take no time, and all of them are scanned, however late they arrived.

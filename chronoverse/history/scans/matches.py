@@ -1,5 +1,6 @@
 """Makes the JSON of matching lines, with the spans that match and the lines of context."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, PageBudget, line_json
@@ -8,30 +9,22 @@ from chronoverse.joblog.matcher import MAX_SPANS, Matcher
 from chronoverse.joblog.model import Job, Line
 
 
+@dataclass(slots=True, eq=False)
 class MatchEncoder:
-    """Makes the JSON of a match: the line with its highlights, and ``context`` lines that are not on the page yet."""
+    """Makes the JSON of a match: the line with its highlights, and lines of context that are not on the page yet."""
 
-    def __init__(
-        self,
-        read: BatchReader,
-        job: Job,
-        matcher: Matcher | None,
-        context: tuple[int, int],
-        stream: str | None,
-        *,
-        descending: bool,
-    ) -> None:
-        self._read = read
-        self._job = job
-        self._matcher = matcher
-        self._stream = stream
-        self._descending = descending
-        #: How many numbers of context come before a match in the order of the page, and after it.
-        self._leading_count, self._following_count = context[::-1] if descending else context
-        #: The page has all context up to this number.
-        self._complete_to: int | None = None
-        #: About as many lines as twenty matches with 50 lines before and after them have.
-        self._lines_left = 2_000
+    _read: BatchReader
+    _job: Job
+    _matcher: Matcher | None
+    _stream: str | None
+    _descending: bool
+    #: How many numbers of context come before a match in the order of the page, and after it.
+    _leading_count: int
+    _following_count: int
+    #: The page has all context up to this number.
+    _complete_to: int | None = None
+    #: About as many lines as twenty matches with 50 lines before and after them have.
+    _lines_left: int = 2_000
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
         # The first match is on the page in any case, if need be with fewer highlights or less context.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, islice
 
 from chronoverse.archive.reader import ArchiveReader
@@ -14,13 +15,13 @@ from chronoverse.joblog.past_runs import PastRuns, Run
 from chronoverse.joblog.shapes import Shapes
 
 
+@dataclass(frozen=True, slots=True)
 class PastRunReader:
     """Looks for shapes in many runs. Archived runs are read in the threads of ``pool``. Sets of shapes are not kept."""
 
-    def __init__(self, archive: ArchiveReader, runs: DerivedReader, pool: ThreadPoolExecutor) -> None:
-        self._archive = archive
-        self._runs = runs
-        self._pool = pool
+    _archive: ArchiveReader
+    _runs: DerivedReader
+    _pool: ThreadPoolExecutor
 
     def read(
         self,
