@@ -83,7 +83,7 @@ SCRIPT: Final = (
 #: cosmic-ray's operators that mostly make an equivalent, or what Python refuses at once.
 LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
 #: What a value follows that only checks or hints.
-FLAGS: Final = re.compile("(strict|usedforsecurity|daemon)=$")
+FLAGS: Final = re.compile("(strict|usedforsecurity|daemon|slots)=$")
 #: Defects that change nothing that anybody could see: the file, the line, and the line with the defect.
 EQUIVALENT: Final = {
     # -1 ms becomes 0 at the end of the function.
@@ -178,7 +178,7 @@ def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
         if not LEFT_OUT.search(name):
             operator = cosmic_ray.plugins.get_operator(name)()
             places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
-            left_out = unseen | constants if name.startswith("core/Number") else unseen
+            left_out = unseen | constants if re.match("core/(Number|ReplaceUnary)", name) else unseen
             for at, place in enumerate(places):
                 if place[0] not in left_out and not FLAGS.search(lines_of[place[0]][: place[1]]):
                     yield place, name, at

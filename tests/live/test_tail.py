@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from prometheus_client import REGISTRY
 
-from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog.model import JobRef, Line, iso_timestamp
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, ROUND_JOBS, Tail, check_seconds, ring_bytes
+from chronoverse.live.tail import (
+    RING_BYTES,
+    RINGS_BYTES,
+    ROUND_JOBS,
+    Tail,
+    check_seconds,
+    count_store_error,
+    ring_bytes,
+)
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store, live_reader
 from chronoverse.store.driver import set_changed_keys_handler
@@ -446,3 +455,32 @@ def test_rings_share_a_workers_memory(jobs: int) -> None:
     least, most = RING_BYTES
     assert least <= ring_bytes(jobs) <= most
     assert ring_bytes(jobs) * jobs <= max(RINGS_BYTES, least * jobs)
+
+
+def test_what_is_delivered_is_counted_once(store: Store) -> None:
+    """Lines and changes apart, for each viewer, with what viewers read by themselves; and errors by their kinds."""
+    names = ["lines_delivered", "changes_delivered", "bytes_delivered", "replay_reads", "delivery_delay_seconds_count"]
+    names = [f"chronoverse_{name}" + "_total" * (not name.endswith("count")) for name in names]
+    kinds = [("tail", "unavailable"), ("replay", "refused"), ("request", "unexpected")]
+
+    def counted() -> list[float]:
+        errors = [{"during": during, "kind": kind} for during, kind in kinds]
+        found = [*map(REGISTRY.get_sample_value, names)]
+        found += [REGISTRY.get_sample_value("chronoverse_store_errors_total", labels) for labels in errors]
+        return [each or 0.0 for each in found]
+
+    tail, job, workflow = Tail(store), JobRef("wf_1", "job_1"), JobRef("wf_1", "")
+    before = counted()
+    tail.count_delivered(job, 2, 10, 3)
+    tail.count_delivered(workflow, 1, 7)
+    tail.count_replayed(job, 4, 5)
+    tail.count_replayed(workflow, -1, 3)
+    tail.report_metrics()
+    tail.report_metrics()
+    for (during, _), error in zip(kinds, (StoreUnavailable("x"), StoreRefused("x"), StoreError("x")), strict=True):
+        count_store_error(during, error)
+    store.append(store.open(job, "token"), [Line(n, iso_timestamp(time.time()), "x", "stdout") for n in (1, 2)])
+    tail.join(job, None, Viewer(ReplayCache(store), tail, job, None))
+    tail.read_once()
+    tail.stop()
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [10, 1, 45, 2, 1, 1, 1, 1]
