@@ -159,3 +159,13 @@ def search_for_many_expressions() -> None:
 def test_no_pattern_stays_in_memory_when_its_matcher_is_gone() -> None:
     """The RE2 module would keep the last 128 of them, each with its states."""
     assert bytes_left_by(search_for_many_expressions) < 10 * 2**20
+
+
+def test_the_patterns_for_json_leave_most_lines_out() -> None:
+    """Those with the first characters of a query, but not in its order, or in other text than the message's."""
+    found = Matcher('an "old" needle').in_json
+    assert found.search(rb'{"message":"an \"old\" needle"}')
+    assert found.search(rb'{"message":"\u001b[1man\u001b[0m \"old\" needle"}')
+    for text in (rb'{"message":"an \"new\" needle"}', rb'{"message":"hay"}', b"an old needle"):
+        assert not found.search(text)
+    assert Matcher("an.*needle", regex=True).in_json is None

@@ -1,6 +1,7 @@
 """Where the time of a job went: its timeline, the comparison with good runs, and how long it has yet."""
 
 import random
+import struct
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from chronoverse.joblog.shapes import MAX_SHAPES
 from chronoverse.joblog.timelines import (
     MAX_ANCHORS,
     MAX_TIMELINE_BYTES,
+    VERSION,
     Spread,
     Timeline,
     TimelineBuilder,
@@ -202,12 +204,37 @@ def test_a_damaged_timeline_is_refused(damage: str) -> None:
             Timeline.from_bytes(bytes(data))
 
 
-def test_a_timeline_of_another_version_is_refused() -> None:
-    """The version is the first number, and its lowest byte the first byte of what is compressed."""
-    numbers = zlib.decompress(built([0, 5]).to_bytes()[16:])
-    packed = zlib.compress(bytes([numbers[0] + 1]) + numbers[1:])
-    with pytest.raises(ValueError, match="another version"):
-        Timeline.from_bytes(blake2b(packed, digest_size=16).digest() + packed)
+def timeline_of(values: list[int], more: bytes = b"") -> Timeline:
+    """What is read from these numbers: their lowest bytes come first, then the next ones, and so on."""
+    raw = struct.pack(f"<{len(values)}Q", *values)
+    packed = zlib.compress(b"".join(raw[byte::8] for byte in range(8))) + more
+    return Timeline.from_bytes(blake2b(packed, digest_size=16).digest() + packed)
+
+
+def test_numbers_that_are_no_timeline_are_refused() -> None:
+    """Of another version, of another length, too large, too many, or with something after them."""
+    head = [VERSION, 9, 1, 9, 8, 0, 0]
+    for count in range(16):
+        values = (head + [1] * 9)[:count]
+        if count in (7, 11, 15):
+            assert len(timeline_of(values).anchors) == (count - 7) // 4
+        else:
+            with pytest.raises(ValueError, match="another version"):
+                timeline_of(values)
+    most = 4 * MAX_ANCHORS
+    assert len(timeline_of(head + [0] * most).anchors) == MAX_ANCHORS
+    assert timeline_of([*head[:4], 2**62, 0, 3]) == Timeline(9, 1, 9, 2**62, 0, 2, ())
+    wrong = (
+        [VERSION + 1, *head[1:]],
+        [*head[:4], 2**62 + 1, 0, 0],
+        [*head, 2**62, 1, 0, 0, 0, 0, 0, 0],
+        head + [0] * (most + 4),
+    )
+    for values in wrong:
+        with pytest.raises(ValueError, match="timeline"):
+            timeline_of(values)
+    with pytest.raises(ValueError, match="not a timeline"):
+        timeline_of(head, b"x")
 
 
 def test_a_pause_beyond_every_good_run_is_slower() -> None:
