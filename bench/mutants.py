@@ -125,6 +125,20 @@ EQUIVALENT: Final = {
         "self._renew_seconds = self.lease_seconds / 2",
     ),
     ("live/replay_cache.py", "cut = size >= MAX_SEGMENT_BYTES", "cut = size > MAX_SEGMENT_BYTES"),
+    # Three bytes are looked at, and the general way reads what the quick one does.
+    (
+        "joblog/line_splitter.py",
+        "length = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 4 if 0xF0 <= byte < 0xF5 else 1",
+        "length = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 5 if 0xF0 <= byte < 0xF5 else 1",
+    ),
+    # Versions begin at 0.
+    ("live/feed.py", "self._job_version = 0", "self._job_version = -1"),
+    # So short an answer does not count.
+    (
+        "web/guards/memory.py",
+        "size = (response.calculate_content_length() or 0) if has_bytes else 0",
+        "size = (response.calculate_content_length() or 0) if has_bytes else -1",
+    ),
     # start never exceeds the length.
     ("joblog/model.py", "while start < len(messages):", "while start != len(messages):"),
     # A job that is not known is read from the store.
