@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -182,34 +182,28 @@ class _Queue:
         self.reported[ref] = None
 
 
+@dataclass(eq=False)
 class Archiver:
     """Moves lines from ``store`` into ``objects`` by ``policy``. ``clock`` is Unix time, in seconds."""
 
-    def __init__(
-        self,
-        store: Store,
-        objects: ObjectStore,
-        policy: RetentionPolicy,
-        *,
-        stop: threading.Event,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._store = store
-        self._objects = objects
-        self._policy = policy
-        self._stop = stop
-        self._clock = clock
-        self._monotonic = monotonic
-        self._queue = _Queue(monotonic)
-        self._history = StoreHistory(store, objects, clock)
-        self._measure_at = 0.0
-        self._rounds = _Repeated(self._read_round, 0.25, monotonic)
-        self._retention_checks = _Repeated(self._check_retentions, 15.0, monotonic)
-        self._repairs = _Repeated(self._read_workflows, 60.0, monotonic)
-        self._retentions: dict[str, int | None] = {}
-        self._round_found: set[JobRef] = set()
-        self._derived: DerivedBuilder | None = None
+    store: Store
+    objects: ObjectStore
+    policy: RetentionPolicy
+    _: KW_ONLY
+    stop: threading.Event
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    _measure_at: float = 0.0
+    _retentions: dict[str, int | None] = field(default_factory=dict)
+    _round_found: set[JobRef] = field(default_factory=set)
+    _derived: DerivedBuilder | None = None
+
+    def __post_init__(self) -> None:
+        self._queue = _Queue(self.monotonic)
+        self._history = StoreHistory(self.store, self.objects, self.clock)
+        self._rounds = _Repeated(self._read_round, 0.25, self.monotonic)
+        self._retention_checks = _Repeated(self._check_retentions, 15.0, self.monotonic)
+        self._repairs = _Repeated(self._read_workflows, 60.0, self.monotonic)
 
     def run(self) -> None:
         """Runs until ``stop`` is set. While the store or the archive does not answer, waits and retries."""
@@ -217,8 +211,8 @@ class Archiver:
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
             # Prometheus ignores a counter's first value, so it begins with 0.
             metrics.ARCHIVE_ERRORS.labels(kind.__name__)
-        while not self._stop.is_set():
-            metrics.ARCHIVER_LAST_STEP.set(self._clock())
+        while not self.stop.is_set():
+            metrics.ARCHIVER_LAST_STEP.set(self.clock())
             try:
                 idle = not self.step()
                 backoff.record_success()
@@ -229,27 +223,27 @@ class Archiver:
                 log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
                 idle = False
                 self._rounds.restart()
-                self._stop.wait(seconds)
+                self.stop.wait(seconds)
             if idle:
-                self._stop.wait(MEASURE_SECONDS)
+                self.stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Does all due work. Returns how many jobs had a problem. ``progress`` gets the archived and the due lines."""
         self._compare_history()
-        for page in self._store.catalog.jobs():
+        for page in self.store.catalog.jobs():
             self._classify(page)
         self._measure_running()
-        ended = self._store.get_jobs([*self._queue.ended]) if self._queue.ended else ()
+        ended = self.store.get_jobs([*self._queue.ended]) if self._queue.ended else ()
         total = sum(max(0, job.last - job.archived) for job in ended if isinstance(job, Job))
         done = 0
         progress(done, total)
-        while not self._stop.is_set() and (moved := self.move_chunk()) is not None:
+        while not self.stop.is_set() and (moved := self.move_chunk()) is not None:
             done += moved
             progress(min(done, total), total)
         return len(self._queue.reported)
 
     def step(self) -> bool:
-        now = self._monotonic()
+        now = self.monotonic()
         if now >= self._measure_at:
             self._measure_running()
             # At most 2,000 sizes a second. One takes the server 3 µs.
@@ -268,7 +262,7 @@ class Archiver:
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
-        if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:
+        if largest is not None and largest[1] >= self.policy.hot_bytes * HIGH_MARK:
             with self._isolated(largest[0]):
                 moved = self._shrink(*largest)
         elif (kind := queue.next_kind()) is not None:
@@ -293,22 +287,22 @@ class Archiver:
 
     def _measure_running(self) -> None:
         if self._queue.running:
-            self._queue.running.update(self._store.catalog.sizes(list(self._queue.running)))
-        now = self._clock()
+            self._queue.running.update(self.store.catalog.sizes(list(self._queue.running)))
+        now = self.clock()
         metrics.HOT_BYTES_LARGEST.set(max(self._queue.running.values(), default=0))
         metrics.ARCHIVE_WAITING.set(len(self._queue.late_since))
         metrics.ARCHIVE_LAG.set(max(0.0, now - min(self._queue.late_since.values(), default=now)))
 
     def _shrink(self, ref: JobRef, size: int) -> int:
-        low = self._policy.hot_bytes * HIGH_MARK / 2
+        low = self.policy.hot_bytes * HIGH_MARK / 2
         # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
         try:
             with self._locked(ref) as job_objects:
-                state = self._store.catalog.archive_state(ref)
+                state = self.store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
                 # For a log that grows too fast for the store: archiving a line takes 2.8 µs in all, instead of 4.
-                level = 3 if size > self._policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
+                level = 3 if size > self.policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
                     job_objects,
                     state,
@@ -326,49 +320,49 @@ class Archiver:
             # The log has a few large lines, and its last entry must stay in the store.
             self._queue.snooze(ref, BUSY_SECONDS)
             return 0
-        self._queue.running[ref] = size = self._store.catalog.sizes([ref]).get(ref, 0)
+        self._queue.running[ref] = size = self.store.catalog.sizes([ref]).get(ref, 0)
         self._throttle(ref, size)
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
         """Archives lines that are old enough. Lines archived in earlier steps leave the store in this step."""
         with self._locked(ref) as job_objects:
-            now, state = self._monotonic(), self._store.catalog.archive_state(ref)
+            now, state = self.monotonic(), self.store.catalog.archive_state(ref)
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
-            if chunk is None and (last := self._store.chunks.chunk(ref, state.archived)):
-                self._store.chunks.commit_chunk(ref, job_objects.token, last, trim=state.archived)
+            if chunk is None and (last := self.store.chunks.chunk(ref, state.archived)):
+                self.store.chunks.commit_chunk(ref, job_objects.token, last, trim=state.archived)
         if chunk is None or chunk.last >= state.last:
             self._queue.due.pop(ref, None)
             self._queue.late_since.pop(ref, None)
-            self._queue.waiting[ref] = _Waiting(state.last, now + _RUNNING_SHARE * self._policy.running_seconds)
+            self._queue.waiting[ref] = _Waiting(state.last, now + _RUNNING_SHARE * self.policy.running_seconds)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
         """Measures the log again while one of its chunks is moved, because moving can take long on a busy machine."""
-        now = self._monotonic()
+        now = self.monotonic()
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
-            self._throttle(ref, self._store.catalog.sizes([ref]).get(ref, 0))
+            self._throttle(ref, self.store.catalog.sizes([ref]).get(ref, 0))
 
     def _throttle(self, ref: JobRef, size: int) -> None:
         """Throttles the runner of a log that is too large, until the log is smaller, or the archive lock expires."""
-        if size > THROTTLE_MARK * self._policy.hot_bytes:
-            self._store.chunks.throttle_runner(ref, self._policy.lock_seconds)
+        if size > THROTTLE_MARK * self.policy.hot_bytes:
+            self.store.chunks.throttle_runner(ref, self.policy.lock_seconds)
             self._queue.throttled.add(ref)
         elif ref in self._queue.throttled:
-            self._store.chunks.throttle_runner(ref, 0)
+            self.store.chunks.throttle_runner(ref, 0)
             self._queue.throttled.discard(ref)
 
     def _archive_ended(self, ref: JobRef) -> int:
         """Moves the next chunk of an ended log, or reads one for its shapes, or completes the archive of the job."""
-        (job,) = self._store.get_jobs([ref])
+        (job,) = self.store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
         if job is None or job.end is None:
             self._queue.forget(ref)
             return 0
         with self._locked(ref) as job_objects:
-            state = self._store.catalog.archive_state(ref)
+            state = self.store.catalog.archive_state(ref)
             # After an error it is not kept: nobody knows then which lines it has.
             derived, self._derived = self._derived, None
             if derived is None or derived.job != ref:
@@ -392,7 +386,7 @@ class Archiver:
         """Adds one chunk of the job that was not added when it was written. Returns whether nothing is left to do."""
         if not derived.left:
             # The records are read before the first chunk and after the last: a redaction may replace some meanwhile.
-            chunks = self._store.chunks.chunks(job.ref)
+            chunks = self.store.chunks.chunks(job.ref)
             missing = derived.missing(chunks)
             if missing is None:
                 derived, missing = DerivedBuilder(job.ref), chunks
@@ -401,9 +395,9 @@ class Archiver:
             derived.left = [*missing]
         chunk = derived.left.pop(0)
         try:
-            derived.add_chunk(chunk, self._objects.get(chunk.name))
+            derived.add_chunk(chunk, self.objects.get(chunk.name))
         except ArchiveDamaged as error:
-            if chunk not in self._store.chunks.chunks(job.ref):
+            if chunk not in self.store.chunks.chunks(job.ref):
                 return False
             log.warning("no set of shapes and no timeline: %s", error, extra={"fields": {"job": str(job.ref)}})
             return True
@@ -412,8 +406,8 @@ class Archiver:
 
     def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, derived: DerivedBuilder) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))
-        hot_seconds = min(self._policy.hot_seconds, left)
-        now = self._clock()
+        hot_seconds = min(self.policy.hot_seconds, left)
+        now = self.clock()
         problem = None
         if not state.has_derived:
             ended_at = state.ended_at or now
@@ -426,11 +420,11 @@ class Archiver:
         if not state.complete:
             metrics.JOBS_ARCHIVED.labels("archived").inc()
             log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
-        self._queue.snooze(job.ref, min(_MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
+        self._queue.snooze(job.ref, min(_MAX_SNOOZE_SECONDS, self.policy.orphan_seconds, left))
 
     def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
         self._retentions.setdefault(ref.workflow_id, state.retention_seconds)
-        return state.retention(self._policy.retention_seconds) - (state.ended_seconds or 0.0)
+        return state.retention(self.policy.retention_seconds) - (state.ended_seconds or 0.0)
 
     def _check_retentions(self) -> Iterator[None]:
         before, self._retentions = self._retentions, {}
@@ -439,7 +433,7 @@ class Archiver:
             self._retentions[workflow_id] = before.get(workflow_id)
             # A node of a Cluster may be away. That does not concern the workflows of other nodes.
             with contextlib.suppress(StoreError):
-                own = self._retentions[workflow_id] = self._store.catalog.retention(workflow_id)
+                own = self._retentions[workflow_id] = self.store.catalog.retention(workflow_id)
                 if before.get(workflow_id, own) != own:
                     changed.add(workflow_id)
         if changed:
@@ -451,7 +445,7 @@ class Archiver:
         # Each round compares, even without anything to delete, so that metric and log report it soon.
         self._compare_history()
         self._round_found = set()
-        for page in self._store.catalog.jobs():
+        for page in self.store.catalog.jobs():
             self._classify(page._replace(jobs=[ref for ref in page.jobs if ref not in self._round_found]))
             self._round_found.update(page.jobs)
             yield
@@ -468,22 +462,22 @@ class Archiver:
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
             with contextlib.suppress(StoreError):
-                self._store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
+                self.store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
             yield
         before: ListingPosition | None = None
-        while page := self._store.workflows.page(before, _WORKFLOWS_AT_ONCE):
+        while page := self.store.workflows.page(before, _WORKFLOWS_AT_ONCE):
             with contextlib.suppress(StoreError):
-                self._store.workflows.read([workflow_id for _, workflow_id in page])
+                self.store.workflows.read([workflow_id for _, workflow_id in page])
             before = page[-1]
             yield
 
     def _classify(self, page: CatalogPage) -> None:
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
-            save_settings(self._store, self._objects, self._history, page.settings)
+            save_settings(self.store, self.objects, self._history, page.settings)
         for ref in page.garbage:
-            self._queue.note_garbage(ref, min(RETRY_SECONDS, self._policy.orphan_seconds))
+            self._queue.note_garbage(ref, min(RETRY_SECONDS, self.policy.orphan_seconds))
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.can_skip(ref)]
-        for ref, job in zip(refs, self._store.get_jobs(refs) if refs else (), strict=True):
+        for ref, job in zip(refs, self.store.get_jobs(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
                 self._queue.snooze(ref, BUSY_SECONDS)
             else:
@@ -498,34 +492,34 @@ class Archiver:
     def _handle_running(self, ref: JobRef, job: Job) -> None:
         if self._queue.running.setdefault(ref, 0) == 0:
             # This also restores a job hash that was lost.
-            self._store.catalog.archive_state(ref)
+            self.store.catalog.archive_state(ref)
         self._note_waiting(ref, job)
         if job.archived:
             # Objects that are neither recorded nor garbage can be found only by their age.
-            self._queue.note_garbage(ref, self._policy.orphan_seconds)
+            self._queue.note_garbage(ref, self.policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
         """Notes when a running job's lines are due, by the time of its first line or by when this archiver last moved
         lines.
         """
-        now, seconds = self._monotonic(), _RUNNING_SHARE * self._policy.running_seconds
+        now, seconds = self.monotonic(), _RUNNING_SHARE * self.policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
             self._queue.waiting[ref] = _Waiting(job.archived, now + seconds)
             return
         if known is None or known.archived != job.archived:
-            written_at = [seconds_of(_time_text(entry)) for entry in self._store.read(ref, job.archived, 1)]
-            waited = max(0.0, self._clock() - written_at[0]) if written_at and written_at[0] is not None else 0.0
+            written_at = [seconds_of(_time_text(entry)) for entry in self.store.read(ref, job.archived, 1)]
+            waited = max(0.0, self.clock() - written_at[0]) if written_at and written_at[0] is not None else 0.0
             known = self._queue.waiting[ref] = _Waiting(job.archived, now + seconds - min(waited, seconds))
         if known.due_at <= now and ref not in self._queue.due:
             self._queue.due[ref] = None
-            self._queue.late_since.setdefault(ref, self._clock())
+            self._queue.late_since.setdefault(ref, self.clock())
 
     def _handle_ended(self, ref: JobRef, job: Job | None) -> None:
         self._queue.running.pop(ref, None)
         self._queue.waiting.pop(ref, None)
         self._queue.due.pop(ref, None)
-        now, state = self._clock(), self._store.catalog.archive_state(ref)
+        now, state = self.clock(), self.store.catalog.archive_state(ref)
         left = self._seconds_left(ref, state)
         if state.deleting or (job is not None and left <= 0):
             self._queue.forget(ref)
@@ -550,41 +544,41 @@ class Archiver:
                 self._queue.without_derived[ref] = None
 
     def _delete(self, ref: JobRef) -> None:
-        state = self._store.catalog.archive_state(ref)
+        state = self.store.catalog.archive_state(ref)
         is_over = state.deleting or (self._seconds_left(ref, state) <= 0 and self._is_over(ref, state))
         if not is_over or self._history.went_back():
             self._queue.snooze(ref, RETRY_SECONDS)
             return
-        delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds)
+        delete_job(self.store, self.objects, ref, lock_seconds=self.policy.lock_seconds)
         metrics.JOBS_ARCHIVED.labels("deleted").inc()
         log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
         self._queue.forget(ref)
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
         now = (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
-        manifest = read_manifest(self._objects, ref)
-        return manifest is None or not manifest.keeps(state.retention(self._policy.retention_seconds), now)
+        manifest = read_manifest(self.objects, ref)
+        return manifest is None or not manifest.keeps(state.retention(self.policy.retention_seconds), now)
 
     def _sweep_at(self, state: ArchiveState) -> float:
-        return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
+        return (seconds_of(state.archived_at) or 0.0) + self.policy.orphan_seconds
 
     def _collect_garbage(self, ref: JobRef) -> None:
         if self._history.went_back():
             return
-        orphan_seconds = self._policy.orphan_seconds
+        orphan_seconds = self.policy.orphan_seconds
         with self._locked(ref) as job_objects:
-            garbage = job_objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
+            garbage = job_objects.collect_garbage(self.clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if garbage.deleted:
             log.info("swept", extra={"fields": {"job": str(ref), "objects": garbage.deleted}})
-        state = self._store.catalog.archive_state(ref)
-        if not garbage.remaining and state.complete and not state.swept and self._sweep_at(state) <= self._clock():
-            self._store.chunks.mark_swept(ref)
+        state = self.store.catalog.archive_state(ref)
+        if not garbage.remaining and state.complete and not state.swept and self._sweep_at(state) <= self.clock():
+            self.store.chunks.mark_swept(ref)
 
     @contextlib.contextmanager
     def _locked(self, ref: JobRef) -> Iterator[JobObjects]:
-        seconds = self._policy.lock_seconds
-        with archive_lock(self._store, ref, seconds) as token:
-            yield JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds)
+        seconds = self.policy.lock_seconds
+        with archive_lock(self.store, ref, seconds) as token:
+            yield JobObjects(self.store, self.objects, ref, token, lock_seconds=seconds)
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:

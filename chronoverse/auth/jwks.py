@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -183,6 +183,7 @@ def keep_fresh(
         sleep(CHECK_SECONDS)
 
 
+@dataclass(eq=False)
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
@@ -190,26 +191,19 @@ class PublishedKeys:
     :class:`SettingsError`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        directory: Path,
-        *,
-        name: str = "CHRONOVERSE_JWT_JWKS_URL",
-        store: KeySetStore | None = None,
-        fetch: Callable[[str], bytes] = fetch_key_set,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._url = url
-        self._name = name
-        self._file = KeySetFile(directory, url)
-        self._store = store
-        self._fetch = fetch
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self.waiting = 0
+    url: str
+    directory: Path
+    _: KW_ONLY
+    name: str = "CHRONOVERSE_JWT_JWKS_URL"
+    store: KeySetStore | None = None
+    fetch: Callable[[str], bytes] = fetch_key_set
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    waiting: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._file = KeySetFile(self.directory, self.url)
         self._record = FetchRecord()
         self._keys: Mapping[str, jwt.PyJWK] = {}
 
@@ -221,7 +215,7 @@ class PublishedKeys:
     def age(self) -> float:
         """Seconds since the keys were fetched. Infinite when they never were."""
         self._load()
-        return self._clock() - self._record.fetched_at if self._keys else math.inf
+        return self.clock() - self._record.fetched_at if self._keys else math.inf
 
     def check(self) -> None:
         """Raises :class:`SigningKeysUnavailable` when no token can be checked: without keys, or with outdated ones."""
@@ -232,7 +226,7 @@ class PublishedKeys:
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with this id, or the only key. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
         self._load()
-        asked_at = self._clock()
+        asked_at = self.clock()
         if self._record.tried_at > asked_at:
             # The clock was set back. No time in the record can be compared with the present one.
             self._record, self._keys = FetchRecord(), {}
@@ -257,7 +251,7 @@ class PublishedKeys:
         return 30.0 if self._record.failed else REFRESH_SECONDS
 
     def _usable(self) -> bool:
-        return bool(self._keys) and self._clock() - self._record.fetched_at <= REFRESH_SECONDS + MAX_STALE_SECONDS
+        return bool(self._keys) and self.clock() - self._record.fetched_at <= REFRESH_SECONDS + MAX_STALE_SECONDS
 
     def _find(self, kid: object) -> jwt.PyJWK | None:
         if not self._usable():
@@ -278,10 +272,10 @@ class PublishedKeys:
                 raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
             try:
                 while self._record.tried_at < asked_at and self._find(kid) is None:
-                    if self._clock() - asked_at > WAIT_SECONDS:
+                    if self.clock() - asked_at > WAIT_SECONDS:
                         raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
                     if not self._fetch_if_older(MIN_REFETCH_SECONDS):
-                        self._sleep(POLL_SECONDS)
+                        self.sleep(POLL_SECONDS)
                         self._load()
             finally:
                 self._lock.release()
@@ -291,7 +285,7 @@ class PublishedKeys:
     def _fetch_if_older(self, seconds: float) -> bool:
         if not self._is_older(seconds):
             return False
-        asked_at = self._clock()
+        asked_at = self.clock()
         try:
             with self._file.lock() as locked:
                 self._load()
@@ -307,29 +301,29 @@ class PublishedKeys:
         return True
 
     def _is_older(self, seconds: float) -> bool:
-        return self._clock() - self._record.tried_at >= seconds
+        return self.clock() - self._record.tried_at >= seconds
 
     def _fetch_now(self) -> None:
-        began_at = self._clock()
+        began_at = self.clock()
         try:
-            document = self._fetch(self._url)
+            document = self.fetch(self.url)
             self._keys = parse_key_set(document)
             self._record = FetchRecord(began_at, began_at, document)
-            if self._store is not None:
+            if self.store is not None:
                 seconds = REFRESH_SECONDS + MAX_STALE_SECONDS
-                self._store.save_key_set(key_set_name(self._url), self._record.to_json(), seconds)
+                self.store.save_key_set(key_set_name(self.url), self._record.to_json(), seconds)
         except StoreError as error:
             log.warning("the issuer's keys are not shared with other nodes: %s", error)
         except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
-            log.warning("the keys at %s cannot be fetched: %s", self._name, certificate_problem(error) or error)
+            log.warning("the keys at %s cannot be fetched: %s", self.name, certificate_problem(error) or error)
             self._record = replace(self._record, tried_at=began_at)
             self._take_shared()
 
     def _take_shared(self) -> None:
-        if self._store is None:
+        if self.store is None:
             return
         try:
-            text = self._store.load_key_set(key_set_name(self._url)) or b""
+            text = self.store.load_key_set(key_set_name(self.url)) or b""
             found = FetchRecord.from_json(text) if 0 < len(text) <= MAX_RECORD_BYTES else FetchRecord()
             # The other node's clock may be some seconds ahead. A time beyond that would keep the keys for too long.
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:

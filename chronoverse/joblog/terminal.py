@@ -5,6 +5,7 @@ lines, or make the terminal send input. https://dgl.cx/2023/09/ansi-terminal-sec
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from chronoverse.joblog.model import Gap, Line
@@ -106,24 +107,22 @@ def redaction_notice(first: int, last: int) -> str:
     return f"--- {which} been redacted ---"
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class LineRenderer:
     """Turns lines into the text to print. Remembers which stream's partial line is still open."""
 
-    def __init__(
-        self, *, timestamps: bool = False, numbers: bool = False, colour: bool = True, raw: bool = False
-    ) -> None:
-        self._timestamps = timestamps
-        self._numbers = numbers
-        self._colour = colour
-        self._raw = raw
-        self._open: str | None = None
+    timestamps: bool = False
+    numbers: bool = False
+    colour: bool = True
+    raw: bool = False
+    _open: str | None = None
 
     def render(self, line: Line) -> str:
         """The text of the next line. The text of a partial line has no newline at its end."""
         start = self.close_line() if self._open != line.stream else ""
-        if self._numbers and self._open is None:
+        if self.numbers and self._open is None:
             start += f"{line.sequence_num:>6}  "
-        if self._timestamps and self._open is None:
+        if self.timestamps and self._open is None:
             start += self._clean(line.timestamp) + " "
         self._open = line.stream if line.partial else None
         return start + self._clean(line.message) + ("" if line.partial else "\n")
@@ -135,4 +134,4 @@ class LineRenderer:
         return start
 
     def _clean(self, text: str) -> str:
-        return text if self._raw else sanitize(text, self._colour)
+        return text if self.raw else sanitize(text, self.colour)

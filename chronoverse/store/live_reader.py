@@ -287,6 +287,7 @@ class NodeReader:
             self._wakeup[0].recv(4096)
 
 
+@dataclass(slots=True, eq=False)
 class LiveReader:
     """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
 
@@ -294,29 +295,21 @@ class LiveReader:
     ``poll_seconds``.
     """
 
-    def __init__(
-        self,
-        topology: Topology,
-        key: Callable[[JobRef], str],
-        read: Callable[[JobRef, int, int], Sequence[RawEntry]],
-        block_seconds: float,
-        poll_seconds: float = POLL_SECONDS,
-    ) -> None:
-        self.topology: Final = topology
-        self._key = key
-        self.read_log: Final = read
-        self.block_seconds: Final = block_seconds
-        self.poll_seconds: Final = poll_seconds
-        self._lock = threading.Lock()
-        self._logs: dict[JobRef, WatchedLog] = {}
-        self._nodes: dict[Hashable, NodeReader] = {}
-        #: What the nodes' threads have found. Each waits until its last result was taken.
-        self._results: queue.Queue[list[Found]] = queue.Queue(1)
-        #: Entries of one job that a node's thread asks for: what the caller of :meth:`read` last asked for.
-        self._count = 100
-        self._errors: dict[Hashable, StoreError] = {}
-        self._threads: list[threading.Thread] = []
-        self._closed = threading.Event()
+    topology: Topology
+    _key: Callable[[JobRef], str]
+    read_log: Callable[[JobRef, int, int], Sequence[RawEntry]]
+    block_seconds: float
+    poll_seconds: float = POLL_SECONDS
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _logs: dict[JobRef, WatchedLog] = field(default_factory=dict)
+    _nodes: dict[Hashable, NodeReader] = field(default_factory=dict)
+    #: What the nodes' threads have found. Each waits until its last result was taken.
+    _results: queue.Queue[list[Found]] = field(default_factory=lambda: queue.Queue(1))
+    #: Entries of one job that a node's thread asks for: what the caller of :meth:`read` last asked for.
+    _count: int = 100
+    _errors: dict[Hashable, StoreError] = field(default_factory=dict)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
         """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
