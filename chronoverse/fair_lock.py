@@ -1,12 +1,14 @@
 """A lock that serves its subjects in turn."""
 
 import contextlib
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import Final
+from dataclasses import dataclass, field
 
 
+@dataclass(slots=True, eq=False)
 class FairLock:
     """A lock with up to ``at_once`` holders, up to ``each`` of them of one subject, such as the user of a token.
 
@@ -14,25 +16,17 @@ class FairLock:
     ``used_up`` if the subject already has ``each`` holders.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        missed: Callable[[str], Exception],
-        pause: Callable[[], object] = lambda: None,
-        at_once: float = 1,
-        each: int | None = None,
-        used_up: Callable[[str], Exception] | None = None,
-    ) -> None:
-        self._seconds: Final = seconds
-        self._missed: Final = missed
-        self._used_up: Final = used_up or missed
-        self._pause: Final = pause
-        self._lock = threading.Lock()
-        self._free = at_once
-        self._each: Final = at_once if each is None else each
-        self._held: Counter[Hashable] = Counter()
-        #: The callers that wait, by subject. The first subject is the next to get the lock.
-        self._queues: dict[Hashable, deque[threading.Event]] = {}
+    seconds: float
+    missed: Callable[[str], Exception]
+    pause: Callable[[], object] = lambda: None
+    #: How many more holders there may be.
+    at_once: float = 1
+    each: float = math.inf
+    used_up: Callable[[str], Exception] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _held: Counter[Hashable] = field(default_factory=Counter)
+    #: The callers that wait, by subject. The first subject is the next to get the lock.
+    _queues: dict[Hashable, deque[threading.Event]] = field(default_factory=dict)
 
     @property
     def waiting(self) -> int:
@@ -44,16 +38,16 @@ class FairLock:
 
         Yields whether it had to wait. Raises what ``missed`` or ``used_up`` makes.
         """
-        waited = self._acquire(subject, self._seconds if seconds is None else seconds)
+        waited = self._acquire(subject, self.seconds if seconds is None else seconds)
         try:
-            self._pause()
+            self.pause()
             yield waited
         finally:
             self._release(subject)
 
     def _acquire(self, subject: Hashable, seconds: float) -> bool:
         with self._lock:
-            if self._free and self._held[subject] < self._each:
+            if self.at_once and self._held[subject] < self.each:
                 self._grant(subject)
                 return False
             mine = threading.Event()
@@ -65,7 +59,7 @@ class FairLock:
             if not came:
                 self._give_up(subject, mine)
         if not came:
-            error = self._used_up if self._held[subject] >= self._each else self._missed
+            error = self.used_up if self.used_up and self._held[subject] >= self.each else self.missed
             raise error(f"too many requests at a time: this one did not get its turn within {seconds:g} s")
         return True
 
@@ -82,11 +76,11 @@ class FairLock:
 
     def _release(self, subject: Hashable) -> None:
         with self._lock:
-            self._free += 1
+            self.at_once += 1
             self._held[subject] -= 1
             if not self._held[subject]:
                 del self._held[subject]
-            following = next((waits for waits in self._queues if self._held[waits] < self._each), None)
+            following = next((waits for waits in self._queues if self._held[waits] < self.each), None)
             if following is not None:
                 queue = self._queues.pop(following)
                 self._grant(following)
@@ -95,5 +89,5 @@ class FairLock:
                     self._queues[following] = queue
 
     def _grant(self, subject: Hashable) -> None:
-        self._free -= 1
+        self.at_once -= 1
         self._held[subject] += 1

@@ -19,7 +19,7 @@ import orjson
 
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, Frame, object_name
-from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, plain_texts, read_entries
+from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, OutOfSequence
 
 if sys.version_info >= (3, 14):
@@ -84,12 +84,13 @@ class ChunkBuilder:
         for entry in others:
             self._add_entry(entry)
         if self.on_lines:
-            timestamps, messages = plain_texts(entries[: len(plain)])
+            fields = [each[1] for each in entries[: len(plain)]]
+            messages, times = ([each[at].decode("utf-8", "replace") for each in fields] for at in (3, 1))
             lines = [entry for entry in others if isinstance(entry, Line)]
             self.on_lines(
-                [*messages, *(line.message for line in lines)],
+                messages + [line.message for line in lines],
                 [*range(first, first + len(plain)), *(line.sequence_num for line in lines)],
-                [*timestamps, *(line.timestamp for line in lines)],
+                times + [line.timestamp for line in lines],
             )
 
     def finish(self) -> tuple[Chunk, bytes]:

@@ -52,15 +52,6 @@ class LineCollector:
         self.shapes.add(hashes, numbers)
         self.timeline.add(hashes, numbers, timestamps)
 
-    def add_text(self, text: bytes) -> None:
-        """Adds JSON Lines. Raises :class:`ArchiveDamaged`."""
-        lines = decode_lines(text)
-        try:
-            columns = [[line[name] for line in lines] for name in ("message", "sequence_num", "timestamp")]
-            self.add(*columns)
-        except (ValueError, TypeError, LookupError) as error:
-            raise ArchiveDamaged("a part of the log does not match what was archived") from error
-
 
 class DerivedBuilder:
     """Collects the lines of the archived log of ``job`` from its chunks, which are added in the log's order."""
@@ -77,8 +68,14 @@ class DerivedBuilder:
         return self.chunks[-1].last if self.chunks else 0
 
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
+        """Adds the lines of a chunk's object. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
-            self.lines.add_text(frame_text(frame, data))
+            lines = decode_lines(frame_text(frame, data))
+            try:
+                columns = [[line[name] for line in lines] for name in ("message", "sequence_num", "timestamp")]
+                self.lines.add(*columns)
+            except (ValueError, TypeError, LookupError) as error:
+                raise ArchiveDamaged("a part of the log does not match what was archived") from error
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:

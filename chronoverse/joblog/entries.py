@@ -108,11 +108,6 @@ def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
     return [frame[_FRAME_HEAD : frame.rindex(b"id: ")] for frame in plain_frames(entries, after)]
 
 
-def plain_texts(entries: Sequence[RawEntry]) -> tuple[list[str], list[str]]:
-    """The timestamps and the messages of plain lines."""
-    return [_text(fields[1]) for _, fields in entries], [_text(fields[3]) for _, fields in entries]
-
-
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
     """Whether the entries have the numbers after ``after`` without a gap. Only the last number is checked."""
     return not entries or entry_number(entries[-1][0]) == after + len(entries)

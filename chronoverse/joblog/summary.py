@@ -194,25 +194,6 @@ class Findings(NamedTuple):
     slower: Sequence[bytes] | None = None
 
 
-@dataclass(slots=True)
-class _Body:
-    """A summary's JSON, which must not have more than ``max_bytes``."""
-
-    members: dict[str, Any]
-    max_bytes: int
-
-    @property
-    def room(self) -> int:
-        return self.max_bytes - len(orjson.dumps(self.members))
-
-    def offer(self, name: str, *values: Any) -> None:
-        """Sets a member, which is None, to the first of ``values`` for which there is room."""
-        for self.members[name] in values:
-            if self.room >= 0:
-                return
-        self.members[name] = None
-
-
 def compose(
     job: Job,
     found: Findings,
@@ -236,23 +217,31 @@ def compose(
         # They get a quarter of the room, at most.
         shown_job["labels"] = fit_labels(shown_job["labels"], max_bytes // 4)
     compared = None if compared_with is None else list(compared_with)
-    body = _Body(
-        {
-            "job": shown_job,
-            "compared_with": compared,
-            "baseline": baseline and {"label": baseline},
-            "new": {"count": _count(new, begin) if new else 0, "first": []},
-            "errors": {"count": _count(errors, begin), "first": []},
-            "last": [],
-            "cause": None,
-            "complete": scanned_to == begin,
-            "scanned_to": scanned_to,
-            "truncated": False,
-            "verdict": None,
-            "slower": None,
-        },
-        max_bytes,
-    )
+    body: dict[str, Any] = {
+        "job": shown_job,
+        "compared_with": compared,
+        "baseline": baseline and {"label": baseline},
+        "new": {"count": _count(new, begin) if new else 0, "first": []},
+        "errors": {"count": _count(errors, begin), "first": []},
+        "last": [],
+        "cause": None,
+        "complete": scanned_to == begin,
+        "scanned_to": scanned_to,
+        "truncated": False,
+        "verdict": None,
+        "slower": None,
+    }
+
+    def room_left() -> int:
+        return max_bytes - len(orjson.dumps(body))
+
+    def offer(name: str, *values: Any) -> None:
+        """Sets a member to the first of ``values`` for which there is room, else to None."""
+        for body[name] in values:
+            if room_left() >= 0:
+                return
+        body[name] = None
+
     read_groups = partial(_groups_for, begin, max_bytes, characters, read_line)
     groups = [read_groups(new, errors.shape_of), read_groups(errors, errors.shape_of)]
     looked_for = {shape for each in groups for _, _, shape in each}
@@ -268,30 +257,28 @@ def compose(
         # A foreign runner may write a time of any length.
         lines = [orjson.Fragment(cut_line(line, size, seen=seen)) for size in (characters, 0)]
         place = {"from": first, "to": final, "line": None, "kind": kind, "confidence": confidence}
-        body.offer("cause", *({**place, "line": each} for each in lines))
+        offer("cause", *({**place, "line": each} for each in lines))
         if past is not None and scanned_to == begin:
-            body.offer("verdict", past.verdict(job, cause_shape))
-    if body.room < 0:
-        body.members["baseline"] = None
+            offer("verdict", past.verdict(job, cause_shape))
+    offer("baseline", body["baseline"])
     # Five ids may have more characters than the smallest summary.
-    while compared and body.room < 0:
+    while compared and room_left() < 0:
         compared.pop()
-    room = body.room
+    room = room_left()
     is_slower_cut = False
     if slower is not None:
         (kept,), (is_slower_cut,) = _share_room([iter(slower)], min(room, max_bytes // 4))
         if kept or not slower:
-            body.members["slower"] = [orjson.Fragment(json) for json in kept]
+            body["slower"] = [orjson.Fragment(json) for json in kept]
             room -= sum(len(json) + 1 for json in kept)
     kinds = [
         (cut_line(line, characters, repeated, past and past.seen(shape)) for line, repeated, shape in each)
         for each in groups
     ]
     shown, left_out = _share_room([*kinds, (cut_line(line, characters) for line in reversed(last))], room)
-    first_new, first_errors, newest = ([orjson.Fragment(json) for json in each] for each in shown)
-    body.members["new"]["first"], body.members["errors"]["first"] = first_new, first_errors
-    body.members["last"] = newest[::-1]
-    body.members["truncated"] = (
+    body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
+    body["last"] = newest[::-1]
+    body["truncated"] = (
         scanned_to != begin
         or len(shown_job.get("labels", ())) != len(job.labels)
         or len(compared or ()) != len(compared_with or ())
@@ -300,7 +287,7 @@ def compose(
         or left_out[0]
         or left_out[1]
     )
-    return orjson.dumps(body.members)
+    return orjson.dumps(body)
 
 
 def _groups_for(
