@@ -49,15 +49,17 @@ def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_each_alert_fires_for_its_fault(tmp_path: Path) -> None:
-    """The examples have the series of each fault, and the alert with its text; and those of a healthy node."""
+    """The examples have the series of faults that no test of a service makes; and those of a healthy node."""
     for each in (RULES, EXAMPLES):
         (tmp_path / each.name).write_text(each.read_text("utf-8"), "utf-8")
 
     assert "SUCCESS" in promtool("test", "rules", str(tmp_path / EXAMPLES.name))
 
 
-def test_every_alert_has_an_example() -> None:
-    """There is an example in which it fires, not only one in which it does not."""
+def test_every_alert_is_tested() -> None:
+    """It fires in an example, or for a real service."""
     fired = re.findall(r"^ +alertname: (\w+)\n +exp_alerts:$", EXAMPLES.read_text("utf-8"), re.MULTILINE)
-
+    fired += re.findall(
+        r'fires\(\s*"(\w+)"', Path(__file__).with_name("test_alerts_of_a_service.py").read_text("utf-8")
+    )
     assert set(fired) == set(re.findall(r"- alert: (\w+)", RULES.read_text("utf-8")))
