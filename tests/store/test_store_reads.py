@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,9 @@ def ids(entries: Sequence[RawEntry]) -> list[str]:
 def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
     """Writes a job of our own runner with ``count`` lines, which failed with code 3."""
     attempt = store.open(job, "token-1")
-    next_number = store.append(attempt, make_lines(1, count))
-    store.finish(attempt, Status.FAILED, 3, 1, next_number)
+    if count:
+        store.append(attempt, make_lines(1, count))
+    store.finish(attempt, Status.FAILED, 3, 1, count + 1)
 
 
 # One job
@@ -96,50 +98,80 @@ def test_registering_a_running_job_changes_nothing(bench: Bench, store: Store) -
     assert bench.ttl("job") == -1
 
 
-def test_a_running_job(store: Store) -> None:
-    """Before its first line, and after some lines."""
-    attempt = store.open(JOB, "token-1")
-    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW)
-
-    store.append(attempt, make_lines(1, 3))
-    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=3)
+def runs(last: int, first: int = 1) -> Job:
+    return Job(JOB, Status.RUNNING, 1, NOW, NOW, first=first, last=last, first_stored=first)
 
 
-def test_an_ended_job(store: Store) -> None:
-    """All fields are known."""
-    write_job(store, 3)
+def ended(lines: int, first: int = 1) -> Job:
+    """A job as :func:`write_job` ends it."""
+    end = End(lines + 1, Status.FAILED, 3, lines, 1, NOW)
+    job = Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, lines, 1, first, lines, end)
+    return replace(job, first_stored=first)
 
-    end = End(4, Status.FAILED, 3, 3, 1, NOW)
-    assert store.get_job(JOB) == Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, 3, 1, 1, 3, end)
+
+def foreign(status: Status, exit_code: int | None = None, at: str | None = None) -> Job:
+    """A job of a foreign runner, with one line and this end."""
+    end = End(2, status, exit_code, 1, 0, at)
+    return Job(JOB, status, 1, NOW, NOW, at, exit_code, 1, 0, 1, 1, end)
 
 
-def test_a_job_without_a_line(store: Store) -> None:
-    """Its terminal entry has number 1."""
-    store.finish(store.open(JOB, "token-1"), Status.COMPLETED, 0, 0, 1)
+#: Commands of a foreign runner, and others that take something away.
+LINE: Final = ("XADD", "log", "1-0", "timestamp", NOW, "message", "a")
+END: Final = ("XADD", "log", "2-0", "event", "end")
+HOSTILE: Final = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
+NO_LOG: Final = ("DEL", "log")
 
-    job = store.get_job(JOB)
-    assert job
-    assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (1, 0, 0, 1)
+
+def trim(count: int) -> tuple[str | int, ...]:
+    return ("XTRIM", "log", "MAXLEN", count)
+
+
+@pytest.mark.parametrize(
+    ("begin", "lines", "commands", "expected"),
+    [
+        ("open", 0, [], runs(0)),
+        ("open", 3, [], runs(3)),
+        ("finish", 3, [], ended(3)),
+        ("finish", 0, [], ended(0)),
+        ("", 0, [LINE, ("XADD", "log", "2-0", "timestamp", "later", "message", "b")], runs(2)),
+        ("register", 0, [LINE], runs(1)),
+        ("", 0, [("HSET", "job", *HOSTILE)], Job(JOB, Status.PENDING)),
+        (
+            "",
+            0,
+            [LINE, (*END, "status", "CANCELED", "exit_code", "130", "timestamp", "2026-03-03T10:00:06Z")],
+            foreign(Status.CANCELED, 130, "2026-03-03T10:00:06.000Z"),
+        ),
+        # Its code and its time are unknown. It counts from when it was first read.
+        ("", 0, [(*LINE[:4], "yesterday", *LINE[5:]), (*END, "timestamp", "today")], foreign(Status.COMPLETED)),
+        # Logs that lack entries. No line is left, but the number of the next one is known, also of one that ended.
+        ("open", 10, [("XTRIM", "log", "MINID", 7)], runs(10, 7)),
+        ("open", 10, [trim(0)], runs(10, 11)),
+        ("open", 3, [NO_LOG], runs(0)),
+        ("finish", 10, [trim(1)], ended(10, 11)),
+        *(("finish", count, [how], ended(count, count + 1)) for count in (0, 1, 10) for how in (trim(0), NO_LOG)),
+        # All that can be known comes from its entries.
+        ("finish", 3, [("DEL", "job")], ended(3)),
+    ],
+)
+def test_a_job_in_each_of_its_states(
+    bench: Bench, store: Store, begin: str, lines: int, commands: list[tuple[Any, ...]], expected: Job
+) -> None:
+    """All fields of it. A foreign runner needs only XADD, and nothing that it writes is trusted."""
+    if begin == "register":
+        store.register(JOB)
+    elif begin == "finish":
+        write_job(store, lines)
+    elif begin:
+        attempt = store.open(JOB, "token-1")
+        if lines:
+            store.append(attempt, make_lines(1, lines))
+    for command, kind, *values in commands:
+        bench.ask(command, bench.key(kind), *values)
+    assert store.get_job(JOB) == expected
 
 
 # Foreign runners
-
-
-def test_a_foreign_runner_needs_only_xadd(bench: Bench, store: Store) -> None:
-    """Its job is RUNNING from its first line on, and started at the time of that line."""
-    bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
-    bench.xadd("2-0", "timestamp", "later", "message", "b", "stream", "stdout")
-
-    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=2)
-
-
-def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
-    """Status, code and time are those of the entry. Missing fields are filled in."""
-    bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
-    bench.xadd("2-0", "event", "end", "status", "CANCELED", "exit_code", "130", "timestamp", "2026-03-03T10:00:06Z")
-
-    end = End(2, Status.CANCELED, 130, 1, 0, "2026-03-03T10:00:06.000Z")
-    assert store.get_job(JOB) == Job(JOB, Status.CANCELED, 1, NOW, NOW, end.timestamp, 130, 1, 0, 1, 1, end)
 
 
 def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, store: Store) -> None:
@@ -244,108 +276,6 @@ def test_a_foreign_job_that_had_a_lease_is_not_lost_when_its_log_expires(
     found = hasty.get_job(JOB)
     assert found
     assert found.status is status
-
-
-def test_a_foreign_end_without_a_status_is_a_completion(bench: Bench, store: Store) -> None:
-    """Its code and its time are unknown. It counts from when it was first read."""
-    bench.xadd("1-0", "message", "a", "timestamp", "yesterday")
-    bench.xadd("2-0", "event", "end", "timestamp", "today")
-
-    end = End(2, Status.COMPLETED, None, 1, 0, None)
-    assert store.get_job(JOB) == Job(JOB, Status.COMPLETED, 1, NOW, NOW, None, None, 1, 0, 1, 1, end)
-
-
-def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, store: Store) -> None:
-    """Its hash says PENDING, but it has lines."""
-    store.register(JOB)
-    bench.xadd("1-0", "timestamp", NOW, "message", "a")
-
-    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=1)
-
-
-def test_a_foreign_hash_is_not_trusted(bench: Bench, store: Store) -> None:
-    """Invalid values are ignored."""
-    fields = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
-    bench.ask("HSET", bench.key("job"), *fields)
-
-    assert store.get_job(JOB) == Job(JOB, Status.PENDING)
-
-
-# Logs that lack entries
-
-
-def test_a_trimmed_log_begins_later(bench: Bench, store: Store) -> None:
-    """``first`` is the first line that is left."""
-    store.append(store.open(JOB, "token-1"), make_lines(1, 10))
-    bench.ask("XTRIM", bench.key("log"), "MINID", 7)
-
-    job = store.get_job(JOB)
-    assert job
-    assert (job.status, job.first, job.last, job.started_at) == (Status.RUNNING, 7, 10, NOW)
-
-
-def test_a_log_trimmed_to_nothing_keeps_its_numbers(bench: Bench, store: Store) -> None:
-    """No line is left, but the number of the next one is known."""
-    store.append(store.open(JOB, "token-1"), make_lines(1, 10))
-    bench.ask("XTRIM", bench.key("log"), "MAXLEN", 0)
-
-    job = store.get_job(JOB)
-    assert job
-    assert (job.status, job.first, job.last) == (Status.RUNNING, 11, 10)
-
-
-def test_an_ended_log_trimmed_to_its_end(bench: Bench, store: Store) -> None:
-    """The terminal entry is still read from the log."""
-    write_job(store, 10)
-    bench.ask("XTRIM", bench.key("log"), "MAXLEN", 1)
-
-    job = store.get_job(JOB)
-    assert job
-    assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
-
-
-@pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
-def test_an_end_that_is_only_in_the_hash(bench: Bench, store: Store, how: tuple[str, ...]) -> None:
-    """It has the same number as the terminal entry had."""
-    write_job(store, 10)
-    bench.ask(how[0], bench.key("log"), *how[1:])
-
-    job = store.get_job(JOB)
-    assert job
-    assert (job.status, job.lines, job.exit_code, job.dropped) == (Status.FAILED, 10, 3, 1)
-    assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
-
-
-@pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
-def test_a_short_log_that_is_deleted(bench: Bench, store: Store, count: int, how: tuple[str, ...]) -> None:
-    """The log had no line, or one."""
-    attempt = store.open(JOB, "token-1")
-    if count:
-        store.append(attempt, make_lines(1, count))
-    store.finish(attempt, Status.COMPLETED, 0, 0, count + 1)
-    bench.ask(how[0], bench.key("log"), *how[1:])
-
-    job = store.get_job(JOB)
-    assert job
-    assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (count + 1, count, count, count + 1)
-
-
-def test_the_log_of_a_running_job_is_deleted(bench: Bench, store: Store) -> None:
-    """The job is still RUNNING, without lines."""
-    store.append(store.open(JOB, "token-1"), make_lines(1, 3))
-    bench.ask("DEL", bench.key("log"))
-
-    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=0)
-
-
-def test_a_log_without_its_hash(bench: Bench, store: Store) -> None:
-    """All that can be known comes from its entries."""
-    write_job(store, 3)
-    bench.ask("DEL", bench.key("job"))
-
-    end = End(4, Status.FAILED, 3, 3, 1, NOW)
-    assert store.get_job(JOB) == Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, 3, 1, 1, 3, end)
 
 
 def test_a_corrupt_log_can_be_read(bench: Bench, store: Store) -> None:
