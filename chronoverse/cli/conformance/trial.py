@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,26 +65,27 @@ class Result(NamedTuple):
     stderr: str
 
 
+@dataclass(eq=False)
 class Trial:
     """A running case. After :meth:`run`, ``job`` and ``events`` are the job and its log as the service has them."""
 
-    def __init__(
-        self, case: Case, command: Sequence[str], target: Target, directory: Path, stop: threading.Event
-    ) -> None:
-        self.case = case
-        self.ref = JobRef(WORKFLOW, f"{case.name}-{secrets.token_hex(4)}")
-        self.gate = directory / "gate"
-        self.proxy = Proxy(target.url, case.faults)
-        self.client = Client(target.url, target.token, max_retry_seconds=10)
-        self.job: dict[str, Any] = {}
-        self.events: list[Line | Gap] = []
-        self.began = self.ended = 0.0
-        self.other: Attempt | None = None
-        self._writer = HttpLogWriter(target.url, target.token)
-        self._command = command
-        self._target = target
-        self._directory = directory
-        self._stop = stop
+    case: Case
+    _command: Sequence[str]
+    _target: Target
+    _directory: Path
+    _stop: threading.Event
+    job: dict[str, Any] = field(default_factory=dict)
+    events: list[Line | Gap] = field(default_factory=list)
+    began: float = 0.0
+    ended: float = 0.0
+    other: Attempt | None = None
+
+    def __post_init__(self) -> None:
+        self.ref = JobRef(WORKFLOW, f"{self.case.name}-{secrets.token_hex(4)}")
+        self.gate = self._directory / "gate"
+        self.proxy = Proxy(self._target.url, self.case.faults)
+        self.client = Client(self._target.url, self._target.token, max_retry_seconds=10)
+        self._writer = HttpLogWriter(self._target.url, self._target.token)
 
     def run(self) -> None:
         """Runs the runner to its end, and reads the job. Raises :class:`Broken`."""

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -61,6 +61,7 @@ _AFTER_IDS: Final = "\x7f"
 log: Final = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
@@ -68,28 +69,22 @@ class ScanApp:
     workers' monotonic clock. The processes of a scan server share ``progress``.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        archive: ArchiveReader,
-        max_line_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
-        read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None,
-        progress: SummaryProgress | None = None,
-        unix_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._archive = archive
-        self._read: Final = LogReader(store, archive, max_line_bytes)
-        self._read_replay = read_replay
-        self._clock = clock
-        self._unix_clock = unix_clock
+    store: Store
+    archive: ArchiveReader
+    max_line_bytes: int
+    clock: Callable[[], float] = time.monotonic
+    read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None
+    progress: SummaryProgress = field(default_factory=SummaryProgress)
+    unix_clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self._read = LogReader(self.store, self.archive, self.max_line_bytes)
         self._hasher = ShapeHasher()
-        self._runs = DerivedReader(archive, self._read, self._hasher)
+        self._runs = DerivedReader(self.archive, self._read, self._hasher)
         # S3 takes some 20 ms for each answer, and this process some 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
-        self._past_runs = PastRunReader(archive, self._runs, self._pool)
-        self._summaries = SummaryReader(self._read, self._hasher, progress or SummaryProgress())
+        self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
+        self._summaries = SummaryReader(self._read, self._hasher, self.progress)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         data, sock = environ["wsgi.input"].read(), environ["gunicorn.socket"]
@@ -110,9 +105,9 @@ class ScanApp:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
         if path == ProfileScan.PATH:
             return {}, [self.read_profile(ProfileScan.from_json(data), client_is_gone)]
-        if path == ReplayScan.PATH and self._read_replay:
+        if path == ReplayScan.PATH and self.read_replay:
             replay = ReplayScan.from_json(data)
-            frames, cursor = self._read_replay(replay, self._budget(replay, client_is_gone))
+            frames, cursor = self.read_replay(replay, self._budget(replay, client_is_gone))
             return {"position": cursor}, [frames]
         if path == HistoryScan.PATH:
             head, found = self.read_history(HistoryScan.from_json(data), client_is_gone)
@@ -225,9 +220,9 @@ class ScanApp:
 
         def read_ahead(job: Job) -> Future[None] | None:
             # A read of a file takes less time than another thread. An error is raised again by the search.
-            if not in_archive(job, 1) or self._archive.read_seconds < 0.002:
+            if not in_archive(job, 1) or self.archive.read_seconds < 0.002:
                 return None
-            return self._pool.submit(self._archive.read_ahead, job.ref)
+            return self._pool.submit(self.archive.read_ahead, job.ref)
 
         return read_jobs_page(scan, self._listed(scan), search, budget, read_ahead)
 
@@ -253,7 +248,7 @@ class ScanApp:
 
             # A summary without it is better than none.
             with contextlib.suppress(StoreError):
-                budgets = PageBudget(clock=self._clock), self._short_budget()
+                budgets = PageBudget(clock=self.clock), self._short_budget()
                 past, _ = self._past_runs.read(looked_at, 200, *budgets, is_wanted, looked_for)
                 return past._replace(own=own)
             return None
@@ -272,7 +267,7 @@ class ScanApp:
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         found = read_job_profile(job, self._baseline(job, scan.labels).runs, self._runs, budget)
-        return read_profile(job, found, self._read, self._unix_clock(), self._pool)
+        return read_profile(job, found, self._read, self.unix_clock(), self._pool)
 
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
@@ -311,7 +306,7 @@ class ScanApp:
         yield from (each for each in older if each.ref != job.ref)
 
     def _short_budget(self) -> PageBudget:
-        return PageBudget(seconds=_HOT_SECONDS, clock=self._clock)
+        return PageBudget(seconds=_HOT_SECONDS, clock=self.clock)
 
     def _position_of(self, job: Job) -> ListingPosition | None:
         """The job's position in the listing of its workflow; None for a foreign job without any time.
@@ -326,7 +321,7 @@ class ScanApp:
         return baseline(job, (each.job for each in listed), labels)
 
     def _require_job(self, ref: JobRef) -> Job:
-        job = self._store.get_job(ref)
+        job = self.store.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
         return job
@@ -336,7 +331,7 @@ class ScanApp:
         if start is not None:
             before = float(start.created), start.job_id
             if start.line is not None:
-                yield ListedJob(before[0], start.ref, self._store.get_job(start.ref))
+                yield ListedJob(before[0], start.ref, self.store.get_job(start.ref))
         if scan.workflow_id:
             yield from self._listed_after(scan.workflow_id, before)
         else:
@@ -345,7 +340,7 @@ class ScanApp:
     def _merged_positions(self, scan: WorkflowScan) -> Iterator[tuple[float, JobRef]]:
         wanted, workflow_ids = Workflows(frozenset(scan.ids), tuple(scan.prefixes)), list[str]()
         last: ListingPosition | None = None
-        while page := self._store.workflows.page(last, 1_000, wanted):
+        while page := self.store.workflows.page(last, 1_000, wanted):
             workflow_ids += [workflow_id for _, workflow_id in page]
             last = page[-1]
 
@@ -367,13 +362,13 @@ class ScanApp:
     def _positions(
         self, workflow_id: str, before: ListingPosition | None, count: int = 20
     ) -> Iterator[ListingPosition]:
-        while page := self._store.listing.page(workflow_id, before, count):
+        while page := self.store.listing.page(workflow_id, before, count):
             yield from page
             before = page[-1]
 
     def _read_listed(self, positions: Iterator[tuple[float, JobRef]], count: int) -> Iterator[ListedJob]:
         while listed := list(islice(positions, count)):
-            jobs = self._store.get_jobs([ref for _, ref in listed])
+            jobs = self.store.get_jobs([ref for _, ref in listed])
             for (created_ms, ref), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):
                     raise found
@@ -381,13 +376,13 @@ class ScanApp:
 
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
-        if self._clock() - scan.asked_at > scan.patience:
+        if self.clock() - scan.asked_at > scan.patience:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
         return self._page_budget(scan, client_is_gone)
 
     def _page_budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         return PageBudget(
-            page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
+            page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self.clock
         )
 
 

@@ -5,7 +5,7 @@ Shapes that are not in the archive are collected from logs and cached; the next 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -62,18 +62,18 @@ class _CachedLines:
         return shapes + min(self.position, MAX_ANCHORS)
 
 
+@dataclass(slots=True, eq=False)
 class DerivedReader:
     """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
 
     Caches up to ``max_size`` shapes and pauses, of about 200 bytes each.
     """
 
-    def __init__(self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_size: int = 500_000) -> None:
-        self.hasher: Final = hasher
-        self._archive = archive
-        self._read = read
-        self._max_size = max_size
-        self._cached: OrderedDict[JobRef, _CachedLines] = OrderedDict()
+    _archive: ArchiveReader
+    _read: BatchReader
+    hasher: ShapeHasher
+    max_size: int = 500_000
+    _cached: OrderedDict[JobRef, _CachedLines] = field(default_factory=OrderedDict)
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
         """The shapes of the job's lines so far. None if there was no time for all.
@@ -108,7 +108,7 @@ class DerivedReader:
         finally:
             self._cached[job.ref] = cached
             size = sum(each.size for each in self._cached.values())
-            while size > self._max_size:
+            while size > self.max_size:
                 _, oldest = self._cached.popitem(last=False)
                 size -= oldest.size
         return cached

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Final
@@ -107,6 +107,7 @@ class JobRecords:
 Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
 
 
+@dataclass(eq=False)
 class RecordSorter:
     """Sorts the records of a request by their jobs. Rejected ones are counted in ``refused``, by reason.
 
@@ -114,29 +115,24 @@ class RecordSorter:
     precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
     """
 
-    def __init__(
-        self,
-        workflow_attributes: Sequence[str],
-        job_attributes: Sequence[str],
-        max_line_bytes: int,
-        forms: SecretForms | None = None,
-    ) -> None:
-        self._workflow_attributes = workflow_attributes
-        self._job_attributes = job_attributes
-        self._max_line_bytes = max_line_bytes
-        self._naming = frozenset([*workflow_attributes, *job_attributes])
+    _workflow_attributes: Sequence[str]
+    _job_attributes: Sequence[str]
+    _max_line_bytes: int
+    _forms: SecretForms = field(default_factory=lambda: SecretForms(None))
+    refused: Counter[str] = field(default_factory=Counter)
+    _count: int = 0
+    _resource: Mapping[str, Any] = field(default_factory=dict)
+    _records: JobRecords | str = ""
+    #: The last record's attributes, without its number, and what they mean. Most records are like the one before.
+    _attributes: Mapping[str, Any] | None = None
+    _meaning: Meaning = "", None, None, None
+    _milliseconds: int = -1
+    _timestamp: str = _UNKNOWN_TIME
+
+    def __post_init__(self) -> None:
+        self._naming = frozenset([*self._workflow_attributes, *self._job_attributes])
         self.wanted = self._naming | _ENDING | {_PATH, _NUMBER, _STREAM}
-        self._forms = forms or SecretForms(None)
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
-        self.refused: Counter[str] = Counter()
-        self._count = 0
-        self._resource: Mapping[str, Any] = {}
-        self._records: JobRecords | str = ""
-        #: The last record's attributes, without its number, and what they mean. Most records are like the one before.
-        self._attributes: Mapping[str, Any] | None = None
-        self._meaning: Meaning = "", None, None, None
-        self._milliseconds = -1
-        self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
         """Adds records of a resource, or why one is rejected. Removes the record numbers from their attributes."""
