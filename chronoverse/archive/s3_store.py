@@ -3,9 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.auth.tls import certificate_problem
@@ -15,6 +16,7 @@ from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 _Answer = TypeVar("_Answer")
 
 
+@dataclass(eq=False)
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
@@ -22,25 +24,21 @@ class S3ObjectStore:
     ``retry_seconds``, then twice that. Raises :class:`SettingsError` when boto3 is not installed.
     """
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        read_seconds: float = 5.0,
-        # After these no further attempt begins, and an unfinished answer is dropped.
-        answer_seconds: float = 10.0,
-        retry_seconds: float = 0.3,
-    ) -> None:
+    bucket: str
+    prefix: str = ""
+    _: KW_ONLY
+    read_seconds: float = 5.0
+    #: After these no further attempt begins, and an unfinished answer is dropped.
+    answer_seconds: float = 10.0
+    retry_seconds: float = 0.3
+    _cached_client: Any = None
+    _client_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
         if find_spec("boto3") is None:
             raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: install the extra s3 (docs/installing.md)")
-        self._read_seconds: Final = read_seconds
-        self._answer_seconds: Final = answer_seconds
-        self._retries: Final = RetryPolicy(retry_seconds, longest=2 * retry_seconds)
-        self._bucket: Final = bucket
-        self._prefix: Final = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._cached_client: Any = None
-        self._client_lock = threading.Lock()
+        self._retries = RetryPolicy(self.retry_seconds, longest=2 * self.retry_seconds)
+        self.prefix = f"{self.prefix.strip('/')}/" if self.prefix.strip("/") else ""
 
     def put(self, name: str, data: bytes) -> None:
         self._call(name, lambda s3, location: s3.put_object(**location, Body=data, ContentType="application/zstd"))
@@ -55,11 +53,11 @@ class S3ObjectStore:
         self._call(name, lambda s3, location: s3.delete_object(**location))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        query = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        query = {"Bucket": self.bucket, "Prefix": self.prefix + prefix}
         while True:
             page = self._call("", lambda s3, _: s3.list_objects_v2(**query))
             for each in page.get("Contents", ()):
-                name = each["Key"].removeprefix(self._prefix)
+                name = each["Key"].removeprefix(self.prefix)
                 yield StoredObject(name, each["Size"], each["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
@@ -70,8 +68,8 @@ class S3ObjectStore:
 
         ``request`` gets the client, and the bucket and key of ``name``.
         """
-        give_up_at = time.monotonic() + self._answer_seconds
-        location = {"Bucket": self._bucket, "Key": self._prefix + name}
+        give_up_at = time.monotonic() + self.answer_seconds
+        location = {"Bucket": self.bucket, "Key": self.prefix + name}
         client = self._client()
         for attempt in (1, 2, 3):
             try:
@@ -89,7 +87,7 @@ class S3ObjectStore:
             if self._cached_client is None:
                 config = import_module("botocore.config").Config(
                     connect_timeout=3.0,
-                    read_timeout=self._read_seconds,
+                    read_timeout=self.read_seconds,
                     retries={"total_max_attempts": 1},
                     # A request beyond these makes its own connection.
                     max_pool_connections=16,
@@ -102,13 +100,13 @@ class S3ObjectStore:
             return self._cached_client
 
     def _read_body(self, body: Any) -> bytes:
-        give_up_at = time.monotonic() + self._answer_seconds
+        give_up_at = time.monotonic() + self.answer_seconds
         parts = []
         try:
             for part in body.iter_chunks(2**16):
                 parts.append(part)
                 if time.monotonic() > give_up_at:
-                    raise TimeoutError(f"an object was not all there after {self._answer_seconds:g} s")
+                    raise TimeoutError(f"an object was not all there after {self.answer_seconds:g} s")
         finally:
             body.close()
         return b"".join(parts)

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
 from chronoverse.archive.reader import ArchiveReader
@@ -59,6 +60,7 @@ class ReplaySegment(NamedTuple):
     job: Job | None = None
 
 
+@dataclass(eq=False)
 class ReplayCache:
     """A worker's reads of older lines, one segment at a time.
 
@@ -67,36 +69,29 @@ class ReplayCache:
     cached. ``scan`` asks the scan server to compare stored lines with queries; without it, the worker compares them.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        archive: ArchiveReader | None = None,
-        *,
-        max_line_bytes: int = MAX_LINE_BYTES,
-        most_lines: int = SEGMENT_LINES[1],
-        most_bytes: int = 8 * 2**20,
-        pause: Callable[[], object] = lambda: None,
-        throttle: Callable[[int], object] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
-        scan: ReplayScanner | None = None,
-    ) -> None:
-        self.store: Final = store
-        self._scan: Final = scan
+    store: Store
+    archive: ArchiveReader = field(default_factory=ArchiveReader)
+    _: KW_ONLY
+    max_line_bytes: int = MAX_LINE_BYTES
+    most_lines: int = SEGMENT_LINES[1]
+    most_bytes: int = 8 * 2**20
+    pause: Callable[[], object] = lambda: None
+    throttle: Callable[[int], object] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+    scan: ReplayScanner | None = None
+    _invalidated: int = 0
+    _cached_bytes: int = 0
+
+    def __post_init__(self) -> None:
         #: Viewers that wait for the same scan take turns: the next one finds its segment.
-        self._scanning: Final = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
-        self._invalidated = 0
-        self.throttle: Final = throttle
-        self._archive: Final = archive or ArchiveReader()
+        self._scanning = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
         #: One for each server of the store, so that only viewers of its own jobs wait for one that does not answer.
-        self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, pause))
+        self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, self.pause))
         #: Readers of the same servers. The holder of the lock can use the reader.
         self._readers: dict[Hashable, SequentialReader] = {}
-        self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
-        self._most_bytes = most_bytes
-        self._clock = clock
+        self.most_lines = min(self.most_lines, _power_of_two(READ_BYTES // self.max_line_bytes))
         #: When each segment was read, and the segment; oldest first. cachetools' TTLCache takes 8 µs more.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
-        self._cached_bytes = 0
 
     def read_after(
         self,
@@ -112,7 +107,7 @@ class ReplayCache:
         It has up to ``lines`` lines, a power of two, and ends at a multiple of that number, so that viewers share it.
         Lines are compared inside a context that ``comparing`` makes, without waiting. Raises :class:`StoreError`.
         """
-        lines = min(lines, self._most_lines)
+        lines = min(lines, self.most_lines)
         count = lines - cursor % lines
         key = (ref, line_filter, cursor)
 
@@ -156,14 +151,14 @@ class ReplayCache:
         ``patience`` (seconds) are those of the scan. ``is_redacted`` tells that the log was redacted a moment ago.
         Raises what :meth:`ScanClient.replay` raises.
         """
-        if self._scan is None:
+        if self.scan is None:
             return None
         key = (ref, line_filter, cursor)
         deadline = time.monotonic() + patience
         with self._scanning.hold(key, patience):
             if cached := self._find_complete(key):
                 return cached
-            invalidated, asked_at = self._invalidated, self._clock()
+            invalidated, asked_at = self._invalidated, self.clock()
             scan = ReplayScan(
                 workflow_id=ref.workflow_id,
                 job_id=ref.job_id,
@@ -173,7 +168,7 @@ class ReplayCache:
                 patience=deadline - time.monotonic(),
                 **line_filter.of_lines,
             )
-            found = self._scan(scan, subject)
+            found = self.scan(scan, subject)
             if found is None or found == (b"", cursor):
                 return None
             frames, reached = found
@@ -192,16 +187,16 @@ class ReplayCache:
             if cached := self._find_complete(key):
                 return cached
         # Without the lock, because fetching can be slow. It is fetched once for all callers.
-        self._archive.entries(ref, cursor, 1)
+        self.archive.entries(ref, cursor, 1)
         with lock.hold():
             if cached := self._find_complete(key):
                 return cached
-            lines = self._archive.json_lines(ref, cursor, count) if line_filter is None else []
+            lines = self.archive.json_lines(ref, cursor, count) if line_filter is None else []
             if lines:
                 frames = b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
                 read, reached, size = len(lines), cursor + len(lines), len(frames)
             else:
-                events, _ = encode(self._archive.entries(ref, cursor, count), cursor, MAX_SEGMENT_BYTES)
+                events, _ = encode(self.archive.entries(ref, cursor, count), cursor, MAX_SEGMENT_BYTES)
                 if not events or events[-1].number == cursor:
                     return None
                 with comparing():
@@ -212,7 +207,7 @@ class ReplayCache:
             return segment
 
     def invalidate(self, ref: JobRef) -> None:
-        self._archive.forget(ref)
+        self.archive.forget(ref)
         self._invalidated += 1
         for reader in self._readers.values():
             reader.discard()
@@ -236,7 +231,7 @@ class ReplayCache:
 
     def _find(self, key: _Key) -> ReplaySegment | None:
         read_at, segment = self._segments.get(key, (0.0, None))
-        return segment if segment and self._clock() < read_at + CACHE_SECONDS else None
+        return segment if segment and self.clock() < read_at + CACHE_SECONDS else None
 
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
         # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
@@ -245,13 +240,13 @@ class ReplayCache:
 
     def _remember(self, key: _Key, segment: ReplaySegment, read_at: float | None = None) -> None:
         self._drop(key)
-        now = self._clock()
+        now = self.clock()
         self._segments[key] = now if read_at is None else read_at, segment
         self._cached_bytes += len(segment.frames)
         # A foreign runner may write a line that is larger than the cache.
         while self._segments:
             oldest = next(iter(self._segments))
-            if self._cached_bytes <= self._most_bytes and now < self._segments[oldest][0] + CACHE_SECONDS:
+            if self._cached_bytes <= self.most_bytes and now < self._segments[oldest][0] + CACHE_SECONDS:
                 break
             self._drop(oldest)
 

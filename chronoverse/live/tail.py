@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from operator import attrgetter
 from typing import Final
@@ -50,6 +50,7 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
 
 
+@dataclass(eq=False)
 class Tail:
     """Live reading for one process. The threads start with the first watched job.
 
@@ -57,23 +58,17 @@ class Tail:
     job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets other greenlets go first.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        lease_seconds: float = 30,
-        redacted: Callable[[JobRef], object] = lambda _: None,
-        ring_bytes: tuple[int, int] = RING_BYTES,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._store = store
-        self._redacted = redacted
-        self._ring_bounds = ring_bytes
-        self.lease_seconds: Final = lease_seconds
-        self.clock: Final = clock
-        self._yield_to_loop = partial(sleep, 0)
-        self._reader = store.live_reader(BLOCK_SECONDS)
+    store: Store
+    _: KW_ONLY
+    lease_seconds: float = 30
+    redacted: Callable[[JobRef], object] = lambda _: None
+    ring_bytes: tuple[int, int] = RING_BYTES
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._yield_to_loop = partial(self.sleep, 0)
+        self._reader = self.store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
         self._filter_budget = FilterBudget(yield_to_loop=self._yield_to_loop)
         self._lock = threading.Lock()
@@ -83,7 +78,7 @@ class Tail:
         self._batch = AdaptiveBatch()
         #: What was delivered since the metrics were updated, which takes some microseconds.
         self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
-        self._read_at = clock()
+        self._read_at = self.clock()
         self._failing = False
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
@@ -217,7 +212,7 @@ class Tail:
         for feed in feeds:
             feed.check_at = now + check_seconds(self.watched)
         silent: list[Feed] = []
-        answers = self._store.get_jobs([feed.ref for feed in feeds])
+        answers = self.store.get_jobs([feed.ref for feed in feeds])
         for feed, known, found in zip(feeds, asked, answers, strict=True):
             if isinstance(found, StoreUnavailable | StoreRefused):
                 silent.append(feed)
@@ -243,13 +238,13 @@ class Tail:
         if closed and (before is None or job.end is None):
             # The old log was deleted, and this is a new one under the same id.
             return
-        ranges = redacted_since(self._store, before, job) if before else ()
-        gone = not (closed or arriving) and lines_are_gone(self._store, job, cursor)
+        ranges = redacted_since(self.store, before, job) if before else ()
+        gone = not (closed or arriving) and lines_are_gone(self.store, job, cursor)
         if not feed.reconcile(job, known):
             feed.check_at = 0.0
             return
         if ranges:
-            self._redacted(feed.ref)
+            self.redacted(feed.ref)
             feed.redact(ranges)
         if closed:
             return
@@ -257,7 +252,7 @@ class Tail:
             feed.skip(min(job.archived, job.last))
             cursor = feed.cursor
             if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
-                feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched, self._ring_bounds))
+                feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched, self.ring_bytes))
         final = job.end_of_log(feed.cursor, self.lease_seconds)
         if final is not None:
             feed.close(final)
@@ -267,7 +262,7 @@ class Tail:
             entries, before = _skip_archived(feed, entries, before)
         events, closing = feed.encode(entries, before)
         if events:
-            if not feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
+            if not feed.publish(events, before, ring_bytes(self.watched, self.ring_bytes)):
                 return
             _observe_delay(entries[0])
             self._batch.learn(len(events), sum([len(event.frame) for event in events]))
@@ -292,12 +287,12 @@ class Tail:
         due = sorted([feed for feed in feeds if feed.check_at <= now], key=attrgetter("check_at"))[:ROUND_JOBS]
         if not due:
             return
-        if self._store.single_server:
+        if self.store.single_server:
             self.check_jobs(due)
             return
         servers: dict[Hashable, list[Feed]] = {}
         for feed in due:
-            servers.setdefault(self._store.server_of(feed.ref), []).append(feed)
+            servers.setdefault(self.store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
             # In its own thread, so that a server that hangs does not delay the others.
             before = self._checkers.get(server)
