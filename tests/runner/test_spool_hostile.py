@@ -27,8 +27,6 @@ from tests.support.jobs import JOB, key, read_lines
 from tests.support.parameters import long_after
 from tests.support.servers import RedisServer, running
 
-pytestmark = pytest.mark.long
-
 NOW: Final = "2026-03-03T10:00:05.123Z"
 #: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76
@@ -190,6 +188,7 @@ def bounded(work: Callable[[], int]) -> int:
     return code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_that_no_runner_has_written_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
@@ -242,19 +241,48 @@ def test_whole_lines_are_taken(
     assert [each.read_bytes() for each in tmp_path.glob("x*")] == [content] * (not is_whole)
 
 
+@pytest.mark.parametrize(
+    ("rows", "printed", "said", "damage"),
+    [
+        (
+            [TWO_LINES, row(2, stream="x"), row(3), row(4, text=b"", lines=0)],
+            ["a", "b", "c"],
+            ["--- line 3 is gone (lost) ---"],
+            "lines 3 to 3, everything after line 4",
+        ),
+        ([row(1, stream="x"), row(7)], ["c"], [], "everything before line 8"),
+        ([TWO_LINES, row(2, stream="x")], ["a", "b"], [], "everything after line 2"),
+        (
+            [TWO_LINES, *(row(number, stream="x" if number % 2 else "stdout") for number in range(3, 33))],
+            ["a", "b", *"c" * 15],
+            [
+                "--- lines 3-4 are gone (lost) ---",
+                *(f"--- line {number} is gone (lost) ---" for number in range(6, 33, 2)),
+            ],
+            "lines 3 to 4, " + ", ".join(f"lines {n} to {n}" for n in range(6, 23, 2)) + ", 5 other ranges",
+        ),
+    ],
+    ids=["middle", "beginning", "end", "many"],
+)
 def test_damaged_lines_are_named_where_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
+    rows: list[Row],
+    printed: list[str],
+    said: list[str],
+    damage: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    environ: None,
 ) -> None:
-    """A gap has the numbers of those in the middle. Nothing says that there was no room."""
+    """A gap has the numbers of those before others. Nothing says that there was no room."""
     path = tmp_path / "x.sqlite"
-    file(TWO_LINES, row(2, stream="x"), row(3), row(4, text=b"", lines=0))(path)
+    file(*rows)(path)
     assert main(["deliver", "--print", str(path)]) == DATA
     out, err = capsys.readouterr()
-    assert out.splitlines() == ["a", "b", "c"]
-    damage = f"chronoverse: {path} is damaged: lines 3 to 3, everything after line 4 cannot be read"
-    assert err.splitlines() == ["--- line 3 is gone (lost) ---", damage]
+    assert out.splitlines() == printed
+    assert err.splitlines() == [*said, f"chronoverse: {path} is damaged: {damage} cannot be read"]
 
 
+@pytest.mark.long
 def test_a_delivery_of_a_damaged_file_can_be_repeated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], environ: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +300,7 @@ def test_a_delivery_of_a_damaged_file_can_be_repeated(
     assert "is damaged" in capfd.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_regular_files_are_opened(make: Callable[[Path], None], tmp_path: Path, environ: None) -> None:
     """A pipe is refused without waiting for its writer."""
@@ -280,6 +309,7 @@ def test_only_regular_files_are_opened(make: Callable[[Path], None], tmp_path: P
     assert not orphaned_spools(tmp_path)
 
 
+@pytest.mark.long
 def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -> None:
     """Its pages are not all read."""
     path = tmp_path / "x.sqlite"
@@ -319,6 +349,7 @@ PAGE: Final = 16_384
 BLOCK: Final = 4_096
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99])
 def test_the_beginning_of_a_truncated_file_is_taken(
     share: float, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
@@ -336,6 +367,7 @@ def test_the_beginning_of_a_truncated_file_is_taken(
     assert err.startswith((f"--- lines {len(numbers) + 1}-{LARGE} are gone (lost) ---\n", "chronoverse: "))
 
 
+@pytest.mark.long
 def test_the_beginning_of_a_truncated_file_is_delivered(
     large: bytes, tmp_path: Path, environ: None, monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
