@@ -36,7 +36,8 @@ class Rig:
         self.source = ControlledStore(reader_store)
         self.clock = Clock()
         self.replay_cache = ReplayCache(self.source, clock=self.clock)
-        self.tail = Tail(self.source, lease_seconds=LEASE_SECONDS, clock=self.clock)
+        redacted = self.replay_cache.invalidate
+        self.tail = Tail(self.source, lease_seconds=LEASE_SECONDS, redacted=redacted, clock=self.clock)
         self._server = server
         self._prefix = prefix
 
@@ -778,3 +779,18 @@ def test_a_replay_is_throttled_between_its_segments(rig: Rig) -> None:
     sizes = [len(chunk) for chunk in chunks if names(chunk)[0].startswith("log")]
     assert throttled == sizes[: len(throttled)]
     assert throttled
+
+
+def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig) -> None:
+    """Nothing of the old text is cached. Another job's segments stay."""
+    write_as_own_runner(rig, 3)
+    rig.write(1, 3, job=OTHER)
+    viewer, other = started(rig), started(rig, job=OTHER)
+    assert rig.replay_cache.cached(JOB, None, 0)[1] == rig.replay_cache.cached(OTHER, None, 0)[1] == 3
+    rig.ask("RPUSH", rig.key("audit"), b'{"from":2,"to":2,"count":1}')
+    rig.ask("HSET", rig.key("job"), "redactions", 1)
+    rig.tail.check_jobs([viewer.feed] if viewer.feed else [])
+    assert event_data(drained(viewer)) == [("redact", '{"from":2,"to":2}')]
+    assert rig.replay_cache.cached(JOB, None, 0) == (b"", 0)
+    assert rig.replay_cache.cached(OTHER, None, 0)[1] == 3
+    assert drained(other) == b""
