@@ -3,13 +3,16 @@
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from chronoverse.archive.retention import delete_job
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, Line
 from chronoverse.runner.outage import RETRY
@@ -229,6 +232,19 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
     assert read_lines(server) == numbers(4_000)
 
 
+def assert_all_named(server: RedisServer) -> None:
+    """Each of 20,001 lines is there or in a gap, and the end says how many are in gaps."""
+    *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
+    gaps = [entry.last - entry.first + 1 for entry in entries if isinstance(entry, Gap)]
+    lines = [entry for entry in entries if isinstance(entry, Line)]
+    assert isinstance(end, End)
+    assert (sum(gaps), end.lines) == (end.dropped, 20_001)
+    assert len(lines) + end.dropped == 20_001
+    assert end.dropped > 0
+    # One of them, somewhere at the end, is the line of stderr.
+    assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
+
+
 def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
@@ -242,15 +258,51 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
         server.start()
         job.release()
         assert job.result() == 0
-    *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
-    gaps = [entry.last - entry.first + 1 for entry in entries if isinstance(entry, Gap)]
-    lines = [entry for entry in entries if isinstance(entry, Line)]
-    assert isinstance(end, End)
-    assert (sum(gaps), end.lines) == (end.dropped, 20_001)
-    assert len(lines) + end.dropped == 20_001
-    assert end.dropped > 0
-    # One of them, somewhere at the end, is the line of stderr.
-    assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
+    assert_all_named(server)
+
+
+class FailingOnce:
+    """A store of which each operation fails once, before or after it is done. While it is away, appends fail."""
+
+    def __init__(self, store: Store, lost: str) -> None:
+        self._store = store
+        self._lost = lost
+        self.is_away = False
+        self.failed: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._store, name)
+        return partial(self._call, name, value) if name in ("open", "append_lost", "finish", "renew") else value
+
+    def append_ahead(self, *args: Any) -> Callable[[], int]:
+        return partial(self._call, "append", self._store.append_runs, *args)
+
+    def _call(self, name: str, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if self.is_away and name == "append":
+            raise StoreUnavailable("away")
+        if name in self.failed:
+            return operation(*args, **options)
+        self.failed.add(name)
+        if self._lost == "answer":
+            operation(*args, **options)
+        raise StoreUnavailable(f"the {self._lost} is lost")
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_whatever_fails_once_is_done_once(lost: str, server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The job is opened, its lines are appended, those that were dropped are named, and it ends: each in turn."""
+    failing: Any = FailingOnce(store, lost)
+    code = NUMBERS + "say(0, 100); wait(); say(100, 20_000); print('unhindered', file=sys.stderr, flush=True); wait()"
+    with RunningJob(code, failing, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
+        wait_for_published(server, 100)
+        failing.is_away = True
+        job.release()
+        wait_until(lambda: "unhindered" in job.stderr_text, SOON, "the job printed on")
+        failing.is_away = False
+        job.release()
+        assert job.result() == 0
+    assert failing.failed >= {"open", "append", "append_lost", "finish"}
+    assert_all_named(server)
 
 
 def test_a_spool_file_that_cannot_be_written_is_reported(server: RedisServer, store: Store, tmp_path: Path) -> None:
