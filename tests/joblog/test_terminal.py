@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.model import Gap, Line
-from chronoverse.joblog.terminal import LineRenderer, gap_notice, sanitize
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice, sanitize
 
 ESC, BEL, ST = "\x1b", "\x07", "\x1b\\"
 TIME = "2026-03-03T10:00:05.123Z"
@@ -221,6 +221,8 @@ def test_a_huge_line_of_unsafe_characters_takes_less_than_a_function_call_for_ea
 def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
     """It says which lines are missing, and why."""
     assert gap_notice(gap) == notice
+    assert redaction_notice(2, 2) == "--- line 2 has been redacted ---"
+    assert redaction_notice(2, 9) == "--- lines 2-9 have been redacted ---"
 
 
 def test_a_line_ends_with_a_newline() -> None:

@@ -1,0 +1,85 @@
+"""Matches with the lines around them: each line once on a page, and no more lines than a page may have."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from chronoverse.history.pages import PageBudget
+from chronoverse.history.scans.matches import MatchEncoder
+from chronoverse.joblog.entries import Batch
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.model import Job, JobRef, Line, Status
+from tests.support.bench import NOW
+
+JOB = Job(JobRef("wf_1", "job_1"), Status.RUNNING)
+
+
+def log_of(size: int, matches: set[int]) -> dict[int, Line]:
+    """A log of lines by their numbers, every third on stderr. Those that match have an x."""
+    streams = ("stderr", "stdout", "stdout")
+    return {n: Line(n, NOW, "an x" if n in matches else "-", streams[n % 3]) for n in range(1, size + 1)}
+
+
+def encoder(log: dict[int, Line], stream: str | None, descending: bool, before: int, after: int) -> MatchEncoder:
+    def read(job: Job, start: int, *, descending: bool, limit: int, **_: Any) -> Iterator[Batch]:
+        step = -1 if descending else 1
+        # In batches of three lines, and further than is asked for.
+        for at in range(start + step, start + step * (limit + 4), 3 * step):
+            numbers = [n for n in range(at, at + 3 * step, step) if n in log]
+            yield Batch([log[n] for n in numbers], at + 2 * step, is_last=not numbers)
+
+    leading, following = (after, before) if descending else (before, after)
+    return MatchEncoder(read, JOB, Matcher("x"), stream, descending, leading, following)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
+    """In any order, with lines of one stream or of both. A match is one wherever it is, also near another one."""
+    choice = random.Random(seed)
+    matches = set(choice.sample(range(1, 121), choice.choice([1, 5, 40])))
+    stream = choice.choice([None, "stdout"])
+    before, after, descending = choice.randrange(4), choice.randrange(4), choice.choice([True, False])
+    log = log_of(120, matches)
+    wanted = sorted((n for n in matches if stream in (None, log[n].stream)), reverse=descending)
+    encode, budget, page = (
+        encoder(log, stream, descending, before, after),
+        PageBudget(clock=lambda: 0.0),
+        dict[int, bytes](),
+    )
+    for number in wanted:
+        found = encode(log[number], budget)
+        assert found is not None
+        assert not found.keys() & page.keys() or found.keys() & page.keys() == {number}
+        page |= found
+    near = {n for match in wanted for n in range(match - before, match + after + 1)}
+    shown = {n: line for n, line in log.items() if n in near and stream in (None, line.stream)}
+    assert {n: orjson.loads(page[n]) for n in sorted(page)} == {
+        n: {**line.to_json(), "highlights": [[3, 4]]}
+        if n in wanted
+        else {**line.to_json(), "highlights": [], "context": True}
+        for n, line in shown.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "after"), [(1, 0, 0), (10, 0, 0), (10, 1, 1), (1, 1, 1), (1, 0, 2), (2, 1, 0), (100, 50, 49)]
+)
+def test_a_page_has_two_thousand_lines(step: int, before: int, after: int) -> None:
+    """And no match of which not all lines have room."""
+    log = log_of(30_000, set(range(1_000, 30_000, step)))
+    encode, budget, page = (
+        encoder(log, None, False, before, after),
+        PageBudget(page_bytes=10**8, clock=lambda: 0.0),
+        set[int](),
+    )
+    for number in range(1_000, 30_000, step):
+        whole = page | set(range(number - before, number + after + 1))
+        if len(whole) > 2_000:
+            assert encode(log[number], budget) is None
+            return
+        assert encode(log[number], budget) is not None
+        page = whole
+    raise AssertionError("all matches had room")
