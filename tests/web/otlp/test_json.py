@@ -1,11 +1,14 @@
 """Log records in JSON mean the same as in protobuf, however long the request and its lists are."""
 
+import json
 import random
+from typing import Any
 
 import orjson
 import pytest
 from google.protobuf import json_format
-from werkzeug.exceptions import BadRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from chronoverse.web.otlp.columns import Record
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
@@ -89,3 +92,59 @@ def test_other_requests_run_between_records_that_take_long(mimetype: str) -> Non
     )
     assert sum(len([*records]) for _, records in parts) == 60
     assert len(pauses) >= 60
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels > 1 else []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "why"),
+    [
+        (
+            record("x", **{f"a{n}": 1 for n in range(1_000)}),
+            record("x", **{f"a{n}": 1 for n in range(1_001)}),
+            "there are more than 1000 attributes",
+        ),
+        (record([1] * 1_000), record([1] * 1_001), "a body has more than 1000 values"),
+        (record([[1] * 499] * 2), record([[1] * 500] * 2), "a body has more than 1000 values"),
+        (record({"a": [1] * 999}), record({"a": [1] * 1_000}), "a body has more than 1000 values"),
+        (record(nested(32)), record(nested(33)), "a body has more than 32 levels of lists and maps"),
+    ],
+    ids=["attributes", "values", "values of lists", "values of a map", "levels"],
+)
+def test_what_a_record_may_have(good: LogRecord, bad: LogRecord, why: str) -> None:
+    """In either form it may have just as much, and a record that has more is refused alone."""
+    message = request({}, good, bad, record("after"))
+    document = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
+    for body, mimetype in ((message.SerializeToString(), PROTOBUF), (document, JSON)):
+        (_, first), (_, second), (_, third) = found(body, mimetype)
+        assert isinstance(first, Record)
+        assert (second, isinstance(third, Record)) == (why, True)
+
+
+@pytest.mark.parametrize(
+    "time", ["0", 2**64 - 1, str(2**64 - 1), -(2**63), 2**64, -(2**63) - 1, "x", "1.0", 1.5, True, [], "9" * 21]
+)
+def test_which_integers_json_may_have(time: Any) -> None:
+    """Those of 64 bits, with or without a sign, as numbers or as texts. An empty value is 0."""
+    body = orjson.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"timeUnixNano": 77}]}]}]})
+    body = body.replace(b"77", json.dumps(time).encode())
+    ((_, only),) = found(body, JSON)
+    if time in ("x", "1.0", 1.5, True, "9" * 21, 2**64, -(2**63) - 1):
+        assert only == "a record has an invalid integer"
+    else:
+        assert isinstance(only, Record)
+        assert only.time == int(time or 0)
+
+
+@pytest.mark.parametrize("count", [50_000, 50_001])
+def test_how_many_records_a_request_may_have(count: int) -> None:
+    message = request({}, *[record("x")] * count)
+    document = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b{}]}]}]}' % (b"{}," * (count - 1))
+    for body, mimetype in ((message.SerializeToString(), PROTOBUF), (document, JSON)):
+        if count > 50_000:
+            with pytest.raises(RequestEntityTooLarge):
+                found(body, mimetype)
+        elif mimetype == JSON:
+            assert len(found(body, mimetype)) == count
