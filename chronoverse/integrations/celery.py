@@ -31,12 +31,11 @@ from celery import Celery, signals, states
 from celery.utils.log import task_logger
 
 from chronoverse.auth.token_file import read_token_file
-from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
+from chronoverse.errors import ChronoverseError, SequenceGap, StoreError
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import STREAMS, JobRef, Status
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream, connect_writer
 from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 
@@ -216,29 +215,21 @@ class TaskLogs:
         if is_patient and _is_redelivered(request):
             # The process that ran the task was killed, and its lease must expire before ours can begin.
             deliver_seconds += settings.lease_seconds
-        for retry in (False, True):
-            try:
-                return JobLog.open(
-                    self._shared_writer(),
-                    *job,
-                    max_line_bytes=settings.max_line_bytes,
-                    lease_seconds=settings.lease_seconds,
-                    open_seconds=OPEN_SECONDS if is_patient else 0,
-                    deliver_seconds=deliver_seconds,
-                    room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
-                    retry=retry,
-                    wait_for_lease=not retry,
-                    lease_token=self._lease_token(request),
-                    labels=dict(_labels(task)),
-                    say=partial(_logger.warning, "%s: %s", job),
-                )
-            except Closed:
-                # It was LOST before the broker sent the task again, or a task ran twice under one id.
-                continue
-            except ChronoverseError as error:
-                _logger.warning("%s is not published: %s", job, error)
-                return None
-        return None
+        try:
+            # It may have been LOST before the broker sent the task again, or a task ran twice under one id.
+            return JobLog.open_try(
+                self._shared_writer(),
+                job,
+                settings,
+                open_seconds=OPEN_SECONDS if is_patient else 0,
+                deliver_seconds=deliver_seconds,
+                lease_token=self._lease_token(request),
+                labels=dict(_labels(task)),
+                say=partial(_logger.warning, "%s: %s", job),
+            )
+        except ChronoverseError as error:
+            _logger.warning("%s is not published: %s", job, error)
+            return None
 
     def _job(self, task: Any, request: Any) -> JobRef:
         return JobRef(_identifier(self.workflow or task.name), _identifier(request.id))

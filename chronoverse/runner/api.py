@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from chronoverse.errors import Closed
 from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, STREAMS, JobRef, Status, iso_timestamp
@@ -31,7 +32,7 @@ from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
-from chronoverse.settings import ca_file_or_setting, mask_forms_setting
+from chronoverse.settings import Settings, ca_file_or_setting, mask_forms_setting
 from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
@@ -124,6 +125,19 @@ class JobLog:
                 _service_url=service_url,
                 _resources=stack.pop_all(),
             )
+
+    @classmethod
+    def open_try(cls, store: "LogWriter | str", job: JobRef, settings: Settings, **options: Any) -> Self:
+        """Opens one try of a framework's task: the job's next attempt, or JOB.2, JOB.3, … if the job has ended.
+
+        ``settings`` give the line limit, the lease and the spool. ``options`` and errors are those of :meth:`open`.
+        """
+        options |= {"max_line_bytes": settings.max_line_bytes, "lease_seconds": settings.lease_seconds}
+        options["room"] = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+        try:
+            return cls.open(store, *job, wait_for_lease=True, **options)
+        except Closed:
+            return cls.open(store, *job, retry=True, **options)
 
     @property
     def undelivered(self) -> int:

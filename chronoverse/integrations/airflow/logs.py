@@ -15,12 +15,11 @@ from structlog import DropEvent
 
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.client.client import Client
-from chronoverse.errors import ChronoverseError, Closed, JobNotFound
+from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.integrations.airflow.records import lines_of_record, notice, records_of_lines
 from chronoverse.integrations.airflow.tries import is_of_triggerer, try_of_path
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.api import JobLog
-from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import service_url
 
@@ -160,33 +159,25 @@ class RemoteTaskLogs:
         end = Status.PENDING if is_of_triggerer(name) else Status.LOST
         begun = time.monotonic()
         is_patient = begun >= self._away_until
-        for retry in (False, True):
-            try:
-                log = JobLog.open(
-                    self._url,
-                    *task_try.job,
-                    token=self._token,
-                    ca_file=self._settings.ca_file,
-                    max_line_bytes=self._settings.max_line_bytes,
-                    lease_seconds=self._settings.lease_seconds,
-                    open_seconds=OPEN_SECONDS if is_patient else 0,
-                    deliver_seconds=DELIVER_SECONDS if is_patient else 1,
-                    room=SpoolRoom(self._settings.data_dir / "spool", file_bytes=self._settings.spool_max_bytes),
-                    retry=retry,
-                    wait_for_lease=not retry,
-                    labels=dict(task_try.labels),
-                    say=partial(_logger.warning, "%s: %s", task_try.job),
-                )
-            except Closed:
-                # It was LOST before Airflow ran the same try again.
-                continue
-            except (ChronoverseError, ValueError, OSError) as error:
-                _logger.warning("%s is not published: %s", task_try.job, error)
-                break
-            if time.monotonic() - begun >= OPEN_SECONDS:
-                self._away_until = time.monotonic() + AWAY_SECONDS
-            return _RunningTry(log, end)
-        return _RunningTry(None, end)
+        try:
+            # It may have been LOST before Airflow ran the same try again.
+            log = JobLog.open_try(
+                self._url,
+                task_try.job,
+                self._settings,
+                token=self._token,
+                ca_file=self._settings.ca_file,
+                open_seconds=OPEN_SECONDS if is_patient else 0,
+                deliver_seconds=DELIVER_SECONDS if is_patient else 1,
+                labels=dict(task_try.labels),
+                say=partial(_logger.warning, "%s: %s", task_try.job),
+            )
+        except (ChronoverseError, ValueError, OSError) as error:
+            _logger.warning("%s is not published: %s", task_try.job, error)
+            return _RunningTry(None, end)
+        if time.monotonic() - begun >= OPEN_SECONDS:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+        return _RunningTry(log, end)
 
     def _end(self, log: JobLog, status: Status, exit_code: int | None) -> None:
         if not log.finish(status, exit_code):
