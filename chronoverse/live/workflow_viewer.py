@@ -15,14 +15,22 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs`` returns the frames of the newest jobs, in states not older than a given change. ``opening`` precedes them;
-    None once they were sent, or if they are not wanted.
+    ``jobs`` returns the frames of the newest jobs, in states not older than one of two given changes or between them,
+    and that change. ``least`` is the first one for the beginning. ``opening`` precedes the frames; None once they were
+    sent, or if they are not wanted.
     """
 
-    __slots__ = ("_jobs", "_opening")
+    __slots__ = ("_jobs", "_least", "_opening")
 
-    def __init__(self, *args: Any, jobs: Callable[[int], bytes], opening: bytes | None, **options: Any) -> None:
-        self._jobs, self._opening = jobs, opening
+    def __init__(
+        self,
+        *args: Any,
+        jobs: Callable[[int, int], tuple[bytes, int]],
+        least: int,
+        opening: bytes | None,
+        **options: Any,
+    ) -> None:
+        self._jobs, self._least, self._opening = jobs, least, opening
         super().__init__(*args, **options)
 
     def take_cached(self) -> bytes:
@@ -36,20 +44,21 @@ class WorkflowViewer(Viewer):
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
         """The frames of older changes, or of the jobs."""
-        cursor, feed = self.cursor, self.feed
-        if self._opening is None:
+        cursor, feed, least, opening = self.cursor, self.feed, self._least, self._opening
+        if opening is None:
             entries = self._cache.store.read(self._ref, cursor, 500)
             if entries and follow(entries, cursor):
                 events = encode_changes(self._ref.workflow_id, entries)
                 return join(events, self.line_filter), events[-1].number
             if feed is None or (not entries and feed.cursor <= cursor):
                 return None, cursor
+            least = entry_number(entries[0][0]) if entries else feed.cursor
             # The tail may not have come so far.
-            self._opening, cursor = RESET_FRAME, entry_number(entries[-1][0]) if entries else feed.cursor
+            opening, cursor = RESET_FRAME, max(least, feed.cursor)
         try:
-            frames = self._opening + self._jobs(cursor) + sse.cursor(cursor)
+            frames, cursor = self._jobs(least, cursor)
         except ShareExceeded as error:
             # The client must not get a cursor before the jobs.
             raise AtCapacity(str(error)) from error
         self._opening = None
-        return frames, cursor
+        return opening + frames + sse.cursor(cursor), cursor

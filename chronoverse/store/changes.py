@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
-import redis
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.events import EventName, error_frame
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, Status
-from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import parse_job
 
 DELETED: Final = "DELETED"
@@ -47,14 +45,11 @@ class ChangesState(Job):
 
 
 def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:
-    """The state in a reply of XINFO STREAM. An error means that there are no changes yet."""
-    if isinstance(reply, redis.ResponseError) and "no such key" in str(reply):
-        return ChangesState(ref, Status.RUNNING)
-    if isinstance(reply, redis.RedisError):
-        return to_store_error(reply)
-    info = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-    last, first = entry_number(info[b"last-generated-id"]), info[b"first-entry"]
-    return ChangesState(ref, Status.RUNNING, first=entry_number(first[0]) if first else last + 1, last=last)
+    """The state in a reply of ``changes.lua``, which is None before the first change."""
+    if isinstance(reply, StoreError):
+        return reply
+    first, last = reply or (1, 0)
+    return ChangesState(ref, Status.RUNNING, first=first, last=last)
 
 
 def read_change(workflow_id: str, entry: RawEntry) -> Change:

@@ -136,8 +136,7 @@ class Store:
 
     def _changes_states(self, workflows: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self.workflows.find_changes([ref.workflow_id for ref in workflows])
-        commands = [("XINFO", "STREAM", self._keys.log(ref)) for ref in workflows]
-        answers = self._commands.pipeline(workflows[0].workflow_id, commands)
+        answers = self._commands.scripts("changes", [(ref.workflow_id, [self._keys.log(ref)], ()) for ref in workflows])
         return [changes_state(ref, answer) for ref, answer in zip(workflows, answers, strict=True)]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:

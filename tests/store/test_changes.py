@@ -155,23 +155,35 @@ def test_numbers_do_not_begin_again_where_changes_were_lost(bench: Bench, store:
         assert before - 1 <= first <= time.time() * 1000 + 1
 
 
-def test_numbers_continue_with_the_time_after_a_restart(tmp_path: Path) -> None:
-    """The server may have lost changes that readers have. So it is where another server takes over."""
+def test_the_newest_change_is_written_again_after_a_restart(tmp_path: Path) -> None:
+    """By whoever reads the changes, with the time as its number: the server may have lost changes that readers have."""
     with (
         RedisServer(tmp_path, None, "--appendonly", "yes") as server,
         contextlib.closing(Bench(server, "t")) as bench,
     ):
         number_from_1(bench.ask, bench.key("changes"))
-        for number in range(2):
+
+        def register(number: int) -> None:
             bench.store.register(JobRef("wf_1", f"job_{number}"))
+
+        def last() -> int:
+            (state,) = bench.store.get_jobs([JobRef("wf_1", "")])
+            assert isinstance(state, Job)
+            return state.last
+
+        register(1)
+        assert last() == 1
         server.kill()
         server.start()
-        for number in range(2, 4):
-            bench.store.register(JobRef("wf_1", f"job_{number}"))
-        numbers = [each.number for each in changes(bench)]
-    assert numbers[:2] == [1, 2]
-    assert numbers[2] > 1_000_000_000_000
-    assert numbers[3] == numbers[2] + 1
+        register(2)
+        before = round(time.time() * 1000)
+        jump = last()
+        register(3)
+        assert last() == jump + 1
+        found = changes(bench)
+        assert [each.number for each in found] == [1, 2, jump, jump + 1]
+        assert before - 1 <= jump <= time.time() * 1000 + 1
+        assert found[2][1:] == found[1][1:]
 
 
 def test_the_newest_ten_thousand_are_kept(bench: Bench, store: Store) -> None:

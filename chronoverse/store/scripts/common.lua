@@ -269,30 +269,36 @@ local function has_changes(job)
   return type(redis.pcall('EXISTS', job, workflow .. 'changes', workflow .. 'running')) == 'number'
 end
 
+-- The id of this server's process, or '' if the user may not run INFO.
+local function server_id()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+end
+
+-- Appends an entry to the changes. Returns whether it was: a server may refuse it, and the key may be of another type.
+local function add_change(changes, number, id, status, state, server)
+  local values = {'id', id, 'status', status, 'state', state, 'server', server}
+  local added = redis.pcall('XADD', changes, 'MAXLEN', '10000', string.format('%.0f-0', number), unpack(values))
+  return type(added) == 'string'
+end
+
 -- Appends a change to those of the workflow: the job's id, its status, which may be DELETED, and its state, which is what
--- read_job() returned or nil. The ids grow by one. The first is the time, and so is the first of another server, or after
--- a restart: it may have lost changes, and no reader may take a change for another one. Returns whether the change was
--- appended: a server may refuse it, and the keys may be of another type. They are none of KEYS, for the reason that
--- is_deleted() gives.
+-- read_job() returned or nil. The ids begin with the time and grow by one. `server` is that of the change before:
+-- changes.lua notices another one, since INFO in each change would cost `open` a quarter of its time. Returns whether the
+-- change was appended. The keys are none of KEYS, for the reason that is_deleted() gives.
 local function append_change(job, status, state)
   if not has_changes(job) then return false end
   local workflow, id = string.match(job, '^(.*}:)(.*):job$')
-  local changes, number, server = workflow .. 'changes', now_ms(), redis.pcall('INFO', 'server')
-  -- A user may not run INFO.
-  server = type(server) == 'string' and string.match(server, 'run_id:(%x+)') or ''
+  local changes = workflow .. 'changes'
   local info = redis.pcall('XINFO', 'STREAM', changes)
-  if not info.err then
-    local entry, after = field(info, 'last-entry'), tonumber(string.match(field(info, 'last-generated-id'), '^%d+')) + 1
-    local writer = entry and field(entry[2], 'server') or server
-    if server == '' then server = writer end
-    number = writer == server and after or math.max(number, after)
-  end
+  local entry = not info.err and field(info, 'last-entry')
+  local number = info.err and now_ms() or tonumber(string.match(field(info, 'last-generated-id'), '^%d+')) + 1
+  local server = entry and (field(entry[2], 'server') or '') or server_id()
   redis.pcall(status == 'RUNNING' and 'SADD' or 'SREM', workflow .. 'running', id)
-  local values = {'id', id, 'status', status, 'state', state and cjson.encode(state) or '', 'server', server}
-  local added = redis.pcall('XADD', changes, 'MAXLEN', '10000', string.format('%.0f-0', number), unpack(values))
+  local is_added = add_change(changes, number, id, status, state and cjson.encode(state) or '', server)
   -- A week.
   redis.pcall('PEXPIRE', changes, '604800000')
-  return type(added) == 'string'
+  return is_added
 end
 
 -- Appends a change of a job if its status, attempt, exit code or labels are not those of the change before it, which the
@@ -317,7 +323,7 @@ local function note_change(log, job, state, told)
   end
   if now == told then return end
   local is_told = append_change(job, status, state)
-  if redis.call('EXISTS', job) == 1 then redis.pcall('HSET', job, 'told', is_told and now or '') end
+  if #hash > 0 or redis.call('EXISTS', job) == 1 then redis.pcall('HSET', job, 'told', is_told and now or '') end
 end
 
 -- The last number of the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids

@@ -4,7 +4,6 @@ A workflow's changes are read, fed and written like a log's lines. Only the begi
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +40,8 @@ LOOK_SECONDS: Final = 2.0
 
 
 class Snapshot(NamedTuple):
+    """Frames of jobs in states no older than change ``cursor``."""
+
     frames: bytes
     cursor: int
     read_at: float
@@ -54,30 +55,20 @@ class Snapshots:
         self._made: dict[WantedJobs, Snapshot] = {}
         self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
 
-    def fresh(self, wanted: WantedJobs) -> Snapshot | None:
-        found = self._made.get(wanted)
-        return found if found and self._deps.monotonic() < found.read_at + 1.0 else None
-
-    def within(self, kept: range, wanted: WantedJobs) -> Snapshot | None:
-        """A fresh one of a change that is ``kept``. A later one is forgotten: the store may have lost its jobs."""
-        found = self.fresh(wanted)
-        if found and found.cursor >= kept.stop:
-            self._made.pop(wanted, None)
-        return found if found and found.cursor in kept else None
-
-    def read(self, wanted: WantedJobs, subject: str, cursor: int) -> bytes:
-        """The frames of the jobs, in states no older than change ``cursor``.
+    def read(self, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
+        """The frames of the jobs in states no older than a change from ``least`` to ``cursor``, and that change.
 
         Raises :class:`AtCapacity`, and what :func:`newest_jobs` does.
         """
         with self._reading.hold(wanted):
-            found = self.fresh(wanted)
-            if found is None or found.cursor < cursor:
+            found = self._made.get(wanted)
+            is_old = found is None or self._deps.monotonic() >= found.read_at + 1.0
+            if found is None or is_old or not least <= found.cursor <= cursor:
                 # Each has 17 KB at most for a job, and nearly always 100 KB for a hundred.
                 if len(self._made) >= 64:
                     self._made.clear()
                 found = self._made[wanted] = self._read(wanted, subject, cursor)
-        return found.frames
+        return found.frames, found.cursor
 
     def _read(self, wanted: WantedJobs, subject: str, cursor: int) -> Snapshot:
         read_at = now = self._deps.monotonic()
@@ -119,19 +110,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
             raise state or StoreError("the workflow's changes cannot be read")
         labels = tuple(query.get("label", ()))
         jobs = WantedJobs(workflow_id, query["jobs"], query.get("status"), labels)
-        kept = range(state.first - 1, state.last + 1)
-        opening: bytes | None = None
-        if given is not None and given in kept:
-            after = given
-        else:
-            found = snapshots.within(kept, jobs)
-            after = found.cursor if found else state.last
-            opening = b"" if given is None else RESET_FRAME
+        is_kept = given is not None and state.first - 1 <= given <= state.last
+        after = given if given is not None and is_kept else state.last
         if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        line_filter = LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None
-        read: Callable[[int], bytes] = partial(snapshots.read, jobs, ticket.subject)
-        wanted = {"after": after, "line_filter": line_filter, "jobs": read, "opening": opening}
+        wanted = {
+            "after": after,
+            "line_filter": LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None,
+            "jobs": partial(snapshots.read, jobs, ticket.subject),
+            "least": state.first - 1,
+            "opening": None if is_kept else b"" if given is None else RESET_FRAME,
+        }
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))
 
     return routes

@@ -1,0 +1,18 @@
+-- The first and the last number of a workflow's changes, for readers.
+-- KEYS  changes
+-- ->    {first, last}; nil if there are none
+-- Where the last change is of another server, or of this one before a restart, changes may have been lost that readers
+-- have, and newer ones may have got the same numbers. Then the newest change is written again, with the time as its
+-- number: readers notice the gap before it, and begin again.
+local changes = KEYS[1]
+check_types(changes)
+if redis.call('EXISTS', changes) == 0 then return nil end
+local info = stream_info(changes)
+local first, entry, last = info['first-entry'], info['last-entry'], tonumber(string.match(info['last-generated-id'], '^%d+'))
+local server = server_id()
+if entry and server ~= '' and field(entry[2], 'server') ~= server then
+  local function value(name) return field(entry[2], name) or '' end
+  local number = math.max(now_ms(), last + 1)
+  if add_change(changes, number, value('id'), value('status'), value('state'), server) then last = number end
+end
+return {first and tonumber(string.match(first[1], '^%d+')) or last + 1, last}
