@@ -165,9 +165,10 @@ class WatchStore:
         )
 
     def changes(
-        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, bytes] | None = None
-    ) -> Iterator[tuple[str, Sequence[RawEntry], bytes]]:
-        """Changes that no process has read.
+        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None
+    ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
+        """Changes that no process has read, and 0; or the last change's number if some were dropped before they were
+        read, except up to the one that ``known`` has.
 
         With ``idle_seconds``, changes that a process read at least that long ago but has not finished (:meth:`done`).
         """
@@ -175,7 +176,7 @@ class WatchStore:
         def ask(group: Sequence[JobRef]) -> list[Any]:
             idle = "" if idle_seconds is None else round(1000 * idle_seconds)
             key = self._keys.of_workflow
-            calls = [(of, [key(of, "changes")], [_GROUP, idle, (known or {}).get(of, b"")]) for of, _ in group]
+            calls = [(of, [key(of, "changes")], [_GROUP, idle, (known or {}).get(of, 0)]) for of, _ in group]
             return self._commands.scripts("take_changes", calls)
 
         refs = [JobRef(each, "") for each in workflow_ids]

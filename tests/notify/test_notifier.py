@@ -81,12 +81,14 @@ def test_a_failed_job_is_told_with_its_cause(site: Site) -> None:
 
 
 def test_an_end_is_told_by_its_status(site: Site) -> None:
+    """Once, also when the job is deleted."""
     site.watch("bad")
     site.watch("canceled", status=("CANCELED",))
     site.start()
     for status in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
         site.run(status.lower(), status)
     wait_for(site, 2)
+    delete_job(site.store, None, JobRef(WORKFLOW, "failed"))
     settle(site)
     assert sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages) == [
         ("bad", "failed"),
@@ -114,6 +116,9 @@ def test_a_change_is_told_once(site: Site) -> None:
     ):
         site.run(f"b{number}", status, "Error: no", labels={"branch": branch})
     wait_for(site, 3)
+    # Without b3, b6 would be one.
+    for job_id in ("b3", "b6"):
+        delete_job(site.store, None, JobRef(WORKFLOW, job_id))
     settle(site)
     found = [(each.json["data"]["job"]["id"], each.json["data"]["before"]["id"]) for each in site.receiver.messages]
     assert sorted(found) == [("b3", "b1"), ("b7", "b6"), ("b9", "b4")]
@@ -134,15 +139,17 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
     for job_id, status in (("good", Status.COMPLETED), ("bad", Status.FAILED), ("worse", Status.FAILED)):
         site.run(job_id, status, labels={"branch": "main"})
     site.run("runs", Status.RUNNING, labels={"branch": "main"})
+    # Of a deleted job, the change says how it had ended.
+    delete_job(site.store, None, site.run("deleted", Status.FAILED, labels={"branch": "main"}))
     bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
     before = late()
     for _ in range(2):
         site.start()
-        wait_for(site, 4)
+        wait_for(site, 5)
         settle(site)
         site.stop()
     found = sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages)
-    assert found == [("change", "bad"), ("change", "good"), ("main", "bad"), ("main", "worse")]
+    assert found == [("change", "bad"), ("change", "good"), *(("main", name) for name in ("bad", "deleted", "worse"))]
     assert late() - before == 4
     assert f"{WORKFLOW}: 4 messages are late: the changes were not read in time" in caplog.messages
 
@@ -154,19 +161,24 @@ def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
     watches, key = site.store.watches, bench.key("changes", JobRef(WORKFLOW, ""))
     for number in range(3):
         site.run(f"job-{number}", Status.FAILED)
-    ((_, entries, first),) = watches.changes([WORKFLOW])
-    assert (len(entries), first) == (6, b"")
+    ((_, entries, last),) = watches.changes([WORKFLOW])
+    assert (len(entries), last) == (6, 0)
     bench.ask("XTRIM", key, "MAXLEN", 2)
-    left = entries[-2:]
+    newest = int(entries[-1][0].partition(b"-")[0])
     for _ in range(2):
         for idle in (0, None):
-            assert list(watches.changes([WORKFLOW], idle)) == [(WORKFLOW, [], left[0][0])]
-    ((_, again, first),) = watches.changes([WORKFLOW], 0, {WORKFLOW: left[0][0]})
-    assert (again, first) == (left, b"")
+            assert list(watches.changes([WORKFLOW], idle)) == [(WORKFLOW, [], newest)]
+    # Others are dropped meanwhile.
+    site.run("job-4", Status.FAILED)
+    bench.ask("XTRIM", key, "MAXLEN", 3)
+    ((_, again, last),) = watches.changes([WORKFLOW], 0, {WORKFLOW: newest})
+    assert (again, last) == (entries[-1:], 0)
     watches.done(WORKFLOW, again)
-    assert list(watches.changes([WORKFLOW], 0)) == [(WORKFLOW, [], b"")]
+    ((_, again, _),) = watches.changes([WORKFLOW])
+    watches.done(WORKFLOW, again)
+    assert (len(again), list(watches.changes([WORKFLOW], 0))) == (2, [(WORKFLOW, [], 0)])
     bench.ask("XTRIM", key, "MAXLEN", 0)
-    assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], b"")]
+    assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], 0)]
 
 
 def late() -> float:

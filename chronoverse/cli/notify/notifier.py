@@ -71,9 +71,9 @@ class Notifier:
         #: The watches that a thread delivers for, and when its event was queued (Unix ms).
         self._busy: dict[JobRef, int] = {}
         self._look_at = 0.0
-        #: Workflows whose listing is looked through, and the first change before which nothing is missed now.
+        #: Workflows whose listing is looked through, and the last change when that began.
         self._behind: set[str] = set()
-        self._caught_up: dict[str, bytes] = {}
+        self._caught_up: dict[str, int] = {}
         self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
 
     def run(self) -> None:
@@ -135,21 +135,21 @@ class Notifier:
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
         workflows = [each for each in self._workflows() if each not in self._behind]
-        for workflow_id, entries, first in self._store.watches.changes(workflows, idle_seconds, self._caught_up):
-            if first:
+        for workflow_id, entries, last in self._store.watches.changes(workflows, idle_seconds, self._caught_up):
+            if last:
                 # For ten thousand jobs it takes seconds.
                 self._behind.add(workflow_id)
-                self._pools[1].submit(self._catch_up, workflow_id, first)
+                self._pools[1].submit(self._catch_up, workflow_id, last)
             else:
                 self._queue_ends(workflow_id, entries)
 
-    def _catch_up(self, workflow_id: str, first: bytes) -> None:
-        """Queues the ends found in the listing, because changes before ``first`` were dropped before they were read."""
+    def _catch_up(self, workflow_id: str, last: int) -> None:
+        """Queues the ends found in the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
             self._read_watches(workflow_id)
             since = self._clock() - CATCH_UP_SECONDS
             queued = sum(self._queue_end(job, since) for job in self._jobs(workflow_id) if job.status.terminal)
-            self._caught_up[workflow_id] = first
+            self._caught_up[workflow_id] = last
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
                 log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, queued)
@@ -159,21 +159,26 @@ class Notifier:
         if not entries:
             return
         self._read_watches(workflow_id)
+        since = self._clock() - CATCH_UP_SECONDS
         for entry in entries:
             # The entry is untrusted.
             with contextlib.suppress(StoreError):
-                change = read_change(workflow_id, entry)
-                # An end that is archived already was imported, and is old.
-                if change.job.status.terminal and not change.deleted and change.job.archive_sha256 is None:
-                    self._queue_end(change.job)
+                job, deleted = read_change(workflow_id, entry)[1:]
+                # The end of a deleted job may have been among changes that were dropped. One that is archived already
+                # was imported, and is old.
+                if job.status.terminal and (deleted or job.archive_sha256 is None):
+                    self._queue_end(job, since if deleted else 0, deleted)
         self._store.watches.done(workflow_id, entries)
 
-    def _queue_end(self, job: Job, since: float = 0) -> int:
-        """Queues the end of a job, if it was after ``since``. Returns the number of watches that report it."""
+    def _queue_end(self, job: Job, since: float = 0, deleted: bool = False) -> int:
+        """Queues the end of a job, if it was after ``since``. Returns the number of watches that report it.
+
+        Watches for a change omit a ``deleted`` job: the one that it was compared with may be gone, too.
+        """
         queued, ended = 0, seconds_of(job.finished_at) or self._clock()
         for watch in self._watches(job.ref.workflow_id, job):
             now_ms, before = round(1000 * self._clock()), None
-            if since and ended < max(since, watch.made_ms / 1000):
+            if (since and ended < max(since, watch.made_ms / 1000)) or (deleted and watch.on == "change"):
                 continue
             if watch.on == "change":
                 before = self._before(watch, job)

@@ -1,12 +1,12 @@
 -- Reads the next changes for the processes that share them, a consumer group.
 -- KEYS  changes
--- ARGV  the group; '' for changes that nobody has read, or for how many ms one has read them without an answer; the id of
---       the first change when the caller had done without all before it ('' if it has not)
--- ->    {entries, ''} | {{}, id of the first change}: some before it were trimmed, and nobody has read and answered them
+-- ARGV  the group; '' for changes that nobody has read, or for how many ms one has read them without an answer; the number
+--       of the last change that the caller can do without, as all before it
+-- ->    {entries, 0} | {{}, the last number}: some were trimmed that nobody has read and answered
 local key, group, idle = KEYS[1], ARGV[1], ARGV[2]
 local groups = redis.pcall('XINFO', 'GROUPS', key)
 -- There are no changes.
-if groups.err then return {{}, ''} end
+if groups.err then return {{}, 0} end
 local read
 for _, each in ipairs(groups) do
   if field(each, 'name') == group then read = field(each, 'last-delivered-id') end
@@ -19,10 +19,10 @@ end
 local function number(id) return tonumber(string.match(id, '^%d+')) end
 
 local entry, waits = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], redis.call('XPENDING', key, group)[2]
-local first = entry and entry[1] or ''
-if entry and first ~= ARGV[3] and (number(read) + 1 < number(first) or waits and number(waits) < number(first)) then
-  return {{}, first}
+local first = entry and number(entry[1]) or 0
+if first > ARGV[3] + 1 and (number(read) + 1 < first or waits and number(waits) < first) then
+  return {{}, number(stream_info(key)['last-generated-id'])}
 end
-if idle ~= '' then return {redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2], ''} end
+if idle ~= '' then return {redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2], 0} end
 local found = redis.call('XREADGROUP', 'GROUP', group, group, 'COUNT', 100, 'STREAMS', key, '>')
-return {found and found[1][2] or {}, ''}
+return {found and found[1][2] or {}, 0}
