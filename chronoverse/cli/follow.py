@@ -126,19 +126,12 @@ class WorkflowLogs:
         return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
 
     def _next_events(self) -> Iterator[_Item]:
-        while True:
-            try:
-                yield self._queue.get(timeout=0.2)
-                break
-            except queue.Empty:
-                if self._followed:
-                    continue
-                break
-        for _ in range(_MOST_EVENTS):
-            try:
-                yield self._queue.get_nowait()
-            except queue.Empty:
-                return
+        try:
+            yield self._queue.get(timeout=0.2)
+        except queue.Empty:
+            return
+        for _ in range(min(self._queue.qsize(), _MOST_EVENTS)):
+            yield self._queue.get_nowait()
 
     def _follow(self, change: JobChange) -> None:
         key = change.job_id, change.job["attempt"]

@@ -89,21 +89,19 @@ def watch(
                 click.echo(f"secret, printed once: {made['secret']}", err=True)
             click.echo(_text(made))
             return 0
-        before = client.send("POST", f"{route}/test", workflow, name)
+        found = before = client.send("POST", f"{route}/test", workflow, name)
         deadline = time.monotonic() + 20
         with common.status_line() as show:
-            while time.monotonic() < deadline:
-                found = client.read(route, workflow, name)
-                if found["delivered_at"] != before["delivered_at"]:
-                    click.echo("delivered")
-                    return 0
-                if found["error"] and (found["error"], found["failing_since"]) != (
-                    before["error"],
-                    before["failing_since"],
-                ):
-                    break
+            while _outcome(found) == _outcome(before) and time.monotonic() < deadline:
                 show("waiting for the delivery")
                 time.sleep(0.25)
-        why = found["error"] or "not delivered within 20 s: is `chronoverse notify` running?"
-        common.print_message(why)
+                found = client.read(route, workflow, name)
+        if found["delivered_at"] != before["delivered_at"]:
+            click.echo("delivered")
+            return 0
+        common.print_message(found["error"] or "not delivered within 20 s: is `chronoverse notify` running?")
         return 1
+
+
+def _outcome(watch: dict[str, Any]) -> tuple[Any, ...]:
+    return watch["delivered_at"], watch["failing_since"], watch["error"]
