@@ -21,7 +21,7 @@ from chronoverse.archive.codec import (
 )
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
-from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, object_name
+from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, object_name, redactions_in
 from chronoverse.joblog.entries import Entry, RawEntry, read_entries
 from chronoverse.joblog.model import MAX_NUMBER, TIMESTAMP, End, Gap, JobRef, Line
 from tests.support.tools import tool
@@ -235,6 +235,14 @@ def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
         changed[index] ^= 0xFF
         with pytest.raises(ArchiveDamaged):
             frame_text(frame, bytes(changed))
+
+
+@pytest.mark.parametrize("counts", [(), (0,), (1,), (15, 9), (16, 0), (4_096, 255)])
+def test_the_names_of_chunks_say_how_often_a_log_was_redacted(counts: tuple[int, ...]) -> None:
+    chunk, _ = build_chunk(ENTRIES)
+    names = [chunk.with_unique_name("0123456789abcdef", count).name for count in counts]
+    assert redactions_in([*names, "wf_1/job_1/job.json"]) == max(counts, default=0)
+    assert len({*names}) == len(counts)
 
 
 #: Two frames of text, and one with entries out of sequence only, as ``Chunk.to_json`` writes them.

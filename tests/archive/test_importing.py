@@ -445,6 +445,9 @@ def test_the_count_of_redactions_never_goes_back(bench: Bench, objects: FileObje
         empty(bench)
         assert made(run_import(store, objects)) == {"growing"}
         assert redactions(store) == count
+        if ended and count == 1:
+            # The manifest has this count, and objects that are written later have higher ones.
+            assert archive(store, objects, hot_seconds=0) == 0
         if not ended and count == 2:
             # A runner that came back before the import.
             empty(bench)

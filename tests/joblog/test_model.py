@@ -269,6 +269,14 @@ def test_every_number_is_accounted_for(ids: list[int], after: int, first: int, f
     assert numbers([line(number) for number in ids], after, first) == found
 
 
+@pytest.mark.parametrize(("said", "start"), [("1", 3), ("2", 3), ("3", 3), ("4", 4), ("5", 5), ("6", 5), ("x", 5)])
+def test_lost_lines_begin_after_those_that_were_read(said: str, start: int) -> None:
+    """Whatever the entry says. Numbers between are missing."""
+    lost = (b"5-0", [b"event", b"lost", b"from", said.encode()])
+    missing = [Gap(3, start - 1, "missing")] if start > 3 else []
+    assert [*read_entries([lost], 2)] == [*missing, Gap(start, 5, "lost")]
+
+
 def test_a_second_id_with_the_same_number_is_out_of_sequence() -> None:
     """``5-1`` after ``5-0`` is reported, and the numbering continues as if it did not exist."""
     entries = [line(5), raw("5-1", "message", "x"), raw("5-2", "event", "end"), line(6)]

@@ -373,7 +373,10 @@ def test_a_drained_stream_ends_with_a_retry_time(rig: Rig) -> None:
     """A drained viewer ends without `end` or error, and with its own reconnection time."""
     rig.write(1, 1)
     viewer = started(rig)
+    due: list[float] = []
+    viewer.on_wake = lambda: due.append(viewer.due)
     viewer.close_with_retry(1234)
+    assert due == [float("-inf")]
     assert viewer.next() == b"retry: 1234\n\n"
     assert (viewer.done, viewer.reason) == (True, "drain")
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -565,6 +566,22 @@ def test_a_store_that_went_back_needs_lines_that_were_safe() -> None:
         assert (spool.acked, spool.safe) == (index, index)
     spool.acknowledge(80)
     assert spool.safe == 50
+
+
+def test_the_state_is_in_the_file_at_once(tmp_path: Path) -> None:
+    """A runner that is killed has it there, with the values that were not removed, also without another line."""
+    spool = Spool(SpoolRoom(directory=tmp_path))
+    spool.put(make_batch("a"))
+    spool.force_spill(True)
+    for state in ({"job": "job_1", "attempt": 1}, {"attempt": 2}, {"job": None}):
+        spool.save_state(**state)
+    assert spool.path
+    copied = tmp_path / "copy.sqlite"
+    shutil.copyfile(spool.path, copied)
+    file, saved = SpoolFile.open(copied)
+    file.close()
+    spool.abandon()
+    assert saved == {"attempt": 2, "dropped": 0, "first": 0, "end": 1}
 
 
 def test_a_state_that_was_not_written_is_written_the_next_time(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_file_that_no_runner_has_written_is_refused(
 SLOW: Final = "a stream of 40 MB of text"
 
 
-@pytest.mark.parametrize("name", long_after(8, sorted((*WHOLE, *DAMAGED), key=lambda name: name == SLOW)))
+@pytest.mark.parametrize("name", long_after(21, sorted((*WHOLE, *DAMAGED), key=lambda name: name == SLOW)))
 def test_whole_lines_are_taken(
     name: str,
     tmp_path: Path,
