@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.model import Gap, Line
-from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice, sanitize
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, plain_text, redaction_notice, sanitize
 
 ESC, BEL, ST = "\x1b", "\x07", "\x1b\\"
 TIME = "2026-03-03T10:00:05.123Z"
@@ -259,3 +259,8 @@ def test_another_stream_does_not_continue_an_open_line() -> None:
 def test_raw_lines_are_unchanged() -> None:
     """With ``raw`` the reader gets the bytes of the job."""
     assert LineRenderer(raw=True).render(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"
+
+
+def test_a_text_of_several_lines_has_no_colours() -> None:
+    """Nor anything else that a terminal would obey."""
+    assert plain_text(f"{ESC}[31mred{ESC}[0m\n{ESC}]0;title{BEL}b\n\n") == "red\nb\n\n"

@@ -16,6 +16,7 @@ from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import deadline, wait_until
+from tests.web.otlp.messages import record, request
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_publish import Runner, refusal
 from tests.web.routes.wire import Endpoint
@@ -75,3 +76,21 @@ def test_publishing_too_fast_is_refused_with_a_time_to_retry(
         wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 10, "it may publish after that time")
         assert runner.end(number + 1).status_code == 204
     assert bounded.metric(counted) > before
+
+
+def test_records_that_come_too_fast_are_refused(endpoint: Endpoint, job: Foreign) -> None:
+    """What was appended before counts. The first request that comes too late is refused as a whole."""
+    token = mint(SECRET, "records", (READ, WRITE), ("*",), 600, time.time())
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-protobuf"}
+    names = {"service.name": job.workflow_id, "service.instance.id": job.job_id}
+    with httpx.Client(base_url=endpoint.url, verify=endpoint.verify, headers=headers, timeout=10) as client:
+        answers, in_time, began = list[httpx.Response](), deadline(30, "records are refused"), time.monotonic()
+        while in_time() and (not answers or answers[-1].status_code == 200):
+            body = request(names, *[record(f"{len(answers)} {LINE}")] * 4).SerializeToString()
+            answers.append(client.post("/v1/logs", content=body))
+        meanwhile = (time.monotonic() - began) * RATE / len(LINE)
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["Retry-After"]) >= 1
+        accepted = 4 * (len(answers) - 1)
+        assert 10 <= accepted <= 16 + meanwhile
+        assert len(client.get(f"{job.path}/logs/raw?format=jsonl").content.splitlines()) == accepted
