@@ -1,11 +1,10 @@
 """One log over all tiers: wherever its lines are stored, every route has the same lines."""
 
 import contextlib
-import functools
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
-from tests.support.parameters import long_after
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import deadline
@@ -120,18 +118,6 @@ def plain(site: Site) -> Foreign:
     return write(site.job()).end("FAILED", 3)
 
 
-@pytest.fixture(scope="module")
-def plain_events(site: Site, plain: Foreign) -> Callable[[str], list[dict[str, Any]]]:
-    """What the log's stream has for a query. It is asked once for all tiers."""
-    return functools.cache(lambda query: site.events(plain, query))
-
-
-@pytest.fixture(scope="module")
-def plain_pages(site: Site, plain: Foreign) -> Callable[[str], list[Any]]:
-    """The lines of all pages of the log for a path below the job's. They are asked for once for all tiers."""
-    return functools.cache(lambda path: site.pages(f"{plain.path}/{path}"))
-
-
 @pytest.fixture(
     scope="module",
     params=[pytest.param(name, marks=[pytest.mark.long] * (name == "all but the end")) for name in TIERS],
@@ -147,55 +133,6 @@ def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
         ended = ("status", "FAILED", "exit_code", "3", "lines", str(LINES), "dropped", "0")
         ask_all(str(site.service.redis_url), [("HSET", hash_key, *ended), ("DEL", job.key)])
     return job
-
-
-@pytest.mark.parametrize(
-    "query", long_after(3, ["", "?offset=131", "?tail=150&stream=stdout", "?offset=100", "?stream=stderr", "?tail=50"])
-)
-def test_events_are_the_same(
-    site: Site, plain_events: Callable[[str], list[dict[str, Any]]], tiered: Foreign, query: str
-) -> None:
-    """Byte for byte, with the same gaps."""
-    found = site.events(tiered, query)
-
-    assert found == plain_events(query)
-    assert found[-1]["event"] == "end"
-
-
-@pytest.mark.parametrize(
-    "query",
-    long_after(
-        4,
-        [
-            "limit=29&order=asc",
-            "limit=30&stream=stderr&order=desc",
-            "limit=10&offset=125",
-            "limit=10&offset=135&order=desc",
-            "limit=29&order=desc",
-            "limit=1000&order=asc",
-            "limit=1000&order=desc",
-            "limit=30&stream=stderr&order=asc",
-            "limit=9&offset=999999&order=desc",
-            "limit=9&offset=999999",
-        ],
-    ),
-)
-def test_pages_are_the_same(site: Site, plain_pages: Callable[[str], list[Any]], tiered: Foreign, query: str) -> None:
-    """In both orders, from any position."""
-    assert site.pages(f"{tiered.path}/logs?{query}") == plain_pages(f"logs?{query}")
-
-
-@pytest.mark.parametrize(
-    "query", ["q=line+1&limit=29", "q=LINE+.3&regex=true&order=desc&limit=5", "q=foreign", "q=line&stream=stderr"]
-)
-def test_searches_are_the_same(
-    site: Site, plain_pages: Callable[[str], list[Any]], tiered: Foreign, query: str
-) -> None:
-    """The same lines and highlights."""
-    found = site.pages(f"{tiered.path}/logs/search?{query}")
-
-    assert found
-    assert found == plain_pages(f"logs/search?{query}")
 
 
 @pytest.mark.parametrize("query", ["limit=1", "order=desc&before=1", "stream=stdout&after=2"])
@@ -219,19 +156,6 @@ def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, que
     assert found.headers["content-encoding"] == "gzip"
     assert site.client.get(f"{tiered.path}/logs/raw?{query}", headers={"Accept-Encoding": ""}).content == found.content
     assert found.content == site.client.get(f"{plain.path}/logs/raw?{query}").content
-
-
-def test_the_routes_agree(site: Site, tiered: Foreign) -> None:
-    """``/events``, ``/logs`` in both orders, ``/raw`` and ``/search`` have the same lines."""
-    lines = [block["data"] for block in site.events(tiered) if block["event"] == "log"]
-
-    assert site.pages(f"{tiered.path}/logs") == lines
-    assert site.pages(f"{tiered.path}/logs?order=desc") == lines[::-1]
-    assert [
-        orjson.loads(each) for each in site.client.get(f"{tiered.path}/logs/raw?format=jsonl").iter_lines()
-    ] == lines
-    found = site.pages(f"{tiered.path}/logs/search?q=.*&regex=true&limit=1000")
-    assert [{key: line[key] for key in line if key != "highlights"} for line in found] == lines
 
 
 #: Unusual messages: empty, several lines, what JSON escapes, every plane of Unicode, very long.
@@ -276,33 +200,6 @@ def test_the_routes_agree_while_lines_move(site: Site) -> None:
     moved = site.store.get_job(JobRef(job.workflow_id, job.job_id))
     assert moved
     assert moved.archived == MOVING - 1
-
-
-@pytest.mark.parametrize("order", long_after(1, ["asc", "desc"]))
-@pytest.mark.parametrize(
-    "query",
-    [
-        "q=minute+29$&regex=true&before=2&after=2",
-        "q=minute+30$&regex=true&before=2&after=2",
-        "q=minute+(29|30)$&regex=true&before=1&after=1&stream=stderr",
-        "q=minute&since=2026-03-03T10:29:00Z&until=2026-03-03T10:30:00Z",
-        "q=minute&since=2026-03-03T10:30:00Z&until=2026-03-03T10:31:00Z&before=3&after=1",
-        "q=minute&until=2026-03-03T10:29:00Z&limit=29",
-    ],
-)
-def test_times_and_context_reach_over_both_tiers(site: Site, query: str, order: str) -> None:
-    """The thirtieth line is the last one in the archive, the next is the first in the store."""
-    jobs = [site.job(), site.job()]
-    for job in jobs:
-        for minute in range(60):
-            stamp = f"2026-03-03T10:{minute:02}:00.000Z"
-            job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
-    site.archive_up_to(jobs[1], 30, trim=True)
-
-    hot, half = (site.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
-
-    assert hot
-    assert half == hot
 
 
 def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign) -> None:
