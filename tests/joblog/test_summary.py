@@ -199,6 +199,10 @@ def test_the_subject_of_a_commit_is_no_hunk() -> None:
         ("E       assert 3 == 4", 3),
         ("request timed out", 3),
         ("timeout exceeded", 3),
+        ("error: no such file", 3),
+        ("--- FAIL: TestX", 2),
+        ("not ok 3", 2),
+        ("build failed", 1),
         ("Process completed with exit code 1", 1),
     ],
 )

@@ -3,20 +3,11 @@
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
 
-from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.store import Store
-from tests.support.archives import archive_up_to
-from tests.support.bench import NOW
-from tests.support.parameters import long_after
-from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
@@ -45,12 +36,6 @@ def test_only_matching_lines_come(open_stream: Callable[..., Stream], job: Forei
     assert b"\n\nid: 7\n\nevent: job" in stream.body
 
 
-def test_an_expression_and_a_stream(open_stream: Callable[..., Stream], job: Foreign) -> None:
-    job.lines(["error 1", "error 22", "error 3", "no error"], ("stdout", "stderr")).end()
-    for query, expected in (("?q=error%20[0-9]$&regex=true", [1, 3]), ("?q=error&stream=stderr", [2, 4])):
-        assert numbers(open_stream(job, query).wait_for(b"event: end").body) == expected
-
-
 @pytest.mark.parametrize("query", ["q=", "q=%28&regex=true", "q=%28%3F:a.%7B0,50%7D%29%7B4%7Dz&regex=true"])
 def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
     """Also an expression that a search would allow, but that is too expensive for each new line."""
@@ -70,35 +55,6 @@ def test_an_expression_is_compared_with_the_beginning_of_a_long_line(
     job.lines(lines).end()
     assert numbers(stream.wait_for(b"event: end").body) == [1, 2, 4, 5, 6, 8]
     assert numbers(open_stream(job, "?q=b").wait_for(b"event: end").body) == [*range(1, 9)]
-
-
-@pytest.fixture(scope="module")
-def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Service:
-    """The service with an archive, and jobs ``live``, ``half`` and ``archived`` of the same lines."""
-    store, objects = Store(redis_server.url), FileObjectStore(archive_directory)
-    lines = [Line(n, NOW, f"{WORDS[n % 3]} {n}", "stdout") for n in range(1, LINES + 1)]
-    for name, archived in (("live", 0), ("half", LINES // 2), ("archived", LINES - 1)):
-        ref = JobRef("filtered", name)
-        attempt = store.open(ref, "token")
-        store.append(attempt, lines)
-        if archived:
-            archive_up_to(store, objects, ref, archived, trim=True)
-        store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
-    store.close()
-    return service
-
-
-@pytest.mark.parametrize("name", ["live", "half", "archived"])
-@pytest.mark.parametrize("start", long_after(1, ["&offset=301", "", "&tail=5"]))
-def test_every_tier_has_the_same_lines(site: Service, name: str, start: str) -> None:
-    """From any start. The last n lines are those that match."""
-    headers = {"Authorization": f"Bearer {site.token()}"}
-    stream = Stream(site, f"/workflows/filtered/jobs/{name}/events?q=needle{start}", headers)
-    stream.wait_for(b"event: end").close()
-    expected = [n for n in range(1, LINES + 1) if n % 3 == 2]
-    if start:
-        expected = expected[-5:] if "tail" in start else [n for n in expected if n > 301]
-    assert numbers(stream.body) == expected
 
 
 def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job: Foreign) -> None:

@@ -190,49 +190,6 @@ def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client,
     assert numbers(client, f"{job.path}/logs?limit=3&cursor={page['cursor']}") == [*range(4, 11)]
 
 
-@pytest.mark.parametrize("order", ["asc", "desc"])
-@pytest.mark.parametrize("limit", [1, 3, 100])
-def test_pages_of_a_trimmed_log_have_the_remaining_lines(
-    client: httpx.Client, redis_server: RedisServer, job: Foreign, order: str, limit: int
-) -> None:
-    """In both orders. The job has its first number."""
-    job.lines(["x"] * 20)
-    redis_server.ask("XTRIM", job.key, "MINID", "15")
-    job.end()
-
-    found = numbers(client, f"{job.path}/logs?limit={limit}&order={order}")
-    assert found == ([*range(15, 21)] if order == "asc" else [*range(20, 14, -1)])
-    assert client.get(job.path).json()["first_sequence_num"] == 15
-    assert numbers(client, f"{job.path}/logs?offset=3&limit={limit}") == [*range(15, 21)]
-    assert numbers(client, f"{job.path}/logs?offset=15&order=desc") == []
-
-
-def test_a_log_trimmed_to_nothing_is_an_empty_page(
-    client: httpx.Client, redis_server: RedisServer, job: Foreign
-) -> None:
-    """The job still exists."""
-    job.lines(["x"] * 20).end()
-    redis_server.ask("XTRIM", job.key, "MAXLEN", "0")
-
-    assert numbers(client, f"{job.path}/logs") == []
-    assert numbers(client, f"{job.path}/logs?order=desc") == []
-
-
-def test_pages_leave_out_entries_that_cannot_be_shown(client: httpx.Client, job: Foreign) -> None:
-    """Foreign entries without a message or out of sequence, gaps, and the terminal entry."""
-    job.line("one")
-    job.add("2-0", "colour", "red")
-    job.add("3-0", "message", "three")
-    job.add("3-1", "message", "out of sequence")
-    job.add("3-2", "message", "out of sequence")
-    job.add("6-0", "message", "six")
-    job.add("7-0", "event", "end")
-
-    for limit, (order, expected) in itertools.product((1, 2, 100), (("asc", [1, 3, 6]), ("desc", [6, 3, 1]))):
-        found = [*itertools.chain(*pages(client, f"{job.path}/logs?limit={limit}&order={order}", at_most=6))]
-        assert [line["sequence_num"] for line in found] == expected
-
-
 @pytest.mark.parametrize("path", ["", "/logs", "/logs?order=desc"])
 def test_an_unknown_job_has_no_history(client: httpx.Client, job: Foreign, path: str) -> None:
     """The answer is 404, not an empty page."""

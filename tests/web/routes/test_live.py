@@ -209,33 +209,6 @@ def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream:
     assert stream.blocks()[-1]["event"] == "error"
 
 
-def test_lines_that_were_trimmed_before_are_a_gap(
-    redis_server: RedisServer, open_stream: OpenStream, job: Foreign
-) -> None:
-    """The viewer gets one gap, and then the lines that are left."""
-    job.lines(["x"] * 10)
-    redis_server.ask("XTRIM", job.key, "MINID", "8")
-    job.end()
-    stream = open_stream(job, "?offset=2").wait_end()
-
-    gaps = [block["data"] for block in stream.blocks() if block["event"] == "gap"]
-    assert gaps == [{"from": 3, "to": 7, "reason": "trimmed"}]
-    assert stream.numbers() == [8, 9, 10]
-
-
-def test_a_log_trimmed_to_nothing_is_one_gap_and_the_end(
-    redis_server: RedisServer, open_stream: OpenStream, job: Foreign
-) -> None:
-    """Only the terminal entry is left."""
-    job.lines(["x"] * 5).end()
-    redis_server.ask("XTRIM", job.key, "MINID", "6")
-    stream = open_stream(job).wait_end()
-
-    kinds = [block["event"] for block in stream.blocks()]
-    assert kinds == ["connected", "job", "gap", "job", "end"]
-    assert stream.blocks()[2]["data"] == {"from": 1, "to": 5, "reason": "trimmed"}
-
-
 def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStream, job: Foreign) -> None:
     """The store lost lines that the viewer has, or the client invented the number. No line comes twice."""
     job.line("one")

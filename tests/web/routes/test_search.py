@@ -114,14 +114,6 @@ def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign)
     assert numbers(client, job, q="d $", regex="true") == [1]
 
 
-def test_highlights_do_not_overlap(client: httpx.Client, job: Foreign) -> None:
-    """The text matches twice here: as it was written, and without its control sequence. One place is both."""
-    job.lines(["aa\x1b[1maa", "a\x1b[1ma aa"]).end()
-    (lines,) = find(client, job, q="a+\\[?", regex="true")
-
-    assert [line["highlights"] for line in lines] == [[[0, 8]], [[0, 6], [7, 9]]]
-
-
 def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
     """It starts strictly after the offset. The answer has the number that the search has reached."""
     path = f"{log.path}/logs/search"
@@ -369,39 +361,6 @@ def test_a_search_may_have_a_time_range(
     found = client.get(f"{times(job).path}/logs/search?q=m&{query}").json()["logs"]
 
     assert [line["message"] for line in found] == [f"minute {minute}" for minute in expected]
-
-
-def test_context_comes_with_matches(client: httpx.Client, job: Foreign) -> None:
-    """Lines of context are marked, have no highlights, and come once, in the order of the request."""
-    path = f"{times(job).path}/logs/search?q=minute+(10|12|30)$&regex=true"
-    plain = client.get(path).json()["logs"]
-    assert all("context" not in line for line in plain)
-
-    found = client.get(f"{path}&before=2&after=1").json()["logs"]
-
-    numbers = [9, 10, 11, 12, 13, 14, 29, 30, 31, 32]
-    assert [line["sequence_num"] for line in found] == numbers
-    assert [line for line in found if "context" not in line] == plain
-    assert all(line["highlights"] == [] for line in found if "context" in line)
-    down = client.get(f"{path}&before=2&after=1&order=desc").json()["logs"]
-    assert down == found[::-1]
-    stderr = client.get(f"{path}&before=2&after=1&stream=stdout").json()["logs"]
-    assert [line["sequence_num"] for line in stderr] == [9, 11, 13, 29, 31]
-
-
-@pytest.mark.parametrize("order", long_after(1, ["asc", "desc"]))
-def test_context_that_matches_share_counts_once(client: httpx.Client, job: Foreign, order: str) -> None:
-    """A page has room for 2,000 lines, however many of them are context of more than one match."""
-    job.lines([f"{number % 3 == 1}" for number in range(1, 70)]).end()
-    ((*lines,),) = find(client, job, q="true", before=50, after=50, order=order)
-    assert sorted(line["sequence_num"] for line in lines) == [*range(1, 70)]
-
-    long = job.sibling("long").lines([f"{number % 3 == 1}" for number in range(1, 3_001)]).end()
-    pages = list(find(client, long, q="true", before=1, after=1, limit=1_000, order=order))
-    assert len(pages) > 1
-    assert max(map(len, pages)) <= 2_000
-    matching = [line["sequence_num"] for page in pages for line in page if "context" not in line]
-    assert sorted(matching) == [*range(1, 3_001, 3)]
 
 
 @pytest.mark.parametrize(
