@@ -93,6 +93,12 @@ class Tab:
         """The service's address."""
         return self._service.url
 
+    @property
+    def address(self) -> str:
+        """The page's own address. ``page.url`` learns of a change that the page made only some time later."""
+        address: str = self.page.evaluate("location.href")
+        return address
+
     def open(self, job: JobRef, fragment: str = "", *, token: str | None = None) -> "Tab":
         """Opens the page of ``job``, with the token in the fragment."""
         path = f"/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"

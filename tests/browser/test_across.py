@@ -50,16 +50,16 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     tab.page.keyboard.type("DISK full")
     tab.page.click("button:text-is('Search')")
     tab.wait_text("#progress", "1 match in 1 job · all jobs were searched")
-    searched = tab.page.url
+    searched = tab.address
     assert tab.page.evaluate(GROUPS) == [["build-1", ["152"], False]]
     assert tab.page.locator("#found mark").all_inner_texts() == ["disk full"]
     tab.page.click("#found a.match")
     tab.wait_number(152)
-    assert tab.page.url == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1?q=DISK+full#L152"
+    assert tab.address == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1?q=DISK+full#L152"
     assert tab.page.locator(".picked").get_attribute("data-number") == "152"
     tab.page.go_back()
     tab.page.wait_for_selector("#found a.match")
-    assert tab.page.url == searched == f"{tab.url}/ui/workflows/three-clicks?q=DISK+full"
+    assert tab.address == searched == f"{tab.url}/ui/workflows/three-clicks?q=DISK+full"
     tab.page.reload()
     tab.page.wait_for_selector("#found a.match")
     tab.page.go_back()
@@ -99,10 +99,10 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     page.click("#kinds [data-kind='']")
     page.click("#found a.rest")
     tab.wait_text("#count", "1 of 7")
-    assert page.url == f"{tab.url}/ui/workflows/across/jobs/job-24?q=%5Er.d%24&regex=true"
+    assert tab.address == f"{tab.url}/ui/workflows/across/jobs/job-24?q=%5Er.d%24&regex=true"
     assert (page.input_value("#q"), page.get_attribute("#regex", "aria-pressed")) == ("^r.d$", "true")
     page.press("#q", "Escape")
-    wait_until(lambda: page.url.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
+    wait_until(lambda: tab.address.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
 
 
 def test_all_workflows_are_searched_from_the_home_page(
@@ -123,10 +123,10 @@ def test_all_workflows_are_searched_from_the_home_page(
     assert not page.is_visible("table")
     page.click("#found a.match >> nth=1")
     tab.wait_number(2)
-    assert page.url == f"{tab.url}/ui/workflows/all-one/jobs/job?q=rare+word#L2"
+    assert tab.address == f"{tab.url}/ui/workflows/all-one/jobs/job?q=rare+word#L2"
     page.go_back()
     page.wait_for_selector("#found a.match")
-    assert page.url == f"{tab.url}/?q=rare+word"
+    assert tab.address == f"{tab.url}/?q=rare+word"
     page.go_back()
     page.wait_for_selector("tbody tr:nth-child(2)")
 

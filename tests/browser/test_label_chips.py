@@ -65,7 +65,7 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     page.press("#q", "Enter")
     page.wait_for_selector("#progress:has-text('all jobs were searched')")
     assert page.locator("#found h2").all_inner_texts() == ["script", "good"]
-    assert page.url == f"{tab.url}/ui/workflows/chips?q=fine&label=branch%3Dmain"
+    assert tab.address == f"{tab.url}/ui/workflows/chips?q=fine&label=branch%3Dmain"
     page.goto(f"{tab.url}/ui/workflows/chips?label=branch%3Dmain")
     page.click("#labels .chip")
     page.wait_for_url(f"{tab.url}/ui/workflows/chips?")
@@ -82,7 +82,7 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     with page.expect_event("domcontentloaded"):
         page.select_option("#against", "branch=next")
     tab.wait_compared("other")
-    assert "against_label=branch%3Dnext" in page.url
+    assert "against_label=branch%3Dnext" in tab.address
     assert page.input_value("#against") == "branch=next"
     names = "performance.getEntriesByType('resource').map(({ name }) => name)"
 

@@ -61,7 +61,7 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     tab.page.keyboard.press("j")
     wait_current(tab, 21)
     tab.wait_text("#newcount", "1 of 3")
-    assert tab.page.url.endswith("/failed#L21")
+    assert tab.address.endswith("/failed#L21")
     assert marked(tab) == [21]
     assert tab.page.locator(".row.new .sr").all_text_contents() == ["new "]
     plus = "getComputedStyle(document.querySelector('.row.new .n'), '::before').content"
@@ -87,7 +87,7 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     tab.page.keyboard.press("d")
     alone = "the new lines alone"
     tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
-    assert "/failed?new=true#L" in tab.page.url
+    assert "/failed?new=true#L" in tab.address
     tab.page.reload()
     tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
     tab.wait_text("#newcount", "3")
@@ -98,7 +98,7 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     tab.wait(lambda rows: [number for number, _ in rows] == [21, 250, 281], alone)
     tab.page.click("#new")
     tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
-    assert (tab.text("#newcount"), "new=" in tab.page.url) == ("3", False)
+    assert (tab.text("#newcount"), "new=" in tab.address) == ("3", False)
 
 
 def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -> None:
@@ -117,7 +117,7 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     tab.wait_text("#errorcount", "1")
     assert tab.page.locator(".cause-row").get_attribute("data-number") == "152"
     wait_until(lambda: marked(tab) == [151, 152, 153], PATIENCE_SECONDS, "the new lines are marked")
-    assert tab.page.url.endswith("/failed")
+    assert tab.address.endswith("/failed")
     tab.page.keyboard.press("j")
     wait_current(tab, 304)
     tab.page.keyboard.press("k")
@@ -126,7 +126,7 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     wait_current(tab, 101)
     tab.page.click("#gocause")
     wait_current(tab, 152)
-    assert tab.page.url.endswith("/failed#L152")
+    assert tab.address.endswith("/failed#L152")
     tab.page.keyboard.press("j")
     wait_current(tab, 304)
     tab.page.click("#copycause")

@@ -271,9 +271,9 @@ def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     tab = open_tab(job.ref).wait(bool, "lines of the log")
     tab.page.click("#regex")
     tab.find("^an? e")
-    wait_until(lambda: "?" in tab.page.url, PATIENCE_SECONDS, "the search is in the address")
+    wait_until(lambda: "?" in tab.address, PATIENCE_SECONDS, "the search is in the address")
     address = f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}"
-    assert tab.page.url == f"{address}?q=%5Ean%3F+e&regex=true"
+    assert tab.address == f"{address}?q=%5Ean%3F+e&regex=true"
     tab.page.reload()
     tab.wait_text("#count", "1 of 200")
     tab.wait_number(2)
@@ -282,7 +282,7 @@ def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     wait_until(lambda: tab.text("#count") == "200", PATIENCE_SECONDS, "the matches are counted")
     assert tab.page.locator(".current, .picked").get_attribute("data-number") == "301"
     tab.page.press("#q", "Escape")
-    assert tab.page.url == f"{address}#L301"
+    assert tab.address == f"{address}#L301"
 
 
 @pytest.mark.long
@@ -290,11 +290,11 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     """The address names them, and opening it leads to them. Copied text has no numbers."""
     tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
     assert tab.page.locator(".picked").count() == 11
-    assert "token" not in tab.page.url
-    assert tab.page.url.endswith("#L1200-L1210")
+    assert "token" not in tab.address
+    assert tab.address.endswith("#L1200-L1210")
     tab.page.click(".row[data-number='1202'] .n")
     tab.page.click(".row[data-number='1204'] .n", modifiers=["Shift"])
-    assert tab.page.url.endswith("#L1202-L1204")
+    assert tab.address.endswith("#L1202-L1204")
     tab.page.click("#copy")
     read = "navigator.clipboard.readText()"
     wait_until(lambda: "1204" in tab.page.evaluate(read), PATIENCE_SECONDS, "the lines are on the clipboard")
@@ -302,7 +302,7 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     tab.page.evaluate("location.hash = 'L17777'")
     tab.wait_number(17_777)
     tab.page.click("#copylink")
-    wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
+    wait_until(lambda: tab.page.evaluate(read) == tab.address, PATIENCE_SECONDS, "the link is on the clipboard")
 
 
 @pytest.mark.long
@@ -313,7 +313,7 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     read = "navigator.clipboard.readText()"
     tab.page.click("#copymarkdown")
     tab.wait_text("#copymarkdown", "Copied ✓")
-    link = f"[{job.ref.job_id}, lines 1 to 2]({tab.page.url})"
+    link = f"[{job.ref.job_id}, lines 1 to 2]({tab.address})"
     assert tab.page.evaluate(read) == f"````\none\na `b` ```c```\n````\n{link}\n"
     tab.wait_text("#copymarkdown", "Copy as Markdown")
     tab.find("needle (1)")
@@ -324,7 +324,7 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     assert tab.text("#range") == "Line 404"
     tab.go_to(200)
     tab.wait_number(200)
-    assert tab.page.url.endswith("#L200")
+    assert tab.address.endswith("#L200")
     tab.page.click("#unpick")
     # A hidden button gets keys until the next frame, so the focus must be elsewhere at once.
     assert tab.page.evaluate("document.activeElement.id") == "log"

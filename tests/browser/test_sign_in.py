@@ -132,7 +132,7 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     tab.page.wait_for_selector(".row", timeout=PATIENCE_MS)
 
     tab.wait_number(125)
-    assert tab.page.url.endswith(f"{job.ref.job_id}#L125")
+    assert tab.address.endswith(f"{job.ref.job_id}#L125")
     assert tab.text("#range") == "Line 125"
     other = Tab(context, signed_in_service)
     other.page.goto(address_of(signed_in_service, job))

@@ -220,7 +220,7 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
     assert page.text_content("#slower") == "30.0 s slower after line 40: waiting for <b>the cache</b> (usually 0.1 s)"
     page.click("#slower a")
     wait_current(tab, 40)
-    assert page.url.endswith("#L40")
+    assert tab.address.endswith("#L40")
     tab.wait_compared()
     page.evaluate(axe)
     for width, found in ((1280, FINDINGS), (390, SHAPES)):
