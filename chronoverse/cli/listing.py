@@ -105,7 +105,11 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     """Prints a table on a terminal. Statuses are colored unless NO_COLOR is set."""
     colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    *widths, _ = (max(map(len, column)) for column in zip(*plain, strict=True))
+    room = max(16, shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths))
+    for row in plain:
+        row[-1] = row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 1]}…"
+    widths.append(0)
     for number, row in enumerate(plain):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         for column, cell in enumerate(row):

@@ -46,7 +46,8 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         elif usual:
             yield ("Slower than in any of these runs:" if slower else "Nothing was slower than usual.")
             yield from (text for pause in slower for text in _pause_text(pause))
-        others = [pause for pause in pauses if pause not in slower]
+        # As on the page, shorter ones are not pauses.
+        others = [pause for pause in pauses if pause not in slower and pause["seconds"] >= profile["seconds"] / 100]
         if others:
             yield "Other long pauses:" if slower else "The longest pauses:"
         elif not pauses:

@@ -54,13 +54,18 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     with reading("history"):
         total, missing = sum(found["seen"].values()), found["looked_at"]["without_shapes"]
         ends = ", ".join(f"{count} {status}" for status, count in found["seen"].items() if count)
-        looked_at = counted(sum(found["looked_at"].values()) - missing, "run", "runs")
-        yield plain_text(f"Line {found['sequence_num']} of {found['id']} was seen in {total} of {looked_at}: {ends}.")
+        scanned = sum(found["looked_at"].values()) - missing
+        looked_at = counted(scanned, "run", "runs")
+        is_new = scanned > 1 and [run["id"] for run in found["jobs"]] == [found["id"]]
+        before = f"not seen in the {counted(scanned - 1, 'run', 'runs')} before"
+        what = before if is_new else f"seen in {total} of {looked_at}: {ends}"
+        yield plain_text(f"Line {found['sequence_num']} of {found['id']} was {what}.")
         if missing:
             yield f"{counted(missing, 'more run', 'more runs')} could not be read."
-        for name in ("first", "last"):
-            if run := found[name]:
-                yield plain_text(f"{name.capitalize()} in {_run_text(run)}.")
+        if is_new:
+            return
+        if first := found["first"]:
+            yield plain_text(f"First in {_run_text(first)}")
         for run in found["jobs"]:
             yield plain_text(f"  {_run_text(run)}")
 

@@ -10,6 +10,7 @@ import click
 
 from chronoverse.cli import common, names
 from chronoverse.client.client import Client, reading
+from chronoverse.joblog.causes import EXIT_MEANINGS
 from chronoverse.joblog.model import JobRef, Line
 from chronoverse.joblog.terminal import counted, plain_text, sanitize
 from chronoverse.settings import Settings, no_color
@@ -62,11 +63,25 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
 
 def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
     with reading("summary"):
-        if not (cause := summary["cause"]) or cause["kind"] == "last":
+        if end_text(summary) or not (cause := summary["cause"]) or cause["kind"] == "last":
             return {}
         number, job = int(cause["line"]["sequence_num"]), JobRef(summary["job"]["workflow_id"], summary["job"]["id"])
     found = islice(client.logs(job, offset=max(0, number - 3) or None), 5)
     return {line.sequence_num: line for line in found if line.sequence_num <= number + 2}
+
+
+def end_text(summary: Mapping[str, Any]) -> str | None:
+    """Why the job failed by its end alone: its exit code, or silence. None if a line of the log says more."""
+    job, cause = summary["job"], summary.get("cause")
+    if job["status"] == "LOST":
+        last = summary["last"][-1:]
+        return "".join(["No sign of the runner", *(f" since {line['timestamp']}" for line in last)])
+    is_oom = (job.get("labels") or {}).get("reason") == "OOMKilled"
+    said = "Out of memory" if is_oom else EXIT_MEANINGS.get(job["exit_code"])
+    is_guess = said is not None and (cause or {}).get("confidence") == "low"
+    if cause and cause["kind"] != "last" and not is_guess:
+        return None
+    return said or ("Failed without output" if job["status"] == "FAILED" and not job["lines"] else None)
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
@@ -76,13 +91,16 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
     """
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
-        code = "" if job["exit_code"] is None else f" (exit code {job['exit_code']})"
+        code = f" (exit code {job['exit_code']})" if job["exit_code"] else ""
         color = {"COMPLETED": "green", "RUNNING": "blue", "PENDING": None}.get(job["status"], "red")
         title = f"{job['workflow_id']}/{job['id']}, {counted(job['lines'])}"
         yield f"{click.style(plain_text(job['status'] + code), fg=color, bold=True)}  {plain_text(title)}"
         if labels := job.get("labels"):
             yield plain_text("  ".join(f"{key}={value}" for key, value in labels.items()))
-        if around:
+        if text := end_text(summary):
+            yield ""
+            yield click.style(f"{text}.", bold=True)
+        elif around:
             yield ""
             yield click.style("Cause" if cause.get("confidence") == "high" else "Most likely cause", bold=True)
             number = cause["line"]["sequence_num"]
@@ -90,7 +108,7 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
                 text = numbered(line.to_json())
                 yield click.style(f">{text[1:]}", fg="red", bold=True) if line.sequence_num == number else text
             url += f"#L{number}"
-        if sentence := verdict_sentence(summary):
+        if around and (sentence := verdict_sentence(summary)):
             yield sentence
         if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
             yield f"Slower than any good run: {'; '.join(slower)}."
@@ -113,12 +131,14 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
             yield "\n" + ", ".join(
                 f"`{_one_line(f'{key}={value}').replace('`', chr(39))}`" for key, value in labels.items()
             )
-        if around:
+        if text := end_text(summary):
+            yield f"\n**{text}**"
+        elif around:
             number = cause["line"]["sequence_num"]
             title = "Cause" if cause.get("confidence") == "high" else "Most likely cause"
             yield f"\n**{title}**, [line {number}]({url}#L{number}):\n"
             yield _fenced(line.to_json() for line in around.values())
-        if sentence := verdict_sentence(summary):
+        if around and (sentence := verdict_sentence(summary)):
             yield f"\n{sentence}"
         for pause in summary.get("slower") or ():
             if pause["before"]:
@@ -159,12 +179,15 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {counted(job['lines'])}")
         if labels := job.get("labels"):
             yield plain_text(", ".join(f"{key}={value}" for key, value in labels.items()))
-        if cause := summary.get("cause"):
+        cause = None
+        if text := end_text(summary):
+            yield f"{text}."
+        elif cause := summary.get("cause"):
             title = "Last lines" if cause["kind"] == "last" else "Cause"
             likely = "Most likely cause" if title == "Cause" and cause.get("confidence") == "low" else title
             yield f"{likely} (lines {cause['from']:,}-{cause['to']:,}):"
             yield numbered(cause["line"])
-        if sentence := verdict_sentence(summary):
+        if cause and (sentence := verdict_sentence(summary)):
             yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
             yield f"Unknown whether it is new: {counted(unknown, 'run', 'runs')} could not be read."

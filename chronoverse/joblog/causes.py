@@ -20,6 +20,16 @@ CAUSE_LINES: Final = 30
 UNIT: Final = 10
 #: Lines that are kept, at most, while a log is gone through. Those with the lowest scores are left out first.
 MAX_CLUES: Final = 2_000
+#: What an exit code says when no line does. The page has them, too.
+EXIT_MEANINGS: Final = {
+    124: "Timed out",
+    126: "Command not executable",
+    127: "Command not found",
+    134: "Aborted",
+    137: "Killed, most likely out of memory",
+    139: "Segmentation fault",
+    143: "Terminated",
+}
 #: The share of all scores that a screen needs for high confidence.
 HIGH: Final = 0.6
 

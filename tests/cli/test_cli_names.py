@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import PageLink, expand_link
-from chronoverse.cli.summary import markdown
+from chronoverse.cli.summary import end_text, markdown
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -213,6 +213,29 @@ def test_a_summary_as_markdown(cli: Cli, settings: dict[str, str]) -> None:
         "     2  step 2",
         "```",
     ]
+
+
+@pytest.mark.parametrize(
+    ("job", "cause", "text"),
+    [
+        ({"exit_code": 127, "lines": 0}, None, "Command not found"),
+        ({"exit_code": 3, "lines": 0}, None, "Failed without output"),
+        ({"exit_code": 3}, {"kind": "last", "confidence": "low"}, None),
+        ({"exit_code": 137}, {"kind": "new", "confidence": "low"}, "Killed, most likely out of memory"),
+        ({"exit_code": 137, "labels": {"reason": "OOMKilled"}}, None, "Out of memory"),
+        ({"exit_code": 137}, {"kind": "error", "confidence": "high"}, None),
+        (
+            {"status": "LOST", "exit_code": None},
+            {"kind": "last", "confidence": "low"},
+            "No sign of the runner since 10:00",
+        ),
+    ],
+)
+def test_an_end_that_says_more_than_a_guess(
+    job: dict[str, Any], cause: dict[str, Any] | None, text: str | None
+) -> None:
+    last = [{"sequence_num": 9, "timestamp": "10:00", "message": "bye"}]
+    assert end_text({"job": {"status": "FAILED", "lines": 9, **job}, "cause": cause, "last": last}) == text
 
 
 def test_no_line_ends_the_code_block_of_markdown() -> None:

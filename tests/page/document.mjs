@@ -57,7 +57,9 @@ const elements = new Map();
 const stored = new Map();
 
 globalThis.document = {
-  documentElement: new Element("html"),
+  documentElement: Object.assign(new Element("html"), {
+    dataset: { exits: JSON.stringify({ 127: "Command not found", 137: "Killed, most likely out of memory" }) },
+  }),
   body: new Element("body"),
   hidden: false,
   addEventListener() {},

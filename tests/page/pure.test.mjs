@@ -195,10 +195,10 @@ test("bands of steps that can be seen", () => {
 });
 const running = { silent_seconds: 50, usual: { most: 55, median: 3 }, seconds_left: { least: 130, most: 190 } };
 table("what is said of a running job", (more, age, isSilent) => Object.values(time.runningTexts({ ...running, ...more }, age, isSilent)), [
-  [[{}, 0, true], ["usually ends in 2 to 4 min", null]], [[{}, 6, true], ["usually ends in 2 to 4 min", "Silent for 56 s, usually 3.0 s"]],
+  [[{}, 0, true], ["usually ends in 2 to 4 min", null]], [[{}, 6, true], [null, "Silent for 56 s, usually 3.0 s"]],
   [[{}, 5, true], ["usually ends in 2 to 4 min", null]], [[{}, 60, false], ["usually ends in 1 to 3 min", null]],
   [[{ seconds_left: { least: 3, most: 42 } }, 0, false], ["usually ends within 45 s", null]], [[{ seconds_left: { least: 12, most: 14 } }, 0, false], ["usually ends in 10 to 15 s", null]],
   [[{ seconds_left: { least: -9, most: 0 } }, 0, false], ["usually ended by now", null]], [[{ seconds_left: null }, 0, false], [null, null]],
   [[{ seconds_left: { least: 7200, most: 7200 } }, 0, false], ["usually ends in 2 h", null]], [[{ silent_seconds: null }, 99, true], ["usually ends in 0 to 2 min".replace("in 0 to", "within"), null]],
-  [[{ usual: { most: 1, median: 1 }, silent_seconds: 9 }, 0.5, true], ["usually ends in 2 to 4 min", null]], [[{ usual: { most: 1, median: 1 }, silent_seconds: 240 }, 0, true], ["usually ends in 2 to 4 min", "Silent for 4 min, usually 1.0 s"]],
+  [[{ usual: { most: 1, median: 1 }, silent_seconds: 9 }, 0.5, true], ["usually ends in 2 to 4 min", null]], [[{ usual: { most: 1, median: 1 }, silent_seconds: 240 }, 0, true], [null, "Silent for 4 min, usually 1.0 s"]],
 ]);

@@ -52,7 +52,7 @@ test("what no line says, the exit code or the status says", () => {
   equal(text(null, { exit_code: 127 }), "Command not found (exit 127)");
   equal(text(last, { exit_code: 137 }), "Killed, most likely out of memory (exit 137)");
   equal(text(last, { exit_code: 137, labels: { reason: "OOMKilled" } }), "Out of memory (exit 137)");
-  equal(text(null), "No output");
+  equal(text(null), "Failed without output");
   equal(text(null, { status: "LOST" }), "No sign of the runner");
   equal(reason(run(null, { exit_code: 127 })).note, "No output");
   equal(causeText(run(last, { status: "LOST" })), "No sign of the runner since line 200");

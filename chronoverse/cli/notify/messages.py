@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import orjson
 
+from chronoverse.cli.summary import end_text
 from chronoverse.joblog.model import Job, Status, iso_or_none
 from chronoverse.joblog.terminal import sanitize
 from chronoverse.joblog.watches import TYPES, Event, Watch
@@ -32,7 +33,9 @@ def message(
     if job is not None:
         page += f"/jobs/{job.ref.job_id}" + (f"#L{line}" if line else "")
     text = f"{watch.workflow_id} {_said(watch, event, job, before)}"
-    if cause:
+    if said := summary and end_text(summary):
+        text += f": {said}"
+    elif cause:
         text += f": {_plain(cause['line']['message'])}"
     if line:
         text += f" (line {line})"

@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -12,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
-from chronoverse.joblog.causes import ERROR_WORDS, NOTHING_WRONG
+from chronoverse.joblog.causes import ERROR_WORDS, EXIT_MEANINGS, NOTHING_WRONG
 from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.settings import Settings
 
@@ -48,8 +49,13 @@ def blueprint(settings: Settings) -> Blueprint:
     routes = Blueprint("ui", __name__)
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
-    values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG}
-    for page, name in product(("job.html", "workflow.html"), values):
+    values = {
+        "heartbeat": str(settings.heartbeat_seconds),
+        "errors": ERROR_WORDS,
+        "harmless": NOTHING_WRONG,
+        "exits": json.dumps(EXIT_MEANINGS),
+    }
+    for page, name in product(("home.html", "job.html", "workflow.html"), values):
         bodies[page] = bodies[page].replace(f"{{{name}}}".encode(), html.escape(values[name]).encode())
     signs_in = "".join(
         f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()

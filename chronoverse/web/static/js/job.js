@@ -44,7 +44,7 @@ const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
 maker.isNew = (number) => newLines.active && [number, ...log.partsOf(number)].some((each) => newLines.has(each));
-maker.took = (number) => groups.known.get(number)?.ms;
+maker.took = (number) => steps.shown.find(({ start, end }) => start === number && end < Infinity)?.ms;
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
 const groups = new Groups(path);

@@ -16,15 +16,7 @@ const MAX_REQUESTS = 40;
 //: Characters of a line that are shown.
 const SHOWN = 400;
 //: What an exit code says when no line does.
-const EXIT = {
-  124: "Timed out",
-  126: "Command not executable",
-  127: "Command not found",
-  134: "Aborted",
-  137: "Killed, most likely out of memory",
-  139: "Segmentation fault",
-  143: "Terminated",
-};
+const EXIT = JSON.parse(document.documentElement.dataset.exits ?? "{}");
 
 let asking = 0;
 
@@ -61,7 +53,7 @@ export function reason({ job, cause, errors, last: lines }) {
     const since = Number.isNaN(at.getTime()) ? "" : ` since ${at.toLocaleString()} (${ago(last.timestamp)})`;
     return { text: `No sign of the runner${since}`, last, note: line ? null : "No output" };
   }
-  if (!line) return { text: said ? `${said} (exit ${exit})` : "No output", note: said ? "No output" : null };
+  if (!line) return { text: said ? `${said} (exit ${exit})` : "Failed without output", note: said ? "No output" : null };
   // An exit code that says more than a guess goes first.
   if (isFound && !(said && (cause.confidence === "low" || errors?.count === 0))) return { line, isGuess: cause.confidence === "low", note: said ? `${said} (exit ${exit})` : null };
   if (said) return { text: `${said} (exit ${exit})`, last };
@@ -92,6 +84,7 @@ function show(body) {
   $("scanned").hidden = complete;
   $("scanned").textContent = `Scanned ${count(job.last_sequence_num - body.scanned_to + 1)} of ${many(job.last_sequence_num, "line")}`;
   $("scanned").className = "quiet";
+  $("copycause").hidden = false;
   $("gocause").hidden = !number;
   $("gocause").replaceChildren("Go to line", make("span", "words", ` ${count(number ?? 0)}`));
   $("gocause").href = `#L${number}`;
@@ -131,7 +124,7 @@ export function openCard(status) {
   card.dataset.status = status;
   card.ariaLabel = status === "RUNNING" ? "Progress" : status === "COMPLETED" ? "What was slower" : "Why it failed";
   $("summary").replaceChildren(make("small", "", "Looking for the cause…"));
-  $("compare").hidden = $("good").hidden = true;
+  $("copycause").hidden = $("compare").hidden = $("good").hidden = true;
 }
 
 /**

@@ -134,7 +134,7 @@ export function runningTexts({ silent_seconds: silent, usual, seconds_left: left
   const now = (silent ?? -Infinity) + age;
   const isLong = isSilent && now >= SILENT && now > (usual?.most ?? Infinity);
   return {
-    end: left && endText({ least: left.least - age, most: left.most - age }),
+    end: isLong ? null : left && endText({ least: left.least - age, most: left.most - age }),
     silent: isLong ? `Silent for ${roughly(now)}, usually ${roughly(usual.median)}` : null,
   };
 }
