@@ -13,13 +13,9 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: The heights in the ruler, in pixels, at which there is a mark.
-MARKS = """() => {
-    const ruler = document.getElementById("ruler");
-    if (ruler.hidden) return [];
-    const { data } = ruler.getContext("2d").getImageData(0, 0, 1, ruler.height);
-    return Array.from({ length: ruler.height }, (_, y) => y).filter((y) => data[4 * y + 3] && !(data[4 * y - 1] ?? 0));
-}"""
+#: The places in the ruler at which there is a mark, in thousandths of its height.
+MARKS = """() => Array.from(document.querySelectorAll("#ruler path"), (each) => each.getAttribute("d") ?? "")
+    .flatMap((d) => Array.from(d.matchAll(/M0 ([0-9]+)/g), ([, y]) => Number(y)))"""
 
 
 def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
@@ -44,10 +40,10 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     wait_current(tab, 400)
     tab.page.click("#previouserror")
     wait_current(tab, 251)
-    height = tab.page.evaluate("document.getElementById('log').clientHeight")
-    marks = [int((number - 1) / 400 * height) for number in (100, 251, 400)]
+    marks = [int((number - 1) / 400 * 1000) for number in (100, 251, 400)]
     wait_until(lambda: tab.page.evaluate(MARKS) == marks, PATIENCE_SECONDS, f"there are marks at {marks}")
-    tab.page.click("#ruler", position={"x": 3, "y": marks[0] + 2})
+    height = tab.page.evaluate("document.getElementById('log').clientHeight")
+    tab.page.click("#ruler", position={"x": 3, "y": marks[0] * height / 1000 + 2})
     wait_current(tab, 100)
     tab.page.click("#errors")
     tab.wait(lambda rows: [number for number, _ in rows] == [100, 251, 400], "the errors alone")
@@ -76,9 +72,9 @@ def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_t
     tab.wait(lambda rows: [number for number, _ in rows] == [501, 503, 504], "one error more")
     tab.page.click("#errors")
     tab.page.keyboard.press("e")
-    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 1, PATIENCE_SECONDS, "there is a mark at the end")
+    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 3, PATIENCE_SECONDS, "there are marks at the end")
     tab.find("fine")
-    wait_until(lambda: tab.page.evaluate(MARKS) == [0], PATIENCE_SECONDS, "the matches are one long mark")
+    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 504, PATIENCE_SECONDS, "each match and error has a mark")
     tab.page.press("#q", "Escape")
     tab.view("#stderr")
     tab.wait_text("#errorcount", "1")

@@ -276,23 +276,23 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
 
     def fails(expected: str) -> None:
         sentence = re.compile(f"(The|Invalid answer from the) issuer {provider.url}{expected} Try again")
-        wait_until(lambda: sentence.fullmatch(page.inner_text("#said")), PATIENCE_SECONDS, expected)
+        wait_until(lambda: sentence.fullmatch(page.inner_text("#notice")), PATIENCE_SECONDS, expected)
         assert not [key for key in stored(page) if key in ("chronoverse.token", "chronoverse.session")]
 
     fails(f" does not answer, or does not allow requests from {signed_in_service.url}.")
     page.unroute(metadata)
     other = provider.url.replace("127.0.0.1", "localhost")
     page.route(metadata, lambda route: route.fulfill(json={"issuer": other}))
-    page.click("#said button")
-    page.wait_for_function("() => document.getElementById('said').innerText.includes('Invalid answer')")
+    page.click("#notice button")
+    page.wait_for_function("() => document.getElementById('notice').innerText.includes('Invalid answer')")
     fails(': .*"issuer".*')
     page.unroute(metadata)
 
-    page.click("#said button")
+    page.click("#notice button")
     page.wait_for_selector("input[name=user]")
     page.click("button")
     fails(" refuses: the user said no.")
-    page.click("#said button")
+    page.click("#notice button")
     page.fill("input[name=user]", "ann")
     for claims, expected in (({"nonce": "another"}, "nonce"), ({"iss": other}, "iss"), ({"aud": "another"}, "aud")):
         page.route(f"{provider.url}/token", lie(claims))
@@ -302,7 +302,7 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
     page.goto(f"{signed_in_service.url}/ui/sign-in#code=stolen&state=another")
     page.reload()
     fails(": it belongs to no sign-in that this tab has begun.")
-    assert page.url == f"{signed_in_service.url}/ui/sign-in"
+    assert page.evaluate("location.href") == f"{signed_in_service.url}/ui/sign-in"
     page.click("button")
     page.wait_for_selector("text=Signed in")
     assert "chronoverse.session" in stored(page)

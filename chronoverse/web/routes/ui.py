@@ -5,7 +5,6 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin, urlsplit
@@ -55,14 +54,19 @@ def blueprint(settings: Settings) -> Blueprint:
         "harmless": NOTHING_WRONG,
         "exits": json.dumps(EXIT_MEANINGS),
     }
-    for page, name in product(("home.html", "job.html", "workflow.html"), values):
-        bodies[page] = bodies[page].replace(f"{{{name}}}".encode(), html.escape(values[name]).encode())
-    signs_in = "".join(
+    values = {name: html.escape(value) for name, value in values.items()}
+    values["sign-in"] = "".join(
         f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()
     )
+    frame, parts = bodies.pop("_page.html"), ("search", "results")
+    values |= {name: bodies.pop(f"_{name}.html").decode() for name in parts}
     for name in (name for name in bodies if name.endswith(".html")):
-        bodies[name] = bodies[name].replace(b"{sign-in}", signs_in.encode())
-        bodies[name] = bodies[name].replace(b"{modules}", _preloads(bodies, name))
+        page = name.removesuffix(".html")
+        body = frame.replace(b"{body}", bodies[name])
+        for key, value in {**values, "script": page, "class": "job" if page == "job" else "lists"}.items():
+            body = body.replace(f"{{{key}}}".encode(), value.encode())
+        bodies[name] = body
+        bodies[name] = body.replace(b"{modules}", _preloads(bodies, name))
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
@@ -92,7 +96,7 @@ def blueprint(settings: Settings) -> Blueprint:
     @routes.route("/ui/sign-in")
     def sign_in() -> Response:
         """The page to which the issuer redirects the browser, with or without a code in the query."""
-        return answer("sign-in.html") if settings.oidc_issuer else unknown()
+        return answer("sign_in.html") if settings.oidc_issuer else unknown()
 
     @routes.route("/ui")
     @routes.route("/ui/")

@@ -6,7 +6,6 @@ import { causeOf, lastTen } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
 import { age, ago, count, ended, many } from "./format.js";
 import { List } from "./list.js";
-import { recentWorkflows } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
 import { SearchBox } from "./search_box.js";
 import { begin } from "./session.js";
@@ -81,9 +80,9 @@ function showKinds() {
 /** When there is nothing to show: why that may be, and the ways out. */
 function showOthers() {
   const hint = () => (namedWorkflows().length ? "" : "Ask your administrator for access.");
-  const known = () => [...new Set([...namedWorkflows().filter((each) => IDENTIFIER.test(each)), ...recentWorkflows()])];
+  const named = () => namedWorkflows().filter((each) => IDENTIFIER.test(each));
   const links = (ids) => ids.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
-  showEmpty(!list.items.length, hint, () => [make("p", "", ...links(known()))]);
+  showEmpty(!list.items.length, hint, () => [make("p", "", ...links(named()))]);
 }
 
 /** What stands instead of workflows: with a filter the way to all. */

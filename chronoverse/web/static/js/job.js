@@ -62,9 +62,9 @@ const FILTERS = new Map([[$("only"), find], [$("errors"), errors], [$("new"), ne
 const ruler = new Ruler(
   log,
   [
-    ["--new-mark", () => (filtered ? [] : newLines.numbers)],
-    ["--mark-now", () => (filtered ? [] : find.numbers)],
-    ["--err-bar", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
+    ["new-mark", () => (filtered ? [] : newLines.numbers)],
+    ["mark-now", () => (filtered ? [] : find.numbers)],
+    ["fault", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
   ],
   (number) => jump(number),
 );

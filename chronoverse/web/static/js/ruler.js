@@ -8,9 +8,9 @@ import { ROW } from "./viewport.js";
 const DRAW_MS = 200;
 //: Milliseconds after the last large move until the number goes away.
 const PLACE_MS = 1500;
-//: Pixels of a mark's height, and around a click in which a mark is looked for.
-const MARK = 2;
+//: Pixels around a click in which a mark is looked for, and the most marks of a kind.
 const NEAR = 5;
+const MOST = 1000;
 
 export class Ruler {
   #log;
@@ -18,15 +18,13 @@ export class Ruler {
   #timer = 0;
   #placeTimer = 0;
 
-  /** `kinds` are pairs of a colour, as a custom property of the style sheet, and a function that gives the numbers to mark. */
+  /** `kinds` are pairs of the class of a path, and a function that gives the numbers to mark. */
   constructor(log, kinds, jump) {
     this.#log = log;
     this.#kinds = kinds;
-    new ResizeObserver(() => this.draw()).observe($("log"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     $("ruler").addEventListener("click", ({ offsetY }) => {
       const all = kinds.flatMap(([, numbers]) => numbers());
-      const far = (number) => Math.abs(this.#y(number) - offsetY);
+      const far = (number) => Math.abs(this.#share(number) * $("log").clientHeight - offsetY);
       const nearest = all.reduce((best, number) => (far(number) < far(best) ? number : best), all[0]);
       if (all.length && far(nearest) <= NEAR) jump(nearest);
     });
@@ -37,31 +35,18 @@ export class Ruler {
     this.#timer ||= setTimeout(() => this.draw(), DRAW_MS);
   }
 
-  #y(number) {
-    const height = $("log").clientHeight;
-    return (this.#log.rowOf(number) / Math.max(this.#log.count, height / ROW)) * height;
+  /** Where a line is, from 0 to 1. */
+  #share(number) {
+    return this.#log.rowOf(number) / Math.max(this.#log.count, $("log").clientHeight / ROW);
   }
 
   draw() {
     clearTimeout(this.#timer);
     this.#timer = 0;
-    const [log, canvas] = [$("log"), $("ruler")];
-    const all = this.#kinds.map(([colour, numbers]) => [colour, numbers()]);
-    canvas.hidden = all.every(([, numbers]) => !numbers.length);
-    if (canvas.hidden) return;
-    canvas.style.right = `${log.offsetWidth - log.clientWidth}px`;
-    canvas.height = log.clientHeight;
-    canvas.width = canvas.clientWidth;
-    const context = canvas.getContext("2d");
-    for (const [colour, numbers] of all) {
-      canvas.style.color = `var(${colour})`;
-      context.fillStyle = getComputedStyle(canvas).color;
-      let drawn = -1;
-      for (const number of numbers) {
-        const y = Math.min(Math.floor(this.#y(number)), canvas.height - MARK);
-        if (y !== drawn) context.fillRect(0, y, canvas.width, MARK);
-        drawn = y;
-      }
+    $("ruler").style.right = `${$("log").offsetWidth - $("log").clientWidth}px`;
+    for (const [name, numbers] of this.#kinds) {
+      const marks = new Set(numbers().map((number) => Math.floor(this.#share(number) * MOST)));
+      $("ruler").querySelector(`.${name}`).setAttribute("d", [...marks].map((y) => `M0 ${y}h1`).join(""));
     }
   }
 
@@ -70,7 +55,7 @@ export class Ruler {
     const place = $("place");
     place.textContent = `line ${count(number)} of ${count(this.#log.last)}`;
     place.hidden = false;
-    place.style.top = `${Math.max(4, Math.min($("log").clientHeight - 34, this.#y(number) - 15))}px`;
+    place.style.top = `${Math.max(4, Math.min($("log").clientHeight - 34, this.#share(number) * $("log").clientHeight - 15))}px`;
     clearTimeout(this.#placeTimer);
     this.#placeTimer = setTimeout(() => (place.hidden = true), PLACE_MS);
   }

@@ -68,7 +68,7 @@ async function finish(parameters) {
   if (address) return location.replace(address);
   // It was opened beside a page, which has the tokens now.
   close();
-  return $("said").replaceChildren("Signed in. You can close this tab. ", link("/", "All workflows"));
+  return $("notice").replaceChildren("Signed in. You can close this tab. ", link("/", "All workflows"));
 }
 
 /** Why the sign-in has failed, as a sentence. */
@@ -84,8 +84,9 @@ function sentence(error) {
 }
 
 function show(error) {
-  $("said").replaceChildren(sentence(error), " ", button(() => begin().catch(show), "Try again"));
+  $("notice").replaceChildren(sentence(error), " ", button(() => begin().catch(show), "Try again"));
 }
 
+document.title = "Sign in · Chronoverse";
 const answer = new URLSearchParams(location.hash.slice(1) || location.search);
 (answer.has("code") || answer.has("error") ? finish(answer) : begin()).catch(show);

@@ -1,9 +1,8 @@
-// The page of an unknown address: the ways to the workflow that it names, or to those that were opened last.
+// The page of an unknown address: the way to the workflow that it names.
 
 import { IDENTIFIER, workflowPage } from "./addresses.js";
 import { $, link } from "./dom.js";
-import { recentWorkflows } from "./recent.js";
 
+document.title = "Page not found · Chronoverse";
 const [, , kind, named = ""] = location.pathname.split("/");
-const workflows = kind === "workflows" && IDENTIFIER.test(named) ? [named] : recentWorkflows();
-$("ways").append(...workflows.flatMap((each) => [" · ", link(workflowPage(each), each)]));
+if (kind === "workflows" && IDENTIFIER.test(named)) $("ways").append(" · ", link(workflowPage(named), named));
