@@ -24,13 +24,14 @@ export function outcome(job) {
   return showsExitCode ? `${word} · exit ${job.exit_code}` : word;
 }
 
+const twoDigits = (number) => String(number).padStart(2, "0");
+
 /** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 min 07 s", "2 h 05 min" or "4 d 03 h". */
 export function span(ms) {
   if (ms < 100) return `${Math.round(Math.max(0, ms))} ms`;
   const seconds = ms / 1000;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   const total = Math.floor(seconds);
-  const twoDigits = (n) => String(n).padStart(2, "0");
   if (total < 60) return `${total} s`;
   if (total < 3600) return `${Math.floor(total / 60)} min ${twoDigits(total % 60)} s`;
   if (total < 86_400) return `${Math.floor(total / 3600)} h ${twoDigits(Math.floor(total / 60) % 60)} min`;
@@ -41,7 +42,6 @@ export function span(ms) {
 export function clock(iso) {
   const date = new Date(iso);
   if (Number.isNaN(date.getTime()) || date.getTime() === 0) return "";
-  const twoDigits = (n) => String(n).padStart(2, "0");
   const ms = String(date.getMilliseconds()).padStart(3, "0");
   return `${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}:${twoDigits(date.getSeconds())}.${ms}`;
 }

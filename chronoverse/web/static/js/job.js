@@ -17,11 +17,11 @@ import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
-import { copyAs, copyText, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
+import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
 import { showConnection, showJob, showLast, showTrouble, tellProgress } from "./status.js";
 import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
-import { cardMarkdown, openCard, reason, showSummary } from "./summary.js";
+import { openCard, reason, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
@@ -154,16 +154,14 @@ function showNewCount() {
   if (!$("newer").hidden) $("newer").textContent = `↓ ${many(more, "new line")}`;
 }
 
-/** The number of the first line in view. If no line is in view, it is the last one that was. */
-function topNumber() {
-  if (viewport.source.count) position = viewport.source.numberAt(viewport.view[0]);
-  return position;
+/** The numbers of the first and the last line in view. If no line is in view, both are the one that was on top. */
+function numbersInView() {
+  return viewport.source.count ? viewport.view.map((row) => viewport.source.numberAt(row)) : [position, position];
 }
 
-/** The numbers of the first and the last line in view. */
-function numbersInView() {
-  const [top, bottom] = viewport.view;
-  return viewport.source.count ? [top, bottom].map((row) => viewport.source.numberAt(row)) : [position, position];
+function topNumber() {
+  [position] = numbersInView();
+  return position;
 }
 
 /** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
@@ -236,8 +234,7 @@ function goToAddress() {
   const named = fromAddress();
   if (!named) return false;
   maker.picked = named;
-  showPicked(named);
-  showSeen(path, workflow, name, named);
+  picked();
   jump(Math.min(named.from, Math.max(log.last, 1)));
   if (!live && named.from > log.last) showTrouble(`no line ${count(named.from)}: the log ends at line ${count(log.last)}`);
   return true;
@@ -307,14 +304,11 @@ for (const group of [$("card"), $("steps")]) {
     goTo(Number(number));
   });
 }
-// A choice closes the menu.
-$("views").addEventListener("click", ({ target }) => target.closest("button") && $("views").hidePopover());
 for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
-for (const button of [$("copy"), $("copylink"), $("copymarkdown")]) {
+for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause")]) {
   button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
-$("copycause").addEventListener("click", () => copyText($("copycause"), cardMarkdown(location.href.split("#")[0])).catch((error) => announce(`Not copied: ${error.message}`)));
 /** Presses a button that filters, or releases it. The others are released. */
 function choose(button) {
   toggle(button);
@@ -350,8 +344,10 @@ $("views").addEventListener("beforetoggle", () => {
   const shown = filtered && filtered === find.scan ? "the matches" : chosenStream() || "the log";
   $("downloadwhat").textContent = `Download ${shown}`;
 });
-$("views").addEventListener("click", async (event) => {
-  const { format } = event.target.dataset;
+$("views").addEventListener("click", async ({ target }) => {
+  // A choice closes the menu.
+  if (target.closest("button")) $("views").hidePopover();
+  const { format } = target.dataset;
   if (!format) return;
   const criteria = filtered && filtered === find.scan ? find.criteria : { stream: chosenStream() };
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));

@@ -4,6 +4,7 @@ import { $, announce } from "./dom.js";
 import { count } from "./format.js";
 import { query } from "./scan.js";
 import { ask, get, refusal } from "./session.js";
+import { cardMarkdown, fenced } from "./summary.js";
 import { plain } from "./text.js";
 
 //: Lines that one copy has at most. For more there is the download.
@@ -67,25 +68,21 @@ async function textOf(path, { from, to }, stream) {
 
 const COPIES = {
   copy: textOf,
+  copycause: () => cardMarkdown(location.href.split("#")[0]),
   copylink: () => location.href,
   copymarkdown: async (path, picked, stream) => markdown(await textOf(path, picked, stream), picked),
 };
 
-/** Text as a block of Markdown, whose fence is longer than any in the text, and a link to its lines. */
+/** Text as a block of Markdown, and a link to its lines. */
 function markdown(text, { from, to }) {
-  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
   const where = to > from ? `lines ${from} to ${to}` : `line ${from}`;
   const address = location.href.replace(/[()]/g, (bracket) => (bracket === "(" ? "%28" : "%29"));
-  return `${fence}\n${text}\n${fence}\n[${$("name").textContent}, ${where}](${address})\n`;
+  return `${fenced(text)}\n[${$("name").textContent}, ${where}](${address})\n`;
 }
 
-/** Copies what a button of the selection says, and shows on the button that it is done. */
+/** Copies what a button says, and shows on the button that it is done. */
 export async function copyAs(button, path, picked, stream) {
-  await copyText(button, await COPIES[button.id](path, picked, stream));
-}
-
-/** Copies a text, and shows on its button that it is done. */
-export async function copyText(button, text) {
+  const text = await COPIES[button.id](path, picked, stream);
   const label = (button.dataset.label ??= button.textContent);
   await toClipboard(text);
   button.textContent = "Copied ✓";

@@ -110,9 +110,14 @@ export function cardMarkdown(address) {
   const { number } = $("gocause").dataset;
   const where = number ? `${address}#L${number}` : address;
   const text = $("summary").querySelector("code, b").textContent;
-  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
   const said = [$("past"), $("slower")].filter((each) => !each.hidden && each.textContent).map((each) => `\n${each.textContent}\n`);
-  return `[${$("name").textContent}](${where}): ${$("badge").textContent}\n\n${fence}\n${text}\n${fence}\n${said.join("")}`;
+  return `[${$("name").textContent}](${where}): ${$("badge").textContent}\n\n${fenced(text)}\n${said.join("")}`;
+}
+
+/** Text as a block of Markdown, whose fence is longer than any in the text. */
+export function fenced(text) {
+  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
+  return `${fence}\n${text}\n${fence}`;
 }
 
 /** Opens the card of a job with that status before what it says is known, so that nothing moves then. Null closes it. */
