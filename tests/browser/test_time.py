@@ -27,17 +27,10 @@ ROUTE: Final = re.compile(r"/jobs/[^/]+/profile\?")
 
 #: What the pure part makes of a small profile, and of times.
 PURE: Final = """async (profile) => {
-    const { lineAt, outputPath, pauseAt, pausesOf, placeText, runningTexts, secondsOf, slowPath, stepped } =
+    const { lineAt, outputPath, pauseAt, pausesOf, placeText, runningTexts, secondsOf, slowPath } =
         await import("/ui/static/js/timeline.js");
     const { strip } = profile;
     const pauses = pausesOf(profile);
-    const steps = (at, direction) => {
-        const found = [];
-        for (let next = stepped(pauses, 100, at, direction); next !== at; next = stepped(pauses, 100, at, direction)) {
-            found.push(at = next);
-        }
-        return found;
-    };
     const ends = [[130, 170], [125, 3590], [7200, 10800], [3, 23], [-5, 90], [0, 40], [-9, 0], [175, 175]];
     const silent = (seconds, usual, isSilent = true) =>
         runningTexts({ silent_seconds: seconds, usual, seconds_left: null }, 0, isSilent).silent;
@@ -50,7 +43,6 @@ PURE: Final = """async (profile) => {
         silence: outputPath(strip).split("V").slice(21, 100).every((each) => Number(each.split("H")[0]) > 15),
         slow: slowPath(pauses, 100),
         found: [9.5, 10, 30, 49, 50, 50.5, 70, 75, 90].map((seconds) => pauseAt(pauses, seconds, 1)?.number ?? 0),
-        right: steps(8, 1).slice(0, 4), left: steps(55, -1).slice(0, 4),
         ends: ends.map(([least, most]) =>
             runningTexts({ silent_seconds: 0, usual: null, seconds_left: { least, most } }, 0).end),
         silent: [silent(240, usual), silent(13, usual), silent(12, usual), silent(240, usual, false), silent(240, null),
@@ -123,9 +115,6 @@ def test_places_in_a_strip_of_time(open_tab: OpenTab, job: Job) -> None:
         "silence": True,
         "slow": "M100.0 0V16M100.0 8H500.0",
         "found": [101, 101, 101, 101, 101, 101, 201, 0, 0],
-        # To the right: to the pause, out of it, and on. To the left: to its beginning, out of it, and on.
-        "right": [10, 50, 52, 54],
-        "left": [53, 51, 10, 8],
         "ends": [
             "usually ends in 2 to 3 min",
             "usually ends in 2 to 60 min",
@@ -180,8 +169,7 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
     assert entries["profile"][0] > entries["logs"][1]
 
     said = "30.1 s here, usually 0.1 s · after line 40"
-    strip = page.locator("#strip")
-    track = strip.locator(".track")
+    track = page.locator("#strip .track")
 
     def at(seconds: float) -> Position:
         box = track.bounding_box()
@@ -200,19 +188,19 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
     wait_current(tab, 40)
     tab.wait_said(said)
 
-    page.focus("#strip")
+    slider = page.get_by_role("slider", name="Time in the log")
+    slider.focus()
     page.keyboard.press("Home")
     wait_current(tab, 1)
-    for _ in range(5):
+    for _ in range(10):
         page.keyboard.press("ArrowRight")
     wait_current(tab, 40)
-    value = "(each) => [each.role, each.ariaLabel, each.ariaValueNow, each.ariaValueMax, each.ariaValueText]"
-    assert strip.evaluate(value) == ["slider", "Time in the log", "4", "40", said]
+    assert slider.evaluate("(each) => each.ariaValueText") == said
     assert moment(page) == said
     page.keyboard.press("Escape")
     assert moment(page) == ""
-    page.keyboard.press("ArrowRight")
-    wait_current(tab, 41)
+    page.keyboard.press("End")
+    wait_current(tab, 60)
     page.keyboard.press("Enter")
     page.keyboard.press("g")
     tab.wait_number(1)
@@ -226,7 +214,7 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
     for width, found in ((1280, FINDINGS), (390, SHAPES)):
         page.set_viewport_size({"width": width, "height": 760})
         page.emulate_media(color_scheme="light", reduced_motion="reduce")
-        page.focus("#strip")
+        slider.focus()
         assert (width, page.evaluate(found), page.evaluate(COVERED)) == (width, [], [])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("document.getElementById('slower').scrollWidth <= innerWidth")

@@ -212,6 +212,7 @@ test("groups end as their system has it", () => {
 test("groups without an error are the good ones, whatever is after them", () => {
   const groups = grouped("::group::A", "::endgroup::", "::group::B", "::error::x", "::endgroup::", "::error::y", "::group::C");
   deepEqual([groups.good, groups.ended], [[[1, 2]], [[1, 2], [3, 5]]]);
+  deepEqual(grouped("--- A", "a", "+++ B", "b", "--- C").good, [[1, 2]]);
 });
 
 test("the steps of a log are its groups; what GitHub runs in a step comes after its head", () => {

@@ -17,7 +17,7 @@ const RETRY_MS = 2000;
 const NAMED = ["gitlab", "travis"];
 
 export class Groups {
-  /** The groups by their first lines: `{start, end, ms, at, of, title, badLine}`. `end` is the last line, Infinity while it is open; its markup is in the group. */
+  /** The groups by their first lines: `{start, end, ms, at, of, title, badLine, isOpen}`. `end` is the last line, Infinity while it is open; its markup is in the group. */
   known = new Map();
   /** The number of the line up to which groups are known, and whether that is the end of the log. */
   position = 0;
@@ -75,7 +75,7 @@ export class Groups {
     if (!NAMED.includes(of)) this.#end(this.#open.findLast((group) => group.of === of), number - 1, at);
     if (of === "buildkite") this.#open = this.#open.filter((group) => group.of !== of);
     const title = plain(line.message.slice(skip)).replace(/^(?:---|\+\+\+|~~~) /, "").trim() || name || "group";
-    const group = { start: number, end: Infinity, of, name, title, at, badLine: 0 };
+    const group = { start: number, end: Infinity, of, name, title, at, badLine: 0, isOpen: line.message.startsWith("+++ ") };
     this.#open.push(group);
     this.known.set(number, group);
   }
@@ -93,9 +93,9 @@ export class Groups {
     for (const each of inner) if (each.end === Infinity) this.#end(each, end, at);
   }
 
-  /** The groups that have ended and had no error, as pairs of their first and last lines. */
+  /** The groups that have ended, had no error, and are not to be open (Buildkite's `+++`), as pairs of their first and last lines. */
   get good() {
-    return [...this.known.values()].filter(({ end, badLine }) => end < Infinity && badLine < 1).map(({ start, end }) => [start, end]);
+    return [...this.known.values()].filter(({ end, badLine, isOpen }) => end < Infinity && badLine < 1 && !isOpen).map(({ start, end }) => [start, end]);
   }
 
   /** All groups that have ended, as such pairs. */

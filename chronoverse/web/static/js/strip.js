@@ -2,7 +2,7 @@
 
 import { $, announce, make } from "./dom.js";
 import { span } from "./format.js";
-import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, stepped, WIDTH } from "./timeline.js";
+import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, WIDTH } from "./timeline.js";
 
 //: Pixels around a click in which a pause is looked for.
 const NEAR = 8;
@@ -11,13 +11,10 @@ const SHORT = 10;
 //: Milliseconds for which the strip says what is where a click or a key in the log has led. A finger cannot hover.
 const SAID_MS = 4000;
 
-const DIRECTIONS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
-
 export class Strip {
   #points = [];
   #pauses = [];
   #total = 0;
-  #at = 0;
   #jump;
   #view;
   #marks = [[], []];
@@ -28,18 +25,15 @@ export class Strip {
   constructor(jump, view) {
     this.#jump = jump;
     this.#view = view;
-    const strip = $("strip");
-    strip.addEventListener("pointermove", (event) => this.#total && this.#say(this.#secondsAt(event), this.#reach));
-    strip.addEventListener("pointerleave", () => this.#hush());
-    strip.addEventListener("focus", () => this.#total && strip.matches(":focus-visible") && this.#say(this.#at));
-    strip.addEventListener("blur", () => this.#hush());
+    const slider = $("at");
+    slider.addEventListener("pointermove", (event) => this.#say(this.#secondsAt(event)));
+    slider.addEventListener("pointerleave", () => this.#hush());
+    slider.addEventListener("focus", () => slider.matches(":focus-visible") && this.#say(slider.valueAsNumber));
+    slider.addEventListener("blur", () => this.#hush());
+    slider.addEventListener("input", () => this.#goTo(slider.valueAsNumber));
     // After a click, keys go to the log.
-    strip.addEventListener("mousedown", (event) => event.preventDefault());
-    strip.addEventListener("click", (event) => {
-      $("log").focus({ focusVisible: false });
-      if (this.#total) this.#goTo(this.#secondsAt(event), this.#reach);
-    });
-    strip.addEventListener("keydown", (event) => this.#keyed(event));
+    slider.addEventListener("click", () => $("log").focus({ focusVisible: false }));
+    slider.addEventListener("keydown", ({ key }) => (key === "Enter" ? $("log").focus() : key === "Escape" && this.#hush()));
   }
 
   /** Shows a profile, or nothing if it has no strip. */
@@ -52,7 +46,7 @@ export class Strip {
     $("strip").classList.toggle("empty", !isShown);
     if (!isShown) return this.#hush();
     $("total").textContent = span(1000 * this.#total);
-    $("strip").ariaValueMax = String(Math.round(this.#total));
+    $("at").max = this.#total;
     $("strip").querySelector(".output").setAttribute("d", outputPath(strip));
     $("strip").querySelector(".slow").setAttribute("d", slowPath(this.#pauses, this.#total));
     this.mark(...this.#marks);
@@ -91,7 +85,7 @@ export class Strip {
       const shown = $("strip").querySelector(".shown");
       shown.setAttribute("x", (from / this.#total) * WIDTH);
       shown.setAttribute("width", ((to - from) / this.#total) * WIDTH);
-      if (document.activeElement !== $("strip")) this.#setValue(from);
+      if (document.activeElement !== $("at")) this.#setValue(from);
     });
   }
 
@@ -105,8 +99,8 @@ export class Strip {
     announce(pauseText(next));
   }
 
-  get #reach() {
-    return (NEAR / this.#track.clientWidth) * this.#total;
+  #pauseAt(seconds) {
+    return pauseAt(this.#pauses, seconds, (NEAR / this.#track.clientWidth) * this.#total);
   }
 
   #secondsAt({ clientX }) {
@@ -114,38 +108,29 @@ export class Strip {
     return Math.max(0, Math.min(1, (clientX - left) / width)) * this.#total;
   }
 
-  #goTo(seconds, reach = 0) {
-    const pause = pauseAt(this.#pauses, seconds, reach);
-    this.#setValue(seconds, pause);
-    this.#say(seconds, reach);
-    if (document.activeElement !== $("strip")) this.#timer = setTimeout(() => this.#hush(), SAID_MS);
-    this.#jump(pause?.number ?? lineAt(this.#points, seconds));
+  #goTo(seconds) {
+    this.#setValue(seconds);
+    this.#say(seconds);
+    if (document.activeElement !== $("at")) this.#timer = setTimeout(() => this.#hush(), SAID_MS);
+    this.#jump(this.#pauseAt(seconds)?.number ?? lineAt(this.#points, seconds));
   }
 
-  #setValue(seconds, pause = pauseAt(this.#pauses, seconds)) {
-    this.#at = seconds;
-    $("strip").ariaValueNow = String(Math.round(seconds));
-    $("strip").ariaValueText = pause ? pauseText(pause) : placeText(this.#points, seconds);
+  #setValue(seconds) {
+    $("at").value = seconds;
+    $("at").ariaValueText = this.#textOf(seconds);
   }
 
-  #keyed(event) {
-    const { key } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || !this.#total) return;
-    if (key === "Enter") $("log").focus();
-    else if (key === "Escape") this.#hush();
-    else if (key === "Home") this.#goTo(0);
-    else if (key === "End") this.#goTo(this.#total);
-    else if (key in DIRECTIONS) this.#goTo(stepped(this.#pauses, this.#total, this.#at, DIRECTIONS[key]));
-    else return;
-    event.preventDefault();
+  #textOf(seconds) {
+    const pause = this.#pauseAt(seconds);
+    return pause ? pauseText(pause) : placeText(this.#points, seconds);
   }
 
   /** Says what is at a place, below it. */
-  #say(seconds, reach = 0) {
+  #say(seconds) {
+    if (!this.#total) return;
     clearTimeout(this.#timer);
-    const pause = pauseAt(this.#pauses, seconds, reach);
     const [moment, width, track] = [$("moment"), $("strip").clientWidth, this.#track];
-    moment.textContent = pause ? pauseText(pause) : placeText(this.#points, seconds);
+    moment.textContent = this.#textOf(seconds);
     moment.hidden = false;
     const left = track.offsetLeft - $("strip").offsetLeft + (seconds / this.#total) * track.clientWidth - moment.offsetWidth / 2;
     moment.style.left = `${Math.max(4, Math.min(width - moment.offsetWidth - 4, left))}px`;

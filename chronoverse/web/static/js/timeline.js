@@ -12,8 +12,8 @@ const OUTPUT_HEIGHT = 10;
 const COLUMNS = 200;
 //: Marks that are nearer to each other than this are one.
 const MERGED = 5;
-//: An arrow key moves by this share of the strip. A pause of less than half of that is none, unless it was slower than usual.
-const STEPS = 50;
+//: A pause of less than this share of a log's time is none, unless it was slower than usual.
+const SHORTEST = 0.01;
 //: Seconds that a running job must be silent before the page says so.
 const SILENT = 10;
 
@@ -48,7 +48,7 @@ export function pausesOf({ strip, slower, pauses }) {
     const { after, before, seconds, usual } = each;
     // The log may have dropped a line meanwhile.
     if (!after || !before || found.has(before.sequence_num)) continue;
-    if (!isSlower && seconds < strip.at(-1)[0] / STEPS / 2) continue;
+    if (!isSlower && seconds < strip.at(-1)[0] * SHORTEST) continue;
     const to = secondsOf(strip, before.sequence_num);
     found.set(before.sequence_num, { from: Math.max(0, to - seconds), to, seconds, usual, number: after.sequence_num, isSlower });
   }
@@ -85,16 +85,6 @@ export function pauseAt(pauses, seconds, reach = 0) {
   const away = ({ from, to }) => Math.max(from - seconds, seconds - to, 0);
   const near = pauses.filter((each) => each.isSlower && away(each) < reach).sort((a, b) => away(a) - away(b));
   return near[0] ?? pauses.find(({ from, to }) => from <= seconds && seconds < to) ?? null;
-}
-
-/** Where an arrow key leads to: a step away, but no further than to a pause that was slower than usual, and out of the one where it is. */
-export function stepped(pauses, total, at, direction) {
-  const stops = pauses.filter(({ from, isSlower }) => isSlower && (from - at) * direction > 0).map(({ from }) => from);
-  const step = at + (direction * total) / STEPS;
-  const place = Math.max(0, Math.min(total, direction > 0 ? Math.min(step, ...stops) : Math.max(step, ...stops)));
-  const inside = pauses.find(({ from, to }) => from <= place && place < to);
-  if (!inside) return place;
-  return direction > 0 && inside.from <= at ? inside.to : inside.from;
 }
 
 /** A duration in seconds, such as "12.4 s". */
@@ -134,7 +124,7 @@ export function runningTexts({ silent_seconds: silent, usual, seconds_left: left
   const now = (silent ?? -Infinity) + age;
   const isLong = isSilent && now >= SILENT && now > (usual?.most ?? Infinity);
   return {
-    end: isLong ? null : left && endText({ least: left.least - age, most: left.most - age }),
+    end: left && endText({ least: left.least - age, most: left.most - age }),
     silent: isLong ? `Silent for ${roughly(now)}, usually ${roughly(usual.median)}` : null,
   };
 }
