@@ -129,7 +129,7 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
     """The page is open before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
     tab = open_tab().open(later)
-    tab.page.wait_for_selector(f"#notice:has-text('No job {later.job_id} in page. Its jobs')")
+    tab.page.wait_for_selector(f"#notice:has-text('No job {later.job_id} in page. All jobs')")
     tab.page.wait_for_selector(f"#notice a:text-is('{job.ref.job_id}')")
     headers = {"Authorization": f"Bearer {page_service.token()}"}
     httpx.put(f"{page_service.url}/workflows/page/jobs/{later.job_id}", headers=headers, verify=page_service.verify)

@@ -7,7 +7,7 @@ import { get } from "./session.js";
 /** Shows it in the notice, which the page clears when the job begins. */
 export async function showMissing(workflow, name) {
   const waits = "It appears here when it starts.";
-  const parts = [`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "Its jobs"), ` · ${waits}`];
+  const parts = [`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), ` · ${waits}`];
   $("notice").replaceChildren(...parts);
   $("notice").hidden = false;
   const shown = $("notice").textContent;
