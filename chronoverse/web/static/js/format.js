@@ -24,6 +24,13 @@ export function outcome(job) {
   return showsExitCode ? `${word} · exit ${job.exit_code}` : word;
 }
 
+/** The milliseconds that a job took, or has run so far. Null if that is not known. */
+export function tookMs({ status, started_at: started, finished_at: finished }) {
+  const start = Date.parse(started ?? "");
+  const stop = ended(status) ? Date.parse(finished ?? "") : Date.now();
+  return start > 0 && stop >= start ? stop - start : null;
+}
+
 const twoDigits = (number) => String(number).padStart(2, "0");
 
 /** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 min 07 s", "2 h 05 min" or "4 d 03 h". */

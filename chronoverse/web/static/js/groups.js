@@ -95,7 +95,7 @@ export class Groups {
 
   /** The groups that have ended, had no error, and are not to be open (Buildkite's `+++`), as pairs of their first and last lines. */
   get good() {
-    return [...this.known.values()].filter(({ end, badLine, isOpen }) => end < Infinity && badLine < 1 && !isOpen).map(({ start, end }) => [start, end]);
+    return this.ended.filter(([start]) => !this.known.get(start).badLine && !this.known.get(start).isOpen);
   }
 
   /** All groups that have ended, as such pairs. */

@@ -5,7 +5,7 @@ import { showAccount } from "./account.js";
 import { $, announce, make, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError, NewLines } from "./filters.js";
 import { Find } from "./find.js";
-import { count, ended, many, outcome } from "./format.js";
+import { count, ended, many, outcome, tookMs } from "./format.js";
 import { Groups } from "./groups.js";
 import { ciAddress, labelElements } from "./labels.js";
 import { Log } from "./log.js";
@@ -433,7 +433,7 @@ function showState(state) {
   showLabels(state.labels);
   if (live || hasFailed()) openCard(hasFailed() ? status : status === "RUNNING" ? status : null);
   else if (!$("card").hidden) openCard(null);
-  strip.reserve((live ? Date.now() : Date.parse(state.finished_at)) - Date.parse(state.started_at));
+  strip.reserve(tookMs(state));
   steps.of(state);
   notifyOfEnd(live, outcome(state), name);
   showNewCount();

@@ -1,7 +1,7 @@
 // How jobs stand, as badges and rows of dots. Each status has a shape of its own, for eyes that do not see its colour.
 
 import { link, make } from "./dom.js";
-import { STATUS, outcome } from "./format.js";
+import { STATUS, outcome, span, tookMs } from "./format.js";
 import { icon } from "./icons.js";
 
 /** Whether somebody should look at it. */
@@ -30,9 +30,10 @@ export function badgeElement(job) {
 /** An icon for each run, the newest last, as one reads a line of time. A run `{status, id}` links to `address(id)` once its id is known. */
 export function dotsElement(runs, address) {
   const dots = make("div", "dots");
-  for (const { status, id } of [...runs].reverse()) {
+  for (const run of [...runs].reverse()) {
+    const [{ status, id }, took] = [run, tookMs(run)];
     const shape = statusIcon(status, status === "COMPLETED" ? "good" : status);
-    const words = make("span", "sr", `${id ? `${id}: ` : ""}${STATUS[status] ?? status} `);
+    const words = make("span", "sr", `${id ? `${id}: ` : ""}${outcome(run)}${took === null ? "" : `, ${span(took)}`} `);
     const dot = id ? link(address(id), shape, words) : make("span", "", shape, words);
     dot.title = words.textContent.trim();
     dot.dataset.status = status;

@@ -1,7 +1,7 @@
 // The head of the page: the job's status, and whether the page is connected. And how far a running job is.
 
 import { $, announce, make, timeElement } from "./dom.js";
-import { ended, many, outcome, span } from "./format.js";
+import { ended, many, outcome, span, tookMs } from "./format.js";
 import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
@@ -71,8 +71,7 @@ export function showTrouble(text) {
 function tick() {
   if (!job) return;
   const start = Date.parse(job.started_at ?? "");
-  const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
-  const took = start > 0 && stop >= start ? stop - start : null;
+  const took = tookMs(job);
   const facts = [];
   if (took !== null) facts.push(span(took));
   if (start > 0) facts.push(timeElement(job.started_at));

@@ -68,11 +68,9 @@ export class Viewport {
   set source(source) {
     this.#source = source;
     this.#row = 0;
-    this.#px = 0;
-    this.#heightFactor = 1;
     this.#anchor = null;
-    this.#space.style.minWidth = "";
-    this.refresh(true);
+    this.#nodes.clear();
+    this.#relayout();
   }
 
   get wrap() {
@@ -81,10 +79,15 @@ export class Viewport {
 
   set wrap(wrap) {
     this.#wrap = wrap;
+    this.#scroller.classList.toggle("wrap", wrap);
+    this.#relayout();
+  }
+
+  /** Forgets the rows' sizes. */
+  #relayout() {
     this.#px = 0;
     this.#heightFactor = 1;
     this.#space.style.minWidth = "";
-    this.#scroller.classList.toggle("wrap", wrap);
     this.refresh();
   }
 
@@ -129,8 +132,7 @@ export class Viewport {
     if (this.#scroller.clientHeight !== this.#height) this.#resized();
     const [top, bottom] = this.view;
     if (near && row > top && row < bottom - 1) return this.refresh();
-    this.stick = false;
-    this.#toEnd = false;
+    this.#release();
     this.#row = Math.max(0, Math.min(row, this.#source.count - 1));
     this.#px = 0;
     if (!this.#wrap) this.#moveBy(-Math.round((share * this.#height) / ROW) * ROW);
@@ -183,13 +185,12 @@ export class Viewport {
     const by = now - this.#lastScrollTop;
     if (Math.abs(by) < 0.5) return;
     this.#lastScrollTop = now;
-    this.stick = false;
-    this.#toEnd = false;
+    this.#release();
     if (this.#exact) this.#moveTo(now);
     else if (Math.abs(by) <= SMALL_SCREENS * this.#height) this.#moveBy(by);
     else this.#moveTo((now / (this.#range - this.#height)) * Math.max(0, this.#source.count * ROW - this.#height));
     clearTimeout(this.#settleTimer);
-    this.#settleTimer = this.#exact ? 0 : setTimeout(() => this.#settle(), SETTLE_MS);
+    this.#settleTimer = this.#exact ? 0 : setTimeout(() => ((this.#settleTimer = 0), this.#sync()), SETTLE_MS);
     this.#draw();
     this.stick = by > 0 && this.atEnd;
     const stuck = now <= 0 ? this.#row > 0 || this.#px > 0 : now >= this.#range - this.#height - 1 && !this.atEnd;
@@ -318,11 +319,6 @@ export class Viewport {
     if (width > this.#scroller.clientWidth && width > (parseFloat(this.#space.style.minWidth) || 0)) {
       this.#space.style.minWidth = `${width}px`;
     }
-  }
-
-  #settle() {
-    this.#settleTimer = 0;
-    this.#sync();
   }
 
   /** Sets the scroll bar to the position. */

@@ -5,7 +5,7 @@ import { namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { causeOf } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
-import { STATUS, count, ended, many, span } from "./format.js";
+import { STATUS, count, ended, many, span, tookMs } from "./format.js";
 import { chip, commitElement, filterChip } from "./labels.js";
 import { List } from "./list.js";
 import { WorkflowSearch } from "./search.js";
@@ -45,10 +45,9 @@ function cells(job) {
 }
 
 function update(row, job) {
-  const start = Date.parse(job.started_at ?? "");
-  const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
+  const took = tookMs(job);
   row.querySelector(".when").replaceChildren(timeElement(job.started_at ?? job.created_at ?? ""));
-  row.querySelector(".took").textContent = start > 0 && stop >= start ? span(stop - start) : "";
+  row.querySelector(".took").textContent = took === null ? "" : span(took);
   const why = (isRed(job.status) && causeOf(workflow, job.id, () => list.show())) || "";
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
