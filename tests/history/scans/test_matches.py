@@ -64,6 +64,15 @@ def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "size"), [("b", 2**20 - 1), ("é", 2**19 - 1)])
+def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
+    """Also by an expression that matches nothing at each of its characters."""
+    encode = MatchEncoder(lambda *_, **__: iter(()), JOB, Matcher("a*", regex=True), None, False, 0, 0)
+    found = encode(Line(1, NOW, text * size + "a", "stdout"), PageBudget(clock=lambda: 0.0))
+    assert found
+    assert orjson.loads(found[1])["highlights"] == [[size, size + 1]]
+
+
 @pytest.mark.parametrize(
     ("step", "before", "after"), [(1, 0, 0), (10, 0, 0), (10, 1, 1), (1, 1, 1), (1, 0, 2), (2, 1, 0), (100, 50, 49)]
 )

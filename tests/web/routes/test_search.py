@@ -371,17 +371,3 @@ def test_an_invalid_time_or_context_is_refused(client: httpx.Client, job: Foreig
     job.line("1")
 
     assert client.get(f"{job.path}/logs/search?q=1&{query}").status_code == 400
-
-
-def test_all_of_a_long_line_is_searched(client: httpx.Client, job: Foreign) -> None:
-    """Also by an expression that matches nothing at each of its characters, however busy the machine is."""
-    size = 2**20 - 1
-    job.lines(["b" * size + "a", "é" * (size // 2) + "a"])
-    ((first,), (second,)) = (
-        client.get(f"{job.path}/logs/search", params={"q": "a*", "regex": "true", "offset": at, "limit": 1}).json()[
-            "logs"
-        ]
-        for at in (0, 1)
-    )
-    assert first["highlights"] == [[size, size + 1]]
-    assert second["highlights"] == [[size // 2, size // 2 + 1]]
