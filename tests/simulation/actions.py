@@ -78,10 +78,15 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
             _person(site, f"reader-{loop.steps}-{slow}", _read_on, site, host, read, found, slow)
         time.sleep(start)
 
+        losses = site.losses
+
         def done(status: int, answer: Any) -> bool:
+            nonlocal losses
             if status in (404, 409):
                 return True
-            if status == 200 and answer["next"] is None and not answer["pending"]:
+            before, losses = losses, site.losses
+            # A store that was lost meanwhile has forgotten it.
+            if before == losses and status == 200 and answer["next"] is None and not answer["pending"]:
                 found.done_at = loop.time
                 for node in site.nodes:
                     for query in ("", "&q=n%3D"):

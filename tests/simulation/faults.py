@@ -9,11 +9,17 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from tests.simulation.actions import delete, import_archive, redact
+from tests.simulation.install import ASKED_FOR
 from tests.simulation.kernel import Process, loop, world
 from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
 
 #: Seconds that a fault may last.
 LONGEST_SECONDS: Final = 30.0
+#: The faults that keep no runner from renewing its lease.
+HARMLESS: Final = frozenset({
+    "kill_archiver", "no_memory", "objects_away", "objects_slow", "jump_clock", "redact", "delete", "lose_reports",
+    "import_beside",
+})  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -52,6 +58,8 @@ class Faults:
             world.faults.append(fault.number)
             self._site.outages += fault.kind in ("crash_store", "cut_power", "lose_store", "fail_over")
             world.count(fault.kind)
+            if fault.kind not in HARMLESS:
+                self._site.silences.append(loop.time)
             world.tell("fault", f"{fault.number} {fault.kind} {what}")
 
     # The network
@@ -113,6 +121,29 @@ class Faults:
     def kill_node(self) -> str | None:
         return self._kill(self._chance.choice(self._site.nodes))
 
+    def fail_tail(self) -> str | None:
+        """A thread of a node's tail raises an unexpected error."""
+        node, name = self._chance.choice(self._site.nodes), self._chance.choice(("read_once", "housekeep_once"))
+        if node.deps is None:
+            return None
+        tail = node.deps.tail
+
+        def fail() -> None:
+            delattr(tail, name)
+            raise RuntimeError(ASKED_FOR)
+
+        setattr(tail, name, fail)
+        return f"{node.name} in {name}"
+
+    def drain_node(self) -> str | None:
+        """A node ends its streams and then itself, as in a rolling restart."""
+        node, seconds = self._chance.choice(self._site.nodes), self._seconds(8)
+        if node.process.dead or node.deps is None:
+            return None
+        node.process.spawn(node.deps.admission.drain, seconds)
+        loop.call_later(seconds + 1.0, self._kill, node)
+        return f"{node.name} in {seconds:.1f} s"
+
     def kill_archiver(self) -> str | None:
         return self._kill(self._chance.choice(self._site.archivers))
 
@@ -152,14 +183,18 @@ class Faults:
         waiting = any(each.is_waiting for each in self._site.runners)
         if self._site.store.process.dead or waiting or self._site.sentinel:
             return None
-        seconds = self._seconds(5)
-        self._site.store.crash(power=True, seconds=seconds)
-        self._site.unsafe_until = loop.time + 60.0
+        store, seconds = self._site.store, self._seconds(5)
+        # What is not synced is lost: more of it after the disk has stood still. Redis waits for it after two seconds.
+        busy = self._seconds(2) if self._chance.random() < 0.5 else 0.0
+        store.disk_is_busy = busy > 0
+        loop.call_later(busy, setattr, store, "disk_is_busy", False)
+        loop.call_later(busy, store.crash, True, seconds)
+        self._site.unsafe_until = loop.time + busy + 60.0
         if self._chance.random() < 0.5:
             # Once more, while runners send again what was lost.
-            again = seconds + self._seconds(3)
-            loop.call_later(again, self._site.store.crash, True, self._seconds(3))
-        return f"for {seconds:.1f} s"
+            again = busy + seconds + self._seconds(3)
+            loop.call_later(again, store.crash, True, self._seconds(3))
+        return f"for {seconds:.1f} s, after {busy:.1f} s without a sync"
 
     def lag(self) -> str | None:
         seconds = self._seconds(8)
@@ -202,17 +237,23 @@ class Faults:
     def lose_store(self) -> str | None:
         """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
         waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting or self._site.sentinel:
+        if self._site.store.process.dead or waiting or self._site.sentinel or loop.time < self._site.unsafe_until:
             return None
         for runner in self._site.runners:
-            # A live runner also sends again what was redacted (docs/history.md).
             runner.has_lost_store = True
-            for each in runner.redactions:
+            for each in runner.redactions if runner.is_alive else ():
+                # A live runner also sends again what was redacted (docs/history.md).
                 each.done_at = float("inf")
             # A runner that is alive sends again what it has. Nobody has the lines of the others.
             runner.is_gone = runner.is_gone or not runner.is_alive
         seconds = self._seconds(5)
-        self._site.store.crash(power=True, seconds=seconds, lose_all=True)
+        if self._chance.random() < 0.5:
+            self._site.store.crash(power=True, seconds=seconds, lose_all=True)
+        else:
+            # Somebody empties it. It was up for long, so leases expire at once.
+            self._site.store.data.clear()
+            seconds = 0.0
+        self._site.losses += 1
         self._site.unsafe_until = loop.time + 120.0
         import_archive(self._site, seconds + self._seconds(4))
         # Otherwise all runners are there before the import is.

@@ -4,7 +4,7 @@ import http.client
 import logging
 import socket
 import threading
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import redis.connection
@@ -15,6 +15,9 @@ from chronoverse.live import feed
 from chronoverse.store import driver, live_reader
 from tests.simulation.kernel import loop, world
 from tests.simulation.network import Network, Pipe, SimSocket
+
+#: The text of an error that a fault has raised.
+ASKED_FOR: Final = "a fault of the simulation"
 
 
 class _Sockets:
@@ -41,7 +44,7 @@ class Told(logging.Handler):
         text = record.getMessage()
         if world.story is not None:
             world.story.append((loop.time, world.process_name, text[:300]))
-        if record.exc_info and record.exc_info[1] is not None:
+        if record.exc_info and record.exc_info[1] is not None and str(record.exc_info[1]) != ASKED_FOR:
             world.violation(f"{world.process_name}: {text[:200]}", record.exc_info[1])
 
 

@@ -17,8 +17,9 @@ from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
 from tests.simulation.actions import request
 from tests.simulation.kernel import EPOCH, MONOTONIC, loop, world
-from tests.simulation.parts import BALANCER, Runner, Site, Viewer, WaitViewer, in_process
-from tests.web.routes.model import Entry, Log, Query
+from tests.simulation.parts import BALANCER, WORKFLOW, Runner, Site, Viewer, WaitViewer, in_process
+from tests.support.workflow_client import said
+from tests.web.routes.model import EVERYTHING, Entry, Log, Query
 
 #: Seconds within which everybody has everything, once the faults are over.
 REST_SECONDS: Final = 180.0
@@ -59,6 +60,28 @@ def rest(site: Site) -> None:
     deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
     waiting = [each for each in site.viewers if each.job not in deleted]
     _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
+    if not world.violations:
+        _wait(lambda: _outdated(site), "viewers of the workflow")
+    for each in site.workflow_viewers:
+        site.network.kill(each.process)
+    # A node does not learn that the network has forgotten a stream.
+    if not world.violations and not world.counts.get("half_open"):
+        _wait(lambda: _leftovers(site), "leftovers")
+
+
+def _leftovers(site: Site) -> list[str]:
+    """What nodes still have, though nobody is there: slots of streams, and watched jobs."""
+    found = [(node.name, node.deps) for node in site.nodes if node.deps is not None]
+    kept = [(name, len(deps.admission), deps.tail.watched) for name, deps in found]
+    return [f"{name} has {streams} streams and {jobs} jobs" for name, streams, jobs in kept if streams or jobs]
+
+
+def _outdated(site: Site) -> list[str]:
+    """The viewers of the workflow that do not know its jobs as its listing has them."""
+    status, page = _answer(site, f"/workflows/{WORKFLOW}/jobs?limit=1000")
+    listed = {job["id"]: said(job) for job in page["jobs"]} if status == 200 else None
+    viewers = [(each, {name: said(job) for name, job in each.known.items()}) for each in site.workflow_viewers]
+    return [f"{each.process.name} knows {known}, not {listed}" for each, known in viewers if known != listed]
 
 
 def _wait(missing: Callable[[], list[str]], what: str) -> None:
@@ -76,7 +99,7 @@ def judge_round(site: Site) -> None:
             return
         viewers = [each for each in site.viewers if each.job == runner.job]
         if runner.is_gone:
-            world.count("gone jobs")
+            _judge_gone(site, runner)
         elif runner.is_deleted:
             _judge_deleted(site, runner)
         else:
@@ -103,6 +126,20 @@ def _judge_deleted(site: Site, runner: Runner) -> None:
         world.violation(f"{runner.job} was deleted, and has objects left")
 
 
+def _judge_gone(site: Site, runner: Runner) -> None:
+    """What is left of a job whose store was lost has nothing that was redacted."""
+    world.count("gone jobs")
+    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
+    if not runner.is_deleted and _answer(site, path)[0] == 200:
+        _judge_redactions(runner, [], _pages(site, runner, with_gaps=True))
+
+
+def _pages(site: Site, runner: Runner, *, with_gaps: bool) -> list[Seen]:
+    read = partial(history, f"http://{BALANCER}", runner.job, site.token("judge"), with_gaps=with_gaps)
+    found: list[Seen] = in_process("judge", read, 60.0)
+    return found
+
+
 def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
     status, state = _answer(site, path)
@@ -111,8 +148,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if status != 200:
         world.violation(f"{runner.job} answers {status}")
         return
-    read = partial(history, f"http://{BALANCER}", runner.job, site.token("judge"), with_gaps=runner.has_lost_store)
-    pages = in_process("judge", read, 60.0)
+    pages = _pages(site, runner, with_gaps=runner.has_lost_store)
     is_lost = state["status"] == Status.LOST
     if is_lost and not (runner.lapses or runner.deaths):
         world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
@@ -125,7 +161,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if state["attempt"] > 1 + runner.deaths + runner.lapses + 2 * site.outages:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
-    _judge_routes(site, path, pages)
+    log = _log(site, path)
+    _judge_routes(site, path, log)
     if not site.outages:
         _judge_audit(site, runner, path, pages)
         for viewer in viewers:
@@ -148,18 +185,21 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         _judge_gaps(viewer, pages)
         _judge_stream(site, viewer)
         if viewer.query is not None:
-            _judge_filtered(runner, viewer, _unredacted(runner, pages))
+            _judge_filtered(runner, viewer, log, may_have_more=is_lost and site.outages > 0)
 
 
-def _judge_routes(site: Site, path: str, pages: list[Seen]) -> None:
-    """A node's other routes answer as the reference model does, which is made from the pages."""
-    chance, lines = world.chance, [each for each in pages if each.kind == LINE]
-    log = Log(tuple(Entry(each.number, "line", each.message, timestamp=each.timestamp) for each in lines))
-    offset, limit, query = (
-        int(chance.random() * len(lines)),
-        chance.choice((1, 9, 500)),
-        Query(f"n={chance.randint(1, 9)}"),
-    )
+def _log(site: Site, path: str) -> Log:
+    """The lines of a log, as the reference model has them."""
+    names = ("sequence_num", "message", "stream", "timestamp")
+    found = [[each[name] for name in names] for each in _answer(site, f"{path}/logs/raw?format=jsonl")[1]]
+    return Log(tuple(Entry(number, "line", *rest) for number, *rest in found))
+
+
+def _judge_routes(site: Site, path: str, log: Log) -> None:
+    """A node's other routes answer as the reference model does."""
+    chance = world.chance
+    offset, limit = int(chance.random() * len(log.entries)), chance.choice((1, 9, 500))
+    query = Query(f"n={chance.randint(1, 9)}")
     backwards = [each for each in log.lines() if not offset or each["sequence_num"] < offset][::-1]
     around = query._replace(before=1)
     asked = {
@@ -226,17 +266,19 @@ def _judge_stream(site: Site, viewer: Viewer) -> None:
                 return
 
 
-def _judge_filtered(runner: Runner, viewer: Viewer, pages: list[Seen]) -> None:
-    """A filtered viewer has what ``grep`` finds, once and in order, but for what was redacted meanwhile."""
+def _judge_filtered(runner: Runner, viewer: Viewer, log: Log, *, may_have_more: bool) -> None:
+    """A filtered viewer has what the model finds, once and in order, but for what was redacted meanwhile.
+
+    It may have more if the store has lost lines that nobody sends again.
+    """
     got = [each.number for each in viewer.seen if each.kind == LINE]
-    matching = [each.number for each in pages if each.kind == LINE and (viewer.query or "") in each.message]
+    matching = [each["sequence_num"] for each in log.lines(viewer.query or EVERYTHING)]
     redacted = {number for each in runner.redactions for number in each.texts}
     if got != sorted(set(got)):
         world.violation(f"{viewer.name} has lines of {runner.job} twice or out of order: {got}")
-    elif not runner.has_lost_store and (wrong := (set(got) ^ set(matching)) - redacted):
-        world.violation(
-            f"{viewer.name} of {runner.job}, q={viewer.query}: lines {sorted(wrong)[:9]} are not as in /logs"
-        )
+    wrong = (set(matching) - set(got) if may_have_more else set(matching) ^ set(got)) - redacted
+    if wrong and not runner.has_lost_store:
+        world.violation(f"{viewer.name} of {runner.job}, {viewer.query}: lines {sorted(wrong)[:9]} are not as in /logs")
 
 
 def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) -> None:

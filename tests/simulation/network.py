@@ -188,7 +188,12 @@ class SimSocket:
 
     def arrive(self, data: bytes | None, error: OSError | None = None) -> None:
         """The network delivers. The kernel of a process that stands still takes it, too."""
-        if self.closed or self.forgotten or self.owner.dead or self._ended:
+        if self.closed and data is not None and self.peer is not None and not self.forgotten:
+            # Nobody reads it any more. The kernel says so, and the next write fails.
+            loop.call_later(
+                self.link.seconds(), self.peer.arrive, None, ConnectionResetError(errno.ECONNRESET, "reset")
+            )
+        if self.closed or self.forgotten or self.owner.dead or (self._ended and error is None):
             return
         loop.current = self.owner
         if self.owner.frozen or self._held:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import gevent
 
@@ -36,8 +36,9 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
 from chronoverse.web import app as web_app
+from chronoverse.web.http.dependencies import Dependencies
 from tests.faults.emitter import line
-from tests.faults.oracle import Printed, Seen
+from tests.faults.oracle import GAP, Printed
 from tests.faults.watching import FilteredWatcher, WaitLoop, Watcher
 from tests.simulation.http_server import serve
 from tests.simulation.kernel import EPOCH, Process, loop, world
@@ -45,6 +46,8 @@ from tests.simulation.network import Network
 from tests.simulation.objects import Bucket, SimObjectStore
 from tests.simulation.plan import Shape
 from tests.simulation.store_server import Sentinel, StoreServer
+from tests.support.workflow_client import Client
+from tests.web.routes.model import Query
 
 SECRET: Final = "a secret of the simulation that signs nothing else"
 #: The host at which the service is reached.
@@ -66,6 +69,7 @@ class Site:
     archivers: "list[ArchiverProcess]" = field(default_factory=list)
     runners: "list[Runner]" = field(default_factory=list)
     viewers: "list[Viewer]" = field(default_factory=list)
+    workflow_viewers: "list[WorkflowViewer]" = field(default_factory=list)
     #: Processes of people, who redact and delete.
     people: list[Process] = field(default_factory=list)
     #: Until when the store may have lost lines that their runner has yet to send again.
@@ -74,6 +78,10 @@ class Site:
     began: float = 0.0
     quiet_since: float = 0.0
     outages: int = 0
+    #: When faults began that may keep runners from renewing their leases.
+    silences: list[float] = field(default_factory=list)
+    #: How often the store has lost everything.
+    losses: int = 0
 
     def __post_init__(self) -> None:
         world.slow, world.late = self.shape.slow, self.shape.late
@@ -129,6 +137,7 @@ class Node:
         self._site = site
         self.process = Process(name)
         self.scans = Process(f"{name}-scans")
+        self.deps: Dependencies | None = None
 
     def start(self) -> None:
         self.process, self.scans = Process(self.name), Process(f"{self.name}-scans")
@@ -146,7 +155,7 @@ class Node:
                 "CHRONOVERSE_LEASE_SECONDS": str(self._site.shape.lease),
             }
         )
-        deps = web_app.build_dependencies(settings)
+        self.deps = deps = web_app.build_dependencies(settings)
         deps.scans.connect_to(ScanEndpoint(self.scans.name, os.memfd_create(self.name)))  # type: ignore[arg-type]
         serve(self._site.network, self.name, self.process, web_app.build_app(deps))
         world.tell(self.name, "serves")
@@ -178,9 +187,7 @@ class ArchiverProcess:
     def _run(self) -> None:
         store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
         shape = self._site.shape
-        policy = RetentionPolicy(
-            shape.hot_bytes, shape.hot_seconds, 7 * 86_400, shape.running_seconds, orphan_seconds=300
-        )
+        policy = RetentionPolicy(shape.hot_bytes, shape.hot_seconds, 7 * 86_400, shape.running_seconds, 300, shape.lock)
         archiver = Archiver(store, self._site.objects, policy, stop=threading.Event())
         # Virtual time passes only while all wait, so a round takes none of it, and would begin again at once.
         archiver._rounds.seconds = shape.archiver_seconds
@@ -289,7 +296,8 @@ class Runner:
             count = max(count, self._last_burst if loop.time + self._pause > self._until else 0)
             self.printed[writer] = Printed(number + count, number + count)
             text = "\n".join(line(writer, each) for each in range(number + 1, number + count + 1))
-            spool.put(LineBatch("stdout", iso_timestamp(time.time()), text.encode(), count))
+            stream = chance.choice(("stdout", "stdout", "stderr"))
+            spool.put(LineBatch(stream, iso_timestamp(time.time()), text.encode(), count))
             number += count
             world.count("lines", count)
             time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
@@ -308,11 +316,15 @@ class Runner:
 
     @property
     def lapses(self) -> int:
-        """How often its lease may have expired: it may have been unheard for so long."""
+        """How often its lease may have expired: faults may have kept it silent for so long."""
         # With several requests on their way, an answer may be to an earlier one.
         asked = [self.contacts[max(at - (self._kind == "http"), 0)][0] for at in range(len(self.contacts))]
         answered = [*(each for _, each in self.contacts[1:]), self.over_at]
-        return sum(b - a > 0.9 * self._site.shape.lease for a, b in zip(asked, answered, strict=True))
+        silent = [
+            each for each in zip(asked, answered, strict=True) if each[1] - each[0] > 0.9 * self._site.shape.lease
+        ]
+        # A fault lasts for 30 s, and it takes some time to notice its end.
+        return sum(any(a - 45 < at < b for at in self._site.silences) for a, b in silent)
 
     @property
     def is_waiting(self) -> bool:
@@ -347,7 +359,7 @@ class Runner:
 class Viewer(Watcher):
     """A viewer of one job, from line 1 to its end. Each connection goes to another node. ``query`` is its filter."""
 
-    query: str | None = None
+    query: Query | None = None
 
     def __init__(self, site: Site, job: JobRef, name: str, **options: Any) -> None:
         super().__init__("http://node", job, site.token(name), **options)
@@ -367,6 +379,9 @@ class Viewer(Watcher):
 
     def _new_connection(self) -> http.client.HTTPConnection:
         self.connected_at.append(loop.time)
+        # A gap has no id of its own. After the id before it, it comes again.
+        reached = getattr(self, "_looked_at", 0) or int(self._cursor or 0)
+        self.seen = [each for each in self.seen if each.kind != GAP or each.last <= reached]
         return http.client.HTTPConnection(BALANCER, timeout=SILENCE_SECONDS)
 
     def _event(self, event: ServerSentEvent) -> None:
@@ -379,28 +394,31 @@ class Viewer(Watcher):
             self.ending = ""
 
     def _feed(self, decoder: Any, chunk: bytes) -> None:
-        before = len(self.seen)
-        super()._feed(decoder, chunk)
+        before, chance = len(self.seen), world.chance.random
+        has_faults = self._site.quiet_since <= self._site.began
+        leaves = has_faults and chance() < self._leaves
+        # Anywhere, also within an event.
+        super()._feed(decoder, chunk[: int(chance() * len(chunk))] if leaves else chunk)
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
         world.count("deliveries", len(self.seen) - before)
-        if self._site.quiet_since <= self._site.began:
-            if self.reads_for:
-                time.sleep(self.reads_for)
-            if not self.ending and world.chance.random() < self._leaves:
-                raise ConnectionResetError("it leaves")
+        if has_faults and self.reads_for:
+            time.sleep(self.reads_for)
+        if leaves and not self.ending:
+            raise ConnectionResetError("it leaves")
 
 
 class FilteredViewer(Viewer, FilteredWatcher):
-    """A viewer of the lines that contain ``query``."""
+    """A viewer of the lines that match ``query``."""
 
-    def __init__(self, site: Site, job: JobRef, name: str, query: str) -> None:
-        super().__init__(site, job, name, query=f"q={quote(query)}")
+    def __init__(self, site: Site, job: JobRef, name: str, query: Query) -> None:
+        asked = {name: str(value).lower() for name, value in query._asdict().items() if value}
+        super().__init__(site, job, name, query=urlencode(asked))
         self.query = query
 
 
 class WaitViewer(FilteredViewer, WaitLoop):
-    """Waits for the lines that contain ``query``, again and again."""
+    """Waits for the lines that match ``query``, again and again."""
 
     @property
     def _path(self) -> str:
@@ -413,6 +431,17 @@ class WaitViewer(FilteredViewer, WaitLoop):
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
         world.count("deliveries", len(self.seen) - before)
+
+
+class WorkflowViewer(Client):
+    """Knows the workflow's jobs by its events."""
+
+    def __init__(self, site: Site, name: str, seed: int) -> None:
+        super().__init__(BALANCER, 80, partial(site.token, name), WORKFLOW, seed)
+        self.process = Process(name)
+
+    def start(self) -> None:
+        self.process.spawn(self.run)
 
 
 def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
@@ -434,8 +463,3 @@ def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
     if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
-
-
-def views(viewers: list[Viewer]) -> dict[str, list[Seen]]:
-    """What each viewer has received."""
-    return {each.name: each.seen for each in viewers}

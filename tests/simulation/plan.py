@@ -15,7 +15,7 @@ RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "slow": 12, "kill_node": 3,
     "kill_archiver": 6, "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6,
     "objects_away": 6, "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20,
-    "lose_store": 1, "import_beside": 2, "fail_over": 8, "lag": 8,
+    "lose_store": 4, "import_beside": 4, "fail_over": 8, "lag": 8, "fail_tail": 6, "drain_node": 4,
 }  # fmt: skip
 
 
@@ -48,6 +48,8 @@ class Shape(NamedTuple):
 
     has_sentinel: bool = False
     lease: int = 30
+    #: Seconds after which the archive lock of a dead archiver expires.
+    lock: float = 10.0
     #: When the archiver moves lines, and how often it looks for jobs.
     hot_bytes: int = 100_000
     hot_seconds: float = 60.0
@@ -95,6 +97,7 @@ def shape_of(plan: Plan) -> Shape:
     # Redactions take the most that must be just right: lines that follow, readers, and a scan or an archive in between.
     if chance.random() < 0.4:
         rates["redact"] = pick((200.0, 600.0))
+    pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0, 60.0)))
     return Shape(
         has_sentinel=chance.random() < 0.2,
         lease=pick((6, 12, 30)),
@@ -103,14 +106,16 @@ def shape_of(plan: Plan) -> Shape:
         running_seconds=pick((2.0, 10.0, 60.0)),
         archiver_seconds=pick((0.3, 2.0, 5.0)),
         ring=pick(((500, 2_000), (64 * 2**10, 8 * 2**20))),
-        pauses=pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0, 60.0))),
-        burst=pick((1, 20, 20, 200)),
+        pauses=pauses,
+        # Lines cost most of the time.
+        burst=pick((1, 20, 20, 200)) if pauses[0] > 0.5 else pick((1, 4, 10)),
         filtered=pick((0.0, 0.3, 0.8)),
         restless=pick((0.0, 0.3, 0.8)),
         sluggish=pick((0.0, 0.0, 0.3)),
         slow=pick((0.0, 0.0, 0.02, 0.2)),
         late=pick((0.002, 0.002, 0.05)),
         lost_reports=pick((0.0, 0.0, 0.3)),
+        lock=pick((1.5, 10.0)),
         rates=rates,
     )
 

@@ -16,17 +16,19 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class Defect(NamedTuple):
-    """A defect: what it is, and what replaces what, in which file below ``chronoverse/``."""
+    """A defect: what it is, and what replaces what, in ``file`` below ``chronoverse/`` and in ``more`` files."""
 
     name: str
     file: str
     changes: tuple[tuple[str, str], ...]
+    more: tuple[tuple[str, str, str], ...] = ()
 
 
 # fmt: off
 DEFECTS: Final = (
     Defect("Feed.known ignored", "live/feed.py", (
-        ("if asked is not None and self.known != asked:", "if False:"),)),
+        ("if asked is not None and self.known != asked:", "if False:"),),
+        (("live/tail.py", "                if feed.known != known:", "                if False:"),)),
     Defect("no second read of the job before a gap is named", "history/tiered_log.py", (
         ("    job = get_job()\n" "    if job and in_archive", "    job = known\n" "    if job and in_archive"),)),
     Defect("late lines not asked for again", "live/tail.py", (
@@ -48,15 +50,16 @@ DEFECTS: Final = (
          "            yield chunk\n",
          "            yield chunk\n" "            self.objects.put(chunk.name, data)\n"),)),
     Defect("hot lines trimmed before the chunk is committed", "store/scripts/commit_chunk.lua", (
-        ("local archived = whole", "if trim > 0 then trim_log(log, math.min(trim, last)) end\n"
-         "local archived = whole"),
-        ("  if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end\n", ""),)),
+        ("if is_deleted(log)", "if trim > 0 then trim_log(log, math.min(trim, last)) end\nif is_deleted(log)"),)),
     Defect("the end written before the last append is answered", "runner/publisher.py", (
         ("        elif self._unanswered:\n" "            self._append(store, attempt)\n",
          "        elif self._unanswered and self._result is not None:\n"
          "            self.spool.acknowledge(self.spool.end)\n"
          "            self._finish(store, attempt, self._result)\n" "        elif self._unanswered:\n"
-         "            self._append(store, attempt)\n"),)),
+         "            self._append(store, attempt)\n"),),
+        # Otherwise the store refuses such an end.
+        (("store/scripts/finish.lua", "tonumber(ARGV[7]) ~= last + 1 then return {'GAP'",
+          "tonumber(ARGV[7]) < 1 then return {'GAP'"),)),
     Defect("a wake-up before the waiter is registered", "live/viewer.py", (
         ("            woken.clear()\n" "            chunk = self.next()\n", "            chunk = self.next()\n"),
         ("            elif chunk is None and not self.done:\n" "                woken.wait(",
@@ -64,6 +67,19 @@ DEFECTS: Final = (
          "                woken.clear()\n" "                woken.wait("),)),
     Defect("the redaction count taken from a stale manifest", "archive/redaction.py", (
         ("self._redactions = max(job.redactions, redactions_in(names))", "self._redactions = 0"),)),
+    Defect("a stream that ends keeps its job watched", "live/tail.py", (
+        ("            feed.viewer_count -= 1\n", ""),)),
+    Defect("an error ends a thread of the tail", "live/tail.py", (
+        ("        return False\n    return True", "        raise\n    return True"),)),
+    Defect("a filtered slice given to all", "live/feed.py", (
+        ("found = self._slices.get((position, line_filter))", "found = self._slices.get((position, None))"),)),
+    Defect("a stream resumed one line too late", "web/routes/events.py", (
+        ('last_event_id(environ.get("HTTP_LAST_EVENT_ID"))',
+         'last_event_id(environ.get("HTTP_LAST_EVENT_ID"))\n        after = given = given + 1 if given else given'),)),
+    Defect("a lost end not written again", "runner/publisher.py", (
+        ("            self._end_written = False\n            self.spool.acknow", "            self.spool.acknow"),)),
+    Defect("a lease not renewed without memory", "store/scripts/renew.lua", (
+        ("redis.call('PEXPIRE', lease, ARGV[3])", "redis.call('SET', lease, ARGV[1], 'PX', ARGV[3])"),)),
     Defect("lines of a dead runner taken for another's", "runner/publisher.py", (
         ("if last is self._earlier_attempt and", "if False and"),)),
 )
@@ -72,19 +88,18 @@ DEFECTS: Final = (
 
 def plant(defect: Defect, tree: Path) -> None:
     """Plants the defect in a copy of the code below ``tree``. Raises ValueError when the code has changed."""
-    path = tree / "chronoverse" / defect.file
-    text = path.read_text("utf-8")
-    for old, new in defect.changes:
+    for file, old, new in (*((defect.file, *change) for change in defect.changes), *defect.more):
+        path = tree / "chronoverse" / file
+        text = path.read_text("utf-8")
         if text.count(old) != 1:
-            raise ValueError(f"{defect.file} has {text.count(old)} times {old!r}")
-        text = text.replace(old, new)
-    path.write_text(text, "utf-8")
+            raise ValueError(f"{file} has {text.count(old)} times {old!r}")
+        path.write_text(text.replace(old, new), "utf-8")
 
 
 def copy_tree(to: Path) -> None:
     """Copies what the simulation runs."""
     ignored = shutil.ignore_patterns("__pycache__", "static")
-    for each in ("chronoverse", "tests/simulation", "tests/faults", "tests/web/routes"):
+    for each in ("chronoverse", "tests/simulation", "tests/faults", "tests/support", "tests/web/routes"):
         shutil.copytree(ROOT / each, to / each, ignore=ignored)
     (to / "chronoverse/web/static").symlink_to(ROOT / "chronoverse/web/static")
 

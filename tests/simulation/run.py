@@ -28,11 +28,24 @@ from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
 from tests.simulation.judges import judge_round, rest, watch
 from tests.simulation.kernel import loop, world
-from tests.simulation.parts import WORKFLOW, ArchiverProcess, FilteredViewer, Node, Runner, Site, Viewer, WaitViewer
+from tests.simulation.parts import (
+    WORKFLOW,
+    ArchiverProcess,
+    FilteredViewer,
+    Node,
+    Runner,
+    Site,
+    Viewer,
+    WaitViewer,
+    WorkflowViewer,
+)
 from tests.simulation.plan import Plan, Result, shape_of
+from tests.web.routes.model import Query
 
 #: Seconds after the last fault in which some jobs still print.
 QUIET_SECONDS: Final = 90.0
+#: What filtered viewers ask for.
+QUERIES: Final = (Query("n=1"), Query("n=2", stream="stderr"), Query("N=[0-9]*[37] ", regex=True), Query("n=3"))
 
 
 def run(plan: Plan) -> Result:
@@ -80,15 +93,17 @@ def _round(plan: Plan, site: Site, number: int) -> None:
         runners.append(Runner(site, job, kind, seconds, pause=chance.choice(site.shape.pauses)))
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
-        query = f"n={chance.randint(1, 3)}"
+        query = chance.choice(QUERIES)
         if chance.random() < site.shape.filtered:
             viewers.append(chance.choice((FilteredViewer, FilteredViewer, WaitViewer))(site, job, name, query))
         else:
             viewers.append(Viewer(site, job, name))
     site.runners, site.viewers, site.people = runners, viewers, []
+    site.workflow_viewers = [WorkflowViewer(site, f"w{number}-{each}", plan.seed + each) for each in range(2)]
     site.outages, site.began = 0, began
-    for start in (*(each.start for each in runners), *(each.start for each in viewers)):
-        loop.call_later(chance.uniform(0, 30), start)
+    parts: list[Runner | Viewer | WorkflowViewer] = [*runners, *viewers, *site.workflow_viewers]
+    for part in parts:
+        loop.call_later(chance.uniform(0, 30), part.start)
     faults = Faults(site)
     for fault in schedule(plan.seed, number, began, plan.round, site.shape.rates):
         if plan.only is None or fault.number in plan.only:

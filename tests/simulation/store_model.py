@@ -148,7 +148,9 @@ class Data:
         self.unreplicated = {}
 
     def clear(self) -> None:
-        """All is lost."""
+        """All is lost, as after FLUSHALL."""
+        for key in self.values:
+            self._changed(key)
         for each in (self.values, self.expires, self._undo):
             each.clear()
 
@@ -309,12 +311,6 @@ class Data:
         self._write(key)
         self.expires[key] = due
         return 1
-
-    def do_pttl(self, key: bytes) -> Any:
-        if self._any(key) is None:
-            return -2
-        at = self.expires.get(key)
-        return -1 if at is None else round((at - self._clock()) * 1000)
 
     def do_persist(self, key: bytes) -> Any:
         if self._any(key) is None or key not in self.expires:
@@ -509,23 +505,19 @@ class Data:
             del stream.ids[:-most], stream.fields[:-most]
         return b"%d-%d" % id_
 
-    def do_xrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
+    def do_xrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes, newest: bool = False) -> Any:
         low, high = _bound(start, 0), _bound(stop, MOST)
         stream = self._get(key, Stream)
         count = _int(options[1]) if options else None
         if stream is None:
             return []
         first, last = bisect_left(stream.ids, low), bisect_right(stream.ids, high)
-        return stream.entries(first, last if count is None else min(last, first + count))
+        if count is not None:
+            first, last = (max(first, last - count), last) if newest else (first, min(last, first + count))
+        return stream.entries(first, last)
 
     def do_xrevrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
-        high, low = _bound(start, MOST), _bound(stop, 0)
-        stream = self._get(key, Stream)
-        count = _int(options[1]) if options else None
-        if stream is None:
-            return []
-        first, last = bisect_left(stream.ids, low), bisect_right(stream.ids, high)
-        return stream.entries(first if count is None else max(first, last - count), last)[::-1]
+        return self.do_xrange(key, stop, start, *options, newest=True)[::-1]
 
     def do_xread(self, *args: bytes) -> Any:
         words = [each.upper() for each in args]
@@ -540,10 +532,6 @@ class Data:
                 if first < len(stream.ids):
                     found[key] = stream.entries(first, first + count)
         return found or None
-
-    def do_xlen(self, key: bytes) -> Any:
-        stream = self._get(key, Stream)
-        return len(stream.ids) if stream else 0
 
     def do_xtrim(self, key: bytes, kind: bytes, least: bytes, *options: bytes) -> Any:
         stream = self._get(key, Stream)

@@ -64,7 +64,7 @@ class Commands:
                 ["XADD", key, id_, "f", value], ["XADD", key, id_, "event", "end", "status", "FAILED"],
                 ["XRANGE", key, "-", "+", "COUNT", 3], ["XRANGE", key, id_, "+"], ["XREVRANGE", key, "+", id_],
                 ["XREVRANGE", key, f"({id_}", "-", "COUNT", 2], ["XREAD", "COUNT", 2, "STREAMS", key, id_],
-                ["XLEN", key], ["XTRIM", key, "MINID", id_], ["XDEL", key, id_], ["XINFO", "STREAM", key],
+                ["XTRIM", key, "MINID", id_], ["XDEL", key, id_], ["XINFO", "STREAM", key],
                 ["XSETID", key, id_, "ENTRIESADDED", chance.randint(0, 40)], ["EXISTS", key, key],
                 ["XGROUP", "CREATE", key, "made", "$", "MKSTREAM"], ["XGROUP", "DESTROY", key, "made"],
             ],

@@ -1,0 +1,79 @@
+"""A client that knows a workflow's jobs by its events alone."""
+
+import contextlib
+import http.client
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+
+class Client(threading.Thread):
+    """Knows the workflow's jobs by its events alone, with connections that end anywhere. ``token`` makes one."""
+
+    def __init__(self, host: str, port: int, token: Callable[[], str], workflow: str, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.known: dict[str, Any] = {}
+        self.resets = 0
+        self.connections = 0
+        self.problems: list[str] = []
+        self._address, self._token = (host, port), token
+        self._path = f"/workflows/{workflow}/events?jobs=1000"
+        self._random = random.Random(seed)
+        self._last = ""
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._connect()
+            self._stopped.wait(0.05)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(30)
+
+    def _connect(self) -> None:
+        headers = {"Authorization": f"Bearer {self._token()}"}
+        if self._last:
+            headers["Last-Event-ID"] = self._last
+        else:
+            self.known.clear()
+        connection = http.client.HTTPConnection(*self._address, timeout=5)
+        ends_at = time.monotonic() + self._random.expovariate(0.7)
+        with contextlib.closing(connection):
+            connection.request("GET", self._path, headers=headers)
+            response = connection.getresponse()
+            if response.status not in (200, 503):
+                self.problems.append(f"{response.status} {response.read()!r}")
+                return
+            self.connections += 1
+            rest = b""
+            while not self._stopped.is_set() and time.monotonic() < ends_at and (chunk := response.read1(65_536)):
+                is_cut = self._random.random() < 0.1
+                *blocks, rest = (rest + chunk[: self._random.randrange(len(chunk)) if is_cut else None]).split(b"\n\n")
+                for block in blocks:
+                    self._take(block)
+                if is_cut:
+                    return
+
+    def _take(self, block: bytes) -> None:
+        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
+        if fields.get(b"event") == b"reset":
+            self.known.clear()
+            self.resets += 1
+        if fields.get(b"event") == b"job":
+            job = orjson.loads(fields[b"data"])
+            if job["status"] == "DELETED":
+                self.known.pop(job["id"], None)
+            else:
+                self.known[job["id"]] = job
+        if b"id" in fields:
+            self._last = fields[b"id"].decode()
+
+
+def said(job: dict[str, Any]) -> list[Any]:
+    return [job.get(name) for name in ("id", "status", "attempt", "exit_code", "labels")]
