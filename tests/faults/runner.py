@@ -24,7 +24,7 @@ class Runner:
     """Publishes what ``writer`` prints as ``job``.
 
     ``store`` is a unix socket or a URL. The runner reaches a socket through a fault proxy, and a URL directly.
-    ``settings`` are environment variables without ``CHRONOVERSE_``, in lower case. ``environ`` has more variables.
+    ``settings`` are environment variables without ``CHRONOVERSE_``, in lower case.
     """
 
     def __init__(
@@ -41,8 +41,6 @@ class Runner:
         self.data_dir = Path(str(settings.pop("data_dir", directory / f"{job.job_id}-{writer}.data")))
         emitter = (sys.executable, "-S", "-E", _EMITTER, str(self._progress), writer, str(count), str(rate))
         ours = {"CHRONOVERSE_REDIS_URL": url, "CHRONOVERSE_DATA_DIR": str(self.data_dir)}
-        added: dict[str, str] = {"PYTHONPATH": "", **settings.pop("environ", {})}
-        added["PYTHONPATH"] = f"{ROOT}:{added['PYTHONPATH']}".rstrip(":")
         ours |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._output.open("wb") as out, self._errors.open("wb") as err:
@@ -50,7 +48,7 @@ class Runner:
                 chronoverse_argv(
                     "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitter, str(self.padding)
                 ),
-                env={**clean, **ours, **added},
+                env={**clean, **ours, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

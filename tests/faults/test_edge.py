@@ -5,12 +5,9 @@ Viewers come through nginx with the configuration that we ship: over TLS, with H
 
 import secrets
 import signal
-import struct
 import time
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import psutil
 import pytest
@@ -19,7 +16,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder
 from tests.faults.oracle import Printed, judge
 from tests.faults.testbed import FaultTestbed, add_lines
-from tests.faults.watching import Http2Watcher, Watcher, longest_silence
+from tests.faults.watching import Watcher, longest_silence
 from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
@@ -35,8 +32,6 @@ REPLAYS, LONG_LINES = 30, 5_000
 REPLAY_SECONDS: Final = 60.0
 #: Row 23: megabytes by which a worker may grow: a write of 256 KiB for each viewer, and the cached segments.
 GROWTH_MB: Final = 64
-#: Seconds by which the worker's clock jumps, forwards and back.
-JUMP_SECONDS: Final = 3600.0
 
 pytestmark = pytest.mark.long
 
@@ -64,21 +59,6 @@ def foreign(testbed: FaultTestbed, name: str) -> Foreign:
 def refused(watchers: list[Watcher]) -> list[str]:
     """The answers that viewers got instead of a stream."""
     return [error for watcher in watchers for error in watcher.errors if error[:3].isdigit()]
-
-
-def test_row_8_workers_are_killed(testbed: FaultTestbed) -> None:
-    """First one of two workers is killed, then both. Viewers resume at another worker, and miss nothing."""
-    runner, watchers = testbed.start_job(job("row-8"), viewers=2 * VIEWERS)
-    for victims in (1, 2):
-        pids = testbed.service.worker_pids()
-        failed = time.monotonic()
-        for pid in pids[:victims]:
-            testbed.kill_worker(pid)
-        testbed.wait_for_more(watchers, 50)
-        assert longest_silence(watchers, failed) < RECOVERY_SECONDS
-        wait_until(lambda: len(testbed.service.worker_pids()) == 2, RECOVERY_SECONDS, "two workers")
-    assert sum(watcher.connections for watcher in watchers) > 2 * VIEWERS
-    testbed.finish(runner)
 
 
 def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
@@ -141,73 +121,6 @@ def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
     testbed.finish(runner)
 
 
-def heartbeats(stream: Stream) -> int:
-    """How many heartbeats a quiet stream has received since its last event: one a second."""
-    return stream.body.rpartition(b"\n\n")[2].count(b":")
-
-
-def at_least(stream: Stream, due: int) -> bool:
-    """Whether at least ``due`` heartbeats have come."""
-    return heartbeats(stream) >= due
-
-
-class FaultyWorker(NamedTuple):
-    """A testbed whose only worker fails as a test says, and the environment that gives a runner the worker's clock.
-
-    The file that ``CLOCK`` names says by how many seconds the clock is wrong. See ``clock/sitecustomize.py``. Files in
-    ``directory`` make the threads of the tail fail. See ``failing_tail.py``.
-    """
-
-    testbed: FaultTestbed
-    directory: Path
-    environ: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def faulty_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyWorker]:
-    """A worker that can fail. Its lease is two seconds, far less than its clock jumps."""
-    directory = tmp_path_factory.mktemp("faulty_worker")
-    (directory / "offset").write_bytes(struct.pack("d", 0))
-    clock = {"CLOCK": str(directory / "offset"), "PYTHONPATH": str(Path(__file__).with_name("clock"))}
-    with FaultTestbed(
-        directory / "testbed",
-        lease=2,
-        with_nginx=True,
-        config=Path(__file__).with_name("failing_tail.py"),
-        environ={**clock, "FAILURE_DIRECTORY": str(directory)},
-        log_format="json",
-    ) as testbed:
-        yield FaultyWorker(testbed, directory, clock)
-
-
-def test_row_14_the_clock_jumps(faulty_worker: FaultyWorker) -> None:
-    """The clocks of worker and runner jump an hour ahead, then two hours back.
-
-    No job is declared LOST, lines continue to arrive, and heartbeats stay regular.
-    """
-    testbed, _, environ = faulty_worker
-    runner = testbed.start_runner(job("row-14"), environ=environ)
-    watchers = testbed.start_watchers(runner.job, VIEWERS)
-    testbed.wait_for_line(watchers, 20)
-    quiet = foreign(testbed, "row-14-quiet").lines(["x"])
-    headers = {"Authorization": f"Bearer {testbed.service.token(ttl=4 * 3600)}"}
-    began = time.monotonic()
-    with Stream(testbed.endpoint, f"{quiet.path}/events", headers) as beats:
-        for offset in (JUMP_SECONDS, -JUMP_SECONDS, 0.0):
-            with open(environ["CLOCK"], "r+b") as file:
-                file.write(struct.pack("d", offset))
-            due = heartbeats(beats) + 2
-            testbed.wait_for_more(watchers, 100)
-            beats.wait_until(partial(at_least, beats, due), RECOVERY_SECONDS, "two heartbeats")
-        assert heartbeats(beats) <= time.monotonic() - began + 2
-        assert not beats.ended
-    assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    testbed.finish(runner)
-    lines = [seen.timestamp for seen in watchers[0].lines]
-    assert max(lines)[:13] != min(lines)[:13], "the runner's clock did not jump"
-    assert testbed.service.metric("chronoverse_delivery_delay_seconds_sum") >= 0
-
-
 def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
     """It expires, is deleted, or the store is flushed. Each viewer receives an error, and then reconnects in vain."""
     jobs = [foreign(testbed, f"row-20-{how}") for how in ("expired", "deleted", "flushed")]
@@ -261,28 +174,6 @@ def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestb
         assert numbers == [*range(1, before + 1), *range(9001, 9601)]
         assert {seen.timestamp for seen in each.lines} == {TIMESTAMP}
     assert all(each.lines[0].number == 1 for each in late)
-
-
-def test_row_22_a_token_expires(testbed: FaultTestbed) -> None:
-    """The stream ends with an error, nothing comes after it, and a viewer that reconnects with the token gets 401."""
-    running = foreign(testbed, "row-22")
-    add_lines(running, 3)
-    # On a busy machine it takes seconds until all have connected.
-    token = testbed.service.token(ttl=8)
-    watchers = [testbed.new_watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
-    headers = {"Authorization": f"Bearer {token}"}
-    with Stream(testbed.endpoint, f"{running.path}/events", headers) as stream:
-        testbed.wait_for_line(watchers, 3)
-        stream.wait_end(8 + RECOVERY_SECONDS)
-        assert not stream.cut
-        assert b"event: error" in stream.body.split(b"\n\n")[-2]
-        wait_until(lambda: all(refused([each]) for each in watchers), RECOVERY_SECONDS, "both are refused")
-        add_lines(running, 3)
-    for each in watchers:
-        each.stop()
-        assert each.errors[0] == "token expired"
-        assert each.errors[1].startswith("401")
-        assert [seen.number for seen in each.lines] == [1, 2, 3]
 
 
 def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbed) -> None:
@@ -350,19 +241,3 @@ def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
     wait_until(
         lambda: all(now <= then + 4 for now, then in zip(descriptors(), before, strict=True)), 15, "all is as before"
     )
-
-
-def test_row_25_a_thread_of_the_tail_fails(faulty_worker: FaultyWorker) -> None:
-    """Each thread logs the unexpected error and goes on in time. No viewer is disconnected, no line is lost."""
-    testbed, directory, _ = faulty_worker
-    runner, watchers = testbed.start_job(job("row-25"), viewers=VIEWERS, lease_seconds=10)
-    for thread in ("tail-reader", "tail-housekeeper"):
-        request = directory / f"fail-{thread}"
-        failed = time.monotonic()
-        request.touch()
-        wait_until(lambda request=request: not request.exists(), RECOVERY_SECONDS, f"the {thread} fails")  # type: ignore[misc]
-        testbed.wait_for_more(watchers, 50)
-        print(f"{thread}: {longest_silence(watchers, failed):.2f} s without a line")
-        assert longest_silence(watchers, failed) < RECOVERY_SECONDS
-    assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    testbed.finish(runner)

@@ -17,7 +17,6 @@ from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.faults.watching import Watcher, seconds_to_next_line
-from tests.support.faultproxy import UP
 from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
 
@@ -112,79 +111,6 @@ def test_row_1_a_runner_killed_in_the_middle_of_a_line(short_lease: FaultTestbed
 
 
 @pytest.mark.long
-def test_row_2_a_runner_cut_off_for_less_than_its_lease(nobody_lost: FaultTestbed) -> None:
-    """The job continues and its lines wait in the spool. Then they arrive in order and fast."""
-    runner, watchers = nobody_lost.start_job(job("row-2"), rate=700, lease_seconds=8)
-    runner.proxy.refuse()
-    runner.proxy.cut()
-    sleep(2)
-    lines_waiting, healed = runner.begun - watchers[0].highest, time.monotonic()
-    target = runner.begun
-    runner.proxy.heal()
-    nobody_lost.wait_for_line(watchers, target)
-    recovery = seconds_to_next_line(watchers[0].seen, healed)
-    arrived = max(next(seen.at for seen in each.lines if seen.number >= target) for each in watchers)
-    took = arrived - healed - recovery
-    finish(nobody_lost, runner)
-    verdict = nobody_lost.verdict(runner.job)
-
-    assert verdict.clean, verdict
-    assert lines_waiting > 1000
-    assert recovery <= RECOVERY_SECONDS
-    assert lines_waiting / took >= 5 * 700
-    assert attempts(watchers[0]) == [1]
-
-
-@pytest.mark.long
-def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_not_declared_lost(nobody_lost: FaultTestbed) -> None:
-    """The runner opens its job again as a new attempt, and no line is missing."""
-    runner, watchers = nobody_lost.start_job(job("row-2-again"))
-    runner.proxy.refuse()
-    runner.proxy.cut()
-    wait_until(
-        lambda: not nobody_lost.redis.ask("EXISTS", nobody_lost.key("lease", runner.job)),
-        PATIENCE_SECONDS,
-        "the lease is gone",
-    )
-    sleep(0.5)
-    runner.proxy.heal()
-    healed = time.monotonic()
-    nobody_lost.wait_for_more(watchers, 20)
-    assert seconds_to_next_line(watchers[0].seen, healed) <= RECOVERY_SECONDS
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert attempts(watchers[0]) == [1, 2]
-
-
-@pytest.mark.long
-def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(short_lease: FaultTestbed) -> None:
-    """The runner reports that it was fenced, and how many lines it could not deliver. The command is not affected."""
-    runner, watchers = short_lease.start_job(job("row-2-lost"))
-    # The runner gets the answers to what it has sent. It could not know whether lines without an answer are in the log.
-    runner.proxy.stall(UP)
-    sleep(0.3)
-    runner.proxy.refuse()
-    runner.proxy.cut()
-    short_lease.wait_for_end(runner.job)
-    log = short_lease.last_id(runner.job)
-    runner.proxy.heal()
-    wait_until(
-        lambda: "publishing stopped" in runner.stderr_text, PATIENCE_SECONDS, "the runner reports that it was fenced"
-    )
-    runner.end_job()
-
-    assert runner.wait() == EXIT_CODE
-    assert f"{runner.begun - log + 1} lines were not delivered" in runner.stderr_text
-    assert len(runner.output_lines) == runner.begun
-    assert short_lease.last_id(runner.job) == log
-    verdict = short_lease.verdict(runner.job, a=log - 1)
-    assert verdict.clean, verdict
-    assert watchers[0].states[-1]["status"] == "LOST"
-
-
-@pytest.mark.long
 def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) -> None:
     """The second runner continues where the log ends. The first is fenced and adds nothing."""
     first, watchers = nobody_lost.start_job(job("row-3"))
@@ -209,113 +135,23 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) 
 
 
 @pytest.mark.long
-def test_row_15_a_lease_that_expires_at_once(short_lease: FaultTestbed) -> None:
-    """A jump of the store's clock does this. The runner continues as a new attempt, each time."""
-    runner, watchers = short_lease.start_job(job("row-15"))
-    for _ in range(2):
-        short_lease.redis.ask("DEL", short_lease.key("lease", runner.job))
-        short_lease.wait_for_more(watchers, 20)
-    finish(short_lease, runner)
-
-    verdict = short_lease.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert attempts(watchers[0])[-1] == 3
-
-
-@pytest.mark.long
-def test_row_4a_a_store_that_is_killed(nobody_lost: FaultTestbed) -> None:
-    """The store is killed three times. No line is lost, and the viewers stay connected."""
-    runner, watchers = nobody_lost.start_job(job("row-4a"), rate=1000)
-    for _ in range(3):
-        nobody_lost.redis.kill()
-        nobody_lost.redis.start()
-        back = time.monotonic()
-        nobody_lost.wait_for_more(watchers, 20)
-        assert seconds_to_next_line(watchers[0].seen, back) <= RECOVERY_SECONDS
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert [each.connections for each in watchers] == [1, 1]
-
-
-@pytest.mark.long
 def test_row_4b_a_power_failure_that_the_runner_survives(nobody_lost: FaultTestbed) -> None:
     """The runner sends again what the disk lost. Viewers that have these lines do not get them a second time."""
     runner, watchers = nobody_lost.start_job(job("row-4b"), rate=500)
     safe = nobody_lost.freeze_disk()
     # On a busy machine the viewers may be behind the store.
     nobody_lost.wait_for_line(watchers, nobody_lost.last_id(runner.job) + 400)
-    seen = watchers[0].highest
-    assert nobody_lost.cut_power(safe) > 0
+    # All 400 lines, of some 60 bytes each, are cut off.
+    assert nobody_lost.cut_power(safe) > 400 * 50
     nobody_lost.redis.start()
-    back, refill_from = time.monotonic(), nobody_lost.last_id(runner.job)
+    back = time.monotonic()
     nobody_lost.wait_for_more(watchers, 50)
     finish(nobody_lost, runner)
 
     verdict = nobody_lost.verdict(runner.job)
     assert verdict.clean, verdict
-    assert seen - refill_from >= 300
     assert seconds_to_next_line(watchers[0].seen, back) <= RECOVERY_SECONDS
     assert [each.connections for each in watchers] == [1, 1]
-
-
-@pytest.mark.long
-def test_row_4b_a_power_failure_that_undoes_a_new_attempt(nobody_lost: FaultTestbed) -> None:
-    """The restarted store has the lease of the runner's earlier attempt. The runner continues all the same."""
-    runner, watchers = nobody_lost.start_job(job("row-4b-attempt"), rate=500, lease_seconds=5)
-    safe = nobody_lost.freeze_disk()
-    nobody_lost.redis.ask("DEL", nobody_lost.key("lease", runner.job))
-    # Viewers may still receive lines of the first attempt.
-    wait_until(lambda: nobody_lost.status(runner.job)["attempt"] == "2", PATIENCE_SECONDS, "a new attempt")
-    nobody_lost.wait_for_more(watchers, 50)
-    nobody_lost.cut_power(safe)
-    nobody_lost.redis.start()
-    begun = runner.begun
-    # The runner need not notice: redis-py connects anew, and the new server may be there at once.
-    wait_until(
-        lambda: watchers[0].highest > begun or "stopped" in runner.stderr_text,
-        PATIENCE_SECONDS,
-        "a line that was printed after the restart is published",
-    )
-    assert "publishing stopped" not in runner.stderr_text
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-
-
-@pytest.mark.long
-def test_row_4b_a_power_failure_after_the_last_line(nobody_lost: FaultTestbed) -> None:
-    """A runner whose job has ended waits until the terminal entry is on the disk. If it is lost, it writes it again."""
-    runner, watchers = nobody_lost.start_job(job("row-4b-end"), rate=500)
-    safe = nobody_lost.freeze_disk()
-    nobody_lost.wait_for_more(watchers, 20)
-    runner.end_job()
-    nobody_lost.wait_for_end(runner.job)
-    assert runner.process.poll() is None
-    nobody_lost.cut_power(safe)
-    nobody_lost.redis.start()
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert len(watchers[0].lines) == runner.begun
-
-
-@pytest.mark.long
-def test_row_4b_a_power_failure_that_loses_only_the_terminal_entry(nobody_lost: FaultTestbed) -> None:
-    """All lines are on the disk, and only the terminal entry is not. The runner writes it again."""
-    runner, _ = nobody_lost.start_job(job("row-4b-end-alone"), rate=0.1, lines=1)
-    safe = nobody_lost.freeze_disk()
-    runner.end_job()
-    nobody_lost.wait_for_end(runner.job)
-    nobody_lost.cut_power(safe)
-    nobody_lost.redis.start()
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
 
 
 @pytest.mark.long
@@ -336,64 +172,6 @@ def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: Fa
     assert short_lease.status(runner.job)["status"] == "LOST"
     assert short_lease.status(runner.job)["lines"] == str(left)
     verdict = short_lease.verdict(runner.job, a=left)
-    assert verdict.clean, verdict
-
-
-@pytest.mark.long
-def test_row_6_a_store_without_memory(short_lease: FaultTestbed) -> None:
-    """The memory is full for longer than a lease. Appends fail as a whole, the lease is still renewed, reads work."""
-    runner, watchers = short_lease.start_job(job("row-6"))
-    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "1")
-    held = short_lease.last_id(runner.job)
-    sleep(short_lease.lease * 1.5)
-    assert short_lease.last_id(runner.job) <= held + 1
-    assert len(short_lease.history(runner.job)) == short_lease.last_id(runner.job)
-    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "0")
-    healed = time.monotonic()
-    short_lease.wait_for_more(watchers, 20)
-    assert seconds_to_next_line(watchers[0].seen, healed) <= RECOVERY_SECONDS
-    finish(short_lease, runner)
-
-    verdict = short_lease.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert attempts(watchers[0]) == [1]
-    assert [each.connections for each in watchers] == [1, 1]
-
-
-@pytest.mark.long
-def test_row_7_a_store_that_takes_longer_than_a_command_may(nobody_lost: FaultTestbed) -> None:
-    """The runner repeats a command after the time-out, and its lines are there once. Then the store pauses writes."""
-    runner, watchers = nobody_lost.start_job(job("row-7"), lease_seconds=12)
-    with frozen(nobody_lost.redis):
-        sleep(5.3)
-    healed = time.monotonic()
-    nobody_lost.wait_for_more(watchers, 20)
-    assert seconds_to_next_line(watchers[0].seen, healed) <= RECOVERY_SECONDS
-    nobody_lost.redis.ask("CLIENT", "PAUSE", 500, "WRITE")
-    nobody_lost.wait_for_more(watchers, 20)
-    assert int(nobody_lost.redis.ask("INFO", "clients").split(b"connected_clients:")[1].split(b"\r")[0]) <= 12
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert attempts(watchers[0]) == [1]
-    assert [each.connections for each in watchers] == [1, 1]
-
-
-@pytest.mark.long
-def test_row_7_a_store_that_is_frozen_for_longer_than_a_lease(short_lease: FaultTestbed) -> None:
-    """No runner could renew its lease, so no job may be declared LOST when the store continues."""
-    runner, watchers = short_lease.start_job(job("row-7-long"))
-    with frozen(short_lease.redis):
-        sleep(short_lease.lease * 1.5)
-    target = runner.begun
-    wait_until(
-        lambda: watchers[0].ending or watchers[0].highest > target, PATIENCE_SECONDS, "the viewers get new lines"
-    )
-    assert not watchers[0].ending
-    finish(short_lease, runner)
-
-    verdict = short_lease.verdict(runner.job)
     assert verdict.clean, verdict
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,8 +45,8 @@ class FaultTestbed:
 
     A running ``fleet`` replaces the single server. Then there are no proxies, and ``redis`` and ``link`` are not used.
 
-    ``with_nginx`` puts nginx in front of ``nodes`` services. The watchers then use HTTP/1.1, our own client, and HTTP/2
-    in turn. ``config`` and ``environ`` are the services' gunicorn settings and environment, for faults inside of them.
+    ``with_nginx`` puts nginx in front of the service. The watchers then use HTTP/1.1, our own client, and HTTP/2 in
+    turn.
     """
 
     def __init__(
@@ -59,10 +59,7 @@ class FaultTestbed:
         workers: int = 1,
         fleet: Fleet | None = None,
         with_nginx: bool = False,
-        nodes: int = 1,
         shutdown_seconds: int | None = None,
-        config: Path | None = None,
-        environ: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.directory = directory
@@ -72,21 +69,10 @@ class FaultTestbed:
         self.link = FaultProxy(self.redis.socket)
         self._fleet = fleet
         self._ask = fleet.ask if fleet else self.redis.ask
-        self.services = []
         ours: dict[str, Any] = {"lease_seconds": service_lease or lease, "heartbeat_seconds": 1, **settings}
-        for number in range(1, nodes + 1):
-            service_directory = directory / f"service-{number}"
-            service_directory.mkdir(parents=True)
-            node = Service(
-                service_directory,
-                fleet.url if fleet else self.link.redis_url,
-                workers=workers,
-                config=config,
-                environ=environ,
-                **ours,
-            )
-            self.services.append(node)
-        self.service = self.services[0]
+        (directory / "service").mkdir(parents=True)
+        url = fleet.url if fleet else self.link.redis_url
+        self.service = Service(directory / "service", url, workers=workers, **ours)
         self.nginx: Nginx | None = None
         self._with_nginx, self._shutdown_seconds = with_nginx, shutdown_seconds
         self.runners: list[Runner] = []
@@ -209,11 +195,6 @@ class FaultTestbed:
         os.truncate(self._aof(), safe)
         return lost
 
-    def kill_worker(self, pid: int) -> None:
-        """Kills a worker of the service. gunicorn starts another."""
-        assert pid in self.service.worker_pids()
-        os.kill(pid, signal.SIGKILL)
-
     def _aof(self) -> Path:
         (path,) = (self.redis.directory / "appendonlydir").glob("*.incr.aof")
         return path
@@ -228,8 +209,7 @@ class FaultTestbed:
             if self._fleet is None:
                 undo.enter_context(self.redis)
             undo.enter_context(self.link)
-            for service in self.services:
-                undo.enter_context(service)
+            undo.enter_context(self.service)
             if self._with_nginx:
                 self._start_nginx(undo)
             self._undo = undo.pop_all()
@@ -238,8 +218,8 @@ class FaultTestbed:
     def _start_nginx(self, undo: contextlib.ExitStack) -> None:
         directory = self.directory / "nginx"
         directory.mkdir()
-        nodes = [(each.host, each.port) for each in self.services]
-        self.nginx = undo.enter_context(Nginx(directory, nodes, shutdown_seconds=self._shutdown_seconds))
+        node = self.service.host, self.service.port
+        self.nginx = undo.enter_context(Nginx(directory, [node], shutdown_seconds=self._shutdown_seconds))
         # Our own client accepts a certificate only by this variable. Another testbed may have set it already.
         others = os.environ.get("SSL_CERT_FILE")
         trusted = [self.nginx.certificate, *([Path(others)] if others else [])]

@@ -5,9 +5,9 @@ connections are cut anywhere.
 """
 
 import contextlib
-import http.client
 import os
 import random
+import secrets
 import signal
 import threading
 import time
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import orjson
 import pytest
 import redis
 
@@ -27,89 +26,25 @@ from tests.support.histories import JOBS, Histories
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.support.workflow_client import Client, said
 
 #: Seconds until all agree, once nothing happens any more. A lost runner is noticed after the service's lease of 2 s.
 PATIENCE_SECONDS: Final = 60.0
-WORKFLOW: Final = "wf_live"
-#: Quiet moments, steps of each of two writers before one, and seeds.
-SIZES: Final = [
-    pytest.param(2, 60, 1, id="few"),
-    *[pytest.param(6, 150, seed, id=f"many-{seed}", marks=pytest.mark.long) for seed in range(2)],
-]
-
-
-class Client(threading.Thread):
-    """Knows the workflow's jobs by its events alone, with connections that end anywhere."""
-
-    def __init__(self, service: Service, workflow: str, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.known: dict[str, Any] = {}
-        self.resets = 0
-        self.connections = 0
-        self.problems: list[str] = []
-        self._service = service
-        self._path = f"/workflows/{workflow}/events?jobs=1000"
-        self._random = random.Random(seed)
-        self._last = ""
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopped.is_set():
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                self._connect()
-            self._stopped.wait(0.05)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join(30)
-
-    def _connect(self) -> None:
-        headers = {"Authorization": f"Bearer {self._service.token()}"}
-        if self._last:
-            headers["Last-Event-ID"] = self._last
-        else:
-            self.known.clear()
-        connection = http.client.HTTPConnection(self._service.host, self._service.port, timeout=5)
-        ends_at = time.monotonic() + self._random.expovariate(0.7)
-        with contextlib.closing(connection):
-            connection.request("GET", self._path, headers=headers)
-            response = connection.getresponse()
-            if response.status not in (200, 503):
-                self.problems.append(f"{response.status} {response.read()!r}")
-                return
-            self.connections += 1
-            rest = b""
-            while not self._stopped.is_set() and time.monotonic() < ends_at and (chunk := response.read1(65_536)):
-                is_cut = self._random.random() < 0.1
-                *blocks, rest = (rest + chunk[: self._random.randrange(len(chunk)) if is_cut else None]).split(b"\n\n")
-                for block in blocks:
-                    self._take(block)
-                if is_cut:
-                    return
-
-    def _take(self, block: bytes) -> None:
-        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
-        if fields.get(b"event") == b"reset":
-            self.known.clear()
-            self.resets += 1
-        if fields.get(b"event") == b"job":
-            job = orjson.loads(fields[b"data"])
-            if job["status"] == "DELETED":
-                self.known.pop(job["id"], None)
-            else:
-                self.known[job["id"]] = job
-        if b"id" in fields:
-            self._last = fields[b"id"].decode()
+#: Another one each time, so that the test can be repeated in the same Cluster.
+WORKFLOW: Final = f"live-{secrets.token_hex(4)}"
+#: Quiet moments, and steps of each of two writers before one.
+ROUNDS, STEPS = 2, 60
 
 
 class Site:
     """A service with two workers, clients, two writers, and something that goes wrong meanwhile."""
 
-    def __init__(self, service: Service, histories: list[Histories], seed: int) -> None:
+    def __init__(self, service: Service, histories: list[Histories]) -> None:
         self.service = service
         self.histories = histories
-        self.random = random.Random(seed)
-        self.clients = [Client(service, histories[0].workflow, 10 * seed + number) for number in range(4)]
+        self.random = random.Random(0)
+        address = service.host, service.port
+        self.clients = [Client(*address, service.token, WORKFLOW, number) for number in range(4)]
         self._http = httpx.Client(
             base_url=service.url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=20
         )
@@ -119,15 +54,15 @@ class Site:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.random.choice(self.service.worker_pids() or [0]) or 2**22, signal.SIGKILL)
 
-    def run(self, rounds: int, steps: int, fault: Callable[[], object]) -> None:
+    def run(self, fault: Callable[[], object]) -> None:
         """``fault`` is called about every second, besides killed workers."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._http.close)
             for client in self.clients:
                 client.start()
                 stack.callback(client.stop)
-            for number in range(rounds):
-                writers = [threading.Thread(target=self._write, args=(each, steps)) for each in self.histories]
+            for number in range(ROUNDS):
+                writers = [threading.Thread(target=self._write, args=(each,)) for each in self.histories]
                 for writer in writers:
                     writer.start()
                 while any(writer.is_alive() for writer in writers):
@@ -141,10 +76,10 @@ class Site:
                     numbers = [(each.number, *said(each.to_json())) for each in self.histories[0].changes()[-100:]]
                     raise AssertionError(f"{error}: {self.difference} after {numbers}") from None
         assert not [each.problems for each in self.clients if each.problems]
-        assert sum(each.connections for each in self.clients) > 4 * rounds
+        assert sum(each.connections for each in self.clients) > 4 * ROUNDS
 
-    def _write(self, histories: Histories, steps: int) -> None:
-        for _ in range(steps):
+    def _write(self, histories: Histories) -> None:
+        for _ in range(STEPS):
             # Each error leaves a history that may have happened.
             with contextlib.suppress(redis.RedisError):
                 histories.step()
@@ -188,30 +123,21 @@ def newest(histories: Histories) -> dict[Any, Any]:
     return {ref: each.job for ref, each in states.items() if not each.deleted}
 
 
-def said(job: dict[str, Any]) -> list[Any]:
-    return [job.get(name) for name in ("id", "status", "attempt", "exit_code", "labels")]
-
-
 @contextlib.contextmanager
-def site(
-    directory: Path, url: str, ask: Callable[..., Any], seed: int, workflow: str, objects: FileObjectStore | None
-) -> Iterator[Site]:
+def site(directory: Path, url: str, ask: Callable[..., Any], objects: FileObjectStore | None) -> Iterator[Site]:
     archive = {} if objects is None else {"archive_url": f"file://{directory}/archive"}
     with contextlib.ExitStack() as stack:
         store, judge = (stack.enter_context(contextlib.closing(Store(url, lease_seconds=each))) for each in (60, 0.001))
-        histories = [
-            Histories(ask, store, judge, workflow, objects=objects, seed=2 * seed + number) for number in range(2)
-        ]
+        histories = [Histories(ask, store, judge, WORKFLOW, objects=objects, seed=number) for number in range(2)]
         service = stack.enter_context(
             serving(directory / "service", url, workers=2, lease_seconds=2, heartbeat_seconds=1, **archive)
         )
-        yield Site(service, histories, seed)
+        yield Site(service, histories)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_durable", [True, pytest.param(False, marks=pytest.mark.long)])
-@pytest.mark.parametrize(("rounds", "steps", "seed"), SIZES)
-def test_workers_and_the_store_are_killed(tmp_path: Path, rounds: int, steps: int, seed: int, is_durable: bool) -> None:
+def test_workers_and_the_store_are_killed(tmp_path: Path, is_durable: bool) -> None:
     """A durable store keeps all. Another one goes back to where it was last saved."""
     options = ("--appendonly", "yes") if is_durable else ()
     objects = FileObjectStore(tmp_path / "archive") if is_durable else None
@@ -224,25 +150,21 @@ def test_workers_and_the_store_are_killed(tmp_path: Path, rounds: int, steps: in
                 time.sleep(0.5)
                 server.ask("SAVE")
 
-        with site(tmp_path, server.url, server.ask, seed, WORKFLOW, objects) as found:
-            found.run(rounds, steps, restart)
+        with site(tmp_path, server.url, server.ask, objects) as found:
+            found.run(restart)
             assert any(each.resets for each in found.clients)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("rounds", "steps", "seed"), SIZES)
-def test_workers_are_killed_and_a_slot_moves(
-    cluster: Cluster, tmp_path: Path, rounds: int, steps: int, seed: int
-) -> None:
+def test_workers_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -> None:
     """In a Cluster: key after key, while the workflow is read and written."""
-    chance = random.Random(seed)
-    workflow = f"live-{seed}-{rounds}"
+    chance = random.Random(1)
 
     def move() -> None:
-        source = cluster.owner(workflow)
+        source = cluster.owner(WORKFLOW)
         target = chance.choice([each for each in cluster.masters() if each != source])
-        slot = cluster.begin_move(workflow, source, target)
+        slot = cluster.begin_move(WORKFLOW, source, target)
         for _ in range(3):
             keys = cluster.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
             if keys:
@@ -256,5 +178,5 @@ def test_workers_are_killed_and_a_slot_moves(
                 raise AssertionError(f"{error}: both servers have {set(both[0]) & set(both[1])}") from error
         cluster.end_move(slot, source, target)
 
-    with site(tmp_path, cluster.url, cluster.ask, seed, workflow, None) as found:
-        found.run(rounds, steps, move)
+    with site(tmp_path, cluster.url, cluster.ask, None) as found:
+        found.run(move)

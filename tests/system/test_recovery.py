@@ -258,7 +258,7 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
 
 def test_what_was_redacted_is_in_no_answer_from_before(site: Site) -> None:
     """The store is emptied before an archiver has returned to the jobs. The service has answers from each state."""
-    jobs = write_jobs(site, range(6))
+    jobs = write_jobs(site, range(2))
     running = JobRef("live", "running")
     with contextlib.closing(Store(site.url("admin"), lease_seconds=600)) as store, site.serving() as client:
         store.append(store.open(running, "token"), make_lines(1, 20))
