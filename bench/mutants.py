@@ -139,6 +139,42 @@ EQUIVALENT: Final = {
         "size = (response.calculate_content_length() or 0) if has_bytes else 0",
         "size = (response.calculate_content_length() or 0) if has_bytes else -1",
     ),
+    # The quick way, or what saves work. The general way gives the same.
+    (
+        "web/otlp/decoding.py",
+        "if count > 1 and len(content) < 2 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):",
+        "if count > 1 and len(content) < 1 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):",
+    ),
+    (
+        "history/scans/matches.py",
+        "if self._following_count == self._leading_count == 0:",
+        "if self._following_count == self._leading_count == -1:",
+    ),
+    (
+        "history/scans/profile_scan.py",
+        "lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))",
+        "lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 3))",
+    ),
+    # Severities below 17 mean the same.
+    ("web/otlp/columns.py", "severities = self.severities or repeat(0)", "severities = self.severities or repeat( 1)"),
+    # The version is a small number.
+    (
+        "joblog/timelines.py",
+        "if max(*values[1:7], *largest) > _LARGEST:",
+        "if max(*values[ 0:7], *largest) > _LARGEST:",
+    ),
+    # Any number is lower than the default.
+    (
+        "joblog/shapes.py",
+        "if number < self.first.get(shape, number + 1):",
+        "if number < self.first.get(shape, number + 2):",
+    ),
+    # No text is lower than an empty one.
+    (
+        "joblog/terminal.py",
+        'colour_is_on = parameters.strip("0") != ""',
+        'colour_is_on = parameters.strip("0") > ""',
+    ),
     # start never exceeds the length.
     ("joblog/model.py", "while start < len(messages):", "while start != len(messages):"),
     # A job that is not known is read from the store.
