@@ -15,22 +15,16 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs`` returns the frames of the newest jobs, in states not older than one of two given changes or between them,
-    and that change. ``least`` is the first one for the beginning. ``opening`` precedes the frames; None once they were
-    sent, or if they are not wanted.
+    ``jobs(first, last)`` returns the frames of the newest jobs, in states no older than a change from ``first`` to
+    ``last``, and that change. ``opening``: what precedes the frames, and ``first``; None if they are not wanted.
     """
 
-    __slots__ = ("_jobs", "_least", "_opening")
+    __slots__ = ("_jobs", "_opening")
 
     def __init__(
-        self,
-        *args: Any,
-        jobs: Callable[[int, int], tuple[bytes, int]],
-        least: int,
-        opening: bytes | None,
-        **options: Any,
+        self, *args: Any, jobs: Callable[..., tuple[bytes, int]], opening: tuple[bytes, int] | None, **options: Any
     ) -> None:
-        self._jobs, self._least, self._opening = jobs, least, opening
+        self._jobs, self._opening = jobs, opening
         super().__init__(*args, **options)
 
     def take_cached(self) -> bytes:
@@ -44,7 +38,7 @@ class WorkflowViewer(Viewer):
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
         """The frames of older changes, or of the jobs."""
-        cursor, feed, least, opening = self.cursor, self.feed, self._least, self._opening
+        cursor, feed, opening = self.cursor, self.feed, self._opening
         if opening is None:
             entries = self._cache.store.read(self._ref, cursor, 500)
             if entries and follow(entries, cursor):
@@ -54,11 +48,11 @@ class WorkflowViewer(Viewer):
                 return None, cursor
             least = entry_number(entries[0][0]) if entries else feed.cursor
             # The tail may not have come so far.
-            opening, cursor = RESET_FRAME, max(least, feed.cursor)
+            opening, cursor = (RESET_FRAME, least), max(least, feed.cursor)
         try:
-            frames, cursor = self._jobs(least, cursor)
+            frames, cursor = self._jobs(opening[1], cursor)
         except ShareExceeded as error:
             # The client must not get a cursor before the jobs.
             raise AtCapacity(str(error)) from error
         self._opening = None
-        return opening + frames + sse.cursor(cursor), cursor
+        return opening[0] + frames + sse.cursor(cursor), cursor

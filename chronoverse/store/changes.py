@@ -44,14 +44,6 @@ class ChangesState(Job):
         return None if cursor <= self.last else error_frame("the store has lost changes of this workflow")
 
 
-def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:
-    """The state in a reply of ``changes.lua``, which is None before the first change."""
-    if isinstance(reply, StoreError):
-        return reply
-    first, last = reply or (1, 0)
-    return ChangesState(ref, Status.RUNNING, first=first, last=last)
-
-
 def read_change(workflow_id: str, entry: RawEntry) -> Change:
     """The change in an entry of the stream. Raises :class:`StoreError` for an invalid entry."""
     entry_id, fields = entry

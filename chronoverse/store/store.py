@@ -20,7 +20,7 @@ from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.audit import AuditTrail
 from chronoverse.store.catalog import JobCatalog
-from chronoverse.store.changes import changes_state
+from chronoverse.store.changes import ChangesState
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
 from chronoverse.store.commands import Commands
@@ -137,7 +137,10 @@ class Store:
     def _changes_states(self, workflows: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self.workflows.find_changes([ref.workflow_id for ref in workflows])
         answers = self._commands.scripts("changes", [(ref.workflow_id, [self._keys.log(ref)], ()) for ref in workflows])
-        return [changes_state(ref, answer) for ref, answer in zip(workflows, answers, strict=True)]
+        return [
+            found if isinstance(found, StoreError) else ChangesState(ref, Status.RUNNING, first=found[0], last=found[1])
+            for ref, found in zip(workflows, answers, strict=True)
+        ]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         answers = self._commands.scripts("get_job", [self._get_job_call(job) for job in jobs])

@@ -147,8 +147,7 @@ class Notifier:
         """Queues the ends found in the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
             self._read_watches(workflow_id)
-            since = self._clock() - CATCH_UP_SECONDS
-            queued = sum(self._queue_end(job, since) for job in self._jobs(workflow_id) if job.status.terminal)
+            queued = sum(self._queue_end(job, late=True) for job in self._jobs(workflow_id) if job.status.terminal)
             self._caught_up[workflow_id] = last
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
@@ -159,7 +158,6 @@ class Notifier:
         if not entries:
             return
         self._read_watches(workflow_id)
-        since = self._clock() - CATCH_UP_SECONDS
         for entry in entries:
             # The entry is untrusted.
             with contextlib.suppress(StoreError):
@@ -167,18 +165,19 @@ class Notifier:
                 # The end of a deleted job may have been among changes that were dropped. One that is archived already
                 # was imported, and is old.
                 if job.status.terminal and (deleted or job.archive_sha256 is None):
-                    self._queue_end(job, since if deleted else 0, deleted)
+                    self._queue_end(job, late=deleted, deleted=deleted)
         self._store.watches.done(workflow_id, entries)
 
-    def _queue_end(self, job: Job, since: float = 0, deleted: bool = False) -> int:
-        """Queues the end of a job, if it was after ``since``. Returns the number of watches that report it.
+    def _queue_end(self, job: Job, *, late: bool = False, deleted: bool = False) -> int:
+        """Queues the end of a job. Returns how many watches report it.
 
-        Watches for a change omit a ``deleted`` job: the one that it was compared with may be gone, too.
+        Watches omit a ``late`` one from before they were made, or older than :data:`CATCH_UP_SECONDS`. Those for a
+        change omit a ``deleted`` job: the one that it was compared with may be gone, too.
         """
-        queued, ended = 0, seconds_of(job.finished_at) or self._clock()
+        queued, now = 0, self._clock()
         for watch in self._watches(job.ref.workflow_id, job):
-            now_ms, before = round(1000 * self._clock()), None
-            if (since and ended < max(since, watch.made_ms / 1000)) or (deleted and watch.on == "change"):
+            since, before = max(now - CATCH_UP_SECONDS, watch.made_ms / 1000), None
+            if (late and (seconds_of(job.finished_at) or now) < since) or (deleted and watch.on == "change"):
                 continue
             if watch.on == "change":
                 before = self._before(watch, job)
@@ -186,7 +185,7 @@ class Notifier:
                     continue
             name = f"{'ended' if before is None else 'changed'}.{job.status}"
             before_id = None if before is None else before.ref.job_id
-            event = Event(name, job.ref.job_id, job.attempt, job.status, now_ms, before_id)
+            event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), before_id)
             queued += self._store.watches.add(watch, event)
         return queued
 

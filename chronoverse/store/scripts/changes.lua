@@ -1,12 +1,12 @@
 -- The first and the last number of a workflow's changes, for readers.
 -- KEYS  changes
--- ->    {first, last}; nil if there are none
+-- ->    {first, last}
 -- Where the last change is of another server, or of this one before a restart, changes may have been lost that readers
 -- have, and newer ones may have got the same numbers. Then the newest change is written again, with the time as its
 -- number: readers notice the gap before it, and begin again.
 local changes = KEYS[1]
 check_types(changes)
-if redis.call('EXISTS', changes) == 0 then return nil end
+if redis.call('EXISTS', changes) == 0 then return {1, 0} end
 local info = stream_info(changes)
 local first, entry, last = info['first-entry'], info['last-entry'], tonumber(string.match(info['last-generated-id'], '^%d+'))
 local server = server_id()

@@ -118,8 +118,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             "after": after,
             "line_filter": LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None,
             "jobs": partial(snapshots.read, jobs, ticket.subject),
-            "least": state.first - 1,
-            "opening": None if is_kept else b"" if given is None else RESET_FRAME,
+            "opening": None if is_kept else (b"" if given is None else RESET_FRAME, state.first - 1),
         }
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))
 
