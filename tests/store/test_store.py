@@ -338,7 +338,7 @@ def test_a_changed_retention_is_applied_to_every_job(
 ) -> None:
     """Jobs leave the listing meanwhile, and one job's log is no stream."""
     read_page = store.listing.page
-    monkeypatch.setattr(store.listing, "page", lambda workflow, before, count: read_page(workflow, before, 2))
+    monkeypatch.setattr(type(store.listing), "page", lambda _, workflow, before, count: read_page(workflow, before, 2))
     jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
     for job in jobs:
         finish(store, store.open(job, "token-1"))
