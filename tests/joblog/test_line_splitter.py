@@ -1,0 +1,36 @@
+"""Bytes become lines: none is lost, none is too long, and no character is cut, however the bytes arrive."""
+
+import random
+
+import pytest
+
+from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
+from tests.support.bench import NOW
+
+PIECES = ["\n", "\n", "a", "bc" * 5, "\N{EURO SIGN}", "\N{GRINNING FACE}" * 4, "é", "\r", "\n\n", "x" * 70]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_lines_are_what_was_written(seed: int) -> None:
+    """In parts where they are too long. A part is as long as it can be, unless it was asked for earlier."""
+    choice = random.Random(seed)
+    text = "".join(choice.choices(PIECES, k=choice.randrange(60))).encode()
+    most, flushes = choice.choice([4, 7, 64]), choice.random() < 0.5
+    splitter, batches, at = LineSplitter("stderr", most), list[LineBatch](), 0
+    while at < len(text):
+        size = choice.choice([1, 3, 50, 500])
+        batches += splitter.feed(text[at : at + size], NOW)
+        at += size
+        if flushes and choice.random() < 0.3:
+            batches += splitter.flush()
+    batches += splitter.close()
+    entries = [(message, batch.partial) for batch in batches for message in batch.messages()]
+    assert {(batch.stream, batch.timestamp) for batch in batches} <= {("stderr", NOW)}
+    assert sum(batch.lines for batch in batches) == len(entries)
+    written = b"".join(message + b"\n" * (not partial) for message, partial in entries)
+    assert written == text + b"\n" * (bool(text) and not text.endswith(b"\n"))
+    for message, partial in entries:
+        message.decode()
+        assert b"\n" not in message
+        assert len(message) <= most
+        assert not partial or flushes or len(message) > most - 4
