@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import Closed, CorruptLog, Fenced, Held, NotALog, StoreRefused, StoreUnavailable
+from chronoverse.errors import CorruptLog, Fenced, Held, NotALog, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
@@ -133,90 +133,43 @@ def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
     assert bench.ids() == ["1-0", "2-0", "3-0"]
 
 
-def test_the_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> None:
-    """All its operations are refused. Nothing comes after the end, and no other runner can open the job."""
-    attempt = bench.store.open(JOB, "token-1")
-    judge.append(attempt, make_lines(1, 2))
+FOREIGN_LINE: Final = ("XADD", "log", "1-0", "message", "a")
+
+
+@pytest.mark.parametrize(
+    ("is_open", "before", "after", "status", "ids"),
+    [
+        # Before its first line: its log has only the terminal entry. With a corrupt log viewers would wait for ever.
+        (True, [], [], Status.LOST, ["1-0"]),
+        (True, [("XADD", "log", "5-1", "message", "a")], [], Status.LOST, ["5-1", "6-0"]),
+        # A runner has renewed the lease, or has taken the job over, however long the server has been up.
+        (True, [], [("SET", "lease", "token-1")], Status.RUNNING, []),
+        # A foreign runner has no lease, even if it writes a hash. A log has only one end.
+        (False, [FOREIGN_LINE], [], Status.RUNNING, ["1-0"]),
+        (False, [FOREIGN_LINE, ("HSET", "job", "status", "RUNNING", "started_at", NOW)], [], Status.RUNNING, ["1-0"]),
+        (False, [FOREIGN_LINE, ("HSET", "job", "status", "PENDING", "started_at", NOW)], [], Status.RUNNING, ["1-0"]),
+        (True, [("XADD", "log", "1-0", "event", "end", "exit_code", "0")], [], Status.COMPLETED, ["1-0"]),
+    ],
+)
+def test_which_jobs_are_lost_without_a_lease(
+    bench: Bench,
+    judge: Store,
+    is_open: bool,
+    before: list[tuple[str, ...]],
+    after: list[tuple[str, ...]],
+    status: Status,
+    ids: list[str],
+) -> None:
+    if is_open:
+        judge.open(JOB, "token-1")
+    for command, kind, *values in before:
+        bench.ask(command, bench.key(kind), *values)
     bench.expire_lease()
-    judge.get_job(JOB)
-    before = bench.snapshot()
-
-    for operation in (
-        lambda: judge.append(attempt, make_lines(2, 2)),
-        lambda: judge.renew(attempt),
-        lambda: judge.finish(attempt, Status.COMPLETED, 0, 0, 3),
-    ):
-        with pytest.raises(Fenced):
-            operation()
-    with pytest.raises(Closed):
-        judge.open(JOB, "token-2")
-    assert bench.snapshot() == before
-
-
-def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -> None:
-    """Its log has only the terminal entry."""
-    judge.open(JOB, "token-1")
-    bench.expire_lease()
-    judge.get_job(JOB)
-
-    assert bench.ids() == ["1-0"]
-
-
-def test_a_lost_job_with_a_corrupt_log_gets_an_end(bench: Bench, judge: Store) -> None:
-    """Otherwise viewers would wait for ever."""
-    judge.open(JOB, "token-1")
-    bench.xadd("5-1", "message", "a")
-    bench.expire_lease()
-
+    for command, kind, *values in after:
+        bench.ask(command, bench.key(kind), *values)
     job = judge.get_job(JOB)
     assert job
-    assert (job.status, bench.ids()) == (Status.LOST, ["5-1", "6-0"])
-
-
-def test_a_job_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judge: Store) -> None:
-    """However long the server has been up."""
-    store.open(JOB, "token-1")
-    bench.expire_lease()
-    bench.ask("SET", bench.key("lease"), "token-1")
-
-    job = judge.get_job(JOB)
-    assert job
-    assert job.status is Status.RUNNING
-
-
-def test_a_job_that_is_opened_again_in_time_is_not_lost(bench: Bench, judge: Store) -> None:
-    """A new attempt took the job over before anybody asked for it."""
-    judge.open(JOB, "token-1")
-    bench.expire_lease()
-    bench.store.open(JOB, "token-2")
-
-    job = judge.get_job(JOB)
-    assert job
-    assert (job.status, job.attempt) == (Status.RUNNING, 2)
-
-
-@pytest.mark.parametrize("status", [None, "RUNNING", "PENDING"])
-def test_a_foreign_job_is_never_lost(bench: Bench, judge: Store, status: str | None) -> None:
-    """It has no lease, even if its runner writes a hash."""
-    bench.xadd("1-0", "message", "a")
-    if status:
-        bench.ask("HSET", bench.key("job"), "status", status, "started_at", NOW)
-    bench.expire_lease()
-
-    job = judge.get_job(JOB)
-    assert job
-    assert (job.status, bench.ids()) == (Status.RUNNING, ["1-0"])
-
-
-def test_a_foreign_end_stays_when_the_lease_has_expired(bench: Bench, judge: Store) -> None:
-    """A log has only one end."""
-    judge.open(JOB, "token-1")
-    bench.xadd("1-0", "event", "end", "exit_code", "0")
-    bench.expire_lease()
-
-    job = judge.get_job(JOB)
-    assert job
-    assert (job.status, bench.ids()) == (Status.COMPLETED, ["1-0"])
+    assert (job.status, bench.ids()) == (status, ids)
 
 
 def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Bench, judge: Store) -> None:
