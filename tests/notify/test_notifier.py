@@ -12,7 +12,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from chronoverse.archive.retention import delete_job
+from chronoverse.cli.notify import notifier
 from chronoverse.cli.notify.notifier import Notifier
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
@@ -152,6 +154,32 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
     assert found == [("change", "bad"), ("change", "good"), *(("main", name) for name in ("bad", "deleted", "worse"))]
     assert late() - before == 4
     assert f"{WORKFLOW}: 4 messages are late: the changes were not read in time" in caplog.messages
+
+
+@pytest.mark.parametrize("are_gone", [False, True])
+def test_an_end_that_cannot_be_queued_is_queued_later(
+    are_gone: bool, site: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was away after the changes were read, or while the listing was read because changes are gone."""
+    failures, add = [StoreUnavailable("away")], site.judge.watches.add
+
+    def add_later(watch: Watch, event: Event) -> bool:
+        if failures:
+            raise failures.pop()
+        return add(watch, event)
+
+    monkeypatch.setattr(site.judge.watches, "add", add_later)
+    for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(notifier, name, 0.0)
+    site.run("before", Status.COMPLETED)
+    site.watch()
+    site.run("build-1", Status.FAILED)
+    site.run("build-2", Status.COMPLETED)
+    if are_gone:
+        bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
+    site.start()
+    wait_for(site, 1)
+    assert (site.told(), failures) == ([("job.ended", "build-1")], [])
 
 
 def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:

@@ -18,7 +18,7 @@ from chronoverse import metrics
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
-from chronoverse.errors import ChronoverseError, StoreError, StoreUnavailable
+from chronoverse.errors import ChronoverseError, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch, is_change
@@ -159,13 +159,16 @@ class Notifier:
             return
         self._read_watches(workflow_id)
         for entry in entries:
-            # The entry is untrusted.
-            with contextlib.suppress(StoreError):
+            try:
                 job, deleted = read_change(workflow_id, entry)[1:]
                 # The end of a deleted job may have been among changes that were dropped. One that is archived already
                 # was imported, and is old.
                 if job.status.terminal and (deleted or job.archive_sha256 is None):
                     self._queue_end(job, late=deleted, deleted=deleted)
+            except (StoreUnavailable, StoreRefused):
+                raise  # The changes are read again.
+            except StoreError:
+                continue  # The entry is untrusted.
         self._store.watches.done(workflow_id, entries)
 
     def _queue_end(self, job: Job, *, late: bool = False, deleted: bool = False) -> int:
