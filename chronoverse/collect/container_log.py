@@ -107,7 +107,7 @@ class ContainerLog:
         #: Whether lines are known to be gone that precede those of the files.
         self._lacks = False
         if not self.is_done:
-            self._files = LogFiles(self.path)
+            self._files = LogFiles(self.path, Position(*(saved.get("position") or (0, "", 0))).order)
             self._begin(saved)
 
     def _begin(self, saved: dict[str, Any]) -> None:

@@ -31,10 +31,7 @@ DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 
 class Position(NamedTuple):
-    """A place in a log: a file, by its inode and first bytes (hexadecimal), and the order of the rotated files.
-
-    The order is recorded because rotated files are named by time, and clocks can go back.
-    """
+    """A place in a log: a file, by its inode and first bytes (hexadecimal), and the rotated files seen, in order."""
 
     inode: int
     head: str
@@ -44,10 +41,9 @@ class Position(NamedTuple):
 
 @dataclass(eq=False)
 class _File:
-    """An open file. ``name`` is its name after the rotation, without ``.gz``, once known."""
+    """An open file."""
 
     file: io.FileIO | gzip.GzipFile
-    name: str = ""
     #: Whether what came before this file is gone.
     follows_gap: bool = False
 
@@ -111,19 +107,17 @@ class _File:
 class LogFiles:
     """The bytes of the log ``path``, starting with its oldest rotated file. Never waits for more.
 
-    ``clock`` is monotonic seconds.
+    ``order`` is that of an earlier :class:`Position`. ``clock`` is monotonic seconds.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, order: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         #: Files that are held: those that were read, that at the index ``_at``, and those that come after it.
         self._files: list[_File] = []
         self._at = 0
-        #: Whether nothing was read yet.
-        self._is_new = True
         #: The names of the rotated files, in the order in which they were seen.
-        self._order: list[str] = []
+        self._order = order
         #: When there were bytes last, or a new file.
         self.changed_at = clock()
         self.find_newer()
@@ -131,7 +125,6 @@ class LogFiles:
     def read(self) -> bytes | None:
         """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
         self.find_newer()
-        self._is_new = False
         if not self._files:
             return b""
         current, *later = self._files[self._at :]
@@ -166,8 +159,8 @@ class LogFiles:
 
     @property
     def head(self) -> bytes | None:
-        """The first bytes of the oldest file that is held. None without one."""
-        return self._files[0].head if self._files else None
+        """The first bytes that are held. None without a file."""
+        return next((each.head for each in self._files if each.head), b"") if self._files else None
 
     def position(self, unused: int = 0) -> Position | None:
         """Where reading continues: ``unused`` bytes before the last byte read. None while there is no file."""
@@ -187,21 +180,7 @@ class LogFiles:
         if not at.seek(position.offset):
             at.seek(0)
             return False
-        if self._is_new:
-            order = list(position.order)
-            known = [each for each in order if each in self._order]
-            new = [each for each in self._order if each not in known]
-            last = at.name if at.name in new else max(order[-1:], default="")
-            new.sort(key=lambda name: (name < last, name))
-            self._order = [*known, *new]
-            self._files.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
-            # See find_newer. Where a clock went back, what came after this file may be gone.
-            lacks = at.name in order and not set(order[order.index(at.name) :]) <= set(known)
-            later = (each for each in self._files if each is not at and each.name not in known)
-            back = next((each for each in later if lacks or "" < each.name < last), None)
-            if back:
-                back.follows_gap = back.has_gap = True
-        self._is_new, self._at = False, self._files.index(at)
+        self._at = self._files.index(at)
         self.release(position)
         return True
 
@@ -217,58 +196,57 @@ class LogFiles:
 
     def find_newer(self) -> None:
         """Opens the files created since the last call, if the log was rotated."""
-        try:
-            inode = os.stat(self._path).st_ino
-        except OSError:  # between the renaming and the new file, or the log is gone
-            inode = 0
         newest = self._files[-1] if self._files else None
-        if newest and inode in (0, newest.inode):
+        if newest and self._inode() in (0, newest.inode):
             return
         # The log may be rotated again while the files are opened.
         for _ in range(10):
-            names = self._rotated()
-            found = {name: self._open(name) for name in [*names.difference(self._order), ""]}
-            opened = {name: file for name, file in found.items() if file}
-            if self._rotated() == names:
+            seen = self._inode(), self._rotated()
+            opened = {name: file for name in [*seen[1], ""] if (file := self._open(name))}
+            inode = opened[""].inode if "" in opened else 0
+            if seen == (inode, self._rotated()):
                 break
             _close(opened.values())
         else:
             return
+        known = [each for each in self._order if each in opened]
+        new = [each for each in opened if each and each not in known]
+        # A file begins with a time. Where a clock went back, the times are those of a circle that ends with the current
+        # file. If that is empty, with the last one that is not compressed.
+        plain = [opened[each].head for each in new if not opened[each].is_compressed]
+        last = (opened[""].head if "" in opened else b"") or max(plain, default=b"")
+        new.sort(key=lambda each: (opened[each].head <= last, opened[each].head))
         # The oldest names are removed first. So if the newest file is there, all that came after it are, unless a clock
-        # went back: then these have older names. At first only the files' beginnings, which are times, tell the order.
-        new = names.difference(self._order)
-        name = next((name for name, file in opened.items() if newest and file.is_copy(newest)), "")
-        may_lack = newest is not None and not name and newest.name not in names
+        # went back: then these have older names.
         if newest:
-            ages = {each: each for each in new}
-            last = name or max(self._order[-1:], default="")
-            back = {each for each in new if each < last}
+            may_lack = not any(each.is_copy(newest) for each in opened.values())
         else:
-            ages = {each: opened[each].head.decode("latin-1") if each in opened else "" for each in ["", *new]}
-            # Only the last one was not compressed yet.
-            plain = [ages[each] for each in new if each in opened and not opened[each].is_compressed]
-            last = ages[""] or max(plain, default="")
-            back = {each for each in new if ages[each] <= last}
-        order = sorted(new, key=lambda each: (each in back, ages[each]))
-        may_lack_at = next((each for each in order if each in back and (newest or len(back) < len(new))), None)
-        self._order = [*(each for each in self._order if each in names), *order]
-        for name in [*order, ""]:
-            file = opened.get(name)
-            held = next((each for each in self._files if file and file.is_copy(each)), None)
-            if file and held:
-                held.name = name or held.name
-                _close([file])
-            elif file:
-                self._files.append(file)
-                file.follows_gap = file.has_gap = may_lack or name == may_lack_at
-                may_lack = False
-                self.changed_at = self._clock()
+            may_lack = bool(known) and known != [*self._order][-len(known) :]
+        has_unseen, before = newest is None or len(new) > 1, b""
+        self._order = [*known, *new]
+        for name in (each for each in [*known, *new, ""] if each in opened):
+            file, is_new = opened[name], name not in known
+            is_back, before = has_unseen and is_new and b"" < file.head < before, file.head
+            if (newest and not is_new) or any(file.is_copy(each) for each in self._files):
+                file.file.close()
+                continue
+            file.follows_gap = file.has_gap = is_new and (is_back or may_lack)
+            may_lack &= not is_new
+            self._files.append(file)
+            self.changed_at = self._clock()
         while len(self._files) > HELD_FILES:
             self._files.pop(0).file.close()
             if self._at:
                 self._at -= 1
             else:
                 self._files[0].follows_gap = self._files[0].has_gap = True
+
+    def _inode(self) -> int:
+        """The inode of the current file. 0 between the renaming and the new file, or if the log is gone."""
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            return 0
 
     def _rotated(self) -> set[str]:
         """The names of rotated files. Files ending in ``.tmp`` are being compressed."""
@@ -284,7 +262,7 @@ class LogFiles:
         path = self._path.parent / name if name else self._path
         for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
             try:
-                return _File(open_it(path), name)
+                return _File(open_it(path))
             except FileNotFoundError:
                 continue
         return None

@@ -1,6 +1,7 @@
 """A log's files, while they are rotated as the kubelet does it."""
 
 import gzip
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,8 +44,8 @@ def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
     """Opens the writer's files. They are closed at the end."""
     made: list[LogFiles] = []
 
-    def make() -> LogFiles:
-        made.append(LogFiles(writer.path, clock))
+    def make(position: Position | None = None) -> LogFiles:
+        made.append(LogFiles(writer.path, position.order if position else (), clock))
         return made[-1]
 
     yield make
@@ -53,8 +54,8 @@ def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
     writer.close()
 
 
-def numbered(first: int, count: int = 3) -> bytes:
-    return b"".join(cri_line(f"line {number}", at=AT + number) for number in range(first, first + count))
+def numbered(first: int, count: int = 3, at: float = AT) -> bytes:
+    return b"".join(cri_line(f"line {number}", at=at + number) for number in range(first, first + count))
 
 
 def read_all(source: LogFiles, clock: Clock) -> bytes:
@@ -117,6 +118,34 @@ def test_a_rotation_that_fails_changes_nothing(writer: ContainerWriter, clock: C
     assert read_all(source, clock) == numbered(30)
 
 
+def test_a_rotation_that_fails_meanwhile_changes_nothing(
+    writer: ContainerWriter, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has another name only while it is opened."""
+    writer.write(numbered(0))
+    renamed, listdir, calls = writer.path.with_name("0.log.20260303-100005"), os.listdir, itertools.count()
+
+    def rotating(path: Path) -> list[str]:
+        number = next(calls)
+        if number == 1:
+            renamed.rename(writer.path)
+        names = listdir(path)
+        if number == 0:
+            writer.path.rename(renamed)
+        return names
+
+    monkeypatch.setattr("os.listdir", rotating)
+    assert reader().head
+
+
+def test_an_empty_file_does_not_hide_the_first_line(writer: ContainerWriter, reader: Reader) -> None:
+    """It tells when the log began, so nothing may be gone."""
+    rotate(writer, now=AT)
+    writer.write(numbered(0))
+
+    assert numbered(0).startswith(reader().head or b"-")
+
+
 def test_the_last_file_is_followed_until_it_is_silent(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
     """A runtime opens the next file for its two streams one after the other."""
     writer.write(numbered(0))
@@ -150,15 +179,17 @@ def test_reading_continues_from_a_position(
     position = source.position(unused)
     assert position is not None
     source.close()
+    rest = []
     for number in range(rotations):
-        rotate(writer, 9, now=AT + 60 + number + (step if number else 0))
-        writer.write(numbered(30 + 10 * number))
+        at = AT + (step if number else 0)
+        rotate(writer, 9, now=at + 60 + number)
+        rest.append(numbered(30 + 10 * number, at=at))
+        writer.write(rest[-1])
 
-    again = reader()
+    again = reader(position)
     assert again.go_to(Position(*position))
     may_lack = b"?" if step and rotations > 1 else b""
-    rest = b"".join(numbered(30 + 10 * each) for each in range(rotations))
-    assert read_all(again, clock) == numbered(22, 1) + may_lack + rest
+    assert read_all(again, clock) == numbered(22, 1) + b"".join(rest[:1]) + may_lack + b"".join(rest[1:])
 
 
 @pytest.mark.parametrize("is_empty", [False, True])
@@ -181,11 +212,29 @@ def test_files_removed_while_the_clock_was_back_are_a_gap(
         lines.pop()
     assert not [*writer.path.parent.glob("0.log.20260303-095825*")]
     if seen != "held":
-        source = reader()
+        source = reader(position if seen == "known" else None)
     if seen == "known":
         assert source.go_to(position)
 
     assert read_all(source, clock) == b"".join([*lines[seen != "new" : 2], b"?", *lines[3:]])
+
+
+def test_a_removed_file_after_known_ones_is_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """The clock went back, so the kubelet removes it before those."""
+    for number in range(2):
+        writer.write(numbered(10 * number))
+        rotate(writer, now=AT + number)
+    writer.write(b"removed")
+    position = reader().position()
+    assert position is not None
+    for number in range(2):
+        rotate(writer, max_files=4, now=AT - 100 + number)
+        writer.write(numbered(20 + 10 * number, at=AT - 100))
+
+    again = reader(position)
+    assert again.go_to(position)
+    rest = numbered(20, at=AT - 100) + numbered(30, at=AT - 100)
+    assert read_all(again, clock) == numbered(0) + numbered(10) + b"?" + rest
 
 
 def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
@@ -199,8 +248,8 @@ def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter,
         rotate(writer, max_files=2, now=AT + number)
         writer.write(numbered(10 * number))
 
-    assert not reader().go_to(position)
-    again = reader()
+    assert not reader(position).go_to(position)
+    again = reader(position)
     there = again.position()
     assert there is not None
     assert not again.go_to(there._replace(offset=10_000))
@@ -213,7 +262,7 @@ def test_a_position_in_an_empty_file_is_not_found_in_another(writer: ContainerWr
     assert position is not None
     writer.write(numbered(0))
 
-    assert not reader().go_to(position)
+    assert not reader(position).go_to(position)
 
 
 def test_what_was_read_is_held_until_it_is_released(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
