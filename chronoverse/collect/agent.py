@@ -89,10 +89,11 @@ class Agent:
                 is_busy |= log.step(self._ends.get(key), key in self._ends)
             except OSError as error:
                 self._around.say(f"{log.job}: {error}")
-            cost += max(0, log.cost - LEAST_BYTES)
             if log.is_done:
                 del self.logs[key]
                 self._done.add(key)
+            else:
+                cost += max(0, log.cost - LEAST_BYTES)
         self._cost = cost
         return is_busy
 

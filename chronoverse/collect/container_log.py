@@ -25,7 +25,7 @@ from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp, seconds_of
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
-from chronoverse.runner.spool.spool import OVERHEAD_BYTES, Spool
+from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 
 #: Bytes of a log that may be on their way, whatever other logs have; and at most.
@@ -75,12 +75,11 @@ class Surroundings(NamedTuple):
 class _Mark(NamedTuple):
     """How far the files had been read when the spool had lines up to index ``end``: ``saved``, for a checkpoint.
 
-    ``cost`` is what was put into the spool since the previous mark, beginning with a line at ``timestamp``.
+    The first line since the previous mark is of ``timestamp``.
     """
 
     end: int
     saved: dict[str, Any]
-    cost: int
     timestamp: str
 
 
@@ -103,17 +102,14 @@ class ContainerLog:
     def __post_init__(self) -> None:
         saved = self.around.checkpoints.load(str(self.key))
         #: Whether nothing is left to do: the job has its end, or will not get one from us.
-        self.is_done = bool(saved.get("ended"))
+        self.is_done = False
         #: Whether lines are known to be gone that precede those of the files.
         self._lacks = False
-        if not self.is_done:
-            self._files = LogFiles(self.path, Position(*(saved.get("position") or (0, "", 0))).order)
-            self._begin(saved)
+        self._files = LogFiles(self.path, Position(*(saved.get("position") or (0, "", 0))).order)
+        self._begin(saved)
 
     def _begin(self, saved: dict[str, Any]) -> None:
         """Opens the job, in the publisher's thread."""
-        #: Bytes that are on their way.
-        self.cost = 0
         self._marks: deque[_Mark] = deque()
         self._saved, self.job = saved, JobRef(*saved.get("job", self.job))
         self._rewind(saved)
@@ -158,6 +154,11 @@ class ContainerLog:
         if not self.is_done:  # what is rotated meanwhile may be removed
             self._files.find_newer()
         return is_busy
+
+    @property
+    def cost(self) -> int:
+        """Bytes that are on their way."""
+        return self._spool.memory_bytes
 
     @property
     def lag_bytes(self) -> int:
@@ -314,7 +315,6 @@ class ContainerLog:
         return (self._publisher.base or 1) + self._spool.end - (self._skip or 0)
 
     def _put(self, batches: Sequence[LineBatch]) -> None:
-        cost = 0
         for batch in batches:
             if self._skip:
                 skipped = min(self._skip, batch.lines)
@@ -323,18 +323,15 @@ class ContainerLog:
                 batch = batch._replace(text=text, lines=batch.lines - skipped)
             if batch.lines:
                 self._spool.put(batch)
-                cost += OVERHEAD_BYTES + len(batch.text)
-        self.cost += cost
         position = self._files.position(len(self._reader.rest))
         saved = {"next": self._number, "position": position, "reader": self._reader.state()}
-        self._marks.append(_Mark(self._spool.end, saved, cost, batches[0].timestamp if batches else ""))
+        self._marks.append(_Mark(self._spool.end, saved, batches[0].timestamp if batches else ""))
 
     def _note_safe(self, now: float) -> None:
         """Notes how far all lines are safe. Saves a checkpoint now and then, and at once when another file begins."""
         is_other = False
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()
-            self.cost -= mark.cost
             is_other |= (mark.saved["position"] or [0])[0] != (self._saved.get("position") or [0])[0]
             self._saved |= mark.saved
             self._checkpoint_at = self._checkpoint_at or now + CHECKPOINT_SECONDS
@@ -354,7 +351,7 @@ class ContainerLog:
         self._stop()
 
     def _stop(self) -> None:
-        self.is_done, self.cost = True, 0
+        self.is_done = True
         self._marks.clear()
         self._publisher.stop()
         self._files.close()

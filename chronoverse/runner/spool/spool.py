@@ -142,6 +142,11 @@ class Spool:
         return self.end - self.acked
 
     @property
+    def memory_bytes(self) -> int:
+        """The size of the lines in memory."""
+        return self._memory.size
+
+    @property
     def path(self) -> Path | None:
         """The path of the file, while there is one."""
         return self._file.path if self._file else None
