@@ -7,6 +7,7 @@ import pytest
 
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import Agent, Jobs
+from tests.support.faultproxy import FaultProxy
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
@@ -18,9 +19,23 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), redis_server.url, lease_seconds=5) as service:
+def lease_seconds(request: pytest.FixtureRequest) -> int:
+    """Longer than an agent needs to start on a busy machine, so that its jobs are not LOST when it was killed."""
+    return int(getattr(request, "param", 60))
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, lease_seconds: int
+) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), redis_server.url, lease_seconds=lease_seconds) as service:
         yield service
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[FaultProxy]:
+    with FaultProxy((service.host, service.port)) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -39,7 +54,7 @@ def api() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def agent(tmp_path: Path, api: ApiServer, service: Service) -> Iterator[Callable[..., Agent]]:
+def agent(tmp_path: Path, api: ApiServer, service: Service, lease_seconds: int) -> Iterator[Callable[..., Agent]]:
     """Makes an agent that publishes through the service, or straight to a ``store``. It is killed at the end."""
     made: list[Agent] = []
 
@@ -49,7 +64,7 @@ def agent(tmp_path: Path, api: ApiServer, service: Service) -> Iterator[Callable
         environ |= {
             "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
             "CHRONOVERSE_DURABILITY": "acked",
-            "CHRONOVERSE_LEASE_SECONDS": "5",
+            "CHRONOVERSE_LEASE_SECONDS": str(lease_seconds),
         }
         made.append(Agent(tmp_path, api, environ, *options))
         return made[-1]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,7 +23,7 @@ from tests.support.waiting import wait_until
 
 NODE: Final = "node-1"
 #: Seconds for what an agent should do soon, on a busy machine.
-SOON: Final = 30.0
+SOON: Final = 60.0
 
 
 def pod(name: str, uid: str = "", *, owner: tuple[str, str] | None = None, **changes: Any) -> dict[str, Any]:
@@ -58,12 +59,16 @@ def ended(pod: dict[str, Any], code: int = 0, reason: str = "", container: str =
 
 def cri_line(text: str | bytes, stream: str = "stdout", tag: str = "F", at: float | None = None) -> bytes:
     """A line as containerd writes it: the time with nanoseconds, without zeros at its end."""
-    seconds = time.time() if at is None else at
-    whole = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f"{time.time_ns() % 1_000_000_000 if at is None else int(at % 1 * 1e9):09d}".rstrip("0")
+    seconds, nanoseconds = divmod(time.time_ns() if at is None else int(at * 1e9), 1_000_000_000)
+    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f"{nanoseconds:09d}".rstrip("0")
     stamp = f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
     data = text.encode() if isinstance(text, str) else text
     return f"{stamp} {stream} {tag} ".encode() + data + b"\n"
+
+
+def texts(count: int, first: int = 0) -> list[str]:
+    return [f"line {number}" for number in range(first, count)]
 
 
 class ContainerWriter:
@@ -117,8 +122,10 @@ def rotate(
             shutil.copyfileobj(source, target)
         draft.rename(each.with_name(f"{each.name}.gz"))
         each.unlink()
-    # rotateLatestLog
-    rotated = log.with_name(f"{log.name}.{datetime.fromtimestamp(now or time.time(), UTC):%Y%m%d-%H%M%S}")
+    # rotateLatestLog. A kubelet waits 3 s at least until the next, so no two files have the same name.
+    names = (f"{log.name}.{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}" for at in count(now or time.time()))
+    known = {each.name.removesuffix(".gz") for each in log.parent.iterdir()}
+    rotated = log.with_name(next(name for name in names if name not in known))
     log.rename(rotated)
     if reopen_fails:
         rotated.rename(log)
@@ -153,12 +160,28 @@ class Agent:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(SOON) == 0, self.log.read_text()
 
+    def wait_for_state(self, text: str) -> None:
+        """Waits until a checkpoint has this text."""
+
+        def is_there() -> bool:
+            return any(text in path.read_text() for path in self.state.glob("*.json"))
+
+        wait_until(is_there, SOON, f"{text} in a checkpoint")
+
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
+
+
+def node_with_pod(node: Agent, api: ApiServer) -> tuple[Agent, dict[str, Any], ContainerWriter]:
+    """The node with a pod that runs, and what writes its log."""
+    one = pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    return node, one, writer
 
 
 class Jobs:
@@ -186,6 +209,10 @@ class Jobs:
         """The lines and gaps of a job that has ended, in order, as its viewers get them."""
         found = self.client.follow(JobRef(workflow, job), offset=offset)
         return [each for each in found if isinstance(each, Line | Gap)]
+
+    def summary(self, workflow: str, job: str) -> list[str | Gap]:
+        """The texts and gaps of a job that has ended."""
+        return [each.message if isinstance(each, Line) else each for each in self.entries(workflow, job)]
 
     def texts(self, workflow: str, job: str) -> list[str]:
         return [line.message for line in self.client.logs(JobRef(workflow, job))]

@@ -1,7 +1,5 @@
 """A real writer: conmon, which writes the logs of CRI-O and podman. Its runtime is a script that starts a command."""
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +9,12 @@ import pytest
 
 from chronoverse.joblog.model import JobRef
 from tests.collect.apiserver import ApiServer
-from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, ended, pod, rotate, with_state
+from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, ended, pod, with_state
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-FIFO: Final = os.O_WRONLY | os.O_NONBLOCK
 RUNTIME: Final = """#!/bin/sh
 while [ $# -gt 0 ]; do [ "$1" = --pid-file ] && pid=$2; shift; done
 sh -c '{command}' &
@@ -26,7 +23,7 @@ echo $! >"$pid"
 
 
 class Conmon(ContainerWriter):
-    """A command whose output conmon writes. The kubelet's rotation tells it to open its log again, as CRI-O does."""
+    """A command whose output conmon writes."""
 
     def run(self, directory: Path, command: str) -> None:
         self.close()
@@ -42,20 +39,11 @@ class Conmon(ContainerWriter):
         arguments += ["--socket-dir-path", str(directory / "sockets"), "-l", f"k8s-file:{self.path}"]
         subprocess.run([tool("conmon"), *arguments], check=True, timeout=SOON)
 
-    def reopen(self) -> None:
-        # Nobody reads the pipe of a conmon that has ended.
-        with contextlib.suppress(OSError), open(os.open(self._directory / "bundle" / "ctl", FIFO), "w") as control:
-            control.write("2 0 0\n")
-        wait_until(lambda: self.path.exists() or self.has_ended, SOON, "conmon opens its log again")
-
-    @property
-    def has_ended(self) -> bool:
-        return (self._directory / "exits" / "c1").exists()
-
     def wait(self) -> int:
         """The command's exit code."""
-        wait_until(lambda: self.has_ended, SOON, "the command ends")
-        return int((self._directory / "exits" / "c1").read_text())
+        code = self._directory / "exits" / "c1"
+        wait_until(code.exists, SOON, "the command ends")
+        return int(code.read_text())
 
 
 @pytest.fixture
@@ -92,25 +80,3 @@ def test_pieces_of_conmon_are_joined(
         "".join(line.message + ("" if line.partial else "\n") for line in out)
         == f"no newline yet\n{'x' * 200_000}\nend\n"
     )
-
-
-def test_rotation_loses_nothing(
-    agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, conmon: Callable[..., Conmon], tmp_path: Path
-) -> None:
-    """conmon writes into the renamed file until it has opened the new one."""
-    command = "echo line $i; echo err $i >&2; [ $((i % 100)) -gt 0 ] || sleep 0.1"
-    begin = f"echo line 0; echo err 0 >&2; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
-    with agent():
-        api.apply(with_state(pod("one"), running={}))
-        writer = conmon(f"{begin}; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); {command}; done")
-        jobs.wait_for_lines("shop.one", "one.main", 1)
-        for number in range(4):
-            wait_until(lambda: writer.path.stat().st_size, SOON, "conmon writes")
-            rotate(writer, max_files=3, now=1_772_532_005 + number)
-            (tmp_path / "go").touch()
-        api.apply(ended(pod("one"), writer.wait()))
-        jobs.wait_for_end("shop.one", "one.main")
-
-    lines = list(jobs.client.logs(JobRef("shop.one", "one.main")))
-    for stream, word in (("stdout", "line"), ("stderr", "err")):
-        assert [each.message for each in lines if each.stream == stream] == [f"{word} {n}" for n in range(3001)]

@@ -1,6 +1,7 @@
 """The real writer of most nodes: containerd, through its CRI. The kubelet's part is played by the test."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,7 +37,7 @@ def containerd() -> Iterator[Containerd]:
 class Container(ContainerWriter):
     """A command in a container. The kubelet's rotation tells containerd to open its log again."""
 
-    def run(self, containerd: Containerd, command: str) -> None:
+    def run(self, containerd: Containerd, command: str, *mounted: Path) -> None:
         self.close()
         self.path.unlink()
         self._cri = containerd
@@ -45,7 +46,7 @@ class Container(ContainerWriter):
             self._sandbox = containerd.call("RunPodSandbox", {1: sandbox})[1].decode()
         except RuntimeError as error:
             pytest.skip(f"containers cannot run here: {error}")
-        mounts = [{1: path, 2: path, 3: 1} for path in MOUNTED]
+        mounts = [{1: path, 2: path, 3: 1} for path in (*MOUNTED, *mounted)]
         config = {1: {1: "main"}, 2: {1: IMAGE}, 3: ["/bin/sh", "-c", command], 7: mounts, 11: "main/0.log"}
         config |= {15: {2: {3: NAMESPACES}}}
         self._id = containerd.call("CreateContainer", {1: self._sandbox, 2: config, 3: sandbox})[1].decode()
@@ -71,13 +72,13 @@ class Container(ContainerWriter):
 
 
 @pytest.fixture
-def container(tmp_path: Path, containerd: Containerd) -> Iterator[Callable[[str], Container]]:
-    """Runs a command in a pod's container."""
+def container(tmp_path: Path, containerd: Containerd) -> Iterator[Callable[..., Container]]:
+    """Runs a command in a pod's container, which may read some paths of the test."""
     made: list[Container] = []
 
-    def run(command: str) -> Container:
+    def run(command: str, *mounted: Path) -> Container:
         found = Container(tmp_path / "pods", pod("one"))
-        found.run(containerd, command)
+        found.run(containerd, command, *mounted)
         made.append(found)
         return found
 
@@ -87,7 +88,7 @@ def container(tmp_path: Path, containerd: Containerd) -> Iterator[Callable[[str]
 
 
 def test_long_lines_and_ends(
-    agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[[str], Container]
+    agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[..., Container]
 ) -> None:
     """containerd cuts lines at 16 KiB, and marks the last one that has no newline as whole."""
     with agent():
@@ -103,23 +104,40 @@ def test_long_lines_and_ends(
 
 
 def test_rotation_and_killed_agents_lose_nothing(
-    agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[[str], Container]
+    agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[..., Container], tmp_path: Path
 ) -> None:
     """ReopenContainerLog under load, with files that are removed; no gap is named."""
     node = agent()
     api.apply(with_state(pod("one"), running={}))
+    stop = tmp_path / "stop" / "now"
+    stop.parent.mkdir()
     command = "echo line $i; echo err $i >&2; [ $((i % 50)) -gt 0 ] || sleep 0.03"
-    writer = container(f"i=0; while [ $i -lt 10000 ]; do {command}; i=$((i+1)); done; exit 3")
+    writer = container(f"i=0; until [ -e {stop} ]; do {command}; i=$((i+1)); done; exit 3", stop.parent)
     for number in range(6):
         with node:
-            seen = jobs.job("shop.one", "one.main").get("last_sequence_num", 0)
-            jobs.wait_for_lines("shop.one", "one.main", seen + 500)
+            # Else a file could be removed before it was read.
+            jobs.wait_for_lines("shop.one", "one.main", 2 * last_number(writer) + 500)
             rotate(writer, max_files=4, now=1_772_532_005 + number)
+    last_number(writer)
+    stop.touch()
     api.apply(with_state(pod("one"), terminated=writer.wait()))
     with node:
         job = jobs.wait_for_end("shop.one", "one.main")
 
-    assert (job["status"], job["exit_code"], job["lines"]) == ("FAILED", 3, 20_000)
+    count = last_number(writer) + 1
+    assert (job["status"], job["exit_code"], job["lines"]) == ("FAILED", 3, 2 * count)
     lines = list(jobs.client.logs(JobRef("shop.one", "one.main")))
     for stream, word in (("stdout", "line"), ("stderr", "err")):
-        assert [each.message for each in lines if each.stream == stream] == [f"{word} {n}" for n in range(10_000)]
+        assert [each.message for each in lines if each.stream == stream] == [f"{word} {n}" for n in range(count)]
+
+
+def last_number(writer: Container) -> int:
+    """The number that the container printed last on stdout."""
+    numbers: list[str] = []
+
+    def has_printed() -> bool:
+        numbers[:] = re.findall(r" stdout F line ([0-9]+)\n", writer.path.read_text())
+        return bool(numbers)
+
+    wait_until(has_printed, SOON, "the container prints")
+    return int(numbers[-1])

@@ -1,27 +1,39 @@
 """Faults of an agent and of what it needs: each line once and in order, or named; each end once, after the last."""
 
 import contextlib
-import itertools
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from chronoverse.joblog.model import Gap, Line
+from chronoverse.joblog.model import Gap
 from tests.collect.apiserver import ApiServer
-from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
+from tests.collect.node import (
+    SOON,
+    Agent,
+    ContainerWriter,
+    Jobs,
+    cri_line,
+    ended,
+    node_with_pod,
+    pod,
+    rotate,
+    texts,
+    with_state,
+)
 from tests.support.faultproxy import FaultProxy
 from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
+#: Whoever looks at a job whose lease has ended makes it LOST: these tests do not look while an agent waits for it.
+short_lease = pytest.mark.parametrize("lease_seconds", [5], indirect=True, scope="module")
 WORKFLOW: Final = "shop.one"
 JOB: Final = "one.main"
 
@@ -57,24 +69,14 @@ class Printing:
         wait_until(lambda: self.count >= count, SOON, f"{count} lines are printed")
 
 
-@pytest.fixture
-def proxy(service: Service) -> Iterator[FaultProxy]:
-    with FaultProxy((service.host, service.port)) as proxy:
-        yield proxy
-
-
-def texts(count: int, first: int = 0) -> list[str]:
-    return [f"line {number}" for number in range(first, count)]
-
-
 def test_a_killed_agent_continues_where_it_was(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """Whatever it had sent, and whatever it had noted."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
+    node, one, writer = node_with_pod(agent(), api)
     with Printing(writer) as printing:
         for kill in range(5):
             with node:
+                # An empty file is not rotated.
+                printing.wait_for(1)
                 jobs.wait_for_lines(WORKFLOW, JOB, printing.count + 100 * (kill % 3))
             rotate(writer, now=1_772_532_005 + kill)
     api.apply(ended(one, 7))
@@ -83,6 +85,10 @@ def test_a_killed_agent_continues_where_it_was(agent: Agents, api: ApiServer, jo
 
     assert (job["status"], job["exit_code"], job["lines"]) == ("FAILED", 7, printing.count)
     assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
+
+
+def job_ids(jobs: Jobs) -> set[str]:
+    return {each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]}
 
 
 def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
@@ -95,33 +101,23 @@ def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer
         jobs.wait_for_end(WORKFLOW, JOB)
     shutil.rmtree(node.state)
     with node:
-        wait_for_state(node, '"ended":true')
+        node.wait_for_state('"ended":true')
         two = pod("two")
         ContainerWriter(node.pods, two).print("other")
         api.apply(ended(two))
         jobs.wait_for_end("shop.two", "two.main")
 
     assert jobs.texts(WORKFLOW, JOB) == texts(3)
-    assert [each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]] == [JOB]
+    assert job_ids(jobs) == {JOB}
 
 
-def wait_for_state(node: Agent, text: str, times: int = 1) -> None:
-    """Waits until the checkpoints have this text that often."""
-
-    def found() -> int:
-        return "".join(path.read_text() for path in node.state.glob("*.json")).count(text)
-
-    wait_until(lambda: found() == times, SOON, f"{text} in a checkpoint")
-
-
+@short_lease
 @pytest.mark.parametrize(
     "rotations", [pytest.param(0, id="one file"), pytest.param(2, id="rotated", marks=pytest.mark.long)]
 )
 def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
     """It waits for the lease of the agent before. Lines that are alike do not confuse it."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
+    node, one, writer = node_with_pod(agent(), api)
     blank = [cri_line("", at=time.time() + 60)] * 150
     with node:
         writer.print(*texts(100))
@@ -134,56 +130,42 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
     writer.print(*texts(200, 100))
     api.apply(ended(one))
     with node:
+        node.wait_for_state('"next":')
         job = jobs.wait_for_end(WORKFLOW, JOB)
 
     assert job["status"] == "COMPLETED"
     assert jobs.texts(WORKFLOW, JOB) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
 
 
-@pytest.mark.long
+@short_lease
 def test_an_agent_may_publish_straight_to_the_store(
     agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
 ) -> None:
-    """Also when it has lost its state, and reads the log's end there."""
-    node, one = agent(store=redis_server.url), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    writer.print(*texts(300))
+    """Also when it has lost its state, and reads the log's end there. It masks secrets before the store."""
+    node, one, writer = node_with_pod(agent(store=redis_server.url), api)
+    writer.print(*texts(300), f"token {GITHUB}")
     with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 300)
+        jobs.wait_for_lines(WORKFLOW, JOB, 301)
     shutil.rmtree(node.state)
     writer.print(*texts(400, 300))
     api.apply(ended(one, 2, "Error"))
     with node:
+        node.wait_for_state('"next":')
         job = jobs.wait_for_end(WORKFLOW, JOB)
 
     assert (job["exit_code"], job["labels"]["reason"]) == (2, "Error")
-    assert jobs.texts(WORKFLOW, JOB) == texts(400)
+    assert jobs.texts(WORKFLOW, JOB) == [*texts(300), "token [masked]", *texts(400, 300)]
 
 
-def test_an_agent_masks_secrets_before_the_store(
-    agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
-) -> None:
-    """A service would mask them, too."""
-    node, one = agent(store=redis_server.url), pod("one")
-    ContainerWriter(node.pods, one).print(f"token {GITHUB}")
-    api.apply(ended(one))
-    with node:
-        jobs.wait_for_end(WORKFLOW, JOB)
-
-    assert jobs.texts(WORKFLOW, JOB) == ["token [masked]"]
-
-
+@short_lease
 @pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
     """All files that the agent knew are gone when it comes back."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
+    node, one, writer = node_with_pod(agent(), api)
     with node:
         writer.print(*texts(3))
         jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        wait_for_state(node, '"next":4')
+        node.wait_for_state('"next":4')
     for number in range(3):
         writer.print(f"unseen {number}")
         rotate(writer, max_files=2, now=1_772_532_005 + number)
@@ -192,10 +174,106 @@ def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: 
         shutil.rmtree(node.state)
     api.apply(ended(one))
     with node:
+        if not has_state:
+            node.wait_for_state('"next":')
         job = jobs.wait_for_end(WORKFLOW, JOB)
 
-    assert summary(jobs) == [*texts(3), Gap(4, 4, "missing"), "unseen 2", "last"]
+    assert jobs.summary(WORKFLOW, JOB) == [*texts(3), Gap(4, 4, "missing"), "unseen 2", "last"]
     assert (job["status"], job["dropped"]) == ("COMPLETED", 0)
+
+
+@short_lease
+@pytest.mark.long
+@pytest.mark.parametrize("has_state", [True, False])
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_lost_job_is_continued_by_another(
+    agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
+) -> None:
+    """No agent ran for longer than the lease. The other job ends as the container does; it may have no lines."""
+    node, one, writer = node_with_pod(agent(), api)
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        node.wait_for_state('"next":4')
+    if is_running:
+        writer.print(*texts(5, 3))
+    assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
+    if not has_state:
+        shutil.rmtree(node.state)
+    with node:
+        if is_running:
+            jobs.wait_for_lines(WORKFLOW, f"{JOB}-from-4", 2)
+            writer.print(*texts(6, 5))
+        api.apply(ended(one, 3))
+        job = jobs.wait_for_end(WORKFLOW, f"{JOB}-from-4")
+
+    assert (job["status"], job["exit_code"], job["labels"]["continues"]) == ("FAILED", 3, JOB)
+    assert jobs.texts(WORKFLOW, JOB) == texts(3)
+    assert jobs.summary(WORKFLOW, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
+
+
+@short_lease
+@pytest.mark.long
+def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
+    agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
+) -> None:
+    """More is printed than the agent keeps in memory; it is rotated and removed, and the job is declared LOST."""
+    node, one, writer = node_with_pod(agent(url=proxy.http_url), api)
+    with node:
+        writer.print(*texts(10))
+        jobs.wait_for_lines(WORKFLOW, JOB, 10)
+        proxy.refuse()
+        proxy.cut()
+        total = 10
+        for number in range(6):
+            writer.print(*(f"line {each} {'x' * 1_000}" for each in range(total, total + 4_000)))
+            total += 4_000
+            wait_for_open(node, writer.path)
+            rotate(writer, max_files=3, now=1_772_532_005 + number)
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
+        proxy.heal()
+        api.apply(ended(one, 1))
+        wait_until(lambda: len(job_ids(jobs)) > 1, SOON, "another job")
+        (other,) = job_ids(jobs) - {JOB}
+        job = jobs.wait_for_end(WORKFLOW, other)
+
+    found = [text.split(" x")[0] for each in (JOB, other) for text in jobs.texts(WORKFLOW, each)]
+    assert (job["status"], found) == ("FAILED", texts(total))
+
+
+def wait_for_open(node: Agent, path: Path) -> None:
+    """Waits until the agent has the file open."""
+    assert node.process is not None
+    fds, inode = Path(f"/proc/{node.process.pid}/fd"), path.stat().st_ino
+
+    def is_open() -> bool:
+        found = set()
+        for each in fds.iterdir():
+            with contextlib.suppress(OSError):
+                found.add(each.stat().st_ino)
+        return inode in found
+
+    wait_until(is_open, SOON, f"{path} is open")
+
+
+@short_lease
+@pytest.mark.long
+def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Not one of them is LOST, however long no agent runs."""
+    node, one, writer = node_with_pod(agent(), api)
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        node.stop()
+    # Longer than the lease.
+    for _ in range(3):
+        with pytest.raises(AssertionError):
+            wait_until(lambda: jobs.job(WORKFLOW, JOB)["status"] != "RUNNING", 2.5, "the job does not run")
+    writer.print(*texts(6, 3))
+    with node:
+        api.apply(ended(one))
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "COMPLETED"
+    assert jobs.texts(WORKFLOW, JOB) == texts(6)
 
 
 @pytest.mark.parametrize(
@@ -221,105 +299,12 @@ def test_lines_that_were_removed_before_the_first_look_are_named(
         jobs.wait_for_end(WORKFLOW, JOB)
 
     gap = [Gap(1, 1, "missing")] if has_gap else []
-    assert summary(jobs) == [*gap, "early", "last"]
-
-
-def summary(jobs: Jobs, job: str = JOB) -> list[str | Gap]:
-    """The texts and gaps of a job that has ended."""
-    return [each.message if isinstance(each, Line) else each for each in jobs.entries(WORKFLOW, job)]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("has_state", [True, False])
-@pytest.mark.parametrize("is_running", [True, False])
-def test_a_lost_job_is_continued_by_another(
-    agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
-) -> None:
-    """No agent ran for longer than the lease. The other job ends as the container does; it may have no lines."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    writer.print(*texts(3))
-    with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        wait_for_state(node, '"next":4')
-    if is_running:
-        writer.print(*texts(5, 3))
-    assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
-    if not has_state:
-        shutil.rmtree(node.state)
-    with node:
-        if is_running:
-            jobs.wait_for_lines(WORKFLOW, f"{JOB}-from-4", 2)
-            writer.print(*texts(6, 5))
-        api.apply(ended(one, 3))
-        job = jobs.wait_for_end(WORKFLOW, f"{JOB}-from-4")
-
-    assert (job["status"], job["exit_code"], job["labels"]["continues"]) == ("FAILED", 3, JOB)
-    assert jobs.texts(WORKFLOW, JOB) == texts(3)
-    assert summary(jobs, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
-
-
-@pytest.mark.long
-def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
-    agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
-) -> None:
-    """More is printed than the agent keeps in memory; it is rotated and removed, and the job is declared LOST."""
-    node, one = agent(url=proxy.http_url), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    with node:
-        writer.print(*texts(10))
-        jobs.wait_for_lines(WORKFLOW, JOB, 10)
-        proxy.refuse()
-        proxy.cut()
-        total = 10
-        for number in range(6):
-            writer.print(*(f"line {each} {'x' * 1_000}" for each in range(total, total + 4_000)))
-            total += 4_000
-            wait_for_open(node, writer.path)
-            rotate(writer, max_files=3, now=1_772_532_005 + number)
-        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
-        proxy.heal()
-        api.apply(ended(one, 1))
-        (other,) = wait_for_other_jobs(jobs, 1)
-        job = jobs.wait_for_end(WORKFLOW, other)
-
-    found = [text.split(" x")[0] for each in (JOB, other) for text in jobs.texts(WORKFLOW, each)]
-    assert (job["status"], found) == ("FAILED", texts(total))
-
-
-def wait_for_open(node: Agent, path: Path) -> None:
-    """Waits until the agent has the file open."""
-    assert node.process is not None
-    fds, inode = Path(f"/proc/{node.process.pid}/fd"), path.stat().st_ino
-
-    def is_open() -> bool:
-        found = set()
-        for each in fds.iterdir():
-            with contextlib.suppress(OSError):
-                found.add(each.stat().st_ino)
-        return inode in found
-
-    wait_until(is_open, SOON, f"{path} is open")
-
-
-def wait_for_other_jobs(jobs: Jobs, count: int) -> list[str]:
-    """The jobs that continue the first one, once there are so many."""
-
-    def others() -> list[str]:
-        found = [each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]]
-        return [each for each in found if each != JOB]
-
-    wait_until(lambda: len(others()) >= count, SOON, f"{count} other jobs")
-    return others()
+    assert jobs.summary(WORKFLOW, JOB) == [*gap, "early", "last"]
 
 
 def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """Nobody can say what it printed meanwhile, and its checkpoint goes."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
+    node, one, writer = node_with_pod(agent(), api)
     writer.print(*texts(3))
     with node:
         jobs.wait_for_lines(WORKFLOW, JOB, 3)
@@ -330,37 +315,14 @@ def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api
         assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
         wait_until(lambda: not [*node.state.glob("*.json")], SOON, "the checkpoint is gone")
 
-    assert summary(jobs) == [*texts(3), Gap(4, 4, "missing")]
-
-
-@pytest.mark.long
-def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Not one of them is LOST, however long no agent runs."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    writer.print(*texts(3))
-    with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        node.stop()
-    # Longer than the lease.
-    for _ in range(3):
-        with pytest.raises(AssertionError):
-            wait_until(lambda: jobs.job(WORKFLOW, JOB)["status"] != "RUNNING", 2.5, "the job does not run")
-    writer.print(*texts(6, 3))
-    with node:
-        api.apply(ended(one))
-        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "COMPLETED"
-    assert jobs.texts(WORKFLOW, JOB) == texts(6)
+    assert jobs.summary(WORKFLOW, JOB) == [*texts(3), Gap(4, 4, "missing")]
 
 
 def test_the_files_keep_what_the_service_does_not_take(
     agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
 ) -> None:
     """They are rotated and removed meanwhile, and the container ends."""
-    node, one = agent(url=proxy.http_url), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
+    node, one, writer = node_with_pod(agent(url=proxy.http_url), api)
     with node:
         with Printing(writer, 0.001) as printing:
             jobs.wait_for_lines(WORKFLOW, JOB, 10)
@@ -376,28 +338,6 @@ def test_the_files_keep_what_the_service_does_not_take(
 
     assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
     assert (job["status"], job["lines"]) == ("FAILED", printing.count)
-
-
-def test_a_clock_that_goes_back_changes_no_order(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Neither that of lines nor that of files, also when the agent is killed."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    numbers = itertools.count()
-    for rotation, now in enumerate((1_772_532_005.0, 1_772_532_006.0, 1_772_500_000.0), 1):
-        with node:
-            for each in range(50):
-                writer.write(cri_line(f"line {next(numbers)}", at=now + each))
-            rotate(writer, now=now)
-            for each in range(50):
-                writer.write(cri_line(f"line {next(numbers)}", at=now - each))
-            jobs.wait_for_lines(WORKFLOW, JOB, 100 * rotation)
-            wait_for_state(node, "0.log.2026", rotation)
-    api.apply(ended(one))
-    with node:
-        jobs.wait_for_end(WORKFLOW, JOB)
-
-    assert jobs.texts(WORKFLOW, JOB) == texts(300)
 
 
 def test_a_full_disk_of_checkpoints_costs_nothing(agent: Agents, api: ApiServer, jobs: Jobs) -> None:

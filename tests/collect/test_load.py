@@ -17,12 +17,12 @@ import pytest
 from chronoverse.joblog.model import Gap
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
-from tests.collect.test_faults import fill
+from tests.collect.test_faults import fill, short_lease
 from tests.support.faultproxy import FaultProxy
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240), short_lease]
 
 #: Containers with 500 lines/s each, and one with 50,000.
 SLOW: Final = 20
@@ -64,6 +64,7 @@ class Load:
         self.fast = Container(pods, "fast", round(50_000 * TICK_SECONDS))
         self.printing = [*self.slow, self.fast]
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Load":
@@ -77,27 +78,30 @@ class Load:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    def clock(self) -> float:
+        return time.time() - (3_600 if time.monotonic() - self._began > SECONDS / 2 else 0)
+
     def end(self, container: Container, *lasts: bytes) -> None:
         """It prints no more but these bytes, each into another file."""
         with self._lock:
             self.printing.remove(container)
             for number, last in enumerate(lasts, 1):
                 container.writer.write(last)
-                rotate(container.writer, now=time.time() + number)
+                rotate(container.writer, now=self.clock() + number)
 
     def begin(self, container: Container) -> None:
         with self._lock:
             self.printing.append(container)
 
     def _run(self) -> None:
-        began = time.monotonic()
+        began = self._began
         rotated_at = began + 2  # no log is rotated so soon that nobody sees that it has begun
         pause = threading.Event()
         for tick in itertools.count(1):
             passed = time.monotonic() - began
             if passed > SECONDS:
                 return
-            now = time.time() - (3_600 if passed > SECONDS / 2 else 0)
+            now = self.clock()
             with self._lock:
                 for each in self.printing:
                     if each is not self.fast or passed < FAST_SECONDS:
@@ -158,7 +162,8 @@ def test_nothing_is_lost_unnamed(
 
         def tear() -> None:
             # The power fails within a character, and within a stream's name.
-            torn.extend((cri_line("caf\u00e9")[:-2], cri_line("")[:-6], cri_line("last")))
+            at = load.clock()
+            torn.extend((cri_line("caf\u00e9", at=at)[:-2], cri_line("", at=at + 1)[:-6], cri_line("last", at=at + 2)))
             load.end(cut, *torn)
 
         faults: dict[int, Callable[[], object]] = {
