@@ -138,6 +138,7 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
 
 
 @short_lease
+@pytest.mark.long
 def test_an_agent_may_publish_straight_to_the_store(
     agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
 ) -> None:
