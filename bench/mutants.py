@@ -163,6 +163,18 @@ EQUIVALENT: Final = {
         "if max(*values[1:7], *largest) > _LARGEST:",
         "if max(*values[ 0:7], *largest) > _LARGEST:",
     ),
+    # Entries in sequence have no gap that could begin there.
+    (
+        "live/replay_cache.py",
+        "segment = make_segment(entries, cursor, 1, line_filter) if entries else None",
+        "segment = make_segment(entries, cursor, 0, line_filter) if entries else None",
+    ),
+    # Numbers ascend.
+    (
+        "joblog/timelines.py",
+        "is_next = run.shortest is None or following is None or following.number == there.number + 1",
+        "is_next = run.shortest is None or following is None or following.number <= there.number + 1",
+    ),
     # Any number is lower than the default.
     (
         "joblog/shapes.py",

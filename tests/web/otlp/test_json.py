@@ -98,6 +98,10 @@ def nested(levels: int) -> Any:
     return [nested(levels - 1)] if levels > 1 else []
 
 
+def maps(levels: int) -> Any:
+    return {"a": maps(levels - 1)} if levels > 1 else {}
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "why"),
     [
@@ -110,8 +114,9 @@ def nested(levels: int) -> Any:
         (record([[1] * 499] * 2), record([[1] * 500] * 2), "a body has more than 1000 values"),
         (record({"a": [1] * 999}), record({"a": [1] * 1_000}), "a body has more than 1000 values"),
         (record(nested(32)), record(nested(33)), "a body has more than 32 levels of lists and maps"),
+        (record(maps(32)), record(maps(33)), "a body has more than 32 levels of lists and maps"),
     ],
-    ids=["attributes", "values", "values of lists", "values of a map", "levels"],
+    ids=["attributes", "values", "values of lists", "values of a map", "levels", "levels of maps"],
 )
 def test_what_a_record_may_have(good: LogRecord, bad: LogRecord, why: str) -> None:
     """In either form it may have just as much, and a record that has more is refused alone."""
