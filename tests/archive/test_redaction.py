@@ -1,10 +1,14 @@
 """A redaction at the edges of a log, and what of the old text it does not call deleted."""
 
+import time
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
 
+from chronoverse.archive import redaction
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import Fenced, LineStillOpen
@@ -57,6 +61,20 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
     assert redacted(bench, objects) == [2, *numbers]
     if archived and ended:
         assert not DERIVED & {*bench.hash()}
+
+
+def test_a_redaction_that_takes_long_says_how_far_it_came(
+    bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is up after each chunk. What the store has comes after the last of the archive."""
+    bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 30))
+    for last in (10, 20):
+        archive_up_to(bench.store, objects, JOB, last)
+    ticks = count(step=10)
+    monkeypatch.setattr(redaction, "time", SimpleNamespace(time=time.time, monotonic=lambda: next(ticks)))
+    found = [redact(bench, objects, first, 29) for first in (1, 11)]
+    assert [(each.last_checked, each.complete) for each in found] == [(10, False), (29, True)]
+    assert redacted(bench, objects) == [*range(2, 29, 2)]
 
 
 def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObjectStore) -> None:

@@ -14,6 +14,7 @@ from chronoverse.auth.toml_file import MAX_FILE_BYTES, TomlFile
 from chronoverse.cli.serve import service_settings
 from chronoverse.errors import Forbidden, JobNotFound, RightsUnavailable, SettingsError, Unauthorized
 from chronoverse.settings import Settings
+from tests.support.waiting import wait_until
 
 SECRET: Final = b"a secret of at least 32 bytes for HS256"
 NOW: Final = 1_800_000_000.0
@@ -157,12 +158,15 @@ def test_a_service_does_not_start_with_errors_in_the_file(path: Path) -> None:
 
 
 def test_a_changed_file_counts_at_once(path: Path) -> None:
-    """Also one that has another file's place, as a rename or Kubernetes puts it there."""
+    """Also one of the same size, or one that has another file's place, as a rename or Kubernetes puts it there."""
     groups = workflows_map(path)
     assert developers(groups).keys() == {READ}
 
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
     assert developers(groups).keys() == {WRITE}
+    # Two writes within a tick of the file system's clock look the same.
+    other = '[developers]\nworkflows = ["y"]\nscopes = ["logs:write"]'
+    wait_until(lambda: path.write_text(other) and developers(groups)[WRITE].ids == {"y"}, 60, "the other workflow")
     draft = path.with_name("draft")
     draft.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:admin"]')
     os.replace(draft, path)

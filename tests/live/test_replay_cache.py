@@ -403,9 +403,9 @@ def test_a_scan_that_began_before_a_redaction_is_nobodys(rig: Rig) -> None:
     assert len(asked) == 2
 
 
-def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig) -> None:
+def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig, store: Store) -> None:
     """Of each filter, and what was read ahead. Another job's segments stay, and the freed bytes are free again."""
-    rig.write(1, 16)
+    rig.write(1, 24)
     other = JobRef(JOB.workflow_id, "other")
     rig.ask("COPY", rig.key, rig.key.replace(JOB.job_id, other.job_id))
     cache = ReplayCache(rig.source, most_lines=8, most_bytes=4 * SMALL_CACHE_BYTES, clock=rig.clock)
@@ -420,9 +420,11 @@ def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig) -> None:
     reads = rig.source.calls["read"]
     assert cache.read_after(other, None, 0, 8)
     assert rig.source.calls["read"] == reads
-    rig.ask("XDEL", rig.key, "9-0")
-    rig.ask("XADD", rig.key, "17-0", *redis_fields(Line(17, STAMP, "new", "stdout")))
-    assert b"missing" in (cache.read_after(JOB, None, 8, 8) or rig.segment(8)).frames
+    ahead = Eights(store)
+    assert [ahead.read_after(JOB, None, cursor, 8) is None for cursor in (0, 8)] == [False, False]
+    rig.ask("DEL", rig.key)
+    ahead.invalidate(JOB)
+    assert ahead.read_after(JOB, None, 16, 8) is None
 
 
 def test_a_scan_is_not_answered_with_a_segment_that_may_have_grown(rig: Rig) -> None:

@@ -100,6 +100,29 @@ test("changes come to where they belong, and what is not wanted any more goes", 
   list.stop();
 });
 
+test("a change that comes while the list is read again is newer than the answer", async () => {
+  const jobs = [5, 4].map((id) => job(`${id}`));
+  const { list, say, shown } = listed(jobs);
+  list.refresh();
+  await until(() => shown().length === 2);
+  const serve = globalThis.fetch;
+  let answer;
+  globalThis.fetch = async (request) => {
+    const old = await serve(request);
+    await new Promise((done) => (answer = done));
+    return old;
+  };
+  jobs.splice(1, 1, job("3"));
+  list.refresh();
+  await until(() => answer);
+  say("job", job("5", { status: "new" }));
+  await until(() => shown().includes("5 new"));
+  answer();
+  await until(() => shown().includes("3"));
+  deepEqual(shown(), ["5 new", "3"]);
+  list.stop();
+});
+
 test("the oldest item of a list that has more stays when it changes", async () => {
   const { list, say, shown } = listed([5, 4, 3].map((id) => job(`${id}`)));
   list.refresh();

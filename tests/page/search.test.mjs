@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { $ } from "./document.mjs";
 
 const { WorkflowSearch } = await import("../../chronoverse/web/static/js/search.js");
+const { Matches } = await import("../../chronoverse/web/static/js/matches.js");
 
 globalThis.Request = class extends Request {
   constructor(address, options) {
@@ -72,4 +73,21 @@ test("a search pauses after twenty jobs", async () => {
   new WorkflowSearch("w").start({ q: "match", labels: [] });
   await until(() => said() === "20 matches in 20 jobs so far · searched back to j19");
   deepEqual([asked.map((each) => new URLSearchParams(each).get("limit")), $("further").hidden], [["20", "8"], false]);
+});
+
+test("matches of a window that the service refused are asked for again", async () => {
+  const wait = globalThis.setTimeout;
+  // The pause before that.
+  globalThis.setTimeout = (call, ms, ...values) => wait(call, ms === 2000 ? 0 : ms, ...values);
+  const answers = [503, { logs: [line(5)], cursor: null }];
+  globalThis.fetch = async () => {
+    const answer = answers.shift();
+    return typeof answer === "number" ? new Response(null, { status: answer }) : Response.json(answer);
+  };
+  const matches = new Matches("/workflows/w/jobs/j", { last: 9 }, { changed() {} }, { q: "match" }, "previous", "next");
+  matches.show = () => {};
+  matches.scan = { highlights: new Map() };
+  for (let times = 0; times < 3; times += 1) await matches.fetchAround(5);
+  deepEqual([[...matches.scan.highlights], answers], [[[5, [[0, 5]]]], []]);
+  globalThis.setTimeout = wait;
 });

@@ -9,6 +9,7 @@ from typing import Final
 import gevent
 import gevent.socket
 import pytest
+from gunicorn.http.errors import LimitRequestHeaders
 
 from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.connection import (
@@ -224,6 +225,24 @@ def test_a_pipelined_request_is_noticed(client: Client) -> None:
     connection.end_request(pipelined=False)
 
     assert (before, connection.is_pipelined) == (False, True)
+
+
+def test_each_head_is_bounded_for_itself(client: Client) -> None:
+    """A client that keeps its connection sends many of them, with more bytes together than one may have."""
+    connection = client.connection
+
+    def read_head(size: int) -> None:
+        client.sock.sendall(bytes(size))
+        while size:
+            size -= len(connection.recv(size))
+
+    for _ in range(6):
+        read_head(8_192)
+        connection.begin_request()
+        connection.end_request(pipelined=False)
+    read_head(40_960)
+    with pytest.raises(LimitRequestHeaders):
+        read_head(1)
 
 
 def test_a_head_that_drips_makes_room(connections: Connections) -> None:
