@@ -254,9 +254,20 @@ def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
     assert joined(batches) == ["x" * 99] * 8_001
 
 
-def test_a_busy_command_is_read_in_large_batches() -> None:
-    """Lines that arrive together stay together. That makes a busy job cheap."""
+def test_a_busy_command_is_read_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that arrive together stay together, and more are waited for. That makes a busy job cheap."""
+    pauses: list[float] = []
+    sleep = time.sleep
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", pause)
+    capture("print('a few lines'); print('are shown at once')")
+    assert pauses == []
     batches, out, _, _ = capture("import sys; sys.stdout.write(('x' * 99 + '\\n') * 100_000)")
+    assert 0 < len(pauses) <= len(batches)
     assert len(out) == 10_000_000
     assert sum(batch.lines for batch in batches) == 100_000
     assert len(batches) < 2_000
