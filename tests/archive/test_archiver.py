@@ -659,6 +659,9 @@ def test_a_runner_is_throttled(bench: Bench) -> None:
     store.chunks.throttle_runner(JOB, 60)
     assert store.append_runs(attempt, 5, [LineRun(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)]) == 7
     assert slept[1] == pytest.approx(2, abs=0.01)
+    # Three scripts are one append.
+    assert store.append_runs(attempt, 7, [LineRun(NOW, "stdout", False, [b"a line"] * 1_200)]) == 1_207
+    assert slept[2:] == [SLOW_SECONDS]
     store.close()
 
 

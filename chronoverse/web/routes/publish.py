@@ -25,14 +25,13 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.comparing import compare_lines
 from chronoverse.joblog.line_splitter import LineSplitter
-from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lines, iso_timestamp, split_runs
+from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lines, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.bodies import load
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
-    MAX_LINES,
     MAX_RUN_LINES,
     TEXT_PARAMETERS,
     AttemptBody,
@@ -100,7 +99,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             sizes = bytes_of(message for run in runs for message in run.messages)
             spend = partial(deps.publish_throttle.take, principal().subject, sizes)
             try:
-                next_number = deps.store.append_parts(attempt, attempt.next, [*split_runs(runs, MAX_LINES)])
+                next_number = deps.store.append_runs(attempt, attempt.next, runs)
             except QuotaReached:
                 spend()
                 raise
