@@ -42,6 +42,8 @@ def test_a_job_has_sixteen_labels_at_most() -> None:
     with pytest.raises(ValueError, match="16 labels"):
         check_labels(many)
     assert read_labels(many) == tuple(sorted(many.items()))[:MAX_LABELS]
+    del many["k00"]
+    assert check_labels(many) == tuple(many.items())
 
 
 def test_a_job_has_labels_if_it_has_all_of_them_with_these_values() -> None:

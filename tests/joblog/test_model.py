@@ -300,6 +300,11 @@ def test_an_id_made_by_the_server_is_a_number_after_a_large_gap() -> None:
 def test_an_id_that_is_not_a_valid_number_is_out_of_sequence(entry_id: str) -> None:
     """Clients never get a number that they could not send as an offset."""
     assert numbers([raw(entry_id, "message", "x")]) == [f"out of sequence {entry_id}"]
+    entries = [(entry_id.encode(), [b"message", b"x"]), (b"1-0", [b"message", b"after"])]
+    first, *others = read_entries(entries, 0)
+    # Nothing can follow an id beyond the largest number.
+    is_last = not entry_id.startswith("0")
+    assert (first, len(others)) == (OutOfSequence(entry_id, is_last), int(not is_last))
 
 
 def test_the_largest_number_is_still_a_line() -> None:
