@@ -78,8 +78,8 @@ def end_text(summary: Mapping[str, Any]) -> str | None:
         return "".join(["No sign of the runner", *(f" since {line['timestamp']}" for line in last)])
     is_oom = (job.get("labels") or {}).get("reason") == "OOMKilled"
     said = "Out of memory" if is_oom else EXIT_MEANINGS.get(job["exit_code"])
-    is_guess = said is not None and (cause or {}).get("confidence") == "low"
-    if cause and cause["kind"] != "last" and not is_guess:
+    is_guess = cause and (cause.get("confidence") == "low" or (summary.get("errors") or {}).get("count") == 0)
+    if cause and cause["kind"] != "last" and not (said and is_guess):
         return None
     return said or ("Failed without output" if job["status"] == "FAILED" and not job["lines"] else None)
 

@@ -235,7 +235,10 @@ def test_an_end_that_says_more_than_a_guess(
     job: dict[str, Any], cause: dict[str, Any] | None, text: str | None
 ) -> None:
     last = [{"sequence_num": 9, "timestamp": "10:00", "message": "bye"}]
-    assert end_text({"job": {"status": "FAILED", "lines": 9, **job}, "cause": cause, "last": last}) == text
+    summary = {"job": {"status": "FAILED", "lines": 9, **job}, "cause": cause, "errors": {"count": 1}, "last": last}
+    assert end_text(summary) == text
+    is_guess = cause is not None and cause["kind"] == "error"
+    assert end_text({**summary, "errors": {"count": 0}}) == ("Killed, most likely out of memory" if is_guess else text)
 
 
 def test_no_line_ends_the_code_block_of_markdown() -> None:

@@ -31,6 +31,7 @@ function cells(job) {
   const { branch, commit } = job.labels ?? {};
   const who = make("div", "who", link(jobPage(workflow, job.id), job.id), make("span", "why cut"));
   who.firstChild.className = "cut";
+  who.dataset.status = job.status;
   const row = {
     state: [badgeElement(job)],
     name: [who],
