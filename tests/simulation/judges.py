@@ -176,7 +176,10 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     verdict = judge(runner.printed, views, _unredacted(runner, pages))
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
-    has_all = not runner.deaths and not runner.dropped and (runner.keep_bytes > 10**6 or not runner.has_lost_store)
+    has_all = not runner.deaths and not runner.dropped
+    if runner.has_lost_store:
+        # Of two objects, an import takes the one with more redacted lines, and names what only the other one has.
+        has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions
     if verdict.named and has_all:
         world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
     if not verdict.clean:
