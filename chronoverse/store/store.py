@@ -247,22 +247,22 @@ class Store:
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines``, skips those that the log has, and renews the lease. Returns the next number.
 
-        Stores all lines or none, except beyond a quota. Raises :class:`SequenceGap`, :class:`QuotaReached`,
-        :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        Stores all of each 500 lines or none, except beyond a quota. Pauses if an archiver asks for that. Raises
+        :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`,
+        :class:`CorruptLog`.
         """
-        args = self._append_args(attempt, lines[0].sequence_num, runs_of(lines))
-        return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
+        return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Like :meth:`append`, but all lines of each 500 or none, in one round trip. ``first`` is the first number.
-
-        Pauses if an archiver asks for that.
-        """
+        """Like :meth:`append`, in one round trip. The first line has the number ``first``."""
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         calls, number = [], first
         # With more lines, a script would block the store for longer than a millisecond or two.
         for part in split_runs(runs, 500):
-            calls.append((attempt.job.workflow_id, keys, self._append_args(attempt, number, part)))
+            args: list[Any] = [attempt.token, attempt.attempt, self._lease_ms, number]
+            for run in part:
+                args += (run.timestamp, run.stream, "1" if run.partial else "", len(run.messages), *run.messages)
+            calls.append((attempt.job.workflow_id, keys, args))
             number += count_lines(part)
         is_slow = has_quota = False
         for answer in self._commands.scripts("append", calls, PoolKind.APPENDS):
@@ -283,12 +283,6 @@ class Store:
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
         """Returns a function that calls :meth:`append_runs`. The store is near: one append at a time is as fast."""
         return partial(self.append_runs, attempt, first, runs)
-
-    def _append_args(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:
-        args: list[Any] = [attempt.token, attempt.attempt, self._lease_ms, first]
-        for run in runs:
-            args += (run.timestamp, run.stream, "1" if run.partial else "", len(run.messages), *run.messages)
-        return args
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
         """Appends one entry that declares lines ``first`` to ``last`` as lost, or ``missing``.
