@@ -341,9 +341,15 @@ def count_store_error(during: str, error: StoreError) -> None:
 
 def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, int]]:
     """The ranges of lines redacted between two states, or one range over all. Raises :class:`StoreError`."""
-    count = now.redactions - before.redactions
-    ranges = store.redactions(now.ref, count) if count > 0 else []
-    return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
+    count, ranges = now.redactions - before.redactions, list[tuple[int, int]]()
+    while count > len(ranges):
+        ranges = [*store.redactions(now.ref, count)]
+        if len(ranges) < count:
+            return [(1, max(now.last, 1))]
+        # The last of them are not those of ``now`` if the log was redacted again meanwhile.
+        newest = store.get_job(now.ref)
+        count = max(count, newest.redactions - before.redactions if newest else 0)
+    return ranges
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:

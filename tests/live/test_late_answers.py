@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import Tail, redacted_since
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.examples import examples
@@ -263,3 +263,21 @@ def test_lines_that_only_a_replaced_master_counts_are_not_missing_in_a_replay(an
     world.poll()
     assert [check.cursor for _, check in world.viewers] == [2]
     world.teardown()
+
+
+def test_no_redaction_is_hidden_by_a_later_one(store: Store, server: RedisServer, prefix: str) -> None:
+    """Another redaction comes between the read of the job and that of its redactions."""
+    ref = JobRef("wf", "redacted")
+    store.append(store.open(ref, "token"), [Line(number, STAMP, "text", "stdout") for number in range(1, 9)])
+    job = f"{prefix}:{{wf}}:redacted"
+
+    def redact(number: int) -> Job:
+        server.ask("RPUSH", f"{job}:audit", f'{{"from":{number},"to":{number},"count":1}}')
+        server.ask("HINCRBY", f"{job}:job", "redactions", "1")
+        found = store.get_job(ref)
+        assert found is not None
+        return found
+
+    before, now = redact(1), redact(2)
+    redact(3)
+    assert (2, 2) in redacted_since(store, before, now)
