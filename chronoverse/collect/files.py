@@ -226,11 +226,11 @@ class LogFiles:
         self._order = [*known, *new]
         for name in (each for each in [*known, *new, ""] if each in opened):
             file, is_new = opened[name], name not in known
-            is_back, before = has_unseen and is_new and b"" < file.head < before, file.head
+            is_back, before = has_unseen and b"" < file.head < before, file.head
             if (newest and not is_new) or any(file.is_copy(each) for each in self._files):
                 file.file.close()
                 continue
-            file.follows_gap = file.has_gap = is_new and (is_back or may_lack)
+            file.follows_gap = file.has_gap = is_back or (is_new and may_lack)
             may_lack &= not is_new
             self._files.append(file)
             self.changed_at = self._clock()

@@ -237,6 +237,19 @@ def test_a_removed_file_after_known_ones_is_a_gap(writer: ContainerWriter, clock
     assert read_all(again, clock) == numbered(0) + numbered(10) + b"?" + rest
 
 
+def test_known_files_show_that_the_clock_went_back(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """The position may be in a file that was empty, and so is not found again."""
+    for at in (AT, AT - 100):
+        writer.write(numbered(0, at=at))
+        rotate(writer, now=at)
+    source = reader()
+    assert read_all(source, clock).endswith(numbered(0, at=AT - 100))
+    position = source.position()
+    assert position is not None
+
+    assert read_all(reader(position), clock) == numbered(0) + b"?" + numbered(0, at=AT - 100)
+
+
 def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
     """Nor one beyond the end of a file. Then all is read."""
     writer.write(numbered(0))
