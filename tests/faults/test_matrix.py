@@ -155,6 +155,39 @@ def test_row_4b_a_power_failure_that_the_runner_survives(nobody_lost: FaultTestb
 
 
 @pytest.mark.long
+def test_row_4b_a_power_failure_after_the_last_line(nobody_lost: FaultTestbed) -> None:
+    """A runner whose job has ended waits until the terminal entry is on the disk. If it is lost, it writes it again."""
+    runner, watchers = nobody_lost.start_job(job("row-4b-end"), rate=500)
+    safe = nobody_lost.freeze_disk()
+    nobody_lost.wait_for_more(watchers, 20)
+    runner.end_job()
+    nobody_lost.wait_for_end(runner.job)
+    assert runner.process.poll() is None
+    nobody_lost.cut_power(safe)
+    nobody_lost.redis.start()
+    finish(nobody_lost, runner)
+
+    verdict = nobody_lost.verdict(runner.job)
+    assert verdict.clean, verdict
+    assert len(watchers[0].lines) == runner.begun
+
+
+@pytest.mark.long
+def test_row_4b_a_power_failure_that_loses_only_the_terminal_entry(nobody_lost: FaultTestbed) -> None:
+    """All lines are on the disk, and only the terminal entry is not. The runner writes it again."""
+    runner, _ = nobody_lost.start_job(job("row-4b-end-alone"), rate=0.1, lines=1)
+    safe = nobody_lost.freeze_disk()
+    runner.end_job()
+    nobody_lost.wait_for_end(runner.job)
+    nobody_lost.cut_power(safe)
+    nobody_lost.redis.start()
+    finish(nobody_lost, runner)
+
+    verdict = nobody_lost.verdict(runner.job)
+    assert verdict.clean, verdict
+
+
+@pytest.mark.long
 def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: FaultTestbed) -> None:
     """Nobody has the lost lines any more. The job is declared LOST, and viewers get an error that names these lines."""
     runner, watchers = short_lease.start_job(job("row-4c"), rate=500)
@@ -173,6 +206,27 @@ def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: Fa
     assert short_lease.status(runner.job)["lines"] == str(left)
     verdict = short_lease.verdict(runner.job, a=left)
     assert verdict.clean, verdict
+
+
+@pytest.mark.long
+def test_row_6_a_store_without_memory(short_lease: FaultTestbed) -> None:
+    """The memory is full for longer than a lease. Appends fail as a whole, the lease is still renewed, reads work."""
+    runner, watchers = short_lease.start_job(job("row-6"))
+    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "1")
+    held = short_lease.last_id(runner.job)
+    sleep(short_lease.lease * 1.5)
+    assert short_lease.last_id(runner.job) <= held + 1
+    assert len(short_lease.history(runner.job)) == short_lease.last_id(runner.job)
+    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "0")
+    healed = time.monotonic()
+    short_lease.wait_for_more(watchers, 20)
+    assert seconds_to_next_line(watchers[0].seen, healed) <= RECOVERY_SECONDS
+    finish(short_lease, runner)
+
+    verdict = short_lease.verdict(runner.job)
+    assert verdict.clean, verdict
+    assert attempts(watchers[0]) == [1]
+    assert [each.connections for each in watchers] == [1, 1]
 
 
 @pytest.mark.long
