@@ -103,7 +103,7 @@ class Settings:
     jwt_workflows_map: Path | None = _setting(
         parse.absolute_path,
         "path",
-        "TOML file with the workflows and scopes of groups, reread on change ([more](tokens.md#rights-of-groups)).",
+        "TOML file with the workflows and scopes of groups, reread on change ([more](tokens.md#group-rights)).",
         "the claim lists workflows",
     )
     trust_file: Path | None = _setting(
@@ -220,7 +220,7 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting(
         parse.origins,
         "origins",
-        "Exact origins whose pages can read answers ([more](operations.md#pages-of-other-origins)).",
+        "Exact origins whose pages can read answers ([more](operations.md#cross-origin-pages)).",
         "no other origin",
         default=(),
     )
