@@ -112,7 +112,7 @@ class SpoolError(ChronoverseError):
 
 
 class SpoolInUse(SpoolError):
-    """Raised when a process still has the spool file open, which is its runner or another delivery."""
+    """Raised while the runner, or another delivery, still has the spool file open."""
 
 
 class SigningKeysUnavailable(ChronoverseError):
@@ -286,9 +286,9 @@ class CorruptLog(AppendRefused):
 
 
 class LabelSet(AppendRefused):
-    """Raised when a label has another value already, or the job has no room for it. Nothing was changed.
+    """Raised when a label already has another value, or the job has no room for it. Nothing was changed.
 
-    ``keys`` are those of the labels that were refused.
+    ``keys``: the keys of the refused labels.
     """
 
     reason = "label-set"
@@ -299,7 +299,7 @@ class LabelSet(AppendRefused):
 
 
 class EarlierService(ChronoverseError):
-    """Raised once when the service does not accept runs of lines. The repeated append then has another form."""
+    """Raised once when the service does not accept runs of lines. The retried append then has another form."""
 
 
 class TooManyFiles(AppendRefused):
@@ -316,7 +316,7 @@ class RecordsMissing(ChronoverseError):
 class SequenceGap(AppendRefused):
     """Raised when an append starts after the log's next number.
 
-    ``expected`` is that next number. The runner sends its lines again from there.
+    ``expected`` is that next number. The runner resends its lines from there.
     """
 
     reason = "GAP"
@@ -327,7 +327,7 @@ class SequenceGap(AppendRefused):
 
 
 class QuotaReached(SequenceGap):
-    """Raised when an append was done, but lines were dropped by a quota.
+    """Raised when an append succeeded, but a quota dropped lines.
 
     The log has all numbers below ``expected``, and a gap for those without lines.
     """

@@ -93,7 +93,7 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log whose next lines are due at ``due_at``. It was ``archived`` up to that number at the last check."""
+    """A running log whose next lines are due at ``due_at``. ``archived``: the last archived number when checked."""
 
     archived: int
     due_at: float

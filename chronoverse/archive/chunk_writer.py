@@ -102,7 +102,7 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    Also writes the shapes and the timeline in ``derived``, if they are of exactly these chunks. The log stays in the
+    Also writes the shapes and the timeline, if ``derived`` was built from exactly these chunks. The log stays in the
     store for another ``hot_seconds``; ``now`` and ``ended_at`` are Unix times. Returns None, or a text that says why
     the chunks are not the whole log; nothing was written then. Raises what :func:`write_chunk` raises.
     """

@@ -243,7 +243,7 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
 
 
 def _number(entry: Entry) -> int:
-    """The number of an entry. For a gap it is that of the last line; for an entry out of sequence it is 0."""
+    """The number of an entry: for a gap its last number, for an entry out of sequence 0."""
     if isinstance(entry, Line):
         return entry.sequence_num
     return entry.last if isinstance(entry, Gap) else 0

@@ -15,7 +15,7 @@ _Get = Callable[[str, int, int], bytes]
 
 
 def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
-    """The names of a job's shape set and timeline. ``sha256`` is that of the whole log, in hexadecimal."""
+    """The names of a job's shape set and timeline. ``sha256`` is the hash of the whole log, in hexadecimal."""
     return (
         f"{folder(job)}shapes{VERSION}-{sha256[:32]}",
         f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}",

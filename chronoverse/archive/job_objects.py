@@ -116,10 +116,10 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        While the store can go back, deletes only objects that were marked at least ``orphan_seconds`` ago. Objects that
-        are neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Objects that
-        the manifest names stay, unless a redaction has replaced them. Raises the errors of the store and the object
-        store.
+        While the store can roll back, deletes only objects that were marked at least ``orphan_seconds`` ago. Objects
+        that are neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Keeps
+        objects that the manifest names, unless a redaction has replaced them. Raises the errors of the store and the
+        object store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()

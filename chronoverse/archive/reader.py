@@ -135,7 +135,7 @@ class ArchiveReader:
                 yield Batch([*lines], cursor, is_last=False, is_match=True)
 
     def read_ahead(self, job: JobRef) -> None:
-        """Makes the first read of a :meth:`search` of the whole log of ``job``. May be called in several threads."""
+        """Caches the first read that a :meth:`search` of the whole log of ``job`` will make. Thread-safe."""
         if chunk := self._record_cache.chunk(job, 1):
             wanted = _wanted(chunk.frames, lambda frame: False)
             self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))
@@ -143,9 +143,9 @@ class ArchiveReader:
     def _read_of(
         self, chunk: Chunk, low: Frame, high: Frame, size: float
     ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
-        """The cache key of a read of the frames from ``low`` to ``high``, and the function that reads.
+        """The cache key for the frames from ``low`` to ``high``, and the function that reads them.
 
-        Each byte counts as ``size``.
+        In the cache, each byte counts as ``size``.
         """
         key = chunk.name, low.offset, high.offset + high.size
 
@@ -158,7 +158,7 @@ class ArchiveReader:
         return key, read
 
     def shape_set(self, job: Job) -> PackedShapes | None:
-        """The shapes of an archived job's lines, or None. Like :meth:`timeline`, can be called in several threads."""
+        """The shapes of an archived job's lines, or None. Like :meth:`timeline`, thread-safe."""
         return self._derived(self._shapes_cache, read_shape_set, lambda found: found.size, job)
 
     def timeline(self, job: Job) -> Timeline | None:

@@ -1,4 +1,4 @@
-"""Replaces messages by ``[redacted]``, in store and archive. Numbers, times and streams stay.
+"""Replaces messages with ``[redacted]``, in store and archive. Numbers, times and streams are kept.
 
 Lines that are only in the store are archived now. Each chunk is one step, so a redaction may be repeated.
 """
@@ -47,7 +47,7 @@ class RedactionRequest(NamedTuple):
 class RedactionResult(NamedTuple):
     """How many lines were redacted, the last number that was checked, and whether the request is complete.
 
-    ``pending``: the store can still go back to the old text, or an object with the old text is not deleted yet.
+    ``pending``: the store can still roll back to the old text, or an object with the old text is not deleted yet.
     """
 
     lines: int
@@ -106,7 +106,7 @@ class Redaction:
             )
 
     def _is_pending(self, job_objects: JobObjects) -> bool:
-        """Deletes the objects with the old text. Returns True if some are left, or if the store can go back."""
+        """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back."""
         try:
             # The object store's clock may be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)

@@ -60,7 +60,7 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises as it does."""
+    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises what that raises."""
     state = store.catalog.archive_state(job)
     return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
@@ -89,7 +89,7 @@ def orphans(
 ) -> Iterator[tuple[StoredObject, str]]:
     """Every object older than ``age`` seconds that neither the store nor a manifest names, with the reason in words.
 
-    A manifest counts until the retention after its job's end is over. Omits objects that the archiver deletes, and jobs
+    A manifest is valid until its job's retention is over. Omits objects that the archiver deletes, and jobs
     whose records or manifest cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None

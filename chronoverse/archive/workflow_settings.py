@@ -56,7 +56,7 @@ def settings_owner(name: str) -> str | None:
 
 
 def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves settings and watches that changed since they were last saved, unless the store went back."""
+    """Saves settings and watches that changed since they were last saved, unless the store was rolled back."""
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
@@ -74,7 +74,7 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
     """Restores lost settings and watches of a workflow from the archive. Returns whether there were any.
 
-    What has been set in the store since then stays. Raises :class:`ArchiveDamaged`, and the errors of the store and the
+    Keeps what has been set in the store since then. Raises :class:`ArchiveDamaged`, and the errors of the store and the
     object store.
     """
     saved = _read(objects, workflow_id)

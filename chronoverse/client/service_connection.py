@@ -225,7 +225,7 @@ class Pipeline:
         return self._sent - self._received
 
     def begin(self) -> int:
-        """Counts a request, which :meth:`send` sends next. Returns the number to pass to :meth:`receive`."""
+        """Counts a request that :meth:`send` will send next. Returns its number, for :meth:`receive`."""
         self._sent += 1
         return self._sent
 
@@ -236,7 +236,7 @@ class Pipeline:
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
     def receive(self, number: int) -> tuple[HTTPResponse, bytes]:
-        """The next answer, which must be that to request ``number``. Raises :data:`CONNECTION_ERRORS`."""
+        """The next response, which must answer request ``number``. Raises :data:`CONNECTION_ERRORS`."""
         if number != self._received + 1 or self._answers.file.closed:
             raise HTTPException("the connection was closed, or nobody has taken the answers before this one")
         response = HTTPResponse(self._answers, method="POST")  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ class Checkpoints:
         return sorted(path.stem for path in self._directory.glob("*.json"))
 
     def save(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces the saved checkpoint. If the disk is full, the previous one stays, and there is more to compare."""
+        """Replaces the saved checkpoint. If that fails, keeps the previous one; a restart then compares more lines."""
         draft = self._directory / f"{name}.draft"
         try:
             draft.write_bytes(orjson.dumps(value, default=list))

@@ -1,7 +1,7 @@
 """The shape of a line: its text without what differs from run to run.
 
 The lines of two runs are compared by their shapes. ``docs/answers.md`` has the rules. Times, numbers, hashes and
-temporary names all become the same sign, so that a hash of only decimal digits has the same shape as any other hash.
+temporary names become one placeholder, so that a hash of only decimal digits has the same shape as any other hash.
 
 A shape is stored as 64 bits of its BLAKE2b hash. Against runs with a million shapes, one new line in 2 * 10^13 is
 missed because of a hash collision.

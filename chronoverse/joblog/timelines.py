@@ -398,7 +398,7 @@ def _differences(values: Sequence[int]) -> list[int]:
 
 
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
-    """As many anchors as possible that both have in the same order: their indexes in the one and the other.
+    """As many anchors as possible that both have in the same order: their indexes in the first and the second.
 
     A longest increasing subsequence, as in a patience diff. A line whose shape is unique counts three times, because it
     is certainly the same line.

@@ -66,7 +66,7 @@ class Watch:
     def compares(self, job: Job, other: Job) -> bool:
         """Whether ``job`` can be compared with ``other``.
 
-        That must have ended, not CANCELED, with the watch's labels and the same values of the labels ``same``.
+        ``other`` must have ended, not CANCELED, with the watch's labels and the same values of the labels ``same``.
         """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED

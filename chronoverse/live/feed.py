@@ -116,7 +116,7 @@ class FilterBudget:
             self._taken[payer] = self._taken_by(payer) + taken
 
     def give_way(self) -> None:
-        """Lets the rest of the worker run if comparing has taken long since they last ran."""
+        """Lets the rest of the worker run if comparing has taken long since the rest last ran."""
         if self._spent >= FILTER_SLICE_SECONDS:
             self._spent = 0.0
             self._yield_to_loop()
@@ -152,7 +152,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the beginning cost a third."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines cost a third as much."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
@@ -225,7 +225,7 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """The feed's current state. An answer of the store is outdated if the state has changed since the request."""
+        """The feed's current state. A store reply is outdated if the state has changed since the request."""
         return self.cursor, self.job
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:

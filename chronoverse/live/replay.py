@@ -86,9 +86,9 @@ class Replay:
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query, the segment comes from the scan server, unless only a few lines are left that can be compared
-        here: because there is time, or because the query is a text, which takes less than a millisecond. Asking the
-        scan server takes longer, and it may be down.
+        With a query, the segment comes from the scan server, unless only a few lines are left and can be compared
+        here: because there is time, or because the query is a text, which takes less than a millisecond. A request
+        to the scan server takes longer, and the server may be down.
         """
         line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -27,8 +27,8 @@ _BUCKET: Final = "bucket:"
 class ArchiveState(NamedTuple):
     """How far a job is archived. Unknown numbers are 0, unknown texts empty.
 
-    ``complete``: the whole log of an ended job has been archived since ``archived_at``. ``has_derived``: so have its
-    shapes and timeline in this version's format, or they could not be made. ``swept``: no unrecorded object is left.
+    ``complete``: the whole log of an ended job has been archived since ``archived_at``. ``has_derived``: its
+    shapes and timeline are archived in this version's format, or cannot be made. ``swept``: no unrecorded object left.
     ``deleting``: the job is hidden. The store has known of the end since ``ended_at`` (Unix seconds), that is, for
     ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's
     own.

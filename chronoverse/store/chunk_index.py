@@ -208,7 +208,7 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Replaces the record of ``old`` by that of ``chunk``, whose object has been read back. Idempotent.
+        """Replaces the record of ``old`` with the record of ``chunk``, whose object was read back. Idempotent.
 
         Without ``old``, adds it after all other chunks.
 

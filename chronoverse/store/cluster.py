@@ -94,7 +94,7 @@ class ClusterTopology(Topology):
         return [self._node(each, PoolKind.COMMANDS) for each in self._known_masters()]
 
     def ping(self) -> None:
-        """One answering master is enough: only the jobs of the others are unavailable then."""
+        """Succeeds if any master answers: only the other masters' jobs are unavailable then."""
         self.refresh()
         failure: redis.RedisError = redis.ConnectionError("the Cluster has no masters")
         for master in self._failed_last(self._known_masters()):

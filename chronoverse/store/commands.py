@@ -55,7 +55,7 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """What a script for these keys of a job answers after OK. Raises any other answer as an error."""
+        """What a script replies after OK for these keys of a job. Raises any other reply as an error."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 

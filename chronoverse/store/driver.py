@@ -100,7 +100,10 @@ def read_reply(connection: redis.Connection) -> Any:
 
 
 def take_message(connection: redis.Connection) -> bool:
-    """Passes the next message to its handler. False if there is none. Raises the driver's ConnectionError otherwise."""
+    """Passes the next invalidation message to its handler. Returns False if none has arrived.
+
+    Raises the driver's ConnectionError for any other message, and if the connection is lost.
+    """
     try:
         answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:

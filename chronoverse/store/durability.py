@@ -68,7 +68,7 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     """Whether all writes up to ``write`` are permanent. Raises the driver's errors.
 
     ``write`` is a command that writes something. False if its reply is 0, if the disk or a replica did not confirm the
-    write in time, or if all replicas are away. None if the server cannot tell: it makes snapshots without an
+    write in time, or if no replica is connected. None if the server cannot tell: it makes snapshots without an
     append-only file, or lacks ``WAITAOF`` (Redis before 7.2).
 
     https://redis.io/docs/latest/commands/info/ Raises the driver's errors.

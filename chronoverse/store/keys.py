@@ -53,7 +53,7 @@ class KeyMap:
         return f"{self.watched}:{{{workflow_id}}}"
 
     def told(self, workflow_id: str) -> str:
-        """The sorted set of the events that its watches have queued."""
+        """The sorted set of the events that the workflow's watches have queued."""
         return f"{self.watches(workflow_id)}:told"
 
     def watch_queue(self, workflow_id: str, watch_id: str) -> str:

@@ -118,9 +118,9 @@ class Store:
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
-        """The job as it is now, or None. A RUNNING job whose lease has expired becomes LOST by this call.
+        """The job's current state, or None. Declares a RUNNING job LOST if its lease has expired.
 
-        The first call that finds the lease expired waits for the grace period, in which the runner can come back.
+        The first call that finds the lease expired waits for the grace period, in which the runner can return.
         """
         reply = self._get_job(job)
         if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
@@ -247,7 +247,7 @@ class Store:
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines``, skips those that the log has, and renews the lease. Returns the next number.
 
-        Stores all of each 500 lines or none, except beyond a quota. Pauses if an archiver asks for that. Raises
+        Stores each 500 lines completely or not at all, except beyond a quota. Pauses if an archiver asks it to. Raises
         :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`,
         :class:`CorruptLog`.
         """
@@ -281,7 +281,7 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Returns a function that calls :meth:`append_runs`. The store is near: one append at a time is as fast."""
+        """Returns a function that calls :meth:`append_runs`. For a nearby store, one append at a time is as fast."""
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:

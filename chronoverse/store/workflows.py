@@ -90,7 +90,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs of each workflow, all of one server, and some of the running ones.
+        """Reads the oldest jobs and some running jobs of each workflow. All workflows must be on one server.
 
         This notices jobs that have expired, are lost, or were ended by foreign runners.
         """

@@ -1,4 +1,4 @@
-"""Lines of logs in answers of a bounded number of bytes. Pure.
+"""Fits log lines into responses of limited size. Pure.
 
 A job can print instructions, so messages stay inside JSON strings, without invisible characters, beside a notice.
 """

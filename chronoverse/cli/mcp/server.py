@@ -76,7 +76,7 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
 
 
 def _unreadable_id(error: Any) -> int | str | None:
-    """The id of the request that the SDK has refused with ``error``, pydantic's, though Python can read its JSON."""
+    """The id of a request that the SDK refused with pydantic's ``error``, although Python can read its JSON."""
     try:
         number = json.loads(error.errors()[0]["input"])["id"]
         orjson.dumps(number)

@@ -272,7 +272,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How far it has come, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
+        """How far the scan has come, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
 
         Raises :class:`JobNotFound` also when the log has no such line.
         """

@@ -64,7 +64,7 @@ class ScanClient:
 
 
 class PendingScan(NamedTuple):
-    """A scan that was sent to the server, which must begin with it before the monotonic time ``deadline``."""
+    """A scan that was sent to the server, which must start it before the monotonic time ``deadline``."""
 
     connection: http.client.HTTPConnection
     sock: socket.socket

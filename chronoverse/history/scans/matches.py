@@ -66,9 +66,9 @@ class MatchEncoder:
         return {"highlights": _visible_spans(found)}, has_all
 
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
-        """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
+        """The context lines of line ``number`` that are not on the page yet, and whether all of them fit.
 
-        If not, contains the nearest lines. Lines before it get at most half of the room.
+        If not, only the nearest ones. The lines before ``number`` get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number

@@ -40,7 +40,7 @@ class StreamTicket:
 
     @property
     def owners(self) -> tuple[tuple[str, str], ...]:
-        """The owners whose shares of streams it uses, as pairs of kind and owner."""
+        """The owners whose stream shares it uses, as pairs of kind and owner."""
         return ("token", self.subject), ("address", self.address)
 
 

@@ -94,7 +94,7 @@ class UnreadAnswers(Shares):
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts each answer to a valid token until it is sent or dropped. Refuses answers beyond the subject's share."""
+    """Counts each authenticated response until it is sent or dropped; refuses those over the subject's share."""
 
     @app.after_request
     def count_answer(response: Response) -> Response:

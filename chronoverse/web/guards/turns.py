@@ -60,7 +60,7 @@ class Turns:
         return self._answer(self._pages, ref, subject)
 
     def scan(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn for a scan of ``ref`` or its workflow. Waits and raises like :meth:`page`; both are independent."""
+        """A turn to scan ``ref`` or its workflow, independent of page turns. Waits and raises like :meth:`page`."""
         return self._answer(self._scans, ref, subject)
 
     @contextmanager

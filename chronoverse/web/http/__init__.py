@@ -7,7 +7,7 @@ paging          pages: how they are read, their cursors, and the ``Link`` to the
 problems        errors as answers (RFC 9457)
 request_id      gives every request an id
 client_ip       finds the client's address behind trusted proxies
-cors            lets pages of other origins read answers
+cors            lets cross-origin pages read responses
 logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
 read_audit      logs who read which log

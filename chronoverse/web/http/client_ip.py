@@ -1,4 +1,4 @@
-"""Finds the client's address: that of the connection, or what a trusted proxy wrote into X-Forwarded-For."""
+"""Finds the client's address: the connection's peer, or what a trusted proxy wrote into X-Forwarded-For."""
 
 from collections.abc import Iterable
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Lets pages of other origins read the answers: CORS, https://fetch.spec.whatwg.org/#http-cors-protocol
+"""Lets cross-origin pages read responses: CORS, https://fetch.spec.whatwg.org/#http-cors-protocol
 
 Only origins listed in the settings are allowed, and no cookies: pages send the bearer token themselves.
 """

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. Their statuses and reasons stand in :mod:`chronoverse.errors`."""
+"""Errors as RFC 9457 problem documents. Their statuses and reasons are in :mod:`chronoverse.errors`."""
 
 import logging
 from http import HTTPStatus

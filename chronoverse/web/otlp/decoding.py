@@ -126,7 +126,7 @@ class _ProtobufDecoder:
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
-        A field without a length gets the number 0: none of the wanted fields lacks one. Raises IndexError if the
+        A field without a length gets the number 0: all wanted fields have a length. Raises IndexError if the
         message is truncated, and 413 if all messages together have too many fields.
         https://protobuf.dev/programming-guides/encoding/
         """

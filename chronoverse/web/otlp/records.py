@@ -89,7 +89,7 @@ class JobRecords:
         return sum(each.records for each in chain(self.numbered, self.plain))
 
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
-        """The batches to append, each with the number of its records. ``digest`` is that of the request.
+        """The batches to append, each with the number of its records. ``digest`` is the request's.
 
         The same request produces the same batches. The last batch ends the job. ``pause`` is called often.
         """

@@ -211,8 +211,8 @@ def _entry_ms(value: Any) -> int:
 def stale_seconds(watched: int) -> float:
     """Seconds for which another worker can still show lines as before a redaction, if it watches ``watched`` jobs.
 
-    The worker trusts a chunk's record for a while, and can cache a segment of the old chunk just before that ends. A
-    line stays in its ring until the tail has checked the job.
+    The worker trusts a chunk's record for a while, and just before the end of that time can cache a segment of the old
+    chunk. A line stays in its ring until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

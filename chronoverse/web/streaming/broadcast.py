@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same filter.
 
-    All are at the same position of the feed's ring, so one of them, the *leader*, decides what all receive. While the
+    All are at the same position of the feed's ring, so one viewer, the *leader*, decides what all receive. While the
     group has members, it is listed in ``feed.groups`` by its ``key``, and in ``feed.waiters`` in place of their
     viewers. Other greenlets run only where the feed or its filter budget lets them.
     """
