@@ -53,7 +53,7 @@ def follow(
 ) -> Iterator[LogEvent]:
     """Follows a job's log at the service with this URL until the job ends, over as many connections as it takes.
 
-    ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are those of :meth:`Client.follow`, such as ``offset``,
+    ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are as for :meth:`Client.follow`, such as ``offset``,
     ``tail`` and ``q``; that method also documents what is yielded and raised.
     """
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
@@ -68,6 +68,6 @@ def follow_workflow(
     ca_file: Path | str | None = None,
     **options: Any,
 ) -> Iterator[WorkflowEvent]:
-    """Follows the jobs of a workflow, without an end. ``options`` are those of :meth:`Client.follow_workflow`."""
+    """Follows the jobs of a workflow, without an end. ``options`` are as for :meth:`Client.follow_workflow`."""
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow_workflow(workflow, **options)

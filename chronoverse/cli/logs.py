@@ -200,7 +200,7 @@ def follow_from(
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` can make it start later. The other arguments are those of :meth:`Client.follow`.
+    ``offset`` and ``tail`` can make it start later. The other arguments are as for :meth:`Client.follow`.
     """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":

@@ -291,7 +291,7 @@ _STARTS: Final = tuple([row[0] for row in table] for table in (BEFORE, AFTER))
 
 
 def place_of(number: int, mark: int) -> int:
-    """The index in :data:`WEIGHTS` of where a line is, if the step's end is line ``mark``."""
+    """The index in :data:`WEIGHTS` for a line's place, if the step ends at line ``mark``."""
     if number <= mark:
         return len(FEATURES) + bisect_right(_STARTS[0], mark - number) - 1
     return len(FEATURES) + len(BEFORE) + bisect_right(_STARTS[1], number - mark) - 1

@@ -1,4 +1,4 @@
-"""Compares a copy of lines with those of a log by digests, so that no line needs to be sent again."""
+"""Compares a copy of lines with a log by digests, so that no line needs to be resent."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

@@ -36,7 +36,7 @@ class LineFilter(NamedTuple):
     def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:
         """Which of ``lines`` pass. Each is given by its output stream and its SSE frame.
 
-        A frame without a stream, such as that of a gap, is not a line, and always passes.
+        A frame without a stream, such as a gap's, is not a line, and always passes.
         """
         if self.status or self.labels:
             return [self._has_job(orjson.loads(_data_of(frame))) for _, frame in lines]

@@ -1,4 +1,4 @@
-"""Splits bytes into lines, also progress bars. No I/O.
+"""Splits bytes into lines, including progress bars. No I/O.
 
 Lines travel in a :class:`LineBatch`: the lines of one read stay together until they are published. A command that
 prints a lot then costs a few operations for each read instead of for each line.

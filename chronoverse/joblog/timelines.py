@@ -246,7 +246,7 @@ class TimelineBuilder:
             self._cut()
 
     def _read_pauses(self, timestamps: Sequence[str]) -> list[int]:
-        """The pause before each line. A line without a valid time has that of the line before it."""
+        """The pause before each line. A line without a valid time has the previous line's."""
         # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
         text = "\n".join(timestamps).encode(errors="replace")
         digits = text.translate(None, b"-:T.Z")

@@ -148,7 +148,7 @@ class ReplayCache:
         """Like :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
         None if it finds nothing to send and nothing to skip, or if there is no scan server. ``subject`` and
-        ``patience`` (seconds) are those of the scan. ``is_redacted`` tells that the log was redacted a moment ago.
+        ``patience`` (seconds) are the scan's. ``is_redacted`` tells that the log was redacted a moment ago.
         Raises what :meth:`ScanClient.replay` raises.
         """
         if self.scan is None:

@@ -299,7 +299,7 @@ class Settings:
 
     @property
     def service_url(self) -> str:
-        """The service's URL for commands that cannot use a store: by default that of this machine."""
+        """The service's URL for commands that cannot use a store: by default this machine's."""
         host, _, port = self.bind.rpartition(":")
         if self.url or host == "unix":
             return self.url or "http://127.0.0.1:8000"

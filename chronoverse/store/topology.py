@@ -14,7 +14,7 @@ Work = Callable[[redis.Redis], Result]
 
 
 class PoolKind(Enum):
-    """What a client is used for. Each kind has its own connections, so that no reader uses up those of others."""
+    """What a client is used for. Each kind has its own connections, so that none uses up another's."""
 
     #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"

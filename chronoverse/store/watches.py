@@ -167,8 +167,8 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
-        """Per workflow, changes that no process has read, and 0. If unread changes after the number in ``known`` were
-        dropped, no changes, and the last change's number.
+        """Per workflow, changes that no process has read, and 0. If unread or unfinished changes after the number in
+        ``known`` were dropped, no changes, and the last change's number.
 
         With ``idle_seconds``, changes that a process read at least that long ago but has not finished (:meth:`done`).
         """

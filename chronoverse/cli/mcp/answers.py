@@ -120,7 +120,7 @@ def fill(
 ) -> Filling:
     """The first of ``parts``, as many as fit into ``room`` bytes.
 
-    Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is that of
+    Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is as for
     :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.
     """
     kept: list[dict[str, Any]] = []

@@ -210,7 +210,7 @@ def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) 
 class Tools:
     """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
 
-    Its arguments are those of its schema, with the defaults filled in. All raise what :class:`Client` raises.
+    The arguments are as in the tool's schema, with the defaults filled in. All raise what :class:`Client` raises.
     """
 
     client: Client

@@ -74,7 +74,7 @@ def read_jobs_page(
 
 
 def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
-    """``listed`` without the jobs that are not searched, of which only the positions in the listing remain."""
+    """``listed``; jobs that are not searched keep only their positions in the listing."""
     time_range = TimeRange(scan.since, scan.until)
     for each in listed:
         job = each.job

@@ -45,7 +45,7 @@ def try_of_path(path: str) -> TaskTry | None:
 
 
 def is_of_triggerer(path: str) -> bool:
-    """Whether the log file is that of a triggerer, which waits for something in place of a deferred task."""
+    """Whether the log file is a triggerer's, which waits for something in place of a deferred task."""
     return (found := _PATH.search(path)) is not None and found[6] is not None
 
 

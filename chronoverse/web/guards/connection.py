@@ -131,7 +131,7 @@ class Connection(gevent.socket.socket):
     _time_slice: TimeSlice
 
     def begin_request(self, limits: SendLimits = _ANSWER_LIMITS) -> None:
-        """A request has come. ``limits`` are those of its answer."""
+        """A request has come. ``limits`` apply to its answer."""
         self.is_receiving = self.is_idle = False
         self._head_bytes = 0
         self._limits, self._seconds_left, self._until = limits, limits.seconds, math.inf

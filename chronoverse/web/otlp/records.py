@@ -56,7 +56,7 @@ class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
     ``path`` is the file's path, and ``number`` the first record's number in it: "" and 0 for records without numbers.
-    ``first`` is a digest of record number 1. ``time`` is that of the first record, in Unix ns.
+    ``first`` is a digest of record number 1. ``time`` is the first record's, in Unix ns.
     """
 
     path: str
