@@ -35,14 +35,14 @@ _process_name = ""
 def name_process(name: str) -> None:
     """Makes this process use the files of the last process with this ``name``, which must have ended.
 
-    It continues the counters of that process. Without a name, each process would leave its own files forever.
+    Continues that process's counters. Without a name, each process would leave its own files forever.
     """
     global _process_name
     _process_name = name
 
 
 def drop_process(name: str) -> None:
-    """Removes the gauges of a process that has ended from the sums. Its counters stay."""
+    """Removes the gauges of a process that has ended from the sums. Its counters are kept."""
     multiprocess.mark_process_dead(name)
 
 

@@ -184,7 +184,7 @@ class IssuerClient:
 class LoginFile:
     """The sign-in for the service at ``service_url``, in a file in ``data_dir`` that only its owner can read.
 
-    One process at a time renews the token, because many issuers accept a refresh token once.
+    One process at a time renews the token, because many issuers accept a refresh token only once.
     """
 
     def __init__(self, data_dir: Path, service_url: str, ca_file: Path | None = None) -> None:
