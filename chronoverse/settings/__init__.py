@@ -158,7 +158,7 @@ class Settings:
     mask_forms: tuple[tuple[str, str], ...] | None = _setting(
         parse.mask_forms,
         "word or path",
-        "Mask secrets known by their form: `on`, `off`, or a TOML file with more forms ([more](runner.md#masking)).",
+        "Mask secrets in known formats: `on`, `off`, or a TOML file with more formats ([more](runner.md#masking)).",
         "`on`",
         default=(),
     )
