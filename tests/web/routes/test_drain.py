@@ -75,7 +75,8 @@ def test_the_last_of_several_forwarded_headers_counts(limited: Service, job: For
     with limited.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(f"{job.path}/events".encode(), token("several"), *lines))
         assert sock.recv(12) == b"HTTP/1.1 200"
-    assert "client=198.51.100.1 sub=several" in limited.logs()
+    seen = "client=198.51.100.1 sub=several"
+    wait_until(lambda: seen in limited.logs(), PATIENCE_SECONDS, "the end of the stream is logged")
 
 
 def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:

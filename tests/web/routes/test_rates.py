@@ -80,7 +80,7 @@ def test_publishing_too_fast_is_refused_with_a_time_to_retry(
 
 def test_records_that_come_too_fast_are_refused(endpoint: Endpoint, job: Foreign) -> None:
     """What was appended before counts. The first request that comes too late is refused as a whole."""
-    token = mint(SECRET, "records", (READ, WRITE), ("*",), 600, time.time())
+    token = mint(SECRET, f"records-{endpoint.url}", (READ, WRITE), ("*",), 600, time.time())
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-protobuf"}
     names = {"service.name": job.workflow_id, "service.instance.id": job.job_id}
     with httpx.Client(base_url=endpoint.url, verify=endpoint.verify, headers=headers, timeout=10) as client:
