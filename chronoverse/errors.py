@@ -307,7 +307,7 @@ class TooManyFiles(AppendRefused):
 
 
 class RecordsMissing(ChronoverseError):
-    """Raised when earlier log records are missing. A retry may succeed once they have come."""
+    """Raised when earlier log records are missing. A retry may succeed once they arrive."""
 
     status = 503
     detail: ClassVar[str | None] = None

@@ -99,7 +99,7 @@ def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Im
 
 
 def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
-    """Waits up to ``seconds`` until each of these jobs is LOST, or its runner is back. Returns how many are LOST."""
+    """Waits up to ``seconds`` for each job to be LOST, or its runner to be back. Returns how many are LOST."""
     give_up_at, lost, left = time.monotonic() + seconds, 0, list(jobs)
     while left and time.monotonic() < give_up_at:
         time.sleep(0.2)

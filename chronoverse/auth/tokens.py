@@ -361,7 +361,7 @@ def _public_key(material: object) -> Key:
 
 
 def secrets(settings: Settings) -> list[bytes]:
-    """The HS256 keys of ``settings``; the first one signs. Raises :class:`SettingsError` without any."""
+    """The HS256 keys of ``settings``; the first one signs. Raises :class:`SettingsError` if there are none."""
     if settings.jwt_secret is not None:
         return settings.jwt_secret.split(b",")
     if settings.has_local_secret:

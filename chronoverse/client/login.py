@@ -105,7 +105,7 @@ class IssuerClient:
         raise Unauthorized("the sign-in timed out")
 
     def renew(self, login: Login, now: float) -> Login:
-        """Gets another token. Raises :class:`Unauthorized` when the sign-in is over, and :class:`Unreachable`."""
+        """Gets another token. Raises :class:`Unreachable`, or :class:`Unauthorized` if the sign-in is over."""
         form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token or ""}
         answer = self._granted(self._post(login.token_endpoint, form))
         return self._login(answer, asdict(login), login.refresh_token, now)

@@ -21,7 +21,7 @@ RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
 
 
 class PodWatcher:
-    """Lists and watches the pods of ``node`` that match the label ``selector``, in a thread that is a daemon."""
+    """Lists and watches the pods of ``node`` that match the label ``selector``, in a daemon thread."""
 
     def __init__(
         self, connection: ServiceConnection, node: str, selector: str | None, say: Callable[[str], None]

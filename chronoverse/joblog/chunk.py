@@ -69,7 +69,7 @@ class Chunk(NamedTuple):
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:
-        """The index of the frame with ``number``, which must be at most ``last``. 0 for a number before all frames."""
+        """The index of the frame with line ``number`` (at most ``last``); 0 if that is before all frames."""
         return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:

@@ -65,7 +65,7 @@ class PastRuns(NamedTuple):
         }
 
     def seen(self, shape: int) -> dict[str, Any]:
-        """The part of a summary for a line of the shape."""
+        """A summary's entry for lines of this shape."""
         occurrences = self._occurrences(shape)
         first = occurrences[-1] if occurrences else dict.fromkeys(("started_at", "id", "sequence_num"))
         counts = _count([occurrence["status"] for occurrence in occurrences])

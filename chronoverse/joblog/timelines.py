@@ -95,7 +95,7 @@ class Timeline(NamedTuple):
     anchors: Sequence[Anchor]
 
     def to_bytes(self) -> bytes:
-        """The timeline, packed: the BLAKE2b hash of the rest, and the rest, which is compressed."""
+        """The timeline, packed: a BLAKE2b hash, then the compressed data that it covers."""
         packed = zlib.compress(_columns(self), 6)
         return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
 

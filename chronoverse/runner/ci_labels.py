@@ -46,7 +46,7 @@ _SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels ``given``, and valid ones of the first CI system found in ``environ``, as many as fit."""
+    """``given``, and as many valid labels of the first CI system found in ``environ`` as fit."""
     labels = dict(given)
     for shown_by, texts in _SYSTEMS.items():
         name, equals, value = shown_by.partition("=")

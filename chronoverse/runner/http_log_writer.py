@@ -222,7 +222,7 @@ class HttpLogWriter:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, ``next_number`` - 1; with PENDING only the attempt."""
+        """Ends the job after its last line, ``next_number`` - 1; if PENDING, just the attempt."""
         body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
         if counts:
             body["counts"] = True

@@ -97,7 +97,7 @@ def traces(text: str) -> bool:
 
 
 def claim_name(text: str) -> str:
-    """Reads the name of a claim that has no other meaning. URLs are common names for private claims."""
+    """Reads a claim's name, which must not be reserved. Private claims often have URLs as names."""
     taken = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
     if not re.fullmatch("[!-~]{1,256}", text) or text in taken:
         raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and not a standard claim")

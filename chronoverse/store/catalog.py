@@ -59,7 +59,7 @@ class CatalogPage(NamedTuple):
 
 
 class WorkflowSettings(NamedTuple):
-    """A workflow's own settings: None where the common setting applies, 0 for no bound. Times are Unix ms."""
+    """A workflow's own settings: None where the common setting applies, 0 for no limit. Times are Unix ms."""
 
     retention_seconds: int | None = None
     job_bytes: int | None = None

@@ -74,7 +74,7 @@ class ChunkIndex:
     # What the holder of the lock does. ``token`` is the one that it took the lock with.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
-        """Adds the ``name`` of an object to the garbage before it is written. Raises :class:`Fenced`."""
+        """Lists an object's ``name`` as garbage, before the object is written. Raises :class:`Fenced`."""
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:

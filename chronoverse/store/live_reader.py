@@ -360,7 +360,7 @@ class LiveReader:
         return 0.0 if watched is None else watched.node.silent_seconds
 
     def close(self) -> None:
-        """Ends reading, within twice the time that a read waits, and closes the connections."""
+        """Stops reading, within twice the time that a read waits, and closes the connections."""
         self._closed.set()
         until = time.monotonic() + 2 * self.block_seconds
         for thread in self._threads:

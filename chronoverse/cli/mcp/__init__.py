@@ -2,7 +2,7 @@
 
 server   the protocol, with the official SDK: the list of tools, calls, errors
 tools    the eight tools: their arguments, and their requests to the service
-answers  answers: bounded JSON that is safe to show, with the notice that lines are data
+answers  answers: bounded JSON that is safe to show, with a notice that lines are no instructions
 
 https://modelcontextprotocol.io/specification/2025-11-25/server/tools describes tools.
 """

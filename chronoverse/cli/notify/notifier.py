@@ -130,7 +130,7 @@ class Notifier:
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
     def _read_watches(self, workflow_id: str) -> None:
-        """Reads the watches again, because a watch created before an end must report it."""
+        """Rereads the watches: one created before a job ended must report that end."""
         self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:

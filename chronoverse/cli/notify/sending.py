@@ -39,7 +39,7 @@ class NotDelivered(ChronoverseError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is public, also if it embeds an IPv4 address."""
+    """Whether an address, or the IPv4 address that it embeds, is public."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         embedded = found.ipv4_mapped or (IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None)
@@ -121,7 +121,7 @@ def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> soc
 
 @contextlib.contextmanager
 def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
-    """Shuts the listed sockets down at the monotonic ``deadline``: a socket's timeout applies to each read only."""
+    """Shuts the listed sockets down at the monotonic ``deadline``: a socket's timeout only applies per read."""
     sockets: list[socket.socket] = []
 
     def shut_down() -> None:

@@ -299,7 +299,7 @@ class ScanApp:
         return head, past.history(shape)
 
     def _up_to(self, job: Job) -> Iterator[ListedJob]:
-        """``job``, and the jobs that were listed before it, newest first."""
+        """``job`` and older jobs, newest first."""
         before = self._position_of(job)
         older = self._listed_after(job.ref.workflow_id, before, 50)
         yield ListedJob(before[0] if before else math.inf, job.ref, job)

@@ -1,4 +1,4 @@
-"""The command's terminal: ours, lent as a shell does, or a pseudo-terminal of its own session.
+"""The command's terminal: ours, as under a shell, or a pseudo-terminal in a session of its own.
 
 https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html In the second case our own terminal is set
 to raw mode: all input, including Ctrl-C, is forwarded to the command's.

@@ -117,7 +117,7 @@ class Spool:
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens a file that a runner left. With ``keep_all``, keeps released lines. Raises :class:`SpoolError`."""
+        """Opens a runner's leftover file. With ``keep_all``, keeps released lines. Raises :class:`SpoolError`."""
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file

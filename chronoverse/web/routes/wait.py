@@ -1,4 +1,4 @@
-"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is up.
+"""``GET …/wait``: answers when a line arrives, the job ends, or the time is up.
 
 Uses a viewer, so lost runners, gaps, redactions, expired tokens and the like are handled in one place.
 """
@@ -76,7 +76,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 @dataclass(slots=True)
 class Wait:
-    """Reads the frames of a viewer. It is over when a line has come that matches.
+    """Reads the frames of a viewer. Ends when a matching line arrives.
 
     Also reads further lines that are already available, up to ``limit``; with a ``limit`` of 0, waits only for the
     job's end. ``with_lines`` puts all lines into the answer, not just the first. There can be thousands of waits.
