@@ -129,7 +129,8 @@ class Replay:
         """Like :meth:`step` when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
         final = feed.final if feed else None
         job = self._get_job()
-        if self.finished and job.end is None:
+        ended = self.finished and self.finished.end
+        if ended and (job.end is None or job.end.sequence_num != ended.sequence_num):
             self.reason = "error"
             return error_frame("the store has lost the end of this log"), cursor
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):

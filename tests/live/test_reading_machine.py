@@ -518,3 +518,19 @@ def test_every_number_once_in_order_or_named_by_a_gap(reading: type[Reading]) ->
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_a_viewer_of_an_end_that_the_store_lost_does_not_spin(reading: type[Reading]) -> None:
+    """The job continued from before that end, and ended again further on."""
+    state = reading()
+    state.begin(owner="ours", lines=0)
+    state.look_behind_the_scenes()
+    state.checkpoint()
+    state.lose_the_runner()
+    state.look_behind_the_scenes()
+    state.connect(after=4, line_filter=None)
+    state.power_loss()
+    state.look_behind_the_scenes()
+    state.live(lines=["stdout"] * 5, reads=0, quick=0)
+    state.look_behind_the_scenes()
+    state.teardown()
