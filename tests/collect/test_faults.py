@@ -112,9 +112,8 @@ def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer
 
 
 @short_lease
-@pytest.mark.parametrize(
-    "rotations", [pytest.param(0, id="one file"), pytest.param(2, id="rotated", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("rotations", [0, 2], ids=["one file", "rotated"])
 def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
     """It waits for the lease of the agent before. Lines that are alike do not confuse it."""
     node, one, writer = node_with_pod(agent(), api)

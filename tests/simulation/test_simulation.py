@@ -10,6 +10,7 @@ from tests.simulation.shrink import shrink
 pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
 
 
+@pytest.mark.long
 def test_a_seed_is_the_same_run_again() -> None:
     plan = Plan(seed=7, hours=0.02, nodes=2, jobs=2, viewers=4, round=60.0, plain=True)
     first, second = simulate(plan), simulate(replace(plan, story=True))

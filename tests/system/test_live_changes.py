@@ -136,7 +136,8 @@ def site(directory: Path, url: str, ask: Callable[..., Any], objects: FileObject
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("is_durable", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("is_durable", [True, False])
 def test_workers_and_the_store_are_killed(tmp_path: Path, is_durable: bool) -> None:
     """A durable store keeps all. Another one goes back to where it was last saved."""
     options = ("--appendonly", "yes") if is_durable else ()
