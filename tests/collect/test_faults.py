@@ -69,6 +69,7 @@ class Printing:
         wait_until(lambda: self.count >= count, SOON, f"{count} lines are printed")
 
 
+@pytest.mark.long
 def test_a_killed_agent_continues_where_it_was(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """Whatever it had sent, and whatever it had noted."""
     node, one, writer = node_with_pod(agent(), api)

@@ -244,6 +244,7 @@ def test_silence_counts_in_seconds_from_the_last_line(site: Site) -> None:
         assert len(site.receiver.messages) == waiting
 
 
+@pytest.mark.long
 def test_a_lost_job_is_noticed(site: Site, bench: Bench) -> None:
     """Nobody else looks at it."""
     site.watch()
