@@ -1,9 +1,9 @@
-"""Reads new lines once for all viewers, and leads each viewer through a log.
+"""Reads new lines once per worker, and sends each viewer its log: older lines first, then new ones.
 
-tail          the one reader of a worker: waits for the next lines of every watched job, and checks the jobs
-feed          a watched job in a worker: a ring of encoded frames
-viewer        one reader's cursor: replay first, then the ring, then the end
+tail          a worker's single live reader: reads new lines of all watched jobs, and checks the jobs' states
+feed          a watched job in a worker: a ring buffer of encoded frames
+viewer        one event stream: replays older lines, follows the feed, sends the end
 changes, workflow_viewer  the same for a workflow's changes
-replay        reads lines older than the ring for a viewer
+replay        reads the lines that are no longer in the ring, for one viewer
 replay_cache  segments that several replays share
 """

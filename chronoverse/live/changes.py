@@ -1,4 +1,4 @@
-"""The ring of a workflow's changes, each encoded once for all its viewers."""
+"""The feed of a workflow's changes. Each change is encoded once for all viewers."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class ChangesFeed(Feed):
     """A feed whose frames are changes. Its ``ref`` has an empty job id."""
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-        """The frames of ``entries``. Empty if changes may be missing before them; viewers notice that."""
+        """The frames of ``entries``. If changes are missing before them: none, and the feed skips ahead."""
         if follow(entries, after):
             return encode_changes(self.ref.workflow_id, entries), None
         self.skip(entry_number(entries[-1][0]))
@@ -20,12 +20,12 @@ class ChangesFeed(Feed):
 
 
 def follow(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether ``entries`` follow change ``after`` without a gap. 0 is before the first change."""
+    """Whether ``entries`` continue after change ``after`` without a gap. With 0, any first entry is accepted."""
     return in_sequence(entries, after or entry_number(entries[0][0]) - 1)
 
 
 def encode_changes(workflow_id: str, entries: Sequence[RawEntry]) -> list[EventFrame]:
-    """The frames of ``entries``. Raises :class:`StoreError`."""
+    """The frames of ``entries``. Raises :class:`StoreError` for an invalid entry."""
     changes = [read_change(workflow_id, entry) for entry in entries]
-    # Each frame has an id of its own, as that of a line.
+    # Not None as the stream: these frames carry an ``id:``, as lines do.
     return [EventFrame(change.number, "", change.to_frame()) for change in changes]

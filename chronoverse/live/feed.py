@@ -1,4 +1,4 @@
-"""The newest frames of one watched job, encoded once for all its viewers. Nothing here blocks for long."""
+"""The newest frames of one watched job, encoded once for all its viewers. No call blocks for long."""
 
 import sys
 import threading
@@ -17,25 +17,25 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 from chronoverse.token_bucket import TokenBucket
 
-#: Bytes of one slice; a longer single frame is its own slice. A viewer that stops reading holds one slice.
+#: Maximum bytes of a slice, unless a single frame is longer. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Slices that are cut short end at multiples of this. A socket takes 130,966 bytes at once.
+#: Slices end at multiples of this, so that viewers share them. A socket buffer accepts 130,966 bytes at once.
 SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
-#: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
+#: The fraction of a worker's time for comparing lines with queries, and the seconds it can use in one burst.
 FILTER_SHARE: Final = 0.2
 _FILTER_BURST_SECONDS: Final = 0.1
-#: Seconds that comparing may take before the rest of the worker runs.
+#: Seconds of comparing after which the rest of the worker runs.
 FILTER_SLICE_SECONDS: Final = 0.003
-#: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
+#: Viewers woken before other greenlets run. Waking one can cost a write (10 µs), so others wait 5 ms at most.
 WAKES_PER_YIELD: Final = 400
 
 
 class EventFrame(NamedTuple):
-    """One frame of a log.
+    """One encoded event of a log.
 
-    ``number`` is the last number it covers; for a gap, ``first`` is the first one. ``stream`` is None if viewers of
-    both streams get the frame.
+    ``number`` is the last line number it covers. ``first`` is set for gaps only: the first number it covers. ``stream``
+    is None if a stream filter never omits the frame.
     """
 
     number: int
@@ -45,7 +45,7 @@ class EventFrame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """A viewer or a group. It is woken when its feed changes, or at the time ``due`` on the tail's clock."""
+    """A viewer or a group. Woken by its feed on changes, and by the tail at ``due``, on the tail's clock."""
 
     due: float
 
@@ -64,16 +64,16 @@ class Slice(NamedTuple):
     position: int
 
 
-#: What a feed knows of its log: the last line, and the job. It changes with all that the store says.
+#: A feed's state, as compared before and after a store query: the last line number, and the job.
 Known = tuple[int, Job | None]
-#: Stands for a slice that nobody has had time to make.
+#: Returned instead of a slice when the filter budget is used up.
 BUSY: Final = Slice(b"", -1, -1)
 
 
 class FilterBudget:
-    """Bounds the time that a worker spends comparing lines with queries, and shares it among subjects.
+    """Limits the time that a worker spends comparing lines with queries, and shares it fairly among subjects.
 
-    ``yield_to_loop`` lets others run.
+    ``yield_to_loop`` runs other greenlets.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """Which of ``subjects``, who wait for the same work, can spend time now. None if all must wait."""
+        """The one of ``subjects``, who all wait for the same work, that is charged for it. None if all must wait."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
-        # Every second, what the subjects have taken counts half.
+        # Once a second, each subject's usage is halved.
         if now >= self._halved_at + 1.0:
             self._halved_at = now
             self._taken = {who: taken / 2 for who, taken in self._taken.items() if taken > 0.001}
-        # The last 0.05 s of a burst are only for subjects that have taken less than the average.
+        # The last 0.05 s of a burst are reserved for subjects whose usage is below the average.
         if left >= 0.05:
             return next(iter(subjects), None)
         subject = min(subjects, key=self._taken_by, default=None)
@@ -105,7 +105,7 @@ class FilterBudget:
 
     @contextmanager
     def spend(self, payer: str) -> Iterator[None]:
-        """Spends the time that the ``with`` block takes."""
+        """Charges ``payer`` for the duration of the ``with`` block."""
         began = self._clock()
         try:
             yield
@@ -116,7 +116,7 @@ class FilterBudget:
             self._taken[payer] = self._taken_by(payer) + taken
 
     def give_way(self) -> None:
-        """Lets the rest of the worker run if comparing has taken long since the rest last ran."""
+        """Yields to other greenlets if comparing has taken :data:`FILTER_SLICE_SECONDS` since the last yield."""
         if self._spent >= FILTER_SLICE_SECONDS:
             self._spent = 0.0
             self._yield_to_loop()
@@ -128,10 +128,10 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, and the closing frames of the log, if any.
+    """Returns the frames of ``entries``, and the entry that closes the log, if any.
 
-    A log is closed by its terminal entry, or by an out-of-sequence entry that is the last. Encoding stops after the
-    frame that reaches ``most_bytes``.
+    The terminal entry closes a log; so does an entry whose number is too large. Encoding stops after the frame that
+    reaches ``most_bytes``.
     """
     events: list[EventFrame] = []
     for entry in entries:
@@ -152,7 +152,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines cost a third as much."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the start cost a third as much."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
@@ -165,7 +165,7 @@ def encode_raw(
 
 
 def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
-    """The frames for one write. Where a filter omits lines, a block with only an id moves the client's cursor."""
+    """The frames for one write. Filtered-out lines become an ``id:``-only block, which advances the client's cursor."""
     if line_filter is None:
         return b"".join([event.frame for event in events])
     frames, skipped = [], 0
@@ -175,7 +175,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
             skipped = event.number
             continue
         if skipped and event.stream is None:
-            # A line has an id of its own. Frames for both streams have none.
+            # A line's own id moves the cursor. Frames without a stream have no id.
             frames.append(sse.cursor(skipped))
         frames.append(event.frame)
         skipped = 0
@@ -185,9 +185,9 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
 
 
 class Feed:
-    """A ring of the frames after line ``base`` up to line ``cursor``. Positions count all frames since the feed began.
+    """A ring buffer of the frames after line ``base`` up to line ``cursor``. Positions count all frames of the feed.
 
-    ``final``: the closing frames of a log that has ended. Then the feed never changes again.
+    ``final`` is set once the log has ended: its closing frames. The feed then only changes by redactions.
     """
 
     def __init__(
@@ -206,14 +206,14 @@ class Feed:
         self.final: bytes | None = None
         self.job_frame: bytes | None = job.to_frame() if job else None
         self.version = 0
-        #: The version and the ``redact`` frame of each redaction since the feed began.
+        #: Each redaction since the feed began: the feed's version after it, and its ``redact`` frame.
         self.redactions: list[tuple[int, bytes]] = []
         self.viewer_count = 0
-        #: The groups of the viewers that have caught up, and each other viewer for itself.
+        #: Groups of caught-up viewers, and each other viewer by itself.
         self.waiters: set[Waiter] = set()
-        #: The groups, while they have members. Only the code that owns their sockets knows what they are.
+        #: Groups that have members. Only ``web.streaming`` knows their type.
         self.groups: dict[object, Any] = {}
-        #: When the tail should check the job's state again, on its clock. 0: before anything else.
+        #: When the tail next checks the job's state, on the tail's clock. 0: immediately.
         self.check_at = 0.0
         self._job_version = 0
         self._lock = threading.Lock()
@@ -225,12 +225,12 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """The feed's current state. A store reply is outdated if the state has changed since the request."""
+        """The current state. A store reply is outdated if this differs from the state at its request."""
         return self.cursor, self.job
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
         first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
-        # Bytes of frames made of one read, plus the rest of the last line. A ring holds no more.
+        # A read encodes at most this, plus the rest of the last line. A ring holds no more.
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
@@ -251,19 +251,17 @@ class Feed:
         return True
 
     def skip(self, to: int) -> None:
-        """Continues after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there."""
+        """Empties the ring and continues after line ``to``, if that is ahead. Viewers replay the skipped lines."""
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
-            # The position grows by one more, so that no viewer already has the position of the new lines.
+            # One extra position, so that no caught-up viewer is already at the position of the new lines.
             self._empty(len(self._frames) + 1)
             self.cursor = self.base = to
         self.wake_all()
 
     def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which contains their old
-        text.
-        """
+        """Drops the ring, which contains the old text, and sends viewers a ``redact`` frame for each range of lines."""
         with self._lock:
             self.version += 1
             self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
@@ -288,9 +286,9 @@ class Feed:
         self._ends = [end - gone for end in self._ends[count:]]
 
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
-        """Stores the job's new state; viewers get a ``job`` frame if it is new or its status or attempt changed.
+        """Updates the job. Viewers get a ``job`` frame if the job is new, or its status or attempt changed.
 
-        Returns False and does nothing if the feed has changed since the job was ``asked`` for.
+        Returns False and does nothing if the feed's state is no longer ``asked``, its state at the request.
         """
         with self._lock:
             if asked is not None and self.known != asked:
@@ -305,13 +303,13 @@ class Feed:
         return True
 
     def close(self, final: bytes) -> None:
-        """Closes the feed with the frames ``final``. Only the first call has an effect."""
+        """Closes the feed with the frames ``final``. Later calls have no effect."""
         if self.final is None:
             self.final = final
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters, those without a filter first, and lets the rest of the worker run between them."""
+        """Wakes all waiters, unfiltered ones first, and yields to other greenlets in between."""
         waiters = sorted(self.waiters, key=lambda waiter: waiter.line_filter is not None)
         for number, waiter in enumerate(waiters, 1):
             waiter.wake()
@@ -319,13 +317,13 @@ class Feed:
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()
 
-    # For viewers
+    # Called by viewers
 
     def seek(self, cursor: int) -> int | None:
         """The position of the first frame after line ``cursor``. None if the ring begins later.
 
-        Also None for a cursor inside a gap: the ring's frame covers the whole gap, but this viewer needs only the rest
-        of it.
+        Also None if ``cursor`` is inside a gap: the ring's frame names the whole gap, but the viewer needs only the
+        rest.
         """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
@@ -334,7 +332,7 @@ class Feed:
             return self._first_position + index
 
     def notices_after(self, version: int) -> tuple[bytes, int]:
-        """The ``redact`` frames and the ``job`` frame that are newer than ``version``, and the current version."""
+        """The ``redact`` and ``job`` frames newer than ``version``, and the current version."""
         with self._lock:
             notices = [frame for number, frame in self.redactions if number > version]
             if self.job_frame and self._job_version > version:
@@ -344,12 +342,12 @@ class Feed:
     def take(
         self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
     ) -> Slice | None:
-        """The slice at ``position``. None if the ring has dropped a part of it.
+        """The slice at ``position``. None if the ring has dropped part of it.
 
-        With a query, it can have no frames and still a later cursor. It is :data:`BUSY` if the worker has no time now
-        for queries of ``subjects``, the subjects of everyone who wants the slice.
+        With a query, the slice can have no frames and still advance the cursor. Returns :data:`BUSY` if the filter
+        budget has no time left for ``subjects``, the subjects of all who want the slice.
         """
-        # Without the lock: an old slice is still a valid prefix of the ring.
+        # No lock needed: an outdated slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:
             return found
@@ -371,11 +369,11 @@ class Feed:
         if start == len(self._frames):
             return Slice(b"", self.cursor, self._first_position + start)
         before = self._dropped_bytes + (self._ends[start - 1] if start else 0)
-        # Slices end at the same positions for all viewers, so that viewers which began elsewhere soon share slices.
+        # Slices end at the same positions for all viewers, so viewers that began at different lines soon share them.
         until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
         stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
         if line_filter is not None and line_filter.q is not None:
-            # So comparing takes no more than a millisecond. An expression may need 0.3 µs for each byte.
+            # Limits comparing to a millisecond. A regular expression can need 0.3 µs per byte.
             stop = min(stop, start + 250)
             if line_filter.regex:
                 until = before - self._dropped_bytes + 16 * 2**10
@@ -384,6 +382,6 @@ class Feed:
         frames = join(events, line_filter)
         cursor, position = events[-1].number, self._first_position + stop
         if line_filter is not None and line_filter.q is not None and frames == sse.cursor(cursor):
-            # A block for each slice would be many writes.
+            # One ``id:``-only block per slice would be too many writes.
             frames = b""
         return Slice(frames, cursor, position)

@@ -1,4 +1,4 @@
-"""A viewer's own reads of lines that the tail no longer holds."""
+"""Reads the lines that are no longer in a feed's ring, for one viewer."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,16 +16,16 @@ from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment
 from chronoverse.live.tail import lines_are_gone, redacted_since
 
-#: Seconds between two checks of an ended log, which no tail checks, for redactions.
+#: Seconds between checks for redactions of an ended log, which the tail does not check.
 CHECK_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
 class Replay:
-    """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
+    """Reads the lines of ``ref`` that pass ``line_filter``, for one viewer.
 
-    ``finished`` is the job if it had ended before the viewer came; no tail reads it then. ``subject`` is the subject of
-    the viewer's token.
+    ``finished`` is the job if it had ended before the viewer connected; the tail then does not read it. ``subject`` is
+    the subject of the viewer's token.
     """
 
     cache: ReplayCache
@@ -36,19 +36,19 @@ class Replay:
     subject: str
     reason: str = ""
     _lines: int = FIRST_LINES
-    #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
+    #: Bytes of the last segment read; 0 before the first, which is not throttled.
     _last_bytes: int = 0
     _known_job: Job | None = None
     _check_at: float | None = None
     _is_redacted: bool = False
 
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
-        """The frames after line ``cursor`` (None if nothing follows yet), and the last number that they cover.
+        """Returns the frames after line ``cursor`` (None if nothing follows yet), and the last line number that they
+        cover.
 
-        Sets ``reason`` if the stream ends with them. ``ends_at`` is the viewer's deadline, on its clock.
-
-        Raises :class:`StoreError`, and what a refused scan raises: :class:`AtCapacity`, :class:`ScansUnavailable`,
-        :class:`ShareExceeded`. After an error nothing was skipped, and the step can be repeated.
+        Sets ``reason`` if the stream ends with these frames. ``ends_at`` is the viewer's deadline, on its clock. Raises
+        :class:`StoreError`, and if a scan is refused :class:`AtCapacity`, :class:`ScansUnavailable` or
+        :class:`ShareExceeded`. After an error, the same step can be retried.
         """
         try:
             redacted = b""
@@ -86,9 +86,9 @@ class Replay:
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query, the segment comes from the scan server, unless only a few lines are left and can be compared
-        here: because there is time, or because the query is a text, which takes less than a millisecond. A request
-        to the scan server takes longer, and the server may be down.
+        With a query, the scan server reads it, unless few lines are left and they can be compared here: because the
+        filter budget allows it, or the query is plain text, which takes less than a millisecond. A request to the scan
+        server takes longer, and the server may be down.
         """
         line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -96,7 +96,7 @@ class Replay:
             payer = feed.filter_budget.payer([self.subject]) if feed else None
             stored = (feed.cursor if feed else self.finished.last if self.finished else 0) - cursor
             if stored > FIRST_LINES or (stored > 0 and line_filter.regex and payer is None):
-                # The viewer sends no heartbeat meanwhile.
+                # At most 5 s, because the viewer sends no heartbeats while it waits.
                 patience = min(5.0, max(seconds_left, 1.0))
                 is_redacted = bool(feed.redactions) if feed else self._is_redacted
                 found = self.cache.scan_after(
@@ -126,7 +126,7 @@ class Replay:
         return job
 
     def _nothing_follows(self, cursor: int, feed: Feed | None) -> tuple[bytes | None, int]:
-        """Like :meth:`step` when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
+        """Like :meth:`step`, when nothing was read after ``cursor``: the log's end, a gap, or nothing yet."""
         final = feed.final if feed else None
         job = self._get_job()
         ended = self.finished and self.finished.end
@@ -140,14 +140,14 @@ class Replay:
             job.last > cursor and not lines_are_gone(self.cache.store, job, cursor)
         ):
             return b"", cursor
-        # A closed feed knows how long the log was, even if the store has lost lines since.
+        # A closed feed knows the log's length, even if the store has since lost lines.
         last = feed.cursor if feed and final is not None else job.last
         gaps = [gap.to_frame() for gap in missing_numbers(cursor, last + 1, job.first)]
         frames, cursor = b"".join(gaps), last if gaps else cursor
         if self.finished and job.end:
             return frames + self._closing_frames(job.end), cursor
         if final is not None:
-            # The tail closed this log with an error, because the store lost lines that were sent.
+            # The tail closed the feed with an error, because the store lost lines that were already sent.
             self.reason = "error"
             return frames + final, cursor
         return frames or None, cursor

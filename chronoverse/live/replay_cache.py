@@ -1,4 +1,4 @@
-"""Older lines in segments. Each segment is read and encoded once for all viewers of a worker."""
+"""Caches older lines in segments: one read and one encoding serve several viewers of a worker."""
 
 import math
 import time
@@ -24,31 +24,32 @@ from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import next_lines
 from chronoverse.store.sequential_reader import SequentialReader
 
-#: Bytes that a segment should have. Larger segments are no faster.
+#: Target bytes of a segment. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
-#: Bytes after which a segment ends: a viewer that does not read its socket holds one segment.
+#: Maximum bytes of a segment. A viewer that does not read its socket holds one segment.
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
-#: The fewest and the most lines of a segment, both powers of two. With the most, a worker is busy for 0.5 ms.
+#: Minimum and maximum lines of a segment, powers of two. The maximum keeps a worker busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
-#: Bytes of lines that one read of the store may bring, if runners may write longer lines.
+#: Maximum bytes of one store read, if runners may write longer lines.
 READ_BYTES: Final = 32 * 2**20
-#: Lines of the first segment, while the length of the lines is unknown.
+#: Lines of the first segment, when the average line length is still unknown.
 FIRST_LINES: Final = 32
-#: Seconds for which a segment is cached. The tail needs as long to notice that a log is gone.
+#: Seconds for which a segment is cached. The tail takes as long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
 
 
-#: Asks for a scan in the name of a subject. Returns the frames, and the last number that they cover.
+#: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
 ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
-#: A job, a filter (None for all lines), and the number of the line that the segment follows.
+#: A job, a filter (None for all lines), and the line number after which the segment begins.
 _Key = tuple[JobRef, LineFilter | None, int]
 
 
 class ReplaySegment(NamedTuple):
-    """A part of a log as event frames, up to number ``cursor``; ``closing`` ends the log right after it.
+    """Part of a log as event frames, up to line ``cursor``. ``closing``: the entry after it that closes the log, if
+    any.
 
-    ``next_count``: entries to ask for next. ``size``: bytes of all frames read, before filtering. ``complete``: it has
-    all lines that were requested, or as many as fit. ``job`` is set if it had to be fetched.
+    ``next_count``: entries to request next. ``size``: bytes of the frames before filtering. ``complete``: it has all
+    requested lines, or as many as fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -64,9 +65,9 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """A worker's reads of older lines, one segment at a time.
 
-    ``pause`` is called before each segment, to let live viewers go first. Before each segment, a viewer calls
-    ``throttle`` with the bytes of its last one. At most ``most_lines`` are requested at once, and ``most_bytes``
-    cached. ``scan`` asks the scan server to compare stored lines with queries; without it, the worker compares them.
+    ``pause`` is called before each segment, so that live viewers go first. Viewers call ``throttle`` before each
+    segment, with the size of the previous one. A read requests at most ``most_lines`` lines; the cache holds at most
+    ``most_bytes``. ``scan`` makes the scan server filter lines by a query; without it, the worker does.
     """
 
     store: Store
@@ -83,14 +84,14 @@ class ReplayCache:
     _cached_bytes: int = 0
 
     def __post_init__(self) -> None:
-        #: Viewers that wait for the same scan take turns: the next one finds its segment.
+        #: Viewers that need the same scan wait for one another: the first one's segment serves all.
         self._scanning = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
-        #: One for each server of the store, so that only viewers of its own jobs wait for one that does not answer.
+        #: One lock per store server: a server that does not answer blocks only the viewers of its own jobs.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, self.pause))
-        #: Readers of the same servers. The holder of the lock can use the reader.
+        #: One reader per store server, used only while holding its lock.
         self._readers: dict[Hashable, SequentialReader] = {}
         self.most_lines = min(self.most_lines, _power_of_two(READ_BYTES // self.max_line_bytes))
-        #: When each segment was read, and the segment; oldest first. cachetools' TTLCache takes 8 µs more.
+        #: Segments and when they were read, oldest first. cachetools' TTLCache costs 8 µs more.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
 
     def read_after(
@@ -102,10 +103,10 @@ class ReplayCache:
         known: Job | None = None,
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> ReplaySegment | None:
-        """The segment after line ``cursor``, filtered by ``line_filter``. None if nothing is there.
+        """The segment after line ``cursor``, filtered by ``line_filter``. None if no line follows.
 
-        It has up to ``lines`` lines, a power of two, and ends at a multiple of that number, so that viewers share it.
-        Lines are compared inside a context that ``comparing`` makes, without waiting. Raises :class:`StoreError`.
+        It has up to ``lines`` lines (a power of two) and ends at a multiple of that, so that viewers share segments.
+        Lines are filtered inside the context that ``comparing`` makes. Raises :class:`StoreError`.
         """
         lines = min(lines, self.most_lines)
         count = lines - cursor % lines
@@ -123,13 +124,13 @@ class ReplayCache:
                     return None, entries
                 with comparing():
                     segment = make_segment(entries, cursor, 1, line_filter) if entries else None
-                # A segment that closes the log is not cached: each viewer reads it again.
+                # A segment that closes the log is not cached.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or len(entries) == count)
                     self._remember(key, segment)
                 return segment, None
 
-        # The lock is not held while the job is fetched: the store may need as long as a runner has to come back.
+        # The job is fetched without the lock: that can take as long as a lost runner has to return.
         found, incomplete, job = read_tiers(
             known,
             cursor,
@@ -145,11 +146,11 @@ class ReplayCache:
     def scan_after(
         self, ref: JobRef, line_filter: LineFilter, cursor: int, subject: str, patience: float, *, is_redacted: bool
     ) -> ReplaySegment | None:
-        """Like :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
+        """Like :meth:`read_after`, but the scan server reads and filters, for 0.1 s or up to the entry that closes the
+        log.
 
-        None if it finds nothing to send and nothing to skip, or if there is no scan server. ``subject`` and
-        ``patience`` (seconds) are the scan's. ``is_redacted`` tells that the log was redacted a moment ago.
-        Raises what :meth:`ScanClient.replay` raises.
+        None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds.
+        ``is_redacted``: the log was redacted a moment ago. Raises what :meth:`ScanClient.replay` raises.
         """
         if self.scan is None:
             return None
@@ -180,13 +181,13 @@ class ReplayCache:
     def _read_archive(
         self, key: _Key, count: int, comparing: Callable[[], AbstractContextManager[object]]
     ) -> ReplaySegment | None:
-        """The segment from the archive. None if the archive ends before it."""
+        """The segment from the archive. None if the archive has no lines after the cursor."""
         ref, line_filter, cursor = key
         lock = self._locks[self.store.server_of(ref)]
         with lock.hold():
             if cached := self._find_complete(key):
                 return cached
-        # Without the lock, because fetching can be slow. It is fetched once for all callers.
+        # Without the lock: fetching an object can be slow. Concurrent callers share one fetch.
         self.archive.entries(ref, cursor, 1)
         with lock.hold():
             if cached := self._find_complete(key):
@@ -215,9 +216,9 @@ class ReplayCache:
             self._drop(key)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
-        """A segment after line ``cursor`` that another replay has just read, and its last number. Never waits.
+        """Returns the cached lines after line ``cursor``, and the last line number. Never waits.
 
-        It has up to :data:`SEGMENT_BYTES`, and can end anywhere before the end of the log.
+        They have up to :data:`SEGMENT_BYTES`, and can end anywhere before the end of the log.
         """
         found: list[bytes] = []
         size = 0
@@ -234,7 +235,7 @@ class ReplayCache:
         return segment if segment and self.clock() < read_at + CACHE_SECONDS else None
 
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
-        # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
+        # The log can have grown since an incomplete segment was read. Only :meth:`cached` uses those.
         segment = self._find(key)
         return segment if segment and segment.complete else None
 
@@ -243,7 +244,7 @@ class ReplayCache:
         now = self.clock()
         self._segments[key] = now if read_at is None else read_at, segment
         self._cached_bytes += len(segment.frames)
-        # A foreign runner may write a line that is larger than the cache.
+        # A loop that can empty the cache: a foreign runner's line can be larger than the cache.
         while self._segments:
             oldest = next(iter(self._segments))
             if self._cached_bytes <= self.most_bytes and now < self._segments[oldest][0] + CACHE_SECONDS:
@@ -256,9 +257,9 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of ``entries``, which follow line ``cursor``.
+    """A segment of ``entries``, which follow line ``cursor``: all of them, or the first :data:`MAX_SEGMENT_BYTES`.
 
-    Contains all of them, or the first :data:`MAX_SEGMENT_BYTES`. ``first`` is the first number that the store has.
+    ``first`` is the first line number in the store.
     """
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
@@ -270,17 +271,17 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
     if line_filter is None:
         frames = b"".join(plain + [event.frame for event in events])
     else:
-        # Few viewers have a filter, so filtering has no fast path of its own.
+        # Filters are rare, so this case has no fast path.
         streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
         frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
     return ReplaySegment(frames, events[-1].number if events else reached, closing, next_count, size, complete=cut)
 
 
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
-    """The event frames that ``scan`` asks for, and the last number that they cover. Runs in the scan server.
+    """The event frames that ``scan`` requests, and the last line number that they cover. Runs in the scan server.
 
-    The frames end before what closes the log, or where nothing follows. A worker that gets none reads further by
-    itself, and decides why. Raises what :meth:`ReplayCache.read_after` raises.
+    Stops before the entry that closes the log, or where no line follows. Without frames, the worker reads on by itself
+    to find out why. Raises what :meth:`ReplayCache.read_after` raises.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:
@@ -291,10 +292,10 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
     while not budget.is_used_up():
         segment = cache.read_after(ref, line_filter, cursor, lines, job)
         if segment is None or isinstance(segment.closing, OutOfSequence):
-            # The worker can read such an entry only together with the line before it.
+            # The worker must read such an entry together with the line before it.
             break
         if found and found[-1] == sse.cursor(cursor) and segment.frames.startswith((b"id:", b"event: log\n")):
-            # Of several blocks with only an id, the last one is enough.
+            # Of consecutive ``id:``-only blocks, only the last matters.
             found.pop()
         found.append(segment.frames)
         budget.bytes_left -= len(segment.frames)
@@ -305,7 +306,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
 
 
 def _next_count(lines: int, size: int) -> int:
-    """How many lines to ask for after ``lines`` that had ``size`` bytes: a power of two, at most four times as many."""
+    """Lines to request after a read of ``lines`` with ``size`` bytes: a power of two, at most four times ``lines``."""
     return _power_of_two(next_lines(lines, lines, size, SEGMENT_BYTES, *SEGMENT_LINES))
 
 

@@ -1,5 +1,4 @@
-"""Reads the new lines of all watched jobs, once for all viewers of a worker. Two threads continue after any error:
-
+"""Reads the new lines of all watched jobs, once for all viewers of a worker. Has two threads, which survive any error:
 the *reader* publishes new entries into feeds; the *housekeeper* checks quiet jobs, and wakes viewers that are due.
 """
 
@@ -25,15 +24,15 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
+#: Seconds that one read blocks. Bounds how long a stop takes, and how soon the tail knows that the store answers.
 BLOCK_SECONDS: Final = 1.0
-#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by that much.
+#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
-#: Jobs that are checked in a round, which takes the worker 0.05 ms each.
+#: Maximum jobs checked per round. Each takes the worker 0.05 ms.
 ROUND_JOBS: Final = 250
-#: Seconds between two checks of a job. This bounds how late a lost runner, a deleted log or a redaction is noticed.
+#: Seconds between two checks of a job: the delay in noticing a lost runner, a deleted log or a redaction.
 CHECK_SECONDS: Final = 1.0
-#: Bytes of the rings of all watched jobs of a worker, and the fewest and the most bytes for one of them.
+#: Bytes of all rings of a worker, and the minimum and maximum bytes of one ring.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
 
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def check_seconds(jobs: int) -> float:
-    # If there are more, each is checked less often.
+    # With more jobs than a second's rounds can check, each is checked less often.
     return max(CHECK_SECONDS, jobs * TICK_SECONDS / ROUND_JOBS)
 
 
@@ -52,10 +51,10 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 
 @dataclass(eq=False)
 class Tail:
-    """Live reading for one process. The threads start with the first watched job.
+    """Live reading for one process. The threads start with :meth:`start`.
 
-    ``redacted`` is called with each job that has a new redaction. ``ring_bytes`` are the minimum and maximum bytes of a
-    job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets other greenlets go first.
+    ``redacted`` is called with each job that has a new redaction. ``ring_bytes``: minimum and maximum bytes of a ring.
+    ``clock`` is monotonic, in seconds. ``sleep`` yields to other greenlets.
     """
 
     store: Store
@@ -76,18 +75,18 @@ class Tail:
         self._threads: list[threading.Thread] = []
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
-        #: What was delivered since the metrics were updated, which takes some microseconds.
+        #: Deliveries since the metrics were last updated, because an update takes some microseconds.
         self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
         self._read_at = self.clock()
         self._failing = False
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """The job's feed, which is kept up to date and wakes ``viewer`` on changes. ``job`` was just fetched."""
+        """Returns the job's feed. It is kept current, and wakes ``viewer`` on changes. ``job`` was just fetched."""
         with self._lock:
             if not self._feeds:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
-            # One of a workflow's changes was closed by an error. Its viewers are about to leave.
+            # An error closed this feed of a workflow's changes. Its viewers are about to leave.
             if feed is None or (feed.final is not None and not ref.job_id):
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
@@ -107,7 +106,9 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, or None if unknown. For many viewers that return at once: the state can be some seconds old."""
+        """The job, if the tail watches it and reading works; can be seconds old. For many viewers that reconnect at
+        once.
+        """
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
@@ -118,7 +119,7 @@ class Tail:
         return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
-        """Whether reading of that job works: its server has answered lately. Otherwise viewers get no heartbeats."""
+        """Whether the job's server has answered within the last few seconds. If not, viewers get no heartbeats."""
         return self.silent_seconds(ref) < 4 * BLOCK_SECONDS
 
     @property
@@ -126,18 +127,18 @@ class Tail:
         return len(self._feeds)
 
     def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
-        """Counts ``lines`` lines, or changes, with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
+        """Counts ``lines`` lines or changes, with ``size`` bytes of frames, as sent to each of ``viewers`` viewers."""
         self._delivered[bool(ref.job_id)] += lines * viewers
         self._delivered_bytes += size * viewers
 
     def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
-        """Counts the lines that one viewer read by itself."""
+        """Counts a replay's read of ``lines`` lines."""
         self._replays += 1
-        # A viewer of changes goes back where the store has lost some.
+        # Negative when a viewer of changes moves back because the store lost some.
         self.count_delivered(ref, max(lines, 0), size)
 
     def report_metrics(self) -> None:
-        """Updates the metrics. The housekeeper does so too."""
+        """Updates the metrics. The housekeeper calls this in each round."""
         feeds = tuple(self._feeds.values())
         metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
         metrics.JOBS_WATCHED.set(len(feeds))
@@ -150,7 +151,7 @@ class Tail:
         metrics.REPLAY_READS.inc(replays)
 
     def read_once(self) -> None:
-        """Reads all watched jobs once, and publishes new entries. Raises :class:`StoreError`."""
+        """Reads all watched jobs once, and publishes their new entries. Raises :class:`StoreError`."""
         found = self._reader.read(self._batch.lines)
         self._read_at = self.clock()
         try:
@@ -163,7 +164,7 @@ class Tail:
         arrivals: list[tuple[Feed, int, Sequence[RawEntry]]] = []
         for ref, after, entries in found:
             feed = self._feeds.get(ref)
-            # Not if the job is no longer watched, or the housekeeper has moved the cursor since the read began.
+            # Skip jobs that are no longer watched, or whose cursor the housekeeper moved during the read.
             if feed is None or feed.cursor != after or feed.final is not None:
                 continue
             with _closing_on_error(feed):
@@ -180,7 +181,7 @@ class Tail:
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
         for feed, end in ended:
-            # An entry after the end may have hidden it from the check. It is still the end.
+            # An entry after the end can hide the end from the check. The log has still ended.
             job = (feed.job or Job(feed.ref, end.status)).ended(end)
             feed.reconcile(job)
             feed.close(job.closing_frames(end, self.lease_seconds))
@@ -189,22 +190,23 @@ class Tail:
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
-                # Reports can be lost, also after a Cluster has moved a slot. The next check of the job finds the lines.
+                # Reports can be lost, for example when a Cluster moves a slot. The job's next check notices the late
+                # lines.
                 is_late = feed.job is not None and feed.job.last > feed.cursor
                 self._reader.watch(ref, feed.cursor, again=is_late)
             else:
                 self._reader.unwatch(ref)
 
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
-        """Fetches the jobs of ``feeds``, updates the feeds, and closes those whose logs have ended."""
+        """Fetches the jobs of ``feeds``, updates the feeds, and closes those that ended. Raises :class:`StoreError`."""
         self._check(feeds)
         for feed in feeds:
             self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """Does one pass of :meth:`check_jobs`. Returns feeds to check again.
+        """One pass of :meth:`check_jobs`. Returns the feeds to check again.
 
-        ``arriving``: whether entries after the feeds' cursors will be published next.
+        ``arriving``: entries after the feeds' cursors are about to be published.
         """
         if not feeds:
             return []
@@ -229,14 +231,15 @@ class Tail:
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
-        """Updates ``feed`` from ``job``. Closes it when it has all lines of an ended job.
+        """Updates ``feed`` from ``job``, and closes it once it has all lines of an ended job. Raises
+        :class:`StoreError`.
 
-        A closed feed is updated too, because its viewers may still have lines to read. Raises: :class:`StoreError`.
+        Closed feeds are updated too, because their viewers may still have lines to read.
         """
         cursor, before = known
         closed = feed.final is not None
         if closed and (before is None or job.end is None):
-            # The old log was deleted, and this is a new one under the same id.
+            # The old log was deleted; this job is a new one with the same id.
             return
         ranges = redacted_since(self.store, before, job) if before else ()
         gone = not (closed or arriving) and lines_are_gone(self.store, job, cursor)
@@ -272,9 +275,8 @@ class Tail:
             ended.append((feed, closing))
 
     def housekeep_once(self) -> None:
-        """One round: updates the metrics, wakes viewers that are due, and checks jobs that are due.
-
-        Raises: :class:`StoreError`.
+        """One round: updates the metrics, wakes viewers that are due, checks jobs that are due. Raises
+        :class:`StoreError`.
         """
         self.report_metrics()
         now = self.clock()
@@ -294,7 +296,7 @@ class Tail:
         for feed in due:
             servers.setdefault(self.store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            # In its own thread, so that a server that hangs does not delay the others.
+            # One thread per server, so that a hanging server does not delay the others.
             before = self._checkers.get(server)
             if before is None or not before.is_alive():
                 check = partial(_logging_errors, "the tail reader cannot check some jobs", self.check_jobs, theirs)
@@ -311,7 +313,7 @@ class Tail:
             thread.start()
 
     def stop(self) -> None:
-        """Ends both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
+        """Stops both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(2 * BLOCK_SECONDS)
@@ -334,30 +336,29 @@ class Tail:
 
 
 def count_store_error(during: str, error: StoreError) -> None:
-    """Counts a failed call of the store. ``during`` is ``tail``, ``replay`` or ``request``."""
+    """Counts a failed store call. ``during`` is ``tail``, ``replay`` or ``request``."""
     kinds = {StoreUnavailable: "unavailable", StoreRefused: "refused"}
     metrics.STORE_ERRORS.labels(during, kinds.get(type(error), "unexpected")).inc()
 
 
 def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, int]]:
-    """The ranges of lines redacted between two states, or one range over all. Raises :class:`StoreError`."""
+    """The ranges of lines redacted between two states, or one over the whole log. Raises :class:`StoreError`."""
     count, ranges = now.redactions - before.redactions, list[tuple[int, int]]()
     while count > len(ranges):
         ranges = [*store.redactions(now.ref, count)]
         if len(ranges) < count:
             return [(1, max(now.last, 1))]
-        # The last of them are not those of ``now`` if the log was redacted again meanwhile.
+        # If the log was redacted again meanwhile, these are not the redactions up to ``now``.
         newest = store.get_job(now.ref)
         count = max(count, newest.redactions - before.redactions if newest else 0)
     return ranges
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether ``job``, just fetched, counts lines after line ``cursor`` that the log no longer has.
+    """Whether the log has lost the lines after line ``cursor`` that ``job``, just fetched, says it has.
 
-    Fetches the job again to be sure. During a failover, the first answer can come from the former master, with lines
-    that the new master does not have yet. The second answer then differs, and the lines are not known to be gone.
-    Raises: :class:`StoreError`.
+    Fetches the job again to be sure: during a failover, the first reply can come from the old master, with lines not
+    yet on the new one. The replies then differ, and the result is False. Raises :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
 
@@ -365,7 +366,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
     """Skips lines that were archived before the tail read them. Viewers read them from the archive.
 
-    ``entries`` follow line ``before``, with numbers missing. Returns the remaining entries, and the line they follow.
+    ``entries`` follow line ``before``, with a gap. Returns the remaining entries, and the line number before them.
     """
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
@@ -376,23 +377,23 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 def _observe_delay(entry: RawEntry) -> None:
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
     written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
-    # Older lines are excluded: their runner was cut off and appends them late, which is not our delay.
+    # Older lines do not count: their runner was cut off and appended them late.
     if written is not None and time.time() - written < 3_600:
-        # A runner's clock may be ahead of ours.
+        # The runner's clock can be ahead of ours.
         metrics.DELIVERY_DELAY.observe(max(time.time() - written, 0.0))
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether the job must be fetched first: it is new, numbers are missing, or the last answer came too late."""
+    """Whether to fetch the job before publishing: it is new, numbers are missing, or the last reply came too late."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or not feed.check_at or not in_sequence(entries, after)
 
 
 @contextmanager
 def _closing_on_error(feed: Feed) -> Iterator[None]:
-    """Closes ``feed`` if the work on its job fails in the ``with`` block; other jobs continue.
+    """Closes ``feed`` if the ``with`` block fails, so that other jobs continue.
 
-    Raises :class:`StoreUnavailable` and :class:`StoreRefused`: an unreachable store is not the job's error.
+    Passes on :class:`StoreUnavailable` and :class:`StoreRefused`: they are not the job's fault.
     """
     try:
         yield
@@ -400,7 +401,7 @@ def _closing_on_error(feed: Feed) -> Iterator[None]:
         raise
     except Exception as error:
         ours = isinstance(error, StoreError)
-        # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
+        # Logged once: a closed feed is still checked while it has viewers, and fails each time.
         if feed.final is None:
             log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
         feed.close(error_frame(str(error) if ours else "the log cannot be read"))

@@ -1,6 +1,6 @@
-"""One open event stream: older lines by its own reads, then new lines from the feed's ring, then the end.
+"""One event stream: replays older lines, then follows the feed's ring, then sends the end.
 
-A viewer has a cursor, the number of the last line that it sent. A slow viewer that falls out of the ring replays again.
+The cursor is the number of the last line sent. A slow viewer that falls out of the ring replays again.
 """
 
 import threading
@@ -17,21 +17,21 @@ from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail, count_store_error
 
-#: Seconds without an answer from the store after which a stream ends with an error.
+#: Seconds without an answer from the store before a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a client gets the cursor when no line passes its filter. It can be half a second late.
+#: Seconds between cursor updates while no line passes the filter. An update can be half a second late.
 CURSOR_SECONDS: Final = 0.4
 
 
 class Viewer:
-    """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
+    """Produces the bytes of one event stream: the lines after line ``after`` that pass ``line_filter`` (None: all).
 
-    ``job`` was just fetched. If it is None, the job does not exist yet, and the viewer waits for it for ``wait``
-    seconds. The token of ``subject`` expires at ``expires_at``, and the stream reaches its maximum age at
-    ``closes_at``, on the tail's clock.
+    ``job`` was just fetched. If None, the job does not exist yet, and the viewer waits for it for ``wait`` seconds. The
+    token of ``subject`` expires at ``expires_at``; the stream closes for its age at ``closes_at``. Both are on the
+    tail's clock.
 
-    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
+    :meth:`next` can query the store, but never waits for new lines; :meth:`try_next` does neither.
     """
 
     # A worker has thousands of viewers.
@@ -60,25 +60,25 @@ class Viewer:
     ) -> None:
         self.cursor = after
         self.done = False
-        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Of a wait
-        #: also ``matched``. Empty before.
+        #: Why the stream ended: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; for
+        #: ``/wait`` also ``matched``. Empty before.
         self.reason = ""
-        #: Whether the stream is to end early, so that its client resumes at another process.
+        #: Whether to end the stream early, so that its client reconnects to another process.
         self.closes_early = False
-        #: Whether :meth:`try_next` found nothing because the store has to be read.
+        #: Whether :meth:`try_next` returned None because only a store read can continue.
         self.needs_store_read = False
         #: Called when there may be more to send.
         self.on_wake: Callable[[], object] | None = None
-        #: When it last sent something, on the tail's clock.
+        #: When the viewer last sent something, on the tail's clock.
         self.sent_at = tail.clock()
-        #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
+        #: Whether the cursor has passed filtered-out lines that the client has not yet been told of.
         self.has_skipped = False
-        #: The feed that it shares with the other viewers of its job. None when it has left, or never joined one.
+        #: The job's feed, shared with its other viewers. None if this viewer never joined, or has left.
         self.feed: Feed | None = None
         self._cache = cache
         self._tail = tail
         self._replay: Replay | None = None
-        #: Since when its own reads have failed, and what failed first.
+        #: When this viewer's reads began to fail, and what failed first.
         self._failing: tuple[float, str] | None = None
         self._position: int | None = None
         self._version = 0
@@ -86,7 +86,7 @@ class Viewer:
         self._retry_ms, self.heartbeat_seconds = retry_ms, heartbeat_seconds
         self._expires_at, self._closes_at = expires_at, closes_at
         self._wait = wait
-        #: Until when a job that does not exist yet may still come, on the clock.
+        #: Deadline for a job that does not exist yet to appear, on the tail's clock.
         self._awaited_until = None if job else self.sent_at + wait
         self._finished = job if job and job.end else None
         self._pending = connected_frame(retry_ms) + (job.to_frame() if job else b"")
@@ -95,12 +95,12 @@ class Viewer:
         if self._finished is None:
             self.feed = feed = tail.join(ref, job, self)
             self._ref, self._version = feed.ref, feed.version
-            # The feed may have a newer job. The frame of its end comes after the last line.
+            # The feed can have a newer job. An ended job's frame is sent after the last line instead.
             if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
                 self._pending += feed.job_frame or b""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields the chunks to send until the stream is done, for servers whose sockets we cannot write to."""
+        """Yields chunks until the stream is done, for WSGI servers that give no access to the socket."""
         woken = threading.Event()
         self.on_wake = woken.set
         while not self.done:
@@ -116,21 +116,21 @@ class Viewer:
             self.on_wake()
 
     def close_with_retry(self, retry_ms: int) -> None:
-        """Ends the stream before the log ends. The client reconnects after ``retry_ms``, to another process."""
+        """Ends the stream before the log ends. The client reconnects to another process after ``retry_ms``."""
         self.closes_early = True
         self._retry_ms = retry_ms
-        # In this order: a call of next that is running now computes due from _closes_at.
+        # Order matters: a concurrent call of next computes due from _closes_at.
         self._closes_at = self.due = float("-inf")
         self.wake()
 
     def close(self) -> None:
-        """Leaves the tail. May be called twice."""
+        """Leaves the feed. Idempotent."""
         if self.feed is not None:
             self._tail.leave(self.feed, self)
             self.feed = None
 
     def next(self) -> bytes | None:
-        """The next bytes. Empty if there may be more at once; None if there is nothing until the next wake."""
+        """Returns the next bytes. Empty: call again at once. None: nothing until the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._tail.clock()
@@ -150,7 +150,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """Like :meth:`next`, without the store: where that is needed, sets ``needs_store_read`` and returns None."""
+        """Like :meth:`next` without the store. If that is needed, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:
@@ -162,11 +162,11 @@ class Viewer:
             self._sent(now)
         return self._idle(now) if chunk is None and not self.needs_store_read else chunk
 
-    # For the broadcast group, which writes to several clients what one viewer says, while all are caught up
+    # For the broadcast group, which sends one viewer's bytes to all its caught-up members
 
     @property
     def ring_position(self) -> int | None:
-        """The viewer's position in the ring. None if it needs other bytes than the rest of its group."""
+        """The viewer's position in the ring. None if this viewer needs other bytes than its group."""
         feed = self.feed
         is_current = feed is not None and feed.job is not None and feed.version == self._version
         return self._position if is_current and not self._pending and not self.done else None
@@ -184,7 +184,7 @@ class Viewer:
         self._sent(leader.sent_at)
 
     def note_skipped(self) -> None:
-        """Notes that the cursor has passed lines that the filter omits."""
+        """Notes that the cursor has passed filtered-out lines."""
         self.has_skipped = True
         self._schedule()
 
@@ -204,7 +204,7 @@ class Viewer:
             self.due = min(self.due, max(self._awaited_until, self.sent_at))
 
     def _close_early(self, now: float) -> bytes:
-        """The closing frame, if the stream must end before the log does; otherwise empty."""
+        """The closing frame, if the stream must end before the log does; else empty."""
         if now >= self._expires_at:
             return self._finish("expired", error_frame(TOKEN_EXPIRED))
         if now >= self._closes_at:
@@ -246,12 +246,12 @@ class Viewer:
         if feed.version != self._version:
             notices, self._version = feed.notices_after(self._version)
             return notices
-        # Read before the slice: if the feed was closed by then, the slice is the last.
+        # Read before taking the slice: if the feed is closed here, the slice is the last one.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
         found = feed.take(position, self.line_filter, subjects) if position is not None else None
         if found is BUSY:
-            # There was no time to compare lines with its query.
+            # The filter budget is used up: try again in 0.1 s.
             self.due = min(self.due, self._tail.clock() + 0.1)
             return None
         if position is None or found is None:
@@ -261,7 +261,7 @@ class Viewer:
         self._replay = self._failing = None
         self._tail.count_delivered(self._ref, found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
-        # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
+        # If the store has lost lines, a viewer can be ahead of the ring. It then looks up its position each time.
         self._position = found.position if found.cursor >= self.cursor else None
         if found.cursor > self.cursor:
             self.cursor = found.cursor
@@ -286,11 +286,11 @@ class Viewer:
         return self._replay.step(self.cursor, self.feed, now, self.ends_at)
 
     def _read_older(self, now: float) -> bytes | None:
-        """The next older lines, by the viewer's own read."""
+        """Reads the next older lines. None if there are none yet, or the read failed and will be retried."""
         try:
             found, cursor = self._step(now)
         except ShareExceeded:
-            # Other streams of the same token have their turns. The client is given a sign of life.
+            # Other streams of this token have their turn first. A cursor block keeps the connection alive.
             self._sent(now)
             return sse.cursor(self.cursor)
         except (StoreError, AtCapacity, ScansUnavailable) as error:

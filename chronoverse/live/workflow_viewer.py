@@ -1,4 +1,4 @@
-"""One viewer of a workflow: first its newest jobs, or the changes that the viewer has missed, then each change."""
+"""One viewer of a workflow: sends the newest jobs, or the changes that the client missed, then each new change."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,10 +13,10 @@ from chronoverse.live.viewer import Viewer
 
 
 class WorkflowViewer(Viewer):
-    """A viewer whose lines are changes. It never ends by itself. See :class:`Viewer`.
+    """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs(first, last)`` returns the frames of the newest jobs, in states no older than a change from ``first`` to
-    ``last``, and that change. ``opening``: what precedes the frames, and ``first``; None if they are not wanted.
+    ``jobs(first, last)`` returns the frames of the newest jobs, as of some change from ``first`` to ``last``, and that
+    change. ``opening``: the bytes before these frames, and ``first``; None to start without jobs.
     """
 
     __slots__ = ("_jobs", "_opening")
@@ -37,7 +37,7 @@ class WorkflowViewer(Viewer):
         return super()._next_from_feed(subjects)
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
-        """The frames of older changes, or of the jobs."""
+        """Returns the frames of older changes, or of the newest jobs, and the last change that they cover."""
         cursor, feed, opening = self.cursor, self.feed, self._opening
         if opening is None:
             entries = self._cache.store.read(self._ref, cursor, 500)
@@ -47,12 +47,12 @@ class WorkflowViewer(Viewer):
             if feed is None or (not entries and feed.cursor <= cursor):
                 return None, cursor
             least = entry_number(entries[0][0]) if entries else feed.cursor
-            # The tail may not have come so far.
+            # The tail may be behind.
             opening, cursor = (RESET_FRAME, least), max(least, feed.cursor)
         try:
             frames, cursor = self._jobs(opening[1], cursor)
         except ShareExceeded as error:
-            # The client must not get a cursor before the jobs.
+            # Viewer would answer with a cursor, which the client must not get before the jobs.
             raise AtCapacity(str(error)) from error
         self._opening = None
         return opening[0] + frames + sse.cursor(cursor), cursor
