@@ -28,4 +28,4 @@ def encode_changes(workflow_id: str, entries: Sequence[RawEntry]) -> list[EventF
     """The frames of ``entries``. Raises :class:`StoreError` for an invalid entry."""
     changes = [read_change(workflow_id, entry) for entry in entries]
     # Not None as the stream: these frames carry an ``id:``, as lines do.
-    return [EventFrame(change.number, "", change.to_frame()) for change in changes]
+    return [EventFrame(each.number, "", each.to_frame(), content=(each.status, each.job.labels)) for each in changes]

@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import accumulate
+from itertools import accumulate, repeat
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -35,13 +35,15 @@ class EventFrame(NamedTuple):
     """One encoded event of a log.
 
     ``number`` is the last line number it covers. ``first`` is set for gaps only: the first number it covers. ``stream``
-    is None if a stream filter never omits the frame.
+    is None if a stream filter never omits the frame. ``content`` is what a filter compares: a line's message, or a
+    job's status and labels.
     """
 
     number: int
     stream: str | None
     frame: bytes
     first: int = MAX_NUMBER
+    content: Any = None
 
 
 class Waiter(Protocol):
@@ -137,14 +139,14 @@ def encode(
     for entry in entries:
         if most_bytes <= 0:
             break
-        stream, first = None, MAX_NUMBER
+        stream, first, content = None, MAX_NUMBER, None
         if isinstance(entry, Line):
-            cursor, stream = entry.sequence_num, entry.stream
+            cursor, stream, content = entry.sequence_num, entry.stream, entry.message.encode()
         elif isinstance(entry, Gap):
             cursor, first = entry.last, entry.first
         elif isinstance(entry, End) or entry.last:
             return events, entry
-        events.append(EventFrame(cursor, stream, entry.to_frame(), first))
+        events.append(EventFrame(cursor, stream, entry.to_frame(), first, content))
         most_bytes -= len(events[-1].frame)
     return events, None
 
@@ -154,8 +156,7 @@ def encode_raw(
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
     """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the start cost a third as much."""
     frames = plain_frames(entries, cursor, most_bytes)
-    streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
-    events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    events = plain_events(entries, cursor, frames)
     if len(frames) == len(entries):
         return events, None
     cursor += len(frames)
@@ -164,12 +165,21 @@ def encode_raw(
     return events + others, closing
 
 
+def plain_events(entries: Sequence[RawEntry], cursor: int, frames: Sequence[bytes]) -> list[EventFrame]:
+    """The ``frames`` that :func:`plain_frames` has made of the first ``entries``, which follow line ``cursor``."""
+    fields = [entry[1] for entry in entries[: len(frames)]]
+    streams, messages = [stream_name(each[5]) for each in fields], [each[3] for each in fields]
+    return list(
+        map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames, repeat(MAX_NUMBER), messages)
+    )
+
+
 def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
     """The frames for one write. Filtered-out lines become an ``id:``-only block, which advances the client's cursor."""
     if line_filter is None:
         return b"".join([event.frame for event in events])
     frames, skipped = [], 0
-    passing = line_filter.select([(event.stream, event.frame) for event in events])
+    passing = line_filter.select([(event.stream, event.content) for event in events])
     for event, passes in zip(events, passing, strict=True):
         if not passes:
             skipped = event.number

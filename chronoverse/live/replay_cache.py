@@ -15,11 +15,11 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.history.tiered_log import read_tiers
 from chronoverse.joblog import sse
-from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries
 from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
-from chronoverse.live.feed import EventFrame, encode, join
+from chronoverse.live.feed import encode, join, plain_events
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import next_lines
 from chronoverse.store.sequential_reader import SequentialReader
@@ -271,9 +271,7 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
     if line_filter is None:
         frames = b"".join(plain + [event.frame for event in events])
     else:
-        # Filters are rare, so this case has no fast path.
-        streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
-        frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
+        frames = join(plain_events(entries, cursor, plain) + events, line_filter)
     return ReplaySegment(frames, events[-1].number if events else reached, closing, next_count, size, complete=cut)
 
 

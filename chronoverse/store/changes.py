@@ -23,9 +23,12 @@ class Change(NamedTuple):
     job: Job
     deleted: bool
 
+    @property
+    def status(self) -> str:
+        return DELETED if self.deleted else self.job.status
+
     def to_json(self) -> dict[str, Any]:
-        state = self.job.to_json()
-        return {**state, "status": DELETED} if self.deleted else state
+        return {**self.job.to_json(), "status": self.status}
 
     def to_frame(self) -> bytes:
         return sse.frame(EventName.JOB, orjson.dumps(self.to_json()), self.number)

@@ -59,12 +59,16 @@ def job(last: int = 0, status: Status = Status.RUNNING, attempt: int = 1) -> Job
 
 def event_frame(number: int, stream: str | None = "stdout", size: int = 10) -> EventFrame:
     """A frame of ``size`` bytes that begin with its number."""
-    return EventFrame(number, stream, (b"%d;" % number).ljust(size, b"."))
+    return EventFrame(number, stream, (b"%d;" % number).ljust(size, b"."), content=b"%d" % number)
 
 
 def line_frame(number: int) -> EventFrame:
     """The frame of a line."""
-    return EventFrame(number, "stdout", Line(number, NOW, f"line {number}", "stdout").to_frame())
+    return frame_of(Line(number, NOW, f"line {number}", "stdout"))
+
+
+def frame_of(line: Line) -> EventFrame:
+    return EventFrame(line.sequence_num, line.stream, line.to_frame(), content=line.message.encode())
 
 
 def filled(*numbers: int, limit: int = ROOMY) -> Feed:
@@ -299,9 +303,9 @@ def test_entries_become_frames() -> None:
     events, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
 
     assert events[:3] == [
-        EventFrame(1, "stdout", lines[0].to_frame()),
+        frame_of(lines[0]),
         EventFrame(3, None, gap.to_frame(), gap.first),
-        EventFrame(4, "stderr", lines[1].to_frame()),
+        frame_of(lines[1]),
     ]
     [event] = Decoder().feed(events[3].frame)
     assert (events[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
@@ -335,7 +339,12 @@ def test_raw_entries_become_the_same_frames(fields: list[list[bytes]], steps: li
         number += step
         entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
 
-    assert encode_raw(entries, after, 1) == encode(read_entries(entries, after, 1), after)
+    events, closing = encode_raw(entries, after, 1)
+    # A message that is not UTF-8 is compared as it is shown.
+    shown = [
+        each._replace(content=each.content and each.content.decode("utf-8", "replace").encode()) for each in events
+    ]
+    assert (shown, closing) == encode(read_entries(entries, after, 1), after)
 
 
 @given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), most=st.integers(1, 800))
@@ -368,7 +377,7 @@ def test_encode_returns_the_end_separately() -> None:
     end = End(2, Status.COMPLETED, 0, 1, 0, NOW)
     line = Line(1, NOW, "a", "stdout")
 
-    assert encode([line, end], 0) == ([EventFrame(1, "stdout", line.to_frame())], end)
+    assert encode([line, end], 0) == ([frame_of(line)], end)
 
 
 @pytest.mark.parametrize(("status", "last"), [(Status.COMPLETED, "end"), (Status.LOST, "error")])
@@ -574,7 +583,7 @@ def test_an_expression_is_compared_with_few_bytes_at_once() -> None:
     """It may need many states for them. A longer line is compared by itself."""
     feed = Feed(REF, None)
     lines = [Line(n, NOW, "a" * (50_000 if n == 40 else 1_000), "stdout") for n in range(1, 42)]
-    feed.publish([EventFrame(line.sequence_num, "stdout", line.to_frame()) for line in lines], 0, ROOMY)
+    feed.publish([*map(frame_of, lines)], 0, ROOMY)
     cursors, position = [], 0
     while position < len(lines):
         found = feed.take(position, LineFilter(None, "b+", True))

@@ -274,7 +274,7 @@ def test_any_member_may_pay_for_comparing_lines() -> None:
         with budget.spend(subject):
             clock.now += seconds
     line = Line(1, "2026-03-03T10:00:05.123Z", "x", "stdout").to_frame()
-    feed.publish([EventFrame(1, "stdout", line)], 0, LARGE_RING)
+    feed.publish([EventFrame(1, "stdout", line, content=b"x")], 0, LARGE_RING)
 
     assert [each.sent for each in members] == [line, line]
 
