@@ -54,19 +54,19 @@ _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application of one worker, by default with the environment's settings. Connections are opened later."""
+    """The WSGI application of one worker. Default settings: the environment's. Connections are opened on first use."""
     return build_app(build_dependencies(settings or Settings.from_env()))
 
 
 def build_dependencies(settings: Settings) -> Dependencies:
-    """The dependencies of the routes, made from ``settings``. Opens no connection."""
+    """Creates the dependencies of all routes. Opens no connection."""
     server_lease = embedded.ServerLease(settings.data_dir) if settings.redis_url is None else None
     store = Store(
         server_lease.url if server_lease else settings.redis_url or "",
         prefix=settings.key_prefix,
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
-        # No ``sync``: it would stop the event loop for as long as the disk takes.
+        # Without ``sync``, which would block the event loop while the disk syncs.
         durability=Durability(settings.durability),
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
@@ -109,14 +109,14 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
-    """Like :func:`jwks.fetch_key_set`, with a timeout that also covers DNS and a slow answer as a whole."""
+    """Like :func:`jwks.fetch_key_set`, with a timeout over the whole request, including DNS."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer's keys were not fetched in time")):
         return jwks.fetch_key_set(url, ca_file)
 
 
 class Application(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns ``func`` itself. For each request, Flask would check whether each view and hook is a coroutine."""
+        """Returns ``func`` itself. Flask would check for each request whether each view and hook is a coroutine."""
         return func
 
 
@@ -149,10 +149,10 @@ def build_app(deps: Dependencies) -> Flask:
 
 
 def _refuse_odd_requests() -> None:
-    """Answers 400 without a valid host, and 404 for a path with a doubled or an escaped slash.
+    """Answers 400 without a valid Host header, and 404 for a path with a double or escaped slash.
 
-    Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so this
-    also checks the target as it was sent, which may be in absolute form: ``GET http://h//x`` (section 3.2.2).
+    Only HTTP/1.0 requests may omit the host (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so
+    this also checks the raw target, which can be absolute: ``GET http://h//x`` (section 3.2.2).
     """
     environ = request.environ
     host = environ.get("HTTP_HOST")

@@ -1,4 +1,4 @@
-"""The gunicorn worker class: a gevent worker that limits its connections, and drains its event streams at the end."""
+"""The gunicorn worker class: a gevent worker that limits its connections, and drains its streams at shutdown."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ _DETAIL: Final = (
     b'{"type":"about:blank","title":"Service Unavailable","status":503,'
     b'"detail":"This worker has too many requests at a time; try again."}'
 )
-#: The answer to a request that did not get its turn in time.
+#: The answer to a request whose turn did not come in time.
 _AT_CAPACITY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
     b"Retry-After: %d\r\nContent-Length: %d\r\n\r\n%b" % (RETRY_AFTER_SECONDS, len(_DETAIL), _DETAIL)
@@ -38,25 +38,25 @@ _AT_CAPACITY: Final = (
 
 
 class Server(StreamServer):
-    """Accepts connections without a limit: :class:`Connections` closes surplus ones. ``writers`` write the streams."""
+    """Accepts connections without a limit; :class:`Connections` closes surplus ones."""
 
     def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
-        # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.
+        # Unbounded, only counts greenlets. A full pool would stop accepting connections.
         super().__init__(listener, handle=handle, spawn=Pool())
         self._connections = connections
         self._writers = writers
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """The next connection and its client's address. None if no connection waits or no descriptor is left."""
+        """Accepts a connection. Returns it and its client's address, or None if none waits or no descriptor is free."""
         if len(self._connections) + self._writers.open_count >= max_connections():
-            # When a connection was closed, the new one is accepted in the event loop's next round.
+            # If a connection was closed, the next round of the event loop accepts the new one.
             if not self._connections.make_room():
                 self.stop_accepting()
-                # gevent has no public method that starts accepting only if the server was not stopped meanwhile.
+                # gevent has no public method that starts accepting unless the server was stopped.
                 gevent.spawn_later(0.01, self._start_accepting_if_started)
             return None
         try:
-            # The public ``accept`` would wait, and would make gevent's kind of socket.
+            # The public ``accept`` would block, and would create gevent's type of socket.
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
@@ -66,30 +66,30 @@ class Server(StreamServer):
 
 
 def max_connections() -> float:
-    """How many connections and streams the process's file descriptors allow."""
+    """The number of connections and streams that the process's file descriptors allow."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
         return math.inf
-    # The others are for files, and connections to the store and the archive.
+    # The rest is for files, the store and the archive.
     return descriptors - min(100, descriptors // 2)
 
 
 class Worker(GeventWorker):
-    """A gevent worker that reads no further request from a connection after gunicorn's ``ALREADY_HANDLED``."""
+    """A gevent worker that leaves a connection alone after gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
 
     def init_process(self) -> None:
-        # gunicorn needs three calls to get a setting: 6 % of the cost of a new viewer.
+        # Caches the settings: gunicorn needs three calls for each, 6 % of the cost of a new viewer.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
-        # Raises the soft limit to the hard one. The usual soft limit of 1,024 is less than a worker's streams.
+        # Raises the soft limit to the hard limit. The usual 1,024 is less than a worker's streams.
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().init_process()
 
     def is_already_handled(self, respiter: Any) -> bool:
-        """Raises StopIteration, with which gunicorn's handlers leave the connection alone."""
+        """Raises StopIteration, which makes gunicorn's handlers leave the connection alone."""
         if super().is_already_handled(respiter):
             raise StopIteration
         return False
@@ -101,7 +101,7 @@ class Worker(GeventWorker):
             self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serves one request. Returns only if the connection stays open for another one."""
+        """Serves one request. Returns only if the connection stays open for another."""
         sock.begin_request()
         try:
             self._take_turn(req, sock, addr)
@@ -117,7 +117,7 @@ class Worker(GeventWorker):
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
         """Waits for the request's turn, before Flask gets it. Raises :class:`AtCapacity`.
 
-        Client addresses take turns. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
+        Client addresses take turns. Probes do not wait; new viewers wait in their route (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
@@ -134,18 +134,18 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Lets gunicorn answer and log a malformed request, or one that failed without an answer."""
+        """Lets gunicorn answer and log a request that was malformed, or that failed without an answer."""
         client.begin_request()
         with contextlib.suppress(AtCapacity):
-            # A refusal costs as much as an answer, so it waits like one.
+            # A refusal costs as much as an answer, so it waits, too.
             with self._connections.request_lock.hold():
                 pass
             super().handle_error(req, client, addr, exc)
         finish_sending(client)
 
     def run(self) -> None:
-        """Serves until the master ends the worker, and then until all streams have ended or their time is up."""
-        # gunicorn's own loop would accept connections for up to another second, only to refuse them.
+        """Serves until the master stops the worker, then until all streams have ended or the deadline is reached."""
+        # gunicorn's own loop would accept connections for up to another second, and then refuse them.
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         self._connections = Connections(self.worker_connections, deps.turns.request)
         servers = [self._serve(listener) for listener in self.sockets]
@@ -157,7 +157,7 @@ class Worker(GeventWorker):
             if connection.is_idle:
                 # Otherwise a proxy could send its next request here.
                 stop_receiving(connection)
-        # For requests and full sockets. The table of settings states it, too.
+        # 5 s more for requests and full sockets, as the table of settings says.
         deadline = time.monotonic() + deps.settings.drain_seconds + 5.0
         while time.monotonic() < deadline and (
             deps.stream_writers.open_count or any(len(each.pool) for each in servers)
@@ -177,7 +177,7 @@ class Worker(GeventWorker):
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         server = Server(listener, partial(self.handle, listener), self._connections, deps.stream_writers)
         if self.cfg.workers > 1:
-            # Connections that a worker accepts in one round of the event loop, so that all workers get some.
+            # A worker accepts at most 8 connections per round, so that all workers get some.
             server.max_accept = 8
         server.start()
         return server

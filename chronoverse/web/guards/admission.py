@@ -1,4 +1,4 @@
-"""Admission control: who may open an event stream, by worker, token and client address, and the drain at the end."""
+"""Admission control: limits event streams per worker, token and client address, and drains a worker at shutdown."""
 
 import math
 import random
@@ -13,23 +13,23 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
-#: The range of milliseconds after which a client connects again. Each gets a random one, so that not all come at once.
+#: Milliseconds after which a client reconnects, random within this range so that clients do not all reconnect at once.
 RETRY_MS: Final = (1000, 5000)
-#: Seconds between two steps of a drain. A step costs 50 ns for each stream.
+#: Seconds between two steps of a drain. A step costs 50 ns per stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a draining worker still admits streams. It accepted their connections before it closed its
-#: listening sockets, so no other worker can answer them.
+#: Seconds for which a draining worker still admits streams: it accepted their connections before it closed its
+#: listening sockets, so no other worker can serve them.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 
 def retry_ms() -> int:
-    """A random time after which a client should reconnect, in milliseconds."""
+    """A random reconnection delay for a client, in milliseconds."""
     return random.randint(*RETRY_MS)
 
 
 @dataclass(slots=True, eq=False)
 class StreamTicket:
-    """One stream: its owner, and when it began (monotonic seconds). ``viewer`` stays None for a download."""
+    """One stream: its owner, and its start (monotonic seconds). ``viewer`` stays None for a download."""
 
     subject: str
     address: str
@@ -40,7 +40,7 @@ class StreamTicket:
 
     @property
     def owners(self) -> tuple[tuple[str, str], ...]:
-        """The owners whose stream shares it uses, as pairs of kind and owner."""
+        """The owners against whose limits the stream counts, as pairs of kind and name."""
         return ("token", self.subject), ("address", self.address)
 
 
@@ -64,7 +64,7 @@ class AdmissionControl:
         return self._draining_since is not None
 
     def check(self, ticket: StreamTicket) -> None:
-        """Raises :class:`AtCapacity` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
+        """Raises :class:`AtCapacity` or :class:`ShareExceeded` if ``ticket`` is not admitted."""
         if self._draining_since is not None and self.clock() > self._draining_since + LATE_ACCEPT_SECONDS:
             raise _refused("draining", AtCapacity("This worker is shutting down; try again."))
         if len(self._tickets) >= self.limit:
@@ -87,7 +87,7 @@ class AdmissionControl:
                 del self._counts[owner]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all streams within ``seconds``, evenly spread. Each client gets its own time to reconnect."""
+        """Ends all streams, spread evenly over ``seconds``. Each client gets a different reconnection delay."""
         start = self._draining_since = self.clock()
         metrics.WORKERS_DRAINING.set(1)
         while self._tickets or self.clock() <= start + LATE_ACCEPT_SECONDS:
@@ -95,7 +95,7 @@ class AdmissionControl:
             viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.closes_early]
             for number, viewer in enumerate(viewers[: math.ceil(len(viewers) / steps_left)], 1):
                 viewer.close_with_retry(retry_ms())
-                # Streams that are ended before other greenlets run: 5 ms.
+                # Yields to other greenlets after 100 streams (5 ms).
                 if number % 100 == 0:
                     sleep(0)
             sleep(DRAIN_STEP_SECONDS)

@@ -1,4 +1,4 @@
-"""Connections of clients: how slowly a client may read, and which connections are closed to make room for new ones.
+"""Client connections: cuts slow clients, and closes idle connections to make room for new ones.
 
 gunicorn writes everything through :meth:`Connection.sendall`, except event streams
 (:mod:`chronoverse.web.streaming.stream_writer`).
@@ -26,42 +26,39 @@ from chronoverse import metrics
 from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.event_loop import TimeSlice
 
-#: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
+#: Seconds without progress after which a client's connection is cut, during an answer or an event stream.
 STALL_SECONDS: Final = 20.0
-#: Seconds after its last progress in which a connection is not closed to make room. A healthy client has sent its
-#: request by then.
+#: A connection is closed to make room only after so many seconds without progress. By then a healthy client has sent
+#: its request.
 MIN_IDLE_SECONDS: Final = 0.5
-#: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
+#: Kernel send buffer per client. The default would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
-#: Seconds for which sent data may stay unacknowledged. Then the kernel drops a half-open connection, and not after 20
-#: minutes.
+#: Seconds after which the kernel drops a connection with unacknowledged data, instead of after 20 minutes.
 USER_TIMEOUT_SECONDS: Final = 20.0
-#: Bytes of a request's head: 32 KiB, and 8 KiB of the body. gunicorn searches the whole head again after each read.
+#: Maximum bytes of a request's head: 32 KiB, plus 8 KiB of body. gunicorn searches it all again after each read.
 _HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
-    """How long a client may pause, and how long an answer may take in total, plus a second per ``bytes_per_second``
-    bytes.
-    """
+    """Limits for one answer: seconds without progress, and seconds in total plus one per ``bytes_per_second`` bytes."""
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf
     bytes_per_second: float = math.inf
 
 
-#: A client with 80 kbit/s gets an ordinary answer of 4 MiB in seven minutes.
+#: Allows a client with 80 kbit/s to receive an ordinary answer of 4 MiB, in seven minutes.
 _ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: A download's client may be slower: its kernel may acknowledge nothing until 128 KiB were read.
+#: Slower, because a download client's kernel may acknowledge nothing until 128 KiB are read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
 class Connections:
-    """A worker's connections, except those whose sockets event streams have taken over.
+    """A worker's connections, except those taken over by event streams.
 
-    Ordered by their last progress: a request that arrived, or a part of an answer that the client received. Above
-    ``limit``, the connections that have waited longest for their clients are closed. Continuing to read a long head
-    takes ``request_lock``.
+    Ordered by last progress: a request arrived, or the client received part of an answer. Above ``limit``, closes the
+    connections that have waited longest for their clients. A client that continues a long head waits for
+    ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -77,19 +74,19 @@ class Connections:
         return len(self._all)
 
     def add(self, connection: "Connection") -> None:
-        """Adds a new connection. Beyond the limit, closes connections that have waited for their clients."""
+        """Adds a new connection. Above the limit, closes connections that wait for their clients."""
         self._all[connection] = None
         connection.connections = self
         self.record_progress(connection)
         now = time.monotonic()
-        # At most 1,000 are closed in a second, and 50 at once: some clients connect again as soon as they are closed.
+        # At most 1,000 per second and 50 at once: some clients reconnect as soon as they are cut.
         may_close = round((now - self._made_room_at) * 1_000)
         if len(self._all) > self._limit and may_close:
             self._made_room_at = now
             self.make_room(min(len(self._all) - self._limit, may_close, 50))
 
     def make_room(self, count: int = 1) -> bool:
-        """Closes up to ``count`` connections that have waited longest for clients. Returns whether it closed one."""
+        """Closes up to ``count`` connections that have waited longest for clients. Returns whether it closed any."""
         until = time.monotonic() - MIN_IDLE_SECONDS
         old = takewhile(lambda each: each.progress_at <= until, self._all)
         closable = list(islice((each for each in old if each.may_be_closed()), count))
@@ -104,25 +101,25 @@ class Connections:
             self._all[connection] = None
 
     def remove(self, connection: "Connection") -> None:
-        """Removes ``connection``. Does nothing when it is not there."""
+        """Removes ``connection``, if present."""
         self._all.pop(connection, None)
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, which enforces the limits of the current answer.
+    """A client's socket. Enforces the limits of the current answer.
 
-    ``connections`` are the worker's; None until this connection has been added to them.
+    ``connections`` is the worker's set. None until the connection is added to it.
     """
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
     progress_at = 0.0
-    #: Whether we wait for the client: to send something, or to take an ordinary answer.
+    #: Whether the worker waits for the client: to send a request, or to receive an ordinary answer.
     is_receiving = True
     is_sending_answer = False
-    #: Whether it has had an answer, and no further request.
+    #: Whether it has been answered and has sent no further request.
     is_idle = False
-    #: Whether the request was sent before the answer to an earlier one was read (RFC 9112 section 9.3.2).
+    #: Whether the client sent this request before reading the previous answer (RFC 9112 section 9.3.2).
     is_pipelined = False
     _head_bytes = 0
     _limits = _ANSWER_LIMITS
@@ -131,7 +128,7 @@ class Connection(gevent.socket.socket):
     _time_slice: TimeSlice
 
     def begin_request(self, limits: SendLimits = _ANSWER_LIMITS) -> None:
-        """A request has come. ``limits`` apply to its answer."""
+        """Called when a request has arrived. ``limits`` apply to its answer."""
         self.is_receiving = self.is_idle = False
         self._head_bytes = 0
         self._limits, self._seconds_left, self._until = limits, limits.seconds, math.inf
@@ -139,28 +136,26 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def end_request(self, *, pipelined: bool) -> None:
-        """The answer is sent. ``pipelined`` is whether the next request has been read already."""
+        """Called when the answer is sent. ``pipelined``: the next request has already been read."""
         self.is_pipelined = pipelined or self.has_input()
         self.is_receiving = self.is_idle = True
         self._record_progress()
 
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
-        """The answer is a download or an event stream: the connection is not closed to make room, and is cut off at
-        ``until``.
-        """
+        """Called for a download or an event stream: it is never closed to make room, and is cut at time ``until``."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds > USER_TIMEOUT_SECONDS:
-            # For the kernel, a client that takes nothing is one that acknowledges nothing.
+            # The kernel must not time out before stall_seconds do.
             _set_user_timeout(self, 2 * limits.stall_seconds)
 
     def recv(self, *args: Any) -> bytes:
         """Waits for the client's next bytes. Raises gunicorn's LimitRequestHeaders for a head that is too long.
 
-        Only bytes of a request body count as progress; otherwise a client could send a head forever.
+        Only body bytes count as progress; otherwise a client could keep sending a head forever.
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if not between_requests:
-            # gunicorn takes 2 ms for the 8 KiB of one read, if each chunk of the body is one byte.
+            # gunicorn takes 2 ms for one read of 8 KiB if each chunk of the body is one byte.
             self._time_slice.check()
         elif self._head_bytes and self.connections:
             with self.connections.request_lock.hold():
@@ -180,8 +175,8 @@ class Connection(gevent.socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Sends all of ``data``. Raises OSError as any socket does.
 
-        Raises ConnectionResetError if the connection was cut: the client received nothing for too long, the whole
-        answer took too long, or its time is up.
+        Raises ConnectionResetError after cutting the connection: the client received nothing for too long, the whole
+        answer took too long, or its deadline passed.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -195,19 +190,19 @@ class Connection(gevent.socket.socket):
                     raise self.cut("expired")
                 if now >= slow_at:
                     raise self.cut("slow")
-                # Seconds between two checks whether the client of a full socket has taken anything.
+                # A full socket's progress is checked every 2 s.
                 self.settimeout(min(2.0, slow_at - now, self._until - now))
                 try:
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
                     if error.errno == errno.ETIMEDOUT:
-                        # The kernel's own timeout: it has dropped the connection, so the client gets no answer.
+                        # The kernel's own timeout: it has dropped the connection, so no answer can be sent.
                         raise self.cut("slow") from error
                     sent = 0
                 rest = rest[sent:]
                 if rest:
                     before, unsent, now = unsent, _unsent_bytes(self), time.monotonic()
-                    # Bytes that the client's kernel acknowledges leave the buffer, which may still be too full.
+                    # Acknowledged bytes have left the buffer, which can still be too full to send more.
                     if sent or unsent < before:
                         progress_at = now
                         self._record_progress()
@@ -217,23 +212,23 @@ class Connection(gevent.socket.socket):
             self.settimeout(timeout)
 
     def send(self, data: Any, flags: int = 0, timeout: object = None) -> int:
-        """Like :meth:`sendall`. gunicorn uses it for a few bytes, such as ``100 Continue``."""
+        """Like :meth:`sendall`. gunicorn calls it for short data such as ``100 Continue``."""
         self.sendall(data, flags)
         return len(data)
 
     def cut(self, why: str) -> ConnectionResetError:
-        """Resets the connection at once and discards unsent data. Returns the error to raise."""
+        """Resets the connection, discards unsent data, and returns the error to raise."""
         metrics.CONNECTIONS_CUT.labels(why).inc()
         if self.connections:
             self.connections.remove(self)
         with contextlib.suppress(OSError, ValueError), _raw_socket(self) as raw:
-            # With this option, closing resets the connection, and discards what was not sent.
+            # With this option, closing resets the connection and discards unsent data.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raw.shutdown(socket.SHUT_RDWR)
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
-        """Whether the connection waits for the client to send, or to receive an ordinary answer."""
+        """Whether the connection waits for its client: to send a request, or to receive an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
@@ -252,7 +247,7 @@ class Connection(gevent.socket.socket):
 
 
 def set_socket_options(sock: Any) -> None:
-    """Bounds what the kernel does for ``sock``. Connections that a listening socket accepts inherit it."""
+    """Limits the kernel's send buffer and timeouts. Sockets accepted by a listening ``sock`` inherit them."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -260,14 +255,14 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
-    """Calls :meth:`Connection.begin_long_answer` on the request's socket, under this project's gunicorn worker."""
+    """Calls :meth:`Connection.begin_long_answer` on the request's socket, if this project's worker class serves it."""
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits or SendLimits(), until)
 
 
 def has_left(environ: dict[str, Any]) -> bool:
-    """Whether the request's client has closed its side."""
+    """Whether the request's client has closed its side of the connection."""
     try:
         return "gunicorn.socket" in environ and not _peek(environ["gunicorn.socket"])
     except BlockingIOError:
@@ -277,14 +272,14 @@ def has_left(environ: dict[str, Any]) -> bool:
 
 
 def stop_receiving(sock: socket.socket) -> None:
-    """Closes the receiving side: a greenlet that waits for the next request then sees the end of the connection."""
-    # After gevent's own shutdown that greenlet would fail as if the descriptor were closed.
+    """Closes the receiving side. A greenlet that waits for the next request then sees the end of the connection."""
+    # gevent's shutdown would make that greenlet fail as if the descriptor were closed.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:
         raw.shutdown(socket.SHUT_RD)
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side and discards unread input, with which closing would reset the connection."""
+    """Closes the sending side, and discards unread input, which would make a close reset the connection."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
@@ -292,14 +287,12 @@ def finish_sending(sock: Any) -> None:
 
 
 def is_unresponsive(error: OSError) -> bool:
-    """Whether ``error`` means that the peer received nothing for too long, or that its machine is unreachable."""
+    """Whether ``error`` means that the peer received nothing for too long, or that its host is unreachable."""
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
 
 class HangupWatch:
-    """Calls ``callback`` once, in its own greenlet, when the peer of ``sock`` closes.
-
-    A worker has thousands of watches.
+    """Calls ``callback`` once, in a new greenlet, when the peer of ``sock`` disconnects. Cheap: a worker has thousands.
 
     The argument is ``left``, or ``slow`` if the kernel gave up on a peer that received nothing for too long.
     """
@@ -327,7 +320,7 @@ class HangupWatch:
         except OSError as error:
             gone = True
             why = "slow" if is_unresponsive(error) else "left"
-        # Also when the client has sent more bytes: they would make the socket readable forever.
+        # Stops even if the client has only sent more bytes: the socket would stay readable forever.
         self._watcher.stop()
         if gone:
             gevent.spawn(self._call, why)
@@ -339,7 +332,7 @@ class HangupWatch:
 
 @contextlib.contextmanager
 def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
-    """The socket without gevent. Both use the same descriptor."""
+    """The socket without gevent, with the same descriptor."""
     raw = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
     try:
         yield raw
@@ -348,14 +341,14 @@ def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
 
 
 def _peek(sock: Any) -> bytes:
-    """The next byte, without reading it. Empty when the client has closed its side. Raises BlockingIOError."""
+    """The next byte, left unread. Empty if the client has closed its side. Raises BlockingIOError without data."""
     with _raw_socket(sock) as raw:
         return raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 def _unsent_bytes(sock: Any) -> int:
-    """Bytes in the socket's buffer that the client's kernel has not acknowledged. 0 where the system cannot tell."""
-    # https://man7.org/linux/man-pages/man7/tcp.7.html, under SIOCOUTQ, which is another name of TIOCOUTQ.
+    """Bytes in the socket's buffer that the client's kernel has not acknowledged. 0 if the system cannot tell."""
+    # https://man7.org/linux/man-pages/man7/tcp.7.html: SIOCOUTQ, another name of TIOCOUTQ.
     try:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:

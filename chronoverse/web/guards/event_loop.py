@@ -1,4 +1,4 @@
-"""Time slices: a greenlet lets the others of its worker run."""
+"""Cooperative scheduling: lets a greenlet yield to the others of its worker."""
 
 import time
 from typing import Final
@@ -7,10 +7,9 @@ import gevent
 
 
 def yield_to_loop() -> None:
-    """Returns once the event loop has polled every socket again and run what was due.
+    """Yields until the event loop has polled every socket again and run what was due.
 
-    ``gevent.sleep(0)`` is not enough: gevent runs all greenlets that called it in a row, for up to 5 ms, before it
-    polls the sockets again.
+    ``gevent.sleep(0)`` is not enough: gevent first runs all greenlets that called it, for up to 5 ms.
     """
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
@@ -18,16 +17,16 @@ def yield_to_loop() -> None:
 
 
 class TimeSlice:
-    """Bounds how long a greenlet works before it lets others run."""
+    """Limits how long a greenlet runs before it yields."""
 
     def __init__(self, seconds: float = 0.001) -> None:
         self._seconds: Final = seconds
         self._ends_at = time.monotonic() + seconds
 
     def check(self) -> bool:
-        """Lets others run if the slice is over; then a new one begins. Call it often, such as for each line.
+        """Yields if the slice is over, and starts a new one. Returns whether it yielded.
 
-        Returns whether others ran.
+        Call it often, such as for each line.
         """
         if time.monotonic() < self._ends_at:
             return False

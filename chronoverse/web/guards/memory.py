@@ -1,4 +1,4 @@
-"""A worker's memory for request bodies and for unread answers. No subject can take all of it."""
+"""Limits a worker's memory for request bodies and unread answers, and each subject's share of it."""
 
 import contextlib
 import threading
@@ -13,22 +13,22 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
-#: (a renewal, a few lines) takes nothing of the memory for long bodies.
+#: Bytes at the beginning of each body, sent or inflated, that use the memory for short bodies. A body of 64 KiB (a
+#: renewal, a few lines) uses none of the memory for long bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: Bytes of such beginnings that a worker holds at a time.
+#: Total memory of a worker for these beginnings.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of the greatest length fit into the memory for the rest of all bodies. A body that was sent with gzip
-#: may take the room of two: as sent and as inflated.
+#: How many bodies of maximum length fit into the memory for long bodies. A gzipped body can need the room of two: as
+#: sent and as inflated.
 MAX_LONG_BODIES: Final = 8
 
 
 @dataclass(eq=False)
 class Shares:
-    """Shares up to ``total`` units of one resource, which errors call ``what``.
+    """Divides ``total`` units of a resource among subjects. Errors call it ``what``.
 
-    No subject can hold more than is left free, so a newcomer's small request always fits: the dynamic threshold of
-    Choudhury and Hahne (1998).
+    A subject can hold at most as much as is left free, so a newcomer's small request always fits: the dynamic threshold
+    of Choudhury and Hahne (1998).
     """
 
     total: int
@@ -37,7 +37,7 @@ class Shares:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fits(self, subject: str, amount: int) -> bool:
-        """Whether ``subject`` may take ``amount`` now. An amount of 0 always fits."""
+        """Whether ``subject`` can take ``amount`` more now. 0 always fits."""
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
@@ -57,7 +57,7 @@ class Shares:
 
 
 class BodyMemory:
-    """The memory for all current request bodies, of at most ``limit`` bytes each."""
+    """The memory for all request bodies in progress, of at most ``limit`` bytes each."""
 
     def __init__(self, limit: int) -> None:
         self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
@@ -65,7 +65,7 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that reserves memory for more bytes of a body. Raises what ``take`` raises."""
+        """Yields a function that reserves memory for the next bytes. It raises what :meth:`Shares.take` raises."""
         short = long = 0
 
         def take(size: int) -> None:
@@ -89,19 +89,19 @@ class UnreadAnswers(Shares):
         super().__init__(8 * PAGE_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
-        """Whether a large page fits, or ``subject`` has nothing unread."""
+        """Whether a maximum page fits, or ``subject`` has nothing unread."""
         return subject not in self._held or self.fits(subject, PAGE_BYTES)
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
-    """Counts each authenticated response until it is sent or dropped; refuses those over the subject's share."""
+    """Counts each authenticated answer until it is sent or dropped. Refuses those beyond the subject's share."""
 
     @app.after_request
     def count_answer(response: Response) -> Response:
-        # A download and an event stream are no sequence. They are sent as they are made.
+        # Downloads and event streams are no sequences: they are sent as they are made.
         has_bytes = response.is_sequence and request.method != "HEAD"
         size = (response.calculate_content_length() or 0) if has_bytes else 0
-        # So little fits into the kernel's buffer for the connection.
+        # Fits into the kernel's buffer for the connection.
         if size <= 64 * 2**10 or "principal" not in g:
             return response
         subject = g.principal.subject

@@ -1,4 +1,4 @@
-"""Rates: how fast each subject may publish over HTTP and begin jobs, and how fast all replays together may write."""
+"""Rate limits: bytes and new jobs per subject and second, and bytes per second for all replays together."""
 
 import math
 import time
@@ -12,29 +12,29 @@ from chronoverse import metrics
 from chronoverse.errors import TooFast
 from chronoverse.token_bucket import TokenBucket
 
-#: Size of a subject's full bucket, in seconds at the rate. A build prints in bursts.
+#: Capacity of a subject's bucket, in seconds at the rate. Builds print in bursts.
 BURST_SECONDS: Final = 10.0
-#: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
+#: Bytes charged per line besides its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Jobs that log records of one subject may begin at once, and in each second after that. A job takes 5 KB of the store
-#: at least, and some milliseconds of the request. The Collector may meet the pods of a whole cluster at once.
+#: Jobs that one subject can begin by log records: at once, and then per second. A job takes at least 5 KB of the store
+#: and some milliseconds. A Collector can start with the pods of a whole cluster.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
-#: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
+#: Maximum buckets. Beyond that, full ones are dropped: a new subject's bucket is full anyway.
 MAX_SUBJECTS: Final = 1_000
-#: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
+#: With fewer replays, a worker does not throttle. One replay uses one processor, which leaves another for live lines.
 FEW_REPLAYS: Final = 8
-#: The longest pause of one replay, in seconds. So each reads at least one segment a second, and a segment is still in
-#: the replay cache when the last of the replays comes to it.
+#: The longest pause of a replay, in seconds. It reads at least one segment per second, and a segment stays cached until
+#: the last of several replays reaches it.
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(eq=False)
 class Throttle:
-    """Token buckets, one for each subject. ``clock`` is monotonic.
+    """Token buckets, one per subject, that refill at ``rate`` per second. Without ``rate``, there is no limit.
 
-    A bucket fills at ``rate`` a second; an empty one is full after ``burst_seconds``. Without ``rate``, nothing is
-    bounded. Clients refused for ``reason`` should wait for at least ``least_wait`` seconds.
+    An empty bucket is full after ``burst_seconds``. A refusal gives ``reason``, and asks the client to wait at least
+    ``least_wait`` seconds. ``clock`` is monotonic.
     """
 
     rate: float | None
@@ -54,7 +54,7 @@ class Throttle:
             raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
 
     def take(self, subject: str, amounts: Iterable[float]) -> None:
-        """Takes ``amounts`` out of the bucket, which can go into debt."""
+        """Takes the sum of ``amounts`` from the bucket, which can go into debt."""
         if self.rate is None:
             return
         now, bucket = self.clock(), self._buckets.get(subject)
@@ -67,28 +67,28 @@ class Throttle:
 
 
 def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """Bytes a second that each subject can publish. An append is accepted as a whole if the bucket is not empty."""
+    """Limits the bytes each subject publishes per second. An append is accepted whole if the bucket is not empty."""
     return Throttle(
         rate, BURST_SECONDS, f"publish rate exceeded: this token may publish {rate} bytes a second", clock=clock
     )
 
 
 def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
-    """What each message costs in a bucket of :func:`publish_throttle`."""
+    """The cost of each message in a bucket of :func:`publish_throttle`."""
     return (len(message) + LINE_OVERHEAD_BYTES for message in messages)
 
 
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """Jobs that each subject can begin by log records. A request can name thousands of jobs."""
+    """Limits the jobs that each subject begins by log records. One request can name thousands."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
     reason = "rate limit exceeded: this token starts too many jobs"
-    # A refused request should wait for 10 s: all of it is read again.
+    # 10 s, because a retry sends the whole request again.
     return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, least_wait=10, clock=clock)
 
 
 @dataclass(eq=False)
 class ReplayThrottle:
-    """A token bucket of ``rate`` bytes a second for all of a worker's replays, to leave time for live lines.
+    """A token bucket of ``rate`` bytes per second for all replays of a worker, to leave time for live lines.
 
     Each replay calls it with the bytes that it has written. ``current_replay`` identifies the calling replay.
     """
@@ -97,25 +97,25 @@ class ReplayThrottle:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = gevent.sleep
     current_replay: Callable[[], object] = gevent.getcurrent
-    #: When each replay has called last, the latest at the end.
+    #: Time of each replay's last call, oldest first.
     _called_at: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # A full bucket is 5 ms at the rate. A segment takes less to read and to write.
+        # A full bucket lasts 5 ms. A segment takes less to read and write.
         self._bucket = TokenBucket(self.rate, 0.005)
 
     def __call__(self, size: int) -> None:
-        """Notes that the calling replay has written ``size`` bytes. Pauses it if necessary."""
+        """Records that the calling replay has written ``size`` bytes, and pauses it if necessary."""
         now, calls, replay = self.clock(), self._called_at, id(self.current_replay())
         calls.pop(replay, None)
         calls[replay] = now
-        # Replays are counted for longer than the longest pause, so that one that pauses is counted, too.
+        # Replays count for longer than the longest pause, so that paused ones count, too.
         while calls[longest_ago := next(iter(calls))] < now - 2 * MAX_PAUSE_SECONDS:
             del calls[longest_ago]
         if len(calls) < FEW_REPLAYS:
             return
         self._bucket.take(size, now, MAX_PAUSE_SECONDS)
-        # A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
+        # Shorter pauses are skipped: the event loop's clock is no finer.
         if (seconds := self._bucket.debt_seconds(now)) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
             self.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Reads whole request bodies, with bounds on their size, on how fast they arrive, and on what they may parse to."""
+"""Reads whole request bodies. Limits their size, their arrival rate, and the number of values they contain."""
 
 import contextlib
 import time
@@ -18,18 +18,18 @@ from chronoverse.web.guards.connection import stop_receiving
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import BodyMemory
 
-#: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
-#: take four times as long.
+#: Bytes per read. gunicorn copies its remaining buffer after each read: with 16 KiB, a body would take four times as
+#: long.
 READ_BYTES: Final = 65_536
-#: Bytes that are inflated or scanned at once. That takes 0.2 ms, whatever they are.
+#: Bytes inflated or scanned at once, in at most 0.2 ms.
 SLICE_BYTES: Final = 16_384
-#: Brackets, commas and quotation marks outside of strings. A body with more is not parsed, because parsing takes time
-#: and memory for each value and not for each byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500.
+#: Maximum brackets, commas and quotation marks outside strings. Parsing costs time and memory per value rather than per
+#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 
 class _UnsupportedContentCoding(UnsupportedMediaType):
-    """Answers 415, and names the accepted coding. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
+    """Answers 415 with the accepted coding. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
 
     def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
@@ -37,12 +37,12 @@ class _UnsupportedContentCoding(UnsupportedMediaType):
 
 @dataclass(eq=False)
 class BodyReader:
-    """Reads bodies of at most ``limit`` bytes, as sent and as inflated, within :class:`BodyMemory`."""
+    """Reads bodies of at most ``limit`` bytes, both sent and inflated, within :class:`BodyMemory`."""
 
     limit: int
-    #: Within which the next :data:`READ_BYTES` must arrive, or the body's end: 13 KB a second.
+    #: Timeout for the next :data:`READ_BYTES`, or the body's end: 13 KB per second.
     read_seconds: float = 5.0
-    #: For a whole body. nginx's own limit is between two reads.
+    #: Timeout for a whole body. nginx's timeout is only between two reads.
     receive_seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -50,19 +50,18 @@ class BodyReader:
 
     @contextlib.contextmanager
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
-        """The request's body, loaded by ``schema``. Its bytes are counted against ``subject`` until the block is left.
+        """Yields the request's body, loaded by ``schema``. Its bytes count against ``subject`` until the block exits.
 
-        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` if the subject's other bodies leave no room
-        for this one; :class:`AtCapacity` if other subjects' bodies do.
+        Raises HTTPException (400, 408, 413 or 415), :class:`ShareExceeded` if the subject's other bodies leave no room
+        for this one, or :class:`AtCapacity` if other subjects' bodies do.
         """
         with self.read(request, subject, "application/json") as body:
             yield _load(body, schema)
 
     @contextlib.contextmanager
     def read(self, request: Request, subject: str, *mimetypes: str) -> Iterator[bytearray]:
-        """The inflated request body, whose type must be one of ``mimetypes``.
-
-        Memory accounting and errors are as in :meth:`read_json`.
+        """Yields the inflated request body, whose type must be one of ``mimetypes``. Counts and raises like
+        :meth:`read_json`.
         """
         with self._memory.hold(subject) as take:
             yield self._read_body(request, take, mimetypes)
@@ -78,7 +77,7 @@ class BodyReader:
             self._check_length(length)
             sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
-            # If the connection were closed while the client still sends, it might see a reset instead of the answer.
+            # If the connection closed while the client still sends, the client could see a reset instead of the answer.
             left = 2 * self.limit
             while left > 0 and (part := next(parts, b"")):
                 left -= len(part)
@@ -102,10 +101,9 @@ class BodyReader:
             raise RequestEntityTooLarge(f"the body exceeds {self.limit} bytes, as sent or inflated")
 
     def _receive(self, request: Request) -> Iterator[bytes]:
-        """The parts of a body as they arrive, of :data:`READ_BYTES` at most.
+        """The parts of a body as they arrive, of at most :data:`READ_BYTES`.
 
-        Raises 408 when they come too slowly; then nothing more is read from the connection. Raises 400 when the body
-        ends too early.
+        Raises 408 if they arrive too slowly, and stops reading from the connection. Raises 400 for an incomplete body.
         """
         ends_at, time_slice = time.monotonic() + self.receive_seconds, TimeSlice()
         while True:

@@ -1,4 +1,4 @@
-"""Finds the client's address: the connection's peer, or what a trusted proxy wrote into X-Forwarded-For."""
+"""Finds the client's address: the connection's peer, or X-Forwarded-For if a trusted proxy sent it."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -6,12 +6,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 
 def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
-    """The values of all X-Forwarded-For headers, joined as WSGI does it. Names in ``headers`` are in capitals."""
+    """The values of all X-Forwarded-For headers, joined as WSGI joins them. Names in ``headers`` are in capitals."""
     return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-For is trusted. There are none before :meth:`trust` is called."""
+    """The proxies whose X-Forwarded-For is trusted: none until :meth:`trust` is called."""
 
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -20,7 +20,7 @@ class TrustedProxies:
         self.client = lru_cache(1024)(self._client)
 
     def trust(self, proxies: Iterable[str]) -> None:
-        """Adds addresses and networks, or ``*`` for all, as gunicorn reads them from FORWARDED_ALLOW_IPS."""
+        """Adds addresses and networks, or ``*`` for all, in the format of gunicorn's FORWARDED_ALLOW_IPS."""
         for proxy in proxies:
             if proxy == "*":
                 self._any = True
@@ -29,12 +29,11 @@ class TrustedProxies:
         self.client.cache_clear()
 
     def _client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address, or its /64 for IPv6.
-
-        An invalid address becomes ``unknown``, so that clients cannot invent names.
+        """The client's address, or its /64 for IPv6. An invalid address becomes ``unknown``, so that names cannot be
+        invented.
 
         ``peer`` is the connection's other end; it is empty on a Unix socket, which is trusted. Behind a trusted peer,
-        the client is the last address in ``forwarded_for`` that is not a trusted proxy; those before it can be forged.
+        the client is the last address in ``forwarded_for`` that is not a trusted proxy. Earlier ones can be forged.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

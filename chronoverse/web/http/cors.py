@@ -1,4 +1,4 @@
-"""Lets cross-origin pages read responses: CORS, https://fetch.spec.whatwg.org/#http-cors-protocol
+"""CORS: lets pages of other origins read responses. https://fetch.spec.whatwg.org/#http-cors-protocol
 
 Only origins listed in the settings are allowed, and no cookies: pages send the bearer token themselves.
 """
@@ -14,7 +14,7 @@ _RESPONSE_HEADERS: Final = (
 
 
 def register(app: Flask, origins: Collection[str]) -> None:
-    """Adds CORS to every answer of ``app``. Must be registered before the hooks that ask for a token."""
+    """Adds CORS headers to every answer of ``app``. Register it before the hooks that require a token."""
 
     @app.before_request
     def answer_preflight() -> Response | None:
@@ -26,10 +26,10 @@ def register(app: Flask, origins: Collection[str]) -> None:
         adapter = app.create_url_adapter(request)
         if headers["Origin"] in origins and adapter is not None:
             response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
-            # Headers that pages may send, beside those that need no permission.
+            # Request headers that pages may send, besides those always allowed.
             allowed = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
             response.headers["Access-Control-Allow-Headers"] = allowed
-            # Seconds for which a browser remembers what a preflight request was answered.
+            # Seconds for which a browser caches a preflight answer.
             response.headers["Access-Control-Max-Age"] = "600"
         return response
 

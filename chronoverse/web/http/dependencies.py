@@ -1,4 +1,4 @@
-"""The dependencies of the routes, in one object for all blueprints; and the sender of the current request."""
+"""The dependencies of all routes, in one object; and the sender of the current request."""
 
 import logging
 import time
@@ -50,7 +50,7 @@ class Dependencies:
     scans: ScanClient
     publish_throttle: Throttle
     new_job_throttle: Throttle
-    #: Our lease on the embedded server. None when the store is a server that others run.
+    #: The worker's lease on the embedded server. None with another store.
     server_lease: ServerLease | None
     object_store: ObjectStore | None
     traces: Traces | None
@@ -59,7 +59,7 @@ class Dependencies:
     monotonic: Callable[[], float] = time.monotonic
 
     def require_job(self, ref: JobRef) -> Job:
-        """The job as the store has it now. Raises :class:`JobNotFound` when there is none."""
+        """The job's current state in the store. Raises :class:`JobNotFound` if it does not exist."""
         job = self.store.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
@@ -72,11 +72,11 @@ class Dependencies:
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Requires a token with ``scope`` for the workflow in the request's path, if any.
+        """Requires a token with ``scope`` for the path's workflow, if any. The default scope depends on the method.
 
-        The default scope depends on the method. A workflow that the token cannot read is answered like one that does
-        not exist. Returns the answer that refuses the request, or None. Raises :class:`Unauthorized`,
-        :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
+        Returns the answer to a refused request, else None. A workflow without read access is answered like one that
+        does not exist. Raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or
+        :class:`SigningKeysUnavailable`.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())
@@ -103,6 +103,6 @@ def stream_ticket(deps: Dependencies) -> StreamTicket:
 
 
 def principal() -> Principal:
-    """Who sent the current request. It has been verified."""
+    """The verified sender of the current request."""
     verified: Principal = g.principal
     return verified

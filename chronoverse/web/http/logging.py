@@ -1,4 +1,4 @@
-"""Formats log lines, including gunicorn's. ``extra={"fields": {…}}`` passes their fields. Tokens are never written."""
+"""Formats log lines, including gunicorn's. ``extra={"fields": {…}}`` passes fields. Tokens are redacted."""
 
 import json
 import logging
@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
 
-#: A JWT, whatever follows "Bearer", and the parameter "token" of a query. Our own messages say "bearer token".
+#: A JWT, anything after "Bearer", and the query parameter "token". Our own messages contain "bearer token".
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
 )
-#: Control characters are escaped on the console. Otherwise a client's text could write its own lines.
+#: Control characters, escaped on the console so that a client's text cannot forge log lines.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-#: Values of fields that are written without quotes on the console.
+#: Field values that are not quoted on the console.
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 
 
@@ -27,15 +27,15 @@ def redact(text: str) -> str:
     'GET /x?token=[token] HTTP/1.1'
     """
     lower = text.lower()
-    # Almost no line has any of these. Looking for them takes a tenth of the expression's time.
+    # Few lines contain any of these. The check takes a tenth of the expression's time.
     if "eyj" in lower or "bearer " in lower or "token=" in lower:
         return _TOKENS.sub("[token]", text)
     return text
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """A record's fields, with the id of its request first."""
-    # The scan server has no requests, and starts without Flask.
+    """A record's fields, starting with the id of its request."""
+    # Imported here because the scan server starts without Flask.
     from chronoverse.web.http.request_id import request_id
 
     fields: dict[str, Any] = getattr(record, "fields", {})
@@ -44,7 +44,7 @@ def record_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Console(logging.Formatter):
-    """Human-readable lines like gunicorn's own: the message, then the fields, then a traceback, if any."""
+    """Human-readable lines like gunicorn's: the message, the fields, and a traceback, if any."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
@@ -69,7 +69,7 @@ def _clock_time(seconds: int, layout: str) -> str:
 
 
 class Json(logging.Formatter):
-    """One object a line: ``time`` (UTC), ``level``, ``logger``, ``pid``, ``message``, the fields, ``exception``."""
+    """One JSON object per line: ``time`` (UTC), ``level``, ``logger``, ``pid``, ``message``, fields, ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
         document = {
@@ -86,18 +86,18 @@ class Json(logging.Formatter):
 
 
 class ConsoleLogger(Logger):
-    """gunicorn's logger, with :class:`Console` lines for gunicorn and for us."""
+    """gunicorn's logger. Uses :class:`Console` for gunicorn's lines and ours."""
 
     formatter: ClassVar[type[logging.Formatter]] = Console
 
     def setup(self, cfg: Any) -> None:
-        """gunicorn calls this at the start and at each reload."""
+        """Called by gunicorn at the start and at each reload."""
         super().setup(cfg)
-        # Log lines need no thread's name: finding it takes a third of a log call's time under gevent. They need no line
-        # of the source either, for which logging walks the stack: https://docs.python.org/3/howto/logging.html#optimization
+        # Under gevent, finding the thread's name takes a third of a log call. Logging would also walk the stack for
+        # source lines, which are not shown: https://docs.python.org/3/howto/logging.html#optimization
         logging.logThreads = logging.logMultiprocessing = False
         logging._srcfile = None
-        # OpenTelemetry logs when its collector does not answer.
+        # OpenTelemetry logs when its collector is unreachable.
         for logger in map(logging.getLogger, ("chronoverse", "opentelemetry")):
             logger.handlers = self.error_log.handlers
             logger.propagate = False

@@ -1,4 +1,4 @@
-"""Makes the OpenAPI document from the blueprints and their schemas, with problem documents for refusals."""
+"""Makes the OpenAPI document from the blueprints and their schemas, with problem documents for errors."""
 
 from typing import Any, Final
 
@@ -7,7 +7,7 @@ from flask_smorest import Api
 
 from chronoverse.web.http.schemas import ProblemSchema
 
-#: The answer of a route for a workflow when what was requested does not exist, or the token may not see it.
+#: A workflow route's answer if the resource does not exist or the token has no access.
 _NOT_FOUND: Final = {
     "description": "Not Found",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -15,12 +15,12 @@ _NOT_FOUND: Final = {
 
 
 class OpenApiDocument(Api):
-    """flask-smorest's document, which describes the blueprints that are registered with it."""
+    """flask-smorest's document, which describes its registered blueprints."""
 
     ERROR_SCHEMA = ProblemSchema
 
     def render(self) -> dict[str, Any]:
-        """The whole document. Refusals have the type ``application/problem+json``."""
+        """The whole document. Errors have the type ``application/problem+json``."""
         document: dict[str, Any] = self.spec.to_dict()
         answers = list(document["components"]["responses"].values())
         for name, path in document["paths"].items():
@@ -28,7 +28,7 @@ class OpenApiDocument(Api):
                 if "responses" not in operation:
                     continue
                 if "security" not in operation:
-                    # Any route with a token may answer these, beside those that the route itself names.
+                    # Possible for any route with a token, besides those that the route names.
                     refusal = {"$ref": "#/components/responses/DEFAULT_ERROR"}
                     refusals = dict.fromkeys(("401", "403", "429", "503"), refusal)
                     operation["responses"] = refusals | operation["responses"]
@@ -51,8 +51,8 @@ def create_document(app: Flask) -> OpenApiDocument:
         API_SPEC_OPTIONS={
             "info": {
                 "description": "Job logs as Server-Sent Events, live and from any offset, and their history.\n\n"
-                "With the request header `Prefer: status=200`, refusals with 400, 404 and 409 have the status 200. "
-                "Their problem documents have the real one."
+                "With the request header `Prefer: status=200`, responses with status 400, 404 or 409 are sent with "
+                "status 200; their problem documents contain the real status."
             },
             "components": {
                 "securitySchemes": {

@@ -1,4 +1,4 @@
-"""Pages over HTTP: how a request reads them, their cursors, and the answer with its ``Link``.
+"""Makes pages for HTTP: reads them, encodes their cursors, and adds the ``Link`` to the next page.
 
 Filtered pages come from the scan server. A cursor is opaque, and bound to one job or workflow, order and filter.
 """
@@ -30,19 +30,19 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.read_audit import set_start
 
-#: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
-#: other requests wait for it.
+#: Jobs or workflows read at once. Ten jobs take about 1 ms of the store and of the worker, which delays all other
+#: requests.
 LISTED_AT_ONCE: Final = 10
 
 _Part = TypeVar("_Part")
 _Position = TypeVar("_Position")
 
-#: Headers of an answer that nobody else may see.
+#: Headers of answers that must not be cached or shared.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
-    """Up to ``limit`` lines strictly after ``position`` in the requested order.
+    """A page of up to ``limit`` lines strictly after ``position`` in the requested order.
 
     Raises the errors of the store, the archive and :meth:`Turns.page`.
     """
@@ -53,7 +53,7 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The log strictly after ``position``, as :class:`LogReader` yields it. Other greenlets run between batches."""
+    """The lines strictly after ``position``, as :class:`LogReader` yields them. Yields to others between batches."""
     return _yielding(_reader(deps)(job, position, **options))
 
 
@@ -70,10 +70,10 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Asks the scan server for a scan of ``kind`` with ``fields``, in the turn for scans of ``ref``.
+    """Asks the scan server for a scan of ``kind`` with ``fields``, after waiting for a scan turn of ``ref``.
 
-    The answer ends early if the request's client closes its side. Raises what :meth:`Turns.scan` and
-    :meth:`ScanClient.ask` raise.
+    The scan ends early if the request's client disconnects. Raises what :meth:`Turns.scan` and :meth:`ScanClient.ask`
+    raise.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.scan(ref, subject):
@@ -85,7 +85,7 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 
 
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
-    """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
+    """The scan server's page of up to ``limit`` lines. ``filters`` are fields of :class:`LineScan`.
 
     Raises what :func:`pending_scan` and :class:`PendingScan` raise.
     """
@@ -95,7 +95,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class _LockedStore:
-    """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``; reads of the archive do not."""
+    """The store for :class:`LogReader`. Each read of lines takes a turn of ``subject``; reads of the archive do not."""
 
     deps: Dependencies
     subject: str
@@ -109,12 +109,12 @@ class _LockedStore:
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
-    """A cursor for ``position``, valid only in ``listing``. ``listing`` and ``position`` contain only JSON scalars."""
+    """A cursor for ``position``, valid only for ``listing``. Both contain only JSON scalars."""
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing``: what each of the ``parsers`` returns for its value.
+    """The position in ``listing``: each value of the cursor, as returned by its parser.
 
     A parser raises ValueError or TypeError for an invalid value, which becomes :class:`BadRequest`.
     """
@@ -130,12 +130,12 @@ def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any],
 
 
 def digest(text: str) -> str:
-    """A digest of a long part of the query, for a cursor."""
+    """A digest of a long query parameter, for use in a cursor."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
-    """The part of a cursor that identifies the query's labels; empty if it has none."""
+    """The part of a cursor that identifies the query's labels. Empty without labels."""
     return [digest(repr(sorted(labels)))] if labels else []
 
 
@@ -146,7 +146,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """A creation time in a cursor. It is a string, because a foreign runner can write infinity, which JSON lacks."""
+    """Parses a creation time: a string, because a foreign runner can write infinity, which JSON lacks."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
@@ -178,15 +178,14 @@ def read_listing(
     read: Callable[[_Position | None], Iterable[tuple[_Position, Any]]],
     subject: str,
 ) -> tuple[list[Any], _Position | None]:
-    """Up to ``limit`` items after ``position``, and where the next page starts (None on the last page).
+    """Returns up to ``limit`` items after ``position``, and the start of the next page (None on the last page).
 
-    ``read`` returns some of the positions after a given one, each with its item, or with None if the item is gone or
-    not wanted; it returns nothing at the end. It is called in turns of ``subject`` for the server that has
-    ``lock_ref``.
+    ``read`` returns some positions after a given one, each with its item, or None if the item is gone or filtered out.
+    It returns nothing at the end. Each call waits for a turn of ``subject`` for the server that has ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
-    # Then a listing ends with what it has found, and a cursor for the next page.
+    # After this, the page ends with the items found so far.
     deadline = deps.monotonic() + 0.5
     while True:
         with deps.turns.read(lock_ref, subject):
@@ -196,7 +195,7 @@ def read_listing(
         for position, item in batch:
             if item is not None:
                 found.append(item)
-                # A job with many long labels has 17 KB.
+                # A job with many long labels takes 17 KB.
                 size += len(orjson.dumps(item))
                 if len(found) == limit or size > PAGE_BYTES:
                     return found, position
@@ -206,10 +205,10 @@ def read_listing(
 
 
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
-    """The number after which a page of a log starts, in the requested order, and ``more`` numbers of its cursor.
+    """The number after which a log page starts, in the requested order, followed by ``more`` further numbers.
 
-    The ``query``'s cursor or offset gives the number. Without either, the page starts at the log's beginning, or at its
-    end if descending, and the other numbers are 0. Raises :class:`BadRequest`.
+    All come from the ``query``'s cursor. Without one, the page starts at the offset, at the log's beginning, or at its
+    end if descending, and the further numbers are 0. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
@@ -230,7 +229,7 @@ def log_page_response(
 ) -> Response:
     """A page of a job's lines, with ``members``. Its cursor contains the page's position and the numbers ``more``."""
     cursor = encode_cursor(listing, [page.position, *more]) if page.has_more else None
-    # orjson copies these fragments without encoding them again.
+    # orjson copies fragments without encoding them again.
     lines = [orjson.Fragment(each) for each in page.lines]
     body = {"workflow_id": ref.workflow_id, "id": ref.job_id, "logs": lines, **members, "cursor": cursor}
     return page_response(body, cursor, query, page.position)
@@ -239,10 +238,10 @@ def log_page_response(
 def page_response(
     body: dict[str, Any], cursor: str | None = None, query: Mapping[str, Any] | None = None, position: int | None = None
 ) -> Response:
-    """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
+    """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page if there is a ``cursor``.
 
-    The link has the request's ``query``, except its offset. ``position`` is how far into the log the page goes; it
-    becomes ``Last-Event-ID``.
+    The link repeats the request's ``query``, except its offset. ``position``, the page's last line number, becomes
+    ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))
     if position is not None:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. Their statuses and reasons are in :mod:`chronoverse.errors`."""
+"""Converts errors to RFC 9457 problem documents. :mod:`chronoverse.errors` defines their statuses and reasons."""
 
 import logging
 from http import HTTPStatus
@@ -13,20 +13,20 @@ from chronoverse.errors import ChronoverseError, Forbidden, LabelSet, SequenceGa
 from chronoverse.live.tail import count_store_error
 from chronoverse.web.http.request_id import request_id
 
-#: Seconds after which a refused client may try again: about what a restart or a failover takes.
+#: Seconds after which a refused client should retry: about the duration of a restart or failover.
 RETRY_AFTER_SECONDS: Final = 2
 
-#: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
+#: One text for every 404, so that clients cannot distinguish missing resources, missing access and unknown paths.
 NOT_FOUND: Final = "Not found, or no access."
 
 log = logging.getLogger(__name__)
 
 
 def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None, **members: Any) -> Response:
-    """A problem document. ``errors`` are ``[{"parameter": …, "detail": …}]``. ``members`` are added as they are."""
+    """A problem document. ``errors`` are ``[{"parameter": …, "detail": …}]``. ``members`` are added unchanged."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        # RFC 9110 has renamed "Request Entity Too Large".
+        # RFC 9110 renamed "Request Entity Too Large".
         "title": "Content Too Large" if status == 413 else HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
@@ -34,7 +34,7 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     }
     if errors:
         body["errors"] = errors
-    # Two 404s must not differ by a byte.
+    # All 404s must be identical.
     if status != 404 and (current := request_id()):
         body["request_id"] = current
     metrics.REQUESTS_REFUSED.labels(status).inc()
@@ -45,9 +45,9 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    # A wait answers when its request's context is gone.
+    # A wait answers after its request's context is gone.
     if status in (400, 404, 409) and has_request_context() and request.headers.get("Prefer") == "status=200":
-        # A browser logs every other status as an error of the page. The document still has the real one.
+        # A browser logs every other status as an error of the page. The document has the real status.
         response.status_code = 200
         response.headers["Preference-Applied"] = "status=200"
     return response
@@ -64,15 +64,15 @@ def problem_for(error: ChronoverseError) -> Response:
     if status == 404:
         return problem(404, NOT_FOUND)
     if status >= 500:
-        # Where the store is, and what it answered, is for operators only.
+        # The store's address and answer are for operators only.
         log.warning("refused with %d: %s", status, error)
         if isinstance(error, StoreError):
             count_store_error("request", error)
     elif isinstance(error, Unauthorized | Forbidden):
-        # When a token is refused that should be accepted, this line says why. It contains nothing of the token.
+        # Explains to operators why a token was refused. Contains nothing of the token.
         log.info("refused with %d: %s", status, error.explanation if isinstance(error, Unauthorized) else error)
     detail = str(error) if status < 500 or error.detail is None else error.detail
-    # What a runner needs in addition: the reason, and for a gap the expected number.
+    # Additional members for runners.
     members: dict[str, Any] = {"reason": error.reason} if error.reason else {}
     if isinstance(error, SequenceGap):
         members["expected"] = error.expected
@@ -101,7 +101,7 @@ def _problem_for_http_error(error: HTTPException) -> Response:
 
 
 def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """The errors of the first parameters, and how many are omitted.
+    """The errors of the first 10 parameters, and the number of omitted ones.
 
     ``data`` contains the errors that webargs found: ``{"messages": {"query": {"offset": ["…"]}}}``.
     """
@@ -110,13 +110,13 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
         for location, fields in data.get("messages", {}).items()
         for name, details in fields.items()
     ]
-    # The first 10 parameters, 100 characters of a name and 500 of a detail. A client may have made up thousands.
+    # Names are cut to 100 characters, details to 500. A client can make up thousands of parameters.
     entries = [{"parameter": name[:100], "detail": _detail(details)[:500]} for name, details in found[:10]]
     return entries, len(found) - len(entries)
 
 
 def _detail(details: Any) -> str:
-    """The errors of a parameter: ``["…"]``, or ``{1: ["…"]}`` for elements of a list."""
+    """The text of a parameter's errors: ``["…"]``, or ``{1: ["…"]}`` for elements of a list."""
     if isinstance(details, dict):
         return "; ".join(f"{index}: {' '.join(texts)}" for index, texts in details.items())
     return " ".join(map(str, details))

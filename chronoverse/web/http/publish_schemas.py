@@ -1,4 +1,4 @@
-"""Bodies of a runner's requests (open, append, end), and the answers. Validation and OpenAPI are made from these."""
+"""Request bodies of runners (open, append, end), and the answers. Used for validation and OpenAPI."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,12 +11,11 @@ from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Line, LineRun, Status, count_lines, runs_of
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
-#: Lines of one append, and of a body in the form ``lines``. With more, the script would block the store for longer than
-#: a millisecond or two.
+#: Maximum lines per append, and per body with ``lines``. More would block the store's server for more than 1 or 2 ms.
 MAX_LINES: Final = 500
-#: Lines of a body in the form ``runs``, or of a text. They are several appends.
+#: Maximum lines per body with ``runs``, or of plain text. They are stored in several appends.
 MAX_RUN_LINES: Final = 5_000
-#: The highest first number of lines that are named as lost, and the most of them at once: a log must be able to end.
+#: Maximum first number, and maximum count, of lines declared lost: a log must be able to end.
 _MAX_LOST: Final = 5 * 10**11
 
 _Result = TypeVar("_Result")
@@ -35,7 +34,7 @@ class JsonInteger(QueryInteger):
 
 
 class JsonBoolean(fields.Boolean):
-    """``true`` or ``false``. To Python, and so to :class:`fields.Boolean`, 1 and 0 are the same."""
+    """``true`` or ``false``. :class:`fields.Boolean` would also accept 1 and 0."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if type(value) is not bool:
@@ -71,7 +70,7 @@ class NewLineSchema(Schema):
 
 
 class NewRunSchema(Schema):
-    """Lines to append that share their time and stream."""
+    """Lines to append that share a time and stream."""
 
     timestamp = matching(_TIMESTAMP.pattern, "ISO 8601, UTC, milliseconds.", required=True)
     stream = one_of(STREAMS, required=True)
@@ -88,7 +87,7 @@ class NewRunSchema(Schema):
 
     @classmethod
     def _read_run(cls, run: Any, max_line_bytes: int) -> Iterator[LineRun]:
-        """Splits a run into runs whose lines are either all partial or all whole. Messages are not checked singly."""
+        """Splits a run into runs whose lines are either all partial or all complete. Checks all messages at once."""
         _check_object(run, cls)
         texts, partial = run.get("messages"), run.get("partial", [])
         try:
@@ -112,7 +111,7 @@ class NewRunSchema(Schema):
 
 
 class LinesField(fields.List[Mapping[str, Any]]):
-    """Loaded as runs by the schema's ``read``. Loading object by object would take 20 ms for 500 lines."""
+    """Loads lines as runs, with the schema's ``read``. Loading object by object would take 20 ms for 500 lines."""
 
     def __init__(self, schema: type[NewLineSchema | NewRunSchema], **options: Any) -> None:
         super().__init__(fields.Nested(schema), **options)
@@ -126,7 +125,7 @@ class LinesField(fields.List[Mapping[str, Any]]):
 
 
 def _each(items: Iterable[Any], read: Callable[[Any], _Result]) -> Iterator[_Result]:
-    """What ``read`` makes of each of ``items``. A ValueError that it raises gets the item's index."""
+    """Yields the result of ``read`` for each of ``items``. Adds the item's index to a ValueError."""
     for index, item in enumerate(items):
         try:
             yield read(item)
@@ -135,7 +134,7 @@ def _each(items: Iterable[Any], read: Callable[[Any], _Result]) -> Iterator[_Res
 
 
 def _check_object(item: Any, schema: type[NewLineSchema | NewRunSchema]) -> None:
-    """Raises ValueError unless ``item`` has only keys of ``schema``, and a valid timestamp and stream."""
+    """Raises ValueError if ``item`` has keys that ``schema`` lacks, or an invalid timestamp or stream."""
     if type(item) is not dict or not item.keys() <= _KEYS[schema]:
         raise ValueError(f"must be an object of {', '.join(sorted(_KEYS[schema]))}")
     timestamp = item.get("timestamp")
@@ -152,13 +151,12 @@ _KEYS: Final = {
 
 
 def _is_too_long(message: bytes, max_line_bytes: int) -> bool:
-    # A runner cuts lines by their original bytes. Each U+FFFD, of three bytes, may have replaced one byte that is not
-    # UTF-8.
+    # Runners cut lines by their original bytes. Each U+FFFD (three bytes) can replace one byte that is not UTF-8.
     return len(message) > max_line_bytes and len(message) - 2 * message.count(b"\xef\xbf\xbd") > max_line_bytes
 
 
 def require_few_lines(count: int) -> None:
-    """Raises 413 for more than :data:`MAX_RUN_LINES`."""
+    """Raises 413 if ``count`` exceeds :data:`MAX_RUN_LINES`."""
     if count > MAX_RUN_LINES:
         raise RequestEntityTooLarge(f"a request can have {MAX_RUN_LINES} lines, and this one has {count}")
 
@@ -169,11 +167,11 @@ def _are_indexes(partial: Any, count: int) -> bool:
 
 
 class LabelsField(fields.Dict):
-    """The labels of a job, by their keys. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
+    """A job's labels by key. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
 
     def __init__(self) -> None:
         description = "Set once: a different value for an existing label is refused, and nothing changes."
-        # For OpenAPI. What check_labels() says is clearer.
+        # For OpenAPI only: the errors of check_labels() are clearer.
         value = fields.String(metadata={"minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"})
         bounds = {"maxProperties": MAX_LABELS}
         super().__init__(fields.String(), value, load_default=tuple, metadata={"description": description, **bounds})
@@ -190,7 +188,7 @@ class RegisterBody(Schema):
 
 
 class RunnerBody(Schema):
-    """The fields of all requests of an attempt."""
+    """Fields of all requests of a runner."""
 
     token = matching(
         "[0-9a-f]{32,128}",
@@ -206,15 +204,15 @@ class AttemptBody(RunnerBody):
 
 
 class OpenedBody(RunnerBody):
-    """The fields of requests of an open attempt."""
+    """Fields of requests after the attempt was opened."""
 
     attempt = JsonInteger("Number of the open attempt. Any other gets 409 FENCED.", 1, required=True)
 
 
 class LinesBody(OpenedBody):
-    """Appends consecutive lines, of at most ``max_line_bytes`` each. A body without lines only renews the lease.
+    """Appends consecutive lines of at most ``max_line_bytes`` each. Without lines, only renews the lease.
 
-    It contains ``lines`` or ``runs``; either is loaded as ``runs``.
+    Contains either ``lines`` or ``runs``. Both are loaded as ``runs``.
     """
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
@@ -239,7 +237,7 @@ class LinesBody(OpenedBody):
 
 
 class TextForm(Schema):
-    """The fields that plain text lacks, from the query and from headers."""
+    """The fields that accompany a plain-text body, in the query and in headers."""
 
     attempt = QueryInteger("As in a JSON body.", 1, data_key="Chronoverse-Attempt", required=True)
     token = matching("[0-9a-f]{32,128}", "As in a JSON body.", data_key="Chronoverse-Token", required=True)
@@ -268,7 +266,7 @@ class LostBody(OpenedBody):
 
 
 class CompareBody(Schema):
-    """Compares lines of a runner with the log, also after the job's end."""
+    """Compares a runner's lines with the log. Also works after the job has ended."""
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = fields.List(
@@ -291,7 +289,7 @@ class EndBody(Schema):
         "PENDING ends only the attempt. LOST is for a runner that was killed.",
         required=True,
     )
-    # What reads logs accepts no other codes.
+    # Readers of logs accept no other codes.
     exit_code = JsonInteger("Null if there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
     counts = JsonBoolean(
         load_default=False,

@@ -1,4 +1,4 @@
-"""Logs a line for each read of a job log's text, if the settings ask for it. The line never contains search terms."""
+"""Logs each read of log text, if the settings ask for it. Search terms are never logged."""
 
 from typing import Final
 
@@ -8,19 +8,19 @@ from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
 _ALL: Final = "search.search_all"
-#: The views below a workflow that show no text of a log. Any other view counts, also one that is new.
+#: Workflow routes whose answers contain no log text. All others are logged, including new ones.
 _WITHOUT_TEXT: Final = frozenset(
     {"jobs.jobs", "jobs.job", "workflow-events.workflow_events", "admin.redactions", "watches.watches", "watches.get"}
 )
 
 
 def register(app: Flask) -> None:
-    """Makes ``app`` log answers that contain text of a log."""
+    """Makes ``app`` log each answer that contains log text."""
     app.after_request(_log_read)
 
 
 def set_start(after: int) -> None:
-    """Notes that the current request reads from after line ``after``."""
+    """Records the line number after which the current request reads."""
     g.reads_after = after
 
 
@@ -28,13 +28,13 @@ def _log_read(response: Response) -> Response:
     arguments = request.view_args or {}
     ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
     has_text = request.endpoint == _ALL or (ids and request.endpoint not in _WITHOUT_TEXT)
-    # A refusal may have the status 200, too.
+    # Errors can also have status 200 (``Prefer: status=200``).
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
     if request.method == "GET" and has_text and is_answer:
         fields = {
             "sub": principal().subject,
             "job": "/".join(ids) or "*",
-            # What follows the job or the workflow in the path.
+            # The path after the job or workflow.
             "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids)}/").removeprefix("/"),
             "after": g.get("reads_after"),
             "to": response.headers.get("Last-Event-ID"),

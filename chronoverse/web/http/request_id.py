@@ -6,7 +6,7 @@ from typing import Final
 
 from flask import Flask, Response, g, has_app_context, request
 
-#: What a client's own id may look like. It must be harmless in a log and in a header.
+#: Accepted ids from clients: harmless in a log and in a header.
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
 
 

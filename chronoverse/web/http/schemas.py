@@ -1,4 +1,4 @@
-"""Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
+"""Request parameters and answers. Both validation and the OpenAPI document are made from these."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
@@ -20,7 +20,7 @@ from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.web.http.bodies import BodyReader
 
 _MAX_PAGE_LIMIT: Final = 1000
-#: Seconds that a viewer may wait for a job that does not exist yet.
+#: Maximum seconds that a viewer can wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
 
 STATUSES: Final = tuple(status.value for status in Status)
@@ -32,7 +32,7 @@ _Field = TypeVar("_Field", bound=fields.Field[Any])
 Members = Mapping[str, fields.Field[Any]]
 
 
-#: A job's path. The routes below it have the same beginning.
+#: A job's path, and the start of the paths of its other routes.
 SETTINGS_ROUTE: Final = "/workflows/<id:workflow_id>/settings"
 JOB_ROUTE: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
@@ -46,7 +46,7 @@ class NumberConverter(BaseConverter):
 
 
 class RequestParser(FlaskParser):
-    """webargs's parser. It answers 400 for any error, also for unknown query parameters."""
+    """webargs's parser. Answers 400 for any error, including unknown query parameters."""
 
     DEFAULT_VALIDATION_STATUS = 400
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"query": RAISE, "headers": EXCLUDE}  # noqa: RUF012 - webargs reads it from the class
@@ -68,10 +68,10 @@ class Blueprint(SmorestBlueprint):
         required: bool = True,
         load_text: Callable[[bytearray], Any] | None = None,
     ) -> Callable[[_View], _View]:
-        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents the body, and the answer 429.
+        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents the body and the answer 429.
 
-        With ``required`` false, a missing body is treated as an empty object. With ``load_text``, a plain-text body is
-        accepted too, and ``load_text`` loads it.
+        If not ``required``, a missing body is treated as an empty object. With ``load_text``, plain text is accepted
+        too, and loaded by that function.
         """
 
         text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
@@ -100,7 +100,7 @@ class Blueprint(SmorestBlueprint):
 
 
 def described(kind: Callable[..., _Field], description: str = "", **options: Any) -> _Field:
-    """A field of this ``kind``, with a description for the OpenAPI document."""
+    """A field of this ``kind``, with a description for OpenAPI."""
     return kind(metadata={"description": description} if description else {}, **options)
 
 
@@ -121,7 +121,7 @@ def matching(pattern: str, description: str = "", error: str | None = None, **op
 
 
 class QueryInteger(fields.Integer):
-    """A whole number of 1 to 15 ASCII digits. ``int()`` would also accept spaces, signs and other digits."""
+    """An integer of 1 to 15 ASCII digits. ``int()`` would also accept spaces, signs and other digits."""
 
     def __init__(self, description: str, minimum: int = 0, maximum: int = MAX_NUMBER, **options: Any) -> None:
         metadata = {"description": description}
@@ -135,7 +135,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A text that ``parse`` reads. ``parse`` raises ValueError, or returns None if the text is not a ``must_be``."""
+    """A string that ``parse`` reads: it raises ValueError, or returns None if the string is not a ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -153,7 +153,7 @@ class ParsedText(fields.String):
 
 
 def _labels(description: str) -> fields.List[Any]:
-    """Labels, each written as KEY=VALUE, loaded as pairs."""
+    """Labels written as KEY=VALUE, loaded as pairs."""
     item = ParsedText(parse_label, metadata={"examples": ["branch=main"]})
     return described(partial(fields.List, item), description, validate=validate.Length(max=MAX_LABELS))
 
@@ -178,7 +178,7 @@ def _flag(description: str) -> fields.Boolean:
 
 
 def _time(description: str) -> ParsedText:
-    """An ISO 8601 time. Loaded as a string in the format of lines' timestamps."""
+    """An ISO 8601 time. Loaded as a string in the format of line timestamps."""
     parse = partial(ParsedText, read_time, "an ISO 8601 time, such as 2026-03-03T10:00:05Z")
     return described(parse, description)
 
@@ -204,7 +204,7 @@ _WITH_LABEL: Final = "Jobs with this label, KEY=VALUE. Repeatable; all must matc
 
 
 def exclusive(name: str, other: str) -> Callable[..., None]:
-    """A schema's check that ``name`` is not given together with ``other``."""
+    """A check that ``name`` and ``other`` are not both given."""
 
     @validates_schema
     def check(self: Schema, data: dict[str, Any], **kwargs: Any) -> None:
@@ -232,7 +232,7 @@ class SearchFields(Schema):
 
 
 class StreamSearchFields(SearchFields):
-    """:class:`SearchFields` for a query that is compared with each new line: expressions are bounded more tightly."""
+    """:class:`SearchFields` for streams, where each new line is compared: regular expressions have a lower limit."""
 
     compile_query = staticmethod(matcher_of)
 
@@ -258,10 +258,7 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header. None if it is not a number.
-
-    An empty header means 0, the beginning: the client has received nothing yet.
-    """
+    """The number in a ``Last-Event-ID`` header; None if invalid. Empty means 0: the client has received nothing."""
     return 0 if value == "" else parse_number(value)
 
 
@@ -373,7 +370,7 @@ class WaitQuery(StreamSearchFields):
 
 
 def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
-    """The shape of an answer, for the OpenAPI document only. ``members`` are always present."""
+    """The shape of an answer, for OpenAPI only. ``members`` are always present."""
     for member in members.values():
         member.required = True
     return Schema.from_dict({**members, **(optional or {})}, name=name)
@@ -392,7 +389,7 @@ def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **opt
 
 
 def event_schema(names: Iterable[EventName]) -> dict[str, Any]:
-    """The OpenAPI schema of an event stream with events of these names."""
+    """The OpenAPI schema of an event stream with these events."""
     return {
         "type": "object",
         "properties": {
@@ -471,7 +468,7 @@ JobSchema: Final = answer(
     {"labels": fields.Dict(text(), text(), metadata={"description": "The job's labels. Omitted when there are none."})},
 )
 JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
-#: In how many ended jobs something is, by their statuses.
+#: Numbers of ended jobs, by status.
 _ENDS: Final[Members] = {name: integer() for name in ("COMPLETED", "FAILED", "CANCELED", "LOST")}
 LookedAtSchema: Final = answer(
     "LookedAt",
@@ -483,8 +480,8 @@ SeenSchema: Final = answer(
         "COMPLETED": integer(),
         "FAILED": integer(),
         "first_started_at": text("When the first of these jobs started.", allow_none=True),
-        "first_id": text("Its id.", allow_none=True),
-        "first_sequence_num": integer("Its first line of the shape; null if unknown.", allow_none=True),
+        "first_id": text("Id of the first of these jobs.", allow_none=True),
+        "first_sequence_num": integer("Its first line with this shape; null if unknown.", allow_none=True),
         "looked_at": integer("Number of scanned jobs."),
     },
     {
@@ -499,7 +496,7 @@ SummaryLineSchema: Final = answer(
     {
         **_LINE_MARKS,
         "repeated": integer("Number of lines of this shape, if more than one."),
-        "seen": nested(SeenSchema, "In which of the newest 200 ended jobs the shape is, this one included."),
+        "seen": nested(SeenSchema, "The jobs with this shape, among the newest 200 ended ones, this one included."),
     },
 )
 SummaryLinesSchema: Final = answer(
@@ -509,14 +506,14 @@ SummaryLinesSchema: Final = answer(
         "first": list_of(SummaryLineSchema),
     },
 )
-#: The adjacent lines at which the log of a failed or lost job opens.
+#: The adjacent lines at which a failed or lost job's log opens.
 CauseSchema: Final = answer(
     "Cause",
     {
         "from": integer(),
         "to": integer(),
-        "line": nested(SummaryLineSchema, "The most telling one."),
-        "kind": one_of(("error", "new", "last"), "Whether they have an error, are new, or are only the last lines."),
+        "line": nested(SummaryLineSchema, "The most likely cause among them."),
+        "kind": one_of(("error", "new", "last"), "Why chosen: an error, new lines, or only the last lines."),
         "confidence": one_of(("high", "low"), "Accuracy: docs/answers.md."),
     },
 )
@@ -526,14 +523,12 @@ VerdictSchema: Final = answer(
     {
         "kind": one_of(
             ("new", "since", "recurring"),
-            "No earlier job has the line; all failed ones since `id` do; or failed ones, with good ones between.",
+            "No earlier job has the line; all failures since `id` have it; or some failures, with good runs between.",
         ),
-        "id": text("With `since`: the first of these jobs.", allow_none=True),
+        "id": text("With `since`: the first failure that has it.", allow_none=True),
     },
 )
-SpreadSchema: Final = answer(
-    "Spread", {"least": seconds("Of the good runs."), "median": seconds("Of them."), "most": seconds("Of them.")}
-)
+SpreadSchema: Final = answer("Spread", {name: seconds("Over the good runs.") for name in ("least", "median", "most")})
 PauseSchema: Final = answer(
     "Pause",
     {
@@ -549,7 +544,7 @@ RunningSchema: Final = answer(
     {
         "silent_seconds": seconds("Time since the last line. Null if that has no time.", allow_none=True),
         "usual": nullable(SpreadSchema, "The same in the good runs after that line. Null if unknown."),
-        "seconds_left": nullable(SpreadSchema, "By the good runs. Null when fewer than three have the last lines."),
+        "seconds_left": nullable(SpreadSchema, "Estimate. Null if fewer than three good runs have the last lines."),
     },
 )
 ProfileSchema: Final = answer(
@@ -581,15 +576,15 @@ SummarySchema: Final = answer(
         "complete": boolean("False while not all lines are scanned. The same request then continues."),
         "scanned_to": integer("Lines from this number to the last one are scanned."),
         "truncated": boolean("True if new lines or errors are omitted, or were not searched for."),
-        "verdict": nullable(VerdictSchema, "What earlier jobs say of a failure: a hint. Null while it is not known."),
-        "slower": list_of(PauseSchema, "Three of `/profile`. Null if unknown or without room.", allow_none=True),
+        "verdict": nullable(VerdictSchema, "How the failure relates to earlier jobs. A hint; null while unknown."),
+        "slower": list_of(PauseSchema, "The first three of `/profile`. Null if unknown or too large.", allow_none=True),
     },
 )
 PlaceSchema: Final = answer(
     "Place",
     {
         "id": text(),
-        "sequence_num": integer("Its first such line; null if unknown.", allow_none=True),
+        "sequence_num": integer("Its first line with this shape; null if unknown.", allow_none=True),
         "started_at": text(allow_none=True),
         "status": one_of(STATUSES),
     },
@@ -623,7 +618,7 @@ WaitSchema: Final = answer(
         "more_gaps": integer("Number of further gaps."),
     },
 )
-#: Counts are null while the server that has the workflow's jobs does not answer.
+#: Counts are null while the server that has the workflow's jobs is unreachable.
 WorkflowSchema: Final = answer(
     "Workflow",
     {

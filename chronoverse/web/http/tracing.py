@@ -1,7 +1,6 @@
-"""Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
+"""Makes one OpenTelemetry span per request, if the settings enable traces. A stream's span ends with the stream.
 
-The SDK's own ``OTEL_…`` variables decide which spans are sent, and where. No span contains anything that looks like a
-token.
+The SDK's ``OTEL_…`` variables decide which spans are sent, and where. Anything that looks like a token is redacted.
 """
 
 import re
@@ -23,7 +22,7 @@ _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 
 
 class RequestSpan:
-    """One request's span. It ends once the answer is sent; a stream's span ends with :meth:`stream_ended`."""
+    """The span of one request. Ends when the answer is sent; for a stream, when :meth:`stream_ended` is called."""
 
     __slots__ = ("is_stream", "span")
 
@@ -36,13 +35,13 @@ class RequestSpan:
         self.span.set_attribute("chronoverse.after", after)
 
     def stream_ended(self, why: str, at: int) -> None:
-        """Ends the span of a stream. ``at`` is the last number that it sent, and ``why`` is the reason for its end."""
+        """Ends a stream's span. ``why``: the reason for its end; ``at``: the last line number sent."""
         self.span.set_attributes({"chronoverse.why": why, "chronoverse.at": at})
         self.span.end()
 
 
 class Traces:
-    """Makes a worker's spans, without tokens (``redact``). Create it after the fork: a thread sends the spans."""
+    """Makes a worker's spans, with tokens removed by ``redact``. Create it after the fork, as it starts a thread."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -56,7 +55,7 @@ class Traces:
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "chronoverse"}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        # Spans that are sent together are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
+        # A batch of 64 spans is encoded in 2 ms. The SDK's default, 512, would delay live lines by 15 ms.
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=64))
         self._tracer = self._provider.get_tracer("chronoverse")
         self._kind = SpanKind.SERVER
@@ -80,7 +79,7 @@ class Traces:
         app.wsgi_app = traced  # type: ignore[method-assign]
 
     def close(self) -> None:
-        # The SDK itself would wait for 30 s.
+        # Without the thread, the SDK would wait up to 30 s.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         thread.join(2.0)
@@ -88,12 +87,12 @@ class Traces:
     def _begin(self, environ: dict[str, Any]) -> RequestSpan:
         method = _method(environ)
         headers = {name: environ.get(f"HTTP_{name.upper()}", "") for name in ("traceparent", "tracestate")}
-        # Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
+        # Only headers of up to 512 characters are read: https://www.w3.org/TR/trace-context/#tracestate-limits
         parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= 512})
         return RequestSpan(self._tracer.start_span(method, parent, self._kind, {"http.request.method": method}))
 
     def _record_response(self, response: Response) -> Response:
-        """Records the attributes of the answer."""
+        """Adds the answer's attributes to the span."""
         span: Span = request.environ[SPAN_KEY].span
         span.set_attribute("http.response.status_code", response.status_code)
         view_args = request.view_args or {}
@@ -111,6 +110,6 @@ class Traces:
 
 
 def _method(environ: dict[str, Any]) -> str:
-    """The name under which a method is recorded: https://opentelemetry.io/docs/specs/semconv/http/http-spans/"""
+    """The method name to record: https://opentelemetry.io/docs/specs/semconv/http/http-spans/"""
     method: str = environ["REQUEST_METHOD"]
     return method if method in HTTPMethod.__members__ else "_OTHER"

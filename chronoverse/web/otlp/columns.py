@@ -1,6 +1,6 @@
-"""Reads a slice's log records all at once if they are alike, in a third of the time.
+"""Decodes the log records of a slice all at once if they are alike, in a third of the time.
 
-Protobuf merges repeated parts of a message into one message that has all of their fields as lists.
+Protobuf merges the occurrences of a singular message field into one message, whose repeated fields are then one list.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClassesForFiles
 
-#: ScopeLogs and what is in it, with these changes: what is repeated there is not here, and the other way round.
+#: ScopeLogs and its contents, with singular and repeated fields swapped.
 _FILE: Final = """
 name: "columns" syntax: "proto3"
 message_type { name: "Scope" field { name: "records" number: 2 type: TYPE_MESSAGE type_name: "Records" } }
@@ -42,9 +42,9 @@ _CLASSES: Final = _classes()
 
 
 class Record(NamedTuple):
-    """A log record. ``attributes`` are the wanted ones. Times are Unix ns, 0 if unknown.
+    """A log record. ``attributes``: the wanted ones. Times are Unix ns, 0 if unknown.
 
-    ``body`` is a text, or the JSON of another value. It is None for a record without a body.
+    ``body`` is a string, the JSON of another value, or None for a record without a body.
     """
 
     attributes: dict[str, Any]
@@ -56,10 +56,10 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Records that are alike, as lists. Iterating over it makes the records.
+    """Records that are alike, stored as lists. Iteration yields the records.
 
-    ``same`` holds the attributes with equal values in all records, and ``others`` a list of values per remaining
-    attribute. ``severities`` is empty if no record has one.
+    ``same``: attributes with one value in all records. ``others``: a list of values per remaining attribute.
+    ``severities`` is empty if no record has one.
     """
 
     same: dict[str, Any]
@@ -78,17 +78,17 @@ class Columns:
 
 
 def read(scope: bytes, count: int, wanted: Collection[str]) -> Columns | None:
-    """The ``count`` records of a ScopeLogs message. None if they are not alike.
+    """The ``count`` records of a ScopeLogs message. None if they are not alike. Raises DecodeError.
 
-    Records are alike if each has a time, a text, and attributes with the same keys in the same order, and if all
-    ``wanted`` attributes are texts or whole numbers. Raises DecodeError.
+    Records are alike if each has a time, a string body, and attributes with the same keys in the same order, and if all
+    ``wanted`` attributes are strings or integers.
     """
     records = _CLASSES["Scope"].FromString(scope).records
     times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]
     keys, values = records.attributes.keys[:], records.attributes.values
     if not len(times) == len(texts) == count or len(severities) not in (0, count) or len(keys) != len(values):
         return None
-    # A key comes once in a record at most. So each record has these keys if this is the order of all keys.
+    # A key occurs at most once per record, so this order of all keys means that each record has them.
     each = len(keys) // count
     if keys != keys[:each] * count or len({*keys[:each]}) != each:
         return None

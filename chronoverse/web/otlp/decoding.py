@@ -1,6 +1,6 @@
-"""Reads an ``ExportLogsServiceRequest``, in protobuf or JSON, and writes the answers to it.
+"""Decodes an ``ExportLogsServiceRequest``, in protobuf or JSON, and encodes its answers.
 
-Requests are parsed in slices; other greenlets run between them.
+Requests are parsed in slices, so that other greenlets run in between.
 https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/logs/v1/logs.proto
 """
 
@@ -22,11 +22,11 @@ from chronoverse.web.otlp import columns
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
-#: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
+#: Maximum records, resources and scopes per request. The Collector sends 8,192 records by default.
 _MAX_RECORDS: Final = 50_000
-#: Bytes of one record. It is parsed at once, which takes at most 3 ms.
+#: Maximum bytes per record. It is parsed at once, in at most 3 ms.
 MAX_RECORD_BYTES: Final = 524_288
-#: Records that are parsed at once, in a slice of the body, if they are short.
+#: Maximum records per slice, if they are short.
 _SLICE_RECORDS: Final = 64
 _MAX_ATTRIBUTES: Final = 1_000
 
@@ -35,19 +35,19 @@ JSON: Final = "application/json"
 
 
 class BadValue(ValueError):
-    """A record, or a value in it, that cannot be read. The message says why."""
+    """An unreadable record, or value in it. The message says why."""
 
 
 OTHER: Final = object()
 
-#: The wanted attributes, and some records, or what is wrong: a text, since an exception would keep the slice in memory.
+#: A resource's wanted attributes, and some records, or errors as strings: an exception would keep the slice in memory.
 Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
 def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
-    """The records of a request. Of attributes only the ``wanted`` ones are read. ``pause`` is called between slices.
+    """Yields the records of a request with only the ``wanted`` attributes. Calls ``pause`` between slices.
 
-    Raises HTTPException: 400 for an invalid request, 413 when it has too many records.
+    Raises HTTPException: 400 for an invalid request, 413 for too many records.
     """
     if mimetype == JSON:
         return _decode_json(body, wanted, pause)
@@ -71,7 +71,7 @@ def encode_status(mimetype: str, message: str) -> bytes:
     if mimetype == JSON:
         return orjson.dumps({"message": message})
     text = message.encode()[:65_536]
-    # Field 2 of Status, which is no part of the package opentelemetry-proto.
+    # Field 2 of Status, which the package opentelemetry-proto lacks.
     return b"\x12" + _varint(len(text)) + text
 
 
@@ -124,10 +124,10 @@ class _ProtobufDecoder:
         return bytes(self._body[start:end])
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
+        """Yields each field of the message ``body[at:end]``: its number, and the start and end of its content.
 
-        A field without a length gets the number 0: all wanted fields have a length. Raises IndexError if the
-        message is truncated, and 413 if all messages together have too many fields.
+        Fields without a length, none of which are wanted, get the number 0. Raises IndexError if the message is
+        truncated, and 413 if all messages together have too many fields.
         https://protobuf.dev/programming-guides/encoding/
         """
         body = self._body
@@ -162,7 +162,7 @@ class _ProtobufDecoder:
             raise IndexError
 
     def _slices(self, at: int, end: int) -> Iterator[list[Record | str] | Columns]:
-        """The records of a ScopeLogs message, in slices. A slice of whole fields is itself a ScopeLogs message."""
+        """Yields a ScopeLogs message's records in slices. A slice of whole fields is itself a ScopeLogs message."""
         start = stop = at
         count = 0
         for field, content, stop_of_field in self._fields(at, end):
@@ -174,7 +174,7 @@ class _ProtobufDecoder:
             yield self._slice(start, stop, count)
             if stop != stop_of_field and field == 2:
                 yield [f"a record has more than {MAX_RECORD_BYTES} bytes"]
-            # What is no record, such as the scope, is not read. It may be of any size.
+            # Other fields, such as the scope, are skipped, whatever their size.
             start = stop = stop_of_field
             count = 0
         yield self._slice(start, stop, count)
@@ -182,12 +182,13 @@ class _ProtobufDecoder:
     def _slice(self, start: int, end: int, count: int) -> list[Record | str] | Columns:
         content = self._content(start, end)
         try:
-            # Of longer ones no two are alike.
+            # Longer slices hold long records, which are not alike.
             if count > 1 and len(content) < 2 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):
                 return found
             return [self._read(each) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
-            # One of them is bad, such as by a text that is not UTF-8. The others are taken. All were counted already.
+            # One record is invalid, perhaps with a string that is not UTF-8. The others are accepted. All were counted
+            # before.
             self._fields_left += count
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 
@@ -236,7 +237,7 @@ def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
 
 
 def _scalar(value: AnyValue) -> Any:
-    """The value of an attribute: a text or an integer, None if it is empty, :data:`OTHER` for anything else."""
+    """An attribute's value: a string or an integer, None if empty, :data:`OTHER` for anything else."""
     kind = value.WhichOneof("value")
     return getattr(value, kind) if kind in ("string_value", "int_value") else OTHER if kind else None
 
@@ -246,14 +247,14 @@ def _body(value: Any) -> str | None:
 
 
 class _Bound:
-    """Bounds the values of one body and their nesting. Lets other greenlets run between its lists."""
+    """Limits the number of values in one body, and their nesting. Calls ``pause`` for each list."""
 
     def __init__(self, pause: Callable[[], object]) -> None:
         self._pause = pause
         self._count = 0
 
     def take(self, values: Any, depth: int) -> Any:
-        """The values of a list or a map at this ``depth``. Raises :class:`BadValue`."""
+        """The ``values`` of a list or map at this ``depth``. Raises :class:`BadValue` beyond the limits."""
         self._pause()
         self._count += len(values)
         if self._count > 1_000:
@@ -264,7 +265,7 @@ class _Bound:
 
 
 def _value(value: AnyValue, bound: _Bound, depth: int = 0) -> Any:
-    """The value of an AnyValue: None, a text, a number, a boolean, base64 for bytes, a list or a dict."""
+    """Converts an AnyValue to None, a string, a number, a boolean, base64 for bytes, a list or a dict."""
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [_value(each, bound, depth + 1) for each in bound.take(value.array_value.values, depth)]
@@ -299,8 +300,8 @@ def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], N
 def _json_records(
     body: bytearray, wanted: Collection[str], pause: Callable[[], None]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
-    """Yields the attributes of a resource with some of its records, or with the error of one record."""
-    # With the brackets around a record, and around a resource with its records.
+    """Yields a resource's attributes with some of its records, or with one record's error."""
+    # The brackets down to a list of records, and to the list of resources.
     text, records = cut_lists(body, b"{[{[{[", pause)
     rest, resources = cut_lists(text, b"{[", pause)
     request = load_json(rest, pause)
@@ -324,7 +325,7 @@ def _json_slice(body: bytearray, where: Slice, pause: Callable[[], None]) -> Seq
 
 
 def _too_long(body: bytearray, where: Slice, pause: Callable[[], None]) -> str:
-    """The reason why a slice is refused because parsing it would take long, else an empty text."""
+    """Why a slice would take too long to parse; else empty."""
     size = where[1] - where[0]
     if size > MAX_RECORD_BYTES:
         return f"more than {MAX_RECORD_BYTES} bytes"
@@ -368,7 +369,7 @@ def _objects(listed: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _json_integer(value: Any) -> int:
-    """A 64-bit integer, which JSON may have as a text."""
+    """A 64-bit integer, which JSON can have as a string."""
     try:
         if type(value) is int or (type(value) is str and len(value) <= 20):
             number = int(value)

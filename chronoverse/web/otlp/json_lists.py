@@ -1,4 +1,4 @@
-"""Cuts the long lists of a JSON document into slices, so that a large document is not parsed at once."""
+"""Cuts long JSON lists into slices, so that a large document is not parsed all at once."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,23 +9,22 @@ from werkzeug.exceptions import BadRequest
 
 from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 
-#: Maximum brackets outside of strings. Finding this number takes 0.2 s, in slices.
+#: Maximum brackets outside strings. Finding that many takes 0.2 s, in slices.
 _MAX_BRACKETS: Final = 500_000
 
-#: A bracket; or a whole object with nothing but texts, numbers and such objects in it, as most are.
+#: A bracket, or a whole object that contains no lists and no deeper objects, as most do.
 _BRACKETS: Final = re.compile(rb"\{[^][{}]*+(?:\{[^][{}]*+\}[^][{}]*+)*+\}|[][{}]")
 _AFTER_ELEMENT: Final = re.compile(rb"[ \t\r\n]*+([],])")
 
-#: Where elements of a list are in a text: the first byte, and the one after the last. An element that is longer than
-#: SLICE_BYTES is alone.
+#: Start and end of some list elements in a text. An element longer than SLICE_BYTES has its own slice.
 Slice = tuple[int, int]
 
 
 def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[bytearray, list[Slice]]:
-    """Cuts out the elements of all lists at the nesting ``path``; its last bracket is the list's own.
+    """Cuts out the elements of all lists at the nesting ``path``, whose last bracket is the list's own.
 
-    Returns the slices, and the rest of the text, in which each list contains the indexes of its slices. ``pause`` is
-    called often. Raises 400 for invalid JSON, although most errors are only found when the parts are parsed.
+    Returns the slices, and the rest of the text, in which each list contains the indexes of its slices. Calls ``pause``
+    often. Raises 400 for invalid JSON, although most errors are only found when the parts are parsed.
     """
     rest, slices, is_open = bytearray(), list[Slice](), bytearray()
     copied = start = element = first = 0
@@ -57,7 +56,7 @@ def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[
 
 
 def load_elements(text: bytearray, where: Slice) -> list[Any]:
-    """The elements in a slice. Raises 400 when they are not JSON."""
+    """The elements in a slice. Raises 400 for invalid JSON."""
     try:
         # A slice before a long element ends with a comma.
         elements: list[Any] = orjson.loads(b"[" + text[slice(*where)].rstrip(b" \t\r\n,") + b"]")
@@ -67,7 +66,7 @@ def load_elements(text: bytearray, where: Slice) -> list[Any]:
 
 
 def _brackets(text: bytearray, pause: Callable[[], None]) -> Iterator[Slice]:
-    """The positions of brackets outside of strings, or of objects that :data:`_BRACKETS` finds."""
+    """Positions of brackets outside strings, or of whole objects: see :data:`_BRACKETS`."""
     start = count = 0
     for part in without_strings(text, pause):
         for found in _BRACKETS.finditer(part):

@@ -1,4 +1,4 @@
-"""Finds the job of each log record, and makes batches of lines from the records of a job. No I/O.
+"""Finds the job of each log record, and makes batches of lines from each job's records. No I/O.
 
 The names of the attributes are OpenTelemetry's: https://opentelemetry.io/docs/specs/semconv/registry/attributes/
 """
@@ -19,13 +19,13 @@ from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
 
-#: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
+#: Lines per batch, unless one record has more: 2 ms of the store. Exporters send 512 records per request.
 BATCH_LINES: Final = 600
-#: Lines of one record, which are always appended in one step: 10 ms of the store.
+#: Maximum lines per record, which are appended in one batch: 10 ms of the store.
 _MAX_RECORD_LINES: Final = 5_000
-#: Lines of a request. The bound of its bytes is not enough, because each newline of a body may be an empty line.
+#: Maximum lines per request. The limit on bytes is not enough, because every newline of a body can be an empty line.
 MAX_LINES: Final = 50_000
-#: The highest number of a record in its file. Those that are missing before it become a gap of as many numbers.
+#: Maximum record number in a file. Missing numbers before it become a gap of that length.
 MAX_RECORD_NUMBER: Final = 10**11
 
 _PATH: Final = "log.file.path"
@@ -47,7 +47,7 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 _DIGITS = re.compile("-?[0-9]{1,9}")
 
 
-#: Lines as runs of (partial, messages). All but the last of a long line are partial.
+#: Lines as runs of (partial, messages). All pieces of a long line but the last are partial.
 Lines = list[tuple[bool, list[bytes]]]
 
 
@@ -55,8 +55,8 @@ Lines = list[tuple[bool, list[bytes]]]
 class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
-    ``path`` is the file's path, and ``number`` the first record's number in it: "" and 0 for records without numbers.
-    ``first`` is a digest of record number 1. ``time`` is the first record's, in Unix ns.
+    ``path``: the file's path, and ``number``: the first record's number in it; "" and 0 without numbers. ``first``: a
+    digest of record number 1. ``time``: the first record's, in Unix ns.
     """
 
     path: str
@@ -77,7 +77,7 @@ class RecordLines:
 
 
 class JobRecords:
-    """The records of one job in a request, and how they end the job. Masks secrets that match ``forms``."""
+    """One job's records in a request, and how they end the job. Masks secrets that match ``forms``."""
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
@@ -89,9 +89,9 @@ class JobRecords:
         return sum(each.records for each in chain(self.numbered, self.plain))
 
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
-        """The batches to append, each with the number of its records. ``digest`` is the request's.
+        """Yields batches to append, each with its number of records. ``digest`` identifies the request.
 
-        The same request produces the same batches. The last batch ends the job. ``pause`` is called often.
+        The same request yields the same batches. The last one ends the job. Calls ``pause`` often.
         """
         parts = list[list[RecordLines]]()
         for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
@@ -103,15 +103,15 @@ class JobRecords:
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
-#: What a record's attributes say: its job's records, or why it is refused; its file, its stream, its end.
+#: A record's parsed attributes: its job's records, or why it is refused; its file; its stream; the job's end.
 Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
 
 
 @dataclass(eq=False)
 class RecordSorter:
-    """Sorts the records of a request by their jobs. Rejected ones are counted in ``refused``, by reason.
+    """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason.
 
-    ``workflow_attributes`` and ``job_attributes`` list the attributes that may name the workflow and the job, by
+    ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, by
     precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
     """
 
@@ -123,7 +123,7 @@ class RecordSorter:
     _count: int = 0
     _resource: Mapping[str, Any] = field(default_factory=dict)
     _records: JobRecords | str = ""
-    #: The last record's attributes, without its number, and what they mean. Most records are like the one before.
+    #: The last record's attributes, without its number, and their meaning. Most records repeat them.
     _attributes: Mapping[str, Any] | None = None
     _meaning: Meaning = "", None, None, None
     _milliseconds: int = -1
@@ -135,7 +135,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds records of a resource, or why one is rejected. Removes the record numbers from their attributes."""
+        """Adds a resource's records; a string says why a record was rejected. Pops their record numbers."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -151,10 +151,10 @@ class RecordSorter:
                 self.refused[str(error)] += 1
 
     def _add_alike(self, records: Columns) -> bool:
-        """Adds one-line records that differ only in texts, times and numbers.
+        """Adds one-line records that differ only in text, time and number.
 
-        Their numbers are consecutive and do not include 1. Returns False if they differ otherwise: each must then be
-        added alone.
+        Their numbers must be consecutive and not include 1. Returns False if the records differ otherwise: add each
+        alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
@@ -177,7 +177,7 @@ class RecordSorter:
             return False
         self._count += len(messages)
         group = found.numbered if numbers else found.plain
-        # From 17 on it is an error.
+        # Severities from 17 are errors.
         stream = stream or ("stderr" if severity >= 17 else "stdout")
         start = 0
         for _, same in groupby([time // 1_000_000 for time in times]):
@@ -205,7 +205,7 @@ class RecordSorter:
             path, number = "", 0
         stream = stream or ("stderr" if severity >= 17 else "stdout")
         text = body.encode() if body else b""
-        # Splitting takes time for each byte, too. In JSON a record has no length that tells before it is parsed.
+        # Splitting takes time per byte. The length of a JSON record is unknown until it is parsed.
         if len(text) > MAX_RECORD_BYTES:
             raise BadValue(f"a record has more than {MAX_RECORD_BYTES} bytes")
         lines: Lines | None = None
@@ -235,7 +235,7 @@ class RecordSorter:
         stream: str,
         messages: list[bytes],
     ) -> None:
-        """Adds consecutive records of one line each with the same time."""
+        """Adds consecutive one-line records with the same time."""
         timestamp = self._timestamp_of(time)
         while messages:
             last = group[-1] if group else None
@@ -295,12 +295,12 @@ class RecordSorter:
         if lines > _MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {_MAX_RECORD_LINES} lines")
         self._count += lines
-        # Of carriage returns alone nothing stays. The record is a line nevertheless, since its number is used up.
+        # A text of only carriage returns leaves nothing. Its record still becomes a line, because its number is used.
         return [(batch.partial, batch.messages()) for batch in batches] or [(False, [b""])]
 
 
 def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) -> str:
-    """The id that the first of the attributes gives. Raises :class:`BadValue`."""
+    """The id from the first attribute that has one. Raises :class:`BadValue`."""
     for name in names:
         value = attributes.get(name)
         if value is None:
@@ -309,7 +309,7 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
             raise BadValue(f"{name} must be a text or an integer, to name the {what}")
         if len(str(value)) > 128:
             raise BadValue(f"{name} has more than the 128 characters that the id of a {what} may have")
-        # An id begins with a letter or a digit.
+        # Ids begin with a letter or digit.
         found = _NOT_IN_IDS.sub("-", str(value)).lstrip("._-")
         if found:
             return found
@@ -317,9 +317,9 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
 
 
 def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
-    """How a record with these attributes ends its job. None if it does not. Raises :class:`BadValue`."""
+    """How a record with these attributes ends its job, or None. Raises :class:`BadValue`."""
     code = attributes.get(_EXIT_CODE)
-    # Senders that take it from a variable of a shell have it as a text.
+    # A string if the sender takes it from a shell variable.
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         code = int(code)
     if code is not None and not (type(code) is int and abs(code) <= 999_999_999):
@@ -336,8 +336,8 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """The records, sorted by number within each file.
 
-    After a rotation, the same path names another file. It begins with record number 1, which is later than the record
-    before it. Records from before the rotation are sorted separately.
+    After a rotation, the same path names a new file, which begins with a record number 1 that is later than the
+    previous record. Records from before the rotation are sorted separately.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}
@@ -357,7 +357,7 @@ def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iter
 
 
 def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
-    """Sorts the records of each file by their numbers. The positions of each file in the list stay the same."""
+    """Sorts each file's records by number. Each file keeps its positions in the list."""
     of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
     for each in records:
         pause()
@@ -372,7 +372,7 @@ def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[Rec
 
 
 def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:
-    """Cuts the records into the steps in which they are appended. A step has at most one record number 1 of a file."""
+    """Groups the records into batches. A batch has at most one record number 1 of a file."""
     part: list[RecordLines] = []
     lines, seen = 0, set[str]()
     for each in records:

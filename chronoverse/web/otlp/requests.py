@@ -1,4 +1,4 @@
-"""Handles a request with OpenTelemetry's log records, as OTLP over HTTP says."""
+"""Handles requests with OpenTelemetry log records, as OTLP/HTTP specifies."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -21,12 +21,11 @@ from chronoverse.web.otlp.records import JobRecords, RecordSorter
 
 
 def handle(deps: Dependencies) -> Response:
-    """Appends the records of the current request.
+    """Appends the records of the current request. If it raises, the sender retries the whole request.
 
     Raises :class:`RecordsMissing` while records wait for earlier ones, and :class:`TooFast` while the subject may not
-    begin more jobs; everything else is appended first. Also raises :class:`TooFast` when the subject publishes too
-    fast, :class:`StoreError`, and what :meth:`BodyReader.read` raises. The sender repeats the whole request, unless it
-    was malformed. Once the client has disconnected, nothing more is appended.
+    begin more jobs; the other jobs' records are appended first. Also raises :class:`TooFast` if the subject publishes
+    too fast, :class:`StoreError`, and what :meth:`BodyReader.read` raises. Stops appending when the client disconnects.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
@@ -42,7 +41,7 @@ def handle(deps: Dependencies) -> Response:
         settings.max_line_bytes,
         deps.secret_forms,
     )
-    # The lines take about as much memory as the body. Both count until the lines are appended.
+    # The lines take about as much memory as the body, which counts until they are appended.
     with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:
         digest = hashlib.sha256(body).hexdigest()[:32]
         for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, pause):
@@ -56,7 +55,7 @@ def handle(deps: Dependencies) -> Response:
     if waits:
         raise waits[0]
     refused = sorter.refused
-    # Reasons that an answer names, and characters of all of them. A client may have made up thousands.
+    # Only five reasons, and 2,000 characters: a client can make up thousands.
     message = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(5))[:2_000]
     answer = decoding.encode_answer(request.mimetype, refused.total(), message)
     return Response(answer, content_type=request.mimetype)
@@ -65,9 +64,9 @@ def handle(deps: Dependencies) -> Response:
 def _append(
     deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, pause: Callable[[], None]
 ) -> None:
-    """Appends the records of one job, and counts those that are refused.
+    """Appends one job's records, and counts refused ones.
 
-    Raises :class:`RecordsMissing` if some wait for earlier ones, and :class:`TooFast` if the job may not begin yet.
+    Raises :class:`RecordsMissing` if records wait for earlier ones, and :class:`TooFast` if the job may not begin yet.
     """
     subject = principal().subject
     refused, left = sorter.refused, records.count()
@@ -97,7 +96,7 @@ def _append(
 
 
 def refusal(response: Response) -> Response:
-    """The answer to a request that failed as a whole. It has the text of the problem document ``response``."""
+    """The answer to a request that failed as a whole, with the text of the problem document ``response``."""
     mimetype = request.mimetype if request.mimetype == decoding.JSON else decoding.PROTOBUF
     document: Mapping[str, Any] = orjson.loads(response.get_data())
     response.set_data(decoding.encode_status(mimetype, str(document.get("detail") or document["title"])))

@@ -1,4 +1,4 @@
-"""The routes for the scope ``logs:admin``: redactions, deletions, settings of workflows, the audit trail."""
+"""Routes that need the scope ``logs:admin``: redaction, deletion, workflow settings, the audit trail."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +44,7 @@ from chronoverse.web.http.schemas import (
 
 
 class RedactBody(SearchFields):
-    """Which lines to redact: a range, the matching lines in a range, or all matching lines."""
+    """The lines to redact: a range, the matching lines in a range, or all matching lines."""
 
     from_ = JsonInteger("First line. Default: 1.", 1, data_key="from")
     to = JsonInteger("Last line. Default: the log's last.", 1)
@@ -60,7 +60,7 @@ class RedactBody(SearchFields):
 
 
 class WorkflowSettingsBody(Schema):
-    """A workflow's own settings. Omitted or null fields are the service's."""
+    """A workflow's settings. Where a field is omitted or null, the service's setting applies."""
 
     retention_seconds = JsonInteger("After the end.", 1, RETENTION_SECONDS, allow_none=True, load_default=None)
     job_bytes = JsonInteger("Bytes stored of one job's messages; 0: no limit.", allow_none=True, load_default=None)
@@ -79,7 +79,7 @@ RedactedSchema: Final = answer(
         "redacted": integer("Number of newly redacted lines."),
         "through": integer("Last line checked."),
         "next": integer("If not null: repeat the request with this as `from`.", allow_none=True),
-        "pending": boolean("True while the old text can still come back. Archivers continue; so does a repetition."),
+        "pending": boolean("True while the old text can still come back. Archivers finish this; so does a retry."),
     },
 )
 RedactionSchema: Final = answer(
@@ -102,13 +102,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])
     @routes.doc(operationId="redactJobLog")
-    @routes.response(200, RedactedSchema, description="Done; partly if `next` is a number. No worker serves old text.")
+    @routes.response(200, RedactedSchema, description="Redacted up to `through`; that old text is not served.")
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
     def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Replace messages by `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
-        # Until then other workers, and workers of other nodes, may show the old text.
+        # Until then, other workers can still show the old text.
         time.sleep(stale_seconds(deps.tail.watched))
         next_number = None if done.complete else done.last_checked + 1
         answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
@@ -140,11 +140,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         trail, allowed = deps.store.audit_trail, principal().rights[ADMIN]
 
         def read(position: Position | None) -> Iterator[tuple[Position, Any]]:
-            # Reading 100 takes the worker 1 ms, and other requests wait for it.
+            # 100 entries take 1 ms, which delays other requests.
             for found_at, entry in trail.page(since_ms or 0, until_ms, position, 100):
                 yield found_at, entry if entry["workflow_id"] in allowed else None
 
-        # The trail's server has no job of its own, so the reference only names its slot.
+        # The trail belongs to no job: this reference only names its server's slot.
         lock_ref = JobRef(trail.slot, "")
         with deps.turns.page(lock_ref, principal().subject):
             found, position = read_listing(deps, lock_ref, start, query["limit"], read, principal().subject)
@@ -202,17 +202,17 @@ def _milliseconds(timestamp: str | None) -> int | None:
 
 
 def _entry_ms(value: Any) -> int:
-    """An entry's time in a cursor. 0 is refused: no entry has it, and the store rejects the id 0-0."""
+    """An entry's time in a cursor. Not 0: no entry has it, and the store rejects the id 0-0."""
     if not number(value):
         raise ValueError
     return int(value)
 
 
 def stale_seconds(watched: int) -> float:
-    """Seconds for which another worker can still show lines as before a redaction, if it watches ``watched`` jobs.
+    """Seconds for which another worker, watching ``watched`` jobs, can still show old text after a redaction.
 
-    The worker trusts a chunk's record for a while, and just before the end of that time can cache a segment of the old
-    chunk. A line stays in its ring until the tail has checked the job.
+    It trusts a chunk's record for a while, and at the end of that can still cache a segment of the old chunk. A line
+    stays in its ring until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 
@@ -241,7 +241,7 @@ def _line_predicate(body: Mapping[str, Any]) -> Callable[[Line], bool]:
     def predicate(line: Line) -> bool:
         time_slice.check()
         if matcher.is_heavy(len(line.message)):
-            # Other greenlets run meanwhile.
+            # In a thread, so that other greenlets run.
             return bool(gevent.get_hub().threadpool.apply(matches, (matcher, line)))
         return matches(matcher, line)
 

@@ -1,7 +1,7 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte is sent. flask-smorest only documents this route, because its parsing
-would be most of the cost of opening a stream.
+Every refusal is decided before the first byte is sent. flask-smorest only documents this route: parsing with it would
+be most of the cost of opening a stream.
 """
 
 import logging
@@ -41,11 +41,11 @@ from chronoverse.web.http.schemas import (
 from chronoverse.web.streaming.stream_writer import chunk
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
-#: Characters that no header field may have. RFC 9110 section 5.5.
+#: Characters forbidden in header fields (RFC 9110 section 5.5).
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 
-#: What only the stream of a job's log answers.
+#: Answers only of a job's event stream.
 _RESPONSES: Final = {"204": {"description": "`Last-Event-ID` is at or past the end of the log. Do not reconnect."}}
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def stream_operation(operation_id: str, query: Any, event: Any, end: str, **responses: Any) -> dict[str, Any]:
-    """A stream's view in the OpenAPI document."""
+    """An event stream's route in the OpenAPI document."""
     return {
         "operationId": operation_id,
         "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": query}],
@@ -104,20 +104,20 @@ def stream_operation(operation_id: str, query: Any, event: Any, end: str, **resp
 
 
 def admit(deps: Dependencies) -> Response | None:
-    """Like :meth:`Dependencies.check_request`, in the turn of new viewers."""
-    # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
-    # With the lock before Flask, as for other requests, fewer viewers a second got in.
+    """Like :meth:`Dependencies.check_request`, after waiting for a turn for new viewers."""
+    # A new viewer costs 0.5 ms. Without turns, 100 that arrive together would delay all lines by 50 ms. With the lock
+    # before Flask, as for other requests, fewer viewers per second got in.
     with deps.turns.viewer.hold():
         pass
     return deps.check_request()
 
 
-# Many viewers send the same one.
+# Many viewers send the same query.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names the error.
+    """Parses a query string from WSGI's environ. Raises werkzeug's BadRequest, which names the error.
 
-    Takes the first value of a duplicate parameter, which ``Dependencies.check_request`` has already refused.
+    Uses only the first of duplicate parameters, which ``Dependencies.check_request`` has already refused.
     """
     args = Request({"QUERY_STRING": query}).args
     labels = {"label": args.getlist("label")} if "label" in args else {}
@@ -125,7 +125,7 @@ def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, 
 
 
 def last_event_id(header: str | None) -> int | None:
-    """The number in a ``Last-Event-ID`` header. None without the header. Raises what :func:`parse_query` raises."""
+    """The number in a ``Last-Event-ID`` header, or None without one. Raises what :func:`parse_query` raises."""
     number = None if header is None else parse_last_event_id(header)
     if number is None and header is not None:
         _load(EventsHeaders(), "headers", {"Last-Event-ID": header})
@@ -150,10 +150,10 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which the stream starts, for a request without ``Last-Event-ID``.
+    """The number after which a stream without ``Last-Event-ID`` starts.
 
-    With a filter, finds the last ``tail`` matching lines, within the time of a page. Raises what :func:`scan_page`
-    raises.
+    With a filter, finds the last ``tail`` matching lines, within the time limit of a page. Raises what
+    :func:`scan_page` raises.
     """
     if isinstance(offset, int):
         return offset
@@ -173,7 +173,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Headers are set last: the log of reads uses ``Last-Event-ID`` as the answer's end."""
+    """A viewer's response. Sets its headers last: the read audit takes ``Last-Event-ID`` as the answer's end."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
@@ -197,13 +197,13 @@ class EventStream(Response):
             return ALREADY_HANDLED
         self.headers.extend(stream_headers(self._after))
         self.response = viewer.chunks()
-        # A ``finally`` in the generator would not do: it does not run in a generator that was never started.
+        # Not a ``finally`` in the generator, which would not run if the generator was never started.
         self.call_on_close(self._on_end)
         return super().__call__(environ, start_response)
 
 
 def stream_headers(after: int) -> dict[str, str]:
-    """The headers of an event stream that starts after line ``after``, without the content type."""
+    """The headers of an event stream that starts after line ``after``, except the content type."""
     return {
         "Cache-Control": "no-cache, no-transform",
         "X-Accel-Buffering": "no",
@@ -222,15 +222,15 @@ def open_viewer(
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` has further arguments of ``make``; those that come from the settings and the token are added here. Raises
-    what :meth:`AdmissionControl.check` raises.
+    ``wanted`` are arguments for ``make``, in addition to those from the settings and the token. Raises what
+    :meth:`AdmissionControl.check` raises.
     """
     settings, now = deps.settings, deps.monotonic()
     options = {
         "retry_ms": retry_ms(),
         "heartbeat_seconds": settings.heartbeat_seconds,
         "expires_at": now + principal().expires_at - deps.wall_clock(),
-        # The ages of streams differ by a tenth, so that clients do not connect again all at once.
+        # Maximum ages vary by a tenth, so that clients do not reconnect all at once.
         "closes_at": now + settings.max_stream_seconds * random.uniform(0.9, 1),
         "subject": ticket.subject,
         **wanted,
@@ -248,11 +248,11 @@ def open_viewer(
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, in a tenth of the time.
+    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, but ten times as fast.
 
-    Raises ValueError when a header has a character that would end its line.
+    Raises ValueError if a header contains a character that would end its line.
     """
-    # gunicorn cannot use the connection afterwards. So it must not be kept alive.
+    # gunicorn cannot use the connection afterwards, so it must not be kept alive.
     fixed = {"Server": SERVER, "Date": _http_date(int(now)), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]
     if _FORBIDDEN.search("".join(lines)):

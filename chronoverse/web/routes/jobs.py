@@ -1,4 +1,4 @@
-"""The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
+"""Routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class WantedJobs(NamedTuple):
 def newest_jobs(
     deps: Dependencies, wanted: WantedJobs, start: ListingPosition | None, subject: str
 ) -> tuple[list[Any], ListingPosition | None]:
-    """The jobs as JSON, newest first, and where the next page starts.
+    """Returns the jobs as JSON, newest first, and the start of the next page.
 
     Raises the errors of the store and of :meth:`Turns.page`.
     """
@@ -41,7 +41,7 @@ def newest_jobs(
     lock_ref = JobRef(workflow_id, "")
 
     def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
-        # To pass over a hundred jobs takes as long as to read six.
+        # Skipping a hundred jobs takes as long as reading six.
         listed = store.listing.page(workflow_id, position, 100 if status else LISTED_AT_ONCE)
         ids = [job_id for _, job_id in listed]
         others = store.listing.ended_otherwise(workflow_id, ids, status) if status and ids else frozenset()

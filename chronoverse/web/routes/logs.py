@@ -2,9 +2,9 @@
 
 Also summaries, profiles, and searches of one or all workflows.
 
-A page can be short or empty and still have a next one, because a request scans a bounded part of the log.
-``Last-Event-ID`` tells how far the page goes. The scan server makes all pages other than plain lines: see
-:mod:`chronoverse.history.scans`.
+A request scans a limited part of the log, so a page can be short or empty and still have a next one.
+``Last-Event-ID`` is the last line that the page covers. The scan server makes all pages except those of plain lines:
+see :mod:`chronoverse.history.scans`.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -113,7 +113,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     def search_jobs(workflow_id: str, allowed: Container[str], query: dict[str, Any], **more: Any) -> Response:
         def allowed_id(value: Any) -> str:
-            # Clients can make cursors. The search continues in the job that is named there.
+            # Clients can forge cursors. The search continues in the job that the cursor names.
             if (found := identifier(value)) not in allowed:
                 raise ValueError
             return found
@@ -155,7 +155,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
         position, waited = start_position(query, listing, deps.require_job(ref), more=1)
         page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
-        # A page may be empty and have come no further. The number of such pages makes its cursor differ.
+        # A page can be empty and not advance. Counting such pages makes each cursor different.
         waited = waited + 1 if page.position == position else 0
         return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
 
@@ -214,12 +214,12 @@ def _chosen(labels: Sequence[Any] | None) -> Sequence[Any] | None:
 
 
 def _line_or_none(value: Any) -> int | None:
-    """The last line scanned, in a cursor. -1 stands for None."""
+    """The last line scanned, as a cursor has it: -1 means None."""
     return None if value == -1 else number(value)
 
 
 def _searched_to(position: WorkflowPosition, prefix: str) -> str:
-    """How far a search has come, as the value of its header. Ids have neither slashes nor semicolons."""
+    """The value of ``Searched-To``: how far a search has come. Ids contain neither slashes nor semicolons."""
     more = {"created": iso_or_none(float(position.created)), "line": position.line}
     return ";".join(
         [prefix + position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)]

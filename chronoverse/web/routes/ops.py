@@ -1,4 +1,4 @@
-"""The routes for operators: health, readiness, metrics, and the OpenAPI document."""
+"""Routes for operators: health, readiness, metrics, and the OpenAPI document."""
 
 from functools import cache
 
@@ -15,12 +15,12 @@ from chronoverse.web.http.schemas import Blueprint, SignInSchema, StatusSchema
 
 
 def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
-    """The routes for operators. None needs a token, and none reveals jobs."""
+    """The routes for operators. They need no token and reveal nothing about jobs."""
     routes = Blueprint("ops", __name__, description="For operators.")
 
     @cache
     def rendered() -> bytes:
-        # This runs at the first request, because all routes are registered then.
+        # Deferred to the first request, when all routes are registered.
         return orjson.dumps(document.render()) + b"\n"
 
     @routes.route("/healthz")
@@ -45,7 +45,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         try:
             deps.store.ping()
         except StoreRefused:
-            # A disk is full. No other node could write either, and all of them can serve readers.
+            # For example, a disk is full. No other node could write either, and all can still serve readers.
             warnings.append("The store rejects writes; reads work.")
         return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
 

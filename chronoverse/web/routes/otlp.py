@@ -1,4 +1,4 @@
-"""The route for OpenTelemetry's log records. Its code is loaded only where the extra ``otlp`` is installed."""
+"""The route for OpenTelemetry log records. Loads its code only if the extra ``otlp`` is installed."""
 
 from importlib.util import find_spec
 
@@ -13,7 +13,7 @@ _PATH = "/v1/logs"
 
 
 def is_installed() -> bool:
-    """Whether the packages of the extra ``otlp``, and our own ``web.otlp``, are there."""
+    """Whether the packages of the extra ``otlp``, and our ``web.otlp``, are available."""
     try:
         return None not in map(find_spec, ("opentelemetry.proto.collector.logs.v1", "chronoverse.web.otlp.requests"))
     except ModuleNotFoundError:
@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
-    """The route. Without the extra (``installed``) it only reports that."""
+    """The route. If the extra is not ``installed``, it answers 404 and says so."""
     if not installed:
         return _without_extra()
     from chronoverse.web.otlp import decoding, requests
@@ -49,7 +49,7 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
             "200": {"description": "An ExportLogsServiceResponse. Its `partial_success` is final.", "content": answers},
             "401": {"description": "A google.rpc.Status.", "content": answers},
             "403": {"description": "A google.rpc.Status: the token lacks the scope.", "content": answers},
-            "429": {"description": f"{SHARE_USED} Or it publishes faster than it may.", "content": answers},
+            "429": {"description": f"Publish rate exceeded. Or: {SHARE_USED}", "content": answers},
             "503": {"description": "Retry. Earlier records may be missing.", "content": answers},
             "default": {
                 "description": "A google.rpc.Status; for methods other than POST, a problem document.",
@@ -71,7 +71,7 @@ def _without_extra() -> Blueprint:
     @routes.doc(operationId="postOtlpLogs", security=[])
     @routes.problem(404, "The extra `otlp` is not installed.")
     def logs() -> Response:
-        """Append log records: not without the extra `otlp`."""
+        """Append log records. Needs the extra `otlp`."""
         title = "Not Found: this service lacks the extra otlp (docs/installing.md)"
         return problem(404, NOT_FOUND, title=title)
 

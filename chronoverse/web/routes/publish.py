@@ -1,6 +1,6 @@
-"""The routes for runners that cannot reach the store: opening an attempt, appending lines, ending the job.
+"""Routes for runners that cannot reach the store: open an attempt, append lines, end the job.
 
-The store decides the answer, except for 429. A runner may repeat any request whose answer was lost.
+The store decides every answer except 429. Requests are idempotent: a runner can retry any whose answer was lost.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.takes_body(
         bodies,
         LinesBody(deps.settings.max_line_bytes),
-        f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
+        f"Publish rate exceeded; a body without lines is always accepted. Or: {SHARE_USED}",
         load_text=partial(_load_text, deps),
     )
     @routes.doc(parameters=TEXT_PARAMETERS)
@@ -94,7 +94,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         with _count_answer("append"):
             deps.publish_throttle.check(principal().subject)
             if request.mimetype != "text/plain":
-                # A text is masked before it is split.
+                # Plain text was masked before it was split.
                 deps.secret_forms.mask_lists((run.stream, run.messages) for run in runs)
             sizes = bytes_of(message for run in runs for message in run.messages)
             spend = partial(deps.publish_throttle.take, principal().subject, sizes)
@@ -144,7 +144,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         with _count_answer("finish"):
             counts = status is Status.PENDING and body["counts"]
             deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=counts)
-            # An attempt that others follow no longer has a lease: its runner has asked before.
+            # An attempt that another will follow no longer has a lease; its runner has already confirmed its lines.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)
@@ -155,7 +155,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int | None) -> Response:
     with _count_answer("finish"):
         job = deps.store.end(ref, status, exit_code)
-        # A foreign runner may have ended it before. Whether that is safe, nobody asks.
+        # If a foreign runner had already ended the job, its end need not be safe.
         with contextlib.suppress(Fenced):
             _require_safe_end(deps.store.durability_probe(), Attempt(ref, "", job.attempt, job.last + 1))
     return page_response(job.to_json())
@@ -175,7 +175,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
-    """The number below which everything is safe, as ``next``; null if the store did not confirm in time."""
+    """The number below which all lines are safe, as ``next``. Null if the store did not confirm in time."""
     with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)
@@ -184,7 +184,7 @@ def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
 
 
 def _require_safe_end(probe: Store | None, attempt: Attempt) -> None:
-    """Raises :class:`StoreUnavailable` while the terminal entry after ``attempt.next`` - 1 may be lost again."""
+    """Raises :class:`StoreUnavailable` while the job's terminal entry could still be lost."""
     if probe is None:
         return
     with contextlib.suppress(NotDurable):
@@ -195,7 +195,7 @@ def _require_safe_end(probe: Store | None, attempt: Attempt) -> None:
 
 @contextlib.contextmanager
 def _count_answer(operation: str) -> Iterator[None]:
-    """Counts the store's answer: OK, the ``reason`` of a 409, or why there was no answer."""
+    """Counts the store's answer: OK, the ``reason`` of a 409, or the kind of failure."""
     answer = "ERROR"
     try:
         yield

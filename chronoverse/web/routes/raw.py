@@ -45,7 +45,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
         """Download a job's log: all lines stored at the time of the request.
 
-        At the token's `exp` the connection is cut, without the end of the body.
+        The connection is cut when the token expires, before the end of the body.
         """
         job = deps.require_job(JobRef(workflow_id, job_id))
         name = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
@@ -53,11 +53,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         compressed = request.accept_encodings["gzip"] > 0
         if compressed:
             headers["Content-Encoding"] = "gzip"
-        # With an iterator the answer to HEAD does not say that the body's length is 0.
+        # With an iterator, the answer to HEAD has no Content-Length of 0.
         response = Response(iter(()), content_type=_CONTENT_TYPES[format], headers=headers)
         if request.method == "HEAD":
             return response
-        # A download may last as long as a viewer's stream, so it counts as one.
+        # Counts as a stream, because it can last as long.
         ticket = stream_ticket(deps)
         deps.admission.enter(ticket)
         try:
@@ -65,7 +65,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
             pages = _scan_pages(deps, job, regex=regex, **query) if query else _read_pages(deps, job)
             parts = _encode(_check_pages(deps, job, pages, expires_at), format, control_sequences=control_sequences)
-            # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
+            # A log that cannot be read at all gets a problem document. Later errors can only cut the download.
             first = next(parts, b"")
         except BaseException:
             deps.admission.leave(ticket)
@@ -80,7 +80,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 class _Download:
-    """A download admitted with ``ticket``. Counts the bytes sent, for its line in the service's log."""
+    """A download admitted with ``ticket``. Counts the bytes sent, for the log."""
 
     def __init__(self, deps: Dependencies, ticket: StreamTicket, job: JobRef, form: str) -> None:
         self._deps = deps
@@ -90,7 +90,7 @@ class _Download:
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields ``parts`` in small pieces, as gunicorn copies each. An error resets the connection."""
+        """Yields ``parts`` in small pieces, because gunicorn copies each. After an error, resets the connection."""
         try:
             for part in parts:
                 for start in range(0, len(part), WRITE_BYTES):
@@ -103,7 +103,7 @@ class _Download:
             raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
     def end(self) -> None:
-        """Releases the download's place, and logs its end."""
+        """Frees the download's slot, and logs its end."""
         self._deps.admission.leave(self._ticket)
         seconds = round(self._deps.monotonic() - self._ticket.since, 3)
         fields = {**self._fields, "why": self._reason, "bytes": self._bytes, "seconds": seconds}
@@ -111,8 +111,8 @@ class _Download:
 
 
 def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
-    """All lines of the log. Raises the errors of the store and the archive, and of :meth:`Turns.download`."""
-    # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
+    """All lines of the log. Raises the errors of the store, the archive and :meth:`Turns.download`."""
+    # Runs at the first ``next``, while the request's context still exists.
     subject = principal().subject
     read = LogReader(deps.store, deps.archive, deps.settings.max_line_bytes)
     pages = read_all_lines(read, deps.archive, job, job.first - 1)
@@ -125,7 +125,7 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
 
 
 def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
-    """The lines that pass the ``filters``, which are fields of :class:`LineScan`, from the scan server.
+    """The scan server's pages of lines that pass ``filters``, which are fields of :class:`LineScan`.
 
     Raises what :meth:`ScanClient.ask` and :class:`PendingScan` raise.
     """
@@ -141,11 +141,10 @@ def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
 
 
 def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at: float) -> Iterator[list[bytes]]:
-    """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
+    """Yields the JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
 
-    The caller clears each list once it is encoded, so that only the bytes to send are in memory. Raises
-    :class:`StoreError`, also if the log has been deleted or replaced, and :class:`Unauthorized` at the monotonic time
-    ``expires_at``.
+    The caller clears each list after encoding it, so that only the bytes to send stay in memory. Raises
+    :class:`StoreError`, also if the log was replaced, and :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
     for lines, position, has_more, *_ in pages:
         is_end = position >= job.last
@@ -176,9 +175,9 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
 
 
 def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:
-    """The download's bytes: a message per line as ``txt``, an object per line as ``jsonl`` and ``json``.
+    """The download's bytes: one message per line for ``txt``, one object per line for ``jsonl`` and ``json``.
 
-    In ``txt``, the parts of a long line are joined, unless a line of the other stream comes between them.
+    ``txt`` joins the pieces of a long line, unless a line of the other stream comes between them.
     """
     renderer, time_slice = LineRenderer(colour=False, raw=control_sequences), TimeSlice()
     opening = b"[\n"
@@ -187,7 +186,7 @@ def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: boo
             rendered: list[str] = []
             for each in lines:
                 rendered.append(renderer.render(Line.decode(each)))
-                # Lines of control characters take a hundred times as long as others.
+                # Lines of control characters take a hundred times as long.
                 time_slice.check()
             text = "".join(rendered).encode()
         elif form == "jsonl":
@@ -205,8 +204,8 @@ def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: boo
 
 
 def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """A gzip stream of ``parts``, each flushed. An interrupted stream lacks the gzip trailer, so clients notice."""
-    # Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's viewers.
+    """A gzip stream of ``parts``, each flushed. Clients notice an interrupted one: it lacks the gzip trailer."""
+    # Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would delay the worker's viewers.
     compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     for part in parts:
         yield compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)

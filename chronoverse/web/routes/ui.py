@@ -1,4 +1,4 @@
-"""The page: five HTML documents and the files that they load. Nothing is loaded from another host."""
+"""The page: five HTML documents and their files. Loads nothing from other hosts."""
 
 import hashlib
 import html
@@ -17,14 +17,14 @@ from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.settings import Settings
 
 _HEADERS: Final = {
-    # Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
+    # No other hosts, no inline scripts; log text cannot become markup or script.
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
     " object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Browsers ask for each file again, and get 304. So files of two versions are never mixed.
+    # Browsers revalidate each file (304), so files of two versions are never mixed.
     "Cache-Control": "no-cache",
 }
 _CONTENT_TYPES: Final = {
@@ -40,7 +40,7 @@ _IMPORT: Final = re.compile(rb"""^(?:import|export) .*?from ["'](.+?)["'];""", r
 
 
 def blueprint(settings: Settings) -> Blueprint:
-    """The routes of the page. They need no token, because they contain nothing of any job."""
+    """The routes of the page. They need no token, because they contain no job data."""
     headers = dict(_HEADERS)
     if settings.oidc_issuer:
         issuer = urlsplit(settings.oidc_issuer)
@@ -79,7 +79,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/")
     def home() -> Response:
-        """The list of workflows. ``?workflow=`` is the former address of a workflow's jobs."""
+        """The list of workflows. ``?workflow=`` was the address of a workflow's jobs."""
         workflow_id = request.args.get("workflow", "")
         if IDENTIFIER.fullmatch(workflow_id):
             return Response(status=302, headers={**headers, "Location": f"/ui/workflows/{workflow_id}"})
@@ -95,13 +95,13 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/sign-in")
     def sign_in() -> Response:
-        """The page to which the issuer redirects the browser, with or without a code in the query."""
+        """The page to which the issuer redirects the browser, with or without a code."""
         return answer("sign_in.html") if settings.oidc_issuer else unknown()
 
     @routes.route("/ui")
     @routes.route("/ui/")
     def short() -> Response:
-        """Redirects to the list of workflows, for users who type only the beginning of an address."""
+        """Redirects a shortened address to the list of workflows."""
         return Response(status=302, headers={"Location": "/"})
 
     @routes.route("/ui/<path:rest>")

@@ -1,6 +1,6 @@
-"""``GET …/wait``: answers when a line arrives, the job ends, or the time is up.
+"""``GET …/wait``: answers when a line matches, the job ends, or the timeout is reached.
 
-Uses a viewer, so lost runners, gaps, redactions, expired tokens and the like are handled in one place.
+Uses a viewer, which handles lost runners, gaps, redactions and expired tokens.
 """
 
 import math
@@ -31,11 +31,11 @@ from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, WaitQuery, WaitSc
 from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
-#: Seconds for which a wait looks at what is there already, and for further lines after the first.
+#: Minimum seconds for searching lines that already exist, and maximum for collecting more after the first match.
 LOOK_SECONDS: Final = 0.25
-#: Gaps that an answer names. A foreign log may have one for each entry. The others are counted.
+#: Maximum gaps in an answer; further ones are counted. A foreign log can have one per entry.
 MAX_GAPS: Final = 100
-#: The outcome, by why the wait is over or its viewer is done. With any other reason the wait is cut short.
+#: The outcome by the viewer's ``reason``. Other reasons cut the wait short.
 _OUTCOMES: Final = {"matched": "matched", "end": "ended", "age": "timeout"}
 
 
@@ -55,15 +55,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if request.method == "HEAD":
-            # It starts nothing. With an iterator the answer does not say that the body's length is 0.
+            # HEAD starts no wait. With an iterator, the answer has no Content-Length of 0.
             return Response(iter(()), content_type="application/json", headers=PRIVATE_HEADERS)
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),
-            # Who waits for the end needs no lines. With this filter almost none comes, and one does no harm.
+            # Waiting for the end needs no lines. Almost no line passes this filter, and one does no harm.
             "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
             "wait": timeout,
-            # There are no heartbeats, because the answer has not begun.
+            # No heartbeats: the answer has not begun.
             "heartbeat_seconds": math.inf,
             "closes_at": deps.monotonic() + max(timeout, LOOK_SECONDS),
         }
@@ -76,10 +76,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 @dataclass(slots=True)
 class Wait:
-    """Reads the frames of a viewer. Ends when a matching line arrives.
+    """Collects matching lines from a viewer's frames. Over when the first one arrives.
 
-    Also reads further lines that are already available, up to ``limit``; with a ``limit`` of 0, waits only for the
-    job's end. ``with_lines`` puts all lines into the answer, not just the first. There can be thousands of waits.
+    Then collects lines that already exist, up to ``limit``; with a ``limit`` of 0, waits only for the job's end.
+    ``with_lines`` returns all lines, not only the first. There can be thousands of waits.
     """
 
     deps: Dependencies
@@ -87,24 +87,24 @@ class Wait:
     viewer: Viewer
     limit: int
     with_lines: bool
-    #: Bytes of lines that the answer still has room for. The first line is there whatever its length.
+    #: Bytes left for lines in the answer. The first line is included whatever its length.
     _room: int = SLICE_BYTES
     _lines: tuple[str, ...] = ()
-    #: Whether there is no room for further lines, or further ones do not matter.
+    #: Whether no further lines are wanted.
     _is_full: bool = False
     _cursor: int = 0
-    #: Lines that are unavailable, as in the frames, and how many such frames came after these.
+    #: The first gaps, as in their frames, and the number of further ones.
     _gaps: tuple[dict[str, Any], ...] = ()
     _more_gaps: int = 0
     _error: str = ""
 
     @property
     def is_over(self) -> bool:
-        """Whether a line has come."""
+        """Whether a line has matched."""
         return bool(self._lines)
 
     def feed(self, frames: bytes) -> None:
-        """Reads whole frames. Ignores what follows the last line that fits."""
+        """Reads complete frames. Ignores everything after the last line that fits."""
         for event in sse.Decoder().feed(frames):
             if self._is_full:
                 return
@@ -124,7 +124,7 @@ class Wait:
                 self._error = event.data
 
     def answer(self) -> Response:
-        """The answer, once the wait is over or its viewer is done. First reads the remaining available frames."""
+        """The answer, once the wait is over or its viewer is done. First reads the frames that already exist."""
         viewer, clock = self.viewer, self.deps.monotonic
         try:
             until = clock() + LOOK_SECONDS
@@ -159,9 +159,9 @@ class Wait:
         return json_response(orjson.dumps(body))
 
     def _known_job(self) -> Job | None:
-        """The job as the tail knows it, if its log has all lines of the answer. Its status is at most some seconds old.
+        """The tail's job, if it covers all lines of the answer. Its status can be some seconds old.
 
-        When a job ends, all of its waiters are answered at once. If each read the store, half of 2,000 waiters got 503.
+        When a job ends, all waiters are answered at once. With a store read each, half of 2,000 got 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed and feed.job and feed.job.end:
@@ -170,7 +170,7 @@ class Wait:
 
 
 class WaitResponse(Response):
-    """The answer to a wait. It takes over the socket where it can, and otherwise holds the server's thread."""
+    """The answer to a wait. Takes over the socket if possible; otherwise blocks the server's thread."""
 
     def __init__(self, deps: Dependencies, wait: Wait, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()))
@@ -183,7 +183,7 @@ class WaitResponse(Response):
         wait, headers = self._wait, [*self.headers]
         begin_long_answer(environ)
         if self._deps.stream_writers.can_take_over(environ):
-            # This holds on to no more than it needs.
+            # Keeps only what it needs in memory.
             make = partial(WaitWriter, wait=wait, answer=partial(_answer_bytes, self._deps, wait, headers))
             self._deps.stream_writers.take_over(wait.viewer, environ, self._on_end, b"", make)
             return ALREADY_HANDLED
@@ -208,12 +208,10 @@ def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, s
 
 
 class WaitWriter(StreamWriter):
-    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over.
+    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. See :class:`StreamWriter`.
 
-    Otherwise like :class:`StreamWriter`.
-
-    A waiter costs as much as a viewer: it has no greenlet, and waiters form groups as viewers do. It also has a timer:
-    a stream can end half a second late, but an answer must be on time.
+    A waiter costs as much as a viewer: it has no greenlet, and joins broadcast groups. Its timer makes the answer
+    punctual; a stream can end half a second late.
     """
 
     __slots__ = ("_answer", "_timer", "_wait")
@@ -231,9 +229,9 @@ class WaitWriter(StreamWriter):
         self._wait = wait
         self._answer = answer
         seconds = viewer.ends_at - writers.scheduler.clock()
-        # A little late, so that the viewer's time is over when it wakes it.
+        # 5 ms late, so that the viewer's deadline has passed when the timer wakes it.
         self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
-        # In its own greenlet: the event loop must not wait. After the end this wakes nobody.
+        # In a greenlet, because the event loop must not block. Harmless after the end.
         self._timer.start(gevent.spawn, viewer.wake)
 
     @property
@@ -242,12 +240,12 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """The function that consumes the group's frames. Those with an event go to :meth:`fall_behind`."""
+        """Consumes the group's frames, which need no reply. Frames with an event are left to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod
     def encode(frames: bytes) -> bytes:
-        """A group of waiters takes the frames as they are."""
+        """Returns ``frames``: waiters read them unencoded."""
         return frames
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
@@ -256,7 +254,7 @@ class WaitWriter(StreamWriter):
         super().fall_behind(b"")
 
     def to_send(self, frames: bytes) -> bytes:
-        """Nothing: the wait reads them."""
+        """Sends nothing: the wait reads the frames."""
         self._wait.feed(frames)
         return b""
 

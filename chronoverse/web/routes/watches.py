@@ -1,4 +1,4 @@
-"""The routes for watches: webhooks about a workflow's jobs."""
+"""Routes for watches: webhooks about a workflow's jobs."""
 
 import base64
 import secrets

@@ -1,6 +1,6 @@
 """``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
 
-A workflow's changes are read, fed and written like a log's lines. Only the beginning of a stream differs.
+A workflow's changes take the same path as a log's lines. Only the beginning of a stream differs.
 """
 
 import math
@@ -40,7 +40,7 @@ LOOK_SECONDS: Final = 2.0
 
 
 class Snapshot(NamedTuple):
-    """Frames of jobs in states no older than change ``cursor``."""
+    """Frames of jobs, at least as new as change ``cursor``."""
 
     frames: bytes
     cursor: int
@@ -48,7 +48,7 @@ class Snapshot(NamedTuple):
 
 
 class Snapshots:
-    """The first events of streams, read once for all streams that start at about the same time."""
+    """The first events of streams. One read serves all streams that start at about the same time."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
@@ -56,15 +56,15 @@ class Snapshots:
         self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
 
     def read(self, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-        """The frames of the jobs in states no older than a change from ``least`` to ``cursor``, and that change.
+        """Returns the frames of the jobs, as of some change from ``least`` to ``cursor``, and that change.
 
-        Raises :class:`AtCapacity`, and what :func:`newest_jobs` does.
+        Raises :class:`AtCapacity`, and what :func:`newest_jobs` raises.
         """
         with self._reading.hold(wanted):
             found = self._made.get(wanted)
             is_old = found is None or self._deps.monotonic() >= found.read_at + 1.0
             if found is None or is_old or not least <= found.cursor <= cursor:
-                # Each has 17 KB at most for a job, and nearly always 100 KB for a hundred.
+                # A snapshot has at most 17 KB per job, and nearly always 100 KB per hundred jobs.
                 if len(self._made) >= 64:
                     self._made.clear()
                 found = self._made[wanted] = self._read(wanted, subject, cursor)
@@ -96,7 +96,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Stream a workflow's jobs: the newest ones, then each change, as Server-Sent Events."""
         environ = request.environ
         query = parse_query(environ.get("QUERY_STRING", ""), WorkflowEventsQuery)
-        # An empty one is of a client that has received nothing.
+        # An empty header means that the client has received nothing.
         given = last_event_id(environ.get("HTTP_LAST_EVENT_ID") or None)
         ref, ticket = JobRef(workflow_id, ""), stream_ticket(deps)
         is_head = environ["REQUEST_METHOD"] == "HEAD"

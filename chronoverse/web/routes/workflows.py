@@ -53,7 +53,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _read_named(deps: Dependencies, ids: list[str], status: str | None) -> list[tuple[ListingPosition, Any]]:
-    """The workflows that a token names, newest job first. Reads all of them, because the order is not known before."""
+    """The workflows that a token names, newest job first. Reads all of them, because only that reveals the order."""
     known: list[tuple[ListingPosition, Any]] = []
     for start in range(0, len(ids), LISTED_AT_ONCE):
         batch = ids[start : start + LISTED_AT_ONCE]
@@ -74,7 +74,7 @@ def _after(
 
 
 def _to_json(position: ListingPosition, workflow: Workflow | StoreError, status: str | None) -> dict[str, Any] | None:
-    """The workflow as it is listed. None if its newest job does not have the ``status`` requested."""
+    """The workflow as listed. None if its newest job does not have the requested ``status``."""
     created_ms, workflow_id = position
     known = workflow if isinstance(workflow, Workflow) else None
     # None while it is not known.

@@ -1,6 +1,6 @@
-"""Writes the same frames to all caught-up viewers of one feed and filter, in one pass.
+"""Writes the same frames to all caught-up viewers with one feed and filter, in one pass.
 
-In a pass, a viewer costs one ``send``. Fetching each viewer's state from memory for each line would double that cost.
+A pass costs one ``send`` per viewer. Reading each viewer's state as well would double that.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class BroadcastGroup:
-    """The caught-up viewers of one feed that have the same filter.
+    """The caught-up viewers with one feed and filter.
 
-    All are at the same position of the feed's ring, so one viewer, the *leader*, decides what all receive. While the
-    group has members, it is listed in ``feed.groups`` by its ``key``, and in ``feed.waiters`` in place of their
-    viewers. Other greenlets run only where the feed or its filter budget lets them.
+    All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. While the
+    group has members, it is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` in place of their viewers.
+    Other greenlets run only where the feed or its filter budget yields.
     """
 
-    #: All members have caught up.
+    #: All members are caught up.
     is_replaying = False
-    #: The tail wakes it in each round of the housekeeper.
+    #: Always due: the housekeeper wakes the group in each round.
     due = 0.0
 
     def __init__(self, feed: Feed, tail: Tail, key: object = None) -> None:
         self._feed: Final = feed
         self._tail: Final = tail
         self._key: Final = key
-        #: Each member, and its ``take``. The viewer of the first one leads.
+        #: Each member, and its ``take``. The first one's viewer is the leader.
         self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
         self._ends_at = float("inf")
         self._is_writing = False
@@ -48,13 +48,13 @@ class BroadcastGroup:
         return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
-        """Adds a member whose viewer is at the group's position or ahead. Not to be called while the group writes."""
+        """Adds a member, unless the group is writing or at another position. Returns whether it was added."""
         viewer, feed = member.viewer, self._feed
         if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False
         if self._members and viewer.ring_position != self._leader.ring_position:
             self.wake()
-            # Other greenlets ran meanwhile: one may have woken, closed or added this member, or removed all others.
+            # Other greenlets ran meanwhile, and may have woken, closed or added this member, or removed all others.
             if member.is_behind or member.group is not None or not self._members:
                 return False
             if viewer.ring_position is None or viewer.ring_position != self._leader.ring_position:
@@ -72,7 +72,7 @@ class BroadcastGroup:
         return True
 
     def remove(self, member: "StreamWriter") -> None:
-        """Removes a member. Its viewer continues by itself from the group's position. Does nothing for a non-member."""
+        """Removes a member, if it is one. Its viewer continues alone from the group's position."""
         if member not in self._members:
             return
         leader, feed = self._leader, self._feed
@@ -84,12 +84,12 @@ class BroadcastGroup:
         elif self._members:
             self._leader.follow(leader)
         if not self._members:
-            # Otherwise the feed's ring would be in memory until garbage is collected.
+            # Otherwise the feed's ring would stay in memory until the next garbage collection.
             feed.groups.pop(self._key, None)
             feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
-        """Removes a member, and returns True. While the group writes, returns False and removes it afterwards."""
+        """Removes a member and returns True. While the group writes, returns False and removes it afterwards."""
         if self._is_writing:
             self._leaving.append(member)
             return False
@@ -97,7 +97,7 @@ class BroadcastGroup:
         return True
 
     def wake(self) -> None:
-        """Writes what is new to all members. Never waits for any of them."""
+        """Writes new frames to all members. Never waits for any of them."""
         if self._is_writing:
             self._woken = True
             return
@@ -113,7 +113,7 @@ class BroadcastGroup:
     def _step(self) -> bool:
         """One pass. Returns whether another pass may be needed at once."""
         feed = self._feed
-        # Before anything is read of the feed and the members, which may change meanwhile.
+        # Yields only here, before the feed and the members are read: both can change meanwhile.
         feed.filter_budget.give_way()
         if self._tail.clock() >= self._ends_at:
             self._let_go()
@@ -152,7 +152,8 @@ class BroadcastGroup:
             try:
                 sent = take(data)
             except OSError:
-                # It is full, or closed already, or the member's own next write raises the same and closes it.
+                # The socket is full or closed. After another error, the member's next write raises it again and closes
+                # the socket.
                 sent = 0
             if sent != size:
                 fell_behind.append((member, sent))

@@ -1,4 +1,4 @@
-"""Decides who writes to a viewer's socket; no other module does. The package's docstring describes the two states."""
+"""Writes to viewers' sockets. No other module does. The package's docstring describes a viewer's two states."""
 
 import _socket
 import logging
@@ -17,7 +17,7 @@ from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
 from chronoverse.web.guards.connection import STALL_SECONDS, Connection, HangupWatch, finish_sending, is_unresponsive
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 
-#: Seconds of writing to full sockets after which other greenlets run.
+#: Seconds of writing to full sockets before other greenlets run.
 _PASS_SECONDS: Final = 0.003
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -29,14 +29,14 @@ def chunk(body: bytes) -> bytes:
     return _long_chunk(body) if len(body) >= 4096 else b"%x\r\n%b\r\n" % (len(body), body)
 
 
-# Viewers that replay the same log are at a few positions of it.
+# Viewers that replay the same log are at only a few positions.
 @lru_cache(8)
 def _long_chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 class StreamWriter:
-    """Writes one viewer's frames to its socket. Calls ``closed`` once, after the socket was closed.
+    """Writes one viewer's frames to its socket. Calls ``closed`` once, after closing the socket.
 
     A subclass that writes something else overrides the members from :attr:`is_over` to :meth:`last_bytes`.
     """
@@ -47,23 +47,23 @@ class StreamWriter:
     )  # fmt: skip
 
     def __init__(self, viewer: Viewer, sock: Any, writers: "StreamWriters", closed: Callable[[], None]) -> None:
-        # Detached from gunicorn's object, which gunicorn closes when the request's handler returns.
+        # Detached, because gunicorn closes its own socket object when the handler returns.
         self._socket = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         self._socket.setblocking(False)
         self.viewer = viewer
         self._writers = writers
         self._closed = closed
-        #: Caught up: the group that writes to this socket. None if its waker writes to it alone.
+        #: If caught up: the group that writes to this socket, or None if this writer does.
         self.group: BroadcastGroup | None = None
-        #: Behind: one of these two is set. Caught up: neither is.
+        #: Exactly one of these is set if behind, neither if caught up.
         self._greenlet: gevent.Greenlet | None = None
         self.write_watch: Any = None
-        #: For the write scheduler: when it gives up, and whether the socket has room and waits in its queue.
+        #: For the write scheduler: its deadline, and whether the socket has room and is queued.
         self.write_deadline = 0.0
         self.is_writable = False
-        #: What the socket had no room for, for the write scheduler.
+        #: Bytes that did not fit into the socket, for the write scheduler.
         self._unsent: memoryview | bytes = b""
-        #: Whether the viewer was woken while it was behind. Its greenlet then looks for frames again.
+        #: Whether the viewer was woken while behind: its greenlet then checks for frames again.
         self._woken = False
         self._peer_left = False
         self._hangup_watch = HangupWatch(self._socket, self._hang_up)
@@ -83,7 +83,7 @@ class StreamWriter:
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """The function that sends what the group has encoded: the socket's own ``send``, which never waits."""
+        """The function that sends the group's encoded frames: the socket's ``send``, which never blocks."""
         return self._socket.send
 
     @staticmethod
@@ -97,7 +97,7 @@ class StreamWriter:
         return LAST_CHUNK
 
     def start(self, head: bytes) -> None:
-        """Writes the response's ``head`` together with the frames that the replay cache already has."""
+        """Writes the response's ``head``, and the frames already in the replay cache."""
         missed = self.viewer.take_cached()
         self._write_now(head + self.to_send(missed) if missed else head)
 
@@ -109,7 +109,7 @@ class StreamWriter:
             self._write_now()
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Lets the scheduler or a greenlet write ``unsent`` and all that follows, until the viewer has caught up."""
+        """Makes the scheduler or a greenlet write ``unsent`` and all that follows, until the viewer has caught up."""
         if self._needs_greenlet:
             self._greenlet = gevent.spawn(self._run, unsent)
         else:
@@ -132,9 +132,9 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the viewer's next frames.
+        """Writes ``first`` and the viewer's next frames. Returns the unsent bytes.
 
-        Returns the unsent bytes: empty if all were sent but more will follow, None if the viewer has caught up.
+        Empty: all were sent, but more will follow. None: the viewer has caught up.
         """
         viewer = self.viewer
         frames = viewer.try_next()
@@ -152,7 +152,7 @@ class StreamWriter:
         return b"" if self._needs_greenlet or viewer.has_more or frames == b"" else None
 
     def write_more(self) -> None:
-        """Called when the socket has room: writes the unsent bytes, and then, once, what has come since."""
+        """Called when the socket has room. Writes the unsent bytes, then one batch of newer frames."""
         try:
             if self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
@@ -173,7 +173,7 @@ class StreamWriter:
         if following is not None or self._peer_left:
             self._greenlet = gevent.spawn(self._run, following or b"")
         else:
-            # In its own greenlet: joining may first write to a whole group, which lets other greenlets run.
+            # In a greenlet: joining can first write to a whole group, and yields.
             gevent.spawn(self._writers.join_group, self)
 
     def give_up(self) -> None:
@@ -181,7 +181,7 @@ class StreamWriter:
         self.close()
 
     def _run(self, unsent: bytes | memoryview) -> None:
-        """Writes ``unsent`` and all that follows, until the viewer has caught up or its stream has ended."""
+        """Writes ``unsent`` and all that follows, until the viewer has caught up or its stream ends."""
         try:
             viewer = self.viewer
             self._send_all(unsent)
@@ -189,14 +189,14 @@ class StreamWriter:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
-                    # The same name for both: two names would hold both objects for as long as the socket is full.
+                    # One name for both: a second would keep both objects in memory while the socket is full.
                     frames = self.to_send(frames)
                     self._send_all(frames)
                 elif frames is None and not self.is_over and not self._woken:
                     if self._peer_left:
                         break
                     if viewer.feed is None:
-                        # The job has ended and a read of the store has failed. The tail wakes no such viewer.
+                        # The job has ended, and a store read failed. The tail does not wake such a viewer.
                         gevent.sleep(RETRY_READ_SECONDS)
                         continue
                     self._greenlet = None
@@ -225,7 +225,7 @@ class StreamWriter:
         self.close()
 
     def _hang_up(self, why: str) -> None:
-        # It may only have ended its own sending, so its backlog is still sent until a write fails.
+        # The client may only have closed its sending side, so its backlog is still sent until a write fails.
         self._peer_left = True
         self.viewer.reason = why
         if not self.is_behind:
@@ -246,7 +246,7 @@ class StreamWriter:
 
 
 class WriteScheduler:
-    """Writes to full sockets once they have room again. One greenlet serves all of a worker's sockets (ADR 6)."""
+    """Writes to full sockets once they have room. One greenlet serves all sockets of a worker (ADR 6)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
@@ -256,7 +256,7 @@ class WriteScheduler:
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Calls ``write_more`` when the socket has room, and ``give_up`` after too long, until it is removed."""
+        """Calls ``write_more`` when the socket has room, and ``give_up`` after too long without, until removed."""
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
@@ -269,7 +269,7 @@ class WriteScheduler:
         writer.write_deadline = self.clock() + STALL_SECONDS
 
     def remove(self, writer: StreamWriter) -> None:
-        """Stops watching ``writer``. Does nothing if it is not watched."""
+        """Stops watching ``writer``, if watched."""
         if writer.write_watch is not None:
             writer.write_watch.stop()
             writer.write_watch.close()
@@ -277,7 +277,7 @@ class WriteScheduler:
             self._waiting.discard(writer)
 
     def _queue(self, writer: StreamWriter) -> None:
-        """Notes that a socket has room. The event loop calls this, so it must not wait."""
+        """Notes that a socket has room. Called by the event loop, so it must not block."""
         if not writer.is_writable:
             writer.is_writable = True
             self._writable.append(writer)
@@ -286,7 +286,7 @@ class WriteScheduler:
     def _run(self) -> None:
         swept_at = self.clock()
         while True:
-            # Seconds between two checks for sockets that have had no room for too long.
+            # Once a second, checks for sockets that have been full for too long.
             self._wakeup.wait(1.0)
             self._wakeup.clear()
             until = self.clock() + _PASS_SECONDS
@@ -301,7 +301,7 @@ class WriteScheduler:
                 self._wakeup.set()
             if self.clock() >= swept_at + 1.0:
                 swept_at = self.clock()
-                # A writable one that was not written to yet is late because of us, not because of its client.
+                # A socket that is writable but still queued is late because of us, not its client.
                 for writer in [each for each in self._waiting if each.write_deadline <= swept_at]:
                     if not writer.is_writable:
                         self._call(writer, writer.give_up)
@@ -317,7 +317,7 @@ class WriteScheduler:
 
 
 class StreamWriters:
-    """A worker's stream writers, and their shared scheduler."""
+    """A worker's stream writers and their scheduler."""
 
     def __init__(self, tail: Tail) -> None:
         self.open_count = 0
@@ -325,7 +325,7 @@ class StreamWriters:
         self._tail = tail
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
-        """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
+        """Whether the request's socket can be taken over: plain HTTP/1.1 under this project's gunicorn worker."""
         return type(environ.get("gunicorn.socket")) is Connection and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
 
     def take_over(
@@ -336,18 +336,18 @@ class StreamWriters:
         head: bytes,
         make_writer: Callable[..., StreamWriter] = StreamWriter,
     ) -> None:
-        """Writes ``head`` to the request's socket, and then all frames of ``viewer``. Calls ``closed`` at the end."""
+        """Writes ``head`` to the request's socket, then all frames of ``viewer``. Calls ``closed`` at the end."""
         self.open_count += 1
         make_writer(viewer, environ["gunicorn.socket"], self, closed).start(head)
 
     def join_group(self, writer: StreamWriter) -> None:
-        """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
+        """Adds a caught-up writer to the group of its feed and filter. Does nothing if the feed has few viewers."""
         feed = writer.viewer.feed
         if feed is None or writer.is_behind or writer.group is not None:
             return
         key = type(writer), writer.viewer.line_filter
         group = feed.groups.get(key)
-        # Viewers that a feed must have before its caught-up viewers are written to as a group.
+        # A feed needs 16 viewers before it gets a group.
         if group is None and feed.viewer_count >= 16:
             group = BroadcastGroup(feed, self._tail, key)
         if group is not None:
