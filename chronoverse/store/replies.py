@@ -52,12 +52,12 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
 
 
 def is_unlisted(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found an unlisted foreign job. Our runners list their jobs, and set both fields."""
+    """Whether ``settle_job.lua`` found an unlisted foreign job. Our runners list their jobs, and set both fields."""
     return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """The job in a reply of ``get_job.lua``. Only this function decides a job's reported state.
+    """The job in a reply of ``settle_job.lua``. Only this function decides a job's reported state.
 
     The terminal entry takes precedence, then the hash, then the stream. A foreign job began when it was listed, or at
     its first entry's time.

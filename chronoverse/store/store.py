@@ -131,7 +131,7 @@ class Store:
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
         workflow_id, keys, args = self._get_job_call(job)
-        reply: list[Any] | None = self._commands.script("get_job", workflow_id, keys, *args)
+        reply: list[Any] | None = self._commands.script("settle_job", workflow_id, keys, *args)
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
@@ -154,7 +154,7 @@ class Store:
         ]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        answers = self._commands.scripts("get_job", [self._get_job_call(job) for job in jobs])
+        answers = self._commands.scripts("settle_job", [self._get_job_call(job) for job in jobs])
         found = [
             answer if isinstance(answer, StoreError) else replies.parse_job(job, answer)
             for job, answer in zip(jobs, answers, strict=True)

@@ -110,7 +110,7 @@ class Commands:
             ]),
             "append_lost": (runner, [token, attempt, 900_000, first, last, at]),
             "renew": (runner[1:], [token, attempt, 900_000]),
-            "get_job": (runner, [at, 0, 900_000, pick((0, 500_000))]),
+            "settle_job": (runner, [at, 0, 900_000, pick((0, 500_000))]),
             "finish": (runner, [token, at, pick(("FAILED", "PENDING")), pick(("", 3)), 0, 900_000, first, attempt, ""]),
             "register": ([runner[1], jobs], [at, 5, job, 900_000, "k", pick("vw")]),
             "confirm": (runner, [token, 900_000, 900_000, attempt]),
@@ -131,7 +131,7 @@ class Commands:
 
 
 _SCRIPTS: Final = (
-    "open", "append", "append_lost", "renew", "get_job", "finish", "register", "confirm", "acquire_lock",
+    "open", "append", "append_lost", "renew", "settle_job", "finish", "register", "confirm", "acquire_lock",
     "release_lock", "begin_upload", "mark_garbage", "commit_chunk", "archive_state", "mark_deleting",
 )  # fmt: skip
 

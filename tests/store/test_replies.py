@@ -21,7 +21,7 @@ def reply(
     listed: bytes | str = "",
     labels: tuple[bytes, ...] = (),
 ) -> list[Any]:
-    """What ``get_job.lua`` answers. ``ids`` are those of the first and of the last entry."""
+    """What ``settle_job.lua`` answers. ``ids`` are those of the first and of the last entry."""
 
     def flat(fields: dict[str, str] | None) -> list[bytes]:
         return [text.encode() for pair in (fields or {}).items() for text in pair]

@@ -14,7 +14,7 @@ local log, job, lock, archive, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEY
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 
 check_types(log, job, lock, archive, garbage)
--- A foreign runner does not know of tombstones and may write under a deleted id. get_job.lua removes what it wrote. It
+-- A foreign runner does not know of tombstones and may write under a deleted id. settle_job.lua removes what it wrote. It
 -- must not get into the archive before that, since nothing would delete it there.
 if is_deleted(log) then return {'DELETED'} end
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end

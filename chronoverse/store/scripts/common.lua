@@ -68,7 +68,7 @@ end
 local WAITS = 'next'
 
 -- Whether no runner holds the lease, which has this value: it is absent, the job waits for its next attempt, or
--- get_job.lua has replaced the token by the end of a grace period.
+-- settle_job.lua has replaced the token by the end of a grace period.
 local function is_free(holder)
   return not holder or holder == WAITS or string.sub(holder, 1, 6) == 'grace:'
 end
@@ -149,7 +149,7 @@ local function is_quota_gap(entry)
 end
 
 -- Reads a job. Returns nil when there is neither a log nor a hash, or the job is being deleted; else the answer of
--- get_job.lua, the hash's `told`, when the end of the job was first seen, and the terminal entry.
+-- settle_job.lua, the hash's `told`, when the end of the job was first seen, and the terminal entry.
 -- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
 -- FIELD_BYTES, and those of the terminal entry are cut off there. The reads also check the types of the keys.
 -- Its functions are inside it, so that a script that does not read jobs does not pay for them.

@@ -25,7 +25,7 @@ if token == '' then
   local holder = redis.call('GET', lease)
   if is_deleted(lease) or ended[6] then return {'DELETED'} end
   if problem == 'CLOSED' or is_terminal(ended[1]) or end_seen(ended[5]) then return {'OK', status, exit_code} end
-  -- After an expired lease get_job.lua decides. A foreign runner has no attempt.
+  -- After an expired lease settle_job.lua decides. A foreign runner has no attempt.
   if holder ~= WAITS and (holder or ended[2]) then return {'RUNS'} end
 elseif not holds_lease(job, lease, token, ARGV[8]) then
   if is_deleted(lease) then return {'DELETED'} end

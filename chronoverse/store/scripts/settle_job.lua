@@ -1,4 +1,4 @@
--- Reads a job as it is now. A RUNNING job whose lease has expired is declared LOST here.
+-- Settles what time has decided about a job, and reads it: a RUNNING job whose lease has expired is declared LOST here.
 -- KEYS  log, job, lease
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace period in ms
 -- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
