@@ -1,17 +1,17 @@
-"""The number of lines to read at once, adapted to the size of the last read."""
+"""Decides how many lines to read at once, from the size of the last read."""
 
 
 def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:
-    """How many lines to ask for next, to get about ``wanted`` bytes: at most four times the ``asked`` lines of the last
-    read.
+    """How many lines to request next, to get about ``wanted`` bytes.
 
-    The last read returned ``lines`` lines of ``size`` bytes.
+    The last read ``asked`` for lines, and returned ``lines`` lines of ``size`` bytes. The result is at most four times
+    ``asked``, and from ``least`` to ``most``.
     """
     return max(least, min(most, wanted * lines // max(size, 1), asked * 4))
 
 
 class AdaptiveBatch:
-    """Adapts how many lines to ask for to get about 1 MiB. Starts small."""
+    """Adapts the number of lines to request so that a read returns about 1 MiB. Starts small."""
 
     def __init__(self) -> None:
         self.lines = 32

@@ -1,6 +1,6 @@
-"""The audit trail: who deleted or redacted what, and who changed which bounds. Each entry is also a line in the log.
+"""The audit trail: who deleted or redacted what, and who changed which settings. Each entry is logged, too.
 
-It is one stream for all workflows; only services and archivers may write it (docs/redis.md).
+One stream holds all workflows' entries. Only services and archivers can write it (docs/redis.md).
 """
 
 import logging
@@ -13,14 +13,15 @@ from chronoverse.joblog.model import iso_or_none
 from chronoverse.store.commands import Commands
 
 MAX_ENTRIES: Final = 100_000
-#: Entries alike that one process writes in a day for a subject: deletions must not push out those of others.
+#: Similar entries per process, subject and day before most are skipped: one user's deletions must not push out other
+#: entries.
 _MAX_ALIKE: Final = 100
 _MAX_TEXT: Final = 300
 
-#: An entry's time by the store's clock in Unix ms, and a number among those of that time.
+#: An entry's time (Unix ms, the store's clock), and its number among entries with the same time.
 Position = tuple[int, int]
 
-#: The log of what was done, and of what was read. It is written at any CHRONOVERSE_LOG_LEVEL.
+#: Logs actions, and reads if the settings ask for it, at any CHRONOVERSE_LOG_LEVEL.
 audit_log: Final = logging.getLogger("chronoverse.audit")
 audit_log.setLevel(logging.INFO)
 
@@ -31,16 +32,16 @@ class AuditTrail:
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
         self._clock = clock
-        #: How often each subject did the same, since the beginning of a day.
+        #: How often each subject did each action today.
         self._alike: Counter[tuple[str, str]] = Counter()
         self._day_began = clock()
-        #: The trail's key. In a Cluster it decides which server has the trail, as a workflow's id does for its jobs.
+        #: The trail's key. In a Cluster it selects the trail's server, as a workflow's id selects its jobs' server.
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
         """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch.
 
-        After many similar entries in a day, only every hundredth is added.
+        After 100 similar entries in a day, only every hundredth is added; the log has them all.
         """
         fields = {"sub": sub[:_MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:_MAX_TEXT]}
         if job_id is not None:
@@ -62,7 +63,7 @@ class AuditTrail:
     def page(
         self, since_ms: int, until_ms: int | None, before: Position | None, count: int
     ) -> list[tuple[Position, dict[str, Any]]]:
-        """Up to ``count`` entries between two times in Unix ms, newest first, strictly after ``before``."""
+        """Up to ``count`` entries between two times (Unix ms), newest first, strictly after ``before``."""
         newest = "+" if until_ms is None else str(until_ms)
         if before is not None:
             newest = f"({before[0]}-{before[1]}"

@@ -1,4 +1,4 @@
-"""All jobs of the store, for archivers: their sizes, their archiving and their retention."""
+"""All jobs of the store, for archivers: their sizes, archive state and retention."""
 
 import contextlib
 import re
@@ -15,23 +15,22 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.topology import PoolKind
 
-#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large ones.
+#: Maximum seconds of a workflow's retention: ten years, as for the service's. Redis refuses very large times.
 RETENTION_SECONDS: Final = 315_360_000
-#: The versions of what is derived of an archived log: of the set of its shapes, and of its timeline.
+#: The format versions of an archived log's derived objects: set of shapes, and timeline.
 DERIVED_VERSION: Final = f"{shapes.VERSION}.{timelines.VERSION}"
 
-#: How the member of the age mark's key begins that has the bucket's id. Its score is 0.
+#: Prefix of the member of the age mark's key that holds the bucket's id. Its score is 0.
 _BUCKET: Final = "bucket:"
 
 
 class ArchiveState(NamedTuple):
-    """How far a job is archived. Unknown numbers are 0, unknown texts empty.
+    """How much of a job is archived. Unknown numbers are 0, unknown texts empty.
 
-    ``complete``: the whole log of an ended job has been archived since ``archived_at``. ``has_derived``: its
-    shapes and timeline are archived in this version's format, or cannot be made. ``swept``: no unrecorded object left.
-    ``deleting``: the job is hidden. The store has known of the end since ``ended_at`` (Unix seconds), that is, for
-    ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's
-    own.
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``. ``has_derived``: its set of shapes
+    and timeline are archived in the current format, or cannot be made. ``swept``: it has no unrecorded objects.
+    ``deleting``: the job is hidden. ``ended_at`` (Unix seconds): when the store first saw the end, ``ended_seconds``
+    ago. ``first`` and ``last``: numbers in the store's log. ``retention_seconds``: the workflow's own, if set.
     """
 
     archived: int
@@ -51,7 +50,7 @@ class ArchiveState(NamedTuple):
 
 
 class CatalogPage(NamedTuple):
-    """Jobs that have a log or an archive, jobs that have ``garbage``, and workflows that have settings."""
+    """Jobs with a log or an archive, jobs with ``garbage``, and workflows with settings."""
 
     jobs: list[JobRef]
     garbage: list[JobRef]
@@ -59,7 +58,7 @@ class CatalogPage(NamedTuple):
 
 
 class WorkflowSettings(NamedTuple):
-    """A workflow's own settings: None where the common setting applies, 0 for no limit. Times are Unix ms."""
+    """A workflow's settings. None: the service's setting applies; 0: no limit. Times are Unix ms."""
 
     retention_seconds: int | None = None
     job_bytes: int | None = None
@@ -93,7 +92,7 @@ class JobCatalog:
             try:
                 yield from self._jobs_of(client)
             except StoreUnavailable as error:
-                # The Cluster's other servers are still asked.
+                # Continue with the Cluster's other servers.
                 failure = error
         if failure is not None:
             raise failure
@@ -103,7 +102,7 @@ class JobCatalog:
         while cursor != b"0":
             with translate_errors():
                 pattern = f"{self._keys.prefix}:{{*"
-                # Keys of one SCAN: some 0.2 ms of the server's time.
+                # Keys per SCAN: about 0.2 ms of the server.
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
             page = CatalogPage([], [], [])
             for found in filter(None, map(self._key_pattern.fullmatch, keys)):
@@ -125,7 +124,7 @@ class JobCatalog:
         self._commands.run(key, "ZADD", key, "GT", round(seconds), "archivers")
 
     def bucket(self) -> str:
-        """The id of this store's archive; empty if it is not known yet."""
+        """The id of this store's archive. Empty if not yet known."""
         found = self._commands.run(self._keys.mark, "ZRANGE", self._keys.mark, 0, 0, "BYSCORE")
         names = [each.decode("utf-8", "replace") for each in found]
         return next((each.removeprefix(_BUCKET) for each in names if each.startswith(_BUCKET)), "")
@@ -137,10 +136,10 @@ class JobCatalog:
             self._commands.run(key, "ZREM", key, f"{_BUCKET}{old}")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """The estimated bytes of each job's log: 0 for a log that is gone. Omits jobs of unreachable servers."""
+        """The estimated bytes of each job's log, 0 if it is gone. Omits jobs of unreachable servers."""
 
         def ask(group: Sequence[JobRef]) -> list[int]:
-            # The server adds up the sizes of ten nodes of a stream to estimate the size of the whole.
+            # The server estimates the size from ten of the stream's nodes.
             commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", 10) for job in group]
             answers = self._commands.pipeline(group[0].workflow_id, commands)
             return [answer if isinstance(answer, int) else 0 for answer in answers]
@@ -168,7 +167,7 @@ class JobCatalog:
         )
 
     def retention(self, workflow_id: str, pool: PoolKind | None = None) -> int | None:
-        """The workflow's own retention in seconds. None if the common one applies."""
+        """The workflow's own retention in seconds. None if the service's applies."""
         key = self._keys.of_workflow(workflow_id, "settings")
         # A key that is no hash holds no settings.
         with contextlib.suppress(NotALog):
@@ -176,33 +175,33 @@ class JobCatalog:
         return None
 
     def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
-        """The settings of these workflows. Omits settings that cannot be read."""
+        """The settings of these workflows. Omits unreadable ones."""
         answers = self._on_settings(workflow_ids, "HMGET", *WorkflowSettings._fields)
         return {each: _settings(answer) for each, answer in answers.items() if isinstance(answer, list)}
 
     def settings_of(self, workflow_id: str) -> WorkflowSettings:
-        """The workflow's settings; the defaults if its key is not a hash."""
+        """The workflow's settings. All unset if its key is not a hash."""
         key = self._keys.of_workflow(workflow_id, "settings")
         with contextlib.suppress(NotALog):
             return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields))
         return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:
-        """Sets a workflow's own settings; None removes one. Quotas apply at once, the retention to later jobs."""
+        """Changes a workflow's settings; None removes one. Quotas apply immediately, the retention to later jobs."""
         changes = {"changed_ms": round(1000 * self._clock()), **changes}
         key = self._keys.of_workflow(workflow_id, "settings")
         if removed := [name for name, value in changes.items() if value is None]:
             self._commands.run(workflow_id, "HDEL", key, *removed)
-        # The new time comes last: an archiver that has read the settings meanwhile reads them again.
+        # The time is set last: an archiver that has read the settings before will read them again.
         fields = [each for name, value in changes.items() if value is not None for each in (name, value)]
         self._commands.run(workflow_id, "HSET", key, *fields)
 
     def settings_saved(self, workflow_id: str, changed_ms: int) -> None:
-        """Notes that the archive has the workflow's settings as of the change at ``changed_ms``."""
+        """Records that the archive has the workflow's settings as of ``changed_ms``."""
         self._commands.run(workflow_id, "HSET", self._keys.of_workflow(workflow_id, "settings"), "saved_ms", changed_ms)
 
     def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
-        """The bounds of workflows without their own. None if unknown. Never raises."""
+        """The service's quotas, for workflows without their own. None if unknown. Never raises."""
         key = self._keys.limits
         with contextlib.suppress(StoreError):
             found = _numbers(self._commands.run(key, "HMGET", key, "job_bytes", "day_bytes", pool=pool))
@@ -210,14 +209,14 @@ class JobCatalog:
         return None
 
     def set_common_bounds(self, job_bytes: int, day_bytes: int, list_workflows: Callable[[], Sequence[str]]) -> None:
-        """If the common bounds changed, sets them for new jobs, and for running jobs of the listed workflows."""
+        """If the service's quotas changed, sets them for new jobs and for running jobs of the listed workflows."""
         if (self.common_bounds() or [0, 0]) == [job_bytes, day_bytes]:
             return
         fields = ("common_job_bytes", job_bytes, "common_day_bytes", day_bytes)
         self._on_settings(list_workflows(), "HSET", *fields)
         key = self._keys.limits
         self._commands.run(key, "HSET", key, "job_bytes", job_bytes, "day_bytes", day_bytes)
-        # Meanwhile jobs may have begun without them.
+        # Again for jobs that began meanwhile.
         self._on_settings(list_workflows(), "HSET", *fields)
 
     def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:
@@ -227,7 +226,7 @@ class JobCatalog:
         return {each: size for each, (its_day, size) in found.items() if its_day == day and size}
 
     def _on_settings(self, workflow_ids: Sequence[str], command: str, *args: Any) -> dict[str, Any]:
-        """The answers, including errors, to a command on the settings of each workflow."""
+        """Runs a command on each workflow's settings. Returns the replies, including errors."""
 
         def ask(refs: Sequence[JobRef]) -> list[Any]:
             commands = [(command, self._keys.of_workflow(ref.workflow_id, "settings"), *args) for ref in refs]
@@ -237,10 +236,10 @@ class JobCatalog:
         return {ref.workflow_id: answer for ref, answer in found.items()}
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None if it has no own retention.
+        """Applies the workflow's retention to a job that has begun. ``own_seconds``: the workflow's own, or None.
 
-        An ended job expires ``seconds`` after its end was seen. Returns False when there is no such job, or when the
-        archive has all of it.
+        An ended job expires ``seconds`` after its end was first seen. Returns False if the job does not exist, or is
+        archived completely.
         """
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))

@@ -1,4 +1,4 @@
-"""The changes of a workflow's jobs: a stream of their states, to which each script appends (``note_change``)."""
+"""A workflow's changes: a stream of its jobs' states. Each script that changes a job appends one (``note_change``)."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DELETED: Final = "DELETED"
 
 
 class Change(NamedTuple):
-    """One change. ``job`` is the job's state after it; for a ``deleted`` job, the last known state."""
+    """One change. ``job`` is the job's new state, or the last known state of a ``deleted`` job."""
 
     number: int
     job: Job
@@ -36,19 +36,19 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangesState(Job):
-    """The stored changes, for the tail and its viewers: a log with numbers ``first`` to ``last`` that never ends."""
+    """A workflow's stored changes, treated as a log with numbers ``first`` to ``last`` that never ends."""
 
     def to_frame(self) -> bytes:
-        """Nothing: each change is a frame of its own."""
+        """Empty: each change has its own frame."""
         return b""
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """An ``error`` frame for a reader that is ahead of the store, which has lost changes."""
+        """An ``error`` frame if the reader is ahead because the store lost changes; else None."""
         return None if cursor <= self.last else error_frame("the store has lost changes of this workflow")
 
 
 def read_change(workflow_id: str, entry: RawEntry) -> Change:
-    """The change in an entry of the stream. Raises :class:`StoreError` for an invalid entry."""
+    """Parses an entry of the stream. Raises :class:`StoreError` for an invalid entry."""
     entry_id, fields = entry
     try:
         named = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -56,7 +56,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
         if not IDENTIFIER.fullmatch(job_id):
             raise ValueError(job_id)
         ref = JobRef(workflow_id, job_id)
-        # Labels are untrusted, and may not be UTF-8.
+        # Labels are untrusted and can be invalid UTF-8.
         state = named[b"state"].decode("latin-1")
         job = parse_job(ref, _reply(json.loads(state)) if state else None) or Job(ref, Status.PENDING)
         return Change(entry_number(entry_id), job, named[b"status"] == DELETED.encode())
@@ -65,7 +65,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
 
 
 def _reply(answer: Any) -> Any:
-    """The answer of ``settle_job.lua`` that was stored as JSON. Lua encodes an empty list as an object."""
+    """The reply of ``settle_job.lua``, from the JSON stored. Lua encodes an empty list as an object."""
     if isinstance(answer, list | dict):
         return [_reply(each) for each in answer]
     return answer.encode("latin-1") if isinstance(answer, str) else answer

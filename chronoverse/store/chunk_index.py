@@ -1,4 +1,4 @@
-"""The store's data about archived logs: records of chunks, redactions, the archive lock, and garbage."""
+"""The store's data about archived logs: chunk records, redactions, the archive lock, and garbage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -16,15 +16,12 @@ from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS
 from chronoverse.store.replies import entry_fingerprint
 from chronoverse.store.topology import PoolKind
 
-#: The most redactions of one job that are stored, some 300 bytes each.
+#: Maximum stored redactions per job, about 300 bytes each.
 _AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """An object that has been garbage for ``seconds``.
-
-    ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
-    """
+    """How long an object has been garbage. ``replaced``: by a redaction. ``merged``: a larger chunk has its lines."""
 
     seconds: float
     replaced: bool
@@ -32,16 +29,13 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md).
-
-    Raises what :class:`Store` raises.
-    """
+    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md). Raises like Store."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk with line ``number``, or the next one. Raises :class:`ArchiveDamaged` for an invalid record."""
+        """The chunk with line ``number``, or the next chunk. Raises :class:`ArchiveDamaged` for an invalid record."""
         found = self._run(job, "ZRANGE", "archive", number, "+inf", "BYSCORE", "LIMIT", 0, 1)
         if not found:
             return None
@@ -53,17 +47,18 @@ class ChunkIndex:
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for an invalid record."""
         found: list[Chunk] = []
-        # Each has some 10 KiB. The key may hold millions of other values: reading ends at the first that is no record.
+        # A record takes about 10 KiB. The key can contain millions of other values: the first invalid one stops the
+        # read.
         while page := self._run(job, "ZRANGE", "archive", len(found), len(found) + 499):
             found += [Chunk.from_json(job, record) for record in page]
         return found
 
     def throttle_runner(self, job: JobRef, seconds: float) -> None:
-        """For ``seconds``, makes a runner that writes to the store pause after each append."""
+        """For ``seconds``, makes a runner with direct access to the store pause after each append."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
-        """Takes the job's archive lock for ``token``, or extends it. False when another archiver has it."""
+        """Acquires or extends the job's archive lock. Returns False if another archiver holds it."""
         key = self._commands.keys.of(job, ARCHIVE_LOCK)
         taken = self._commands.script("acquire_lock", job.workflow_id, [key], token, round(lease_seconds * 1000))
         return bool(taken)
@@ -71,17 +66,14 @@ class ChunkIndex:
     def release_lock(self, job: JobRef, token: str) -> None:
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
-    # What the holder of the lock does. ``token`` is the one that it took the lock with.
+    # For the holder of the lock. ``token`` is the one that acquired it.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
-        """Lists an object's ``name`` as garbage, before the object is written. Raises :class:`Fenced`."""
+        """Adds an object's ``name`` to the garbage before the object is written. Raises :class:`Fenced`."""
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks all objects in the garbage, and ``names``, for deletion.
-
-        Without the lock, marks only the caller's own uploads.
-        """
+        """Marks ``names`` and all garbage objects for deletion. Without the lock, only the caller's own uploads."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
@@ -96,7 +88,7 @@ class ChunkIndex:
         return {name.decode("utf-8", "replace") for name in names}
 
     def clear_garbage(self, job: JobRef, names: Sequence[str]) -> None:
-        """Removes the names of deleted objects."""
+        """Removes the names of deleted objects from the garbage."""
         if names:
             self._run(job, "HDEL", "garbage", *names)
 
@@ -115,10 +107,10 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
         old: Chunk | None = None,
     ) -> None:
-        """Records ``chunk`` after the others, or in place of ``old``, and trims the log up to ``trim``, except for its
-        last entry.
+        """Records ``chunk`` after the others, or in place of ``old``. Trims the log up to ``trim``, except its last
+        entry.
 
-        With ``last_entry``, does nothing unless the log still contains that entry. Idempotent. Raises :class:`Fenced`,
+        Refuses if the log no longer contains ``last_entry``, if given. Idempotent. Raises :class:`Fenced`,
         :class:`Deleted`, :class:`SequenceGap`.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)
@@ -136,7 +128,7 @@ class ChunkIndex:
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that an ended job and its derived objects are archived. The log expires after ``hot_ms``. Idempotent.
+        """Records that an ended job and its derived objects are archived. The log expires after ``hot_ms``. Idempotent.
 
         ``state`` provides fields that the job's hash lacks. Raises :class:`Fenced`, :class:`SequenceGap`.
         """
@@ -155,13 +147,12 @@ class ChunkIndex:
         wait_seconds: float | None,
         redactions: int,
     ) -> bool | None:
-        """Recreates a job from its ``chunks``, each with the bytes that a quota counts, and from the ``fields`` of its
-        hash.
+        """Recreates a job from ``chunks``, each with its bytes for quotas, and the ``fields`` of its hash. Idempotent.
 
-        Returns False if the store already knows as much about it. Returns None if its runner has come back but has not
-        sent everything again: repeat the call later. A job that has not ended becomes LOST if its runner does not come
-        back within ``wait_seconds``. The count of ``redactions`` never decreases. Idempotent. Raises :class:`Deleted`;
-        :class:`ArchiveDamaged` when the store has another job of this name.
+        Returns False if the store already has as much of the job. Returns None if the job's runner is back but has not
+        resent everything: call again later. A job without an end becomes LOST if its runner is not back within
+        ``wait_seconds``. The count of ``redactions`` never decreases. Raises :class:`Deleted`, and
+        :class:`ArchiveDamaged` if the store has another job with this id.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (
@@ -184,15 +175,15 @@ class ChunkIndex:
         self._run(job, "HSET", "job", "swept", "1")
 
     def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
-        """Hides the job and refuses its runners, before its deletion; a tombstone stays for ``tombstone_ms``.
+        """Begins a deletion: hides the job, refuses its runners, and sets a tombstone for ``tombstone_ms``.
 
-        Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
+        Raises :class:`Fenced`, and :class:`Held` if a live runner holds the job.
         """
         kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted")
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all keys of a marked job, except its tombstone. Raises :class:`Fenced`, :class:`Held`."""
+        """Deletes all keys of a job marked for deletion but its tombstone. Raises :class:`Fenced`, :class:`Held`."""
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
@@ -208,12 +199,11 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Replaces the record of ``old`` with the record of ``chunk``, whose object was read back. Idempotent.
+        """Replaces the record of ``old`` with ``chunk``, whose object has been verified. Without ``old``, appends it.
+        Idempotent.
 
-        Without ``old``, adds it after all other chunks.
-
-        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` and the
-        count of ``redactions`` are stored. Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has
+        The same script makes the object of ``old`` garbage, trims the lines from the store's log, and stores ``audit``
+        and the count of ``redactions``. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive or the log has
         changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
@@ -227,7 +217,7 @@ class ChunkIndex:
         return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
-        """The newest ``count`` redactions, oldest first. Their numbers are checked, their texts are not."""
+        """The newest ``count`` redactions, oldest first. Numbers are validated, texts are not."""
         texts = self._run(job, "LRANGE", "audit", -count, -1)
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 

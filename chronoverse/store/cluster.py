@@ -18,7 +18,7 @@ from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
 MAP_SECONDS: Final = 1.0
-#: Seconds without commands of the health checks' pool for a node that did not answer one.
+#: Seconds without health checks for a node that did not answer one.
 PAUSE_SECONDS: Final = 10.0
 
 
@@ -28,7 +28,7 @@ def slot_of(workflow_id: str) -> int:
 
 
 class ClusterTopology(Topology):
-    """The nodes of the Cluster to which the hosts of ``url`` belong. ``clock`` is monotonic, in seconds."""
+    """The masters of the Cluster at the hosts of ``url``. ``clock`` is monotonic, in seconds."""
 
     is_single = False
 
@@ -42,14 +42,14 @@ class ClusterTopology(Topology):
         self._is_stale = True
         self._map_failure = ""
         self._failed_at: dict[Address, float] = {}
-        #: Until when a node gets no commands of the pool for health checks.
+        #: When each node can be sent health checks again.
         self._silent_until: dict[Address, float] = {}
         self._map_lock = threading.Lock()
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
         client = self._node(server, pool)
-        # After a move it takes one redirection, and one more during the next move.
+        # One redirect after a move, and one more if the next move has begun.
         for _ in range(5):
             if pool is PoolKind.HEALTH and self._clock() < self._silent_until.get(server, float("-inf")):
                 raise redis.ConnectionError("the node did not answer recently")
@@ -77,7 +77,7 @@ class ClusterTopology(Topology):
             self._mark_failed(self._owners[slot_of(workflow_id)])
 
     def server_of(self, workflow_id: str) -> Address:
-        # Before the map is known, any node will do: it says which one has the workflow.
+        # Before the map is known, any node works: it redirects to the right one.
         return self._owners[slot_of(workflow_id)] or self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:
@@ -94,7 +94,7 @@ class ClusterTopology(Topology):
         return [self._node(each, PoolKind.COMMANDS) for each in self._known_masters()]
 
     def ping(self) -> None:
-        """Succeeds if any master answers: only the other masters' jobs are unavailable then."""
+        """Succeeds if any master answers: otherwise only some jobs would be unavailable."""
         self.refresh()
         failure: redis.RedisError = redis.ConnectionError("the Cluster has no masters")
         for master in self._failed_last(self._known_masters()):
@@ -132,21 +132,21 @@ class ClusterTopology(Topology):
             self._failed_at[server] = self._clock()
 
     def _known_masters(self) -> list[Address]:
-        # In random order, so that not all processes ask the same one first.
+        # In random order, so that processes do not all ask the same master first.
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
         return masters
 
     def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
-        # A node that hangs comes last: each command that fails there makes the map stale, and all wait for it.
+        # Failed nodes last: each failed command makes the map stale, and all callers wait for the new map.
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
     def refresh(self) -> None:
-        """Asks for the map if it is stale. If no node answers, keeps the old map."""
+        """Fetches the slot map if it is stale. If no node answers, keeps the old map."""
         if not self._is_stale:
             return
         with self._map_lock:
-            # 0.2 s are between two questions, however many errors there are.
+            # At most one request per 0.2 s, however many errors there are.
             if not self._is_stale or self._clock() - self._asked_at < 0.2:
                 return
             self._asked_at = self._clock()
@@ -176,13 +176,13 @@ class ClusterTopology(Topology):
     def _apply_map(self, ranges: list[Any], asked: Address) -> None:
         owners: list[Address | None] = [None] * SLOTS
         for first, last, owner, *_ in ranges:
-            # A node that does not know its own name leaves the name empty.
+            # A node that does not know its own name reports an empty one.
             host = (owner[0] or b"").decode() or asked[0]
             owners[first : last + 1] = [(host, owner[1])] * (last + 1 - first)
         if owners != self._owners:
             self._owners = owners
             self.version += 1
-        # Nodes that are no longer masters need no connections.
+        # Close the connections to former masters.
         urls = {self._nodes.server_url(master) for master in self._known_masters()}
         for key in [key for key in list(self._clients) if key[0] not in urls]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)

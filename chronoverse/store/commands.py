@@ -1,4 +1,4 @@
-"""Sends commands and scripts to the server that has a workflow's keys. Raises our errors instead of the driver's."""
+"""Sends commands and scripts to the server that has a workflow's keys. Converts the driver's errors to ours."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -20,7 +20,7 @@ JOBS_AT_ONCE: Final = 500
 
 
 class Commands:
-    """Sends commands over the connections of ``pool``, or of the pool that a call names. ``keys`` are the key names."""
+    """Sends commands over the connections of ``pool``, unless a call names another pool. ``keys`` are the key names."""
 
     def __init__(self, topology: Topology, keys: KeyMap, pool: PoolKind = PoolKind.COMMANDS) -> None:
         self.topology: Final = topology
@@ -55,19 +55,19 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """What a script replies after OK for these keys of a job. Raises any other reply as an error."""
+        """Runs a script on these keys of a job. Returns its reply after OK; raises any other reply as an error."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 
     def scripts(
         self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]], pool: PoolKind | None = None
     ) -> list[Any]:
-        """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Includes errors."""
+        """A script's replies to ``calls`` (workflow id, keys, arguments) on one server. Includes errors."""
         sha = self.script_named(name).sha
         commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
         answers = self.pipeline(calls[0][0], commands, pool) if calls else []
         for at, (workflow_id, keys, args) in enumerate(calls):
-            # The server does not have the script yet, or another server has the workflow now.
+            # The server lacks the script, or the workflow has moved to another server.
             if isinstance(answers[at], NoScriptError | MovedError | AskError):
                 try:
                     answers[at] = self.script(name, workflow_id, keys, *args, pool=pool)
@@ -80,9 +80,10 @@ class Commands:
     def by_server(
         self, jobs: Sequence[JobRef], ask: Callable[[Sequence[JobRef]], Sequence[Answer]]
     ) -> dict[JobRef, Answer | StoreError]:
-        """The answers of ``ask``, called with the jobs of each server, or an error for an unreachable server.
+        """Calls ``ask`` with the jobs of each server. Returns its answers, or an error for each job of an unreachable
+        server.
 
-        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when all jobs have such an error.
+        Raises :class:`StoreUnavailable` or :class:`StoreRefused` if all jobs have such an error.
         """
         found: dict[JobRef, Answer | StoreError] = {}
         for start in range(0, len(jobs), JOBS_AT_ONCE):

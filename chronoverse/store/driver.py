@@ -1,4 +1,4 @@
-"""The driver, redis-py: clients, connections, scripts, and its errors as ours."""
+"""The driver, redis-py: clients, connections, scripts, and the conversion of its errors."""
 
 import contextlib
 import hashlib
@@ -17,23 +17,23 @@ from redis.retry import Retry
 from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 
-#: Seconds a command may take before the store counts as unavailable. All our commands take far less.
+#: Timeout of a command in seconds, after which the store counts as unavailable. All our commands take far less.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
-#: Connections for commands, per process. Commands take well under a millisecond, so few serve many.
+#: Connections per pool and process. Commands take well under a millisecond, so few connections serve many callers.
 COMMAND_CONNECTIONS: Final = 6
 _REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 
 NO_ANSWER = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
-#: What the driver returns instead of a reply when it has passed a message to its handler.
+#: Returned instead of a reply when a message was passed to its handler.
 _PUSH_CONSUMED: Final = object()
 
 
 class Script:
-    """A Lua script in ``scripts/``. It is run by its hash, and sent if the server does not have it.
+    """A Lua script in ``scripts/``. Run by its hash, and sent if the server lacks it.
 
-    A server that is out of memory still runs scripts with ``flags=allow-oom``, which free more memory than they need.
+    Scripts with ``flags=allow-oom``, which free memory, also run on a server that is out of memory.
     """
 
     def __init__(self, name: str) -> None:
@@ -53,35 +53,35 @@ class Script:
 
 
 def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client that repeats a command up to ``retries`` times, with the parser's replies. Raises ValueError for a bad
+    """A client that retries a command up to ``retries`` times. Returns replies as parsed. Raises ValueError for a bad
     ``url``.
     """
     client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
     # Without this, redis-py converts replies, which takes half of a replay's time.
     client.response_callbacks.clear()
-    # A client does not own a pool that it was given, so its close() would not close the pool.
+    # Otherwise the client's close() would not close the pool passed to it.
     client.auto_close_connection_pool = True
     return client
 
 
 def new_connection(url: str, **options: Any) -> redis.Connection:
-    """A connection that belongs to the caller. It opens on first use, and does not repeat commands."""
+    """A connection owned by the caller. Opens on first use, and does not retry."""
     pool = _pool(url, 0, COMMAND_TIMEOUT_SECONDS, options)
     connection: redis.Connection = pool.connection_class(**pool.connection_kwargs)
     return connection
 
 
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
-    """Calls ``handler`` with each invalidation message that arrives during a read. False in RESP2, which sends none."""
+    """Calls ``handler`` with each invalidation message received during a read. Returns False in RESP2 (no messages)."""
 
     def consume(message: Any) -> object:
         handler(message)
         return _PUSH_CONSUMED
 
     if connection.get_protocol() not in (3, "3"):
-        # The parser for RESP2 has no such handler where hiredis is not installed.
+        # Without hiredis, the parser for RESP2 has no such handler.
         return False
-    # redis-py has no public way to set the handler of a single connection.
+    # redis-py has no public API for a single connection's handler.
     connection._parser.set_invalidation_push_handler(consume)
     return True
 
@@ -89,7 +89,7 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 def read_reply(connection: redis.Connection) -> Any:
     """The reply to a command, or the server's error.
 
-    Uses ``push_request``: otherwise the driver would recurse per message.
+    ``push_request`` prevents the driver from recursing for each message.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is _PUSH_CONSUMED:
@@ -109,25 +109,26 @@ def take_message(connection: redis.Connection) -> bool:
     except redis.TimeoutError:
         return False
     if answer is not _PUSH_CONSUMED:
-        # Replies no longer belong to commands for certain, and the driver does not raise errors of the handler.
+        # Replies can no longer be matched to commands. The driver also returns its handler's errors this way.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
 
 def has_buffered(connection: redis.Connection) -> bool:
-    """Whether the driver has received at least a part of the next message."""
-    # The public can_read() also polls the socket, in a round of gevent's event loop. Without hiredis there is a buffer.
+    """Whether the driver has received at least part of the next message."""
+    # The public can_read() would also poll the socket, in a round of gevent's event loop. Without hiredis, the parser
+    # has a buffer.
     parser: Any = connection._parser
     reader = getattr(parser, "_reader", None)
     return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
 
 
 def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> bool:
-    """Waits until ``connection``, if any, or ``other`` has something to read. Returns whether ``other`` has."""
+    """Waits until ``connection``, if any, or ``other`` is readable. Returns whether ``other`` is."""
     poll = select.poll()
     poll.register(other, select.POLLIN)
     if connection is not None:
-        # redis-py has no public way to a connection's socket.
+        # redis-py has no public API for a connection's socket.
         poll.register(connection._sock, select.POLLIN)  # type: ignore[arg-type]
     return other.fileno() in dict(poll.poll(seconds * 1000))
 
@@ -139,19 +140,18 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_timeout": timeout,
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
-        # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a
-        # pooled connection that the server closed long ago. A command that timed out is not repeated: it would take
-        # as long again.
+        # A retry hides the first answer, so only idempotent commands have one. One is enough for a pooled connection
+        # that the server closed long ago. A command that timed out is not retried: it would take as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        # Otherwise each connection begins with CLIENT SETINFO, which the documented users may not run.
+        # Otherwise each connection sends CLIENT SETINFO, which the documented users may not run.
         "driver_info": None,
     }
     return redis.BlockingConnectionPool.from_url(url, **(defaults | options))
 
 
 class AskingClient(redis.Redis):
-    """A client of the node that a slot is being moved to. That node refuses commands that do not follow ASKING.
+    """A client of the node to which a slot is being moved. That node refuses commands that do not follow ASKING.
 
     https://redis.io/docs/latest/commands/asking/
     """
@@ -172,7 +172,7 @@ class AskingClient(redis.Redis):
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raises our errors instead of the driver's."""
+    """Converts the driver's errors to ours."""
     try:
         yield
     except redis.RedisError as error:
@@ -180,7 +180,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def to_store_error(error: redis.RedisError) -> StoreError:
-    """Our error for one of redis-py's. The first word of a server's error message is its kind."""
+    """Converts an error of redis-py to ours. The first word of a server's error message is its kind."""
     text = str(error).rstrip(".")  # it becomes a part of a sentence of ours
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:

@@ -1,6 +1,6 @@
-"""Whether writes are safe: on the store's disk, or on a replica.
+"""Checks whether writes are safe: on the store's disk, or on a replica.
 
-WAITAOF and WAIT are about all writes up to the last one of their own connection:
+WAITAOF and WAIT cover all writes up to the last write of their own connection:
 https://redis.io/docs/latest/commands/waitaof/
 """
 
@@ -17,12 +17,12 @@ from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import accepted
 from chronoverse.store.server_checks import server_info
 
-#: Milliseconds for which :func:`confirm` waits for the disk or the replica. Less than a command may take.
+#: Milliseconds for which :func:`confirm` waits for the disk or the replica: less than a command's timeout.
 WAIT_MS: Final = 2_000
 
 
 class Durability(StrEnum):
-    """When a line counts as safe: once the store has acknowledged it, has it on disk, or also has it on a replica."""
+    """When a line counts as safe: acknowledged by the store, on its disk, or also on a replica."""
 
     ACKED = "acked"
     FSYNCED = "fsynced"
@@ -32,23 +32,22 @@ class Durability(StrEnum):
 def confirm(
     client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
 ) -> int | None:
-    """The answer to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; otherwise None.
+    """The reply to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; otherwise None.
 
     ``sync`` forces the server's files to disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
     """
     replicated = durability is Durability.REPLICATED
     if sync is not None and not replicated:
-        # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
+        # If a rewrite has replaced a file, or this user cannot open it, the server is asked below.
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
-            # This is asked separately: a server writes to its files only after it has executed all commands that it has
-            # read from its connections. With ``everysec`` a write may stay in the server's memory while its disk is
-            # busy. An empty buffer has no such write.
+            # A separate command, because a server writes its files only after executing all commands it has read. With
+            # ``everysec``, a write can stay in memory while the disk is busy; an empty buffer contains none.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()
                 return next_number
-    # Both commands must be on one connection, since the second is about the first.
+    # Both on one connection, since the second command refers to the first.
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
     pipeline.execute_command(*(("WAIT", 1, WAIT_MS) if replicated else ("WAITAOF", 1, 0, WAIT_MS)))
@@ -57,7 +56,7 @@ def confirm(
         raise answer
     (next_number,) = accepted(answer)
     if isinstance(reply, redis.RedisError):
-        # A server that is gone, or no longer the master, is asked again later. Any other error is final.
+        # Retried later if the server is gone or no longer the master. Other errors are permanent.
         if type(to_store_error(reply)) is StoreError:
             raise NotDurable(f"the store cannot report what is on its disk: {reply}")
         raise reply
@@ -65,23 +64,21 @@ def confirm(
 
 
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
-    """Whether all writes up to ``write`` are permanent. Raises the driver's errors.
+    """Whether all writes up to ``write``, a command that writes, would survive a restart and a failover.
 
-    ``write`` is a command that writes something. False if its reply is 0, if the disk or a replica did not confirm the
-    write in time, or if no replica is connected. None if the server cannot tell: it makes snapshots without an
-    append-only file, or lacks ``WAITAOF`` (Redis before 7.2).
-
-    https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
+    False if its reply is 0, if the disk or a replica did not confirm the write in time, or if a replica has
+    disconnected. None if the server cannot tell: it makes snapshots without an append-only file, or lacks ``WAITAOF``
+    (Redis before 7.2). https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
     replicas = sum("state=online" in value.split(",") for value in connected)
     if not replicas and replication.get("repl_backlog_active") == "1":
-        # There was a replica in the last hour (repl-backlog-ttl), and it may come back as the master.
+        # A replica was connected within the last hour (repl-backlog-ttl), and can return as the master.
         return False
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
-    # Milliseconds. Together these are less than a command may take.
+    # Milliseconds; together less than a command's timeout.
     pipeline.execute_command("WAITAOF", 1, 0, 2_000)
     pipeline.execute_command("WAIT", replicas, 1_500)
     written, on_disk, on_replicas = pipeline.execute(raise_on_error=False)
@@ -92,7 +89,6 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     if not isinstance(on_disk, redis.RedisError):
         return bool(on_disk[0] >= 1)
-    # A server that loaded no snapshot, made none, and is making none has nothing to load at a restart. So a restart
-    # cannot bring back an older state.
+    # Without any snapshot, loaded, made or in progress, a restart cannot bring back an older state.
     names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
     return all(persistence.get(name) == "0" for name in names) or None

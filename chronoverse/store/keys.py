@@ -5,11 +5,11 @@ from typing import Final
 
 from chronoverse.joblog.model import JobRef
 
-#: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
+#: The kind of the archive lock. Key names are a contract with users, so this old name stays.
 ARCHIVE_LOCK: Final = "sealer"
-#: The kinds of keys of a job, which end the keys' names and have only letters, and their types. ``check_types`` in
-#: common.lua takes the types from here, and a deletion removes all but the tombstone. The keys of an ended job that is
-#: not archived expire instead, if ``end_job`` there decides so.
+#: A job's kinds of keys (the last part of a key's name, only letters), and their types. ``check_types`` in common.lua
+#: uses them. A deletion removes all except the tombstone. Without an archive, an ended job's keys expire: ``end_job``
+#: there decides which.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",
@@ -22,7 +22,7 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "garbage": "hash",
     "deleted": "string",
 }
-#: The kinds of keys of a workflow, and their types.
+#: A workflow's kinds of keys, and their types.
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {
     "jobs": "zset",
     "running": "set",
@@ -38,22 +38,22 @@ class KeyMap:
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
-        #: The sorted set of all workflows, the age mark's, and the hash of the common quotas, each in a slot of its
-        #: own.
+        #: The sorted set of all workflows, the sorted set with the age mark, and the hash of the service's quotas. Each
+        #: is in its own slot.
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"
-        #: The stream of the audit trail. As for a key set, runners have no rights for it.
+        #: The audit trail's stream. Like a key set's, its name is outside runners' rights.
         self.audit_trail: Final = f"{prefix}-audit"
 
-        #: The set of workflows that have watches. Neither have runners rights for the keys of watches.
+        #: The set of workflows with watches. Runners have no rights for it and the keys of watches.
         self.watched: Final = f"{prefix}-watches"
 
     def watches(self, workflow_id: str) -> str:
         return f"{self.watched}:{{{workflow_id}}}"
 
     def told(self, workflow_id: str) -> str:
-        """The sorted set of the events that the workflow's watches have queued."""
+        """The sorted set of events that the workflow's watches have queued."""
         return f"{self.watches(workflow_id)}:told"
 
     def watch_queue(self, workflow_id: str, watch_id: str) -> str:
@@ -70,9 +70,9 @@ class KeyMap:
         return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:
-        """The job's stream. Without a job id, the stream of the workflow's changes, which readers treat like a log."""
+        """The job's stream. Without a job id: the stream of the workflow's changes, which is read like a log."""
         return self.of(job, "log") if job.job_id else self.of_workflow(job.workflow_id, "changes")
 
     def key_set(self, name: str) -> str:
-        """An issuer's public keys. The Redis users of runners and archivers cannot access keys of this form."""
+        """An issuer's public keys. Runners' and archivers' Redis users cannot access keys of this form."""
         return f"{self.prefix}-issuer:{name}"

@@ -1,6 +1,6 @@
-"""The listing of each workflow: a sorted set of job ids by creation time.
+"""Each workflow's listing: a sorted set of job ids by creation time.
 
-A foreign job is added when it is first read.
+A foreign runner's job is added when it is first read.
 """
 
 import contextlib
@@ -30,24 +30,21 @@ class JobListing:
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """The jobs that have ended with a status other than ``status``, except foreign jobs.
-
-        Faster than reading the jobs.
-        """
+        """The jobs that have ended with another status, except foreign ones. Faster than reading the jobs."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
-        """Removes jobs without a log and a hash from the listing."""
+        """Removes jobs from the listing that have neither a log nor a hash."""
         names = self._commands.keys
         keys = [names.of(JobRef(workflow_id, job_id), kind) for job_id in job_ids for kind in ("log", "job")]
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
-        """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
+        """Adds foreign ``jobs``, all on one server, to the listings and the changes of their workflows.
 
-        A job's score is its creation time, or now if that is unknown; a listed job keeps its score. Returns the scores
-        of the jobs that this call added or found. Never raises, because a full server can still be read.
+        A job's score is its creation time, or now if unknown; a listed job keeps its score. Returns the scores of jobs
+        that this call added or found. Never raises, because a full server can still be read.
         """
         calls = [
             (
@@ -59,7 +56,7 @@ class JobListing:
         ]
         with contextlib.suppress(StoreError):
             scores = self._commands.scripts("list_foreign", calls)
-            # It is an error when the listing is of another type, and None when the job is gone.
+            # An error if the listing is of another type, None if the job is gone.
             known = zip(jobs, scores, strict=True)
             return {job.ref: float(score) for job, score in known if isinstance(score, bytes)}
         return {}
@@ -74,13 +71,13 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    Removes members that are not valid ids. With ``wanted``, skips all others, in 1 µs each.
+    Removes members that are not valid ids. With ``wanted``, skips others, at 1 µs each.
     """
     highest = "+inf" if before is None else repr(before[0])
 
     def members(skip: int, count: int) -> list[tuple[float, bytes]]:
         reply = command("ZREVRANGEBYSCORE", key, highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-        # It is a list of pairs in RESP3, and flat in RESP2.
+        # A list of pairs in RESP3, flat in RESP2.
         pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
         return [(float(score), member) for member, score in pairs]
 
@@ -104,9 +101,9 @@ def newest_first(
         if len(page) < size:
             break
         if not found or wanted is not None:
-            # The set may hold millions of members that are no ids, or not wanted. 5,000 take the server some 2 ms.
+            # Millions of members can be invalid or unwanted. 5,000 take the server about 2 ms.
             size = min(2 * size, 5_000)
             if not is_after(page):
-                # As many may have the score of ``before``. A binary search finds the first after it, in 31 commands.
+                # Millions can have the score of ``before``. A binary search finds the first after it, in 31 commands.
                 skip = bisect_left(range(2**31), True, lo=skip, key=lambda at: is_after(members(at, 1)))
     return found[:count]

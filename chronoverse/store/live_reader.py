@@ -1,6 +1,6 @@
-"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server. ADR 17 has the reasons.
+"""Reads new entries of all jobs that a process watches, with a :class:`NodeReader` per server. See ADR 17.
 
-The server reports each change of a key once, until the key is read again:
+After a key is read, the server reports its next change, once:
 https://redis.io/docs/latest/develop/reference/client-side-caching/ Without such reports, all logs are polled.
 """
 
@@ -36,13 +36,13 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: Seconds from the beginning of a read to the next one, if a change is reported within half that time: what changes
-#: meanwhile is read with it. A change that is reported later is read at once.
+#: Minimum seconds between two reads if a change is reported within half that time, so that later changes are read with
+#: it. Any later report is read immediately.
 GATHER_SECONDS: Final = 0.004
-#: Seconds between two reads of a log whose changes the server does not report, at least.
+#: Minimum seconds between two reads of a log whose changes the server does not report.
 POLL_SECONDS: Final = 0.05
 
-#: A job, the line after which it was read, and what was found: its next entries, or why it cannot be read.
+#: A job, the line after which it was read, and the result: its next entries, or an error.
 Found = tuple[JobRef, int, Sequence[RawEntry] | StoreError]
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class WatchedLog:
-    """A watched log. ``cursor`` is the last line read. ``node`` reads the log."""
+    """A watched log, read by ``node``. ``cursor`` is the last line read."""
 
     job: JobRef
     key: bytes
@@ -59,11 +59,10 @@ class WatchedLog:
 
 
 class NodeReader:
-    """One connection to ``server``, and the logs that are read there.
+    """One connection to ``server``, and the logs read over it.
 
-    One thread reads; any thread may add and remove logs. Each log is either in the queue, or has been read since the
-    last change that the server reported: replies and reports arrive in order on one connection. On a new connection,
-    all logs are queued.
+    One thread reads; any thread can add and remove logs. Each log is either queued, or was read after the last change
+    that the server reported, because replies and reports arrive in order. A new connection queues all logs.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
@@ -73,20 +72,20 @@ class NodeReader:
         self._topology: Final = live.topology
         self._queue: deque[WatchedLog] = deque()
         self._connection: redis.Connection | None = None
-        #: Whether the server reports changes on this connection, and whether a refusal of that was logged.
+        #: Whether the server reports changes on this connection, and whether its refusal was logged.
         self._tracks = self._has_warned = False
-        #: Logs that the server has refused to read, for example because their slot is being moved.
+        #: Logs that the server refused to read, for example while their slot is moved.
         self._refused: list[WatchedLog] = []
-        #: When these logs, or all unreported ones, are queued again, and the seconds that reading has taken since.
+        #: When refused (or, without reports, all) logs are queued again, and the seconds spent reading since then.
         self._poll_at = float("inf")
         self._poll_took = 0.0
         self._read_at = float("-inf")
-        #: The version of the topology with which the logs were last compared, and when.
+        #: The topology's version when the logs were last compared with it, and the time.
         self._version = live.topology.version
         self._compared_at = float("-inf")
-        #: Since when this reader waits for an answer of the server. None while it does not.
+        #: Since when this reader waits for the server's reply. None if it does not.
         self._asked_at: float | None = None
-        #: The reader waits for the first socket. :meth:`queue` writes to the second while it does.
+        #: :meth:`queue` writes to the second socket to wake the reader, which waits for the first.
         self._wakeup = socket.socketpair()
         self._is_waiting = False
         for end in self._wakeup:
@@ -94,7 +93,7 @@ class NodeReader:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds for which this reader has waited for the server's answer."""
+        """Seconds for which this reader has waited for the server's reply."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
@@ -109,21 +108,23 @@ class NodeReader:
     def queue(self, watched: WatchedLog) -> None:
         self._queue.append(watched)
         if self._is_waiting:
-            # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
+            # Errors are harmless: the socket is full and wakes the reader anyway, or it is closed.
             with contextlib.suppress(OSError):
                 self._wakeup[1].send(b"\0")
 
     def read(self, count: int) -> list[Found]:
-        """Waits until logs have entries after their cursors, and returns up to ``count`` entries of each.
+        """Waits until logs have entries after their cursors. Returns up to ``count`` entries of each, and moves the
+        cursors.
 
-        Moves the cursors to the last of them. The list is empty if none came in time. For a log that cannot be read, it
-        contains an error instead of entries. Raises :class:`StoreError` if the server does not answer.
+        Empty after a timeout. Contains an error instead of entries for a log that cannot be read. Raises
+        :class:`StoreError` if the server does not answer.
         """
         with translate_errors():
             try:
                 return self._read(count, time.monotonic() + self._live.block_seconds)
             except redis.RedisError as error:
-                # The driver might open it again, and then the server would report nothing of what was read before.
+                # The driver could reopen the connection, for which the server would report no changes of keys read
+                # earlier.
                 if not isinstance(error, redis.ResponseError):
                     self._disconnect()
                 for each in islice(self.logs.values(), 1):
@@ -131,7 +132,7 @@ class NodeReader:
                 raise
 
     def close(self) -> None:
-        """Closes the connection and the wakeup sockets. The reader can no longer be used."""
+        """Closes the connection and the wakeup sockets, permanently."""
         self._disconnect()
         for end in self._wakeup:
             end.close()
@@ -148,7 +149,7 @@ class NodeReader:
             if watched and (found := self._ask(connection, watched, count)):
                 return found
             if time.monotonic() >= until:
-                # A dead server reports nothing either, so ask whether it is alive.
+                # Silence can also mean a dead server.
                 self._request(connection, [("PING",)])
                 return []
         self._asked_at = None
@@ -160,7 +161,7 @@ class NodeReader:
         return []
 
     def _opened(self) -> redis.Connection | None:
-        """The open connection. None if all logs are on other servers by now. Raises the driver's errors."""
+        """The open connection, or None if all logs have moved to other servers. Raises the driver's errors."""
         self._topology.refresh()
         version, now = self._topology.version, time.monotonic()
         is_due = now >= self._compared_at + self._live.poll_seconds
@@ -187,7 +188,7 @@ class NodeReader:
             (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
             if not isinstance(answer, redis.ResponseError):
                 return True
-            # It does not know the command, or forbids it to this user. While a script runs, it may be asked again.
+            # The server lacks the command, or forbids it to this user. Retried if the server only runs a long script.
             is_permanent = isinstance(answer, NoPermissionError) or type(answer) is redis.ResponseError
             if not is_permanent or str(answer).startswith("BUSY "):
                 raise answer
@@ -198,18 +199,18 @@ class NodeReader:
         return False
 
     def _on_message(self, message: Any) -> None:
-        # It names the keys. Without any the database was flushed, and all have changed.
+        # The message names the changed keys. None means that the database was flushed.
         keys = tuple(self.logs) if message[1] is None else message[1]
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits for a log to read, at most until the time ``until``, and handles all messages that have arrived.
+        """Waits up to ``until`` for a log to read, and handles all messages that have arrived.
 
-        Gathers changes soon after a read for :data:`GATHER_SECONDS`.
+        If a change comes soon after a read, waits :data:`GATHER_SECONDS` for more.
         """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
-            # Reading many logs takes a quarter of the time.
+            # Polling many logs may take a quarter of the time.
             self._poll_at = now + max(self._live.poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
         if not self._queue:
             if not has_buffered(connection):
@@ -233,10 +234,7 @@ class NodeReader:
         return list(found.values())
 
     def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
-        """The entries after the cursors.
-
-        Raises the driver's error if the server refused and there is nothing to return.
-        """
+        """The entries after the cursors. Raises the driver's error if the server refused and nothing was found."""
         asked = [(each, each.cursor) for each in watched]
         self._read_at = began = time.monotonic()
         answers = self._request(
@@ -257,7 +255,7 @@ class NodeReader:
                 if isinstance(answer, MovedError):
                     self._topology.report_error(each.job.workflow_id, answer)
                 elif isinstance(answer, AskError):
-                    # The slot is being moved, and the key is on the other server already.
+                    # The slot is being moved, and the key is already on the other server.
                     with contextlib.suppress(StoreError):
                         entries = self._live.read_log(each.job, cursor, count)
                 else:
@@ -289,10 +287,10 @@ class NodeReader:
 
 @dataclass(slots=True, eq=False)
 class LiveReader:
-    """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
+    """Waits for new entries of many jobs. One thread reads; any thread can watch and unwatch jobs.
 
-    In a Cluster each node has a thread. A read waits for up to ``block_seconds``. Unreported logs are read every
-    ``poll_seconds``.
+    In a Cluster each node has a thread. A read blocks for up to ``block_seconds``. Logs whose changes are not reported
+    are polled every ``poll_seconds``.
     """
 
     topology: Topology
@@ -303,18 +301,18 @@ class LiveReader:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _logs: dict[JobRef, WatchedLog] = field(default_factory=dict)
     _nodes: dict[Hashable, NodeReader] = field(default_factory=dict)
-    #: What the nodes' threads have found. Each waits until its last result was taken.
+    #: Results of the nodes' threads. A thread waits until its last result was taken.
     _results: queue.Queue[list[Found]] = field(default_factory=lambda: queue.Queue(1))
-    #: Entries of one job that a node's thread asks for: what the caller of :meth:`read` last asked for.
+    #: Entries per job that nodes' threads request: the ``count`` of the last :meth:`read`.
     _count: int = 100
     _errors: dict[Hashable, StoreError] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
+        """Starts reading a job after line ``cursor``, or moves the cursor of a watched job.
 
-        With ``again`` the job is read at once: there may be entries that the server did not report.
+        ``again`` reads the job immediately: it may have entries that the server did not report.
         """
         with self._lock:
             watched = self._logs.get(job)
@@ -332,12 +330,10 @@ class LiveReader:
                 watched.node.remove(watched)
 
     def read(self, count: int) -> list[Found]:
-        """Waits until any job has entries after its cursor; returns up to ``count`` of each.
+        """Waits until any job has entries after its cursor. Returns up to ``count`` of each, and moves the cursors.
 
-        Empty if none came in time.
-
-        The next read continues after them. For a job that cannot be read, the list contains an error, such as
-        :class:`NotALog`, instead of entries. Raises :class:`StoreError` if no server answers.
+        Empty after a timeout. Contains an error, such as :class:`NotALog`, instead of entries for a job that cannot be
+        read. Raises :class:`StoreError` if no server answers.
         """
         if self.topology.is_single:
             with self._lock:
@@ -355,12 +351,12 @@ class LiveReader:
         return found
 
     def silent_seconds(self, job: JobRef) -> float:
-        """Seconds for which the reader has waited for an answer of the job's server."""
+        """Seconds for which the reader has waited for the job's server to reply."""
         watched = self._logs.get(job)
         return 0.0 if watched is None else watched.node.silent_seconds
 
     def close(self) -> None:
-        """Stops reading, within twice the time that a read waits, and closes the connections."""
+        """Stops reading, within twice ``block_seconds``, and closes the connections."""
         self._closed.set()
         until = time.monotonic() + 2 * self.block_seconds
         for thread in self._threads:

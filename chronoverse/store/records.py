@@ -1,4 +1,4 @@
-"""Appends log records that came by OpenTelemetry. They have no runner, no lease and no line numbers of their own."""
+"""Appends OpenTelemetry log records. They have no runner, no lease and no line numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from chronoverse.store.replies import accepted
 from chronoverse.store.topology import PoolKind
 from chronoverse.store.workflows import WorkflowList
 
-#: Seconds for which a log waits for records that are missing between others, before a gap names them.
+#: Seconds for which a log waits for missing records before a gap replaces them.
 MISSING_SECONDS: Final = 5
 
 
 class RecordRun(NamedTuple):
     """Consecutive lines with the same time and stream, from records of one file, or of no file (``source`` 0).
 
-    ``number`` is the first record's number. With ``step`` 1, each message is the next record; with 0, all messages are
+    ``number`` is the first record's number. If ``step`` is 1, each message is the next record; if 0, all messages are
     lines of one record. ``messages`` are UTF-8; ``time`` is Unix µs.
     """
 
@@ -34,10 +34,10 @@ class RecordRun(NamedTuple):
 
 
 class RecordBatch(NamedTuple):
-    """A batch that is appended in one step. ``digest`` identifies it.
+    """A batch of lines, appended by one script. ``digest`` identifies it.
 
-    ``sources``: files of numbered records, each as an id and the digest of record 1 if the batch contains it, else "".
-    ``end``: how the job ends after the batch.
+    ``sources``: files of numbered records, each as an id and, if the batch contains record 1, that record's digest
+    (else ""). ``end``: how the job ends after the batch.
     """
 
     runs: Sequence[RecordRun]
@@ -47,7 +47,7 @@ class RecordBatch(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """The result of a batch: lines dropped by a quota; ``waits``: earlier records are missing."""
+    """The result of a batch. ``left_out``: lines dropped by a quota. ``waits``: earlier records are missing."""
 
     left_out: int
     waits: bool
@@ -66,10 +66,10 @@ class RecordAppender:
     def append(
         self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None
     ) -> Appended:
-        """Appends the records that the log lacks. Creates a new job after ``on_new()``. Idempotent.
+        """Appends the records that the log lacks. Calls ``on_new()`` before it creates a job. Idempotent.
 
-        The job becomes LOST if nothing comes for ``idle_seconds``, unless this is 0. Passes on what ``on_new`` raises.
-        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log already has the whole batch;
+        The job becomes LOST after ``idle_seconds`` without records; 0: never. Raises what ``on_new`` raises. Unless the
+        log already has the whole batch, raises :class:`Held`, :class:`Closed` and :class:`Deleted`. Also raises
         :class:`CorruptLog`, :class:`TooManyFiles`.
         """
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))
@@ -87,7 +87,7 @@ class RecordAppender:
     def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int, begin: Sequence[Any]) -> list[Any]:
         now = self._clock()
         status, code = batch.end or ("", None)
-        # A batch is remembered for ten minutes. Exporters give up earlier.
+        # A batch's digest is kept for ten minutes. Exporters give up earlier.
         args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 600_000]
         args += (1000 * MISSING_SECONDS, 1000 * idle_seconds if idle_seconds else "", status)
         args += ("" if code is None else code, self._retention_ms, *begin, len(batch.sources))

@@ -1,4 +1,4 @@
-"""The store's replies as values. Pure. Accepts the shapes of RESP2 and RESP3, and trusts nothing in them."""
+"""Parses the store's replies. Pure. Accepts RESP2 and RESP3, and validates everything."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def id_after(number: int) -> str:
-    """The highest possible entry id of line ``number``, with any second part. Line ``number`` + 1 follows it."""
+    """The highest possible entry id of line ``number``. Only line ``number`` + 1 can follow."""
     return f"{number}-{2**64 - 1}"
 
 
 def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
-    """The (key, entries) pairs of an XREAD reply: a map in RESP3, pairs in RESP2, and null if nothing came."""
+    """The (key, entries) pairs of an XREAD reply: a map in RESP3, pairs in RESP2, null after a timeout."""
     if isinstance(reply, dict):
         yield from reply.items()
     elif reply:
@@ -47,7 +47,7 @@ def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
 
 
 def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
-    """The id of an entry and the SHA-1 of its fields, by which scripts recognize it. Both are empty for None."""
+    """An entry's id and the SHA-1 of its fields, with which scripts compare entries. Both empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
@@ -57,22 +57,22 @@ def is_unlisted(reply: Any) -> bool:
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """The job in a reply of ``settle_job.lua``. Only this function decides a job's reported state.
+    """Parses a reply of ``settle_job.lua``. Only this function decides a job's reported state.
 
-    The terminal entry takes precedence, then the hash, then the stream. A foreign job began when it was listed, or at
+    The terminal entry takes precedence, then the hash, then the stream. A foreign job started when it was listed, or at
     its first entry's time.
     """
     if reply is None:
         return None
     flat, first_id, last_id, first_timestamp, terminal, _, listed, labels = reply
     fields = dict(_pairs(flat))
-    # Nothing can be shown beyond the largest number.
+    # Numbers beyond the largest cannot be shown.
     last = min(entry_number(last_id), MAX_NUMBER) if last_id else 0
     status = fields.get("status", "")
     archived = parse_number(fields.get("archived", "")) or 0
     end: End | None = None
     if terminal:
-        # A terminal entry without a number of its own, such as 5-1, comes after line 5.
+        # A terminal entry with an id such as 5-1 counts as number 6.
         end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(fields, last, archived, holds_entries=bool(first_id))
@@ -95,7 +95,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         last=last_line,
         archived=archived,
         redactions=parse_number(fields.get("redactions", "")) or 0,
-        # A value that is not UTF-8 is not a label's: it gets half a surrogate pair.
+        # Invalid UTF-8 becomes lone surrogates, which no label may contain.
         labels=read_labels(dict(_pairs(labels, "surrogateescape"))),
         archive_sha256=sha256 if _SHA256.fullmatch(sha256 := fields.get("archive_sha256", "")) else None,
     )
@@ -103,13 +103,13 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
 
 
 def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
-    """The end of a job whose log has no terminal entry: the entry has expired, was trimmed, or was never written."""
+    """The end of a job whose terminal entry has expired, was trimmed, or was never written."""
     lines = parse_number(fields.get("lines", ""))
     if lines is None:
         lines = max(last if holds_entries else last - 1, archived, 0)
     elif last > lines + 1:
         lines = last
-    # What is in the archive counts before what the log's runner wrote about it.
+    # The archive takes precedence over the runner's count.
     whole = fields.get("archive_state") == "complete" and last <= archived + 1
     return End(
         (archived if whole else max(lines, archived)) + 1,
@@ -131,7 +131,7 @@ def _text(value: bytes) -> str:
 
 
 def accepted(answer: list[Any]) -> list[Any]:
-    """A script's answer after its OK. Raises the error of any other answer."""
+    """A script's reply after OK. Raises the error of any other reply."""
     word = answer[0].decode()
     if word == "OK":
         return answer[1:]

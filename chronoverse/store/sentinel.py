@@ -13,14 +13,14 @@ from chronoverse.store.cluster import MAP_SECONDS, SLOTS, ClusterTopology
 from chronoverse.store.driver import new_client
 from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
-#: Seconds between questions whether the master is still the same. A cut-off one continues answering.
+#: Seconds between checks for a new master. An old master that is cut off still answers.
 CHECK_MASTER_SECONDS: Final = 2.0
 
 
 def require_master(connection: redis.Connection) -> None:
-    """Runs when a connection opens. Raises the driver's ConnectionError if the server is not a master."""
+    """Called when a connection opens. Raises the driver's ConnectionError if the server is not a master."""
     connection.on_connect()
-    # For some time after a failover the Sentinels may name a server that is a replica now, or still is one.
+    # Shortly after a failover, Sentinels can name a server that is a replica now, or still is one.
     connection.send_command("ROLE", check_health=False)
     role = connection.read_response()[0]
     if role != b"master":
@@ -28,7 +28,7 @@ def require_master(connection: redis.Connection) -> None:
 
 
 class SentinelTopology(ClusterTopology):
-    """The master that the Sentinels of ``url`` name: a Cluster with one master, and the Sentinels as its map."""
+    """The master that the Sentinels of ``url`` name: a Cluster with one master, whose map comes from the Sentinels."""
 
     is_single = True
 
@@ -42,11 +42,11 @@ class SentinelTopology(ClusterTopology):
         if self._is_stale or since >= 2 * CHECK_MASTER_SECONDS:
             self._is_stale = True
             super().refresh()
-            # Without an answer the last one stays until the next error.
+            # If no Sentinel answers, the old master stays until the next error.
             self._is_stale = self._owners[0] is None
         elif since >= CHECK_MASTER_SECONDS:
             self._asked_at = self._clock()
-            # A Sentinel that does not answer delays no command.
+            # In a thread, so that a silent Sentinel delays no command.
             threading.Thread(target=self._ask_nodes, name="sentinel-watch", daemon=True).start()
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
@@ -61,7 +61,7 @@ class SentinelTopology(ClusterTopology):
         super().report_error(workflow_id, error)
 
     def server_of(self, workflow_id: str) -> Address:
-        # It stands for whichever is the master. The live reader connects again when the version changes.
+        # Stands for the current master. The live reader reconnects when the version changes.
         return self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:

@@ -1,4 +1,4 @@
-"""Reads logs in sequence, and asks for the next entries before the caller wants them."""
+"""Reads logs in sequence, and prefetches the next entries."""
 
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -12,7 +12,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.topology import Topology
 
-#: Seconds for which an answer that came ahead is used. After that the log may have changed, and is asked again.
+#: Seconds for which prefetched entries are used. After that, the log may have changed.
 AHEAD_SECONDS: Final = 1.0
 
 _Request = tuple[JobRef, int, int]
@@ -20,10 +20,10 @@ _Request = tuple[JobRef, int, int]
 
 @dataclass(slots=True, eq=False)
 class SequentialReader:
-    """Reads logs of ``server`` for one caller at a time, on its own connection, without a pool's checks.
+    """Reads logs of ``server`` for one caller at a time, over its own connection, without a pool's checks.
 
-    After two reads in sequence the third is sent at once, and the server works on it while the caller encodes the
-    second. ``key`` is a log's key. ``read`` is called instead when the connection fails; it reads without prefetching.
+    After two reads in sequence, requests the third in advance, so that the server works while the caller encodes.
+    ``key`` returns a log's key. If the connection fails, calls ``read`` instead.
     """
 
     _topology: Topology
@@ -31,10 +31,10 @@ class SequentialReader:
     _key: Callable[[JobRef], str]
     _read: Callable[[JobRef, int, int], Sequence[RawEntry]]
     _clock: Callable[[], float] = time.monotonic
-    #: The version of the topology for which the connection was opened.
+    #: The topology's version when the connection was opened.
     _version: object = None
     _connection: redis.Connection | None = None
-    #: The request whose answer has not been read yet, and when it was sent.
+    #: The request whose reply is not yet read, and when it was sent.
     _pending: _Request | None = None
     _sent_at: float = 0.0
     _likely: _Request | None = None
@@ -48,7 +48,7 @@ class SequentialReader:
                 continues, self._likely = request == self._likely, None
                 if len(entries) == count:
                     self._likely = job, entry_number(entries[-1][0]), count
-                    # Of very long lines a caller may use fewer than it was given, and then it asks for others.
+                    # Not for very long lines: the caller may use only some of them, and then requests others.
                     if continues and count * max(map(len, entries[-1][1])) < 2**20:
                         self._send(self._likely)
             except redis.TimeoutError:
@@ -59,24 +59,24 @@ class SequentialReader:
             return entries
 
     def discard(self) -> None:
-        """Makes the next read send a new request, because a log has changed."""
+        """Discards prefetched entries, because a log has changed."""
         self._sent_at = float("-inf")
 
     def close(self) -> None:
-        """Closes the connection. The next read opens another."""
+        """Closes the connection. The next read reopens it."""
         self._pending = None
         if self._connection is not None:
             self._connection.disconnect()
             self._connection = None
 
     def _receive(self, request: _Request) -> Sequence[RawEntry]:
-        # The keys may be on another server now, and this one may still answer.
+        # The keys may have moved, and the old server may still answer.
         if self._version != self._topology.version:
             self.close()
             self._version = self._topology.version
         if self._pending is not None:
             entries, pending = self._answer()
-            # One that is not full may have become longer.
+            # If the reply was not full, the log may have grown since.
             if pending == request and len(entries) == request[2] and self._clock() - self._sent_at < AHEAD_SECONDS:
                 return entries
         self._send(request)
@@ -90,7 +90,7 @@ class SequentialReader:
         self._pending, self._sent_at = request, self._clock()
 
     def _answer(self) -> tuple[Sequence[RawEntry], _Request | None]:
-        """The answer to the request that was sent, and that request."""
+        """The reply to the pending request, and the request."""
         assert self._connection is not None
         pending, self._pending = self._pending, None
         return self._connection.read_response(), pending

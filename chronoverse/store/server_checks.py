@@ -1,4 +1,4 @@
-"""Whether the servers may lose logs by their own settings, and what they have evicted or refused."""
+"""Checks whether the servers' settings can lose logs, and what they have evicted or refused."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lack
 
 
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
-    """Warns where the server may evict keys, or drop at a restart what our scripts have written.
+    """Warnings if the server can evict keys, or would drop at a restart what our scripts have written.
 
     A server replays its append-only file with the rights of its user ``default``:
     https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983 Raises the driver's
@@ -40,7 +40,7 @@ def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
 
 
 def persistence_warnings(client: redis.Redis) -> Iterator[str]:
-    """Warns where the server has no append-only file. Raises the driver's errors."""
+    """A warning if the server has no append-only file. Raises the driver's errors."""
     with contextlib.suppress(NoPermissionError):  # loss_warnings() warns of this.
         if server_info(client, "persistence").get("aof_enabled", "1") != "1":
             yield (
@@ -50,7 +50,7 @@ def persistence_warnings(client: redis.Redis) -> Iterator[str]:
 
 
 def server_info(client: redis.Redis, *sections: str) -> dict[str, str]:
-    """Some sections of INFO. Raises the driver's errors. https://redis.io/docs/latest/commands/info/"""
+    """Sections of INFO. Raises the driver's errors. https://redis.io/docs/latest/commands/info/"""
     text: bytes = client.execute_command("INFO", *sections)
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
 
@@ -61,15 +61,15 @@ def watch_servers(
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Updates the metrics of the servers forever, in its own thread.
+    """Updates the servers' metrics every 10 s, forever. Runs in its own thread.
 
-    The first successful check calls ``warn`` with each warning. Until then, ``warn`` gets each new reason why a check
-    failed.
+    The first successful check calls ``warn`` with each warning. Until then, ``warn`` gets each new reason for a failed
+    check.
     """
-    # Runners import this module, and need not wait for prometheus_client.
+    # Imported here because runners, which import this module, do not need prometheus_client.
     from chronoverse import metrics
 
-    # What the ACL has refused to any user. Redis 7.0 does not count that.
+    # ACL denials. Redis 7.0 does not count them.
     denied = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key")
     reported = ""
     while True:
@@ -85,7 +85,7 @@ def watch_servers(
             metrics.STORE_DENIED.set(sum(int(info.get(name, "0")) for info in found for name in denied))
         except StoreError as error:
             metrics.STORE_AWAY.set(isinstance(error, StoreUnavailable))
-            # Later, other parts report a store that does not answer.
+            # Later failures are reported elsewhere.
             if warn is not None and str(error) != reported:
                 reported = str(error)
                 warn(reported)

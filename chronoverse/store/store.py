@@ -48,23 +48,23 @@ from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.watches import WatchStore
 from chronoverse.store.workflows import WorkflowList
 
-#: Seconds of pause after an append, at least, when an archiver asks for it; the rest waits in the spool. Large appends
-#: pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass. An archiver moves 30 MB/s to files.
+#: Minimum pause in seconds after an append while an archiver asks for it; meanwhile lines wait in the spool. Large
+#: appends pause longer, so that at most ``SLOW_BYTES_PER_SECOND`` pass. An archiver moves 30 MB/s to files.
 SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 4 * 2**20
 
 
 class Store:
-    """Every read and write of job logs. Safe to share between threads or greenlets of one process.
+    """Reads and writes job logs. Safe to share between threads or greenlets of one process.
 
-    ``durability`` decides when a runner can forget its lines. ``sync`` forces the files of a local server to disk.
+    ``durability`` decides when a runner can discard its lines. ``sync`` forces a local server's files to disk.
     ``clock`` is Unix time in seconds.
 
-    Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
-    :class:`StoreError` for an unexpected answer.
+    Every method can raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
+    :class:`StoreError` for an unexpected reply.
     """
 
-    #: What a runner sends: lines of one append, and appends before the first is answered.
+    #: For runners: lines per append, and appends sent before the first is answered.
     batch_lines = 5_000
     appends_ahead = 1
 
@@ -99,12 +99,12 @@ class Store:
         self.catalog = JobCatalog(commands, self._clock)
         self.chunks = ChunkIndex(commands)
         self.audit_trail = AuditTrail(commands, self._clock)
-        # The archive has watches beside the settings.
+        # Archived together with the settings.
         self.watches = WatchStore(commands, self.catalog.change_settings)
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
 
     def for_tail(self) -> "Store":
-        """This store for the process's tail reader, with connections that no other caller can use up."""
+        """A copy of this store for the tail reader, with connections that no other caller can use."""
         store = copy.copy(self)
         store._use(PoolKind.TAIL)
         return store
@@ -114,7 +114,7 @@ class Store:
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
-        """The server that has the job. A caller that waits for one server must not delay the jobs of others."""
+        """The server that has the job. Wait for each server separately: one must not delay the jobs of others."""
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
@@ -135,10 +135,10 @@ class Store:
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
+        """Like :meth:`get_job` for many jobs, in few round trips. A job's error is returned in its position.
 
-        For a reference without a job id, returns the workflow's :class:`ChangesState`. Never waits: a job whose lease
-        has just expired is RUNNING until a call after the grace period. Raises :class:`StoreUnavailable` or
+        A reference without a job id returns the workflow's :class:`ChangesState`. Never waits: a job whose lease has
+        just expired stays RUNNING until a call after the grace period. Raises :class:`StoreUnavailable` or
         :class:`StoreRefused` if every job has this error.
         """
         found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
@@ -169,7 +169,7 @@ class Store:
         newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
         for workflow_id, created_ms in newest.items():
             if self._commands.pool is PoolKind.TAIL:
-                # The list's server may be another one, and may be away. The tail must not wait for it.
+                # The list can be on another server, which may be away; the tail must not wait for it.
                 threading.Thread(target=self.workflows.add, args=(workflow_id, created_ms), daemon=True).start()
             else:
                 self.workflows.add(workflow_id, created_ms)
@@ -196,7 +196,7 @@ class Store:
         return False
 
     def retention_ms(self, workflow_id: str) -> int:
-        """Milliseconds for which the workflow's jobs are kept after their end, and tombstones after a deletion."""
+        """Milliseconds for which the workflow's ended jobs, and the tombstones of deleted ones, are kept."""
         return 1000 * (self.catalog.retention(workflow_id) or 0) or self._retention_ms
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
@@ -204,7 +204,7 @@ class Store:
         return self.page(job, after=after, count=count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries: ascending after line ``after``, or with ``before`` descending before that line."""
+        """Up to ``count`` entries: ascending after line ``after``; with ``before``, descending before that line."""
         command: tuple[Any, ...]
         if before is None:
             command = ("XRANGE", self._keys.log(job), f"{after + 1}-0", "+", "COUNT", count)
@@ -216,22 +216,22 @@ class Store:
         return entries
 
     def sequential_reader(self, server: Hashable) -> SequentialReader:
-        """A reader for :meth:`read` in sequence, for jobs of a ``server`` that :meth:`server_of` returned."""
+        """A reader of jobs on ``server``, a value that :meth:`server_of` returned."""
         return SequentialReader(self._topology, server, self._keys.log, self.read)
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """The first and last line of each of the newest ``count`` redactions, as far as they are stored."""
+        """The first and last line of each of the newest ``count`` redactions, as far as stored."""
         return [(each["from"], each["to"]) for each in self.chunks.redactions(job, count)]
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
-        """A :class:`LiveReader` for the process's tail reader, on its own connections."""
+        """A :class:`LiveReader` for the tail reader, with its own connections."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
-        """Takes the job's lease for a new attempt. The caller generates ``token``, which must be unguessable.
+        """Acquires the job's lease for a new attempt. ``token`` is generated by the caller and must be unguessable.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`. Also raises :class:`SequenceGap`,
-        if the attempt's first line would not be ``first``, and :class:`LabelSet`; both change nothing.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`. Without changing anything, also
+        raises :class:`SequenceGap` if the attempt's first line would not be ``first``, and :class:`LabelSet`.
         """
         now = self._clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
@@ -245,19 +245,19 @@ class Store:
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends consecutive ``lines``, skips those that the log has, and renews the lease. Returns the next number.
+        """Appends consecutive ``lines``, skips those already in the log, and renews the lease. Returns the next number.
 
-        Stores each 500 lines completely or not at all, except beyond a quota. Pauses if an archiver asks it to. Raises
+        Each 500 lines are stored atomically, except beyond a quota. Pauses if an archiver asks for it. Raises
         :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`,
         :class:`CorruptLog`.
         """
         return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Like :meth:`append`, in one round trip. The first line has the number ``first``."""
+        """Like :meth:`append`, in one round trip. ``first`` is the first line's number."""
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         calls, number = [], first
-        # With more lines, a script would block the store for longer than a millisecond or two.
+        # More lines would block the server for more than 1 or 2 ms.
         for part in split_runs(runs, 500):
             args: list[Any] = [attempt.token, attempt.attempt, self._lease_ms, number]
             for run in part:
@@ -285,21 +285,20 @@ class Store:
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends one entry that declares lines ``first`` to ``last`` as lost, or ``missing``.
-
-        Otherwise like :meth:`append`.
+        """Appends one entry that declares lines ``first`` to ``last`` lost or ``missing``. Otherwise like
+        :meth:`append`.
         """
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
     def durability_probe(self) -> "Store | None":
-        """This store, for calls of :meth:`confirm`. None if a line is safe once it is acknowledged."""
+        """This store, for calls of :meth:`confirm`. None if acknowledged lines count as safe."""
         return None if self._durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all lines, and the terminal entry, are safe. None at the timeout.
+        """The number below which all lines, and the terminal entry, are safe. None after a timeout.
 
-        With ``may_sync``, can force the files to disk instead of waiting for the server. Raises :class:`Fenced`,
+        ``may_sync`` allows forcing the files to disk instead of waiting for the server. Raises :class:`Fenced`,
         :class:`NotDurable`.
         """
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
@@ -323,27 +322,25 @@ class Store:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, ``next_number`` - 1.
+        """Ends the job after its last line, ``next_number`` - 1. All lines must already be safe.
 
-        The caller must make sure first that all lines are safe.
-
-        With PENDING, only the attempt ends. If its exit code ``counts``, the job later ends FAILED with this code,
+        With PENDING, ends only the attempt. If its exit code ``counts``, the job later ends FAILED with that code,
         unless it ends with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`,
         :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
-        # A job without a runner waits a week for its next attempt. Then it is LOST.
+        # A job waits a week for its next attempt, and then becomes LOST.
         keep_ms = self._retention_ms if status.terminal else 604_800_000
         end = (status, code, dropped, keep_ms, next_number, attempt.attempt, "1" if counts else "")
         args = (attempt.token, now, *end)
         self._ask("finish", attempt.job, RUNNER_KEYS, *args)
 
     def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
-        """Ends a job that no runner holds, and returns it. Has no effect on a job with the same end.
+        """Ends a job that no runner holds, and returns it. Idempotent.
 
-        Raises :class:`JobNotFound`, :class:`Held`, :class:`Closed` if the job has a different end, and
-        :class:`Deleted`.
+        Raises :class:`JobNotFound`, :class:`Held`, :class:`Deleted`, and :class:`Closed` if the job has a different
+        end.
         """
         if self.get_job(ref) is None:  # Here a job whose lease has expired is declared LOST.
             raise JobNotFound("no such job")
@@ -362,18 +359,18 @@ class Store:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     def load_key_set(self, name: str) -> bytes | None:
-        """The key set that any node last saved for ``name`` (:meth:`save_key_set`), or None."""
+        """The key set that any node last saved under ``name`` (:meth:`save_key_set`), or None."""
         key = self._keys.key_set(name)
         found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found
 
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None:
-        """Keeps ``record`` for other nodes, for ``seconds``."""
+        """Stores ``record`` for other nodes, for ``seconds``."""
         key = self._keys.key_set(name)
         self._commands.run(key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
 
     def warnings(self) -> list[str]:
-        """Warnings about the servers' settings. Empty when no log is in danger."""
+        """Warnings about server settings that can lose logs."""
         found: list[str] = []
         with translate_errors():
             for client in self._topology.masters():
@@ -397,7 +394,7 @@ class Store:
             self._topology.ping()
 
     def close(self) -> None:
-        """Closes every connection. The store can be used again."""
+        """Closes all connections. The store can still be used."""
         self._topology.close()
 
 

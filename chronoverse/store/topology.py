@@ -1,4 +1,4 @@
-"""Which server has a workflow's keys, and connections to it. All other modules of the store get theirs here."""
+"""Finds the server that has a workflow's keys, and connects to it. Other modules get their connections here."""
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
@@ -14,23 +14,23 @@ Work = Callable[[redis.Redis], Result]
 
 
 class PoolKind(Enum):
-    """What a client is used for. Each kind has its own connections, so that none uses up another's."""
+    """The purpose of a client. Each kind has its own connections, so that none uses up another's."""
 
-    #: Commands that may be repeated blindly, for all callers.
+    #: Idempotent commands, for all callers.
     COMMANDS = "commands"
-    #: Repeatable commands of the process's tail reader, for which all viewers wait.
+    #: Idempotent commands of the tail reader, for which all viewers wait.
     TAIL = "tail"
-    #: Health checks: a busy process must not look like a dead one.
+    #: Health checks: a busy process must not look dead.
     HEALTH = "health"
-    #: Commands of runners, which are not repeated: their first answer counts.
+    #: Commands of runners. Not retried: their first reply counts.
     APPENDS = "appends"
     WAITS = "waits"
 
 
 class Topology:
-    """Decides which server has which keys: in this class, the one at ``url``. Raises the driver's errors.
+    """Decides which server has which keys. This class: the one at ``url``. Raises the driver's errors.
 
-    ``version`` grows when workflows may have moved. A caller with its own connection passes errors to
+    ``version`` grows when workflows may have moved. Callers with their own connection pass errors to
     :meth:`report_error`.
     """
 
@@ -41,41 +41,41 @@ class Topology:
         self._url = url
         self._options = options
         self._clients: dict[tuple[str, PoolKind], redis.Redis] = {}
-        # This raises for a bad option of the URL, which is better found now than by the first viewer.
+        # Raises for a bad URL now, rather than for the first viewer.
         self._client(url, PoolKind.COMMANDS)
 
     def _client(self, url: str, pool: PoolKind) -> redis.Redis:
         found = self._clients.get((url, pool))
         if found is None:
             retries = 0 if pool in (PoolKind.APPENDS, PoolKind.WAITS) else 1
-            # Clients of health checks, such as a kubelet, wait for seconds at most.
+            # Callers of health checks, such as a kubelet, wait only seconds.
             timeout = 1.0 if pool is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
             found = self._clients[url, pool] = new_client(url, retries=retries, timeout=timeout, **self._options)
         return found
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
-        """Calls ``work`` with a client of the workflow's server, and again if the keys have moved to another."""
+        """Calls ``work`` with a client of the workflow's server. Calls it again if the keys have moved."""
         return work(self._client(self._url, pool))
 
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
-        """Reports an error on a caller's connection, because the keys may have moved."""
+        """Reports an error on a caller's own connection, because the keys may have moved."""
 
     def server_of(self, workflow_id: str) -> Hashable:
         """The workflow's server, as far as known. Sends no request."""
         return self._url
 
     def new_connection_to(self, server: Any) -> redis.Connection:
-        """A connection of the caller's own to a server that :meth:`server_of` returned."""
+        """A new connection, owned by the caller, to a server that :meth:`server_of` returned."""
         return new_connection(self._url, **self._options)
 
     def refresh(self) -> None:
-        """Updates the map of servers if it is due. If no server answers, nothing changes."""
+        """Updates the map of servers if due. If no server answers, nothing changes."""
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
 
     def masters(self) -> Sequence[redis.Redis]:
-        """A client for commands to each server that has keys."""
+        """A client for each server that has keys."""
         self.refresh()
         return [self._client(self._url, PoolKind.COMMANDS)]
 
@@ -83,6 +83,6 @@ class Topology:
         self._client(self._url, PoolKind.HEALTH).execute_command("PING")
 
     def close(self) -> None:
-        """Closes every connection except the callers' own. Clients reopen them on next use."""
+        """Closes all connections except the callers' own. Clients reopen them on next use."""
         for client in list(self._clients.values()):
             client.close()

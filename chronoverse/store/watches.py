@@ -1,4 +1,4 @@
-"""The watches of workflows, and their waiting events (docs/redis.md). Runners cannot read their secrets."""
+"""Workflows' watches and their waiting events (docs/redis.md). Runners cannot read the secrets."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,16 +13,16 @@ from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
 
-#: Watches of a workflow, and events that wait for one watch, at most. The latter take 2 MB.
+#: Maximum watches per workflow, and waiting events per watch (2 MB).
 MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
-#: Seconds for which a process has a watch to itself. One delivery may take almost as long.
+#: Seconds for which a process claims a watch. A delivery can take almost as long.
 CLAIM_SECONDS: Final = 15
 _GROUP: Final = "notify"
 
 
 class DeliveryState(NamedTuple):
-    """The state of a watch's deliveries: failures in a row and since when (Unix ms), the last error and success."""
+    """The state of a watch's deliveries: failures in a row and since when (Unix ms), last error, last success."""
 
     failures: int = 0
     failing_since_ms: int = 0
@@ -31,7 +31,7 @@ class DeliveryState(NamedTuple):
 
 
 class KeptWatch(NamedTuple):
-    """A stored watch. ``waiting`` events are not delivered yet; ``dropped`` ones never will be."""
+    """A stored watch. ``waiting``: events not yet delivered. ``dropped``: events that never will be."""
 
     watch: Watch
     state: DeliveryState = DeliveryState()
@@ -54,13 +54,13 @@ class KeptWatch(NamedTuple):
 
 
 class WatchStore:
-    """Reads and writes watches. Raises what :class:`Store` raises. ``changed`` gets a workflow's id after changes."""
+    """Reads and writes watches. Raises like :class:`Store`. Calls ``changed`` with a workflow's id after changes."""
 
     def __init__(self, commands: Commands, changed: Callable[[str], object]) -> None:
         self._commands = commands
         self._keys = commands.keys
         self._changed = changed
-        #: The key of the set of their workflows. In a Cluster it decides which server has it.
+        #: The key of the set of workflows with watches. In a Cluster it selects that set's server.
         self.slot: Final = commands.keys.watched
 
     def workflows(self) -> list[str]:
@@ -68,7 +68,7 @@ class WatchStore:
         return sorted(each.decode() for each in found)
 
     def fields(self, workflow_id: str) -> dict[str, bytes]:
-        """The stored fields of a workflow's watches, by their ids."""
+        """The stored fields of a workflow's watches, by name."""
         reply = self._commands.run(workflow_id, "HGETALL", self._keys.watches(workflow_id))
         found = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
         return {name.decode(): value for name, value in found.items()}
@@ -90,13 +90,13 @@ class WatchStore:
         ]
 
     def put(self, watch: Watch) -> bool:
-        """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` when there are too many."""
+        """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` if there are too many."""
         known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
         is_new, key = watch.watch_id not in known, self._keys.watches(workflow_id)
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
             raise BadRequest(f"a workflow can have {MAX_WATCHES} watches")
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
-        # Without changes so far, the group is made with the first.
+        # Fails if there are no changes yet; the group is then created with the first one.
         with contextlib.suppress(StoreError):
             group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
             self._commands.run(workflow_id, "XGROUP", *group)
@@ -113,12 +113,12 @@ class WatchStore:
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
-        """Removes a watch and its waiting messages. Returns whether there was one."""
+        """Removes a watch and its waiting messages. Returns whether it existed."""
         key, names = self._keys.watches(workflow_id), [watch_id, f"{watch_id}:state", f"{watch_id}:dropped"]
         found = self._commands.run(workflow_id, "HDEL", key, *names)
         self._commands.run(workflow_id, "DEL", self._keys.watch_queue(workflow_id, watch_id))
         if found and not self.fields(workflow_id):
-            # A later watch tells nothing of before it.
+            # A later watch must not send earlier changes.
             group = ("DESTROY", self._keys.of_workflow(workflow_id, "changes"), _GROUP)
             with contextlib.suppress(StoreError):
                 self._commands.run(workflow_id, "XGROUP", *group)
@@ -129,20 +129,20 @@ class WatchStore:
         return bool(found)
 
     def add(self, watch: Watch, event: Event) -> bool:
-        """Queues an event, unless it was queued before or too many are waiting. Returns whether it was queued."""
+        """Queues an event, unless it was queued before or too many wait. Returns whether it was queued."""
         of = watch.workflow_id
         keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
         args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, f"{watch.watch_id}:dropped")
         return bool(self._commands.script("add_event", of, keys, *args))
 
     def retry(self, watch: Watch) -> None:
-        """Makes a watch's next event due now, if it waits for its receiver."""
+        """Makes a watch's next event due now, even during a retry delay."""
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
-        """The next due event of each watch, by the watches' ids.
+        """The next due event of each watch, by workflow and watch id.
 
-        No other process gets an event of a claimed watch until this event is settled, or for CLAIM_SECONDS.
+        No other process gets events of a claimed watch until the event is settled, or for CLAIM_SECONDS.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -153,7 +153,7 @@ class WatchStore:
         return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
 
     def settle(self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None) -> None:
-        """Notes the result of a delivery: done, or the watch's events are due again in ``pause`` seconds."""
+        """Records a delivery's result: done, or the watch's events are due again after ``pause`` seconds."""
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
         due = "" if pause is None else round(1000 * pause)
         args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)))
@@ -167,10 +167,11 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
-        """Per workflow, changes that no process has read, and 0. If unread or unfinished changes after the number in
-        ``known`` were dropped, no changes, and the last change's number.
+        """Yields for each workflow its id, changes that no process has read, and 0.
 
-        With ``idle_seconds``, changes that a process read at least that long ago but has not finished (:meth:`done`).
+        If changes after the number in ``known`` were dropped unread or unfinished: no changes, and the last change's
+        number. With ``idle_seconds``: changes that a process read at least that long ago and has not finished
+        (:meth:`done`).
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -185,7 +186,7 @@ class WatchStore:
                 yield workflow_id, *reply
 
     def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
-        """Notes that the messages about these changes are queued."""
+        """Records that the messages for these changes are queued."""
         key = self._keys.of_workflow(workflow_id, "changes")
         self._commands.run(workflow_id, "XACK", key, _GROUP, *(entry_id for entry_id, _ in entries))
 

@@ -1,6 +1,6 @@
-"""The list of all workflows: how many jobs each has, how many run, when the newest began.
+"""The list of all workflows: the number of jobs and running jobs, and when the newest job was created.
 
-In a Cluster it is written after the job's own script; :meth:`WorkflowList.read` repairs what it finds wrong.
+In a Cluster it is updated after the job's own script; :meth:`WorkflowList.read` repairs errors.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.listing import JobListing, newest_first
 from chronoverse.store.topology import PoolKind
 
-#: The oldest jobs of each workflow that a read checks. Jobs expire in about the order of their creation.
+#: Oldest jobs per workflow that a read checks. Jobs expire roughly in order of creation.
 CHECKED_OLDEST: Final = 3
-#: Jobs noted as running that one read checks, of all its workflows together: each takes 0.1 ms.
+#: Jobs listed as running that a read checks, over all its workflows. Each takes 0.1 ms.
 _CHECKED_RUNNING: Final = 20
 
 
 class Workflow(NamedTuple):
-    """A workflow with jobs. ``last_job_ms``: when its newest job was created, in Unix ms; can be infinity.
+    """A workflow with jobs. ``last_job_ms``: creation time of its newest job (Unix ms; can be infinity).
 
-    ``recent``: the statuses of its newest jobs. ``last_job``: the newest job's id, or None if it cannot be read.
+    ``recent``: statuses of its newest jobs. ``last_job``: the newest job's id, or None if it cannot be read.
     """
 
     workflow_id: str
@@ -48,7 +48,7 @@ class WorkflowList:
         self._keys = commands.keys
         self._listing = listing
         self._get_jobs = get_jobs
-        #: A text that names the server of the list, as a workflow's id names that of its jobs. It is the list's key.
+        #: The list's key. It selects the list's server, as a workflow's id selects its jobs' server.
         self.slot: Final = commands.keys.workflows
 
     def page(
@@ -58,9 +58,8 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow whose newest job was created at ``created_ms``.
-
-        Never raises, because :meth:`read` repairs the list.
+        """Adds a workflow whose newest job was created at ``created_ms``. Never raises, because :meth:`read` repairs
+        the list.
         """
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
@@ -71,13 +70,13 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows: None for one without jobs, an error for one that cannot be read. Repairs the list.
+        """Reads workflows: None for one without jobs, an error for one that cannot be read. Repairs the list.
 
-        Raises :class:`StoreUnavailable` when no server answers.
+        Raises :class:`StoreUnavailable` if no server answers.
         """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
         found = self._commands.by_server(refs, self._read)
-        # The list's server may be away. The workflows are still known.
+        # The list's server may be away; the workflows are still known.
         with contextlib.suppress(StoreError):
             self._repair_list(
                 {ref.workflow_id: each for ref, each in found.items() if not isinstance(each, StoreError)}
@@ -90,9 +89,9 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs and some running jobs of each workflow. All workflows must be on one server.
+        """Reads the oldest jobs and some running jobs of each workflow, all on one server.
 
-        This notices jobs that have expired, are lost, or were ended by foreign runners.
+        This detects jobs that have expired, are lost, or were ended by foreign runners.
         """
         key = self._keys.of_workflow
         samples = self._commands.pipeline(
@@ -116,7 +115,7 @@ class WorkflowList:
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [10]) for each in workflow_ids]
         answers = self._commands.scripts("workflow", calls)
-        # The hash has the status of our runners' jobs. Foreign jobs, and jobs that wait for a runner, are read.
+        # The script knows the status of our runners' jobs. Foreign jobs, and jobs that wait for a runner, must be read.
         refs = _refs(workflow_ids, [answer[5:] if isinstance(answer, list) else answer for answer in answers])
         asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
         return [
@@ -131,7 +130,7 @@ class WorkflowList:
                 self._on_list("ZADD", workflow.last_job_ms, workflow_id)
             elif workflow is None and score is not None:
                 self._on_list("ZREM", workflow_id)
-                # A job may have been listed since then. Its workflow is added after it.
+                # Restores the workflow if a job was listed meanwhile.
                 (again,) = self._count([workflow_id])
                 if isinstance(again, Workflow):
                     self.add(workflow_id, again.last_job_ms)
