@@ -313,14 +313,16 @@ def test_watches_that_fail_delay_nobody(site: Site) -> None:
 
 
 def test_one_message_that_is_refused_delays_no_other(site: Site) -> None:
+    """The messages about the first changes of a workflow, which are not late."""
     site.receiver.answers = [400]
+    before = late()
     site.watch()
-    site.start()
     for number in range(1, 4):
         site.run(f"build-{number}", Status.FAILED)
+    site.start()
     found = [each.webhook_id for each in wait_for(site, 4)]
     assert len(set(found)) == 3
-    assert (found.count(found[0]), found[-1]) == (2, found[0])
+    assert (found.count(found[0]), found[-1], late()) == (2, found[0], before)
 
 
 def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,27 +369,37 @@ def test_a_test_is_sent_without_jobs_too(site: Site) -> None:
     assert message.json["data"]["job"] is None
 
 
-def test_workflows_of_each_server_of_a_cluster(cluster: Cluster, prefix: str, receiver: Receiver) -> None:
-    """The index of the workflows with watches is on one of them."""
-    stop = threading.Event()
+def test_a_server_without_memory_delays_no_other(
+    cluster: Cluster, prefix: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Cluster each server has some of the workflows, and one has the index of those with watches."""
+    for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(notifier, name, 0.0)
+    stop, masters, before = threading.Event(), cluster.masters(), late()
     rest = {"watch_id": "main", "on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32, "status": ("FAILED",)}
-    with closing(Store(cluster.url, prefix=prefix)) as store:
-        workflows = [cluster.workflow(master, prefix) for master in cluster.masters()]
+    with closing(Store(cluster.url, prefix=prefix)) as store, ExitStack() as stack:
+        workflows = [cluster.workflow(master, prefix) for master in masters]
         for workflow_id in workflows:
+            # Now there are changes, from which a watch begins.
+            attempt = store.open(JobRef(workflow_id, "job"), "token")
             store.watches.put(Watch(workflow_id=workflow_id, **rest))  # type: ignore[arg-type]
-        notifier = Notifier(store, lambda _: {}, {"127.0.0.1": True}, URL, ssl.create_default_context(), stop)
-        thread = threading.Thread(target=notifier.run)
+            store.finish(attempt, Status.FAILED, 1, 0, 1)
+        full = cluster.servers[masters[0]]
+        stack.callback(full.ask, "CONFIG", "SET", "maxmemory", "0")
+        full.ask("CONFIG", "SET", "maxmemory", "1")
+        service = Notifier(store, lambda _: {}, {"127.0.0.1": True}, URL, ssl.create_default_context(), stop)
+        thread = threading.Thread(target=service.run)
         thread.start()
-        try:
-            for workflow_id in workflows:
-                attempt = store.open(JobRef(workflow_id, "job"), "token")
-                store.finish(attempt, Status.FAILED, 1, 0, 1)
-            found = "a message of each"
-            wait_until(lambda: len(receiver.messages) == len(workflows), PATIENCE_SECONDS, found)
-        finally:
-            stop.set()
-            thread.join(30)
-        assert {each.json["data"]["job"]["workflow_id"] for each in receiver.messages} == set(workflows)
+        stack.callback(thread.join, 30)
+        stack.callback(stop.set)
+
+        def told() -> list[str]:
+            return sorted(each.json["data"]["job"]["workflow_id"] for each in list(receiver.messages))
+
+        wait_until(lambda: told() == sorted(workflows[1:]), 60, "the others are told")
+        full.ask("CONFIG", "SET", "maxmemory", "0")
+        wait_until(lambda: told() == sorted(workflows), 60, "the message of each")
+        assert late() == before
         assert store.watches.workflows() == sorted(workflows)
         for workflow_id in workflows:
             assert store.watches.delete(workflow_id, "main")

@@ -108,18 +108,20 @@ class Notifier:
 
     def _look(self) -> None:
         """Reads the watches, and the running jobs, which reveals lost jobs and ends by foreign runners."""
-        watches = self._store.watches
-        kept = [each for workflow_id in watches.workflows() for each in watches.read(workflow_id)]
-        self._kept = {JobRef(each.watch.workflow_id, each.watch.watch_id): each for each in kept}
-        now = self._clock()
-        metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept))
-        metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept))
+        kept: dict[JobRef, KeptWatch] = {}
+        for workflow_id in self._store.watches.workflows():
+            with _logging_errors(workflow_id):
+                kept |= self._read_watches(workflow_id)
+        self._kept, now = kept, self._clock()
+        metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept.values()))
+        metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept.values()))
         self._take_changes(IDLE_SECONDS)
         for workflow_id in self._workflows():
-            running = watches.running(workflow_id)
-            for job in self._store.get_jobs(running) if running else ():
-                if isinstance(job, Job) and job.status is Status.RUNNING:
-                    self._queue_silence(job, now)
+            with _logging_errors(workflow_id):
+                running = self._store.watches.running(workflow_id)
+                for job in self._store.get_jobs(running) if running else ():
+                    if isinstance(job, Job) and job.status is Status.RUNNING:
+                        self._queue_silence(job, now)
 
     def _workflows(self) -> list[str]:
         return list(dict.fromkeys(ref.workflow_id for ref in list(self._kept)))
@@ -129,9 +131,8 @@ class Notifier:
         kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
-    def _read_watches(self, workflow_id: str) -> None:
-        """Rereads the watches: one created before a job ended must report that end."""
-        self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
+    def _read_watches(self, workflow_id: str) -> dict[JobRef, KeptWatch]:
+        return {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
         workflows = [each for each in self._workflows() if each not in self._behind]
@@ -141,12 +142,14 @@ class Notifier:
                 self._behind.add(workflow_id)
                 self._pools[1].submit(self._catch_up, workflow_id, last)
             else:
-                self._queue_ends(workflow_id, entries)
+                # Its server may be full, and must not delay other workflows. The changes are read again.
+                with _logging_errors(workflow_id):
+                    self._queue_ends(workflow_id, entries)
 
     def _catch_up(self, workflow_id: str, last: int) -> None:
         """Queues the ends found in the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
-            self._read_watches(workflow_id)
+            self._kept |= self._read_watches(workflow_id)
             queued = sum(self._queue_end(job, late=True) for job in self._jobs(workflow_id) if job.status.terminal)
             self._caught_up[workflow_id] = last
             if queued:
@@ -157,7 +160,8 @@ class Notifier:
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         if not entries:
             return
-        self._read_watches(workflow_id)
+        # A watch created before a job ended must report that end.
+        self._kept |= self._read_watches(workflow_id)
         for entry in entries:
             try:
                 job, deleted = read_change(workflow_id, entry)[1:]

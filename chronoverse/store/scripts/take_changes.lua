@@ -18,10 +18,10 @@ end
 
 local function number(id) return tonumber(string.match(id, '^%d+')) end
 
-local entry, waits = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], redis.call('XPENDING', key, group)[2]
-local first = entry and number(entry[1]) or 0
+local info, waits = stream_info(key), redis.call('XPENDING', key, group)[2]
+local first = info['first-entry'] and info['entries-added'] > info['length'] and number(info['first-entry'][1]) or 0
 if first > ARGV[3] + 1 and (number(read) + 1 < first or waits and number(waits) < first) then
-  return {{}, number(stream_info(key)['last-generated-id'])}
+  return {{}, number(info['last-generated-id'])}
 end
 if idle ~= '' then return {redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2], 0} end
 local found = redis.call('XREADGROUP', 'GROUP', group, group, 'COUNT', 100, 'STREAMS', key, '>')
