@@ -106,7 +106,10 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     *widths, _ = (max(map(len, column)) for column in zip(*plain, strict=True))
-    room = max(16, shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths))
+    columns = shutil.get_terminal_size().columns - 2 * len(widths)
+    # A few long names do not move the other rows beyond the edge. They are not cut, because they are copied.
+    widths[0] = min(widths[0], max(20, columns - sum(widths[1:]) - 24))
+    room = max(16, columns - sum(widths))
     for row in plain:
         row[-1] = row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 1]}…"
     widths.append(0)
@@ -137,7 +140,9 @@ def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _labels(job: dict[str, Any]) -> str:
-    return "".join(f"  {key}={value}" for key, value in job.get("labels", {}).items())
+    # The branch says most where there is room for one.
+    labels = sorted(job.get("labels", {}).items(), key=lambda label: label[0] != "branch")
+    return "".join(f"  {key}={value}" for key, value in labels)
 
 
 def _status(job: dict[str, Any]) -> str:

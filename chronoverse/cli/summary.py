@@ -1,6 +1,7 @@
 """``chronoverse summary``: prints the most important lines of a job."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -20,6 +21,13 @@ _VERDICTS: Final = {
     "since": "Every failure since {id} has it.",
     "recurring": "Flaky: in {seen} of the last {runs} runs, with passing runs in between.",
 }
+#: The markup of CI systems at the beginning of a line, as the page knows it. The place is that of an annotation.
+_MARKUP: Final = re.compile(
+    r"(?:(?:\x1b\[0?K)?(?:section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\r\n]*\])?|travis_(?:fold|time):(?:start|end):[\w.:,=-]+)"
+    r"[\r\n]*(?:\x1b\[0?K)?)+"
+    r"|::(?:group|endgroup|error|warning|notice|debug)(?: (?P<place>[^\n]{0,500}?))?::"
+    r"|##\[(?:group|endgroup|error|warning|debug|section|command)\]|\[command\]"
+)
 
 
 @click.command()
@@ -104,19 +112,20 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
             yield ""
             yield click.style("Cause" if cause.get("confidence") == "high" else "Most likely cause", bold=True)
             number = cause["line"]["sequence_num"]
-            for line in around.values():
-                text = numbered(line.to_json())
-                yield click.style(f">{text[1:]}", fg="red", bold=True) if line.sequence_num == number else text
+            for line in _visible(line.to_json() for line in around.values()):
+                if line["sequence_num"] == number:
+                    yield click.style(f">{_fitted(line, rows=3)[1:]}", fg="red", bold=True)
+                else:
+                    yield _fitted(line)
             url += f"#L{number}"
         if around and (sentence := verdict_sentence(summary)):
             yield sentence
         if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
             yield f"Slower than any good run: {'; '.join(slower)}."
-        last = [line for line in summary["last"][-5:] if line["sequence_num"] not in around]
-        if last:
+        if last := _last(summary, around)[-5:]:
             yield ""
             yield click.style("Last lines", bold=True)
-            yield from map(numbered, last)
+            yield from map(_fitted, last)
         yield ""
         yield url
 
@@ -137,16 +146,40 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
             number = cause["line"]["sequence_num"]
             title = "Cause" if cause.get("confidence") == "high" else "Most likely cause"
             yield f"\n**{title}**, [line {number}]({url}#L{number}):\n"
-            yield _fenced(line.to_json() for line in around.values())
+            yield _fenced(_visible(line.to_json() for line in around.values()))
         if around and (sentence := verdict_sentence(summary)):
             yield f"\n{sentence}"
         for pause in summary.get("slower") or ():
             if pause["before"]:
                 number = pause["before"]["sequence_num"]
                 yield f"\nSlower than any good run: [{_pause_text(pause)}]({url}#L{number})"
-        if last := [line for line in summary["last"][-10:] if line["sequence_num"] not in around]:
+        if last := _last(summary, around)[-10:]:
             yield f"\n**Last lines**, [from {last[0]['sequence_num']}]({url}#L{last[0]['sequence_num']}):\n"
             yield _fenced(last)
+
+
+def _last(summary: Mapping[str, Any], around: Iterable[int]) -> list[dict[str, Any]]:
+    """The last lines with text, of those after the lines ``around`` the cause."""
+    shown = max(around, default=0)
+    return [line for line in _visible(summary["last"]) if line["sequence_num"] > shown]
+
+
+def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines without markup, and without those that are nothing else."""
+    for line in lines:
+        message = str(line["message"])
+        found = _MARKUP.match(message)
+        text = message[found.end() :] if found else message
+        if found and (named := dict(pair.split("=", 1) for pair in (found["place"] or "").split(",") if "=" in pair)):
+            text = ":".join([*(named[key] for key in ("file", "line") if key in named), f" {text}"])
+        if text or not found:
+            yield {**line, "message": text}
+
+
+def _fitted(line: dict[str, Any], rows: int = 1) -> str:
+    """A line with its number, cut to so many rows of the terminal."""
+    text, most = numbered(line), rows * shutil.get_terminal_size().columns
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _fenced(lines: Iterable[dict[str, Any]]) -> str:

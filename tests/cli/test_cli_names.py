@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import PageLink, expand_link
-from chronoverse.cli.summary import end_text, markdown
+from chronoverse.cli.summary import end_text, markdown, screen
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -180,9 +180,6 @@ def test_a_summary_fits_a_screen(tmp_path: Path, settings: dict[str, str]) -> No
         "        6  bye",
         "New: no earlier run has this line.",
         "",
-        "Last lines",
-        "        2  step 2",
-        "",
         f"{settings['URL']}/ui/workflows/{WORKFLOW}/jobs/failed#L5",
     ]
     full = on_a_terminal(tmp_path, settings, "summary", WORKFLOW, "@failed", "--full")
@@ -205,13 +202,6 @@ def test_a_summary_as_markdown(cli: Cli, settings: dict[str, str]) -> None:
         "```",
         "",
         "New: no earlier run has this line.",
-        "",
-        f"**Last lines**, [from 1]({url}#L1):",
-        "",
-        "```text",
-        "     1  step 1",
-        "     2  step 2",
-        "```",
     ]
 
 
@@ -250,6 +240,30 @@ def test_no_line_ends_the_code_block_of_markdown() -> None:
         "\n`k='a<U+000A># b`",
         "\n**Last lines**, [from 1](https://x#L1):\n",
         "````text\n     1  ```<U+000A># <b>\n````",
+    ]
+
+
+def test_a_screen_has_no_markup_of_ci_systems_and_cuts_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is nothing else is left out. An annotation keeps its place."""
+    monkeypatch.setenv("COLUMNS", "40")
+    messages = (
+        "##[group]Set up",
+        "##[endgroup]",
+        "section_end:1:a\r\x1b[0Ksection_start:2:b[collapsed=true]\r\x1b[0KNext",
+        "travis_fold:end:x",
+        "",
+        "::error file=a.py,line=3,title=t::no",
+        "x" * 50,
+    )
+    last = [{"sequence_num": number, "message": message} for number, message in enumerate(messages, 1)]
+    job = {"workflow_id": "w", "id": "j", "status": "COMPLETED", "exit_code": 0, "lines": 7}
+    summary = {"job": job, "cause": None, "last": last, "slower": None, "verdict": None}
+    assert list(screen(summary, {}, "https://x"))[3:-2] == [
+        "        1  Set up",
+        "        3  Next",
+        "        5  ",
+        "        6  a.py:3: no",
+        f"        7  {'x' * 28}…",
     ]
 
 

@@ -61,6 +61,18 @@ def test_a_table_has_no_control_sequences_of_its_cells(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "A    B\nx y  1\n"
 
 
+def test_a_long_name_does_not_move_the_other_rows_of_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not cut, because it is copied. The last column is."""
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(("JOB", "STATUS", "LABELS"), [("a" * 70, "OK", "x"), ("b", "OK", "x" * 60)])
+
+    long, short = capsys.readouterr().out.splitlines()[1:]
+    assert long == f"{'a' * 70}  OK      x"
+    assert (len(short), short[-1]) == (60, "…")
+
+
 def test_ids_alone_and_statuses_in_small_letters(cli: Cli) -> None:
     """The service is asked for the status as it spells it."""
     with ScriptedService(JOBS) as service:
