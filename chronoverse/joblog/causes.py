@@ -1,7 +1,7 @@
-"""Finds the likely cause in a failed log without good runs: a linear score of its lines.
+"""Finds the likely cause in a failed log, without good runs to compare with: scores its lines with a linear model.
 
 A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
-are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. The weights are
+are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. Weights are
 learned: ``python -m bench.causes --data DIR --learn`` prints them. Pure.
 """
 
@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, compile_groups, strip_sequences
 
-#: Lines of a cause, at most: they fit on one screen.
+#: Maximum lines of a cause: they fit on one screen.
 CAUSE_LINES: Final = 30
-#: The unit of all weights, as in the exponent of a probability.
+#: Weights are divided by this in the exponent of a score.
 UNIT: Final = 10
-#: Lines that are kept, at most, while a log is gone through. Those with the lowest scores are left out first.
+#: Maximum lines kept during a scan. Those with the lowest scores are dropped.
 MAX_CLUES: Final = 2_000
-#: What an exit code says when no line does. The page has them, too.
+#: Meanings of exit codes, shown when no line explains a failure. The page uses them, too.
 EXIT_MEANINGS: Final = {
     124: "Timed out",
     126: "Command not executable",
@@ -30,18 +30,17 @@ EXIT_MEANINGS: Final = {
     139: "Segmentation fault",
     143: "Terminated",
 }
-#: The share of all scores that a screen needs for high confidence.
+#: The share of all scores above which a cause has high confidence.
 HIGH: Final = 0.6
 
-#: The words of a line that looks like an error, as an expression of RE2, case-insensitive. It is a query of the
-#: page, too.
+#: Words in lines that look like errors: an RE2 expression, case-insensitive. The page also searches for it.
 ERROR_WORDS: Final = (
     r"\b(([a-z.]{3,})?errors?|fatal|panic(ked)?|[a-z.]*exception|traceback|fail(s|ed|ing|ures?)?|segfault"
     r"|segmentation fault|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled"
     r"|not ok)\b|\berr!|[✕-✘❌]"
 )
-#: What has such a word, but says that nothing is wrong: some phrases, names of files and modules, and the line of a
-#: test that has passed. It is taken out of a line before it is matched. JavaScript uses it, too.
+#: Texts that contain such a word but report no problem: some phrases, names of files and modules, and lines of passed
+#: tests. They are removed from a line before matching. JavaScript uses this, too.
 NOTHING_WRONG: Final = (
     r"\b(?:0|no|without|zero) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b"
     r"|[/\\._-](?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)\b"
@@ -49,8 +48,8 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Candidate lines, case-insensitive: wider than any feature, and without anchors, so that the prefilter
-#: of archived lines can use it.
+#: Candidate lines, case-insensitive: matches more than all features, and has no anchors, so that the prefilter of
+#: archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
@@ -75,7 +74,7 @@ class Feature(NamedTuple):
     pattern: str
 
 
-#: Upper and lower case are the same, unless the expression says otherwise.
+#: Case-insensitive unless an expression says otherwise.
 FEATURES: Final = (
     Feature("word of an error", 19, 9, ERROR_WORDS),
     Feature(
@@ -200,14 +199,14 @@ FEATURES: Final = (
         r"|uploading artifacts|done\. your build)",
     ),
 )
-#: The features that the rules below name, by their indices.
+#: The indices of features with a special role below.
 _WORD, _MARK, _AFTER = (
     next(index for index, each in enumerate(FEATURES) if each.name == name)
     for name in ("word of an error", "mark of a CI system", "after the steps")
 )
 
-#: Distance before the first line by which a CI system ends a failed step, or else before the log's end; and the weights
-#: from there on, for the screen and for the line.
+#: Distances before the end of the failed step, and their weights for screen and line. The end is the first line in
+#: which a CI system reports the failure, or else the log's end.
 BEFORE: Final = (
     (0, 18, 9),
     (1, -6, 5),
@@ -220,12 +219,12 @@ BEFORE: Final = (
     (161, -11, -13),
     (321, -15, -22),
 )
-#: The distances and weights of lines after it.
+#: The same for lines after that end.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
-#: Characters of a line that are read, at most. Only the words of an error are looked for in all of it.
+#: Maximum characters read of a line. Only error words are searched for in the whole line.
 MAX_CHARACTERS: Final = 1_200
-#: Times, and what else stands before the text of each line of some logs.
+#: Times and other prefixes of log lines.
 _PREFIX: Final = re.compile(
     r"(?:\[[^\]]{0,40}[0-9][^\]]{0,40}\] *|[0-9][0-9T:.,Z/+-]{7,} +|#[0-9]+ [0-9.]+ "
     r"|[0-9]{1,2}:[0-9]{2}:[0-9]{2}[.,0-9]* +)+"
@@ -233,31 +232,31 @@ _PREFIX: Final = re.compile(
 
 
 def shown_text(message: str) -> str:
-    """The beginning of a line, as a terminal shows it, without leading times."""
+    """The beginning of a line as a terminal shows it, without leading times."""
     text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2]
     found = _PREFIX.match(text)
     return text[found.end() :] if found else text
 
 
 class Reading(NamedTuple):
-    """The indices of a line's :data:`FEATURES`, and whether it looks like an error."""
+    """The indices of a line's :data:`FEATURES`, and whether the line looks like an error."""
 
     features: frozenset[int]
     is_error: bool
 
 
 class LineReader:
-    """Reads lines."""
+    """Finds the features of lines."""
 
     def __init__(self) -> None:
         self._features: Final = ExpressionSet(feature.pattern for feature in FEATURES)
-        #: Finds the lines that are worth reading.
+        #: Matches candidate lines.
         self.signal: Final = Matcher(_SIGNAL, regex=True, max_joined=MAX_PROGRAM)
         self._words: Final = Matcher(ERROR_WORDS, regex=True)
         self._nothing_wrong: Final = compile_groups(f"(?i){NOTHING_WRONG}")
 
     def is_signal(self, message: str) -> bool:
-        """Whether the line is worth reading."""
+        """Whether the line is a candidate, whose features should be read."""
         return self.signal.is_feasible(len(message)) and self.signal.matches(message)
 
     def read(self, message: str) -> Reading:
@@ -269,24 +268,24 @@ class LineReader:
             text = strip_sequences(message)
             has_word = self._words.matches(text)
         if b"\x1b" in raw:
-            # A colour is a control sequence.
+            # Colours are matched in the raw text: they are control sequences.
             features |= self._features.matches(raw)
         return Reading(features, has_word and self._is_error(text))
 
     def _is_error(self, text: str) -> bool:
-        """Whether a text still contains an error word once the parts that report no problem are removed."""
+        """Whether an error word remains after removing the parts that report no problem."""
         raw = text.encode("utf-8", "replace")
         if self._nothing_wrong.search(raw) is None:
             return True
         return self._words.matches(self._nothing_wrong.sub(b"", raw).decode("utf-8", "replace"))
 
 
-#: The weights of the features, of the places before the mark, and of those after it: for the screen and for the line.
+#: Weights for screen and line: of the features, then of places before the end of the step, then of places after it.
 Weights = Sequence[tuple[int, int]]
 WEIGHTS: Final[Weights] = tuple(
     (screen, line) for *_, screen, line in [each[:3] for each in FEATURES] + [*BEFORE] + [*AFTER]
 )
-#: The least distance of each row of the tables of places.
+#: The minimum distance of each row of the two tables.
 _STARTS: Final = tuple([row[0] for row in table] for table in (BEFORE, AFTER))
 
 
@@ -298,10 +297,7 @@ def place_of(number: int, mark: int) -> int:
 
 
 class Cause(NamedTuple):
-    """The lines from ``first`` to ``last``. ``telling`` is the most telling of them.
-
-    ``share`` is their share of all scores, from 0 to 1.
-    """
+    """Lines ``first`` to ``last``. ``telling``: the most telling one. ``share``: their share of all scores, 0 to 1."""
 
     first: int
     last: int
@@ -311,14 +307,13 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The scanned lines with a signal, in any order: each one's number, and its scores without the weights of its
-    place.
+    """The candidate lines scanned so far, in any order: each one's number, and its scores without those of its place.
 
     Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
 
     weights: Weights = WEIGHTS
-    #: The first line by which a CI system ends a failed step, and the first that it prints after all steps.
+    #: The first line in which a CI system reports a failed step, and the first that it prints after all steps.
     _mark: int | None = None
     _after: int | None = None
     _lines: list[tuple[int, int, int]] = field(default_factory=list)
@@ -338,7 +333,9 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in a log of lines ``first`` to ``last``, the last with ``last_features``. None without a clue."""
+        """The cause in a log of lines ``first`` to ``last``. ``last_features``: the last line's. None without
+        candidates.
+        """
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:
@@ -363,7 +360,7 @@ class Clues:
         return Cause(top, min(top + CAUSE_LINES - 1, last), telling, best_sum / sum(parts))
 
     def to_json(self) -> list[Any]:
-        """The state for :meth:`restore`: numbers only."""
+        """The state, for :meth:`restore`. Contains only numbers."""
         return [self._mark, self._after, self._lines]
 
     def restore(self, json: list[Any]) -> None:
@@ -372,18 +369,18 @@ class Clues:
         self._lines = [tuple(clue) for clue in lines]
 
     def _clue(self, number: int, features: frozenset[int]) -> tuple[int, int, int]:
-        # Few sets of features differ.
+        # Few different sets occur.
         if (sums := self._sums.get(features)) is None:
             screens, lines = zip((0, 0), *(self.weights[each] for each in features), strict=True)
             sums = self._sums[features] = sum(screens), sum(lines)
         return number, *sums
 
     def end(self, last: int) -> int:
-        """The line at which the failed step ends; the log ends at line ``last``."""
+        """The line at which the failed step ends. ``last`` is the log's last line."""
         return self._mark or self._after or last
 
     def _placed(self, clue: tuple[int, int, int], end: int) -> tuple[int, int, int]:
-        """A clue with the weights of its place."""
+        """A clue with the weights of its place added."""
         number, screen, line = clue
         more = self.weights[place_of(number, end)]
         return number, screen + more[0], line + more[1]

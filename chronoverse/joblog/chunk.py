@@ -1,8 +1,8 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
-A job's archived lines are in *chunks*, one object each. A chunk is a sequence of *frames*. A frame is a zstd frame of
-JSON Lines, so reading a line decompresses only one frame. The store has a record of every chunk under the chunk's last
-number. Only chunks with a record are part of the log.
+A job's archived lines are in *chunks*, one object each. A chunk is a sequence of zstd *frames* of JSON Lines, so that
+reading a line decompresses only one frame. The store has a record of each chunk, scored by the chunk's last number.
+Only chunks with a record are part of the log.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.model import MAX_NUMBER, JobRef
 
-#: Bytes of JSON Lines in one frame, the least that a page reads. Larger frames do not compress better.
+#: Bytes of JSON Lines per frame: the least that a page reads. Larger frames do not compress better.
 FRAME_BYTES: Final = 256 * 2**10
-#: The most that a frame may have: it ends with the line that fills it. Only a foreign runner writes lines of megabytes.
+#: Maximum bytes per frame, which ends with the line that fills it. Only foreign runners write lines of megabytes.
 MAX_FRAME_BYTES: Final = 64 * 2**20
-#: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
+#: Approximate bytes of JSON Lines per chunk. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".jsonl.zst"
-#: The names that objects in a job's folder may have: a single part of a path, and neither ``.`` nor ``..``.
+#: Valid names of objects in a job's folder: one path segment, but not ``.`` or ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
 _REDACTED: Final = re.compile(r"-[0-9a-f]{16}([0-9a-f]{8})\.jsonl\.zst$")
@@ -33,11 +33,10 @@ _last_number = attrgetter("last")
 
 
 class Frame(NamedTuple):
-    """A zstd frame of ``size`` bytes at ``offset`` of its object, with the numbers ``first`` to ``last``.
+    """A zstd frame of ``size`` bytes at ``offset`` of its object, with lines ``first`` to ``last``.
 
-    ``text_size``: the bytes of its JSON Lines. ``earliest`` and ``latest`` bound the times of its lines; both are empty
-    if a line's time is not in the format of ``iso_timestamp``. ``plain``: every number is a line, without other
-    entries.
+    ``text_size``: bytes of its JSON Lines. ``earliest`` and ``latest``: the range of its lines' times, or empty if a
+    time is not in the format of ``iso_timestamp``. ``plain``: it has a line for each number, and nothing else.
     """
 
     first: int
@@ -51,10 +50,7 @@ class Frame(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The record of a chunk, which is the object ``name`` of ``size`` bytes.
-
-    ``sha256`` is the hash of its JSON Lines, in hexadecimal.
-    """
+    """The record of a chunk: the object ``name`` of ``size`` bytes. ``sha256``: hash of its JSON Lines, in hex."""
 
     first: int
     last: int
@@ -69,7 +65,7 @@ class Chunk(NamedTuple):
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:
-        """The index of the frame with line ``number`` (at most ``last``); 0 if that is before all frames."""
+        """The index of the frame with line ``number`` (at most ``last``). 0 if the line precedes all frames."""
         return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:
@@ -79,16 +75,16 @@ class Chunk(NamedTuple):
         return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
     def with_unique_name(self, unique: str, redactions: int = 0) -> "Chunk":
-        """The chunk under a name that was never used before, so that a late deletion deletes no other object.
+        """The chunk under a name that was never used, so that a late deletion cannot delete another object.
 
-        The name of a chunk that a redaction wrote includes the number of the job's ``redactions`` so far.
+        If a redaction writes it, the name includes the job's number of ``redactions``.
         """
         count = f"{redactions:08x}" if redactions else ""
         return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{count}{_SUFFIX}")
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """The record of a chunk of ``job``. Raises :class:`ArchiveDamaged`, also for an object of another job."""
+        """Parses the record of a chunk of ``job``. Raises :class:`ArchiveDamaged`, also for another job's object."""
         try:
             fields: dict[str, Any] = orjson.loads(text)
             frames: list[Frame] = []
@@ -106,7 +102,7 @@ class Chunk(NamedTuple):
 
 
 def _invalidity(job: JobRef, chunk: Chunk) -> str:
-    """The error of a record, in words; empty for a valid one."""
+    """What is wrong with a record. Empty for a valid one."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
     sizes = [chunk.size, *(size for frame in chunk.frames for size in (frame.size, frame.text_size))]
@@ -119,19 +115,19 @@ def _invalidity(job: JobRef, chunk: Chunk) -> str:
         return "has sizes that no object has"
     if not all(isinstance(text, str) for text in texts):
         return "has other values where texts should be"
-    # A frame that has only entries out of sequence ends with the same number as the frame before it.
+    # A frame with only out-of-sequence entries ends with the same number as the previous frame.
     if not lasts or lasts != sorted(lasts) or lasts[-1] != chunk.last or not chunk.first <= lasts[0] + 1:
         return "has frames that do not follow each other"
     return "" if is_object_of(job, chunk.name) else "names an object of another job"
 
 
 def combined_sha256(chunks: Sequence[Chunk]) -> str:
-    """The SHA-256 of the chunks' own hashes in hexadecimal, one after the other."""
+    """The SHA-256 of the chunks' concatenated hexadecimal hashes."""
     return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
 
 
 def folder(job: JobRef) -> str:
-    """The prefix of the names of a job's objects. Ids contain no slash and do not begin with a dot."""
+    """The prefix of a job's object names. Ids contain no slash and do not begin with a dot."""
     return f"{job.workflow_id}/{job.job_id}/"
 
 
@@ -142,10 +138,10 @@ def is_object_of(job: JobRef, name: str) -> bool:
 
 
 def redactions_in(names: Iterable[str]) -> int:
-    """How often a job was redacted, according to the names of its objects. 0 by default."""
+    """The number of a job's redactions, from its objects' names. 0 if none is named."""
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
-    """A chunk's name without the unique part: see :meth:`Chunk.with_unique_name`. ``sha256`` is the object's hash."""
+    """A chunk's name without its unique part: see :meth:`Chunk.with_unique_name`. ``sha256`` is the object's hash."""
     return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}{_SUFFIX}"

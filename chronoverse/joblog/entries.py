@@ -1,7 +1,4 @@
-"""Decodes the entries of a log's Redis stream. Pure.
-
-Foreign runners can write entries, so nothing in them is trusted.
-"""
+"""Decodes the entries of a log's Redis stream. Pure. Entries are untrusted: foreign runners can write anything."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,15 +24,15 @@ _PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b", LINE_JSON.replace(b'"%b}', b'"}')
 _FRAME_HEAD: Final = LOG_FRAME.index(b"%b")
 
 Entry = Line | Gap | End | OutOfSequence
-#: An entry as Redis returns it: its id, then a list of field, value, field, value, …
+#: An entry as Redis returns it: its id, and a list of field, value, field, value, …
 RawEntry = Sequence[Any]
 
 
 class Batch(NamedTuple):
-    """Entries in the requested order, and how far they go.
+    """Entries in the requested order.
 
-    ``position`` is the last number that was read, even if it is not a line. ``is_last``: nothing follows it.
-    ``is_match``: every line is known to match the search, so the caller need not check.
+    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``is_match``: every
+    line is known to match the search.
     """
 
     entries: list[Entry]
@@ -45,15 +42,15 @@ class Batch(NamedTuple):
 
     @property
     def lines(self) -> list[Line]:
-        """The lines among the entries."""
+        """The entries that are lines."""
         return [entry for entry in self.entries if type(entry) is Line]
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """Reads the raw ``entries`` after line ``after``. Only this function decides what an entry is.
+    """Decodes the raw ``entries`` after line ``after``. Only this function decides what an entry is.
 
-    Every number appears once, in order, or in a Gap, as :func:`missing_numbers` says. Nothing follows an End, or an
-    entry beyond the largest number. Never raises, whatever the entries contain.
+    Yields every number once, in order, or in a Gap (see :func:`missing_numbers`). Stops after an End, or an entry
+    beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -79,8 +76,8 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is what our own append writes: the next number, a timestamp, a message and a stream. Making its frame
-    here costs a third of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
+    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. This costs a third
+    of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     number, stamp, stamp_json, left = after, None, b"", most_bytes
@@ -104,19 +101,19 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
 
 
 def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
-    """The same lines as :func:`plain_frames`, each as JSON and a newline."""
+    """The lines of :func:`plain_frames`, each as JSON and a newline."""
     return [frame[_FRAME_HEAD : frame.rindex(b"id: ")] for frame in plain_frames(entries, after)]
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries have the numbers after ``after`` without a gap. Only the last number is checked."""
+    """Whether the entries continue after line ``after`` without a gap. Checks only the last number."""
     return not entries or entry_number(entries[-1][0]) == after + len(entries)
 
 
 def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
-    """The gaps between line ``after`` and number ``before``, both excluded. Only this function finds missing numbers.
+    """The gaps between ``after`` and ``before``, both excluded. Only this function finds missing numbers.
 
-    Numbers below ``first``, the first number that can still be read, are ``trimmed``; the others are ``missing``.
+    Numbers below ``first``, the first readable number, are ``trimmed``; others are ``missing``.
     """
     if after + 1 < min(first, before):
         yield Gap(after + 1, min(first, before) - 1, "trimmed")
@@ -125,12 +122,12 @@ def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
 
 
 def stream_name(value: bytes | None) -> str:
-    """The stream named by a line's field; ``stdout`` if the name is unknown or there is no field."""
+    """The stream named by a line's field. Default: ``stdout``."""
     return "stderr" if value == b"stderr" else "stdout"
 
 
 def entry_number(entry_id: bytes) -> int:
-    """The whole number of a Redis entry id."""
+    """The integer part of a Redis entry id."""
     return int(entry_id.partition(b"-")[0])
 
 
@@ -160,7 +157,7 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
 
 
 def read_terminal(number: int, fields: Sequence[bytes]) -> End:
-    """The terminal entry from its Redis fields, with defaults for missing ones."""
+    """Decodes the terminal entry's fields, with defaults for missing ones."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     status = _text(named.get(b"status", b""))
     known = status in Status.__members__ and Status(status).terminal

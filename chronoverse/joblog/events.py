@@ -1,7 +1,4 @@
-"""The events of streams: their names, and the frames that carry them. Pure.
-
-The OpenAPI document and our own client take the names from here.
-"""
+"""The events of streams: names and frames. Pure. The OpenAPI document and our client use these names."""
 
 from enum import StrEnum
 from typing import Any, Final
@@ -14,7 +11,7 @@ from chronoverse.joblog import sse
 class EventName(StrEnum):
     """The name of an event. ``job``, ``gap`` and ``redact`` are extensions of the published API.
 
-    ``reset`` is in a workflow's stream only: changes are missing before it, and all jobs follow.
+    ``reset`` occurs only in a workflow's stream: changes are missing, and all jobs follow.
     """
 
     CONNECTED = "connected"
@@ -34,7 +31,7 @@ LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
 
 def connected_frame(retry_ms: int) -> bytes:
-    """The first frame. A client that loses the connection reconnects after ``retry_ms`` milliseconds."""
+    """The first frame. A disconnected client reconnects after ``retry_ms`` milliseconds."""
     return sse.frame(EventName.CONNECTED, b'{"status":"connected"}', retry_ms=retry_ms)
 
 
@@ -54,7 +51,7 @@ def redact_frame(first: int, last: int) -> bytes:
 
 
 def end_frame(number: int) -> bytes:
-    """The end of a log whose terminal entry is ``number``."""
+    """The end of a log with terminal entry ``number``."""
     return sse.frame(EventName.END, b'{"status":"stream_ended"}', id=number)
 
 

@@ -1,6 +1,6 @@
-"""Labels: what a job was for, such as its ``branch``. They are set once, and chosen by the job's runner.
+"""Labels: keys and values that describe a job, such as its ``branch``. A runner sets each once.
 
-In the store, each label is a field of the job's hash, ``label:KEY``. Foreign programs can have written any value there.
+In the store, a label is the field ``label:KEY`` of the job's hash. Foreign programs can write any value there.
 """
 
 import re
@@ -13,12 +13,12 @@ Labels = tuple[tuple[str, str], ...]
 
 MAX_LABELS: Final = 16
 _KEY: Final = re.compile(r"[a-z][a-z0-9._/-]{0,62}", re.ASCII)
-#: No control characters, and no halves of surrogate pairs, which are no characters and cannot be stored as UTF-8.
+#: No control characters and no lone surrogates, which UTF-8 cannot encode.
 _VALUE: Final = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """Parses a label in the form KEY=VALUE. Raises ValueError, which names the error."""
+    """Parses KEY=VALUE. Raises ValueError, which names the error."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError("a label is KEY=VALUE, such as branch=main")
@@ -26,7 +26,7 @@ def parse_label(text: str) -> tuple[str, str]:
 
 
 def parse_choice(text: str) -> tuple[()] | tuple[str, str]:
-    """Parses a label that good runs must have. ``*`` means any run, and becomes an empty pair. Raises ValueError."""
+    """Parses a label that good runs must have. ``*`` (any run) becomes an empty pair. Raises ValueError."""
     return () if text == "*" else parse_label(text)
 
 
@@ -39,7 +39,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
 
 
 def check_labels(labels: object) -> Labels:
-    """The labels in a mapping. Raises ValueError, which names the error."""
+    """Validates a mapping of labels. Raises ValueError, which names the error."""
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
         raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:
@@ -48,7 +48,7 @@ def check_labels(labels: object) -> Labels:
 
 
 def read_labels(found: object) -> Labels:
-    """The first labels of an untrusted mapping, without invalid ones."""
+    """The valid labels of an untrusted mapping, at most :data:`MAX_LABELS`."""
     return tuple(
         sorted(
             (key, value)
@@ -59,12 +59,12 @@ def read_labels(found: object) -> Labels:
 
 
 def has_labels(labels: Labels, wanted: Iterable[Sequence[str]]) -> bool:
-    """Whether ``labels`` contain all ``wanted`` pairs of key and value."""
+    """Whether ``labels`` contain all ``wanted`` (key, value) pairs."""
     return all((key, value) in labels for key, value in wanted)
 
 
 def fit_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:
-    """The first ``labels``, as many as fit into ``max_bytes`` of JSON. A job's labels can take 17 KB."""
+    """As many of the first ``labels`` as fit into ``max_bytes`` of JSON. A job's labels can take 17 KB."""
     fitting = dict(labels)
     while fitting and len(orjson.dumps(fitting)) > max_bytes:
         fitting.popitem()

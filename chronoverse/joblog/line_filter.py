@@ -1,4 +1,4 @@
-"""Selects the lines of a log, or the changes of a workflow, that a stream contains. Pure."""
+"""Filters the lines of a log, or the changes of a workflow, for a stream. Pure."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,15 +7,15 @@ from typing import Any, Final, NamedTuple
 from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
-#: Characters of a line that an expression is compared with. The event loop waits for at most 10 ms.
+#: Maximum characters of a line to match with a regular expression. Blocks the event loop for at most 10 ms.
 MAX_CHARACTERS: Final = 2**16
 
 
 class LineFilter(NamedTuple):
-    """Passes lines of the output stream ``stream`` whose message matches the query ``q``.
+    """Passes lines of the output stream ``stream`` whose message matches the query ``q``. None: no condition.
 
-    With ``regex``, the query is a regular expression. None means no condition. A change of a workflow passes if its job
-    has the ``status`` and all ``labels``.
+    With ``regex``, ``q`` is a regular expression. A workflow's change passes if its job has the ``status`` and all
+    ``labels``.
     """
 
     stream: str | None = None
@@ -30,9 +30,9 @@ class LineFilter(NamedTuple):
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, contents: Sequence[tuple[str | None, Any]]) -> list[bool]:
-        """Which of ``contents`` pass: the output stream and message (UTF-8) of lines, or the status and labels of jobs.
+        """Which of ``lines`` pass. Each is given as its output stream and SSE frame.
 
-        What has no stream, such as a gap, is not a line, and always passes.
+        Frames without a stream, such as a gap's, are not lines, and always pass.
         """
         if self.status or self.labels:
             return [self._has_job(status, labels) for _, (status, labels) in contents]
@@ -53,16 +53,16 @@ class LineFilter(NamedTuple):
         ]
 
     def _has_job(self, status: str, labels: Labels) -> bool:
-        # Of a job that has expired, the labels are not known any more.
+        # The labels of an expired job are unknown.
         return self.status in (None, status) and (
             has_labels(labels, self.labels) or (status == "DELETED" and not labels)
         )
 
 
-# 128 compiled queries have up to 35 MB. Others are compiled again for each slice, which takes 0.1 ms.
+# 128 compiled queries take up to 35 MB. Others are recompiled for each slice, in 0.1 ms.
 @lru_cache(128)
 def matcher_of(q: str, regex: bool) -> Matcher:
-    """The compiled query. Raises ValueError for an expression that is malformed, or too expensive for a stream."""
+    """The compiled query. Raises ValueError if it is malformed, or too expensive for a stream."""
     matcher = Matcher(q, regex=regex, max_bytes=384 * 2**10)
     if matcher.program_size > MAX_JOINED_PROGRAM:
         raise ValueError(

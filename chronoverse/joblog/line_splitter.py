@@ -1,7 +1,7 @@
 """Splits bytes into lines, including progress bars. No I/O.
 
-Lines travel in a :class:`LineBatch`: the lines of one read stay together until they are published. A command that
-prints a lot then costs a few operations for each read instead of for each line.
+The lines of one read stay together in a :class:`LineBatch` until they are published. A command that prints a lot then
+costs a few operations per read instead of per line.
 """
 
 import re
@@ -20,8 +20,8 @@ _STATE_END = re.compile(rb"[\r\n]")
 class LineBatch(NamedTuple):
     """Lines of one stream that arrived together, or one piece of a longer line (``partial``).
 
-    ``text`` has ``lines`` lines, separated by newlines. In a spool, ``ordinal`` is the index of the first line (how
-    many the job had printed before it), and ``position`` the number of bytes before it.
+    ``text`` has ``lines`` lines, separated by newlines. In a spool, ``ordinal`` is the first line's index (the number
+    of lines that the job printed before), and ``position`` the number of bytes before it.
     """
 
     stream: str
@@ -34,11 +34,11 @@ class LineBatch(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The index after its last line."""
+        """The index after the last line."""
         return self.ordinal + self.lines
 
     def messages(self) -> list[bytes]:
-        """The lines in UTF-8. Bytes that are not UTF-8 are replaced."""
+        """The lines in UTF-8. Invalid bytes are replaced."""
         text = self.text if self.text.isascii() else self.text.decode("utf-8", "replace").encode()
         return text.split(b"\n")
 
@@ -46,9 +46,9 @@ class LineBatch(NamedTuple):
 class LineSplitter:
     """Splits one stream's bytes into lines, at newlines only.
 
-    A line longer than ``max_line_bytes`` is cut into pieces, between UTF-8 characters. All but the last are
-    ``partial``; joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask``
-    masks lines before they are cut.
+    Cuts a line longer than ``max_line_bytes`` into pieces, between UTF-8 characters. All but the last are ``partial``;
+    joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask`` masks lines
+    before they are cut.
     """
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:
@@ -62,7 +62,7 @@ class LineSplitter:
         self.timestamp = ""
 
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
-        """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
+        """Adds bytes that arrived at ``timestamp``. Returns the lines that they complete."""
         self.timestamp = timestamp
         lines, newline, rest = (self.rest + data).rpartition(b"\n")
         batches = list(self._split(self._masked(lines))) if newline else []
@@ -73,18 +73,18 @@ class LineSplitter:
         return batches
 
     def flush(self) -> list[LineBatch]:
-        """Returns the text that waits for its newline, as a partial line."""
+        """Returns the text without a newline so far, as a partial line."""
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self) -> list[LineBatch]:
-        """Call this at the end of the stream. Returns the last line, if no newline ended it."""
+        """Ends the stream. Returns the last line, if it had no newline."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self._masked(self.rest), b"", False
         return [*self._split(text)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
-        """Batches of complete lines, and pieces of lines that are too long. Does not process short lines one by one."""
+        """Yields batches of complete lines, and pieces of too long lines. Does not process short lines one by one."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)
@@ -102,7 +102,7 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts off up to ``length`` bytes of the rest; fewer if they end with what may be the beginning of a secret."""
+        """Cuts off up to ``length`` bytes of the rest; fewer if they end with the possible beginning of a secret."""
         if self._mask is not None and length:
             is_too_long = len(self.rest) > self._max
             length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
@@ -110,7 +110,7 @@ class LineSplitter:
             return
         text, self.rest, self.is_open = self._masked(self.rest[:length]), self.rest[length:], True
         while text:
-            # A mask may be longer than what it masks.
+            # A mask can be longer than the text it replaces.
             cut = _cut_length(text, 0, self._max) if len(text) > self._max else len(text)
             yield LineBatch(self._stream, self.timestamp, text[:cut], 1, partial=True)
             text = text[cut:]
@@ -120,9 +120,9 @@ class LineSplitter:
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:
-    """The largest number of bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
+    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
 
-    A character has at most three continuation bytes. A fourth one in a row does not belong to any character.
+    A character has at most three continuation bytes; a fourth in a row belongs to no character.
     """
     for back in range(_MIN_LINE_BYTES):
         if text[start + limit - back] & 0xC0 != 0x80:
@@ -131,7 +131,7 @@ def _cut_length(text: bytes, start: int, limit: int) -> int:
 
 
 def _incomplete_bytes(text: bytes) -> int:
-    """How many bytes at the end of ``text`` are the beginning of a character whose rest is missing. RFC 3629."""
+    """The number of bytes at the end of ``text`` that begin an incomplete character (RFC 3629)."""
     for back, byte in enumerate(reversed(text[-3:]), 1):
         if byte & 0xC0 != 0x80:
             length = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 4 if 0xF0 <= byte < 0xF5 else 1
@@ -140,23 +140,22 @@ def _incomplete_bytes(text: bytes) -> int:
 
 
 class ProgressFilter:
-    r"""Turns progress bars into lines: drops what a carriage return overwrites. It has no clock: the caller has one.
+    r"""Turns progress bars into lines: drops text that a carriage return overwrites. The caller provides the timing.
 
-    ``\r`` before ``\n`` belongs to the end of the line. Any other ``\r`` ends a *state* of the line. A state becomes a
-    line if it was there when :meth:`release` was called, is longer than ``state_bytes``, or is the last; others are
-    dropped.
+    ``\r`` before ``\n`` is part of the line's end. Any other ``\r`` ends a *state* of the line. A state becomes a line
+    if it existed when :meth:`release` was called, is longer than ``state_bytes``, or is the last; others are dropped.
     """
 
     def __init__(self, state_bytes: int = 4_096) -> None:
         self._limit = state_bytes
-        #: The beginning of a state. It is held back, since it may be overwritten.
+        #: The beginning of a state, held back because it can still be overwritten.
         self.held = b""
         self._is_released = False
-        #: Whether the last byte was a ``\r``. The next one decides what it means.
+        #: Whether the last byte was a ``\r``, whose meaning depends on the next one.
         self._ends_with_return = False
 
     def feed(self, data: bytes) -> bytes:
-        """Takes bytes, and returns text that can no longer be overwritten."""
+        """Adds bytes. Returns the text that can no longer be overwritten."""
         text = self.held + b"\r" + data if self._ends_with_return else self.held + data
         self._ends_with_return = False
         if b"\r" in text:
@@ -164,13 +163,13 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the current state, also at the end. It is no longer dropped, and the rest of it is not held back."""
+        """Returns the current state, also at the end. It will not be dropped, and the rest of it is not held back."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text
 
     def _continue_state(self, text: bytes) -> bytes:
-        """``text`` continues a state whose beginning was already returned."""
+        """Handles ``text`` that continues a state whose beginning was already returned."""
         end = _STATE_END.search(text)
         if end is None:
             return text
@@ -182,7 +181,7 @@ class ProgressFilter:
         return state + (b"" if rest.startswith(b"\n") else b"\n") + self._start_state(rest)
 
     def _start_state(self, text: bytes) -> bytes:
-        """``text`` begins with a state that was not returned at all."""
+        """Handles ``text`` that begins with a new or held-back state."""
         if b"\r" in text:
             states = text.rstrip(b"\r")
             self._ends_with_return = len(states) < len(text)
@@ -195,7 +194,7 @@ class ProgressFilter:
         return text[:end]
 
     def _drop_overwritten(self, line: bytes) -> bytes:
-        """The states of ``line`` that are published, as lines: the last one, and those too long to hold back."""
+        """The states of ``line`` to publish, as lines: the last one, and those too long to hold back."""
         line = line.rstrip(b"\r")
         if len(line) <= self._limit:
             return line[line.rfind(b"\r") + 1 :]

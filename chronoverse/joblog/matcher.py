@@ -1,4 +1,4 @@
-"""Decides whether and where a line matches a search query. It uses RE2 alone, whose time is linear in the text."""
+"""Matches lines against a search query. Uses only RE2, whose time is linear in the text."""
 
 import re
 from bisect import bisect_right
@@ -10,44 +10,44 @@ import orjson
 import re2
 
 MAX_QUERY: Final = 256
-#: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
+#: Maximum instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
+#: Memory for a compiled query's automaton, in bytes. If it needs more, RE2 becomes slower.
 PROGRAM_BYTES: Final = 4 * 2**20
 MAX_SPANS: Final = 1000
 
-#: The most instructions of an expression that is searched for in many lines at once.
+#: Maximum instructions of an expression that is searched for in many lines at once.
 MAX_JOINED_PROGRAM: Final = 200
 
-#: Characters at which an expression is compared at once, as long as it matches only the empty text.
+#: Characters stepped over at once while an expression matches only the empty text.
 _EMPTY_MATCHES: Final = 64
 
-#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each ends at the next ESC: in linear time.
+#: Terminal control sequences: CSI, and string sequences such as OSC. Each ends at the next ESC, for linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: Control sequences in a JSON string, and some more. A case-sensitive beginning is ten times as fast.
+#: Control sequences in a JSON string, and a superset. A case-sensitive beginning is ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: KELVIN SIGN and LONG S match k and s in any case, but bytes.lower() does not change them.
+#: KELVIN SIGN and LONG S match k and s case-insensitively, but bytes.lower() does not convert them.
 _ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
-#: Parts of an expression that mean something else in a text of many lines than in one line.
+#: Parts of an expression that have another meaning in joined lines than in one line.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
-#: The tokens of an expression, as far as is needed to tell the anchor ``^`` from a negated class.
+#: Tokens of an expression, enough to distinguish the anchor ``^`` from a negated class.
 _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
-#: Anchors match at the ends of a line, but not there in its JSON. ``\Q`` may hide an anchor.
+#: Anchors match at the ends of a line, but not at the same places in its JSON. ``\Q`` can hide an anchor.
 _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 
 _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repetitions and fewer classes"
 
 
 class Matcher:
-    """A compiled query: a literal text or a regular expression, case-insensitive.
+    """A compiled query: literal text or a regular expression, case-insensitive.
 
-    Searches both the line as written and the line without control sequences. The ``in_…`` patterns find candidates in
-    JSON Lines, if the compiled query has up to ``max_joined`` instructions. ``max_bytes`` bounds its automaton. Raises
-    ValueError for a malformed or expensive expression.
+    Searches the line both as written and without control sequences. The ``in_…`` patterns find candidates in JSON
+    Lines, if the compiled query has up to ``max_joined`` instructions. ``max_bytes`` limits its automaton. Raises
+    ValueError for a malformed or too expensive expression.
     """
 
     def __init__(
@@ -57,31 +57,31 @@ class Matcher:
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
         self._max_joined: Final = max_joined
-        #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton. An event
-        #: loop waits for it: with 128 KiB RE2 gives up `\pL{145}` after 0.8 ms, with 4 MiB after 49 ms. It simplifies a
-        #: program only when that is complete: one of 2,000 instructions took 39,000 bytes, 71,000 with empty groups.
+        #: Only checks the syntax and size of the query; never searches, so it has no automaton. Blocks the event loop:
+        #: for `\pL{145}`, RE2 gives up after 0.8 ms with 128 KiB, after 49 ms with 4 MiB. It simplifies only complete
+        #: programs: one of 2,000 instructions took 39,000 bytes, or 71,000 with empty groups.
         self._size: Final = int(_compiled(query, not regex, 128 * 2**10).programsize)
         if regex and self._size > MAX_PROGRAM:
             raise ValueError(_TOO_EXPENSIVE)
-        #: The query in lower case; None when only RE2 can compare it.
+        #: The query in lower case. None if only RE2 can compare it.
         self._lowercase: Final = query.lower() if query.isascii() and not regex else None
 
     @property
     def program_size(self) -> int:
-        """The instructions of a compiled expression. 0 for a literal text, whose search is always fast."""
+        """Instructions of a regular expression. 0 for literal text, whose search is always fast."""
         return self._size if self._regex else 0
 
     def is_heavy(self, size: int) -> bool:
-        """Whether searching ``characters`` characters may take long, and should run in another thread without the GIL.
+        """Whether searching ``size`` characters can take long, and should run in another thread, without the GIL.
 
-        RE2 may need many states: `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of a and b.
+        RE2 can need many states: `(?:a.{0,50}){4}z` has 1,809 instructions, and took 105 ms for 64 KiB of a and b.
         """
         return size * self._size > 1_000_000
 
     def is_feasible(self, size: int) -> bool:
-        """Whether ``size`` characters may be searched at all. For a literal text they always may.
+        """Whether ``size`` characters may be searched at all. Always true for literal text.
 
-        The bound allows the largest expression on a line of 1 MiB, the longest that our runner writes. This takes about
+        The limit allows the largest expression on a line of 1 MiB, the longest that our runner writes. This takes about
         3 s, and RE2 cannot be interrupted.
         """
         return self.program_size * size <= MAX_PROGRAM * 2**20
@@ -91,7 +91,7 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """False if one search in all of ``texts`` shows that none matches."""
+        """False if one search in all of ``texts`` rules out a match."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             return True
@@ -103,8 +103,8 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 
-        Yields at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but there can be a
-        step per character.
+        Yields at most twice :data:`MAX_SPANS` spans. A step takes no longer than :meth:`matches`, but there can be one
+        per character.
         """
         yield from self._spans(text)
         if "\x1b" in text:
@@ -113,9 +113,9 @@ class Matcher:
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """Bytes that occur in ``text.lower()``, for JSON Lines ``text``, wherever a message contains the query's text.
+        """Bytes that occur in ``text.lower()`` wherever a message in the JSON Lines ``text`` contains the query's text.
 
-        None if no bytes do. To find the text with control sequences inside it, use :meth:`in_json`.
+        None if there are no such bytes. To find text with control sequences inside, use :meth:`in_json`.
         """
         if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
             return None
@@ -123,23 +123,23 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches in the JSON of every line with the text, even with control sequences inside it."""
+        """A pattern that matches the JSON of every line with the text, even with control sequences inside."""
         if self._regex:
             return None
-        # Each character takes 40 instructions, and few lines have the first twelve of a query but not the rest.
+        # Each character takes 40 instructions. Few lines match the first twelve characters but not the rest.
         characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:12]]
         return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters), False, self._max_bytes)
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for messages joined by newlines, or None. It can also match if none of the messages does."""
+        """A pattern for messages joined by newlines, or None. Can also match when no message does."""
         if not self._regex or self._size > self._max_joined or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern (or None) that matches in the JSON of every matching line without escapes, and in some others."""
+        """A pattern (or None) that matches the JSON of every matching line without escapes, and of some others."""
         if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
@@ -156,7 +156,7 @@ class Matcher:
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         data, position, remaining = text.encode(), 0, MAX_SPANS
         is_ascii = len(data) == len(text)
-        # How many characters come before a byte.
+        # The number of characters before a byte.
         counted = characters = 0
         while position <= len(data):
             for match in self._pattern.finditer(data, position):
@@ -178,21 +178,21 @@ class Matcher:
                 return
 
     def _after_empty_match(self, data: bytes, start: int) -> int:
-        """Where the next match may begin. A step over each character would take 2 s in a line of 1 MiB."""
+        """Where the next match can begin. Stepping over each character would take 2 s in a line of 1 MiB."""
         pattern = self._empty_matches
         if pattern is not None and pattern.programsize * len(data) <= MAX_PROGRAM * 2**20:
             end: int = pattern.match(data, start).end()
             if end < len(data) and len(data[start:end].decode(errors="replace")) == _EMPTY_MATCHES:
                 return end
         start += 1
-        # The other bytes of a character.
+        # Skip the rest of the character.
         while start < len(data) and data[start] & 0xC0 == 0x80:
             start += 1
         return start
 
     @cached_property
     def _empty_matches(self) -> Any:
-        """A pattern that steps over several characters at once, if the query matches the empty text at each of them.
+        """A pattern that steps over several characters at each of which the query matches the empty text.
 
         None if it would be too large.
         """
@@ -204,7 +204,7 @@ class Matcher:
 
 
 class ExpressionSet:
-    """Expressions of RE2, all of which are searched for at once. ``is_folded``: upper and lower case are the same."""
+    """RE2 expressions, all searched for at once. ``is_folded``: case-insensitive."""
 
     def __init__(self, expressions: Iterable[str], *, is_folded: bool = True) -> None:
         options = _options(32 * 2**20)
@@ -220,7 +220,7 @@ class ExpressionSet:
 
 
 def whole_match(expression: str) -> Callable[[str], bool]:
-    """A function that matches a whole text, case-sensitively. Raises ValueError for an invalid expression."""
+    """A function that matches a whole string, case-sensitively. Raises ValueError for an invalid expression."""
     compiled = _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True)
 
     def matches(text: str) -> bool:
@@ -233,7 +233,7 @@ def whole_match(expression: str) -> Callable[[str], bool]:
 
 
 def compile_groups(expression: str) -> Any:
-    """A pattern with groups, case-sensitive. Raises ValueError for a malformed or expensive expression."""
+    """A pattern with groups, case-sensitive. Raises ValueError for a malformed or too expensive expression."""
     return _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True, captures=True)
 
 
@@ -245,7 +245,7 @@ def _compiled(
     options.case_sensitive = case_sensitive
     options.never_capture = not captures
     try:
-        # The module would cache the last 128 patterns with their automata. Callers keep the patterns that they reuse.
+        # The module would cache the last 128 patterns with their automata. Callers keep those that they reuse.
         compiled = re2.compile(query, options)
         re2.purge()
         return compiled
@@ -267,12 +267,12 @@ def _options(max_bytes: int) -> Any:
 
 
 def strip_sequences(text: str) -> str:
-    """``text`` without a terminal's control sequences."""
+    """``text`` without terminal control sequences."""
     return _CONTROL_SEQUENCE.sub("", text)
 
 
 def strip_and_map(text: str) -> tuple[str, Callable[[int], int]]:
-    """``text`` without control sequences, and a function that maps an index in the result to the index in ``text``."""
+    """``text`` without control sequences, and a function that maps its indices to indices in ``text``."""
     starts, ends = [0], [0]
     for sequence in _CONTROL_SEQUENCE.finditer(text):
         starts.append(starts[-1] + sequence.start() - ends[-1])

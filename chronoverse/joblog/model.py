@@ -1,7 +1,7 @@
-"""The values that a job's log is made of. They are immutable, and do no I/O.
+"""The values of a job's log. Immutable, without I/O.
 
-Each line has a number, ``sequence_num``. The same number is in the line's Redis entry id (``7-0``), in its SSE ``id:``,
-in pages and in links. An *offset* is a number after which reading starts.
+Each line has a number, ``sequence_num``. It is also the line's Redis entry id (``7-0``) and its SSE ``id:``, and is
+used in pages and links. An *offset* is a number after which reading starts.
 """
 
 import re
@@ -18,15 +18,15 @@ import orjson
 from chronoverse.joblog import events
 from chronoverse.joblog.labels import Labels
 
-#: Workflow and job ids. Nothing that matches can escape a Redis key, a path or a log line.
+#: Workflow and job ids. A match is safe in a Redis key, a path and a log line.
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
-#: Bytes of a line that are published as one entry, unless a setting says otherwise. A longer line is cut into parts.
+#: Default maximum bytes of a line published as one entry. Longer lines are cut.
 MAX_LINE_BYTES: Final = 65_536
-#: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
+#: The largest number accepted from clients (15 digits). JSON and Redis represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line as JSON: timestamp and message as JSON, number, stream, ``partial``. The archive's searches rely on its form.
+#: A line as JSON: timestamp, message, number, stream, ``partial``. The archive's search depends on this form.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
@@ -36,12 +36,12 @@ TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-
 
 
 def parse_number(text: str) -> int | None:
-    """An untrusted number: 1 to 15 ASCII digits. None for any other text."""
+    """Parses an untrusted number: 1 to 15 ASCII digits. None for any other text."""
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def parse_exit_code(text: str) -> int | None:
-    """An exit code as the store has it. None if it is absent or not a number."""
+    """Parses an exit code from the store. None if absent or not a number."""
     return int(text) if _EXIT_CODE.fullmatch(text) else None
 
 
@@ -51,7 +51,7 @@ def iso_timestamp(seconds: float) -> str:
 
 
 def seconds_of(text: str | None) -> float | None:
-    """Unix seconds of an ISO 8601 time, which is UTC without a zone. None if ``text`` is None or not a time."""
+    """Unix seconds of an ISO 8601 time (without a zone: UTC). None if ``text`` is None or invalid."""
     try:
         found = datetime.fromisoformat(text or "")
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
@@ -60,7 +60,7 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def iso_or_none(milliseconds: float) -> str | None:
-    """Unix ms as ISO 8601 UTC. None for a time beyond the calendar, which a foreign runner can write."""
+    """Unix ms as ISO 8601 UTC. None beyond the calendar, for times that a foreign runner can write."""
     try:
         return iso_timestamp(milliseconds / 1000)
     except (OverflowError, ValueError, OSError):
@@ -68,7 +68,7 @@ def iso_or_none(milliseconds: float) -> str | None:
 
 
 def read_time(text: str) -> str | None:
-    """An untrusted ISO 8601 time, as :func:`iso_timestamp` writes it. None for any other text."""
+    """Parses an untrusted ISO 8601 time, and returns it in the format of :func:`iso_timestamp`. None if invalid."""
     seconds = seconds_of(text)
     if seconds is None:
         return None
@@ -76,22 +76,22 @@ def read_time(text: str) -> str | None:
 
 
 class TimeRange(NamedTuple):
-    """Times from ``since`` to ``until``, both included, as :func:`read_time` writes them. None means no bound."""
+    """Times from ``since`` to ``until``, inclusive, in the format of :func:`read_time`. None: no limit."""
 
     since: str | None = None
     until: str | None = None
 
     def has(self, timestamp: str) -> bool:
-        """Whether a line's time is in the range. A text that is not a time is only in a range without bounds."""
+        """Whether a line's time is in the range. An invalid time is only in an unlimited range."""
         if self.since is None and self.until is None:
             return True
-        # Times as we write them are compared as texts.
+        # Times in our format compare as strings.
         time = timestamp if TIMESTAMP.fullmatch(timestamp) else read_time(timestamp)
         return time is not None and (self.since or "") <= time and (self.until is None or time <= self.until)
 
 
 class JobRef(NamedTuple):
-    """The two ids that name a job. Both match :data:`IDENTIFIER`."""
+    """The two ids that identify a job. Both match :data:`IDENTIFIER`."""
 
     workflow_id: str
     job_id: str
@@ -100,7 +100,7 @@ class JobRef(NamedTuple):
         return f"{self.workflow_id}/{self.job_id}"
 
 
-#: A position in a listing: a creation time in Unix ms, and the id of the job or workflow that was created then.
+#: A position in a listing: creation time in Unix ms, and id, of a job or workflow.
 ListingPosition = tuple[float, str]
 
 
@@ -121,7 +121,7 @@ class Status(StrEnum):
 
 
 class Line(NamedTuple):
-    """One line of a log. Its ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced.
+    """One line of a log. ``message`` has no newline at the end; bytes that were not UTF-8 have been replaced.
 
     A long line is cut into several. All but the last are ``partial``: the next line of the same stream continues them.
     """
@@ -145,7 +145,7 @@ class Line(NamedTuple):
         return line
 
     def encode(self) -> bytes:
-        """The same JSON as bytes, at half the cost of encoding :meth:`to_json`."""
+        """:meth:`to_json` as bytes, at half the cost."""
         number, timestamp, message, stream, partial = self
         rest = b',"partial":true' if partial else b""
         return LINE_JSON % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest)
@@ -156,7 +156,7 @@ class Line(NamedTuple):
 
     @classmethod
     def decode(cls, json: bytes) -> "Line":
-        """The line that :meth:`encode` wrote."""
+        """Parses the output of :meth:`encode`."""
         return cls.from_json(orjson.loads(json))
 
     @classmethod
@@ -166,7 +166,7 @@ class Line(NamedTuple):
 
 
 class LineRun(NamedTuple):
-    """Consecutive lines that differ only in their text. Appends consist of runs. ``messages`` are UTF-8."""
+    """Consecutive lines that differ only in text, the unit of appends. ``messages`` are UTF-8."""
 
     timestamp: str
     stream: str
@@ -175,7 +175,7 @@ class LineRun(NamedTuple):
 
 
 def runs_of(lines: Iterable[Line]) -> list[LineRun]:
-    """Consecutive ``lines`` as runs."""
+    """Groups consecutive ``lines`` into runs."""
     return [
         LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
         for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
@@ -183,7 +183,7 @@ def runs_of(lines: Iterable[Line]) -> list[LineRun]:
 
 
 def split_runs(runs: Iterable[LineRun], most: int) -> Iterator[list[LineRun]]:
-    """The ``runs`` in parts of up to ``most`` lines."""
+    """Splits ``runs`` into parts of up to ``most`` lines."""
     part: list[LineRun] = []
     room = most
     for timestamp, stream, partial, messages in runs:
@@ -200,7 +200,7 @@ def split_runs(runs: Iterable[LineRun], most: int) -> Iterator[list[LineRun]]:
 
 
 def count_lines(runs: Iterable[LineRun]) -> int:
-    """How many lines the ``runs`` have."""
+    """The number of lines in ``runs``."""
     return sum(len(run.messages) for run in runs)
 
 
@@ -214,11 +214,10 @@ def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:
 
 
 class Gap(NamedTuple):
-    """Numbers ``first`` to ``last``, both included, whose lines cannot be shown.
+    """Numbers ``first`` to ``last``, inclusive, whose lines cannot be shown.
 
-    ``reason`` is ``trimmed`` (the store has deleted them), ``missing`` (never written, or deleted by somebody),
-    ``lost`` (neither the store nor their runner has them), ``quota`` (a quota has left them out) or ``malformed`` (the
-    entry has no message).
+    ``reason``: ``trimmed`` (deleted by the store), ``missing`` (never written, or deleted by someone), ``lost`` (by
+    both the store and the runner), ``quota`` (dropped by a quota) or ``malformed`` (an entry without a message).
     """
 
     first: int
@@ -231,7 +230,7 @@ class Gap(NamedTuple):
 
 
 class End(NamedTuple):
-    """The terminal entry. It is the last of a log, and its number is one more than the last line's."""
+    """The terminal entry: the last entry of a log, numbered one past the last line."""
 
     sequence_num: int
     status: Status
@@ -248,16 +247,16 @@ class End(NamedTuple):
 
 
 class OutOfSequence(NamedTuple):
-    """An entry without its own number, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
+    """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last``: its number is too large, so nothing after it can be shown.
+    ``last``: its number is too large, and ends the log.
     """
 
     entry_id: str
     last: bool = False
 
     def to_frame(self) -> bytes:
-        """The SSE frame: an ``error``. The stream continues after it, unless it is the last."""
+        """The SSE frame: an ``error``. The stream continues after it, unless ``last``."""
         following = " and all entries after it" if self.last else ""
         return events.error_frame(
             f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"
@@ -265,7 +264,7 @@ class OutOfSequence(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """A runner's attempt at a job. The lease has the same ``token``. ``next`` is the number of its next line."""
+    """A runner's attempt at a job. The lease contains ``token``. ``next``: the number of its next line."""
 
     job: JobRef
     token: str
@@ -275,11 +274,11 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The state of a job when it was fetched.
+    """A job's state when it was fetched.
 
-    ``first`` is the first number that can still be read, and ``last`` the last line's number; no line is left if
-    ``first > last``. The archive has the numbers from ``first`` to ``archived``, and the store those from
-    ``first_stored`` on. ``archive_sha256`` is set once all of an ended log is archived: the hash of its chunks' hashes.
+    ``first`` is the first readable number, ``last`` the last line's; if ``first > last``, no line is left. The archive
+    has numbers from ``first`` to ``archived``, the store those from ``first_stored``. ``archive_sha256``, the hash of
+    the chunks' hashes, is set once all of an ended log is archived.
     """
 
     ref: JobRef
@@ -307,17 +306,17 @@ class Job:
 
     @property
     def created_seconds(self) -> float | None:
-        """When the job was created, otherwise started, in Unix seconds. None for a foreign job without either."""
+        """When the job was created, or else started, in Unix seconds. None if a foreign job has neither."""
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     def listed(self, created_ms: float) -> "Job":
-        """The same job, with the listing's time in place of missing times."""
+        """The job with the listing's time in place of missing times."""
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
 
     def ended(self, end: End) -> "Job":
-        """The same job with its terminal entry."""
+        """The job with its terminal entry."""
         return replace(
             self,
             status=end.status,
@@ -330,17 +329,17 @@ class Job:
         )
 
     def is_past_end(self, cursor: int) -> bool:
-        """Whether ``cursor`` is at the end of the log or after it. What a foreign runner writes there is not shown."""
+        """Whether ``cursor`` is at or past the end. Entries that a foreign runner writes after it are not shown."""
         return self.end is not None and cursor >= self.end.sequence_num
 
     def closing_frames(self, end: End, lease_seconds: float) -> bytes:
-        """The last frames of a stream: the job's final state, then ``end``, or ``error`` when the job was lost."""
+        """The last frames of a stream: the job's final state, then ``end``, or ``error`` if the job was lost."""
         return self.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """The last frames for a reader that has all lines up to ``cursor``. None while more lines may follow.
+        """The last frames for a reader that has all lines up to ``cursor``. None while more lines can follow.
 
-        For a reader past the terminal entry the frame is an ``error``: the store has lost lines that it once had.
+        An ``error`` for a reader past the terminal entry: the store has lost lines.
         """
         end = self.end
         if end is None or end.sequence_num > cursor + 1:
@@ -350,7 +349,7 @@ class Job:
         return self.closing_frames(end, lease_seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The answer of ``GET /workflows/{w}/jobs/{j}``. It has ``labels`` only if the job has any."""
+        """The answer of ``GET /workflows/{w}/jobs/{j}``. Has ``labels`` only if the job has any."""
         state = {
             "workflow_id": self.ref.workflow_id,
             "id": self.ref.job_id,
@@ -368,7 +367,7 @@ class Job:
         return {**state, "labels": dict(self.labels)} if self.labels else state
 
     def to_frame(self) -> bytes:
-        """The ``job`` frame. Contains the job's end only if it has ended, and ``labels`` only if it has any."""
+        """The ``job`` frame. Has the fields of the end only if the job has ended, and ``labels`` only if it has any."""
         state: dict[str, Any] = {
             "status": self.status,
             "attempt": self.attempt,

@@ -1,4 +1,4 @@
-"""The runs of a workflow with lines of one shape, and the verdict on a failure. Pure."""
+"""A workflow's runs that have lines of some shape, and the verdict on a failure. Pure."""
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -7,28 +7,28 @@ from typing import Any, Final, NamedTuple
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, Status
 
-#: The runs with a line of the shape that are listed one by one.
+#: Maximum runs with a line of the shape to list individually.
 MAX_LISTED: Final = 20
 
 _ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
-#: The ends that a line of a summary always counts. Others are there when they are not 0.
+#: The statuses that a summary's line always counts. Others are omitted if 0.
 _ALWAYS: Final = (Status.COMPLETED, Status.FAILED)
 _RED: Final = (Status.FAILED, Status.LOST)
 
 
 class Run(NamedTuple):
-    """An ended job, and the number of its first line of each wanted shape that it has.
+    """An ended job, and the number of its first line of each wanted shape.
 
-    The number is 0 when only the shape is known. ``first_lines`` is None when the job's shapes are not known.
+    The number is 0 if only the shape is known. ``first_lines`` is None if the job's shapes are unknown.
     """
 
     job: Job
     first_lines: Mapping[int, int] | None
 
     def occurrence(self, shape: int) -> dict[str, Any] | None:
-        """The run as an entry of ``jobs`` in a history, or None if it has no line of the shape.
+        """The run's entry in a history's ``jobs``. None if it has no line of the shape.
 
-        ``sequence_num`` is its first line of the shape. It is None when only the shape is known.
+        ``sequence_num`` is its first line of the shape, or None if only the shape is known.
         """
         number = None if self.first_lines is None else self.first_lines.get(shape)
         if number is None:
@@ -42,10 +42,10 @@ class Run(NamedTuple):
 
 
 class PastRuns(NamedTuple):
-    """The ended runs of a workflow up to one job, newest first.
+    """A workflow's ended runs up to one job, newest first.
 
-    ``is_whole`` is False if there was no time to read all requested runs. With ``own``, the verdict is based first on
-    the runs with all of these labels, such as the runs of the job's branch.
+    ``is_whole`` is False if there was no time to read all requested runs. With ``own`` labels, such as the job's
+    branch, the verdict uses the runs with these labels first.
     """
 
     runs: Sequence[Run]
@@ -53,7 +53,7 @@ class PastRuns(NamedTuple):
     own: Sequence[Sequence[str]] = ()
 
     def history(self, shape: int) -> dict[str, Any]:
-        """The answer of ``/logs/{n}/history`` for the shape of a line."""
+        """The answer of ``/logs/{n}/history`` for a line's shape."""
         occurrences = self._occurrences(shape)
         known = [run.job.status for run in self.runs if run.first_lines is not None]
         return {
@@ -81,9 +81,9 @@ class PastRuns(NamedTuple):
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
-        """Whether the failure of ``job``, whose most telling line has the shape, is new, persistent or flaky.
+        """Whether the failure of ``job`` is new, persistent or flaky. ``shape`` is its most telling line's.
 
-        None while that is unknown, and if none of the three holds. ``docs/answers.md`` has the rule.
+        None if unknown, or if none of these applies. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]
@@ -95,7 +95,7 @@ class PastRuns(NamedTuple):
         return self._verdict(self.runs, job, shape)
 
     def _verdict(self, runs: Sequence[Run], job: Job, shape: int) -> dict[str, Any] | None:
-        # A canceled run says neither that the failure is there nor that it is not.
+        # A canceled run is no evidence for or against the failure.
         runs = [run for run in runs if run.job.status is not Status.CANCELED]
         before = [run for run in runs if run.job.ref != job.ref]
         has = [run.occurrence(shape) is not None for run in before]

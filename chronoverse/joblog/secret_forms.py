@@ -1,7 +1,7 @@
-"""Secrets that are known by their form: keys of clouds and forges, tokens, passwords in URLs, private keys.
+"""Masks secrets with known formats: keys of clouds and forges, tokens, passwords in URLs, private keys. Pure.
 
-Each secret becomes :data:`_MASKED` before a line is stored. One pass of RE2 finds the few lines that may contain one.
-Pure.
+Each secret is replaced by :data:`_MASKED` before a line is stored. One RE2 pass finds the few lines that can contain
+one.
 """
 
 import re
@@ -15,12 +15,12 @@ from chronoverse.joblog.matcher import ExpressionSet, compile_groups, strip_and_
 
 #: What a secret becomes.
 _MASKED: Final = b"[masked]"
-#: Bytes at the end of a text that may begin a secret, at most.
+#: Maximum bytes at the end of a text that are held back as the possible beginning of a secret.
 _MAX_HELD: Final = 8_192
 
-#: A form in each row: what finds candidates, in one pass, and the secret, or the expression whose first group that has
-#: matched is the secret. Both are expressions of RE2. ``~`` stands before what longer words may contain; a text in JSON
-#: may end with ``\n``. A password in a URL is no placeholder, and docker://alpine:3.18@sha256:… has none.
+#: A form per row: an RE2 expression that finds candidates, and one that matches the secret, or captures it in the first
+#: group that matches. ``~`` means that no longer word may contain the secret; JSON text before it can end with ``\n``.
+#: A password in a URL is not a placeholder, and docker://alpine:3.18@sha256:… contains none.
 _ROWS: Final = r"""
 AKIA|ASIA|ABIA|ACCA           (?:^|[^A-Z0-9])((?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16})\b
 IQoJb3JpZ2lu|FwoGZXIvYXdz     (?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[\w/+=%]{100,}
@@ -40,15 +40,15 @@ eyJ                           eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}
 )
 _FORMS: Final = [(row.split()[0], row.split()[1]) for row in _ROWS.strip().splitlines()]
 
-#: How private keys begin and end. Between are lines of base64, and headers.
+#: The beginning and end of private keys, which enclose headers and lines of base64.
 _MARKER: Final = re.compile(rb"(?:-----)?(BEGIN|END) [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----")
 _INLINE: Final = re.compile(rb"(?:\\+[nr]|[A-Za-z0-9+/=])*")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/=]+(?:\\+[nr])?")
 _HEADER: Final = re.compile(rb"(?:Proc-Type|DEK-Info|Version|Comment|Charset|Hash): .*|")
-#: The first line of a key's base64 has as many characters at least.
+#: Minimum characters of the first base64 line of a key.
 _LEAST_BODY: Final = 40
 
-#: The beginnings of tokens, and what may still become a secret at the end of a text.
+#: Prefixes of tokens, and texts that can still become a secret.
 _WORDS: Final = (
     "AKIA|ASIA|ABIA|ACCA|IQoJb3JpZ2lu|FwoGZXIvYXdz|ghp_|gho_|ghu_|ghs_|ghr_|github_pat_|glpat-|gloas-|gldt-|glrt-|glrtr-"
     "|glcbt-|glptt-|glft-|glimt-|glagent-|glsoat-|glffct-|xoxa-|xoxb-|xoxe-|xoxo-|xoxp-|xoxr-|xoxs-|xapp-"
@@ -63,7 +63,7 @@ _PARTS: Final = {
 
 @cache
 def _held() -> re.Pattern[bytes]:
-    """Finds what may begin a secret at the end of a text. Few runners need it, and compiling it takes 1.3 ms."""
+    """Matches a possible secret's beginning at the end of a text. Compiled on demand: it takes 1.3 ms."""
     return re.compile(
         rf"(?:(?<![A-Za-z0-9])(?:(?:{_WORDS})\S*|{'|'.join(sorted(_PARTS))}"
         r"|(?:https?|rediss?|postgres(?:ql)?|mysql|mongodb|amqps?):/?)"
@@ -76,7 +76,7 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms, and ``more``: named RE2 expressions. If ``more`` is None, there are no forms at all.
+    """The built-in forms, and ``more``, named RE2 expressions. None: no forms at all.
 
     Raises :class:`SettingsError` for an invalid expression.
     """
@@ -98,7 +98,7 @@ class SecretForms:
 
     @cached_property
     def _forms(self) -> list[Any]:
-        """The expressions of all forms. Compiling them takes 2.5 ms, and few jobs print any secret."""
+        """The expressions of all forms. Compiling them takes 2.5 ms, and few jobs print a secret."""
         return [*(compile_groups(form) for _, form in _FORMS), *self._more]
 
     def mask(self) -> "StreamMask":
@@ -106,7 +106,7 @@ class SecretForms:
         return StreamMask(self)
 
     def mask_lists(self, lists: Iterable[tuple[str, list[bytes]]]) -> None:
-        """Masks consecutive lists of lines in place, each given with the name of its stream."""
+        """Masks consecutive lists of lines in place, each given with its stream's name."""
         whole = [(name, lines) for name, lines in lists if lines]
         if not self.may_be_in(b"\n".join(chain.from_iterable(lines for _, lines in whole))):
             return
@@ -115,15 +115,15 @@ class SecretForms:
             lines[:] = masks.setdefault(name, self.mask())(b"\n".join(lines)).split(b"\n")
 
     def may_be_in(self, text: bytes) -> bool:
-        """Whether any line of ``text`` may have a secret."""
+        """Whether any line of ``text`` can contain a secret."""
         if self._found(text):
             return True
         return b"\x1b" in text and bool(self._found(strip_sequences(text.decode("latin-1")).encode("latin-1")))
 
     def spans(self, line: bytes) -> Iterator[Span]:
-        """The places of secrets in a line, without private keys. They can overlap."""
+        """The positions of secrets in a line, except private keys. They can overlap."""
         for index in self._found(line):
-            # The last one is for private keys.
+            # The last expression is for private keys.
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
                 groups = map(found.span, range(1, found.re.groups + 1))
                 yield next((span for span in groups if span[0] >= 0), found.span())
@@ -133,22 +133,22 @@ class SecretForms:
 
 
 class StreamMask:
-    """Masks the lines of one stream, in their order: a private key has several."""
+    """Masks the lines of one stream, in order: a private key spans several."""
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
-        #: Within a private key: the bytes before and after its beginning in that line (lines may have a prefix), and
-        #: whether a line of base64 came.
+        #: Within a private key: the bytes before and after its beginning in that line (lines can have a prefix), and
+        #: whether a line of base64 has come.
         self.key: tuple[int, int, bool] | None = None
 
     def __call__(self, text: bytes) -> bytes:
-        """Masks lines that are separated by newlines. Their number stays."""
+        """Masks lines separated by newlines. Their number stays the same."""
         if self.key is None and not self._forms.may_be_in(text):
             return text
         return b"\n".join(map(self._mask_line, text.split(b"\n")))
 
     def undecided(self, text: bytes) -> int:
-        """How many bytes at the end of ``text``, the beginning of a line, may be the beginning of a secret."""
+        """The number of bytes at the end of ``text``, the beginning of a line, that could begin a secret."""
         tail = text[-_MAX_HELD:] if self._forms.is_on else b""
         if self.key is not None:
             return len(tail)
@@ -172,7 +172,7 @@ class StreamMask:
         return b"".join([*masked, line[position:]]) if masked else line
 
     def _key_spans(self, line: bytes) -> Sequence[Span]:
-        """The places of a private key, or of a part of one, in a line."""
+        """The positions of private keys, or parts of one, in a line."""
         spans: list[Span] = []
         start: int | None = None
         markers = [*_MARKER.finditer(line)] if b"PRIVATE KEY" in line else []

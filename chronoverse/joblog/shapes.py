@@ -1,7 +1,7 @@
-"""The shape of a line: its text without what differs from run to run.
+"""The shape of a line: its text without the parts that differ between runs.
 
-The lines of two runs are compared by their shapes. ``docs/answers.md`` has the rules. Times, numbers, hashes and
-temporary names become one placeholder, so that a hash of only decimal digits has the same shape as any other hash.
+Lines of two runs are compared by shape. ``docs/answers.md`` has the rules. Times, numbers, hashes and temporary names
+become the same placeholder, so that a hash of only decimal digits has the same shape as any other hash.
 
 A shape is stored as 64 bits of its BLAKE2b hash. Against runs with a million shapes, one new line in 2 * 10^13 is
 missed because of a hash collision.
@@ -20,31 +20,31 @@ from chronoverse.joblog.matcher import strip_sequences
 
 _Value = TypeVar("_Value")
 
-#: Changes whenever a line may have another shape than before, or a packed set another form.
+#: Must change when a line could get another shape, or a packed set has another format.
 VERSION: Final = 3
 _HASH_BYTES: Final = 8
 #: Maximum shapes of one log. A comparison with more would need too much memory.
 MAX_SHAPES: Final = 100_000
-#: Bytes of a shape in a packed set: its hash, and the number of its first line.
+#: Bytes per shape in a packed set: its hash, and its first line's number.
 ENTRY_BYTES: Final = _HASH_BYTES + 6
-#: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
+#: Bytes of the hash at the beginning of a packed set, and maximum bytes of a packed set.
 _DIGEST_BYTES: Final = 16
 MAX_SET_BYTES: Final = _DIGEST_BYTES + _HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
 
-#: Bytes of a line or a word that is remembered itself, at most.
+#: Maximum bytes of a line or word that is cached by itself instead of by its hash.
 _MAX_KEY: Final = 256
 
-#: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
+#: First, all digits become 0: many lines and words then become equal, and are found in the cache.
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
 
-#: Units of time and size, which may follow a number. There are two signs for micro.
+#: Units of time and size after a number. There are two signs for micro.
 _UNIT: Final = (
     "(?:(?:n|u|\u00b5|\u03bc|m)s|"
     r"[smhd]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|milliseconds?|bytes?"
     r"|[kKMGT]|[kKMGT]?i?[bB](?:its?)?(?:/s|ps)?)(?![A-Za-z0-9_])"
 )
 _IS_UNIT: Final = re.compile(_UNIT)
-#: Stands before a word that begins with a unit, while the words of a line are put together.
+#: Marks a word that begins with a unit, until a line's words are joined.
 _UNIT_MARK: Final = "\x01"
 #: Numbers with units, and lists of numbers.
 _NUMBERS: Final = re.compile(f"#(?: {_UNIT_MARK}{_UNIT})?(?:,? #(?: {_UNIT_MARK}{_UNIT})?)*".encode())
@@ -53,14 +53,14 @@ _TEMPORARY: Final = re.compile(
     r"|[A-Za-z]:\\Users\\[^\\]+\\AppData\\Local\\Temp\\[^\\:;,'\"]+"
     r"|(?<=/)\.?tmp[._-]?[A-Za-z0-9_]{6,10}(?![A-Za-z0-9_])"
 )
-#: Branches, tags and other references of git, and more names of temporary files.
+#: Git references, such as branches and tags, and more names of temporary files.
 _REFERENCES: Final = re.compile(
     r"(?<=refs/)[^\s:'\"`]+|(?<=^origin/)[^\s:'\"`]+|(?<='origin/)[^\s:'\"`]+|(?<=/_temp/)[^/:;,'\"`()\[\]<>]+"
     r"|(?<=\.mesonpy-)[a-z0-9_]{8}|~(?=[A-Za-z]*[A-Z0])[A-Za-z0]{6}(?![A-Za-z0-9_])"
 )
-#: Files of a web application that are named after their hashes.
+#: Files of a web application named after their hashes.
 _BUNDLE: Final = re.compile(r"-(?=[a-z-]*[A-Z0_])[\w-]{8}(?=\.(?:js|css|map|mjs)\b)")
-#: Phrases of git and of CI systems with a part that differs from run to run, and progress bars.
+#: Phrases of git and CI systems with a part that differs between runs, and progress bars.
 _PHRASES: Final = re.compile(
     rb"(?<=\bbranch ')[^']+|(?<= -B )\S+|(?<=^ref: )\S+|(?<=\(ref is )[^)]+|(?<=^HEAD is now at # ).+"
     rb"|(?<=^Previous HEAD position was # ).+|(?<=^Secret source: ).+"
@@ -72,9 +72,9 @@ _PHRASES: Final = re.compile(
 _COLONS: Final = re.compile(
     r"(?<![A-Za-z0-9:])(?=[0:]*(?:[a-fA-F]|(?<=::)))(?:[0a-fA-F]{0,4}:){2,7}[0a-fA-F]{0,4}(?:%[a-z]+0+)?(?![A-Za-z0-9:])"
 )
-#: Not before a hash or a UUID, which a sign or a separator may precede.
+#: Not before a hash or UUID, which can follow a sign or separator.
 _NO_ID: Final = r"(?!(?=[0a-fA-F]{6})0*[a-fA-F][0a-fA-F]*(?![A-Za-z0-9])|[0a-fA-F]{8}-[0a-fA-F]{4}-)"
-#: What may follow a version's number.
+#: Suffixes of version numbers.
 _VERSION_TAIL: Final = (
     r"(?:[-.]?(?:alpha|beta|rc|dev|pre|preview|nightly|snapshot|post)[-.]?0*(?:\.0+)*(?![A-Za-z0-9]))?"
     r"(?:-0+)?(?:-g[0a-f]{7,40}(?![A-Za-z0-9]))?"
@@ -94,26 +94,26 @@ _NUMBER: Final = re.compile(
     rf"0+(?:(?:[.,:/_+T-]{_NO_ID}|[/-][A-Z][a-z][a-z][/-])0+)*(?:[eE][-+]?0+)?{_VERSION_TAIL}"
     rf"(?:(?:[dhms]|min)0+(?:\.0+)?)*(?:Z|{_UNIT})?"
 )
-#: Turns every hexadecimal digit of a line whose digits are all 0 into one sign; and what an id looks like then.
+#: Maps all hexadecimal digits (decimal ones are already 0) to one character; and what ids look like then.
 _HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
 _LONG_HEX: Final = b"\x00" * 8
 _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
-#: What may stand before an id, so that no rule can join them.
+#: Characters before an id across which no rule joins it with other text.
 _BEFORE_ID: Final = frozenset(b" \t\n=([{<\"'")
-#: Names of months and days, and what else is not the same at all times.
+#: Names of months and days, and AM and PM.
 _NAMES: Final = (
     frozenset({"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"})
     | {"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
     | {"AM", "PM"}
 )
-#: What may stand before and after such a name.
+#: Punctuation around such a name.
 _PUNCTUATION: Final = "[](){}<>\"',.:;"
-#: Characters of rulers, progress bars and marks.
+#: Repeated characters of rulers, progress bars and marks.
 _REPEATED: Final = re.compile(r"([-=.*~#+_^<>!|:/\\\u2500-\u259f\u2022\u00b7\u2026])\1\1+")
 
 
 class _Words(dict[bytes, bytes]):
-    """The masked form of each word. It is made when the word is first looked up."""
+    """The masked form of each word, computed on first lookup."""
 
     def __missing__(self, word: bytes) -> bytes:
         text = word.decode("utf-8", "surrogatepass")
@@ -131,7 +131,7 @@ class _Words(dict[bytes, bytes]):
             text = text.replace(name, "#")
         elif _IS_UNIT.match(text):
             text = _UNIT_MARK + text
-        # Few words have any: the search alone takes a third of the time.
+        # Few words have any, and the search alone takes a third of the time.
         if _REPEATED.search(text):
             text = _REPEATED.sub(r"\1\1", text)
         masked = text.encode("utf-8", "surrogatepass")
@@ -140,23 +140,23 @@ class _Words(dict[bytes, bytes]):
 
 
 class ShapeHasher(dict[bytes, int]):
-    """The hash of the shape of each line. It is made when the line is first looked up."""
+    """The hash of each line's shape, computed on first lookup."""
 
     def __init__(self) -> None:
         super().__init__()
         self._words = _Words()
-        #: Of long lines by their hashes.
+        #: Long lines, by hash.
         self._long: dict[bytes, int] = {}
 
     def hashes(self, messages: Sequence[str]) -> list[int]:
-        """The hash of the shape of each message, in order."""
+        """The hash of each message's shape, in order."""
         text = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS)
         if b"\x1b" not in text:
-            # One pass over all lines takes half the time of one for each.
+            # One pass over all lines takes half the time of a pass per line.
             text = _with_equal_ids(text)
         lines = text.split(b"\n")
         if len(lines) != len(messages):
-            # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
+            # A foreign runner's message can contain newlines. And an empty list splits into one empty line.
             lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
         return list(map(self.__getitem__, lines))
 
@@ -170,7 +170,7 @@ class ShapeHasher(dict[bytes, int]):
         if key is not line and (known := self._long.get(key)) is not None:
             return known
         plain = _with_equal_ids(_without_sequences(line))
-        # When a control sequence is left out, the text around it may form another one. That one stays.
+        # Removing a control sequence can form another one, which stays.
         if plain != line and b"\x1b" not in plain:
             found = self[plain]
             if b"\x1b" not in line:
@@ -181,11 +181,11 @@ class ShapeHasher(dict[bytes, int]):
         return found
 
     def _shape(self, plain: bytes) -> bytes:
-        """The shape of a line without control sequences, whose digits are all 0, in UTF-8."""
+        """The shape, in UTF-8, of a line without control sequences whose digits are all 0."""
         masked = b" ".join(map(self._words.__getitem__, plain.split()))
         if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
             masked = _NUMBERS.sub(b"#", masked)
-        # What each phrase has: a test of its own is several times as fast.
+        # Parts of the phrases: testing each is several times as fast.
         if (
             b"branch '" in masked
             or b" -B " in masked
@@ -208,10 +208,10 @@ def _without_sequences(line: bytes) -> bytes:
 
 
 def _with_equal_ids(text: bytes) -> bytes:
-    """Text of the same shapes, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
+    """Zeroes the digits of UUIDs and of eight or more hexadecimal digits. Shapes stay the same.
 
-    Many lines differ only in their ids. This makes them equal. ``text`` is one line or several, whose digits are all 0,
-    without control sequences. It is returned itself if nothing changes.
+    Many lines differ only in ids; this makes them equal. ``text`` is one or more lines without control sequences, whose
+    decimal digits are all 0. Returns ``text`` itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []
@@ -229,7 +229,7 @@ def _with_equal_ids(text: bytes) -> bytes:
 
 
 def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
-    # The lines and the words that are remembered take some 45 MiB at most.
+    # The caches of lines and words take about 45 MiB at most.
     if len(key) <= _MAX_KEY:
         if len(memory) >= 50_000:
             memory.clear()
@@ -237,10 +237,10 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeSet:
-    """The shapes of one log's lines, at most :data:`MAX_SHAPES`, which take about 17 MB of memory.
+    """The shapes of one log's lines, at most :data:`MAX_SHAPES` (about 17 MB of memory).
 
-    ``first`` maps each shape to the number of its first line. ``is_full`` means that the log has more shapes; ``first``
-    is then empty, and no log can be compared with this one.
+    ``first`` maps each shape to its first line's number. If the log has more shapes, ``is_full`` is set, ``first`` is
+    empty, and no log can be compared with this one.
     """
 
     def __init__(self) -> None:
@@ -249,18 +249,18 @@ class ShapeSet:
 
     @property
     def hashes(self) -> Collection[int]:
-        """The hash of each shape."""
+        """The hashes of all shapes."""
         return self.first.keys()
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape. None if no line has it."""
+        """The number of the first line of this shape. None if there is none."""
         return self.first.get(shape)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int]) -> None:
-        """Adds lines by their shapes and their numbers, which ascend."""
+        """Adds lines: their shapes, and their numbers in ascending order."""
         if self.is_full:
             return
-        # Of several lines of one shape, the first comes last here, and stays.
+        # In this reversed order, the first line of each shape overwrites later ones.
         for shape, number in dict(zip(reversed(hashes), reversed(numbers), strict=True)).items():
             if number < self.first.get(shape, number + 1):
                 self.first[shape] = number
@@ -269,13 +269,13 @@ class ShapeSet:
             self.first.clear()
 
     def to_bytes(self) -> bytes:
-        """The set, packed: the BLAKE2b hash of the rest, ``is_full`` as 64 bits, and then 14 bytes for each shape.
+        """The packed set: the BLAKE2b hash of the rest, ``is_full`` as 64 bits, and 14 bytes per shape.
 
-        First come all hashes, ascending, of 64 bits each, then the lower 32 bits of each line's number, then its 16
-        bits above. All have the least significant byte first. Hashes do not compress.
+        Columns: all hashes, ascending (64 bits); the lower 32 bits of all line numbers; their next 16 bits.
+        Little-endian. Hashes do not compress.
         """
         hashes = sorted(self.first)
-        # A foreign runner may number its lines beyond 48 bits. Their numbers are not known then.
+        # A foreign runner can number its lines beyond 48 bits. These become 0, unknown.
         numbers = [number if number < 2**48 else 0 for number in map(self.first.__getitem__, hashes)]
         low, high = [number & 0xFFFFFFFF for number in numbers], [number >> 32 for number in numbers]
         count = len(hashes)
@@ -284,9 +284,9 @@ class ShapeSet:
 
 
 class PackedShapes:
-    """The shapes of one log as :meth:`ShapeSet.to_bytes` has packed them. It has the members of a :class:`ShapeSet`.
+    """A log's shapes, as packed by :meth:`ShapeSet.to_bytes`. Has the members of :class:`ShapeSet`.
 
-    Raises ValueError for anything else.
+    Raises ValueError for invalid data.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -303,19 +303,19 @@ class PackedShapes:
         self._high = _column("H", numbers[4 * count :])
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape, or 0 if unknown. None if no line has it."""
+        """The number of the first line of this shape, 0 if unknown. None if there is none."""
         index = bisect_left(self.hashes, shape)
         if index == len(self.hashes) or self.hashes[index] != shape:
             return None
         return self._low[index] | self._high[index] << 32
 
 
-#: The shapes of a whole log, as they were collected, or as the archive has them.
+#: The shapes of a whole log, collected or archived.
 Shapes = ShapeSet | PackedShapes
 
 
 def _column(code: Literal["Q", "I", "H"], data: memoryview) -> Sequence[int]:
-    """The numbers in a part of a packed set, without a copy if the processor has the same byte order."""
+    """The numbers of a packed column, without a copy on little-endian machines."""
     if sys.byteorder == "little":
         return data.cast(code)
     column = array(code, data.tobytes())

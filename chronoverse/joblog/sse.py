@@ -1,6 +1,6 @@
-"""Encodes and decodes Server-Sent Events. Pure: no I/O, and nothing about jobs.
+"""Encodes and decodes Server-Sent Events. Pure; knows nothing about jobs.
 
-The format is defined in the WHATWG HTML standard:
+The WHATWG HTML standard defines the format:
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: A comment without a blank line after it. Some decoders would turn ``:\n\n`` into an empty event.
+#: A comment without a following blank line: some decoders turn ``:\n\n`` into an empty event.
 HEARTBEAT = b":\n"
 
 _NEWLINES = re.compile(r"[\r\n]+")
@@ -17,7 +17,7 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class ServerSentEvent(NamedTuple):
-    """One event. ``id`` is the last id on the stream so far, even if an earlier block had it."""
+    """One event. ``id`` is the stream's last id so far, even if an earlier block set it."""
 
     event: str
     data: str
@@ -41,24 +41,24 @@ def frame(event: str, data: bytes, id: int | None = None, retry_ms: int | None =
 
 
 def cursor(id: int) -> bytes:
-    """A block that moves the client's ``Last-Event-ID`` and dispatches nothing."""
+    """A block that sets the client's ``Last-Event-ID`` and dispatches no event."""
     return b"id: %d\n\n" % id
 
 
 def retry(milliseconds: int) -> bytes:
-    """A block that sets the client's reconnection time and dispatches nothing."""
+    """A block that sets the client's reconnection time and dispatches no event."""
     return b"retry: %d\n\n" % milliseconds
 
 
 def fold(text: str) -> bytes:
-    """``text`` as one line of data. Each sequence of CR and LF becomes a space."""
+    """``text`` as one line of data. Each run of CR and LF becomes a space."""
     return _NEWLINES.sub(" ", text).strip().encode("utf-8", "replace")
 
 
 class Decoder:
-    """Decodes the bytes of a stream, which may come in chunks of any size.
+    """Decodes a stream's bytes, in chunks of any size.
 
-    ``last_event_id`` changes only when a complete block has arrived. ``retry_ms`` is None until the stream sets it.
+    ``last_event_id`` changes only when a block is complete. ``retry_ms`` is None until the stream sets it.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
@@ -71,7 +71,7 @@ class Decoder:
         self._id = last_event_id
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """The events that ``chunk`` completes."""
+        """Yields the events that ``chunk`` completes."""
         buffer = self._buffer + chunk
         if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
             self._buffer = buffer

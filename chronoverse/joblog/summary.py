@@ -1,6 +1,6 @@
-"""The summary of a log: its new lines, its errors, and its last lines.
+"""A log's summary: new lines, errors and last lines. Pure.
 
-Pure. :class:`FoundLines` collects lines, and :func:`compose` writes the JSON within a number of bytes.
+:class:`FoundLines` collects lines; :func:`compose` writes the JSON within a limited number of bytes.
 """
 
 import re
@@ -18,21 +18,21 @@ from chronoverse.joblog.matcher import strip_sequences
 from chronoverse.joblog.model import Job, Line, Status
 from chronoverse.joblog.past_runs import PastRuns
 
-#: Bytes of a summary: the fewest, the most, and how many it has if nobody asks for a number.
+#: Minimum, maximum and default bytes of a summary.
 MIN_BYTES: Final = 1_024
 MAX_BYTES: Final = 262_144
 DEFAULT_BYTES: Final = 16_384
 MAX_LAST_LINES: Final = 50
-#: Groups of lines of one shape, at most. Lines of further shapes are only counted.
+#: Maximum groups of lines with one shape. Lines with further shapes are only counted.
 MAX_GROUPS: Final = 1_000
-#: Hunks that are kept, at most: of more, those with the highest ranks.
+#: Maximum hunks kept: those with the highest ranks.
 MAX_HUNKS: Final = 200
-#: Characters of one message: this part of the summary's bytes, within these bounds.
+#: Characters per message: this share of the summary's bytes, within these limits.
 MESSAGE_SHARE: Final = 1 / 16
 MESSAGE_CHARACTERS: Final = (80, 1_000)
 
 
-#: What only says that something has failed, or how often.
+#: Texts that only report a failure, or a count of failures.
 _CLOSING: Final = re.compile(
     r"(?i)\b(?:exit(?:ed)?(?: with)? (?:status|code)|process completed|previous errors?"
     r"|(?:errors?|fail(?:ed|ures?))[:=] ?[0-9]|(?:job|build|run|tests?|script|command) (?:has )?failed|build failure"
@@ -40,7 +40,7 @@ _CLOSING: Final = re.compile(
     r"|\b[0-9]+ (?:errors?|fail(?:ed|ures?))(?:[,;.)]|\s*$)|\bmake(?:\[[0-9]+\])?: \*\*\*"
     r"|^\W*(?:fail|failed|failures|error)\W*$"
 )
-#: What says why: the name of an error and a text, a place in a source file and a text, or words of a system.
+#: Texts that give a reason: an error's name and message, a source location and message, or system errors.
 _WHY: Final = re.compile(
     r"(?i)(?:error|exception|violation|panic|fatal|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S"
     r"|\bcaused by: |(?:^|[\s0-9])e: \S"
@@ -50,10 +50,10 @@ _WHY: Final = re.compile(
     r"|undefined reference|^E   +assert |\brefused\b|timed? out|deadline exceeded"
     r"|timeout (?:after|exceeded|reached|expired|waiting)"
 )
-#: What else looks like a failure, but is no word of an error: it is common in the names of good tests.
+#: Other signs of failure. Not among the error words: they are common in the names of passing tests.
 _FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
 
-#: The subject of a commit is new in every run, and may speak of any error.
+#: A commit's subject is new in every run, and can mention any error.
 _COMMIT: Final = re.compile(
     r"^\s*(?:HEAD is now at|Checking out|Merge (?:pull request|branch|commit)|commit [0-9a-f]{7,})\b"
 )
@@ -62,9 +62,9 @@ _COMMIT: Final = re.compile(
 def weight_of(message: str, is_error: bool) -> int:
     """How telling a line is: 3 if it gives a reason, 2 for another failure, 1 if it only reports a failure.
 
-    Other lines get 0, and lines that are new in every run -1. ``is_error`` is the result of :func:`looks_like_error`.
+    0 for other lines, -1 for lines that are new in every run. ``is_error``: the line looks like an error.
     """
-    # Its first characters say enough.
+    # The beginning is enough.
     text = strip_sequences(message[:1_000])
     if _COMMIT.search(text):
         return -1
@@ -75,7 +75,7 @@ def weight_of(message: str, is_error: bool) -> int:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: their count, and the number, weight and (if kept) text of the first one."""
+    """Lines of one shape: their count, and the first one's number, weight and (if kept) text."""
 
     number: int
     repeated: int
@@ -85,7 +85,7 @@ class LineGroup:
 
 @dataclass(slots=True)
 class Hunk:
-    """Lines that were found next to each other. ``telling`` is the number of the one with the highest ``weight``."""
+    """Lines found close together. ``telling`` is the number of the one with the highest ``weight``."""
 
     first: int
     last: int
@@ -95,16 +95,16 @@ class Hunk:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The hunk with the highest rank is the cause: it says why, is large, and is late."""
-        # A line that only says that something has failed is no reason to open the log there.
+        """The hunk with the highest rank is the cause: it gives a reason, is large, and is late."""
+        # A line that only reports a failure is no reason to open the log there.
         return max(self.weight, 1), self.size, self.last
 
 
 @dataclass(slots=True)
 class FoundLines:
-    """The lines of one kind among the scanned lines from number ``low`` to ``high``. Lines are added at either end.
+    """Lines of one kind found among scanned lines ``low`` to ``high``. Lines are added at either end.
 
-    Lines of one shape form one group: ``shape_of`` returns a message's shape, ``weigh`` how telling it is.
+    Lines with one shape form a group. ``shape_of`` returns a message's shape, ``weigh`` how telling it is.
     ``is_whole``: all ``count`` lines are in groups; false beyond :data:`MAX_GROUPS` shapes.
     """
 
@@ -121,7 +121,7 @@ class FoundLines:
         """Adds a line."""
         self.count += 1
         number = line.sequence_num
-        # One character more than is shown, so that the line is marked as cut.
+        # One character more than shown, so that the line is marked as truncated.
         line = line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1])
         shape = self.shape_of(line.message)
         group = self._groups.get(shape)
@@ -141,7 +141,7 @@ class FoundLines:
             return
         hunks = self._hunks
         for hunk in (hunks[0], hunks[-1]) if hunks else ():
-            # One other line may be between two lines of a hunk.
+            # Lines of a hunk can have one other line between them.
             if hunk.first - 2 <= number <= hunk.last + 2:
                 hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 1
                 if weight > hunk.weight or (weight == hunk.weight and number < hunk.telling):
@@ -153,37 +153,37 @@ class FoundLines:
         else:
             hunks.append(hunk)
         if len(hunks) > MAX_HUNKS:
-            # Those at both ends may grow.
+            # Keep the hunks at both ends, which can still grow.
             best = sorted(list(hunks)[1:-1], key=lambda each: each.rank)[MAX_HUNKS // 2 :]
             self._hunks = deque(sorted([hunks[0], hunks[-1], *best], key=lambda each: each.first))
 
     def groups(self) -> list[LineGroup]:
-        """The groups by their first lines."""
+        """The groups, ordered by first line."""
         return sorted(self._groups.values(), key=lambda group: group.number)
 
     def best_hunk(self, begin: int = 1) -> Hunk | None:
-        """The hunk with the highest rank whose most telling line is ``begin`` or later."""
+        """The hunk with the highest rank whose most telling line is at or after line ``begin``."""
         hunks = [hunk for hunk in self._hunks if hunk.telling >= begin]
         return max(hunks, key=lambda hunk: hunk.rank, default=None)
 
     def to_json(self) -> list[Any]:
-        """The state for :meth:`restore`: numbers only, without text of the log."""
+        """The state, for :meth:`restore`. Contains numbers, but no text of the log."""
         groups = [[shape, group.number, group.repeated, group.weight] for shape, group in self._groups.items()]
         hunks = [[each.first, each.last, each.size, each.telling, each.weight] for each in self._hunks]
         return [self.low, self.high, self.count, self.is_whole, groups, hunks]
 
     def restore(self, json: list[Any]) -> None:
-        """Continues from saved state. The restored groups have no lines."""
+        """Restores saved state. The groups then have no lines."""
         self.low, self.high, self.count, self.is_whole, groups, hunks = json
         self._groups = {shape: LineGroup(*rest) for shape, *rest in groups}
         self._hunks = deque(Hunk(*each) for each in hunks)
 
 
 class Findings(NamedTuple):
-    """The findings in a log: errors, the last lines in their order, new lines, and the ids ``compared_with``.
+    """The findings in a log: errors, last lines in order, new lines, and the ids ``compared_with``.
 
-    ``new`` and ``compared_with`` are None without a run to compare with; ``guess`` is the cause as far as known
-    without one. ``slower`` are the first pauses longer than usual, as JSON, or None.
+    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is the cause, as far as known
+    without one. ``slower``: the first pauses longer than usual, as JSON, or None.
     """
 
     errors: FoundLines
@@ -202,10 +202,10 @@ def compose(
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     baseline: str | None = None,
 ) -> bytes:
-    """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
+    """The summary as JSON, in at most ``max_bytes`` (:data:`MIN_BYTES` or more).
 
-    ``read_past`` looks for shapes in earlier runs. ``baseline`` are the labels of the runs compared with. Pauses get
-    a quarter of the room at most, and the three kinds of lines share the rest evenly.
+    ``read_past`` finds shapes in earlier runs. ``baseline``: the labels of the runs compared with. Pauses get at most a
+    quarter of the room; the three kinds of lines share the rest evenly.
     """
     errors, last, compared_with, new, guess, slower = found
     least, most = MESSAGE_CHARACTERS
@@ -214,7 +214,7 @@ def compose(
     scanned_to = max(errors.low, new.low if new else 0, begin)
     shown_job = job.to_json()
     if job.labels:
-        # They get a quarter of the room, at most.
+        # Labels get at most a quarter of the room.
         shown_job["labels"] = fit_labels(shown_job["labels"], max_bytes // 4)
     compared = None if compared_with is None else list(compared_with)
     body: dict[str, Any] = {
@@ -236,7 +236,7 @@ def compose(
         return max_bytes - len(orjson.dumps(body))
 
     def offer(name: str, *values: Any) -> None:
-        """Sets a member to the first of ``values`` for which there is room, else to None."""
+        """Sets a member to the first of ``values`` that fits, else to None."""
         for body[name] in values:
             if room_left() >= 0:
                 return
@@ -254,14 +254,14 @@ def compose(
     past = read_past(looked_for) if looked_for else None
     if cause is not None:
         seen = past and past.seen(cause_shape)
-        # A foreign runner may write a time of any length.
+        # A foreign runner can write a time of any length.
         lines = [orjson.Fragment(cut_line(line, size, seen=seen)) for size in (characters, 0)]
         place = {"from": first, "to": final, "line": None, "kind": kind, "confidence": confidence}
         offer("cause", *({**place, "line": each} for each in lines))
         if past is not None and scanned_to == begin:
             offer("verdict", past.verdict(job, cause_shape))
     offer("baseline", body["baseline"])
-    # Five ids may have more characters than the smallest summary.
+    # Five ids can be longer than the smallest summary.
     while compared and room_left() < 0:
         compared.pop()
     room = room_left()
@@ -298,13 +298,13 @@ def _groups_for(
     found: FoundLines | None,
     shape_of: Callable[[str], int],
 ) -> list[tuple[Line, int, int]]:
-    """The groups for which there may be room: the first line of each, how many it has, and that line's shape."""
+    """The groups that may fit: each one's first line, its number of lines, and its shape."""
     listed: list[tuple[Line, int, int]] = []
     room = max_bytes
     for group in found.groups() if found else ():
         if room < 0:
             break
-        # What a running job's log has dropped meanwhile can no longer be read.
+        # A running job's log may have dropped these lines meanwhile.
         if group.number >= begin:
             line = group.line or read_line(group.number)
             whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
@@ -315,14 +315,14 @@ def _groups_for(
 
 
 def _count(found: FoundLines, begin: int) -> int | None:
-    """The number of lines found. None until all lines from number ``begin`` on are scanned."""
+    """The number of lines found. None until all lines from ``begin`` are scanned."""
     return found.count if found.low <= begin else None
 
 
 def _cause(
     job: Job, guess: Cause | None, new: FoundLines | None, last: Sequence[Line]
 ) -> tuple[int, int, int, str, str] | None:
-    """Where the log of a failed or lost job opens: first, last and most telling line, kind, confidence."""
+    """Where a failed or lost job's log opens: first, last and most telling line, kind, confidence."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
     if job.status is Status.FAILED and new and (hunk := new.best_hunk(job.first)):
@@ -336,7 +336,7 @@ def _cause(
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:
-    """The pieces of each kind that fit, in turn, into ``room`` bytes, and whether some were omitted."""
+    """The pieces of each kind, taken in turn, that fit into ``room`` bytes; and whether any were omitted."""
     shown: list[list[bytes]] = [[] for _ in kinds]
     left_out = [False] * len(kinds)
     open_kinds = set(range(len(kinds)))
@@ -355,7 +355,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
 
 
 def cut_line(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
-    """A line with its message cut off after ``characters``, and marked."""
+    """A line as JSON, with its message truncated to ``characters``, and marked if so."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:
         json["truncated"] = True

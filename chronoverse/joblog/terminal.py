@@ -1,7 +1,7 @@
-"""Makes lines safe to print on a terminal: text and colours stay, every other control sequence is removed.
+"""Makes lines safe to print on a terminal: removes all control sequences except colours.
 
-A job's output cannot be trusted. An escape sequence can set the clipboard, change the window's title, rewrite earlier
-lines, or make the terminal send input. https://dgl.cx/2023/09/ansi-terminal-security lists attacks of this kind.
+A job's output is untrusted. An escape sequence can set the clipboard, change the window's title, rewrite earlier
+lines, or make the terminal send input: see https://dgl.cx/2023/09/ansi-terminal-security.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Final
 
 from chronoverse.joblog.model import Gap, Line
 
-# Characters that a terminal could act on, or that change the direction of text. Most lines have none of them.
+# Characters that a terminal could interpret, or that change the text's direction. Most lines have none.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 # ECMA-48, https://ecma-international.org/publications-and-standards/standards/ecma-48/
@@ -24,7 +24,7 @@ _SEQUENCE = re.compile(
     # Any other control character, and those after it with which no sequence begins.
     "|[\x00-\x08\x0b-\x1f\x7f-\x9f][\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c]*"
 )
-#: The number that is shown in the place of each character that would break the line or change its direction.
+#: Shown in place of characters that would break the line or change its direction.
 _SHOWN: Final = {
     number: f"<U+{number:04X}>"
     for number in (0x0A, 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
@@ -39,11 +39,11 @@ def sanitize(text: str, colour: bool) -> str:
     >>> sanitize("a\x1b[2Jb\x1b]0;title\x07c\u202ed", colour=False)
     'abc<U+202E>d'
     """
-    # No unsafe character is printable. This takes a fifth of the search's time.
+    # Unsafe characters are not printable. This check takes a fifth of the search's time.
     if text.isprintable() or not _UNSAFE.search(text):
         return text
     if not colour:
-        # A function for each match would take two to nine times as long, in which a worker does nothing else.
+        # A function per match would take two to nine times as long, and block the worker.
         return _SEQUENCE.sub("", text).translate(_SHOWN)
     colour_is_on = False
 
@@ -56,21 +56,21 @@ def sanitize(text: str, colour: bool) -> str:
         return f"\x1b[{parameters}m"
 
     clean = _SEQUENCE.sub(replace, text).translate(_SHOWN)
-    # Ends the colours of a line, so that they colour neither the next line nor the shell's prompt.
+    # Resets colours at the end of the line, so that they do not affect the next line or the shell's prompt.
     return clean + "\x1b[0m" if colour_is_on else clean
 
 
 def plain_text(text: str) -> str:
-    """``text`` of one or more lines without control sequences and colours, as commands print all but logs' lines."""
+    """``text`` of one or more lines without control sequences or colours."""
     return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
 
 
 def _visible(parameters: str) -> str:
-    """SGR parameters without 8, which makes text invisible. The 8 of ``38;5;8`` is a grey and stays."""
+    """SGR parameters without 8, which hides text. The 8 in ``38;5;8`` is a grey and stays."""
     given = parameters.split(";")
     visible: list[str] = []
     while given:
-        # Some colours have several parameters: ``38;5;n`` and ``38;2;r;g;b``.
+        # Some colours take several parameters: ``38;5;n`` and ``38;2;r;g;b``.
         length = {"5": 3, "2": 5}.get(given[1], 1) if given[0] in ("38", "48", "58") and len(given) > 1 else 1
         if given[0].partition(":")[0].lstrip("0") != "8":
             visible += given[:length]
@@ -109,7 +109,7 @@ def redaction_notice(first: int, last: int) -> str:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LineRenderer:
-    """Turns lines into the text to print. Remembers which stream's partial line is still open."""
+    """Formats lines for printing. Remembers which stream has an open partial line."""
 
     timestamps: bool = False
     numbers: bool = False
@@ -118,7 +118,7 @@ class LineRenderer:
     _open: str | None = None
 
     def render(self, line: Line) -> str:
-        """The text of the next line. The text of a partial line has no newline at its end."""
+        """The text of the next line. A partial line has no newline at the end."""
         start = self.close_line() if self._open != line.stream else ""
         if self.numbers and self._open is None:
             start += f"{line.sequence_num:>6}  "
@@ -128,7 +128,7 @@ class LineRenderer:
         return start + self._clean(line.message) + ("" if line.partial else "\n")
 
     def close_line(self) -> str:
-        """The text that ends an open partial line. It is printed before anything that does not continue that line."""
+        """The text that ends an open partial line. Print it before anything that does not continue that line."""
         start = "" if self._open is None else "\n"
         self._open = None
         return start

@@ -1,7 +1,7 @@
-"""Where the time of a job went: the pauses before its lines, kept small, and compared with those of good runs.
+"""Where a job's time went: the pauses before its lines, in a compact form, compared with those of good runs.
 
-The *pause* before a line is the time since the line before it. A line is recognized in another run by its shape, and by
-how many lines of that shape precede it. ``docs/answers.md`` describes the rules and their limits.
+The *pause* before a line is the time since the previous line. A line is recognized in another run by its shape, and by
+the number of earlier lines with that shape. ``docs/answers.md`` describes the rules and their limits.
 """
 
 import struct
@@ -20,36 +20,36 @@ import orjson
 from chronoverse.joblog.model import seconds_of
 from chronoverse.joblog.shapes import MAX_SHAPES
 
-#: Changes whenever a line may have another key than before, or a packed timeline another form.
+#: Must change when a line could get another key, or a packed timeline has another format.
 VERSION: Final = 1
-#: Lines of a log that are kept for comparison with other runs. A log with fewer lines keeps all of them.
+#: Maximum lines of a log kept for comparison with other runs. Shorter logs keep all lines.
 MAX_ANCHORS: Final = 4_096
-#: Bytes of the longest packed timeline, even if nothing in it can be compressed.
+#: Maximum bytes of a packed timeline, even if it does not compress.
 MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
-#: Pauses that an answer lists.
+#: Maximum pauses in an answer.
 MAX_LISTED: Final = 20
 
-#: Of a log with more lines: the longest pauses, each with the line before it.
+#: Kept of longer logs: the longest pauses, each with the line before it;
 _MAX_LONGEST: Final = 1_776
-#: And lines that are chosen by their keys, all over the log: they are the same lines in each run.
+#: lines all over the log, selected by their keys, so that they are the same lines in each run;
 _MAX_SAMPLES: Final = 512
-#: And the last lines.
+#: and the last lines.
 _RECENT: Final = 32
-#: What an excess has to be above, at least: in ms, and as parts of the run and of the slowest good pause.
+#: An excess at or below any of these is noise: in ms, and as a fraction of the run and of the slowest good pause.
 _NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
 _DIGEST_BYTES: Final = 16
-#: A key has 48 bits. Of two logs with 4,096 anchors each, two lines are confused once in 8 million times.
+#: A key has 48 bits. Between two logs of 4,096 anchors, two lines are confused once in 8 million cases.
 _KEY_MASK: Final = 2**47 - 1
-#: This part of a key says that the line is the first of its shape.
+#: Set in the key of the first line of a shape.
 _IS_FIRST: Final = 2**47
-#: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
+#: Maximum stored value. Only a clock that jumps between centuries exceeds it.
 _LARGEST: Final = 2**62
 
 
 class Spread(NamedTuple):
-    """The least, the median and the most of some times, in ms."""
+    """The minimum, median and maximum of some times, in ms."""
 
     least: int
     median: int
@@ -57,7 +57,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, times: Collection[int]) -> "Spread":
-        """The spread of these times, at least one."""
+        """The spread of ``times``, which must not be empty."""
         return cls(min(times), round(median(times)), max(times))
 
     def to_json(self) -> dict[str, float]:
@@ -68,8 +68,8 @@ class Spread(NamedTuple):
 class Anchor(NamedTuple):
     """A line that can be recognized in another run. Times are in ms.
 
-    ``number`` is the line's number; ``key`` identifies its shape and its index among lines of the shape; ``pause`` is
-    the time since the line before it, and ``elapsed`` the time since the first line of the log.
+    ``number``: the line's number. ``key``: identifies its shape, and its index among lines of that shape. ``pause``:
+    time since the previous line. ``elapsed``: time since the log's first line.
     """
 
     number: int
@@ -79,11 +79,11 @@ class Anchor(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """The times of one log, in ms. ``anchors`` are in the order of the log, and :data:`MAX_ANCHORS` at most.
+    """The times of one log, in ms. ``anchors`` are in the order of the log, at most :data:`MAX_ANCHORS`.
 
-    ``lines`` counts all lines, ``first`` to ``last``. ``total`` is the time from the first to the last, and
-    ``after_last`` the time from the last to the end of the job, or 0 if unknown. ``shortest`` is None if all lines are
-    anchors; otherwise it bounds the pause before every other line.
+    ``lines`` counts all lines, from ``first`` to ``last``. ``total``: time from the first to the last. ``after_last``:
+    time from the last to the job's end, or 0 if unknown. ``shortest``: None if all lines are anchors; otherwise the
+    maximum pause before any other line.
     """
 
     lines: int
@@ -95,13 +95,13 @@ class Timeline(NamedTuple):
     anchors: Sequence[Anchor]
 
     def to_bytes(self) -> bytes:
-        """The timeline, packed: a BLAKE2b hash, then the compressed data that it covers."""
+        """The packed timeline: a BLAKE2b hash of the compressed data, then that data."""
         packed = zlib.compress(_columns(self), 6)
         return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Timeline":
-        """The timeline that :meth:`to_bytes` packed. Raises ValueError for anything else."""
+        """Unpacks the result of :meth:`to_bytes`. Raises ValueError for invalid data."""
         digest, packed = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if digest != blake2b(packed, digest_size=_DIGEST_BYTES).digest():
             raise ValueError("not a timeline, or damaged")
@@ -113,29 +113,29 @@ class Timeline(NamedTuple):
         numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
         elapsed = accumulate(map(add, pauses, rests))
         anchors = tuple(map(Anchor, accumulate(numbers), keys, pauses, elapsed))
-        # It is untrusted. JSON has no larger numbers.
+        # Untrusted. JSON has no larger numbers.
         largest = (anchors[-1].number, anchors[-1].elapsed) if anchors else ()
         if max(*values[1:7], *largest) > _LARGEST:
             raise ValueError("a timeline without a log")
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
-        """Pairs of ms since the first line and line number, both ascending.
+        """Pairs of ms since the first line and line number, both ascending: at most ``points``, spread evenly over the
+        time.
 
-        At most ``points`` pairs, spread evenly over the time. Lines between two pairs are assumed to come at a constant
-        pace.
+        Between two pairs, lines are assumed to arrive at a constant rate.
         """
         if not self.lines:
             return []
         found: list[tuple[int, int]] = []
         step = max(1, -(-self.total // max(1, points // 2 - 1)))
-        # The first line after a gap is no anchor, but the line after it has its time.
+        # The first line after a gap is not an anchor, but the next line gives its time.
         anchors = [
             point
             for anchor in self.anchors
             for point in ((anchor.elapsed - anchor.pause, anchor.number - 1), (anchor.elapsed, anchor.number))
         ]
-        # The last line before each step, and the first one after it: so a long pause keeps both of its ends.
+        # The last line before each step and the first after it, so that a long pause keeps both ends.
         for elapsed, number in [(0, self.first), *anchors, (self.total, self.last)]:
             if len(found) > 1 and found[-1][0] // step == found[-2][0] // step == elapsed // step:
                 found[-1] = (elapsed, number)
@@ -145,7 +145,7 @@ class Timeline(NamedTuple):
 
 
 def _columns(timeline: Timeline) -> bytes:
-    """The numbers of a timeline, each of 64 bits: first the lowest byte of each, then the second, and so on.
+    """The numbers of a timeline as 64-bit values: the lowest byte of each, then the second of each, and so on.
 
     Most of the higher bytes are 0, so they compress well.
     """
@@ -165,7 +165,7 @@ def _columns(timeline: Timeline) -> bytes:
 
 
 def _values(packed: bytes) -> Sequence[int]:
-    """The numbers of a packed timeline. Raises ValueError."""
+    """The numbers of a packed timeline. Raises ValueError if invalid."""
     most = 8 * (7 + 4 * MAX_ANCHORS)
     try:
         unpacker = zlib.decompressobj()
@@ -182,7 +182,7 @@ def _values(packed: bytes) -> Sequence[int]:
 
 
 class _Keys(dict[int, Iterator[int]]):
-    """The keys of the lines of each shape, one after the other. They are 0 for shapes beyond :data:`MAX_SHAPES`."""
+    """Iterators over the keys of each shape's lines. 0 for shapes beyond :data:`MAX_SHAPES`."""
 
     def __missing__(self, shape: int) -> Iterator[int]:
         if len(self) >= MAX_SHAPES:
@@ -192,19 +192,19 @@ class _Keys(dict[int, Iterator[int]]):
         return found
 
 
-#: The values of an anchor. A tuple is made in a third of the time.
+#: The values of an anchor. Creating a tuple takes a third of the time.
 _Row = tuple[int, int, int, int]
 
 
 class TimelineBuilder:
-    """Collects the times of a log from its lines, in their order. It takes some 20 MB of memory at most."""
+    """Builds a timeline from a log's lines, in order. Takes about 20 MB of memory at most."""
 
     def __init__(self) -> None:
         self._keys = _Keys()
         self._lines = self._first = self._last = self._total = self._last_time = 0
-        #: All lines, as long as they are not too many.
+        #: All lines, up to :data:`MAX_ANCHORS`.
         self._all: list[_Row] = []
-        #: After that the longest pauses, sorted: the pause, negative; the key; the line; the line before it.
+        #: After that, the longest pauses: the pause, negative; the key; the line; the line before it.
         self._longest: list[tuple[int, int, _Row, _Row | None]] = []
         self._threshold = 0
         self._samples: list[_Row] = []
@@ -212,9 +212,9 @@ class TimelineBuilder:
         self._recent: deque[_Row | None] = deque((None,), maxlen=_RECENT)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
-        """Adds lines: the hashes of their shapes, their numbers, and their times as the log has them.
+        """Adds lines: the hashes of their shapes, their numbers, and their timestamps.
 
-        Before and among them, lines may be missing. Raises ValueError for numbers that do not ascend.
+        Lines can be missing before and among them. Raises ValueError if numbers do not ascend.
         """
         if not numbers:
             return
@@ -246,8 +246,8 @@ class TimelineBuilder:
             self._cut()
 
     def _read_pauses(self, timestamps: Sequence[str]) -> list[int]:
-        """The pause before each line. A line without a valid time has the previous line's."""
-        # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
+        """The pause before each line. A line without a valid time gets the previous line's time."""
+        # The fastest way to parse many times in our format: convert them to numbers such as 20260303100005123.
         text = "\n".join(timestamps).encode(errors="replace")
         digits = text.translate(None, b"-:T.Z")
         lines = len(timestamps)
@@ -257,7 +257,7 @@ class TimelineBuilder:
             if not has_form or {*map(type, times)} != {int} or b"1970-01-01T00:00:00.000Z" in text:
                 raise ValueError("these are other times")
             pauses = list(map(sub, times, chain(times[:1], times)))
-            # The difference is the pause unless another minute has begun.
+            # Within a minute, the difference is the pause.
             if min(pauses) < 0 or max(pauses) >= 40_000:
                 for index in [index for index, pause in enumerate(pauses) if not 0 <= pause < 40_000]:
                     pauses[index] = _unix_ms(timestamps[index]) - _unix_ms(timestamps[index - 1])
@@ -276,7 +276,7 @@ class TimelineBuilder:
         return [before := before if time is None else time for time in read]
 
     def _unknown(self, keys: Sequence[int], numbers: Sequence[int]) -> set[int]:
-        """The lines whose index within their shape, or whose pause, is unknown. They are not anchors."""
+        """The lines that cannot be anchors: their index within their shape, or their pause, is unknown."""
         found: set[int] = set()
         if len(self._keys) >= MAX_SHAPES:
             found.update(index for index, key in enumerate(keys) if not key)
@@ -286,7 +286,7 @@ class TimelineBuilder:
         return found
 
     def _cut(self) -> None:
-        """Drops the shortest pauses, and every second sample, when there are too many."""
+        """Drops the shortest pauses, and every second sample, if there are too many."""
         if self._all:
             for row, last in zip(self._all, chain((None,), self._all), strict=False):
                 self._longest.append((-row[2], row[1], row, last if last and last[0] == row[0] - 1 else None))
@@ -302,7 +302,7 @@ class TimelineBuilder:
             self._samples = [row for row in self._samples if not row[1] & self._sample_mask]
 
     def timeline(self, ended_at: str | None = None) -> Timeline:
-        """The timeline of the lines so far. ``ended_at`` is the time when the job ended, if it has."""
+        """The timeline of all lines so far. ``ended_at`` is when the job ended, if it has."""
         shortest, kept = None, self._all
         if self._lines > MAX_ANCHORS:
             longest = sorted(self._longest)[:_MAX_LONGEST]
@@ -316,7 +316,7 @@ class TimelineBuilder:
 
 
 def _unix_ms(timestamp: str) -> int:
-    """Raises ValueError for a text that is no time."""
+    """Raises ValueError for an invalid time."""
     seconds = seconds_of(timestamp)
     if seconds is None:
         raise ValueError(f"{timestamp!r} is no time")
@@ -326,8 +326,8 @@ def _unix_ms(timestamp: str) -> int:
 class Pause(NamedTuple):
     """The pause before line ``number``, in ms; the usual pause there; and the excess over the slowest good run.
 
-    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has. ``excess`` is 0
-    within the noise.
+    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has. An excess
+    within the noise is 0.
     """
 
     number: int
@@ -337,7 +337,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Times in ms: of the run, and of good runs; pauses that were longer than in good runs; the longest pauses."""
+    """Times in ms: of the run; of good runs; of pauses longer than in good runs; of the longest pauses."""
 
     total: int
     usual: Spread | None
@@ -346,13 +346,13 @@ class Profile(NamedTuple):
 
 
 def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
-    """Compares a job with good runs. ``slower`` has the largest excess first, ``pauses`` the longest pause."""
+    """Compares a job with good runs. ``slower`` is sorted by excess, ``pauses`` by length, both descending."""
     longest = sorted((-anchor.pause, index) for index, anchor in enumerate(timeline.anchors) if anchor.pause)
     usual = Spread.of([each.total for each in good]) if good else None
     floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else _LARGEST
-    # Only these can be above the noise, or among the longest.
+    # Only these can be above the noise or among the longest.
     wanted = [index for rank, (pause, index) in enumerate(longest) if -pause > floor or rank < MAX_LISTED]
-    # A run without a line that the job has, too, says nothing.
+    # Runs without a common line are not comparable.
     runs = [each for each in (_compare(timeline, run, wanted) for run in good) if each]
     found: list[Pause] = []
     for row, index in enumerate(wanted):
@@ -369,7 +369,7 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 
 
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
-    """For each ``wanted`` anchor: how much longer its pause is than in a good run, and how long it was in that run.
+    """For each ``wanted`` anchor: how much longer its pause is than in the good run, and the pause in that run.
 
     Other lines can precede it in one of the runs, so the time since the last common line must be longer, too: the
     smaller excess applies, 0 within the noise. The second value is None for a line that the good run lacks.
@@ -398,17 +398,17 @@ def _differences(values: Sequence[int]) -> list[int]:
 
 
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
-    """As many anchors as possible that both have in the same order: their indexes in the first and the second.
+    """The largest set of anchors that both have in the same order: indexes in the first and in the second.
 
-    A longest increasing subsequence, as in a patience diff. A line whose shape is unique counts three times, because it
-    is certainly the same line.
+    A longest increasing subsequence, as in a patience diff. Lines with a unique shape count three times, because they
+    are certainly the same.
     """
     by_key = {anchor.key: index for index, anchor in enumerate(good.anchors)}
     matched = {index: by_key[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in by_key}
     if [*matched.values()] == sorted(matched.values()):
         return matched
     keys = {anchor.key for anchor in timeline.anchors}
-    # Of the subsequences of each length, the one with the lowest end: that end, and its index in ``timeline``.
+    # For each length, the subsequence with the lowest end: that end, and its index in ``timeline``.
     ends: list[int] = []
     tails: list[int] = []
     before: dict[int, int | None] = {}
@@ -431,7 +431,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 class Progress(NamedTuple):
     """A running job's silence, the usual pause after its last line, and the time left, in ms.
 
-    ``left`` is None when fewer than three good runs have one of the last lines.
+    ``left`` is None if fewer than three good runs have one of the last lines.
     """
 
     silent: int
@@ -440,7 +440,7 @@ class Progress(NamedTuple):
 
 
 def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progress:
-    """The estimate from good runs for a running job whose last line came ``silent`` ms ago."""
+    """Estimates from good runs how long a running job will take. Its last line came ``silent`` ms ago."""
     usual: list[int] = []
     left: list[int] = []
     for run in good:
@@ -452,7 +452,7 @@ def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progr
         end = run.total + run.after_last
         following = run.anchors[common[last] + 1] if common[last] + 1 < len(run.anchors) else None
         next_at = following.elapsed if following else end
-        # The job has not come to the next line yet. While it is silent for longer than usual, the time left stays.
+        # The job has not reached the next line. If it is silent for longer than usual, the time left stays constant.
         left.append(end - min(there.elapsed + timeline.total - here.elapsed + silent, next_at))
         if here.number == timeline.last:
             is_next = run.shortest is None or following is None or following.number == there.number + 1
@@ -461,9 +461,9 @@ def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progr
 
 
 def _wider(times: Sequence[int]) -> Spread:
-    """The spread of what good runs needed, made wider.
+    """The spread of ``times``, with wider margins.
 
-    The next run is within the spread of five runs in two of three cases. With these margins it is in five of six.
+    The next run is within the spread of five runs in two of three cases; with these margins, in five of six.
     """
     least, middle, most = Spread.of(times)
     margin = (most - least) // (len(times) - 2)

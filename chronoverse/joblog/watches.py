@@ -15,10 +15,10 @@ from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.model import Job, Status
 
 TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.silent"}
-#: The ends that each tells unless it names others.
+#: The statuses that each kind reports by default.
 DEFAULT_STATUSES: Final = {"end": ("FAILED", "LOST"), "change": ("COMPLETED", "FAILED", "LOST"), "silent": ()}
 RETRY_SECONDS: Final = 86_400
-#: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, by Standard Webhooks.
+#: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, as Standard Webhooks defines.
 SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)
 
 _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
@@ -26,9 +26,9 @@ _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """A watch. ``label``: the labels that a job must have. ``same``: see :meth:`compares`.
+    """A watch. ``label``: labels that a job must have. ``same``: see :meth:`compares`.
 
-    ``seconds`` is the silence to report, None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
+    ``seconds``: the silence to report; None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
 
     workflow_id: str
@@ -43,30 +43,30 @@ class Watch:
     made_ms: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The watch for answers, without its secret."""
+        """The watch as JSON for answers, without its secret."""
         shown = {name: getattr(self, name) for name in ("on", "status", "same", "seconds", "url")}
         return {"workflow_id": self.workflow_id, "id": self.watch_id, **shown, "label": dict(self.label)}
 
     def encode(self) -> bytes:
-        """The watch as stored."""
+        """The watch as JSON for the store."""
         return orjson.dumps({**self.to_json(), "secret": self.secret, "made_ms": self.made_ms})
 
     @classmethod
     def decode(cls, text: bytes) -> Self:
-        """The watch that :meth:`encode` wrote."""
+        """Parses the output of :meth:`encode`."""
         found = orjson.loads(text)
         label, watch_id = tuple(sorted(found.pop("label").items())), found.pop("id")
         found |= {name: tuple(found[name]) for name in ("status", "same")}
         return cls(**found, label=label, watch_id=watch_id)
 
     def tells(self, job: Job) -> bool:
-        """Whether the end of ``job`` is reported, or the silence of a running one."""
+        """Whether the watch reports the end of ``job``, or the silence of a running one."""
         return has_labels(job.labels, self.label) and (self.on == "silent" or job.status in self.status)
 
     def compares(self, job: Job, other: Job) -> bool:
         """Whether ``job`` can be compared with ``other``.
 
-        ``other`` must have ended, not CANCELED, with the watch's labels and the same values of the labels ``same``.
+        ``other`` must have ended, not as CANCELED, with the watch's labels and the same values of the labels ``same``.
         """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED
@@ -74,14 +74,14 @@ class Watch:
 
 
 def is_change(job: Job, before: Job) -> bool:
-    """Whether ``job`` broke or was fixed, compared with ``before``."""
+    """Whether ``job`` broke or was fixed, compared to ``before``."""
     return (job.status is Status.COMPLETED) != (before.status is Status.COMPLETED)
 
 
 class Event(NamedTuple):
-    """One event of a watch. ``name`` distinguishes the events of one attempt; ``queued_ms`` is Unix time.
+    """One event of a watch. ``name`` distinguishes events of one attempt; ``queued_ms`` is Unix time.
 
-    ``before`` is the job that a change is compared with, and ``last`` the last line before a silence.
+    ``before``: the job that a change is compared with. ``last``: the last line before a silence.
     """
 
     name: str
@@ -93,15 +93,15 @@ class Event(NamedTuple):
     last: int = 0
 
     def webhook_id(self, watch: Watch) -> str:
-        """The message's id, which stays the same when it is sent again."""
+        """The message's id. The same for every retry."""
         parts = [watch.workflow_id, watch.watch_id, self.job_id, self.attempt, self.name]
         return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 
 def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:
-    """A watch's URL, its host, and whether ``hosts`` allow this host a private address.
+    """A watch's parsed URL, its host, and whether ``hosts`` allow that host a private address.
 
-    Raises ValueError for an invalid one, and :class:`Forbidden` for a host that is not among ``hosts``.
+    Raises ValueError for an invalid URL, and :class:`Forbidden` if its host is not in ``hosts``.
     """
     parts = urlsplit(url)
     if not _URL.fullmatch(url) or "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment:
