@@ -19,14 +19,17 @@ class FairLock:
     seconds: float
     missed: Callable[[str], Exception]
     pause: Callable[[], object] = lambda: None
-    #: How many more holders there may be.
     at_once: float = 1
     each: float = math.inf
     used_up: Callable[[str], Exception] | None = None
+    _free: float = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: Counter[Hashable] = field(default_factory=Counter)
     #: The callers that wait, by subject. The first subject is the next to get the lock.
     _queues: dict[Hashable, deque[threading.Event]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._free = self.at_once
 
     @property
     def waiting(self) -> int:
@@ -47,7 +50,7 @@ class FairLock:
 
     def _acquire(self, subject: Hashable, seconds: float) -> bool:
         with self._lock:
-            if self.at_once and self._held[subject] < self.each:
+            if self._free and self._held[subject] < self.each:
                 self._grant(subject)
                 return False
             mine = threading.Event()
@@ -76,7 +79,7 @@ class FairLock:
 
     def _release(self, subject: Hashable) -> None:
         with self._lock:
-            self.at_once += 1
+            self._free += 1
             self._held[subject] -= 1
             if not self._held[subject]:
                 del self._held[subject]
@@ -89,5 +92,5 @@ class FairLock:
                     self._queues[following] = queue
 
     def _grant(self, subject: Hashable) -> None:
-        self.at_once -= 1
+        self._free -= 1
         self._held[subject] += 1
