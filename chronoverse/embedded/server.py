@@ -141,7 +141,7 @@ def _bundled() -> Path | None:
 def _open_private(path: Path) -> int:
     """Opens a file that only this user can use: opening a lock file, even read-only, is enough to hold its lock.
 
-    An earlier version's file may be accessible to others, so its mode is set each time.
+    A file that is there may be accessible to others, so its mode is set each time.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)

@@ -455,7 +455,7 @@ def test_embedded_imports_no_redis_client() -> None:
 def test_files_in_an_open_directory_are_private(tmp_path: Path) -> None:
     """No other user can read the data, or stop the server from starting by locking its files.
 
-    The directory is the user's own and keeps its mode. An earlier version made lock files that all users can open.
+    The directory is the user's own and keeps its mode. Its lock files may be open to all users.
     """
     tmp_path.chmod(0o755)
     for name in ("holders", "keeper", "server.log"):

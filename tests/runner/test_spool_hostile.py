@@ -85,7 +85,6 @@ def content(data: bytes) -> Callable[[Path], object]:
 REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "empty": content(b""),
     "another kind of file": content(b"#!/bin/sh\n" * 1000),
-    "a file of an earlier version": content(b"CVSPOOL1" * 1000),
     "the beginning of a database": content(b"SQLite format 3\0"),
     "another database": file(sql="DROP TABLE state"),
     "a view that never ends": file(
@@ -123,8 +122,6 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "a first line beyond all numbers": file(first=10**15),
     "an end that is a text": file(end="x"),
     "an end beyond all numbers": file(end=10**15 - 1),
-    "a shift of an earlier version": file(shift=-3),
-    "ranges of an earlier version": file(ranges=[[2, 1, 1, "", NOW, True]]),
 }
 #: Of these files all lines are taken.
 WHOLE: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {

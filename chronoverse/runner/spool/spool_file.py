@@ -243,8 +243,6 @@ class SpoolFile:
             state = None
         if not isinstance(state, dict):
             raise SpoolError(f"{self.path} is damaged: invalid state")
-        if state.get("ranges") or state.get("shift"):  # version 0.2 has dropped lines from the middle, without numbers
-            raise SpoolError(f"{self.path} {_EARLIER}")
         for name, pattern in _STATE.items():
             if name in state and not re.fullmatch(pattern, orjson.dumps(state[name]).decode(), re.ASCII):
                 raise SpoolError(f"{self.path} is damaged: its {name} cannot be right")
@@ -278,12 +276,9 @@ def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SpoolInUse(f"{path} is in use: its runner is alive")
-    if code != sqlite3.SQLITE_NOTADB:
-        return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(8) == b"CVSPOOL1":
-            return SpoolError(f"{path} {_EARLIER}")
-    return SpoolError(f"{path} is not a spool file")
+    if code == sqlite3.SQLITE_NOTADB:
+        return SpoolError(f"{path} is not a spool file")
+    return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
 
 
 def _is_plausible(batch: LineBatch) -> bool:
@@ -298,10 +293,6 @@ def _is_plausible(batch: LineBatch) -> bool:
     )
 
 
-_EARLIER: Final = (
-    "was written by an earlier version of chronoverse, in a format that this version cannot read; "
-    "deliver it with the version that ran the job"
-)
 #: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
 #: would read all rows after them, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
