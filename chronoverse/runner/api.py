@@ -1,4 +1,4 @@
-"""Publishing from a Python program: a job's log to write to, and a stream and a ``logging`` handler on top of it.
+"""Publishes from a Python program: a job's log, and a stream and a ``logging`` handler that write to it.
 
     from chronoverse.api import JobLog
 
@@ -6,7 +6,7 @@
         log.write("stdout", "Starting")
 
 Writing never waits for the store: lines go to a spool, and the log's own thread delivers them. Once the log is open,
-nothing that happens to the store raises an error here. What cannot be delivered is reported at the end.
+errors of the store are not raised. Undelivered lines are reported at the end.
 """
 
 import io
@@ -37,17 +37,16 @@ from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 
-#: Characters of a line that has not ended after which a :class:`JobLogStream` publishes it as a line.
+#: Maximum characters of an unfinished line, after which :class:`JobLogStream` publishes it.
 _MAX_UNFINISHED: Final = 65_536
 
 
 @dataclass(eq=False, kw_only=True)
 class JobLog:
-    """The log of a running job. :meth:`open` creates it; any thread may write to it.
+    """The log of a running job, created by :meth:`open`. Any thread can write to it.
 
-    As a context manager it ends the job when the block ends: COMPLETED with 0; FAILED with 1, and the traceback as
-    lines of stderr, if an exception leaves the block; CANCELED with 130 for a KeyboardInterrupt; with its own code for
-    a SystemExit.
+    As a context manager, it ends the job when the block exits: COMPLETED with 0; FAILED with 1 after an exception,
+    whose traceback is written to stderr; CANCELED with 130 after KeyboardInterrupt; with its own code after SystemExit.
     """
 
     _publisher: Publisher
@@ -59,7 +58,7 @@ class JobLog:
     #: Closed when the log is finished.
     _resources: ExitStack
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    #: Whether :meth:`finish` was called. After that nothing can be written.
+    #: Whether :meth:`finish` was called. Nothing can be written afterwards.
     finished: bool = False
 
     @classmethod
@@ -83,15 +82,15 @@ class JobLog:
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """Opens a new attempt of a job, and waits up to ``open_seconds`` for the store.
+        """Opens a new attempt of a job. Waits up to ``open_seconds`` for the store.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of a store or a service. ``docs/python-api.md`` describes the options. ``clock`` is Unix time.
+        the URL of a store or service. ``docs/python-api.md`` describes the options. ``clock`` is Unix time.
 
-        Raises ValueError for invalid ids, ``labels``, URLs and a ``ca_file`` without certificates (``SettingsError`` if
-        the setting names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``,
-        ``Forbidden`` or ``JobNotFound`` when the store refuses the job; ``Unreachable`` when the service's certificate
-        is not trusted. During an outage, or while a function's token is refused, nothing is raised, and lines wait.
+        Raises ValueError for invalid ids, ``labels``, URLs or a ``ca_file`` without certificates (``SettingsError`` if
+        the setting names it). If the store refuses the job, raises ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``,
+        ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound``; if the service's certificate is not trusted,
+        ``Unreachable``. During an outage, or while a function's token is refused, raises nothing: lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
@@ -130,7 +129,7 @@ class JobLog:
     def open_try(cls, store: "LogWriter | str", job: JobRef, settings: Settings, **options: Any) -> Self:
         """Opens one try of a framework's task: the job's next attempt, or JOB.2, JOB.3, … if the job has ended.
 
-        ``settings`` give the line limit, the lease and the spool. ``options`` and errors are those of :meth:`open`.
+        ``settings`` provide the line limit, the lease and the spool. Options and errors are those of :meth:`open`.
         """
         options |= {"max_line_bytes": settings.max_line_bytes, "lease_seconds": settings.lease_seconds}
         options["room"] = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
@@ -146,15 +145,14 @@ class JobLog:
 
     @property
     def dropped(self) -> int:
-        """Lines that the spool had no room for while the store was away."""
+        """Lines dropped because the spool was full."""
         return self._publisher.spool.dropped
 
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
-        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and once the log is
-        finished.
+        Only newlines end lines; the last line needs none. A too long line is published as ``partial`` lines. ``at`` is
+        Unix time. Invalid UTF-8 is replaced. Raises ValueError for another stream, and after :meth:`finish`.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
@@ -165,7 +163,7 @@ class JobLog:
             if self.finished:
                 raise ValueError("the log is finished")
             timestamp = iso_timestamp(self._clock() if at is None else at)
-            # Bytes that are split into lines at a time. The spool has no room for a larger batch than 2 MiB.
+            # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
             for start in range(0, len(data), 262_144):
                 for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
                     self._publisher.spool.put(batch)
@@ -175,8 +173,8 @@ class JobLog:
         lines.
 
         ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
-        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
-        other status.
+        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for
+        another status.
         """
         if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
             raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")
@@ -184,7 +182,7 @@ class JobLog:
             if self.finished:
                 return self._publisher.ended
             self.finished = True
-        # The exit code of a retried attempt is not the job's, and a killed attempt has none.
+        # A retried attempt's exit code is not the job's, and a killed attempt has none.
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
         with self._resources:
@@ -214,10 +212,10 @@ class JobLog:
 
 
 class JobLogStream(io.TextIOBase):
-    """A text stream that publishes what is written to it: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
+    """A text stream that publishes what is written to it, for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
-    A line is published when it ends, when it reaches :data:`_MAX_UNFINISHED` characters, and by :meth:`close`. Any
-    thread may write. Text written after :meth:`close`, or after the log's end, is ignored.
+    Publishes a line when it ends, when it reaches :data:`_MAX_UNFINISHED` characters, or when :meth:`close` is called.
+    Any thread can write. Text written after :meth:`close`, or after the log has finished, is ignored.
     """
 
     def __init__(self, log: JobLog, stream: str) -> None:
@@ -225,14 +223,14 @@ class JobLogStream(io.TextIOBase):
         self._log = log
         self._stream = stream
         self._unfinished = ""
-        # A signal's handler, such as that of a time limit, may print while its own thread is in write().
+        # A signal handler, such as a time limit's, can print while its own thread is in write().
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        """Publishes the lines that ``text`` completes. Returns its number of characters. Never waits for the store."""
+        """Publishes the lines that ``text`` completes. Returns the length of ``text``. Never waits for the store."""
         with self._lock:
             lines, newline, rest = (self._unfinished + text).rpartition("\n")
             if len(rest) > _MAX_UNFINISHED:
@@ -243,7 +241,7 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Publishes the unfinished line. A second call does nothing."""
+        """Publishes the unfinished line. Idempotent."""
         with self._lock:
             if self._unfinished:
                 self.write("\n")
@@ -251,10 +249,10 @@ class JobLogStream(io.TextIOBase):
 
 
 class JobLogHandler(logging.Handler):
-    """Publishes log records as lines, with their time: on stderr from ``stderr_level`` up, on stdout below it.
+    """Publishes log records as lines, with their time: on stderr from ``stderr_level``, on stdout below.
 
-    Records of our own threads are omitted, to avoid an endless loop. ``log`` can be a function that returns the log for
-    the calling thread.
+    Ignores records of our own threads, which would cause an endless loop. ``log`` can be a function that returns the
+    log for the calling thread.
     """
 
     def __init__(
@@ -286,7 +284,7 @@ def connect_writer(
     read_seconds: float = READ_SECONDS,
     **store_options: Any,
 ) -> Store | HttpLogWriter:
-    """The store or the service at ``url``. ``store_options`` are for the store, the other arguments for the service."""
+    """The store or service at ``url``. ``store_options`` are for the store, other arguments for the service."""
     if url.startswith(("http://", "https://")):
         return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
     return Store(url, **store_options)

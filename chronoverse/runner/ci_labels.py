@@ -1,4 +1,4 @@
-"""The labels that a run gets from what CI systems put into the environment: ``commit``, ``branch`` and ``url``."""
+"""The labels ``commit``, ``branch`` and ``url``, from environment variables that CI systems set."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import Final
 
 from chronoverse.joblog.labels import MAX_LABELS, read_labels
 
-#: By the variable that shows each system (with its value if that matters) what its labels are made of. Of several texts
-#: the first one counts whose variables are all set. Of a pull request the branch is the one that it comes from.
+#: For each CI system, detected by a variable (with a value if that matters): the sources of its labels. The first
+#: source whose variables are all set is used. A pull request's branch is its source branch.
 _SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # https://docs.github.com/en/actions/reference/workflows-and-actions/variables
     "GITHUB_ACTIONS=true": {
@@ -46,7 +46,7 @@ _SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """``given``, and as many valid labels of the first CI system found in ``environ`` as fit."""
+    """``given``, plus as many valid labels as fit of the first CI system detected in ``environ``."""
     labels = dict(given)
     for shown_by, texts in _SYSTEMS.items():
         name, equals, value = shown_by.partition("=")

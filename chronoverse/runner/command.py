@@ -1,4 +1,4 @@
-"""Runs one command in its own process group: captures and copies its output, and forwards signals to it."""
+"""Runs a command in its own process group: captures and copies its output, and forwards signals to it."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
 
-#: Seconds after the first signal in which a second may be a double press. A later one kills the command.
+#: Seconds after the first signal in which a second can be a double press. A later one kills the command.
 GRACE_SECONDS: Final = 2.0
 
 
@@ -27,7 +27,7 @@ def open_standard(descriptor: int) -> BinaryIO:
 
 
 class Tee:
-    """Writes bytes to ``stream`` at once. If its reader is gone, stops writing; publishing continues."""
+    """Writes bytes to ``stream`` immediately. Stops if its reader is gone; publishing continues."""
 
     def __init__(self, stream: BinaryIO, is_terminal: bool = False) -> None:
         self._stream: BinaryIO | None = stream
@@ -35,13 +35,13 @@ class Tee:
         self._has_status = False
 
     def __call__(self, data: bytes) -> None:
-        """Writes ``data``. Waits for a slow reader, as the command itself would."""
+        """Writes ``data``. Blocks on a slow reader, as the command itself would."""
         if self._stream is None:
             return
         try:
             rest = memoryview(data)
             while rest:
-                # Any process that shares our terminal may have made it non-blocking. A write may then take nothing.
+                # Another process on our terminal can have made it non-blocking: a write can then write nothing.
                 try:
                     written = self._stream.write(rest)
                 except BlockingIOError as error:
@@ -54,7 +54,7 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """Writes a message of our own, without control characters, because it can quote an answer of the service."""
+        """Writes a message of ours, without control characters, since it can quote an answer of the service."""
         self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
@@ -72,7 +72,7 @@ class Tee:
 
 
 class SignalForwarder:
-    """A context manager. Inside it, signals go to the process group that was given to :meth:`attach`.
+    """A context manager that forwards signals to the process group given to :meth:`attach`.
 
     A handler can interrupt the main thread anywhere, so it takes no lock. Other threads only call :meth:`send`.
     """
@@ -85,7 +85,7 @@ class SignalForwarder:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            # People and schedulers end jobs with these.
+            # People and schedulers end jobs with these signals.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 # Ignored signals (under nohup, or in a shell's background job) stay ignored, here and in the command.
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -102,7 +102,7 @@ class SignalForwarder:
             self._forward(self.received[0])
 
     def detach(self) -> None:
-        """Only records signals from now on. Call it before the command is reaped: its group id may then be reused."""
+        """Stops forwarding: only records signals. Call it before reaping the command: its group id can be reused."""
         self._group = None
 
     def send(self, number: int, frame: FrameType | None = None) -> None:
@@ -122,9 +122,9 @@ class SignalForwarder:
 def run_command(
     argv: Sequence[str], capture: Capture, say: Callable[[str], None], signals: SignalForwarder, *, pty: bool = False
 ) -> int:
-    """Runs ``argv``. ``capture`` reads its output, ``signals`` are forwarded to it, and ``say`` reports a failed start.
+    """Runs ``argv``. ``capture`` reads its output, ``signals`` are forwarded, and ``say`` reports a failed start.
 
-    The command does not get our settings. Returns its exit code, 128 + n for signal n, 127 or 126 if it could not be
+    The command does not get our settings. Returns its exit code, 128 + n for signal n, or 127 or 126 if it could not be
     started.
     """
     if signals.received:
@@ -157,7 +157,7 @@ def run_command(
             signals.detach()
             code = child.wait()
     if code == -signal.SIGINT and may_be_interrupted():
-        # The terminal sent the Ctrl-C to the command's process group only.
+        # The terminal sent Ctrl-C only to the command's process group.
         signals.received.append(signal.SIGINT)
     # As a shell: POSIX, XCU 2.8.2.
     return 128 - code if code < 0 else code

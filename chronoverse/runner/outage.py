@@ -1,4 +1,4 @@
-"""What keeps a runner's lines from the store for a while, and what the user hears of it."""
+"""Temporary errors that keep a runner's lines from the store, and the messages about them."""
 
 import threading
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import ChronoverseError, Held
 from chronoverse.runner.spool.spool import Spool
 
-#: How long to wait after a failure, below the grace that a store gives before it declares a job LOST.
+#: Delays after failures: shorter than the grace period before a store declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 
 
 @dataclass(eq=False)
 class Outage:
-    """The errors since the last success. Waits up to ``most_seconds`` after each, or until ``stop`` is set."""
+    """Counts errors since the last success. Waits up to ``most_seconds`` after each, or until ``stop`` is set."""
 
     spool: Spool
     say: Callable[[str], None]
     stop: threading.Event
     most_seconds: float
-    #: Whether the user is not told that lines wait, because the job must be open before its command starts.
+    #: Whether to hide the message that lines wait, because the command only starts once the job is open.
     is_silent: bool = False
     last_error: ChronoverseError | None = None
-    #: Whether the user knows that the spool's file cannot be written during this outage.
+    #: Whether this outage's message that the spool's file cannot be written was shown.
     _has_warned_of_file: bool = False
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Outage:
         self.stop.wait(min(self._backoff.delay(), self.most_seconds))
 
     def end(self) -> None:
-        """Ends the outage, if there is one."""
+        """Ends the outage, if any."""
         if self._backoff.failures:
             self._backoff.record_success()
             self.spool.force_spill(False)

@@ -1,7 +1,7 @@
 """Delivers a spool to the store: one thread opens the job, appends its lines, renews its lease and ends it.
 
-A second thread releases lines that are safe. Temporary errors are retried; permanent ones stop the publisher, which
-reports them once.
+A second thread releases safe lines. Temporary errors are retried. A permanent error stops the publisher, and is
+reported once.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from chronoverse.runner.http_log_writer import HttpLogWriter
     from chronoverse.store import Store
 
-#: Seconds to wait before the lease is requested again after it was lost, and at least when the store asks us to wait.
+#: Seconds before a lost lease is requested again, and the minimum pause when the store asks for one.
 _SHORT_PAUSE_SECONDS: Final = 0.05
 
 
-#: What jobs' logs are written with. The methods of both have the same names and errors; the store documents them.
+#: Writes logs. Both have methods with the same names and errors, which the store documents.
 LogWriter: TypeAlias = "Store | HttpLogWriter"
 
 
@@ -54,7 +54,7 @@ class JobResult(NamedTuple):
 
 @dataclass(eq=False)
 class _FreeId:
-    """The ids JOB.2, JOB.3, … that are tried in place of a taken one, and why ``asked`` was refused."""
+    """The ids JOB.2, JOB.3, … to try instead of a taken one, and why ``asked`` was refused."""
 
     asked: JobRef
     refusal: ChronoverseError | None = None
@@ -74,14 +74,14 @@ class _FreeId:
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    A spool that another process left is continued where that process stopped, with its token. The job of a reassigned
-    spool must have no lines. With ``find_free_id``, opens the first of JOB, JOB.2, JOB.3, … without lines, end,
-    tombstone or live runner. With ``wait_for_lease`` lines wait while another runner holds the job, instead of
-    :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not refuse.
+    Continues another process's spool where that process stopped, with its token. The job of a reassigned spool must
+    have no lines. ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live
+    runner. With ``wait_for_lease``, lines wait while another runner holds the job; otherwise that raises :class:`Held`.
+    ``say`` shows the user a message. Of ``labels``, the job gets those that the store does not refuse.
     """
 
     connect: Callable[[], LogWriter]
-    #: The job that the lines are published as.
+    #: The job to publish the lines as.
     job: JobRef
     spool: Spool
     say: Callable[[str], None]
@@ -91,61 +91,61 @@ class Publisher:
     wait_for_lease: bool = False
     lease_token: str | None = None
     labels: Labels = ()
-    #: Why lines of the spool's range are not in it: ``lost``, or ``missing`` if it never had them.
+    #: Reason for lines missing in the spool's range: ``lost``, or ``missing`` if the spool never had them.
     gap_reason: str = "lost"
 
     def __post_init__(self) -> None:
         spool, job = self.spool, self.job
         self._stop = threading.Event()
-        # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
+        # Three renewals per lease: two can fail before the lease is lost.
         self._renew_seconds = self.lease_seconds / 3
         self._renew_at = 0.0
-        #: When lines may be sent again to a service that was too busy for them.
+        #: When lines can be sent again to a service that was too busy.
         self._send_at = 0.0
         self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
         self._free_id = _FreeId(job)
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
-        #: The sequence number of the spool's line with the index 0.
+        #: The sequence number of the spool's index 0.
         self._base: int = spool.state.get("base", 0)
-        #: Our last attempt, or that of the process that left the spool; and whether it has the lease.
+        #: Our last attempt, or the one of the process that left the spool; and whether it has the lease.
         self._attempt: Attempt | None = None
         self._has_lease = False
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
-        #: The attempt of the process that left the spool, and the index after that one's last line.
+        #: The attempt of the process that left the spool, and one past that process's last index.
         self._earlier_attempt, self._earlier_end = self._attempt, spool.end
-        # Those that an earlier process has chosen for the job were set first.
+        # Labels from an earlier process were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
         spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
-        #: The index after the last line that was ever sent. The log cannot have later lines of ours.
+        #: One past the last index ever sent. The log cannot have later lines of ours.
         self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
-        #: The appends that are not answered: the index after the last line of each, and what waits for its answer.
+        #: Unanswered appends: one past each one's last index, and a function that waits for its answer.
         self._unanswered: deque[tuple[int, Callable[[], int]]] = deque()
-        #: What to ask for safe lines; None when lines are safe once they are acknowledged.
+        #: Confirms which lines are safe. None if acknowledged lines are.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
-        #: Labels that are known only at the end, until the job has them.
+        #: Labels known only at the end, until the job has them.
         self._last_labels: Labels = ()
-        #: The error that stopped publishing permanently, if one did.
+        #: The permanent error that stopped publishing, if any.
         self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
-        #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
+        #: Whether :meth:`start` has returned: refusals are then shown to the user instead of raised.
         self._in_background = False
-        #: Whether the terminal entry was written, though it may not be safe yet.
+        #: Whether the terminal entry was written, although it may not be safe yet.
         self._end_written = False
-        #: Whether the store has the job's end, safely.
+        #: Whether the job's end is safe in the store.
         self.ended = False
-        #: Whether the user knows that a quota leaves lines out.
+        #: Whether the message about a quota was shown.
         self._has_said_quota = False
         self._opened_or_refused = threading.Event()
         self._done = threading.Event()
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
-        """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
+        """Starts the thread, and waits up to ``seconds`` for the store to open the job. The thread keeps trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
-        ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
+        ``connect`` raises. With ``must_open``, also :class:`StoreError` if the job is not open after ``seconds``.
         """
         self._outage.is_silent = must_open
         threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True).start()
@@ -158,9 +158,9 @@ class Publisher:
             raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. The thread delivers the rest of the spool, and then ends the job.
+        """Call this after the last line. The thread delivers the rest of the spool, then ends the job.
 
-        Before that the job gets the ``labels`` that the store does not refuse.
+        First, the job gets those of the ``labels`` that the store does not refuse.
         """
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
@@ -172,17 +172,17 @@ class Publisher:
         return self._done.wait(seconds)
 
     def stop(self) -> None:
-        """Ends the threads, even if lines are undelivered."""
+        """Stops the threads, even if lines are undelivered."""
         self._stop.set()
 
     @property
     def base(self) -> int | None:
-        """The sequence number of the spool's index 0; None before the first attempt."""
+        """The sequence number of the spool's index 0. None before the first attempt."""
         return self._base if self._attempt else None
 
     @property
     def is_unreached(self) -> bool:
-        """Whether the store has failed to answer, and has so far neither opened nor refused the job."""
+        """Whether the store is failing, and has never opened or refused the job."""
         return self._attempt is None and not isinstance(self._outage.last_error, TooFast | Held | None)
 
     def _run(self) -> None:
@@ -212,7 +212,7 @@ class Publisher:
             self._outage.last_error = error
             seconds = max(error.seconds, _SHORT_PAUSE_SECONDS)
             self._send_at = time.monotonic() + seconds
-            # It may have been the lease that was not renewed.
+            # The refused request may have been a renewal of the lease.
             self._stop.wait(min(seconds, self._renew_seconds / 2))
         except StoreError as error:
             self._outage.wait_after(error)
@@ -221,7 +221,7 @@ class Publisher:
                 raise
             self._outage.wait_after(error)
         except Fenced:
-            # The lease may only have expired, without another runner. Open the job again, as a new attempt.
+            # The lease may just have expired. Open the job again, as a new attempt.
             self._has_lease = self._end_written = False
             self._stop.wait(_SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
@@ -244,7 +244,7 @@ class Publisher:
         elif (pause := min(self._send_at, self._renew_at) - time.monotonic()) > 0:
             self._stop.wait(pause)
         elif self.spool.wait_for_lines(1, self._renew_at - time.monotonic()):
-            # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
+            # Collects lines for 0.05 s. A line after a longer silence is sent immediately.
             self.spool.wait_for_lines(store.batch_lines, self._sent_at + 0.05 - time.monotonic())
             self._sent_at = time.monotonic()
             self._append(store, attempt)
@@ -252,10 +252,10 @@ class Publisher:
             self._finish(store, attempt, self._result)
 
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
-        """Sends the next lines, then waits for the oldest answer. Full appends are sent before waiting.
+        """Sends the next lines, and receives the oldest answer. Full appends are sent ahead of answers.
 
-        Raises :class:`ForeignLines` when another program writes to the log. If the next line is in neither store nor
-        spool, has the store record it in the log as lost.
+        Raises :class:`ForeignLines` if another program writes to the log. If neither the store nor the spool has the
+        next line, declares it lost in the log.
         """
         while len(self._unanswered) < store.appends_ahead:
             start = self._unanswered[-1][0] if self._unanswered else self.spool.acked
@@ -279,7 +279,7 @@ class Publisher:
             if not self._has_said_quota:
                 self._has_said_quota = True
                 self.say(f"{quota}; the job continues")
-        # The store may have more lines than this append had: those of a later append whose answer was lost.
+        # The store can have more lines than this append had: those of a later append whose answer was lost.
         if not end <= index <= self._sent_end:
             raise ForeignLines("another program appends to this job's log")
         self.spool.acknowledge(index)
@@ -287,7 +287,7 @@ class Publisher:
 
     def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
         first, last = self._base + start, self._base + end - 1
-        # Those that were never sent are lines that the spool has dropped. The user hears of all of them at the end.
+        # Lines never sent were dropped by the spool, which is reported at the end.
         were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
         store.append_lost(attempt, first, last, self.gap_reason)
         self.spool.acknowledge(end)
@@ -296,7 +296,7 @@ class Publisher:
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
-        """Ends the job, or only the attempt, once its lines are safe: after the end they could not be sent again."""
+        """Ends the job, or only the attempt, once its lines are safe; after the end they could not be resent."""
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
@@ -304,7 +304,7 @@ class Publisher:
             with contextlib.suppress(LabelSet):
                 store.open(self.job, self._token, None, self._last_labels)  # we hold the lease: no new attempt
             self._last_labels = ()
-        # Only an attempt that others of the same run follow has an exit code: it counts for the job.
+        # Only the exit code of an attempt that others of the same run follow counts for the job.
         counts = only_attempt and result.exit_code is not None
         store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)
         self._end_written, self.ended = not only_attempt, only_attempt
@@ -313,8 +313,8 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always the same token: a power loss may have brought back an old lease. A new job's first line gets the
-            # number 1.
+            # Always the same token, in case a power loss brought back an old lease. A new job's first line gets number
+            # 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)
@@ -349,7 +349,7 @@ class Publisher:
                 self.say(warning)
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
-        """Whether the job has ended just as we would end it: then only the answer was lost."""
+        """Whether the job has ended as we would end it: then only the answer was lost."""
         if self._result is None:
             return False
         try:
@@ -366,12 +366,12 @@ class Publisher:
         if index == self.spool.acked:
             return
         if last is self._earlier_attempt and attempt.attempt <= last.attempt + 1 and index > self._earlier_end:
-            # The process that left the spool had sent more than its file has, so the store has all of the file.
+            # The process that left the spool had sent more than its file contains, so the store has all of the file.
             self.spool.drop_earlier(self._earlier_end)
             self._base = attempt.next - self._earlier_end
             return
-        # Another number means that the store lost some of our lines, or has a batch whose answer was lost. If there
-        # was another attempt in between, the lines may also be that one's.
+        # The store either lost some of our lines, or has a batch whose answer was lost. If there was another attempt in
+        # between, the lines can also be that one's.
         if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self.spool.acked):
             raise ForeignLines("another runner wrote to this job after our lease expired")
         self.spool.acknowledge(index)
@@ -383,9 +383,9 @@ class Publisher:
         self._outage.end()
 
     def _release_safe(self) -> None:
-        """The second thread: asks which lines are safe, and releases them from the spool."""
+        """The second thread: confirms which lines are safe, and releases them from the spool."""
         unconfirmed = 0
-        # The disk is not asked about every batch.
+        # Not for every batch, because of the disk.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
             if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(0.2):
                 continue
@@ -396,7 +396,7 @@ class Publisher:
             except ChronoverseError:
                 self._stop.wait(1.0)  # the publisher notices the store's return earlier
             except Exception:
-                # The caller of stop() does not wait, and may close the store during a request.
+                # stop() does not wait, so its caller can close the store during a request.
                 if not self._stop.is_set():
                     raise
             else:
@@ -407,7 +407,7 @@ class Publisher:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
-        """Whether all entries with numbers below ``stop`` are safe. Entries that the store lost will be sent again."""
+        """Whether all entries below number ``stop`` are safe. Makes entries that the store has lost be resent."""
         if self._probe is None:
             return True
         try:
@@ -430,19 +430,19 @@ class Publisher:
         self._renew_at = time.monotonic() + self._renew_seconds
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
-        # the spool was reassigned, or when there never was an attempt.
+        # If the job was deleted, its lines in the spool must go, too. If the spool was reassigned, or never had an
+        # attempt, they are not that job's lines.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")
-        # Of a job that this process has never opened, the spool may also have our own lines, or get some.
+        # If this process never opened the job, the spool can also have, or get, lines of our own.
         has_own = self._attempt is self._earlier_attempt and (
             self._result is None or self.spool.end > self._earlier_end
         )
         with self._lock:
             in_background = self._in_background
             if deleted and in_background and has_own:
-                # A command that is new continues after the lines of an earlier runner. Only those are dropped.
+                # A new command's lines follow those of an earlier runner. Drop only the earlier ones.
                 self.spool.drop_earlier(self._earlier_end)
                 self.spool.save_state(attempt=None, base=None)
                 deleted = False

@@ -1,4 +1,4 @@
-"""Compares a runner's lines with the log, before the runner deletes its copy."""
+"""Compares a runner's lines with the log before the runner deletes its copy."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -11,14 +11,14 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 
-#: Compares consecutive lines with the job's log, not always all. Raises :class:`JobNotFound`, :class:`StoreError`.
+#: Compares consecutive lines, possibly not all, with the job's log. Raises :class:`JobNotFound`, :class:`StoreError`.
 Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 
 def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
     """The comparison for logs of ``writer``.
 
-    Either the service compares, or lines are read from the store and, once they have left it, from ``archive``.
+    The service compares; otherwise lines are read from the store or, if they were trimmed there, from ``archive``.
     """
     if isinstance(writer, HttpLogWriter):
         return writer.compare

@@ -1,6 +1,6 @@
-"""Delivers a spool file that a runner left: its lines, and then how the job ended.
+"""Delivers a spool file that a runner left: its lines, then the job's end.
 
-The file is removed only when the store has ended the job and has given back every line of the file.
+Removes the file only once the job has ended, and every line was read back from the log and compared.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ def resend_spool(
 ) -> bool:
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it.
 
-    A file that was delivered completely is deleted. ``connect`` returns the store of a workflow, and ``comparer_for`` a
-    function that compares lines with it. The lines are published as ``job_id``, which must have none, or with ``retry``
-    as the first free one of JOB, JOB.2, …; ``say`` gets messages, and ``show`` the progress each second.
+    Deletes a completely delivered file. ``connect`` returns a workflow's store, and ``comparer_for`` a function that
+    compares lines with it. Publishes the lines as ``job_id``, which must have none, or with ``retry`` as the first free
+    one of JOB, JOB.2, …. ``say`` gets messages, ``show`` the progress once a second.
 
-    Raises: :class:`SpoolError` for a file that is not a spool, or is damaged (undamaged lines were delivered);
-    :class:`SpoolNotInLog` when the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` when
-    the job cannot be continued; :class:`StoreError`.
+    Raises :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);
+    :class:`SpoolNotInLog` if the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` if the
+    job cannot be continued; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:
@@ -57,7 +57,7 @@ def resend_spool(
     saved = spool.state.get("ending")
     result = JobResult(Status(saved[0]), saved[1]) if saved else JobResult(Status.LOST, None)
     if result.status is Status.PENDING and spool.is_reassigned:
-        # The attempts after it are in another log. Its own has nothing more to wait for.
+        # Later attempts are in another log, so this one must end here.
         result = JobResult(Status.FAILED, None)
     connect_once = cache(partial(connect, job.workflow_id))
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, find_free_id=retry)
@@ -80,7 +80,7 @@ def resend_spool(
         say("interrupted")
     finally:
         publisher.stop()
-        # When the job has ended, its lines need to be published under another id only if they are not in its log.
+        # After the job's end, its lines need another id only if its log lacks them.
         reported = refusal if was_published else publisher.refusal
         close_and_report(publisher, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
@@ -107,7 +107,7 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
 
 
 def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
-    """The error if the ended log lacks lines of the file, or None. Raises :class:`StoreError` if unreadable now."""
+    """The error if the ended log lacks lines of the file, else None. Raises :class:`StoreError` if unreadable now."""
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         if spool.line_count == 0:
@@ -129,7 +129,7 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
 
 
 def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Comparison:
-    """Compares all lines in ``spool`` with the log. Lines that the spool lacks are treated as equal."""
+    """Compares all lines in ``spool`` with the log. Lines missing in the spool count as equal."""
     index = spool.first
     while (batch := spool.take(index)) and batch.runs:
         comparison = compare(job, batch.lines(base))

@@ -1,6 +1,6 @@
 """Runs a command, shows its output unchanged, publishes every line, and returns the command's exit code.
 
-Nothing that happens to the store can delay, stop or fail the command.
+Errors of the store never delay, stop or fail the command.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 60.0
-#: A spool without a file: 64 MiB of lines may wait in memory.
+#: A spool without a file: up to 64 MiB of lines wait in memory.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
 
 
@@ -54,12 +54,12 @@ def run(
     page: Callable[[JobRef], str] | None = None,
     signals: SignalForwarder | None = None,
 ) -> int:
-    """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
+    """Runs ``argv`` as ``job``. Returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
-    ``more_follow`` tells that other commands follow as attempts of this job. ``service_url`` and ``page`` are for
-    messages; the others are options of ``chronoverse run``. With ``require_log``, raises what :meth:`Publisher.start`
-    raises.
+    ``store`` can be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
+    ``more_follow``: whether other commands follow as attempts of this job; None for a single command. ``service_url``
+    and ``page`` are for messages; the rest are options of ``chronoverse run``. With ``require_log``, raises what
+    :meth:`Publisher.start` raises.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -75,7 +75,7 @@ def run(
         lease_seconds=lease_seconds,
         find_free_id=retry,
         labels=labels,
-        # The command before may still be delivering its last lines.
+        # The previous command may still be delivering its last lines.
         wait_for_lease=more_follow is not None,
     )
     if page:
@@ -87,7 +87,7 @@ def run(
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            # Only these need to know before the command starts whether the job is open.
+            # Only these options must know before the command starts whether the job is open.
             seconds = open_seconds if require_log or retry or recovered is not None else 0
             publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:
@@ -99,7 +99,7 @@ def run(
             refusal = error
             say(f"nothing is published: {error}; the command still runs")
             if recovered is not None and _refuses_id(error):
-                # Our lines cannot follow those of the earlier runner, whose file stays as it is.
+                # Our lines cannot follow the earlier runner's, whose file stays as it is.
                 spool.preserve()
                 recovered = None
                 spool = Spool(replace(room, name=job.job_id))
@@ -110,7 +110,8 @@ def run(
         if recovered is not None:
             say(f"first delivering {counted(recovered_lines)} of an earlier runner of this job, from {recovered}")
         try:
-            # A recovered spool file may say how an earlier command ended. The exit code of one of several still counts.
+            # A recovered spool file can contain an earlier command's end. In a series of commands, its exit code still
+            # counts.
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, server=service_url or "")
@@ -129,7 +130,7 @@ def run(
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
-            # One of several commands that comes after the job's end, and prints nothing, leaves nothing to deliver.
+            # A command of a series that starts after the job's end and prints nothing leaves nothing to deliver.
             is_over = more_follow is not None and isinstance(refusal, Closed) and not spool.end
             close_and_report(publisher, service_url, delivered=publisher.ended or is_over, refusal=refusal)
     return code
@@ -138,7 +139,7 @@ def run(
 def _open_spool(
     job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
 ) -> Spool:
-    """A spool for the job: the one that an earlier runner of the job left, if any, except with ``retry``."""
+    """A spool for the job. Unless ``retry``, recovers the one that an earlier runner of the job left, if any."""
     others: list[tuple[Path, dict[str, Any]]] = []
     for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
@@ -150,7 +151,7 @@ def _open_spool(
         runs = "another run" if len(others) == 1 else f"{len(others)} other runs"
         oldest = "" if len(others) == 1 else "the oldest: "
         server = state.get("server", service_url)
-        # A file of a run that published to the store itself. The service of CHRONOVERSE_URL may have another one.
+        # An empty server: the run published directly to the store, which may not be the one behind CHRONOVERSE_URL.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
         say(f"{runs} left undelivered lines. Upload them with: {oldest}{prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
@@ -159,10 +160,10 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``, calling ``show``; at most 5 s for a store never reached."""
+    """Waits until all is delivered or ``is_stopped()``; at most 5 s for a store never reached. Calls ``show``."""
     start = time.monotonic()
     show_at = start + 1
-    # Seconds between two checks for a signal, which cannot wake a waiting thread.
+    # Seconds between checks for a signal, which cannot wake a waiting thread.
     while not publisher.join(0.1):
         now = time.monotonic()
         left = start - now + (min(seconds, 5.0) if publisher.is_unreached else seconds)
@@ -178,10 +179,10 @@ def wait_delivered(
 def close_and_report(
     publisher: Publisher, service_url: str | None = None, *, delivered: bool, refusal: ChronoverseError | None
 ) -> None:
-    """Closes the spool of a stopped ``publisher``, and reports what was dropped, and how to deliver the rest later.
+    """Closes a stopped publisher's spool. Reports dropped lines, and how to deliver the rest later.
 
-    With ``delivered``, the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
-    the delivery permanently. ``service_url`` is the service that we publish through.
+    ``delivered``: the store has everything, so the spool's file is removed. ``refusal``: the error that stopped
+    delivery permanently. ``service_url``: the service that we publish through.
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered
@@ -221,7 +222,7 @@ def _refuses_id(refusal: ChronoverseError | None) -> bool:
 @contextlib.contextmanager
 def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
-    # Python's default of 5 ms made the pipes' reader wait at every read: printing flat out took 5 times as long.
+    # With Python's default of 5 ms, the pipes' reader waits at every read: printing at full speed took 5 times as long.
     sys.setswitchinterval(0.0002)
     try:
         yield

@@ -1,10 +1,10 @@
-"""Capture: from a command's output to lines.
+"""Capture: turns a command's output into lines.
 
-    pipes ──> LineAssembler, one for each stream ──────────────────────> LineBatch
+    pipes ──> LineAssembler, one per stream ───────────────────────────> LineBatch
                 ProgressFilter ──> Masks ──> LineSplitter
 
-pipes            reads both pipes in one loop, so all lines have one order and one clock
-terminals        lends our terminal to the command, or allocates a pseudo-terminal instead of two pipes
+pipes            reads both pipes in one loop, so that their lines share one order and one clock
+terminals        gives our terminal to the command, or allocates a pseudo-terminal instead of two pipes
 line_assembler   turns one stream's bytes into batches of lines, with ``joblog.line_splitter`` and the masks
-masking          replaces secrets by ***
+masking          replaces secrets with ***
 """

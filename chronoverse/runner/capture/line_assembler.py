@@ -1,4 +1,4 @@
-"""Turns one stream's bytes into batches of lines, and tells when waiting text must be published. No I/O."""
+"""Turns one stream's bytes into batches of lines, and schedules when waiting text is published. No I/O."""
 
 import math
 from typing import Final
@@ -7,14 +7,14 @@ from chronoverse.joblog.line_splitter import LineBatch, LineSplitter, ProgressFi
 from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.runner.capture.masking import Masks
 
-#: Seconds that text waits for its newline. Then it is published as a partial line: a prompt, or a row of dots.
+#: Seconds after which unfinished text, such as a prompt or a row of dots, is published as a partial line.
 PARTIAL_SECONDS: Final = 1.0
-#: Seconds between two published states of a progress bar. People can read four lines a second.
+#: Seconds between published states of a progress bar. People can read four lines per second.
 STATE_SECONDS: Final = 0.25
 
 
 class LineAssembler:
-    """Assembles one stream's lines. ``now`` is monotonic seconds. A batch's ``timestamp`` is that of its last bytes."""
+    """Assembles one stream's lines. ``now`` is monotonic seconds. A batch has the ``timestamp`` of its last bytes."""
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
         self._progress_filter = ProgressFilter()
@@ -26,7 +26,7 @@ class LineAssembler:
 
     @property
     def due(self) -> float:
-        """When to call :meth:`flush_due`, unless more text arrives; infinite if nothing waits."""
+        """When to call :meth:`flush_due`, unless more text arrives. Infinite if no text waits."""
         return min(self._partial_at, self._state_at)
 
     def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:
@@ -44,9 +44,7 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """The text that is due: a progress bar's state, or an unfinished line up to what may be the beginning of a
-        secret.
-        """
+        """Returns text that is due: a progress bar's state, or an unfinished line up to a possible secret."""
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:
@@ -58,7 +56,7 @@ class LineAssembler:
         return batches
 
     def close(self) -> list[LineBatch]:
-        """Call this at the end of the stream. Returns the last line, if no newline ended it."""
+        """Ends the stream. Returns the last line, if it had no newline."""
         batches = self._split(self._progress_filter.release())
         if self._undecided:
             batches += self._splitter.feed(self._masks.mask(self._undecided), self._timestamp)

@@ -1,4 +1,4 @@
-"""Replaces secrets by ``***``, before anything is published or spooled. Secrets are found across reads too."""
+"""Replaces secrets with ``***`` before anything is published or spooled, even if a read splits a secret."""
 
 import os
 import re
@@ -9,19 +9,18 @@ from typing import Final
 from chronoverse.errors import InvalidMask
 from chronoverse.joblog.secret_forms import SecretForms
 
-#: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
+#: Minimum characters of a secret. A shorter one would occur everywhere in a log, and the masks would reveal it.
 _MIN_CHARACTERS: Final = 4
-#: Maximum bytes of a secret. So many can be held back until it is known whether they are the secret.
+#: Maximum bytes of a secret. Up to this many are held back while they could be its beginning.
 MAX_BYTES: Final = 65_536
 
 
 class Masks:
     r"""The secrets to mask, as arbitrary bytes.
 
-    Each sufficiently long line of a secret is masked by ``***`` wherever it occurs; shorter lines are masked only where
-    the whole secret occurs. Line endings, and whitespace next to them and around the secret, are ignored, because a
-    program can change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
-    contain it.
+    Masks each line of a secret wherever it occurs. Too short lines are masked only as part of the whole secret. Ignores
+    line endings, and whitespace next to them and around the secret, because programs can change these. Raises
+    :class:`InvalidMask`, which does not contain the secret, if one is too short or too long.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:
@@ -31,13 +30,13 @@ class Masks:
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
 
     def mask(self, text: bytes) -> bytes:
-        """Masks a complete text. Of overlapping secrets, the leftmost is masked, then the longest."""
+        """Masks a complete text. Of overlapping secrets, masks the leftmost, then the longest."""
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
-        """Masks the beginning of a text. Returns it, and the unmasked rest, which may be the beginning of a secret.
+        """Masks the beginning of a text. Returns it, and the unmasked rest, which could begin a secret.
 
-        However a stream is split, the results followed by :meth:`mask` of the last rest equal :meth:`mask` of the
+        However a stream is split, the results, followed by :meth:`mask` of the last rest, equal :meth:`mask` of the
         whole.
         """
         end = self._undecided_from(text, 0)
@@ -55,11 +54,11 @@ class Masks:
         return b"".join([*masked, text[position:end]]), text[end:]
 
     def _occur_in(self, text: bytes) -> bool:
-        # This is ten times as fast as the regular expression, which only the few texts with a secret need.
+        # Ten times as fast as the regular expression, which only the few texts with a secret need.
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """From ``start`` on, where ``text`` may end with the beginning of a secret; else its length."""
+        """Where, from ``start``, a possible secret's beginning at the end of ``text`` starts; else the length."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)
@@ -78,7 +77,7 @@ def load_masks(
     environ: Mapping[str, str] | None = None,
     forms: SecretForms | None = None,
 ) -> Masks:
-    """The masks of a command line. Raises :class:`InvalidMask`, which names the option and never the secret."""
+    """The masks for a command line's options. Raises :class:`InvalidMask`, which names the option, never the secret."""
     environ = environ or {}
     given = [("--mask", os.fsencode(value)) for value in values]
     for name in names:
@@ -125,5 +124,5 @@ def _characters(text: bytes) -> int:
 
 
 def _replacement(found: re.Match[bytes]) -> bytes:
-    """The mask of one secret. It has as many lines as the secret, so masking does not change line numbers."""
+    """A secret's mask. Has as many lines as the secret, so that line numbers stay the same."""
     return b"\n".join(b"***" if line.strip() else line for line in found[0].split(b"\n"))

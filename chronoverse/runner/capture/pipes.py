@@ -1,4 +1,4 @@
-"""Reads a command's pipes. One loop reads both, so the lines of both have one order and one clock."""
+"""Reads a command's pipes in one loop, so that the lines of both share one order and one clock."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.terminals import PtyProcess
 
-#: Seconds of silence after the command's end until its pipe is closed, though a grandchild still has it open.
+#: Seconds without output, after the command's end, before its pipe is closed although a grandchild keeps it open.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 
 
@@ -28,7 +28,7 @@ Child: TypeAlias = subprocess.Popen[bytes] | PtyProcess
 
 
 class _Pipe(NamedTuple):
-    """One stream: its source, its copy, and its line assembler."""
+    """One stream: the pipe, the copy of its output, and its line assembler."""
 
     source: IO[bytes]
     tee: Callable[[bytes], None]
@@ -39,8 +39,9 @@ class _Pipe(NamedTuple):
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    The masked lines of every read go to ``publish``, which must not wait. Then the bytes go to the stream's function in
-    ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
+    For each read, passes the masked lines to ``publish``, which must not block, then the unchanged bytes to the
+    stream's function in ``tees``. Does not reap the command, so that its process id is not reused before the caller
+    does.
     """
 
     tees: Mapping[str, Callable[[bytes], None]]
@@ -57,7 +58,7 @@ class Capture:
         #: When the command ended, in monotonic seconds; infinite while it runs.
         self._ended_at = math.inf
         self._last_read_at = time.monotonic()
-        #: Becomes readable when the command ends (Linux 5.3). Elsewhere the loop looks for that again and again.
+        #: Becomes readable when the command ends (Linux 5.3). Without it, the loop polls.
         self._exit: int | None = None
         with contextlib.suppress(AttributeError, OSError):
             self._exit = os.pidfd_open(child.pid)
@@ -80,8 +81,8 @@ class Capture:
         while time.monotonic() < self._deadline():
             for key, _ in self._selector.select(self._timeout()):
                 if key.data is not None and self._read(key.data) >= 16_384:
-                    # More follows: many small reads cost 0.7 µs a line instead of 0.25. No terminal holds as much.
-                    # A pipe of 1 MiB does not fill up meanwhile.
+                    # More will follow. Waiting reduces the cost per line from 0.7 µs to 0.25, as there are fewer reads.
+                    # No terminal holds that much, and a pipe of 1 MiB does not fill up meanwhile.
                     time.sleep(0.001)
             now = time.monotonic()
             for pipe in self._pipes:
@@ -90,7 +91,7 @@ class Capture:
                 self._ended_at = time.monotonic()
                 if self._exit is not None:
                     self._selector.unregister(self._exit)
-        # A grandchild has these open. What they hold now may be the command's: the reader of our output may be slow.
+        # A grandchild keeps these open. They can still hold the command's output, if the reader of our output is slow.
         for pipe in list(self._pipes):
             with contextlib.suppress(OSError):
                 rest = int.from_bytes(fcntl.ioctl(pipe.source, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -98,21 +99,21 @@ class Capture:
                     rest -= size
 
     def _add(self, pipe: _Pipe) -> None:
-        # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
+        # Refused to users with many large pipes; the pipe then stays small.
         with contextlib.suppress(OSError, AttributeError):
-            # Bytes that a pipe holds, where we may choose (Linux).
+            # The capacity of a pipe in bytes (Linux).
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
 
     def _read(self, pipe: _Pipe) -> int:
         try:
-            # Much at once, so that a busy command costs few reads. A batch has at most this and one line.
+            # Large, so that a busy command costs few reads. A batch has at most this and one line.
             data = os.read(pipe.source.fileno(), 262_144)
         except BlockingIOError:
             return 0
         except OSError as error:
-            # On Linux this means that no process has the pseudo-terminal open. It is in tty_io.c, but not in pty(7).
+            # On Linux: no process has the pseudo-terminal open. Stated in tty_io.c, but not in pty(7).
             if error.errno != errno.EIO:
                 raise
             data = b""
@@ -135,14 +136,14 @@ class Capture:
         self._pipes.discard(pipe)
 
     def _deadline(self) -> float:
-        """When to close pipes that are still open, even if text arrives; infinite while the command runs."""
+        """When to close pipes that are still open, even if output arrives. Infinite while the command runs."""
         if not self._pipes:
             return self._ended_at
         return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + 10.0)
 
     def _timeout(self) -> float:
         moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])
-        # The longest wait: short where the command's end cannot wake it.
+        # The longest wait: short if the command's end cannot wake the loop.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
 

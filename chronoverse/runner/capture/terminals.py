@@ -1,7 +1,7 @@
-"""The command's terminal: ours, as under a shell, or a pseudo-terminal in a session of its own.
+"""The command's terminal: ours, as under a shell, or a pseudo-terminal in a new session.
 
-https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html In the second case our own terminal is set
-to raw mode: all input, including Ctrl-C, is forwarded to the command's.
+See https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html. With a pseudo-terminal, ours is set to
+raw mode, and all input, including Ctrl-C, is forwarded to the command.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from typing import IO, Any
 def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     """Makes ``group`` the foreground process group of our terminal within the ``with`` block.
 
-    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
-    we are not in its foreground, or this is not the main thread. Yields a function that returns whether it was done.
+    Ctrl-C then goes to the command instead of us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
+    we are in its background, or this is not the main thread. Yields a function that returns whether it did.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield lambda: False
@@ -32,7 +32,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
             os.killpg(group, signal.SIGCONT)
 
     def on_child_stopped(number: int, frame: FrameType | None) -> None:
-        """If the command was stopped, we stop too, and both continue together."""
+        """If the command was stopped, stops us too; both continue together."""
         with contextlib.suppress(ChildProcessError):
             stopped = os.waitid(os.P_PID, group, os.WSTOPPED | os.WNOHANG)
             if stopped is None:
@@ -40,7 +40,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
             was_in_background = stopped.si_status in (signal.SIGTTIN, signal.SIGTTOU)
             if not was_in_background:
                 _set_foreground(os.getpgrp())
-                # The kernel ignores this if no shell could wake us (an orphaned process group).
+                # Ignored by the kernel if no shell could wake us (orphaned process group).
                 os.killpg(os.getpgrp(), signal.SIGTSTP)
             if is_foreground(0):
                 _set_foreground(group)
@@ -50,12 +50,12 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
 
     saved = {
         signal.SIGCHLD: signal.signal(signal.SIGCHLD, on_child_stopped),
-        # This would stop us when we write to the terminal from the background, or take it back.
+        # Otherwise writing to the terminal from the background, or taking it back, would stop us.
         signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
     }
     try:
         _set_foreground(group)
-        # The command may have been stopped because it read from the terminal before this.
+        # The command may have been stopped for reading from the terminal too early.
         resume()
         yield lambda: True
     finally:
@@ -77,7 +77,7 @@ def _set_foreground(group: int) -> None:
 
 
 class PtyProcess:
-    """A command on a pseudo-terminal, whose ``stdout`` is all its output. Raises what subprocess.Popen raises."""
+    """A command on a pseudo-terminal. ``stdout`` is all its output. Raises what subprocess.Popen raises."""
 
     stderr: IO[bytes] | None = None
 
@@ -103,9 +103,9 @@ class PtyProcess:
 
 @contextlib.contextmanager
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
-    """Passes typed input and the window's size to the command in the ``with`` block.
+    """Forwards typed input and the window's size to the command within the ``with`` block.
 
-    Yields whether Ctrl-C was typed.
+    Yields a function that returns whether Ctrl-C was typed.
     """
     if not process.interactive:
         yield lambda: False
@@ -114,7 +114,7 @@ def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
     os.set_blocking(process.input_descriptor, False)
     stop_read, stop_write = os.pipe()
     interrupted = threading.Event()
-    # It has a thread, since the command may not read its input for a while.
+    # In a thread, because the command may not read its input for a while.
     thread = threading.Thread(
         target=_forward_stdin,
         args=(process.input_descriptor, stop_read, interrupted),
@@ -127,7 +127,7 @@ def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
             thread.start()
             yield interrupted.is_set
         finally:
-            # What is typed now is for other programs. The thread may be writing to a command that does not read.
+            # Later input is for other programs. The thread may be writing to a command that does not read.
             os.close(stop_write)
             if thread.ident is not None:
                 thread.join(1.0)
@@ -144,7 +144,7 @@ def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
 
     with contextlib.suppress(OSError):
         while wait_until_ready([0], []):
-            # Bytes that are typed or pasted, and forwarded at once.
+            # Typed or pasted bytes to forward at once.
             data = os.read(0, 4_096)
             if not data:
                 return
@@ -157,10 +157,10 @@ def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
 
 def _prepare(master: int, slave: int, interactive: bool) -> None:
     modes: list[Any] = termios.tcgetattr(0 if interactive else slave)
-    # Ctrl-Z must not stop the command: only a shell could continue it, and the shell does not know the command.
+    # Ctrl-Z must not stop the command: no shell knows it and could continue it.
     modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")
     if not interactive:
-        # Our own terminal, if we have one, is then not raw and adds the carriage returns itself. A file has none.
+        # Our terminal, if any, is not raw and adds carriage returns itself; a file needs none.
         modes[1] &= ~termios.ONLCR
     termios.tcsetattr(slave, termios.TCSANOW, modes)
     termios.tcsetwinsize(master, _size())
@@ -172,13 +172,13 @@ def _size() -> tuple[int, int]:
             rows, columns = termios.tcgetwinsize(descriptor)
             if rows and columns:
                 return rows, columns
-    # Rows and columns if we have no terminal to take them from. Programs assume the same.
+    # The usual default without a terminal.
     return (24, 80)
 
 
 @contextlib.contextmanager
 def _forward_window_size(master: int) -> Iterator[None]:
-    """Keeps the command's terminal at our window's size in the ``with`` block. The kernel signals changes."""
+    """Keeps the command's terminal at our window's size within the ``with`` block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -198,15 +198,15 @@ def _forward_window_size(master: int) -> Iterator[None]:
 def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, interactive: bool) -> int:
     """Starts ``argv`` on ``terminal``, and returns its process id.
 
-    The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
-    posix_spawn opens it without running Python in the new process, which is unsafe after a fork of a threaded process.
+    The first terminal that a session leader opens becomes its controlling terminal: tty(4), credentials(7). posix_spawn
+    opens it without running Python in the new process, which would be unsafe after forking a threaded process.
     """
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
     if interactive:
         actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
     elif os.isatty(0):
-        # This is our terminal, but we are in its background. A read from it would take input from the shell.
+        # Our terminal, but we are in its background: reading from it would take the shell's input.
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    # Python ignores these signals. Popen restores them in the new process too.
+    # Python ignores these signals. Like Popen, restores them for the new process.
     ignored = [signal.SIGPIPE, signal.SIGXFSZ]
     return os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigdef=ignored)

@@ -1,4 +1,4 @@
-"""Recovers the undamaged lines of a spool file, such as one that was truncated, or whose disk has lost a block."""
+"""Recovers the undamaged lines of a spool file that was truncated or has lost disk blocks."""
 
 import contextlib
 import secrets
@@ -16,11 +16,11 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The undamaged lines of the spool file ``path``, and a sentence about the damaged ones (empty if there are none).
+    """The undamaged lines of the spool file ``path``, and a sentence about damaged ones (empty if there are none).
 
-    They are written into a new file. With ``in_place``, the new file replaces ``path``, and the old one becomes
-    FILE.damaged; otherwise the new file has no name, and vanishes once the spool is closed. Raises :class:`SpoolError`
-    if nothing is undamaged or, with ``in_place``, if the lines' job is unknown; :class:`SpoolInUse`.
+    Writes them into a new file. ``in_place`` replaces ``path`` with it, and renames the old file to FILE.damaged;
+    otherwise the new file is temporary. Raises :class:`SpoolError` if nothing is undamaged or, with ``in_place``, if
+    the lines' job is unknown; :class:`SpoolInUse`.
     """
     try:
         return Spool.recover(path, keep_all=True), ""
@@ -54,9 +54,9 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 
 
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
-    """Writes the whole batches of the damaged file ``path`` into a new file in ``directory``.
+    """Writes the undamaged batches of file ``path`` into a new file in ``directory``.
 
-    Returns its path (None without a whole batch), and which lines are missing, counted from 1 as they were printed.
+    Returns its path (None if there are no batches), and which lines are missing, counted from 1 as printed.
     """
     draft: SpoolFile | None = None
     lacking: list[str] = []
@@ -90,7 +90,7 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
 
 
 def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:
-    """The damaged file, or a copy in ``directory`` with a new file's first page. None if it is not a spool file."""
+    """Opens the damaged file, or a copy in ``directory`` with a new first page. None if it is not a spool file."""
     with contextlib.suppress(sqlite3.Error):  # its first page may not even be that of a database
         file = SpoolFile(path, is_damaged=True)
         stack.callback(file.close)
@@ -98,7 +98,7 @@ def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile
             return file
     with path.open("rb") as content:
         content.seek(PAGE_BYTES)
-        # The second page is the root of the table: a leaf or not, and nothing else.
+        # The second page must be the root of the table: a leaf or an interior page.
         if content.read(1) not in (b"\x05", b"\x0d") or path.stat().st_size > SPOOL_MAX_BYTES:
             return None
     copy = SpoolFile.create(directory, "copy")

@@ -1,11 +1,11 @@
-"""The spool: a bounded queue in which lines wait until the store has them safely.
+"""The spool: a bounded queue of lines that are not yet safe in the store.
 
     first ──────── acked ──────── sent ╌╌╌╌ dropped ╌╌╌╌ ──────── end
       │ in the store, │ sent, but   │                     │ to be   │ the job's
       │ not yet safe  │ no answer   │                     │ sent    │ next line
 
-One thread puts lines in; another takes them out and reports how far the store has them. If there is no room, the oldest
-unsent lines are dropped. Their indexes stay empty, and the publisher records them in the log as lost.
+One thread puts lines in; another takes them out, and reports how many the store has. If the spool is full, it drops the
+oldest unsent lines. Their indexes stay empty, and the publisher declares them lost in the log.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, Spoo
 
 #: Approximate bytes of a batch in memory, without its text.
 OVERHEAD_BYTES: Final = 400
-#: Lines of one append: enough to make the round trip cheap, few enough to occupy the server for only a millisecond.
+#: Lines per append: enough for a cheap round trip, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
-#: Runs of an append with more lines. With as many, 5,000 lines stay below the quotation marks that a service parses.
+#: Maximum runs per append with more lines. With these, 5,000 lines stay below the service's limit on quotation marks.
 BATCH_RUNS: Final = 250
 
 _ordinal: Final = attrgetter("ordinal")
@@ -74,7 +74,7 @@ class MemoryBatches:
 
 
 class SpoolBatch(NamedTuple):
-    """Lines that are sent together, with the indexes from ``start`` up to, but not including, ``end``."""
+    """Lines to send together, with indexes from ``start`` up to, but not including, ``end``."""
 
     start: int
     end: int
@@ -85,39 +85,39 @@ class SpoolBatch(NamedTuple):
 
 
 class Spool:
-    """The queue. It keeps taken lines until they are released. :meth:`put` never waits."""
+    """The queue. Keeps taken lines until they are released. :meth:`put` never blocks."""
 
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
         self._changed = threading.Condition()
-        #: What was saved last, here or by the process that left the file.
+        #: The state last saved, by this process or the one that left the file.
         self.state: dict[str, Any] = {}
-        #: Indexes, as in the picture above: of the first line that the store has not acknowledged, of the first that is
-        #: not known to be safe there, of the first that was not removed as safe, and of the job's next line.
+        #: Indexes, as in the picture above: of the first line not acknowledged, of the first not known to be safe, of
+        #: the first not removed, and of the job's next line.
         self.acked = self.safe = self.first = self.end = 0
-        #: Lines that were dropped because there was no room.
+        #: Lines dropped because the spool was full.
         self.dropped = 0
-        #: The oldest lines, if there is a file; then the newest ones.
+        #: The oldest lines, if there is a file; the newest lines.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
         #: Bytes that the job has printed.
         self._position = 0
-        #: The lines below this index may have been sent. They are not dropped: the store may have them.
+        #: Lines below this index may have been sent. They are not dropped: the store may have them.
         self._sent = 0
-        #: The batch that was read last, and its messages.
+        #: The last batch read, and its messages.
         self._last_read: tuple[LineBatch, list[bytes]] | None = None
         self._is_closed = self._is_forced = self._is_abandoned = self._keeps_all = False
         #: Whether the lines are another job's: see :meth:`reassign`.
         self.is_reassigned = False
-        #: Why the file could not be written, and when to try again; None if it could.
+        #: Why the file could not be written (None if it could), and when to retry.
         self.file_error: Exception | None = None
         self._retry_at = 0.0
-        #: How many lines :meth:`wait_for_lines` waits for.
+        #: The number of lines that :meth:`wait_for_lines` waits for.
         self._awaited = 1
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens a runner's leftover file. With ``keep_all``, keeps released lines. Raises :class:`SpoolError`."""
+        """Opens a runner's leftover file. ``keep_all`` keeps released lines. Raises :class:`SpoolError`."""
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file
@@ -138,7 +138,7 @@ class Spool:
 
     @property
     def undelivered(self) -> int:
-        """Lines that the store has not acknowledged, and dropped lines that are not recorded in the log yet."""
+        """The number of lines not acknowledged, including dropped ones not yet declared in the log."""
         return self.end - self.acked
 
     @property
@@ -148,11 +148,11 @@ class Spool:
 
     @property
     def path(self) -> Path | None:
-        """The path of the file, while there is one."""
+        """The path of the file, if there is one."""
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:
-        """Adds lines. May drop others to make room."""
+        """Adds lines. Can drop others to make room."""
         with self._changed:
             batch = batch._replace(ordinal=self.end, position=self._position)
             self.end, self._position = batch.end, self._position + len(batch.text)
@@ -160,7 +160,7 @@ class Spool:
                 self.dropped += batch.lines
             elif not self._is_abandoned:
                 size = OVERHEAD_BYTES + len(batch.text)
-                # Lines that were sent stay in memory if the disk is full, or if the file cannot even be read.
+                # Sent lines stay in memory if the disk is full or the file is unreadable.
                 with contextlib.suppress(sqlite3.Error):
                     while self._memory.size and self._memory.size + size > self.room.memory_bytes:
                         if not self._spill() and not self._drop(self._memory):
@@ -172,7 +172,7 @@ class Spool:
                 self._changed.notify_all()
 
     def skip(self, lines: int) -> None:
-        """Skips the indexes of lost lines. The publisher records them in the log."""
+        """Skips the indexes of lost lines. The publisher declares them in the log."""
         with self._changed:
             self.end += lines
             self._changed.notify_all()
@@ -184,29 +184,29 @@ class Spool:
             self._changed.notify_all()
 
     def save_state(self, **state: Any) -> None:
-        """Saves values as JSON beside the lines, for a process that resends the file. None removes a value."""
+        """Stores values as JSON with the lines, for a process that resends the file. None removes a value."""
         with self._changed:
             self.state = {name: value for name, value in {**self.state, **state}.items() if value is not None}
             self._save()
 
     def reassign(self) -> None:
-        """Publishes the lines as another job. Forgets their own job, and their numbers there.
+        """Makes the lines another job's. Discards their job, and their numbers there.
 
-        The file records the change once the other job has an attempt.
+        The file is changed only once the other job has an attempt.
         """
         with self._changed:
             self.is_reassigned = True
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
 
     def force_spill(self, enabled: bool) -> None:
-        """While enabled, all lines go to the file at once, and so survive this process. For outages of the store."""
+        """While enabled, writes all lines to the file immediately, so that they survive this process. For outages."""
         with self._changed:
             self._is_forced = enabled
             if enabled:
                 self._spill()
 
     def wait_for_lines(self, lines: int, seconds: float) -> bool:
-        """Waits until ``lines`` lines are not acknowledged, or the spool is closed. Returns whether any are not."""
+        """Waits until ``lines`` lines are unacknowledged, or the spool is closed. Returns whether any are."""
         with self._changed:
             self._awaited = lines
             self._changed.wait_for(lambda: self._is_closed or self.end - self.acked >= lines, max(0.0, seconds))
@@ -214,22 +214,22 @@ class Spool:
             return self.end > self.acked
 
     def wait_for_unsafe(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` for lines that are acknowledged but not safe. Returns whether there are any."""
+        """Waits up to ``seconds`` for acknowledged lines that are not safe. Returns whether there are any."""
         with self._changed:
             return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
 
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
-        """Up to ``lines`` lines from ``index`` on, for one append. None at the end, or if the spool is abandoned.
+        """Up to ``lines`` lines from ``index``, for one append. None at the end, or if the spool is abandoned.
 
-        Where lines were dropped, the batch begins after them, or ends before them. If all lines up to the end were
-        dropped, the batch is empty and begins at the end.
+        The batch begins after, or ends before, dropped lines. If all remaining lines were dropped, it is empty and
+        begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
                 return None
             runs: list[LineRun] = []
             start = end = index
-            # An append takes no more lines when it has 1 MiB.
+            # An append ends once it has 1 MiB.
             size = 1_048_576
             most_runs = BATCH_RUNS if lines > BATCH_LINES else lines
             for each in self._batches(index):
@@ -251,7 +251,7 @@ class Spool:
             return SpoolBatch(start, end, runs) if runs else SpoolBatch(self.end, self.end, [])
 
     def entries(self, base: int = 1) -> Iterator[Line | Gap]:
-        """All lines in the spool, with sequence numbers from ``base`` on, and gaps for missing ones."""
+        """All lines in the spool, with sequence numbers from ``base``, and gaps for missing ones."""
         index = self.first
         while batch := self.take(index):
             if batch.start > index:
@@ -260,14 +260,14 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """Notes that the store has every line below ``index``, and no later ones, even if it had some before."""
+        """Records that the store has exactly the lines below ``index``; it may have lost later ones."""
         with self._changed:
             self.acked = index
             self.safe = min(self.safe, index)
             self._changed.notify_all()
 
     def release(self, index: int) -> None:
-        """Notes that every line below ``index`` is safe in the store, and can be removed here."""
+        """Records that all lines below ``index`` are safe in the store, and can be removed."""
         with self._changed:
             self.safe = max(self.safe, min(index, self.acked))
             if not self._keeps_all:
@@ -284,11 +284,9 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Keeps all lines, and the job's end, in the file.
+        """Writes all lines, and the job's end, to the file, and closes it. Drops lines that do not fit.
 
-        None if there are no lines and no end, or no file can be written.
-
-        Lines that do not fit into the file are dropped.
+        Returns its path. None if there are no lines and no end, or if no file can be written.
         """
         with self._changed:
             self._retry_at = 0.0
@@ -307,7 +305,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and refuses further lines, because all are safe or none can be sent."""
+        """Removes all lines and the file, and accepts no more: all lines are safe, or none can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()
@@ -327,7 +325,7 @@ class Spool:
             yield from (each for each in store.read(index) if each.end > index)
 
     def _spill(self) -> bool:
-        """Moves all batches from memory to the file, creating it if needed. Returns whether all were moved."""
+        """Moves all batches from memory to the file, which is created if needed. Returns whether it did."""
         room = self.room
         if not self._memory.size:
             return True
@@ -342,21 +340,21 @@ class Spool:
                     return False
             self._file.write(self._saved(), add=self._memory)
         except (OSError, sqlite3.Error) as error:
-            # Another attempt comes after two seconds.
+            # Retried after two seconds.
             self.file_error, self._retry_at = error, time.monotonic() + 2.0
             return False
         self._memory, self.file_error = MemoryBatches(), None
         return True
 
     def _drop(self, store: MemoryBatches | SpoolFile) -> bool:
-        """Removes the oldest acknowledged lines of ``store``; without any, drops the oldest unsent lines.
+        """Removes the oldest acknowledged lines of ``store``, or, if there are none, drops the oldest unsent lines.
 
-        Returns whether any lines were removed or dropped. Raises sqlite3.Error, with nothing changed.
+        Returns whether it did either. Raises sqlite3.Error, with nothing changed.
         """
         for start, stop in ((0, self.acked), (max(self._sent, self.acked), self.end)):
             oldest = store.next_at(start)
             if oldest is not None and oldest.end <= stop:
-                # A sixteenth of them, so that not every new batch has to remove others.
+                # A sixteenth of them, so that not every new batch must remove others.
                 stop = max(oldest.end, oldest.ordinal + (stop - oldest.ordinal) // 16)
                 break
         else:
@@ -378,7 +376,7 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes the safe batches except ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
+        """Removes safe batches except ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]
@@ -406,7 +404,7 @@ class Spool:
             self._file = None
 
     def _load(self, file: SpoolFile, saved: dict[str, Any]) -> None:
-        """Takes the state and the batches of a recovered file. Raises ValueError if they contradict each other."""
+        """Loads the state and batches of a recovered file. Raises ValueError if they are inconsistent."""
         self.dropped, first, self.end = saved.pop("dropped", 0), saved.pop("first", None), saved.pop("end", 0)
         self.state = saved
         for each in file.valid_batches():

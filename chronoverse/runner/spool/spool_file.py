@@ -1,11 +1,11 @@
-"""The spool file: an SQLite database with a row for each batch of lines. It outlives a runner that was killed.
+"""The spool file: an SQLite database with a row per batch of lines. It survives a killed runner.
 
     batches  ordinal, position, stream, timestamp, text, lines, partial: as in a LineBatch.
              open_streams is empty: version 0.2 used it
     state    one row with a JSON object: the job, its token and numbers, how it ended, and how many lines were dropped
 
-The file's name is only for people. SQLite locks the file while its runner has it open, and the kernel releases the lock
-when the process ends. A file that can be locked is therefore orphaned.
+The file's name is only for people. SQLite locks the file while a runner has it open, and the kernel releases the lock
+when the process ends, so a file that can be locked is orphaned.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
 
 SPOOL_MAX_BYTES: Final = 1_073_741_824
-#: Bytes of the largest batch: more than a read of 256 KiB after a line of 1 MiB.
+#: Maximum bytes of a batch: more than a read of 256 KiB after a line of 1 MiB.
 MAX_BATCH_BYTES: Final = 2_097_152
-#: Bytes of a page. A large batch is many pages, and a small one is written as whole pages.
+#: Page size in bytes. A large batch takes many pages; small ones share a page, which is written as a whole.
 PAGE_BYTES: Final = 16_384
-#: The whole schema. We wrote no file that has another one.
+#: The whole schema. No version wrote a file with another one.
 _TABLES: Final = (
     "CREATE TABLE batches (ordinal INTEGER PRIMARY KEY, position INTEGER, open_streams TEXT, stream TEXT, "
     "timestamp TEXT, text BLOB, lines INTEGER, partial INTEGER)",
@@ -41,9 +41,9 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 
 @dataclass(frozen=True, slots=True)
 class SpoolRoom:
-    """The bytes that a spool can hold. Memory can always hold one batch of at most 2 MiB.
+    """The maximum bytes of a spool. Memory can always hold one batch of at most 2 MiB.
 
-    Without a ``directory`` it has no file. ``keep_bytes`` of safe lines are kept, because a store can lose lines.
+    Without a ``directory`` there is no file. Keeps ``keep_bytes`` of safe lines, because a store can lose lines.
     """
 
     directory: Path | None = None
@@ -54,14 +54,14 @@ class SpoolRoom:
 
 
 class SpoolFile:
-    """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
+    """An open and locked spool file. Any method can raise sqlite3.Error, for example if the disk is full."""
 
     def __init__(self, path: Path, *, is_damaged: bool = False) -> None:
-        """Opens and locks ``path``, and rolls back an unfinished write. A damaged file may lack pages."""
+        """Opens and locks ``path``, and rolls back an unfinished write. A damaged file can lack pages."""
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(address, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
-        # No row is read that is longer than any of ours.
+        # Never read a row longer than any of ours.
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BATCH_BYTES + PAGE_BYTES)
         self._execute = self._connection.execute
         self._written = b""
@@ -93,7 +93,7 @@ class SpoolFile:
 
     @classmethod
     def open(cls, path: Path) -> tuple[Self, dict[str, Any]]:
-        """Opens a file that a process left, and reads its state. Raises :class:`SpoolInUse`, :class:`SpoolError`."""
+        """Opens a leftover file, and reads its state. Raises :class:`SpoolInUse`, :class:`SpoolError`."""
         if not path.is_file() or not path.stat().st_size:
             raise SpoolError(f"{path} {'is not a spool file' if path.exists() else 'does not exist'}")
         file: Self | None = None
@@ -125,7 +125,7 @@ class SpoolFile:
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
-        """Writes the state, adds batches and deletes those between two indexes, atomically."""
+        """Atomically writes the state, adds batches, and deletes those between two indexes."""
         packed = orjson.dumps(state)
         with self._transaction():
             if delete[0] < delete[1]:
@@ -137,7 +137,7 @@ class SpoolFile:
         self._written = packed
 
     def valid_batches(self) -> Iterator[LineBatch]:
-        """All batches, in order. Raises ValueError if the file contains anything that a runner does not write."""
+        """All batches, in order. Raises ValueError if the file has data that no runner writes."""
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise ValueError(" ".join(found.split()))
@@ -151,7 +151,7 @@ class SpoolFile:
             yield each
 
     def whole_batches(self) -> Iterator[LineBatch | None]:
-        """The batches of a damaged file, in order: those that a runner can have written, and None for anything else."""
+        """The batches of a damaged file, in order. Yields None for data that no runner writes."""
         start = end = 0
         limit = -1
         while start <= MAX_NUMBER:
@@ -166,7 +166,7 @@ class SpoolFile:
                     return
                 limit = -1
             except sqlite3.Error:
-                # Python reads a row ahead. So an error may be about the row after the next one: read that one alone.
+                # Python reads one row ahead, so the error can concern the row after next: read the next row alone.
                 if limit < 0:
                     limit = 1
                     continue
@@ -174,7 +174,7 @@ class SpoolFile:
                 start, limit = self._next_readable(start), -1
 
     def _next_readable(self, ordinal: int) -> int:
-        """The next ordinal from which rows can be read again. Without one, a number beyond all ordinals."""
+        """The next ordinal from which rows are readable. If there is none, a number beyond all ordinals."""
         step = 1
         while not self._is_readable(ordinal + step):
             step *= 2
@@ -190,19 +190,19 @@ class SpoolFile:
         return False
 
     def has_our_tables(self) -> bool:
-        """Whether the file has the tables of a spool file, and nothing else."""
+        """Whether the file has exactly the tables of a spool file."""
         tables = self._execute("SELECT sql FROM sqlite_master ORDER BY name").fetchmany(len(_TABLES) + 1)
         return tables == [(statement,) for statement in _TABLES]
 
     def valid_state(self) -> dict[str, Any]:
-        """The state of a damaged file; {} if it is invalid."""
+        """The state of a damaged file. Empty if invalid."""
         with contextlib.suppress(sqlite3.Error, SpoolError):
             return self._read_state()
         return {}
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            # This removes the journal, which is beside the file.
+            # Removes the journal file.
             self._execute("PRAGMA locking_mode=NORMAL")
             self._execute("PRAGMA journal_mode=DELETE")
         self._connection.close()
@@ -232,7 +232,7 @@ class SpoolFile:
                 yield LineBatch(stream, timestamp, data, lines, bool(partial), ordinal, position)
 
     def _read_state(self) -> dict[str, Any]:
-        """The values of the state that a runner can have written; others are omitted. Raises :class:`SpoolError`."""
+        """The state's known values. Raises :class:`SpoolError` if one is invalid."""
         if not self.has_our_tables():
             raise SpoolError(f"{self.path} is not a spool file")
         query = "SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= 1048576"
@@ -250,7 +250,7 @@ class SpoolFile:
 
 
 def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
-    """The spool files that no process has open, oldest first, each with its state; {} if it cannot be read."""
+    """The spool files that no process has open, with their states (empty if unreadable), oldest first."""
     found = []
     for path in filter(Path.is_file, (*directory.glob("*.sqlite"), *directory.glob("*.spool"))):
         state: dict[str, Any] = {}
@@ -282,7 +282,7 @@ def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
 
 
 def _is_plausible(batch: LineBatch) -> bool:
-    """Whether a runner can have written this batch. SQLite does not even check the types of its values."""
+    """Whether a runner can have written this batch. SQLite does not even enforce column types."""
     lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
     return (
         all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (batch.ordinal, batch.position))
@@ -293,11 +293,10 @@ def _is_plausible(batch: LineBatch) -> bool:
     )
 
 
-#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
-#: would read all rows after them, too.
+#: Selects the batches between two indexes. Without the second condition, SQLite would read all following rows, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = "[0-9]{1,15}"
-#: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.
+#: Valid values in a file's state, as JSON. Exit codes have at most the digits that a log can hold.
 _STATE: Final[Mapping[str, str]] = {
     "workflow": f'"{IDENTIFIER.pattern}"',
     "job": f'"{IDENTIFIER.pattern}"',
