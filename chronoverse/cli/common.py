@@ -43,7 +43,7 @@ def duration(text: str) -> int:
     units = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
     seconds = sum(int(number) * units[unit] for number, unit in parts)
     if not 0 < seconds <= 315_360_000:
-        raise click.BadParameter("expected a duration such as 90s, 1h, 1h30m or 7d, up to ten years")
+        raise click.BadParameter(f"{text!r}: expected a duration such as 90s, 1h, 1h30m or 7d, up to ten years")
     return seconds
 
 
@@ -53,7 +53,9 @@ def moment(text: str) -> str:
         return iso_timestamp(time.time() - duration(text))
     found = read_time(text)
     if found is None:
-        raise click.BadParameter("expected ISO 8601, such as 2026-03-03T10:00Z, or an age, such as 5m or 1h30m")
+        raise click.BadParameter(
+            f"{text!r}: expected ISO 8601, such as 2026-03-03T10:00Z, or an age, such as 5m or 1h30m"
+        )
     return found
 
 
@@ -126,7 +128,7 @@ def line_range(text: str) -> tuple[int, int | None]:
     first = parse_number(found[1]) if found else None
     last = parse_number(found[3]) if found and found[3] else None
     if not found or not first or (found[3] and not (found[2] and last)) or (last and last < first):
-        raise click.BadParameter("expected a line or a range, such as 5, 5-9 or 5-")
+        raise click.BadParameter(f"{text!r}: expected a line or a range, such as 5, 5-9 or 5-")
     return first, last if found[2] else first
 
 
