@@ -3,6 +3,7 @@
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
+import { Refused } from "../../chronoverse/web/static/client/request.js";
 import { $, renew } from "./document.mjs";
 
 const js = "../../chronoverse/web/static";
@@ -142,16 +143,22 @@ test("a cause is asked for once, and few at the same time", async () => {
     await new Promise((done) => answers.push(done));
     now -= 1;
     if (key === 3) throw new Error("not to be had");
+    if (key === 4) throw new Refused(429, "busy", 0);
     return key;
   };
   let told = 0;
+  const order = [];
   for (let key = 0; key < 30; key += 1) for (let again = 0; again < 2; again += 1) equal(cached(key, ask(key), () => (told += 1)), undefined);
   for (let answered = 0; answered < 20; answered += 1) {
     await until(() => answers.length);
     answers.shift()();
   }
-  await until(() => told === 20);
-  deepEqual([most, cached(2, ask(2), () => {}), cached(3, ask(3), () => {}), now], [4, 2, undefined, 0]);
+  await until(() => told === 19 && now === 0);
+  deepEqual([most, cached(2, ask(2), () => {}), cached(3, ask(3), () => {})], [4, 2, undefined]);
+  // What was refused because the service is busy is asked for again, and the shortest log first.
+  for (const [key, lines] of [["long", 9], [4, 5], ["short", 1]]) cached(key, async () => order.push(key), () => {}, lines);
+  await until(() => order.length === 3);
+  deepEqual(order, ["short", 4, "long"]);
 });
 
 // The client.

@@ -49,7 +49,7 @@ function update(row, job) {
   const took = tookMs(job);
   row.querySelector(".when").replaceChildren(timeElement(job.started_at ?? job.created_at ?? ""));
   row.querySelector(".took").textContent = took === null ? "" : span(took);
-  const why = (isRed(job.status) && causeOf(workflow, job.id, () => list.show())) || "";
+  const why = (isRed(job.status) && causeOf(workflow, job.id, () => list.show(), job.lines)) || "";
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
