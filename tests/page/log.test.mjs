@@ -148,14 +148,14 @@ test("a window that comes before the one in front of it joins their lines later"
 
 test("states of one progress bar are one row, until they are opened; others are not", () => {
   const log = new Log(PATH, () => {});
-  ["start", "get 10%", "get 20%", "get 30%", "put 5%", "[==>  ] 3/9", "[===> ] 4/9", "no bar"].forEach((message, index) => log.append(at(index + 1, message)));
-  deepEqual(rows(log), ["1 start", "4 get 30%", "5 put 5%", "7 [===> ] 4/9", "8 no bar"]);
+  ["start", "get 10%", "get 20%", "get 30%", "put 5%", "[==>  ] 3/9", "[===> ] 4/9", "no bar", "x: 8%|▊  | 96M/1.20G [00:04<00:46, 24.1MB/s]", "x: 9%|▉  | 108M/1.20G [00:05<00:45, 24MB/s]"].forEach((message, index) => log.append(at(index + 1, message)));
+  deepEqual(rows(log), ["1 start", "4 get 30%", "5 put 5%", "7 [===> ] 4/9", "8 no bar", "10 x: 9%|▉  | 108M/1.20G [00:05<00:45, 24MB/s]"]);
   deepEqual([log.itemAt(1).updates, log.itemAt(2).updates], [2, 0]);
   log.reveal(2);
   deepEqual(rows(log).slice(0, 4), ["1 start", "2 get 10%", "3 get 20%", "4 get 30%"]);
-  log.append(at(9, "get 10%", { stream: "stderr" }));
-  log.append(at(10, "get 20%"));
-  equal(log.count, 9);
+  log.append(at(11, "get 10%", { stream: "stderr" }));
+  log.append(at(12, "get 20%"));
+  equal(log.count, 10);
 });
 
 test("folds hide what is in them, and open for a line that is looked for", () => {

@@ -1,5 +1,6 @@
 // The part of a job's log that the page holds: the most recently used windows of lines.
 
+import { Backoff } from "../client/request.js";
 import { markup } from "./markup.js";
 import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
@@ -18,14 +19,14 @@ const MAX_REQUESTS = 2;
 //: Milliseconds that the rows in view must stay the same before theirs are requested, unless they were the same before that.
 //: So a jump requests at once, and dragging the scroll bar requests only a few.
 const SETTLE_MS = 40;
-//: Milliseconds after which a failed request is repeated.
-const RETRY_MS = 1500;
+//: Milliseconds after which a failed request is repeated the first time. Each further failure doubles them.
+const RETRY_MS = 150;
 //: Milliseconds after which the page says that it still waits for lines.
 const LATE_MS = 900;
 
 //: A row of a progress bar: it has a share, a bar, or one count of another. What changes from one state to the next.
 const BAR = /\d\s?%|[█▉▊▋▌▍▎▏]|\[[=#>. -]{4,}\]/;
-const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|[kKMGT]?i?B(?:\/s)?\b|(?:it|B)\/s|m?s\b)|\d+(?::\d\d)+|\d[\d.,]*\s?\/\s?\d[\d.,]*|[=#>.█▉▊▋▌▍▎▏ -]{2,}|\s+/g;
+const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|(?:[kKMGT]i?B?|B)(?:\/s)?\b|it\/s|m?s\b)|\d+(?::\d\d)+|\d[\d.,]*\s?\/\s?\d[\d.,]*|[=#>.█▉▊▋▌▍▎▏ -]{2,}|\s+/g;
 
 /** What states of one progress bar have in common. Null for any other line. */
 const barOf = (message) => (message.length < 500 && BAR.test(message) ? plain(message).replace(CHANGING, " ").replace(/ +/g, " ") : null);
@@ -53,6 +54,7 @@ export class Log {
   #loadedAt = 0;
   #epoch = 0;
   #away = false;
+  #backoff = Object.assign(new Backoff(), { retryMs: RETRY_MS });
   #load;
   /** Resolves after the first lines have arrived. */
   loaded = new Promise((done) => (this.#load = done));
@@ -212,15 +214,18 @@ export class Log {
       }
       if (this.#away) hideRetry();
       this.#away = false;
+      this.#backoff.succeeded();
       this.#fetching.delete(index);
       this.#fetchMissing();
     } catch (error) {
       this.#fetching.delete(index);
       // A deleted log is not requested again. The stream reports that.
       if (error.status === 404) return;
-      this.#timer ||= setTimeout(() => this.#fetchMissing(), RETRY_MS);
+      this.#backoff.failed();
+      const ms = this.#backoff.delay(error);
+      this.#timer ||= setTimeout(() => this.#fetchMissing(), ms);
       // A service that is only busy answers the next request.
-      if (isTransient(error) && error.status !== 429) this.#isAway(RETRY_MS, error);
+      if (isTransient(error) && error.status !== 429) this.#isAway(ms, error);
     } finally {
       clearTimeout(late);
     }
