@@ -166,6 +166,11 @@ const strip = [[0, 1], [10, 11], [100, 101]];
 table("lines and seconds of a strip", (seconds) => [time.lineAt(strip, seconds), time.secondsOf(strip, time.lineAt(strip, seconds))], [
   [0, [1, 0]], [5, [6, 5]], [10, [11, 10]], [55, [56, 55]], [100, [101, 100]], [200, [101, 100]], [-1, [1, 0]],
 ]);
+table("a strip is that of its job", time.wholeStrip, [
+  [[strip, 104_000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:02.500Z"], [[2.5, 1], [12.5, 11], [102.5, 101], [104, 101]]],
+  [[strip, 99_000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:00Z"], strip], [[strip, 104_000, "2026-03-03T10:00:01Z", "2026-03-03T10:00:00Z"], strip],
+  [[strip, null, null, undefined], strip], [[[], 5000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:00Z"], []], [[undefined, 5000], []],
+]);
 const pause = (after, before, seconds, usual) => ({ after: { sequence_num: after }, before: { sequence_num: before }, seconds, usual });
 const profile = { strip, slower: [pause(10, 11, 4, { median: 1 })], pauses: [pause(10, 11, 4), pause(50, 51, 3), pause(20, 21, 0.9), { seconds: 9 }] };
 const pauses = time.pausesOf(profile);

@@ -4,10 +4,10 @@
 import { pause } from "../client/request.js";
 import { againstLabels } from "./addresses.js";
 import { $, announce } from "./dom.js";
-import { span } from "./format.js";
+import { span, tookMs } from "./format.js";
 import { get, token } from "./session.js";
 import { code, linkToLine, openCard } from "./summary.js";
-import { runningTexts, slowerTexts } from "./timeline.js";
+import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
 //: Milliseconds between two requests for a running job, and the least multiple of the time that one takes.
 const REFRESH_MS = 30_000;
@@ -79,7 +79,7 @@ export class Profile {
     const scale = usual && Math.max(1100 * usual.most, ms);
     const texts = {
       sofar: span(ms),
-      usual: [usual && usualText(usual), isOver && `${span(ms - 1000 * usual.most)} over`, !(isOver && end?.endsWith("by now")) && end].filter(Boolean).join(" · "),
+      usual: [usual && usualText(usual), isOver ? `${span(ms - 1000 * usual.most)} over` : end].filter(Boolean).join(" · "),
       silent: silent ?? "",
     };
     for (const [id, text] of Object.entries(texts)) if ($(id).textContent !== text) $(id).textContent = text;
@@ -98,7 +98,7 @@ export class Profile {
 
   #show(body) {
     this.#body = body;
-    this.#strip.show(body);
+    this.#strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, this.#log.get(this.#log.first)?.timestamp) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
     // A job that has succeeded as fast as others needs no explanation.
@@ -113,5 +113,6 @@ export class Profile {
 /** How long good runs take, such as "usually 2 min 10 s to 3 min". */
 function usualText({ least, most }) {
   const [low, high] = [least, most].map((seconds) => span(1000 * seconds));
+  if (least < 0.05 * most) return `usually up to ${high}`;
   return `usually ${low === high ? low : `${low} to ${high}`}`;
 }

@@ -25,6 +25,16 @@ function between(strip, from, to, value) {
   return before[to] + ((after[to] - before[to]) * (value - before[from])) / (after[from] - before[from]);
 }
 
+/**
+ * The strip with the time before the first line, which came at `first` (ISO 8601), and after the last one: from the start of a job
+ * to its end after `ms`. A strip whose times are not within its job's stays as it is.
+ */
+export function wholeStrip(strip = [], ms, start, first) {
+  const before = (Date.parse(first) - Date.parse(start)) / 1000;
+  const points = strip.map(([seconds, number]) => [seconds + before, number]);
+  return points.length && before >= 0 && points.at(-1)[0] <= ms / 1000 ? [...points, [ms / 1000, points.at(-1)[1]]] : strip;
+}
+
 /** Seconds at which a line came. */
 export const secondsOf = (strip, number) => between(strip, 1, 0, number);
 
