@@ -158,6 +158,12 @@ def test_keys_work_after_a_click_in_find(open_tab: OpenTab, big: Job) -> None:
     tab.page.keyboard.type("g")
     assert tab.page.input_value("#q") == "line 2000g"
     assert tab.numbers()[0] == 1
+    # On a phone, the field changes between the press and the release.
+    tab.page.keyboard.press("Escape")
+    tab.page.set_viewport_size({"width": 390, "height": 844})
+    tab.page.click("#q")
+    tab.page.keyboard.type("line")
+    assert tab.page.input_value("#q") == "line"
 
 
 def test_forced_colours_keep_statuses_and_toggles(open_tab: OpenTab, failed: Job) -> None:

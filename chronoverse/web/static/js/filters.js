@@ -60,15 +60,20 @@ class Filter extends Matches {
   /** Shows how many there are, of a summary. Null if that is not known. */
   showCount(all) {
     if (all !== null) this.#known = count(all);
-    if (!this.active) $(`${this.#name}count`).textContent = this.#known;
+    if (!this.active) this.#shown = this.#known;
+  }
+
+  set #shown(text) {
+    $(`${this.#name}count`).textContent = text;
+    $(`${this.#name}count`).classList.toggle("quiet", text === "0");
   }
 
   show() {
     const { scan } = this;
     if (!scan) return this.showCount(null);
     if (scan.done && !scan.error) this.#known = count(scan.count);
-    const { found, far } = this.progress;
-    $(`${this.#name}count`).textContent = scan.error ? this.unknown : scan.count || scan.done ? found + far : `…${far}`;
+    const { all, found, far } = this.progress;
+    this.#shown = scan.error ? this.unknown : scan.count || scan.done ? (this.isAsked ? found : all) + far : `…${far}`;
   }
 }
 

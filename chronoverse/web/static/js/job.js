@@ -34,6 +34,8 @@ const TIMES = ["none", "clock", "elapsed"];
 //: A failed job opens at its cause, this many lines above it, if the service says so within so many milliseconds.
 const ABOVE_CAUSE = 5;
 const CAUSE_MS = 5000;
+//: Share of the lines up to which the new ones are marked unasked.
+const MARKED_SHARE = 0.8;
 //: Milliseconds that the first lines wait for the steps.
 const LATE_MS = 300;
 //: Milliseconds of work on events after which the browser may draw.
@@ -164,10 +166,15 @@ function topNumber() {
   return position;
 }
 
+function setCurrent(number) {
+  maker.current = number;
+  for (const matches of FILTERS.values()) matches.show();
+}
+
 /** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
 function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
-  maker.current = number;
+  setCurrent(number);
   if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
   viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.isAsked) });
@@ -219,7 +226,7 @@ function picked() {
 
 function unpick() {
   maker.picked = null;
-  maker.current = 0;
+  setCurrent(0);
   picked();
 }
 
@@ -291,8 +298,7 @@ $("newer").addEventListener("click", () => toEnd());
 // has hidden it: until the browser draws again, a hidden button still gets the keys.
 for (const group of document.querySelectorAll("#tools, #card, #steps, #views, #picked, #newer")) {
   group.addEventListener("click", ({ detail, target }) => {
-    const isMenu = target.closest("[popovertarget]");
-    if (!isMenu && target !== $("q") && (detail || group.hidden)) $("log").focus({ focusVisible: false });
+    if (target.closest("a, button:not([popovertarget])") && (detail || group.hidden)) $("log").focus({ focusVisible: false });
   });
 }
 for (const group of [$("card"), $("steps")]) {
@@ -509,8 +515,9 @@ async function fetchJob() {
 const hasFailed = () => status === "FAILED" || status === "LOST";
 
 /** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
-function showCause({ cause, compared_with: runs }, moves) {
-  if (runs && log.last) newLines.keep();
+function showCause({ cause, compared_with: runs, new: found }, moves) {
+  // Where nearly all lines are new, marks would say nothing.
+  if (runs && found.count <= MARKED_SHARE * log.last) newLines.keep();
   const number = maker.cause;
   if (!moves || !number || number === maker.current) return;
   jump(number);

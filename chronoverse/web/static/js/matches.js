@@ -17,7 +17,6 @@ export class Matches {
   #path;
   #log;
   #on;
-  #current = 0;
   #said = "";
   #fetching = false;
   #fetchedWindows = new Set();
@@ -96,7 +95,6 @@ export class Matches {
     this.#stop = new AbortController();
     this.scan?.stop();
     this.scan = null;
-    this.#current = 0;
     this.#said = "";
   }
 
@@ -141,7 +139,7 @@ export class Matches {
   async step(direction) {
     if (!this.scan) return;
     const { numbers, position, done } = this.scan;
-    const from = this.#on.current() || this.#current || this.#on.top() - Math.max(0, direction);
+    const from = this.#on.current() || this.#on.top() - Math.max(0, direction);
     const isInside = (at) => this.criteria.hunks && numbers[at] === numbers[at - 1] + 1;
     const start = (at) => {
       while (isInside(at)) at -= 1;
@@ -151,8 +149,8 @@ export class Matches {
     if (direction > 0 && numbers[at] === from) at += 1;
     if (direction > 0) while (isInside(at)) at += 1;
     const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[start(at - 1)] : undefined;
-    if (known !== undefined) return this.#jumpTo(known);
-    if (done) return numbers.length ? this.#jumpTo(numbers[direction > 0 ? 0 : start(numbers.length - 1)]) : undefined;
+    if (known !== undefined) return this.#on.jump(known);
+    if (done) return numbers.length ? this.#on.jump(numbers[direction > 0 ? 0 : start(numbers.length - 1)]) : undefined;
     // The service finds the nearest match, which is in another hunk if it is not adjacent to the ones before it.
     let edge = from;
     const isElsewhere = ({ sequence_num: number }) => number - edge !== direction || ((edge = number), false);
@@ -172,7 +170,7 @@ export class Matches {
         (await findOne(this.#path, this.criteria, beyond, order, signal));
       if (!found || signal.aborted) return;
       this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
-      this.#jumpTo(found.sequence_num);
+      this.#on.jump(found.sequence_num);
     } catch (error) {
       // The scan reports what is refused.
       if (!isTransient(error)) return;
@@ -181,19 +179,14 @@ export class Matches {
     }
   }
 
-  #jumpTo(number) {
-    this.#current = number;
-    this.show();
-    this.#on.jump(number);
-  }
-
-  /** Which match is the current one and how many there are, as "3 of 1,240"; and how far the scan is, until it is done. */
+  /** How many there are; which match is the current one, as "3 of 1,240"; and how far the scan is, until it is done. */
   get progress() {
     const { scan } = this;
     const all = count(scan.count) + (scan.done ? "" : "+");
-    const at = scan.numbers[scan.rowOf(this.#current)] === this.#current ? scan.rowOf(this.#current) + 1 : 0;
+    const row = scan.rowOf(this.#on.current());
+    const at = scan.numbers[row] === this.#on.current() ? row + 1 : 0;
     const share = `${Math.floor((100 * scan.position) / this.#log.last)}%`;
     const far = scan.done || !this.#log.last ? "" : ` · ${scan.paused ? "paused at " : ""}${share}`;
-    return { found: at ? `${count(at)} of ${all}` : all, far };
+    return { all, found: at ? `${count(at)} of ${all}` : all, far };
   }
 }
