@@ -3,8 +3,10 @@
 The cursor is the number of the last line sent. A slow viewer that falls out of the ring replays again.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Final
 
 from chronoverse.errors import ArchiveUnavailable, AtCapacity, ScansUnavailable, ShareExceeded, StoreError
@@ -24,6 +26,8 @@ RETRY_READ_SECONDS: Final = 0.5
 CURSOR_SECONDS: Final = 0.4
 
 
+# A worker has thousands of viewers.
+@dataclass(slots=True, eq=False)
 class Viewer:
     """Produces the bytes of one event stream: the lines after line ``after`` that pass ``line_filter`` (None: all).
 
@@ -34,66 +38,55 @@ class Viewer:
     :meth:`next` can query the store, but never waits for new lines; :meth:`try_next` does neither.
     """
 
-    # A worker has thousands of viewers.
-    __slots__ = (
-        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_failing", "_finished", "_pending", "_position",
-        "_ref", "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
-        "has_skipped", "heartbeat_seconds", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at",
-        "subject",
-    )  # fmt: skip
+    _cache: ReplayCache
+    _tail: Tail
+    _ref: JobRef
+    job: InitVar[Job | None]
+    _: KW_ONLY
+    after: InitVar[int] = 0
+    line_filter: LineFilter | None = None
+    wait: float = 0
+    retry_ms: int = 2000
+    heartbeat_seconds: float = 15
+    expires_at: float = math.inf
+    closes_at: float = math.inf
+    subject: str = ""
+    cursor: int = field(init=False)
+    done: bool = False
+    #: Why the stream ended: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; for ``/wait``
+    #: also ``matched``. Empty before.
+    reason: str = ""
+    #: Whether to end the stream early, so that its client reconnects to another process.
+    closes_early: bool = False
+    #: Whether :meth:`try_next` returned None because only a store read can continue.
+    needs_store_read: bool = False
+    #: Called when there may be more to send.
+    on_wake: Callable[[], object] | None = None
+    #: When the viewer last sent something, and when to wake it, on the tail's clock.
+    sent_at: float = field(init=False)
+    due: float = 0.0
+    #: Whether the cursor has passed filtered-out lines that the client has not yet been told of.
+    has_skipped: bool = False
+    #: The job's feed, shared with its other viewers. None if this viewer never joined, or has left.
+    feed: Feed | None = None
+    _replay: Replay | None = None
+    #: When this viewer's reads began to fail, and what failed first.
+    _failing: tuple[float, str] | None = None
+    _position: int | None = None
+    _version: int = 0
+    #: Deadline for a job that does not exist yet to appear, on the tail's clock.
+    _awaited_until: float | None = None
+    _finished: Job | None = None
+    _pending: bytes = b""
 
-    def __init__(
-        self,
-        cache: ReplayCache,
-        tail: Tail,
-        ref: JobRef,
-        job: Job | None,
-        *,
-        after: int = 0,
-        line_filter: LineFilter | None = None,
-        wait: float = 0,
-        retry_ms: int = 2000,
-        heartbeat_seconds: float = 15,
-        expires_at: float = float("inf"),
-        closes_at: float = float("inf"),
-        subject: str = "",
-    ) -> None:
-        self.cursor = after
-        self.done = False
-        #: Why the stream ended: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; for
-        #: ``/wait`` also ``matched``. Empty before.
-        self.reason = ""
-        #: Whether to end the stream early, so that its client reconnects to another process.
-        self.closes_early = False
-        #: Whether :meth:`try_next` returned None because only a store read can continue.
-        self.needs_store_read = False
-        #: Called when there may be more to send.
-        self.on_wake: Callable[[], object] | None = None
-        #: When the viewer last sent something, on the tail's clock.
-        self.sent_at = tail.clock()
-        #: Whether the cursor has passed filtered-out lines that the client has not yet been told of.
-        self.has_skipped = False
-        #: The job's feed, shared with its other viewers. None if this viewer never joined, or has left.
-        self.feed: Feed | None = None
-        self._cache = cache
-        self._tail = tail
-        self._replay: Replay | None = None
-        #: When this viewer's reads began to fail, and what failed first.
-        self._failing: tuple[float, str] | None = None
-        self._position: int | None = None
-        self._version = 0
-        self._ref, self.line_filter, self.subject = ref, line_filter, subject
-        self._retry_ms, self.heartbeat_seconds = retry_ms, heartbeat_seconds
-        self._expires_at, self._closes_at = expires_at, closes_at
-        self._wait = wait
-        #: Deadline for a job that does not exist yet to appear, on the tail's clock.
-        self._awaited_until = None if job else self.sent_at + wait
+    def __post_init__(self, job: Job | None, after: int) -> None:
+        self.cursor, self.sent_at = after, self._tail.clock()
+        self._awaited_until = None if job else self.sent_at + self.wait
         self._finished = job if job and job.end else None
-        self._pending = connected_frame(retry_ms) + (job.to_frame() if job else b"")
-        self.due = 0.0
+        self._pending = connected_frame(self.retry_ms) + (job.to_frame() if job else b"")
         self._schedule()
         if self._finished is None:
-            self.feed = feed = tail.join(ref, job, self)
+            self.feed = feed = self._tail.join(self._ref, job, self)
             self._ref, self._version = feed.ref, feed.version
             # The feed can have a newer job. An ended job's frame is sent after the last line instead.
             if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
@@ -118,9 +111,9 @@ class Viewer:
     def close_with_retry(self, retry_ms: int) -> None:
         """Ends the stream before the log ends. The client reconnects to another process after ``retry_ms``."""
         self.closes_early = True
-        self._retry_ms = retry_ms
-        # Order matters: a concurrent call of next computes due from _closes_at.
-        self._closes_at = self.due = float("-inf")
+        self.retry_ms = retry_ms
+        # Order matters: a concurrent call of next computes due from closes_at.
+        self.closes_at = self.due = float("-inf")
         self.wake()
 
     def close(self) -> None:
@@ -177,7 +170,7 @@ class Viewer:
 
     @property
     def ends_at(self) -> float:
-        return min(self._expires_at, self._closes_at)
+        return min(self.expires_at, self.closes_at)
 
     def follow(self, leader: "Viewer") -> None:
         self.cursor, self._position, self.has_skipped = leader.cursor, leader._position, leader.has_skipped
@@ -197,7 +190,7 @@ class Viewer:
         self._schedule()
 
     def _schedule(self) -> None:
-        self.due = min(self.sent_at + self.heartbeat_seconds, self._expires_at, self._closes_at)
+        self.due = min(self.sent_at + self.heartbeat_seconds, self.expires_at, self.closes_at)
         if self.has_skipped:
             self.due = min(self.due, self.sent_at + CURSOR_SECONDS)
         if self._awaited_until is not None and (self.feed is None or self.feed.job is None):
@@ -205,10 +198,10 @@ class Viewer:
 
     def _close_early(self, now: float) -> bytes:
         """The closing frame, if the stream must end before the log does; else empty."""
-        if now >= self._expires_at:
+        if now >= self.expires_at:
             return self._finish("expired", error_frame(TOKEN_EXPIRED))
-        if now >= self._closes_at:
-            return self._finish("drain" if self.closes_early else "age", sse.retry(self._retry_ms))
+        if now >= self.closes_at:
+            return self._finish("drain" if self.closes_early else "age", sse.retry(self.retry_ms))
         return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
@@ -230,7 +223,7 @@ class Viewer:
         if now - since >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the {which} has been unavailable for {round(now - since)} s")
         if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
-            return self._fail(f"the job did not appear within {self._wait:g} s")
+            return self._fail(f"the job did not appear within {self.wait:g} s")
         if now - self.sent_at >= self.heartbeat_seconds and feed is not None and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT
