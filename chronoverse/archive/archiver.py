@@ -1,9 +1,8 @@
-"""The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
+"""The archiver: moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-It does one small step, then decides again. A chunk of a running log that is too large comes first. Otherwise these take
-turns: a job's garbage, the deletion of a job whose retention is over, a chunk of an ended log, and old lines of a
-running log. In between, a *round* through all keys, page by page, finds new work, the list of workflows is repaired,
-and retentions are checked for changes.
+It repeats one small step. A chunk of a too large running log has priority. Otherwise these take turns: collecting a
+job's garbage, deleting an expired job, a chunk of an ended log, and old lines of a running log. In between, a *round*
+through all keys, page by page, finds new work; the list of workflows is repaired; and changed retentions are applied.
 """
 
 import contextlib
@@ -46,17 +45,17 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: At this part of ``hot_bytes`` the archiver starts to shrink a running log, down to half of it. Logs grow by 35 MB/s.
+#: At this fraction of ``hot_bytes``, the archiver shrinks a running log, down to half of it. Logs grow by 35 MB/s.
 HIGH_MARK: Final = 1 / 4
-#: Above this part the log's runner is throttled. What the job prints meanwhile waits in the runner's spool.
+#: The fraction above which the log's runner is throttled. New lines then wait in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
-#: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
+#: Seconds between measurements of running logs. A log grows by at most 4 MB in that time.
 MEASURE_SECONDS: Final = 0.1
-#: The part of ``running_seconds`` after which the lines of a running job move. The rest is for rounds and other jobs.
+#: The fraction of ``running_seconds`` after which a running job's lines move. The rest is for rounds and other jobs.
 _RUNNING_SHARE: Final = 0.8
 _MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
-#: Seconds until a job is checked again that is busy: another archiver has it, or it changed or was deleted.
+#: Seconds before a busy job is checked again: another archiver has it, or it changed or was deleted.
 BUSY_SECONDS: Final = 1.0
 _WORKFLOWS_AT_ONCE: Final = 10
 
@@ -75,7 +74,7 @@ class _Repeated:
     took: float = 0.0
 
     def step(self) -> bool:
-        """Does the next step, if it is due. Returns whether there may be more. Raises the step's error."""
+        """Does the next step, if due. Returns whether there may be more. Raises the step's error."""
         began = self.monotonic()
         if self.steps is None:
             if began < self.due_at:
@@ -93,32 +92,32 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log whose next lines are due at ``due_at``. ``archived``: the last archived number when checked."""
+    """A running log whose next lines are due at ``due_at``. ``archived``: its last archived number when checked."""
 
     archived: int
     due_at: float
 
 
 class _Queue:
-    """The jobs of an archiver. Each is running, ended, snoozed or unknown, and may also have garbage."""
+    """An archiver's jobs. Each is running, ended, snoozed or unknown, and can also have garbage."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        #: Running jobs, with the size of their logs in the store in bytes; 0 while it is unknown.
+        #: Running jobs, with the bytes of their logs in the store; 0 if unknown.
         self.running: Final[dict[JobRef, int]] = {}
         self.throttled: Final[set[JobRef]] = set()
-        #: When the lines of running jobs are to move, and those for which it is time. These values have no meaning.
+        #: When running jobs' lines are due, and the jobs with due lines. Here and below, the value None has no meaning.
         self.waiting: Final[dict[JobRef, _Waiting]] = {}
         self.due: Final[dict[JobRef, None]] = {}
-        #: Ended jobs to archive, and jobs to delete. The values have no meaning.
+        #: Ended jobs to archive, and expired jobs to delete.
         self.ended: Final[dict[JobRef, None]] = {}
         self.over: Final[dict[JobRef, None]] = {}
-        #: Since when (Unix seconds) ended jobs have not been archived, and running ones with due lines.
+        #: Since when (Unix seconds) ended jobs, and running jobs with due lines, wait to be archived.
         self.late_since: Final[dict[JobRef, float]] = {}
-        #: Archived jobs that lack a set of shapes or a timeline of this version. The values have no meaning.
+        #: Archived jobs that lack a set of shapes or a timeline in the current format.
         self.without_derived: Final[dict[JobRef, None]] = {}
-        #: Jobs that may have garbage, in the order of collection. The values have no meaning.
+        #: Jobs that can have garbage, in the order of collection.
         self.with_garbage: Final[dict[JobRef, None]] = {}
-        # Some 400 bytes for each. Jobs beyond that are checked more often.
+        # About 400 bytes each. Jobs beyond the limit are checked more often.
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
@@ -130,8 +129,8 @@ class _Queue:
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def next_kind(self) -> "dict[JobRef, None] | None":
-        """The next kind of work, except for running logs that are too large. Kinds take turns."""
-        # What an earlier version has archived comes last. There may be very much of it.
+        """The next kind of work, except for too large running logs. Kinds take turns."""
+        # Jobs archived by an earlier version come last; there can be many.
         ended = self.ended or self.without_derived
         for _ in range(len(self._turns)):
             self._turns.rotate(-1)
@@ -152,13 +151,13 @@ class _Queue:
             del self._snoozed_until[ref]
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job may have garbage, unless that was checked recently."""
+        """Notes that the job can have garbage, unless it was checked within ``seconds``."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage was just collected, or with ``failed`` that this can be retried at once."""
+        """Notes that the job's garbage was just collected, or that this ``failed`` and can be retried at once."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -176,7 +175,7 @@ class _Queue:
         self.throttled.discard(ref)
 
     def report_once(self, ref: JobRef, problem: str, *, unexpected: bool = False) -> None:
-        """Logs a job's problem, unless one was logged before; with the traceback if it is ``unexpected``."""
+        """Logs a job's problem, unless one was logged before. Includes the traceback if ``unexpected``."""
         if ref not in self.reported:
             log.error("not archived: %s", problem, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
         self.reported[ref] = None
@@ -206,10 +205,10 @@ class Archiver:
         self._repairs = _Repeated(self._read_workflows, 60.0, self.monotonic)
 
     def run(self) -> None:
-        """Runs until ``stop`` is set. While the store or the archive does not answer, waits and retries."""
+        """Runs until ``stop`` is set. While the store or the archive is unavailable, waits and retries."""
         backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
-            # Prometheus ignores a counter's first value, so it begins with 0.
+            # Prometheus ignores a counter's first value, so that must be 0.
             metrics.ARCHIVE_ERRORS.labels(kind.__name__)
         while not self.stop.is_set():
             metrics.ARCHIVER_LAST_STEP.set(self.clock())
@@ -228,7 +227,7 @@ class Archiver:
                 self.stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all due work. Returns how many jobs had a problem. ``progress`` gets the archived and the due lines."""
+        """Does all due work. Returns the number of jobs with problems. ``progress`` gets archived and due lines."""
         self._compare_history()
         for page in self.store.catalog.jobs():
             self._classify(page)
@@ -246,12 +245,11 @@ class Archiver:
         now = self.monotonic()
         if now >= self._measure_at:
             self._measure_running()
-            # At most 2,000 sizes a second. One takes the server 3 µs.
+            # At most 2,000 sizes per second. Each takes the server 3 µs.
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / 2_000)
         self._retention_checks.step()
         moved = self.move_chunk() is not None
-        # Before the first round, only the list of workflows is known. Its server may be away without delaying the
-        # archiving.
+        # Before the first round, only the list is known. Its server may be away, which must not delay archiving.
         if self._rounds.due_at:
             with contextlib.suppress(StoreError):
                 self._repairs.step()
@@ -269,7 +267,7 @@ class Archiver:
             ref = next(iter(kind))
             with self._isolated(ref):
                 if kind is queue.with_garbage:
-                    # This is noted before the work, so that other jobs come first after an error.
+                    # Noted before the work, so that other jobs come first after an error.
                     queue.garbage_checked(ref)
                     try:
                         self._collect_garbage(ref)
@@ -295,13 +293,13 @@ class Archiver:
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         low = self.policy.hot_bytes * HIGH_MARK / 2
-        # This comes before the lock: if another archiver holds that, it may be dead.
+        # Before taking the lock: an archiver that holds it may be dead.
         self._throttle(ref, size)
         try:
             with self._locked(ref) as job_objects:
                 state = self.store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-                # For a log that grows too fast for the store: archiving a line takes 2.8 µs in all, instead of 4.
+                # For a log that grows too fast for the store: a line takes 2.8 µs in all, instead of 4.
                 level = 3 if size > self.policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
                     job_objects,
@@ -313,11 +311,11 @@ class Archiver:
                     on_page=partial(self._watch_size, ref),
                 )
         except ArchiveBusy:
-            # The other archiver may have died while it held the lock.
+            # The other archiver may have died with the lock.
             self._queue.snooze(ref, 0.25)
             return 0
         if chunk is None:
-            # The log has a few large lines, and its last entry must stay in the store.
+            # The log consists of few large lines, and its last entry must stay in the store.
             self._queue.snooze(ref, BUSY_SECONDS)
             return 0
         self._queue.running[ref] = size = self.store.catalog.sizes([ref]).get(ref, 0)
@@ -325,7 +323,7 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
-        """Archives lines that are old enough. Lines archived in earlier steps leave the store in this step."""
+        """Archives lines that are old enough. Lines archived in earlier steps are now trimmed from the store."""
         with self._locked(ref) as job_objects:
             now, state = self.monotonic(), self.store.catalog.archive_state(ref)
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
@@ -338,14 +336,14 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
-        """Measures the log again while one of its chunks is moved, because moving can take long on a busy machine."""
+        """Measures the log again while its chunk is moved, because that can take long on a busy machine."""
         now = self.monotonic()
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             self._throttle(ref, self.store.catalog.sizes([ref]).get(ref, 0))
 
     def _throttle(self, ref: JobRef, size: int) -> None:
-        """Throttles the runner of a log that is too large, until the log is smaller, or the archive lock expires."""
+        """Throttles the runner of a too large log, until the log is smaller or the archive lock expires."""
         if size > THROTTLE_MARK * self.policy.hot_bytes:
             self.store.chunks.throttle_runner(ref, self.policy.lock_seconds)
             self._queue.throttled.add(ref)
@@ -354,7 +352,7 @@ class Archiver:
             self._queue.throttled.discard(ref)
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log, or reads one for its shapes, or completes the archive of the job."""
+        """Moves the next chunk of an ended log, reads a chunk for its shapes, or completes the job's archive."""
         (job,) = self.store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
@@ -363,15 +361,15 @@ class Archiver:
             return 0
         with self._locked(ref) as job_objects:
             state = self.store.catalog.archive_state(ref)
-            # After an error it is not kept: nobody knows then which lines it has.
+            # Not kept after an error: it is then unknown which lines it has.
             derived, self._derived = self._derived, None
             if derived is None or derived.job != ref:
                 derived = DerivedBuilder(ref)
             chunk = None
             if not state.complete:
-                # Lines are added in the log's order. If some before this chunk were not, it is read again in the end.
+                # Lines are added in the log's order. If earlier ones are missing, this chunk is read again at the end.
                 is_next = derived.last == state.archived
-                # The terminal entry is read, too: numbers may be missing just before it.
+                # Includes the terminal entry: numbers can be missing just before it.
                 end = job.end.sequence_num + 1
                 chunk = write_chunk(job_objects, state, end, on_lines=derived.lines.add if is_next else None)
                 if chunk is not None and is_next:
@@ -383,9 +381,9 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _read_derived(self, job: Job, derived: DerivedBuilder) -> bool:
-        """Adds one chunk of the job that was not added when it was written. Returns whether nothing is left to do."""
+        """Adds a chunk that was not added when it was written. Returns whether nothing is left to do."""
         if not derived.left:
-            # The records are read before the first chunk and after the last: a redaction may replace some meanwhile.
+            # The records are read before the first chunk and after the last, as a redaction can replace some meanwhile.
             chunks = self.store.chunks.chunks(job.ref)
             missing = derived.missing(chunks)
             if missing is None:
@@ -431,7 +429,7 @@ class Archiver:
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
             self._retentions[workflow_id] = before.get(workflow_id)
-            # A node of a Cluster may be away. That does not concern the workflows of other nodes.
+            # If a node of a Cluster is away, this must not affect the workflows of other nodes.
             with contextlib.suppress(StoreError):
                 own = self._retentions[workflow_id] = self.store.catalog.retention(workflow_id)
                 if before.get(workflow_id, own) != own:
@@ -442,7 +440,7 @@ class Archiver:
         yield
 
     def _read_round(self) -> Iterator[None]:
-        # Each round compares, even without anything to delete, so that metric and log report it soon.
+        # Compares in each round, even if there is nothing to delete, so that the metric and the log are current.
         self._compare_history()
         self._round_found = set()
         for page in self.store.catalog.jobs():
@@ -460,7 +458,7 @@ class Archiver:
     def _read_workflows(self) -> Iterator[None]:
         found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
-            # A node of a Cluster may be away. That does not concern the workflows of the others.
+            # If a node of a Cluster is away, this must not affect the workflows of the others.
             with contextlib.suppress(StoreError):
                 self.store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
             yield
@@ -491,17 +489,15 @@ class Archiver:
 
     def _handle_running(self, ref: JobRef, job: Job) -> None:
         if self._queue.running.setdefault(ref, 0) == 0:
-            # This also restores a job hash that was lost.
+            # Also restores a lost job hash.
             self.store.catalog.archive_state(ref)
         self._note_waiting(ref, job)
         if job.archived:
-            # Objects that are neither recorded nor garbage can be found only by their age.
+            # Objects that are neither recorded nor garbage can only be found by age.
             self._queue.note_garbage(ref, self.policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when a running job's lines are due, by the time of its first line or by when this archiver last moved
-        lines.
-        """
+        """Notes when a running job's lines are due, by its first line's time or when this archiver last moved some."""
         now, seconds = self.monotonic(), _RUNNING_SHARE * self.policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
@@ -525,7 +521,7 @@ class Archiver:
             self._queue.forget(ref)
             self._queue.over[ref] = None
         elif job is None:
-            # A foreign runner may still write under the id of a deleted job. Reading the job's state deletes its lines.
+            # A foreign runner can still write under a deleted job's id. Reading the job's state deletes these lines.
             self._queue.snooze(ref, BUSY_SECONDS)
         elif not state.archived and job.first > job.last:
             self._queue.snooze(ref, RETRY_SECONDS)
@@ -582,7 +578,7 @@ class Archiver:
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:
-        """Isolates a step on one job: after an error the job is snoozed. Raises only errors that concern all jobs."""
+        """Snoozes the job if the step on it fails. Raises only errors that affect all jobs."""
         try:
             yield
         except (ArchiveBusy, KeysMoving, AppendRefused):

@@ -1,4 +1,4 @@
-"""A worker's caches of the archive: objects, lines and records of chunks. For threads and greenlets."""
+"""A worker's caches of the archive: objects, lines and chunk records. For threads and greenlets."""
 
 import threading
 import time
@@ -12,9 +12,9 @@ from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.model import JobRef
 
-#: Seconds for which a cached chunk record is used, since a redaction replaces records.
+#: Seconds for which a cached chunk record is used, because a redaction replaces records.
 RECORD_SECONDS: Final = 1.0
-#: Chunk records in the cache, of some 20 KiB each.
+#: Maximum cached chunk records, about 20 KiB each.
 RECORDS: Final = 128
 
 _Key = TypeVar("_Key")
@@ -22,7 +22,7 @@ _Value = TypeVar("_Value")
 
 
 class SingleFlightCache(Generic[_Key, _Value]):
-    """The most recently used values by key, up to ``max_bytes`` in total. Concurrent callers share one load."""
+    """An LRU cache of up to ``max_bytes``. Concurrent callers share one load."""
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
@@ -30,9 +30,10 @@ class SingleFlightCache(Generic[_Key, _Value]):
         self._loading: dict[_Key, Future[_Value]] = {}
 
     def get(self, key: _Key, load: Callable[[], tuple[_Value, float]]) -> _Value:
-        """The cached value, or what ``load`` returns with its size in bytes; concurrent callers share one load.
+        """The cached value, or the one that ``load`` returns, with its size in bytes. Concurrent callers share one
+        load.
 
-        Raises what ``load`` raises; :class:`ArchiveUnavailable` after 60 s of waiting for another caller.
+        Raises what ``load`` raises, and :class:`ArchiveUnavailable` after waiting 60 s for another caller.
         """
         while True:
             with self._lock:
@@ -47,13 +48,13 @@ class SingleFlightCache(Generic[_Key, _Value]):
             try:
                 return loading.result(60)
             except CancelledError:
-                # The caller that was loading it was itself stopped.
+                # The caller that was loading it was stopped.
                 continue
             except TimeoutError as error:
                 raise ArchiveUnavailable("reading the archive timed out after 60 s") from error
 
     def forget(self, matches: Callable[[_Key], bool]) -> None:
-        """Drops the values whose keys match. Values that are being loaded are returned, but not cached."""
+        """Drops values with matching keys. Values still being loaded are returned, but not cached."""
         with self._lock:
             for known in (self._cached, self._loading):
                 for key in [key for key in known if matches(key)]:
@@ -82,7 +83,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
 
 
 class ChunkRecordCache:
-    """The last :data:`RECORDS` chunk records that ``find`` has found, each used for :data:`RECORD_SECONDS`."""
+    """The last :data:`RECORDS` chunk records from ``find``. Each is used for :data:`RECORD_SECONDS`."""
 
     def __init__(
         self, find: Callable[[JobRef, int], Chunk | None], clock: Callable[[], float] = time.monotonic
@@ -102,7 +103,7 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """Like :meth:`chunk`, but always reads the store, and caches the record."""
+        """Like :meth:`chunk`, but always reads the store. Caches the record."""
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:

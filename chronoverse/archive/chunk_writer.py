@@ -1,4 +1,4 @@
-"""Moves the lines of one job from the store into chunks, and completes the archive of an ended job."""
+"""Moves a job's lines from the store into chunks, and completes the archive of an ended job."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,11 +26,11 @@ def write_chunk(
     on_page: Callable[[], object] = lambda: None,
     on_lines: Callable[[list[str], list[int], list[str]], object] | None = None,
 ) -> Chunk | None:
-    """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
+    """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None if there are none.
 
-    Lines up to ``trim`` leave the store. With ``merge``, a small last chunk is replaced by a new chunk that begins with
-    its lines. ``on_page`` is called after each read, ``on_lines`` with the messages, numbers and times of lines
-    that follow. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+    Trims lines up to ``trim`` from the store. ``merge`` replaces a small last chunk with a new chunk that begins with
+    its lines. Calls ``on_page`` after each read, and ``on_lines`` with the messages, numbers and times of the lines
+    added. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
     :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
@@ -53,7 +53,7 @@ def write_chunk(
 
 
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
-    """The chunk that ends with number ``last``, and its object. None if the chunk is large or its object is lost."""
+    """The chunk that ends with line ``last``, and its object. None if the chunk is large or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
     if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # A read brings about as many.
         return None, b""
@@ -73,10 +73,10 @@ def fill(
     text_bytes: int = CHUNK_BYTES,
     change: Callable[[Sequence[RawEntry], int], Sequence[RawEntry]] = lambda entries, after: entries,
 ) -> RawEntry | None:
-    """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
+    """Fills ``builder`` with about ``text_bytes`` of entries below ``end``, as returned by ``change``.
 
-    ``read`` returns the store's entries after a line, about as many as requested; ``first_stored`` is the store's first
-    number. Returns the last entry that was read; the terminal entry only if there is no other.
+    ``read`` returns entries after a line, about as many as requested; ``first_stored`` is the store's first number.
+    Returns the last entry read; the terminal entry only if it is the only one.
     """
     last: RawEntry | None = None
     batch = AdaptiveBatch()
@@ -90,7 +90,7 @@ def fill(
         size = builder.added_size
         builder.add(change(wanted, builder.last), first_stored)
         if builder.closed:
-            # A log that was written again may have the same terminal entry. The line before it tells them apart.
+            # A rewritten log can have the same terminal entry, so return the line before it.
             return [last or wanted[-1], *wanted[:-1]][-1]
         last = wanted[-1]
         batch.learn(len(wanted), builder.added_size - size)
@@ -100,11 +100,11 @@ def fill(
 def complete(
     to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, derived: DerivedBuilder
 ) -> str | None:
-    """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
+    """Writes the manifest, and records in the store that the whole log of the ended ``job`` is archived.
 
     Also writes the shapes and the timeline, if ``derived`` was built from exactly these chunks. The log stays in the
-    store for another ``hot_seconds``; ``now`` and ``ended_at`` are Unix times. Returns None, or a text that says why
-    the chunks are not the whole log; nothing was written then. Raises what :func:`write_chunk` raises.
+    store for ``hot_seconds``; ``now`` and ``ended_at`` are Unix times. Returns None, or writes nothing and returns why
+    the chunks are not the whole log. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):
@@ -115,7 +115,7 @@ def complete(
         timeline = derived.lines.timeline.timeline(job.finished_at)
         for name, data in zip(derived_objects, (derived.lines.shapes.to_bytes(), timeline.to_bytes()), strict=True):
             to.objects.put(name, data)
-    # The fields of the job's hash, as our own runner leaves them; foreign runners leave none.
+    # The fields that our runner sets in the job's hash; foreign runners set none.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
     state = {name: value for name in names if (value := getattr(job, name)) is not None}
     earlier = to.only_in_manifest({chunk.name for chunk in chunks})
@@ -130,7 +130,7 @@ def complete(
             state={**state, "archived_at": iso_timestamp(now)},
         )
     except AppendRefused:
-        # Without the lock, the chunks may have been redacted before these objects of the old text were written.
+        # The lock was lost: the chunks may have been redacted before these objects with the old text were written.
         if to.store.chunks.chunks(to.job) != chunks:
             for name in derived_objects:
                 to.objects.delete(name)
@@ -139,7 +139,7 @@ def complete(
 
 
 def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
-    """The reason why the chunks are not the whole log of an ended job; None if they are."""
+    """Why the chunks are not the whole log of an ended job. None if they are."""
     if job.end is None or not chunks:
         return "the log has no end"
     expected = chunks[0].first

@@ -1,10 +1,10 @@
-"""The format of a chunk. Builds chunks from lines, reads lines from chunks, and changes lines in chunks. No I/O.
+"""The format of a chunk: builds, reads and rewrites chunks. No I/O.
 
 A chunk is in zstd's seekable format. Any zstd program decompresses it to JSON Lines.
 https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md
 
-A line is what ``Line.to_json`` returns. Two other kinds of entries have a key of their own:
-``{"gap":{"from":2,"to":900,"reason":"missing"}}`` for a gap, and ``{"stray":"5-1"}`` for an entry out of sequence.
+A line is stored as ``Line.to_json`` returns it. A gap is ``{"gap":{"from":2,"to":900,"reason":"missing"}}``, an
+out-of-sequence entry ``{"stray":"5-1"}``.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: zstd's level. Chunks are a tenth to a sixth smaller than with its default, 3. A line takes 1.5 µs instead of 0.2.
+#: zstd's level. Compared to its default, 3, chunks are a tenth to a sixth smaller; a line takes 1.5 µs instead of 0.2.
 COMPRESSION_LEVEL: Final = 9
-#: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it. It has 39 bytes.
+#: The first 39 bytes of a line's JSON, with a time in the format of ``iso_timestamp``.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 
 
 @dataclass(slots=True, eq=False)
 class ChunkBuilder:
-    """Builds one chunk of ``job``'s log from line ``first`` on.
+    """Builds one chunk of ``job``'s log, from line ``first``.
 
     ``on_lines`` gets the messages, numbers and times of the lines that :meth:`add` adds.
     """
@@ -46,7 +46,7 @@ class ChunkBuilder:
     level: int = COMPRESSION_LEVEL
     on_lines: Callable[[list[str], list[int], list[str]], object] | None = None
     text_size: int = 0
-    #: True after an entry that no numbered entry can follow. Then the chunk can no longer grow.
+    #: Set by an entry that no numbered entry can follow: the chunk can no longer grow.
     closed: bool = False
     _frames: list[Frame] = field(default_factory=list)
     _compressed: list[bytes] = field(default_factory=list)
@@ -62,11 +62,11 @@ class ChunkBuilder:
 
     @property
     def added_size(self) -> int:
-        """Bytes of JSON Lines added so far, including the frame that is not complete yet."""
+        """Bytes of JSON Lines added so far, including the unfinished frame."""
         return self.text_size + self._size
 
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
-        """Begins with the lines of ``chunk``. Its last frame may grow. Raises :class:`ArchiveDamaged`."""
+        """Starts with the lines of ``chunk``. Its last frame can grow. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
             text = frame_text(frame, data)
             self._text, self._size, self._plain = [*text.splitlines(keepends=True)], len(text), frame.plain
@@ -75,7 +75,7 @@ class ChunkBuilder:
                 self._close_frame(data[frame.offset : frame.offset + frame.size])
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
-        """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store."""
+        """Adds the raw ``entries`` after ``last``, except the terminal entry, which stays in the store."""
         first = self.last + 1
         plain = plain_json_lines(entries, self.last)
         for line in plain:
@@ -139,17 +139,17 @@ class ChunkBuilder:
 def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
-    """The record of a chunk with ``frames``, whose bytes are ``compressed``, and the object's bytes."""
+    """The record of a chunk with ``frames``, and the bytes of its object. ``compressed``: the frames' bytes."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
     data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
-    # The name has the hash of the bytes: with another level or zstd, the same lines become other bytes.
+    # The name contains a hash of the bytes, which differ with another level or zstd version.
     name = object_name(job, first, last, hashlib.sha256(data).hexdigest())
     return Chunk(first, last, name, len(data), text_sha256, tuple(frames)), data
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
-    """The earliest and the latest time of JSON Lines; two empty strings if a line has a time in another format."""
+    """The earliest and the latest time of JSON Lines. Both empty if a time has another format."""
     starts = {line[:39] for line in lines}
     found = [_TIME.fullmatch(start) for start in starts if not start.startswith((b'{"gap":', b'{"stray":'))]
     times = [each[1].decode() for each in found if each]
@@ -171,7 +171,7 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
             if text_size > MAX_FRAME_BYTES:
                 raise ValueError
             text = frame_text(frame, data)
-            # Before its last line a frame is not full. A redaction makes short lines longer, by a sixth at most.
+            # A frame ends with the line that fills it. A redaction lengthens short lines, by at most a sixth.
             if text.rfind(b"\n", 0, -1) > 2 * FRAME_BYTES:
                 raise ValueError
             lines = text.splitlines(keepends=True)
@@ -191,15 +191,15 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
-    """Compresses JSON Lines into one frame with a checksum. The checksum costs no measurable time."""
+    """Compresses JSON Lines into one frame with a checksum, which costs no measurable time."""
     level_key, checksum_key = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.checksum_flag
     return zstd.compress(text, options={level_key: level, checksum_key: 1})
 
 
 def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
-    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`.
+    """The JSON Lines of a frame. ``data`` is its object, from byte ``start``. Raises :class:`ArchiveDamaged`.
 
-    A small frame may decompress to gigabytes, so this stops one byte after the recorded size.
+    A small frame can decompress to gigabytes, so this stops one byte after the recorded size.
     """
     offset = frame.offset - start
     decompressor = zstd.ZstdDecompressor()
@@ -213,7 +213,7 @@ def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
 
 
 def text_sha256(chunk: Chunk, data: bytes) -> str:
-    """The SHA-256 of the JSON Lines in an object, in hexadecimal. Raises :class:`ArchiveDamaged`."""
+    """The SHA-256, in hex, of the JSON Lines in an object. Raises :class:`ArchiveDamaged`."""
     found = hashlib.sha256()
     for frame in chunk.frames:
         found.update(frame_text(frame, data))
@@ -221,7 +221,7 @@ def text_sha256(chunk: Chunk, data: bytes) -> str:
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The JSON of each line, without other entries, at 0.7 µs per line. Raises :class:`ArchiveDamaged`."""
+    """The JSON of each line, without other entries. Takes 0.7 µs per line. Raises :class:`ArchiveDamaged`."""
     try:
         entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
         return [entry for entry in entries if isinstance(entry.get("message"), str)]
@@ -230,7 +230,7 @@ def decode_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:
-    """Splits the JSON Lines of a frame. Raises :class:`ArchiveDamaged` if their numbers are not those in the record."""
+    """Splits a frame's JSON Lines. Raises :class:`ArchiveDamaged` if their numbers differ from the record."""
     lines = text.splitlines()
     if frame.plain:
         valid = 0 < len(lines) == frame.last + 1 - frame.first and _number(decode_entry(lines[0])) == frame.first
@@ -243,7 +243,7 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
 
 
 def _number(entry: Entry) -> int:
-    """The number of an entry: for a gap its last number, for an entry out of sequence 0."""
+    """An entry's number: a gap's last number; 0 for an out-of-sequence entry."""
     if isinstance(entry, Line):
         return entry.sequence_num
     return entry.last if isinstance(entry, Gap) else 0
@@ -266,10 +266,10 @@ def rewrite(
     change: Callable[[Line], Line | None],
     pause: Callable[[], object] = lambda: None,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Replaces lines from ``first`` to ``last`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
+    """Replaces the lines in ``numbers`` of ``chunk``, whose object is ``data``, with those that ``change`` returns.
 
-    Returns the new record, the new object, and the numbers of the changed lines; None when no line changed. ``pause``
-    is called before each frame. Raises :class:`ArchiveDamaged`.
+    A line stays if ``change`` returns None. Returns the new record, the new object and the changed lines' numbers, or
+    None if nothing changed. Calls ``pause`` before each frame. Raises :class:`ArchiveDamaged`.
     """
     changed: list[int] = []
     text_hash, frames, parts, offset = hashlib.sha256(), [], [], 0

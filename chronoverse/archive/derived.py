@@ -1,4 +1,4 @@
-"""The shapes and the timeline of an archived log, as objects beside its chunks. Their names contain the text's hash."""
+"""An archived log's shapes and timeline, as objects beside its chunks. Their names contain the log's hash."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,7 +15,7 @@ _Get = Callable[[str, int, int], bytes]
 
 
 def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
-    """The names of a job's shape set and timeline. ``sha256`` is the hash of the whole log, in hexadecimal."""
+    """The names of a job's shape set and timeline. ``sha256`` is the hash of the whole log, in hex."""
     return (
         f"{folder(job)}shapes{VERSION}-{sha256[:32]}",
         f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}",
@@ -23,7 +23,7 @@ def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
 
 
 def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
-    """The shapes of an archived log. None if the set is missing or damaged. Raises :class:`ArchiveUnavailable`."""
+    """The shapes of an archived log. None if missing or damaged. Raises :class:`ArchiveUnavailable`."""
     try:
         return PackedShapes(get(derived_names(job, sha256)[0], 0, MAX_SET_BYTES))
     except (ArchiveDamaged, ValueError):
@@ -31,7 +31,7 @@ def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
 
 
 def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:
-    """The timeline of an archived log. None if it is missing or damaged. Raises :class:`ArchiveUnavailable`."""
+    """The timeline of an archived log. None if missing or damaged. Raises :class:`ArchiveUnavailable`."""
     try:
         return Timeline.from_bytes(get(derived_names(job, sha256)[1], 0, timelines.MAX_TIMELINE_BYTES))
     except (ArchiveDamaged, ValueError):
@@ -39,7 +39,7 @@ def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:
 
 
 class LineCollector:
-    """Collects the ``shapes`` and the ``timeline`` of a log's lines, which are added in the log's order."""
+    """Collects the ``shapes`` and the ``timeline`` of a log's lines, added in the log's order."""
 
     def __init__(self, hasher: ShapeHasher) -> None:
         self.shapes: Final = ShapeSet()
@@ -47,19 +47,19 @@ class LineCollector:
         self._hasher = hasher
 
     def add(self, messages: Sequence[str], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
-        """Adds lines. Raises ValueError for numbers that do not ascend."""
+        """Adds lines. Raises ValueError if numbers do not ascend."""
         hashes = self._hasher.hashes(messages)
         self.shapes.add(hashes, numbers)
         self.timeline.add(hashes, numbers, timestamps)
 
 
 class DerivedBuilder:
-    """Collects the lines of the archived log of ``job`` from its chunks, which are added in the log's order."""
+    """Collects the lines of ``job``'s archived log from its chunks, added in the log's order."""
 
     def __init__(self, job: JobRef) -> None:
         self.job: Final = job
         self.lines: Final = LineCollector(ShapeHasher())
-        #: The chunks whose lines were added, and the chunks to read next.
+        #: The chunks already added, and those to read next.
         self.chunks: Final[list[Chunk]] = []
         self.left: list[Chunk] = []
 
@@ -79,7 +79,7 @@ class DerivedBuilder:
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
-        """The job's ``chunks`` that are not added yet. None if chunks have changed and the builder must start over."""
+        """The ``chunks`` that are not yet added. None if chunks have changed, and the builder must start over."""
         names = [chunk.name for chunk in chunks]
         added = len(self.chunks)
         return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None

@@ -1,4 +1,4 @@
-"""Recreates the jobs of an archive in a store that has lost them.
+"""Restores the jobs of an archive in a store that has lost them.
 
 An ended job has a manifest with everything that the store knew. Other jobs have only chunks: their records are rebuilt
 from the objects, and the job waits for its runner, or becomes LOST. Imports are idempotent, and several can run at
@@ -35,7 +35,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 
 
 class Imported(NamedTuple):
-    """A restored or already ``known`` job (``waits`` if it has no end), a ``problem``, or a workflow's settings."""
+    """A restored or ``known`` job (``waits`` if it has no end), a ``problem``, or a workflow's settings."""
 
     job: JobRef | None
     name: str = ""
@@ -44,7 +44,7 @@ class Imported(NamedTuple):
     waits: bool = False
 
 
-#: A job that is made after the others, and what makes it. That returns None as long as it is too early.
+#: A job to restore after the others, and a function that does so. It returns None while it is too early.
 _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
 
 
@@ -53,8 +53,8 @@ def import_jobs(
 ) -> Iterator[Imported]:
     """Restores every job that the store lacks completely or in part. ``clock`` is Unix time.
 
-    A job without an end waits ``lease_seconds`` for its runner; a job whose runner is resending lines comes last.
-    Damaged and foreign objects are reported. Raises the errors of the store and the object store.
+    A job without an end waits ``lease_seconds`` for its runner. A job whose runner is resending lines comes last.
+    Reports damaged and foreign objects. Raises the errors of the store and the object store.
     """
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
@@ -99,13 +99,13 @@ def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Im
 
 
 def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
-    """Waits up to ``seconds`` for each job to be LOST, or its runner to be back. Returns how many are LOST."""
+    """Waits up to ``seconds`` for each job to become LOST, or its runner to return. Returns how many are LOST."""
     give_up_at, lost, left = time.monotonic() + seconds, 0, list(jobs)
     while left and time.monotonic() < give_up_at:
         time.sleep(0.2)
         found = dict(zip(left, store.get_jobs(left), strict=True))
         lost += sum(isinstance(job, Job) and job.status is Status.LOST for job in found.values())
-        # The import has made the first attempt. A runner that comes back makes the second.
+        # The import is the first attempt; a returning runner makes the second.
         left = [
             ref
             for ref, job in found.items()
@@ -117,8 +117,8 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 class _Import(NamedTuple):
     """The import of one job with the objects ``listed`` in the archive.
 
-    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``sizes`` are the bytes of
-    messages in each chunk that was read, by the chunk's name.
+    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``sizes``: bytes of messages
+    in each chunk read, by the chunk's name.
     """
 
     store: Store
@@ -130,7 +130,7 @@ class _Import(NamedTuple):
     sizes: dict[str, int]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """Imports the job. Returns None if it is restored ``later``, or if no object in the folder belongs to a job."""
+        """Imports the job. Returns None if it is restored ``later``, or if the folder contains no job's objects."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted
@@ -151,7 +151,7 @@ class _Import(NamedTuple):
             if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                 fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
-        # Of redactions since the manifest was written, the names of the objects tell.
+        # Object names also count redactions made after the manifest was written.
         said = parse_number(str(manifest.fields["job"].get("redactions"))) if manifest else 0
         redactions = max(said or 0, redactions_in(each.name for each in self.listed))
         make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
@@ -197,7 +197,7 @@ class _Import(NamedTuple):
     def _recorded_chunks(
         self, records: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]
     ) -> list[Chunk]:
-        """The chunks of an ended job. If a redaction has rewritten a chunk since, reads its new object."""
+        """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object."""
         chunks: list[Chunk] = []
         for record in records:
             found = spans.get((record.first, record.last), [])
@@ -229,7 +229,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
-        """The record of the chunk with the most redacted lines; among equals, the newest. None if all are damaged."""
+        """The record of the chunk with the most redacted lines, then the newest. None if all are damaged."""
         best: tuple[tuple[bool, int, float, int], Chunk] | None = None
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])
@@ -277,7 +277,7 @@ def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
     if labels := read_labels(said.get("labels")):
         fields |= {"labels": len(labels), **{f"label:{key}": value for key, value in labels}}
     if manifest.ended_at is not None:
-        # The retention continues as if the store had not been away.
+        # The retention continues as if nothing had been lost.
         fields["end_seen_ms"] = str(round(1000 * min(manifest.ended_at, now)))
     return fields
 

@@ -1,7 +1,6 @@
 """A job's archive lock and objects: writes objects safely, and deletes garbage.
 
-An object's name is in the *garbage* of its job from before it is written until it is recorded; see
-docs/architecture.md.
+An object's name is in its job's *garbage* from before the write until it is recorded. See docs/architecture.md.
 """
 
 import contextlib
@@ -21,11 +20,11 @@ from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_o
 from chronoverse.joblog.model import JobRef, seconds_of
 from chronoverse.store import Store
 
-#: Seconds after which the archive lock of a dead process expires. A log may grow by 350 MB meanwhile.
+#: Seconds after which a dead process's archive lock expires. A log can grow by 350 MB meanwhile.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object may still get a record, or the store go back: Redis makes a snapshot once an hour.
+#: Seconds for which an object can still be recorded, or the store roll back: Redis makes hourly snapshots.
 ORPHAN_SECONDS: Final = 3_600.0
-#: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
+#: Maximum difference in seconds between the object store's clock and ours. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
 
 
@@ -60,7 +59,7 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """The objects that were deleted, left for later, or kept only for the manifest.
+    """The numbers of objects deleted, left for later, and kept only for the manifest.
 
     ``permanent``: see :func:`is_permanent`.
     """
@@ -81,11 +80,10 @@ class JobObjects:
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes, redactions: int = 0) -> Iterator[Chunk]:
-        """Writes a chunk's object under a new name, reads it back, and yields the chunk under that name, to be
-        recorded.
+        """Writes a chunk's object under a new name, verifies it, and yields the chunk with that name, to be recorded.
 
-        Unless the ``with`` block records it, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
-        :class:`ArchiveUnavailable`; and the store's errors.
+        Deletes the object unless the ``with`` block records it. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
+        :class:`ArchiveUnavailable`, and the store's errors.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
@@ -99,10 +97,10 @@ class JobObjects:
                 raise
 
     def _delete_unless_recorded(self, name: str) -> bool:
-        """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
+        """Deletes an object unless a record names it. Returns whether one does. After an error, it stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From here on the object cannot get a record. Its name may be in neither place: another process removes it
+            # Now the object can no longer be recorded. Its name can be in neither place, if another process removed it
             # early.
             marked = index.mark_garbage(self.job, self.token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
@@ -114,17 +112,16 @@ class JobObjects:
     def collect_garbage(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, check_permanence: bool = False
     ) -> CollectedGarbage:
-        """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
+        """Deletes the job's garbage, and objects in its folder that are neither recorded nor garbage.
 
-        While the store can roll back, deletes only objects that were marked at least ``orphan_seconds`` ago. Objects
-        that are neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Keeps
-        objects that the manifest names, unless a redaction has replaced them. Raises the errors of the store and the
-        object store.
+        While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago. Objects that are
+        neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that
+        the manifest names, unless a redaction replaced them. Raises the errors of the store and the object store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()
         if known and not check_permanence and all(each.merged and each.seconds < orphan_seconds for each in known):
-            # A running job always has such garbage. Asking whether it is permanent takes up to a second.
+            # A running job always has such garbage. Checking whether it is permanent takes up to a second.
             return CollectedGarbage(0, len(known), None)
         found = self._unrecorded()
         named = self._named() if found or index.garbage(self.job) else frozenset()
@@ -139,10 +136,10 @@ class JobObjects:
             if not permanent and mark.seconds < orphan_seconds:
                 continue
             if name in named and not mark.replaced:
-                # The store has lost its record, and only knows that the object was being written.
+                # The store has lost the object's record, and only knows that it was being written.
                 done.append(name)
                 continue
-            # Other programs may write the garbage key. A recorded name, or one outside the folder, is not deleted.
+            # Other programs can write the garbage key: recorded names, and names outside the folder, are not deleted.
             if is_object_of(self.job, name) and name not in recorded:
                 try:
                     self.objects.delete(name)
@@ -157,7 +154,7 @@ class JobObjects:
         return CollectedGarbage(deleted, len(marked) - len(done) + len(young), permanent, kept)
 
     def only_in_manifest(self, recorded: Set[str]) -> list[str]:
-        """The existing objects that only the job's manifest names and that were not replaced."""
+        """The existing objects that only the job's manifest names, and that were not replaced."""
         if not (unknown := self._named() - recorded):
             return []
         marked = self.store.chunks.mark_garbage(self.job, self.token)
@@ -169,7 +166,7 @@ class JobObjects:
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
-        """The folder's objects without a record, except those of earlier jobs with this id, which are older than the
+        """The folder's objects without a record. Omits those of earlier jobs with this id, which are older than the
         job.
         """
         objects = list(self.objects.list(folder(self.job)))

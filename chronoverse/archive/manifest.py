@@ -12,9 +12,9 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """``names``: its objects, including those of earlier manifests. ``ended_at``: Unix seconds, if known.
+    """A job's manifest. ``names``: its objects, including those of earlier manifests. ``fields``: all of its JSON.
 
-    ``fields``: all of its JSON.
+    ``ended_at``: Unix seconds, if known.
     """
 
     names: frozenset[str]
@@ -22,7 +22,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the job is still within its retention by its own end date. An end in the future is ignored."""
+        """Whether the retention, from the manifest's end date, is not over. An end in the future is ignored."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 
@@ -42,7 +42,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """The manifest that replaces a job's before its objects are deleted, so that the job is not imported again."""
+    """A manifest that marks a deletion. It replaces the job's before its objects are deleted, to prevent an import."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

@@ -11,7 +11,7 @@ from chronoverse.files import draft_of
 
 
 class StoredObject(NamedTuple):
-    """An object as a listing shows it: its name, its size in bytes, and when it was written, in Unix seconds."""
+    """An object in a listing: name, size in bytes, and when it was written (Unix seconds)."""
 
     name: str
     size: int
@@ -22,13 +22,13 @@ class ObjectStore(Protocol):
     """Stores whole, immutable objects under names with slashes. Every method raises :class:`ArchiveUnavailable`."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Stores an object. Once this has returned, the object survives a power cut. Idempotent."""
+        """Stores an object durably: it survives a power cut once this returns. Idempotent."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The object's bytes from ``start`` to ``stop``, or to its end. Raises :class:`ArchiveDamaged` if missing."""
+        """The object's bytes from ``start`` to ``stop`` or its end. Raises :class:`ArchiveDamaged` if missing."""
 
     def delete(self, name: str) -> None:
-        """Deletes the object. Nothing happens if there is no such object."""
+        """Deletes the object, if it exists."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which is empty or ends with a slash."""
@@ -39,7 +39,7 @@ class FileObjectStore:
         self._directory = directory
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a temporary file, syncs it to disk, and renames it, so that no incomplete object ever exists."""
+        """Writes a temporary file, syncs it, and renames it, so that no incomplete object ever exists."""
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)
@@ -47,14 +47,14 @@ class FileObjectStore:
                 with draft_of(path, data) as draft:
                     draft.rename(path)
             except FileNotFoundError as error:
-                # The folder, or the temporary file, was deleted meanwhile.
+                # The folder or the temporary file was deleted meanwhile.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
             self._sync(path.parent)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             with _translate_errors(), (self._directory / name).open("rb") as file:
-                # A record in the store may name any offset and size, and read() allocates all that it is requested.
+                # A record in the store can have any offset and size, and read() allocates what is requested.
                 size = os.fstat(file.fileno()).st_size
                 start, stop = min(start, size), size if stop is None else min(stop, size)
                 file.seek(start)
@@ -79,7 +79,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents for this user only; ``mkdir(parents=True)`` sets just one mode."""
+        """Creates ``directory`` and its parents with mode 0700; ``mkdir(parents=True)`` sets only the last one's."""
         if directory.is_dir():
             return
         if directory != self._directory:
@@ -87,7 +87,7 @@ class FileObjectStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync(self, directory: Path) -> None:
-        """Syncs ``directory``, and its parents up to the archive's, since each may have a new entry."""
+        """Syncs ``directory`` and its parents up to the archive's, since each can have a new entry."""
         for each in (directory, *directory.parents):
             descriptor = os.open(each, os.O_RDONLY)
             try:

@@ -1,5 +1,5 @@
-"""Finds the matching lines in the JSON Lines of a frame. It rules out most lines as bytes, and decodes only the rest:
-the *candidates*. Decoding a line takes 0.7 µs.
+"""Finds matching lines in a frame's JSON Lines. Searches the bytes, and decodes only the *candidates* that it finds:
+decoding a line takes 0.7 µs.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
-#: What precedes and follows the message in a line's JSON. A message contains neither, since JSON escapes its quotes.
+#: The text before and after the message in a line's JSON. Messages contain neither: JSON escapes their quotes.
 _MESSAGE: Final = b'"message":"'
 _BEHIND: Final = b'","sequence_num":'
 
@@ -22,7 +22,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
     lines: list[Line] = []
     start, pattern = 0, matcher.in_unescaped_json
     while start < len(text):
-        # Few bytes for an expression: a match that extends over lines is looked for again from each.
+        # A small part for an expression: a match across lines is repeated from each of them.
         stop = text.find(b"\n", start + (PART_BYTES if pattern is None else 256 * 2**10)) + 1 or len(text)
         if not matcher.is_feasible(stop - start):
             raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
@@ -30,7 +30,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
         if pattern is not None:
             candidates = _expression_candidates(pattern, text[start:stop])
         if candidates is None:
-            # What follows has as many candidates, probably.
+            # The rest probably has as many candidates.
             pattern = None
             continue
         lines += _verify(matcher, candidates)
@@ -39,10 +39,10 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 
 
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
-    """Each line whose message may contain the query's text, in upper or lower case.
+    """Each line whose message can contain the query's text, case-insensitively.
 
-    If a search for the lowercase text finds all such lines, uses that, and only in messages, because a number or a word
-    such as "stream" is in the JSON of every line. Otherwise RE2 searches for the text.
+    Searches for the lowercase text if that finds all such lines, and only in messages, since every line's JSON contains
+    numbers and words such as "stream". Otherwise uses RE2.
     """
     # All control sequences begin with ESC.
     wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
@@ -54,10 +54,10 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
             found = -1 if match is None else match.start()
         else:
             found = lowercase.find(wanted, position)
-        # An empty text is found at the end, too.
+        # An empty text is also found at the end.
         if not 0 <= found < len(text):
             return
-        # No match extends beyond its line, since JSON escapes a newline in a message.
+        # No match extends beyond its line, because JSON escapes newlines.
         start = text.rfind(b"\n", position, found) + 1 or position
         position = text.find(b"\n", found) + 1
         if wanted is not None:
@@ -69,7 +69,7 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
-    """The lines in which ``pattern`` matches, or that have escapes. None for many: decoding all is faster then."""
+    """The lines that ``pattern`` matches, or that have escapes. None if there are many: decoding all is faster."""
     candidates: list[bytes] = []
     position, stop = 0, len(part)
     match_start = match_end = escape = -1
@@ -84,7 +84,7 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
             return b"".join(candidates)
         start = part.rfind(b"\n", position, found) + 1 or position
         position = part.find(b"\n", found) + 1
-        # A match that extends into the next lines may extend to the part's end, and so may the next.
+        # A match across lines can extend to the part's end, and so can the next one.
         if len(candidates) > max(16, position // 2048) or match_start < position < match_end:
             return None
         candidates.append(part[start:position])
@@ -98,12 +98,12 @@ def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
 
 
 def _joined_matches(matcher: Matcher, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The matching lines. One search in all joined messages is several times as fast as one search per message."""
+    """The matching lines. One search in all joined messages is several times as fast as one per message."""
     messages = [each["message"] for each in decoded]
-    # Without its control sequences a line may match although it does not with them.
+    # A line can match only without its control sequences.
     texts = [f"{message}\n{strip_sequences(message)}" if "\x1b" in message else message for message in messages]
     joined = "\n".join(texts).encode()
-    # Without anchors, a match within a line is one of that line alone.
+    # Without anchors, a match within one line is a match of that line.
     pattern, is_exact = matcher.in_joined_lines, matcher.in_unescaped_json is not None
     start, found, end = 0, -1, 0
     for line, text in zip(decoded, texts, strict=True):

@@ -18,13 +18,13 @@ from chronoverse.joblog.model import MAX_NUMBER, Gap, Job, JobRef, Line, TimeRan
 from chronoverse.joblog.shapes import PackedShapes
 from chronoverse.joblog.timelines import Timeline
 
-#: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
+#: Approximate bytes that a read for a page fetches: some ten frames. From S3, one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of the caches of objects (16 replays at different positions) and of lines.
+#: Bytes of each of the caches of objects (16 replays at different positions) and lines.
 _CACHE_BYTES: Final = 4 * 2**20
-#: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
+#: Bytes of the cache of shapes: a thousand jobs of 2,000 shapes each. Used only in processes that scan.
 SHAPES_BYTES: Final = 32 * 2**20
-#: Bytes of an object that one read for a search brings, approximately: S3 takes 10 ms for each answer.
+#: Approximate bytes that a read for a search fetches: S3 takes 10 ms per answer.
 _SEARCH_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
@@ -32,7 +32,7 @@ FrameFilter = Callable[[bytes], list[Line]]
 
 
 class ArchiveReader:
-    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects`` nothing can be read.
+    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects``, nothing can be read.
 
     Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``find_chunk`` raises.
     """
@@ -50,11 +50,11 @@ class ArchiveReader:
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(_CACHE_BYTES)
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
-        # Of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
+        # At most 800 KB each: five jobs, each with the runs that it is compared with.
         self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(32)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(_CACHE_BYTES)
         self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * _SEARCH_BYTES)
-        #: How long the last read for a search took. Until then it may take long.
+        #: How long the last read for a search took. Unknown at first.
         self.read_seconds = math.inf
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
@@ -68,10 +68,10 @@ class ArchiveReader:
         return lines[start::-1][:count] if descending else lines[start : start + count]
 
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
-        """Up to ``count`` entries after number ``position``, or if ``descending``, lines and gaps before it.
+        """Up to ``count`` entries after number ``position``; if ``descending``, lines and gaps before it.
 
         If ``descending``, ``position`` is at most one past the archive's last number. Returns fewer entries if they
-        reach 1 MiB or the archive ends, and an empty list if the archive has nothing there.
+        reach 1 MiB or the archive ends; none if the archive has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position
@@ -83,7 +83,7 @@ class ArchiveReader:
             frame, lines = read
             size += frame.text_size
             found += missing_numbers(number - 1, frame.first, frame.first)
-            # A chunk may have been merged since the last frame was read. Then the frame also has lines of that one.
+            # If a chunk was merged since the last frame was read, this frame also contains that one's lines.
             after = position if descending or frame.first <= position else start
             found += islice(_entries(frame, lines, after, descending), count - len(found))
             position = frame.first if descending else frame.last
@@ -98,10 +98,10 @@ class ArchiveReader:
         descending: bool = False,
         time_range: TimeRange | None = None,
     ) -> Iterator[Batch]:
-        """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch per frame.
+        """The lines after ``cursor``, or before it, that ``frame_filter`` finds: one batch per frame.
 
-        ``time_range`` only omits frames whose lines are all earlier or later. If ``descending``, ``cursor`` is at most
-        one past the archive's last number. Only uses the cache for what :meth:`read_ahead` has read.
+        ``time_range`` only skips frames whose lines are all earlier or later. If ``descending``, ``cursor`` is at most
+        one past the archive's last number. Uses the cache only for data from :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 
@@ -135,7 +135,7 @@ class ArchiveReader:
                 yield Batch([*lines], cursor, is_last=False, is_match=True)
 
     def read_ahead(self, job: JobRef) -> None:
-        """Caches the first read that a :meth:`search` of the whole log of ``job`` will make. Thread-safe."""
+        """Caches the first read that a :meth:`search` of the whole log of ``job`` would make. Thread-safe."""
         if chunk := self._record_cache.chunk(job, 1):
             wanted = _wanted(chunk.frames, lambda frame: False)
             self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))
@@ -143,7 +143,7 @@ class ArchiveReader:
     def _read_of(
         self, chunk: Chunk, low: Frame, high: Frame, size: float
     ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
-        """The cache key for the frames from ``low`` to ``high``, and the function that reads them.
+        """The cache key for frames ``low`` to ``high``, and a function that reads them.
 
         In the cache, each byte counts as ``size``.
         """
@@ -158,7 +158,7 @@ class ArchiveReader:
         return key, read
 
     def shape_set(self, job: Job) -> PackedShapes | None:
-        """The shapes of an archived job's lines, or None. Like :meth:`timeline`, thread-safe."""
+        """The shapes of an archived job's lines, or None. Thread-safe, like :meth:`timeline`."""
         return self._derived(self._shapes_cache, read_shape_set, lambda found: found.size, job)
 
     def timeline(self, job: Job) -> Timeline | None:
@@ -177,7 +177,7 @@ class ArchiveReader:
 
         def load() -> tuple[_Result | None, float]:
             found = read(self._get_object, job.ref, sha256)
-            # What is missing may be made at any time. What is larger than the whole cache is not kept.
+            # Missing objects can be created at any time. Values larger than the cache are not cached.
             return found, math.inf if found is None else size(found)
 
         return cache.get((job.ref, sha256), load)
@@ -203,7 +203,7 @@ class ArchiveReader:
         except ArchiveDamaged:
             self._read_cache.forget(lambda key: key[0] == chunk.name)
             self._ahead.forget(lambda key: key[0] == chunk.name)
-            # A redaction may have replaced the chunk meanwhile. Then the old object is gone and a new one is recorded.
+            # A redaction may have replaced the chunk: the old object is then gone, and a new one is recorded.
             fresh = self._record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
                 metrics.ARCHIVE_DAMAGED.inc()
@@ -211,7 +211,7 @@ class ArchiveReader:
             return read(fresh) if fresh else None
 
     def _load_lines(self, chunk: Chunk, index: int) -> tuple[list[bytes], int]:
-        """The JSON Lines of a frame, and the bytes of memory that they take. Reads the frames around it as well."""
+        """A frame's JSON Lines, and their memory in bytes. Also reads the frames around it."""
         frame = chunk.frames[index]
         block = frame.offset // READ_BYTES
         neighbours = [each for each in chunk.frames if each.offset // READ_BYTES == block]
@@ -240,13 +240,13 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def _entries(frame: Frame, lines: list[bytes], position: int, descending: bool) -> Iterable[Entry]:
-    """The entries of a frame after number ``position``, or if ``descending``, the lines and gaps before it."""
+    """A frame's entries after number ``position``; if ``descending``, the lines and gaps before it."""
     if frame.plain:
         index = position - frame.first
         return map(decode_entry, reversed(lines[:index]) if descending else lines[max(index + 1, 0) :])
     low, high = (0, position - 1) if descending else (position + 1, MAX_NUMBER)
     found: list[Entry] = []
-    #: The number that the frame has reached. An entry out of sequence has no number.
+    #: The last number so far. An out-of-sequence entry has none.
     reached = frame.first - 1
     for entry in map(decode_entry, lines):
         if isinstance(entry, Gap):

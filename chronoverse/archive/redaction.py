@@ -1,6 +1,6 @@
-"""Replaces messages with ``[redacted]``, in store and archive. Numbers, times and streams are kept.
+"""Replaces messages with ``[redacted]``, in store and archive. Keeps numbers, times and streams.
 
-Lines that are only in the store are archived now. Each chunk is one step, so a redaction may be repeated.
+Archives affected lines that are only in the store. Each chunk is one step, so a redaction can be retried.
 """
 
 import logging
@@ -36,7 +36,7 @@ class RedactionRequest(NamedTuple):
     exact: bool
 
     def change(self, line: Line) -> Line | None:
-        """The redacted line; None if it does not match, or is redacted already."""
+        """The redacted line. None if it does not match or is already redacted."""
         is_concerned = self.first <= line.sequence_num <= self.last and line.message != REDACTED_MESSAGE
         return line._replace(message=REDACTED_MESSAGE) if is_concerned and self.matches(line) else None
 
@@ -45,9 +45,9 @@ class RedactionRequest(NamedTuple):
 
 
 class RedactionResult(NamedTuple):
-    """How many lines were redacted, the last number that was checked, and whether the request is complete.
+    """The number of redacted lines, the last number checked, and whether the request is complete.
 
-    ``pending``: the store can still roll back to the old text, or an object with the old text is not deleted yet.
+    ``pending``: the store can still roll back to the old text, or an object with it is not deleted yet.
     """
 
     lines: int
@@ -58,7 +58,7 @@ class RedactionResult(NamedTuple):
 
 @dataclass(slots=True)
 class Redaction:
-    """Carries out ``request`` for the log of ``job``. Waits up to ``busy_seconds`` for an archiver's lock."""
+    """Executes ``request`` for the log of ``job``. Waits up to ``busy_seconds`` for an archiver's lock."""
 
     store: Store
     objects: ObjectStore
@@ -67,7 +67,7 @@ class Redaction:
     pause: Callable[[], object] = lambda: None
     busy_seconds: float = 5.0
     _count: int = 0
-    #: How often the job was redacted, also before the store may have gone back.
+    #: The job's number of redactions, including any that the store has lost.
     _redactions: int = 0
     _last_checked: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
@@ -75,7 +75,7 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
-        An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
+        Does not raise an error after the first redacted lines, because a retry would not count them. Raises
         :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
         of the store and the archive.
         """
@@ -108,7 +108,7 @@ class Redaction:
     def _is_pending(self, job_objects: JobObjects) -> bool:
         """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back."""
         try:
-            # The object store's clock may be ahead of ours.
+            # The object store's clock can be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is not deleted yet: %s", error, extra={"fields": {"job": str(self.job)}})
@@ -175,7 +175,7 @@ class Redaction:
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, at most 1,000 or 1 MiB: other greenlets wait for this."""
+        """Up to ``max_count`` entries after line ``after``, at most 1,000 or 1 MiB, because other greenlets wait."""
         entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         self.pause()
@@ -192,7 +192,7 @@ class Redaction:
         for entry_id, fields in entries:
             number = entry_number(entry_id)
             if number in changed:
-                # If several entries have one number, the first one is the line.
+                # If several entries have the same number, the first one is the line.
                 changed.remove(number)
                 numbers.append(number)
                 new = {b"message": REDACTED_MESSAGE.encode()}

@@ -1,4 +1,4 @@
-"""Retention, the deletion of whole jobs, and objects that belong to no job of the store."""
+"""Retention, the deletion of whole jobs, and orphaned objects."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ class RetentionPolicy(NamedTuple):
 
     hot_bytes: int
     hot_seconds: float
-    #: Seconds after a job's end after which it is deleted, unless its workflow has its own retention.
+    #: Seconds after which an ended job is deleted, unless its workflow has its own retention.
     retention_seconds: float
     running_seconds: float = 300.0
     orphan_seconds: float = ORPHAN_SECONDS
@@ -39,15 +39,15 @@ def delete_job(
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
-    The manifest is marked first and deleted last, so that an import never finds half of the job. The job's id is
-    blocked for ``tombstone_ms``. ``on_hidden`` is called once nothing can prevent the deletion. Raises :class:`Held` if
-    a live runner holds the job, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and the store's errors.
+    The manifest is marked first and deleted last, so that an import never finds half a job. Blocks the job's id for
+    ``tombstone_ms``. Calls ``on_hidden`` once nothing can prevent the deletion. Raises :class:`Held` if a live runner
+    holds the job, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`, and the store's errors.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_hidden()
         if tombstone_ms:
-            # Meanwhile the tail readers read the terminal entry, before a foreign runner writes under the same id.
+            # Lets tail readers read the terminal entry, before a foreign runner can write under the same id.
             time.sleep(0.1)
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:
@@ -60,22 +60,22 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises what that raises."""
+    """Whether an interrupted :func:`delete_job` has left anything. Raises what that raises."""
     state = store.catalog.archive_state(job)
     return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
 
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
-    """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
+    """Applies a workflow's new retention of ``seconds`` (None: ``default_seconds``) to its jobs.
 
-    Sets the expiry of jobs that are not archived, and returns how many there are. For archived jobs, the archiver looks
-    up the retention each time. Raises the store's errors.
+    Sets the expiry of jobs that are not archived, and returns their number. For archived jobs, the archiver reads the
+    retention each time. Raises the store's errors.
     """
     changed = 0
     before: ListingPosition | None = None
     while page := store.listing.page(workflow_id, before, 1_000):
         for _, job_id in page:
-            # Keys of another type are skipped, so that one bad key does not stop the rest.
+            # Skips keys of another type, so that one bad key does not stop the rest.
             with contextlib.suppress(NotALog):
                 changed += store.catalog.apply_retention(
                     JobRef(workflow_id, job_id), seconds, default_seconds if seconds is None else seconds
@@ -87,10 +87,10 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 def orphans(
     store: Store, objects: ObjectStore, now: float, retention_seconds: float, *, age: float = ORPHAN_SECONDS
 ) -> Iterator[tuple[StoredObject, str]]:
-    """Every object older than ``age`` seconds that neither the store nor a manifest names, with the reason in words.
+    """Every object older than ``age`` seconds that neither the store nor a valid manifest names, and why.
 
-    A manifest is valid until its job's retention is over. Omits objects that the archiver deletes, and jobs
-    whose records or manifest cannot be read. ``now`` is Unix time.
+    A manifest is valid until its job's retention is over. Omits objects that the archiver will delete, and jobs whose
+    records or manifest cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None
     named: set[str] | None = None
@@ -120,7 +120,7 @@ def orphans(
 
 
 def job_of(name: str) -> JobRef | None:
-    """The job whose folder contains an object; None if it is in no job's folder."""
+    """The job whose folder contains an object, or None."""
     parts = name.split("/")
     is_in_folder = len(parts) == 3 and all(IDENTIFIER.fullmatch(part) for part in parts[:2])
     return JobRef(parts[0], parts[1]) if is_in_folder else None

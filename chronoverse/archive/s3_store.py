@@ -1,4 +1,4 @@
-"""An object store in a bucket of Amazon S3, or of any server with its protocol. boto3 finds the credentials."""
+"""An object store in an S3 bucket, of Amazon or a compatible server. boto3 finds the credentials."""
 
 import threading
 import time
@@ -21,14 +21,14 @@ class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
     ``read_seconds`` is the timeout for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Retries wait
-    ``retry_seconds``, then twice that. Raises :class:`SettingsError` when boto3 is not installed.
+    ``retry_seconds``, then twice that. Raises :class:`SettingsError` if boto3 is not installed.
     """
 
     bucket: str
     prefix: str = ""
     _: KW_ONLY
     read_seconds: float = 5.0
-    #: After these no further attempt begins, and an unfinished answer is dropped.
+    #: After this time, no retry begins, and an unfinished answer is dropped.
     answer_seconds: float = 10.0
     retry_seconds: float = 0.3
     _cached_client: Any = None
@@ -64,9 +64,8 @@ class S3ObjectStore:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, request: Callable[[Any, dict[str, str]], _Answer]) -> _Answer:
-        """Makes a request, and retries while that can help.
-
-        ``request`` gets the client, and the bucket and key of ``name``.
+        """Makes a request, and retries transient errors. ``request`` gets the client, and the bucket and key of
+        ``name``.
         """
         give_up_at = time.monotonic() + self.answer_seconds
         location = {"Bucket": self.bucket, "Key": self.prefix + name}
@@ -82,20 +81,20 @@ class S3ObjectStore:
         raise AssertionError("the last attempt returns or raises")
 
     def _client(self) -> Any:
-        """The boto3 client. Made on first use, because that takes 0.2 s and must happen after a fork."""
+        """The boto3 client. Created on first use, because that takes 0.2 s and must happen after a fork."""
         with self._client_lock:
             if self._cached_client is None:
                 config = import_module("botocore.config").Config(
                     connect_timeout=3.0,
                     read_timeout=self.read_seconds,
                     retries={"total_max_attempts": 1},
-                    # A request beyond these makes its own connection.
+                    # Further requests open their own connections.
                     max_pool_connections=16,
-                    # Many servers that speak S3's protocol do not know its newer checksums.
+                    # Many S3-compatible servers do not support its newer checksums.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 )
-                # boto3's default session must not be used by several threads, so this one is our own.
+                # boto3's default session is not thread-safe.
                 self._cached_client = import_module("boto3.session").Session().client("s3", config=config)
             return self._cached_client
 
@@ -113,7 +112,7 @@ class S3ObjectStore:
 
 
 def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
-    """The exception that callers expect, and whether a retry can succeed. Returns other errors unchanged."""
+    """Converts an error for callers. Also returns whether a retry can succeed. Leaves other errors unchanged."""
     exceptions = import_module("botocore.exceptions")
     if isinstance(error, exceptions.ClientError):
         answer: Any = getattr(error, "response", {})

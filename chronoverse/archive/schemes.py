@@ -1,4 +1,4 @@
-"""Opens the object store of a URL."""
+"""Opens an object store by its URL."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,7 +8,7 @@ from chronoverse.archive.s3_store import S3ObjectStore
 
 
 def open_object_store(url: str) -> ObjectStore:
-    """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names. Raises :class:`SettingsError` without boto3."""
+    """The object store at ``CHRONOVERSE_ARCHIVE_URL``. Raises :class:`SettingsError` without boto3."""
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return S3ObjectStore(parts.netloc, unquote(parts.path))

@@ -1,9 +1,9 @@
 """Detects a store that lost data, and an archive that was emptied or belongs to another store.
 
-Archivers advance a time in the store, the *age mark*. The archive's object ``store-mark.json`` contains the mark of a
-minute ago or earlier, and the archive's id, which the store keeps too. A store with an older mark may not know objects
-that it once recorded; an archive without that id may lack them. Archivers then delete nothing until an operator has
-confirmed both. A power cut that cost the last seconds is no reason to stop.
+Archivers advance a time in the store, the *age mark*. The archive's object ``store-mark.json`` contains the mark of at
+least a minute ago, and the archive's id, which the store also has. A store with an older mark may have lost records
+of objects; an archive without that id may lack objects. Archivers then delete nothing until an operator has confirmed
+both. Losing the last seconds in a power cut does not stop them.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ class StoreHistory:
     _reported: tuple[bool, bool] = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the archive has lost a part of its history. If not, advances the marks.
+        """Whether the store or the archive has lost part of its history. If not, advances the marks.
 
         Raises the errors of the store and the object store.
         """
         now, mark = self._clock(), self._store.catalog.mark()
-        # Once a minute a mark is written, and the object read.
+        # Once a minute, writes a mark and reads the object.
         is_due = now - mark >= 60.0
         if abs(now - self._read_at) >= 60.0 or (is_due and mark > self._known):
             self._known, self._id = self._read()
@@ -55,7 +55,7 @@ class StoreHistory:
             self.bucket_lost = bool(own) and self._id != own
         went_back = mark < self._known
         if is_due and not went_back and not self.bucket_lost:
-            # A store that is full must still be relieved.
+            # Archiving must continue with a full store.
             with contextlib.suppress(StoreRefused):
                 self._store.catalog.move_mark(now)
             if mark > self._known:
@@ -66,7 +66,7 @@ class StoreHistory:
         return went_back or self.bucket_lost
 
     def confirm(self) -> None:
-        """Notes that the store and the archive are complete and belong together.
+        """Records that the store and the archive are complete and belong together.
 
         Raises the errors of the store and the object store.
         """
@@ -78,8 +78,8 @@ class StoreHistory:
         self._read_at = float("-inf")
 
     def _put(self, mark: float) -> None:
-        """Writes the mark into the archive, and then the archive's id into the store, so that the store never has an id
-        that the archive lacks.
+        """Writes the mark into the archive, then the archive's id into the store: the store must never have an id that
+        the archive lacks.
         """
         self._id = self._id or self._store.catalog.bucket() or secrets.token_hex(8)
         self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark), "bucket": self._id}))
@@ -104,7 +104,7 @@ class StoreHistory:
             )
 
     def _read(self) -> tuple[float, str]:
-        """The archive's mark and id; 0 and "" if there are none. Raises :class:`ArchiveDamaged` for an invalid one."""
+        """The archive's mark and id; 0 and "" if missing. Raises :class:`ArchiveDamaged` if invalid."""
         try:
             data = self._objects.get(MARK)
         except ArchiveDamaged:

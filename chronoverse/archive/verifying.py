@@ -1,4 +1,4 @@
-"""Compares the store's records with the archive: whether each object that a record names exists and is undamaged."""
+"""Verifies that each object that the store's records name exists and is undamaged."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from chronoverse.store import Store
 
 
 class Verified(NamedTuple):
-    """An object, or a job whose records cannot be read, and its ``problem`` (empty if there is none)."""
+    """An object, or a job whose records cannot be read, and its ``problem`` (empty if none)."""
 
     name: str
     problem: str = ""

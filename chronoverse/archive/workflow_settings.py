@@ -1,4 +1,4 @@
-"""The settings and watches of workflows, as objects in the archive, for an import."""
+"""Workflows' settings and watches, as objects in the archive, for an import."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
 from chronoverse.store.catalog import WorkflowSettings
 
-#: No job's folder has these names: no id begins so.
+#: Not names of jobs' folders: no id begins with an underscore.
 _NAME: Final = "_settings.json"
 _WATCHES_NAME: Final = "_watches.json"
 
@@ -27,10 +27,10 @@ def change_settings(
     default_retention: int,
     record: Callable[[str, str], object],
 ) -> None:
-    """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
+    """Changes some of a workflow's settings, also for jobs that have begun. None removes a setting.
 
-    ``record`` is called first, with the action and its details. A retention in ``changes`` is applied to the jobs even
-    if it was already set, so that the call can be repeated after an error. Raises the store's errors.
+    First calls ``record`` with the action and its details. Applies a retention in ``changes`` to the jobs even if it
+    was already set, so that the call can be retried. Raises the store's errors.
     """
     own = store.catalog.settings_of(workflow_id).own
     changed = {name: value for name, value in changes.items() if value != own[name]}
@@ -50,13 +50,13 @@ def settings_name(workflow_id: str) -> str:
 
 
 def settings_owner(name: str) -> str | None:
-    """The workflow whose settings or watches an object contains; None for any other object."""
+    """The workflow whose settings or watches an object contains, or None."""
     workflow_id, _, rest = name.partition("/")
     return workflow_id if rest in (_NAME, _WATCHES_NAME) and IDENTIFIER.fullmatch(workflow_id) else None
 
 
 def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves settings and watches that changed since they were last saved, unless the store was rolled back."""
+    """Saves settings and watches changed since they were last saved, unless the store was rolled back."""
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if changed_ms != found.saved_ms and not history.went_back():
@@ -69,9 +69,9 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Restores lost settings and watches of a workflow from the archive. Returns whether there were any.
+    """Restores a workflow's lost settings and watches from the archive. Returns whether there were any.
 
-    Keeps what has been set in the store since then. Raises :class:`ArchiveDamaged`, and the errors of the store and the
+    Keeps settings made in the store since then. Raises :class:`ArchiveDamaged`, and the errors of the store and the
     object store.
     """
     saved = _read(objects, workflow_id)
@@ -81,7 +81,7 @@ def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> boo
     kept = saved.own
     if known.changed_ms > saved.changed_ms:
         kept |= {name: value for name, value in known.own.items() if value is not None}
-    # The watches come first: an import that broke off is repeated until the settings are there. Older ones have none.
+    # Watches first: an interrupted import is repeated until the settings are there. Older archives have no watches.
     with contextlib.suppress(ArchiveDamaged):
         store.watches.restore(workflow_id, read_watches(objects, workflow_id))
     store.catalog.change_settings(workflow_id, **kept)

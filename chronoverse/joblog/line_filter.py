@@ -30,9 +30,9 @@ class LineFilter(NamedTuple):
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, contents: Sequence[tuple[str | None, Any]]) -> list[bool]:
-        """Which of ``lines`` pass. Each is given as its output stream and SSE frame.
+        """Which of ``contents`` pass: output stream and message (UTF-8) of lines, or status and labels of jobs.
 
-        Frames without a stream, such as a gap's, are not lines, and always pass.
+        Entries without a stream, such as gaps, are not lines, and always pass.
         """
         if self.status or self.labels:
             return [self._has_job(status, labels) for _, (status, labels) in contents]
@@ -43,7 +43,7 @@ class LineFilter(NamedTuple):
         messages = ["" if stream is None else content.decode("utf-8", "replace") for stream, content in contents]
         if matcher.program_size:
             messages = [message[:MAX_CHARACTERS] for message in messages]
-        # One search in all messages takes 0.05 µs a line. A search for an expression must not take long.
+        # One search in all messages takes 0.05 µs per line. With a regular expression, it must not take long.
         is_short = not matcher.program_size or sum(map(len, messages)) <= MAX_CHARACTERS
         if is_short and not matcher.may_match(messages):
             return [stream is None for stream, _ in contents]

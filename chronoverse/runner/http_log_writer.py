@@ -45,7 +45,7 @@ class HttpLogWriter:
     certificate, :class:`Unreachable`.
     """
 
-    #: Maximum lines of an append.
+    #: Maximum lines per append.
     batch_lines = 5_000
     #: Appends sent before the first is answered. At a latency of 50 ms, this allows 200,000 lines per second.
     appends_ahead = 4
@@ -92,11 +92,7 @@ class HttpLogWriter:
         return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends ``runs``, in halves if they are too long for the service.
-
-        Raises :class:`EarlierService` if the caller must retry with the same lines, which are then sent in the older
-        format.
-        """
+        """Appends ``runs``, in halves if they are too long for the service."""
         lines = count_lines(runs)
         if self._fits(lines, len(runs)):
             try:
