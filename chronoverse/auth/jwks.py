@@ -24,32 +24,32 @@ from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, StoreError, Unauthorized
 from chronoverse.files import draft_of
 
-#: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
+#: Timeout for the issuer in seconds. One request waits for a fetch; others use cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
-#: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
+#: Maximum bytes of a key set. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Maximum bytes of a record as JSON: a key set with every character escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
-#: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
+#: Seconds after which keys are fetched again. A withdrawn key is accepted no longer than this.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds between two looks of :func:`keep_fresh`, and two of its fetches while there are no keys at all.
+#: Seconds between checks of :func:`keep_fresh`, and between its fetches while there are no keys.
 CHECK_SECONDS: Final = 5.0
-#: Seconds between the beginnings of two fetches for unknown ``kid``s.
+#: Minimum seconds between fetches for unknown ``kid``s.
 MIN_REFETCH_SECONDS: Final = 2.0
-#: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer does not answer.
+#: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer is unreachable.
 MAX_STALE_SECONDS: Final = 3_600.0
-#: Seconds after which a request with an unknown ``kid`` begins no further fetch, and waits for no other request's.
+#: Seconds after which a request with an unknown ``kid`` starts no more fetches and stops waiting for others.
 WAIT_SECONDS: Final = 4.0
-#: Requests of a worker that wait because of an unknown ``kid``. The others are refused at once, to be repeated.
+#: Maximum requests of a worker that wait because of an unknown ``kid``. Others are refused, to be retried.
 MAX_WAITING: Final = 100
-#: Seconds between two looks whether another worker has fetched the keys.
+#: Seconds between checks whether another worker has fetched the keys.
 POLL_SECONDS: Final = 0.05
 
 log = logging.getLogger(__name__)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Treats a redirect as an error, because the operator has configured where the keys are."""
+    """Treats a redirect as an error: the operator has configured the keys' location."""
 
     def redirect_request(self, *args: object) -> None: ...
 
@@ -57,7 +57,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
     """The document at ``url``. ``ca_file`` lists additional certificate authorities.
 
-    The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
+    The caller must limit the time, because an issuer can send one byte at a time. Raises OSError or ValueError if
     ``url`` cannot be read or its document is too large.
     """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
@@ -75,7 +75,7 @@ def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
 
 
 def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
-    """The signing keys of a key set by their ``kid``. Raises jwt.PyJWTError, ValueError or TypeError."""
+    """The signing keys of a key set, by ``kid``. Raises jwt.PyJWTError, ValueError or TypeError."""
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
@@ -85,7 +85,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """The last fetch of keys, and its result. Times are the Unix times at which a fetch began; 0 means never."""
+    """The last fetch of keys, and its result. Times: when a fetch began (Unix time); 0 means never."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -98,7 +98,7 @@ class FetchRecord:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """The record that :meth:`to_json` has written. Raises ValueError, TypeError, KeyError or AttributeError."""
+        """Decodes the result of :meth:`to_json`. Raises ValueError, TypeError, KeyError or AttributeError."""
         found = orjson.loads(text)
         return cls(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
 
@@ -108,14 +108,14 @@ class FetchRecord:
 
 
 def key_set_name(url: str) -> str:
-    """The name under which the keys at ``url`` are stored. It does not reveal the URL."""
+    """The name under which the keys at ``url`` are stored. Does not reveal the URL."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class KeySetFile:
     """The file for the keys at ``url``, and a lock that lets one worker fetch at a time.
 
-    The file is read only if this user owns it and nobody else can write it. Raises :class:`SettingsError` if
+    Reads the file only if this user owns it and nobody else can write it. Raises :class:`SettingsError` if
     ``directory`` is not writable.
     """
 
@@ -133,7 +133,7 @@ class KeySetFile:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Holds the lock, and yields True; yields False at once if another process holds it. Raises OSError."""
+        """Acquires the lock and yields True, or yields False if another process holds it. Raises OSError."""
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
@@ -161,13 +161,13 @@ class KeySetFile:
         return None
 
     def write(self, record: FetchRecord) -> None:
-        """Replaces the file atomically. Only for the holder of the lock. Raises OSError."""
+        """Replaces the file atomically. Requires the lock. Raises OSError."""
         with draft_of(self._path, record.to_json()) as draft:
             os.replace(draft, self._path)
 
 
 class KeySetStore(Protocol):
-    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Whoever can write it can make valid tokens."""
+    """Shares key sets between nodes; see :class:`chronoverse.store.Store`. A writer to it can forge tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
@@ -176,7 +176,7 @@ class KeySetStore(Protocol):
 def keep_fresh(
     published: Callable[[], Iterable["PublishedKeys"]], sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Fetches keys periodically, even without requests, in one thread per node."""
+    """Fetches keys periodically, even without requests. Runs in one thread per node."""
     while True:
         for keys in published():
             keys.prefetch()
@@ -187,8 +187,7 @@ def keep_fresh(
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises
-    :class:`SettingsError`.
+    ``fetch`` must return within a few :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError`.
     """
 
     url: str
@@ -213,12 +212,12 @@ class PublishedKeys:
             self._fetch_if_older(self._interval if self._usable() else CHECK_SECONDS)
 
     def age(self) -> float:
-        """Seconds since the keys were fetched. Infinite when they never were."""
+        """Seconds since the keys were fetched. Infinite if they never were."""
         self._load()
         return self.clock() - self._record.fetched_at if self._keys else math.inf
 
     def check(self) -> None:
-        """Raises :class:`SigningKeysUnavailable` when no token can be checked: without keys, or with outdated ones."""
+        """Raises :class:`SigningKeysUnavailable` if no token can be checked: no keys, or only outdated ones."""
         self._load()
         if not self._usable():
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
@@ -228,7 +227,7 @@ class PublishedKeys:
         self._load()
         asked_at = self.clock()
         if self._record.tried_at > asked_at:
-            # The clock was set back. No time in the record can be compared with the present one.
+            # The clock was set back, so the record's times are meaningless.
             self._record, self._keys = FetchRecord(), {}
         interval = self._interval
         if self._find(kid) is None:
@@ -261,7 +260,7 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Returns once the key is known, or a fetch that began at ``asked_at`` or later has ended. Raises
+        """Waits until the key is known, or a fetch begun since ``asked_at`` has ended. Raises
         :class:`SigningKeysUnavailable`.
         """
         if self.waiting >= MAX_WAITING:
@@ -294,7 +293,7 @@ class PublishedKeys:
                 self._fetch_now()
                 self._file.write(self._record)
         except OSError as error:
-            # The directory was there at the start. A worker alone is better than none.
+            # The directory existed at the start. Continue without sharing.
             log.warning("the issuer's keys are not shared with other workers: %s", error)
             if self._record.tried_at < asked_at:
                 self._fetch_now()
@@ -325,7 +324,7 @@ class PublishedKeys:
         try:
             text = self.store.load_key_set(key_set_name(self.url)) or b""
             found = FetchRecord.from_json(text) if 0 < len(text) <= MAX_RECORD_BYTES else FetchRecord()
-            # The other node's clock may be some seconds ahead. A time beyond that would keep the keys for too long.
+            # The other node's clock can be some seconds ahead. A later time would keep the keys for too long.
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
                 self._keys = parse_key_set(found.document)
                 self._record = replace(found, tried_at=self._record.tried_at)

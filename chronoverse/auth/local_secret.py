@@ -1,6 +1,6 @@
-"""The secret in the data directory, which signs and checks tokens when no key is configured.
+"""The secret in the data directory, which signs and verifies tokens if no key is configured.
 
-Uses ``os.urandom`` because importing :mod:`secrets` would take 5 ms of every run.
+Uses ``os.urandom`` because importing :mod:`secrets` would add 5 ms to every run.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def local_secret(data_dir: Path) -> bytes:
 
 
 def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """The file's first bytes. None unless it is this user's, without the mode bits ``forbidden``. Raises OSError."""
+    """The file's first bytes. None unless this user owns it, without the mode bits ``forbidden``. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

@@ -1,6 +1,6 @@
-"""Makes tokens signed with a secret: JWTs with HS256.
+"""Creates tokens signed with a secret: JWTs with HS256.
 
-Does without the library that checks tokens, whose import takes 70 ms.
+Does not use the library that verifies tokens, whose import takes 70 ms.
 """
 
 import hmac
@@ -24,7 +24,7 @@ def mint(
     now: float,
     settings: Settings | None = None,
 ) -> str:
-    """A token signed with ``secret``, with the claim names in ``settings``, valid from ``now`` (Unix time)."""
+    """A token signed with ``secret``, valid from ``now`` (Unix time), with the claim names of ``settings``."""
     start = int(now)
     claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds, "scope": " ".join(scopes)}
     claims |= {settings.jwt_workflows_claim if settings else "workflows": list(workflows)}

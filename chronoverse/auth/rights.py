@@ -1,4 +1,4 @@
-"""Which workflows a user has rights for. An entry is a workflow id, or a prefix of ids followed by one ``*``."""
+"""The workflows that a token has rights for. An entry is a workflow id, or a prefix of ids followed by one ``*``."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ _PART: Final = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
 def entry_problem(entry: object) -> str | None:
-    """The error of an entry, or None. Ambiguous entries are refused, so that no token gets more than was meant."""
+    """What is wrong with an entry, or None. Ambiguous entries are invalid, so that no token gets more than intended."""
     if not isinstance(entry, str):
         return "an entry must be a string"
     if not entry:
@@ -30,20 +30,20 @@ def entry_problem(entry: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Workflows:
-    """Some workflows: those with one of ``ids``, and those whose ids begin with one of ``prefixes``."""
+    """A set of workflows: those in ``ids``, and those whose ids begin with one of ``prefixes``."""
 
     ids: frozenset[str]
-    #: The empty text is a prefix of every id.
+    #: An empty prefix matches every id.
     prefixes: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, entries: object) -> Self:
-        """The workflows of a list of entries. Raises ValueError, which names the invalid entry and the reason."""
+        """Parses a list of entries. Raises ValueError, which names the invalid entry and the reason."""
         if not isinstance(entries, list):
             raise ValueError('is not a list of workflow ids, prefixes such as "team-a.*", or "*"')
         for entry in entries:
             if found := entry_problem(entry):
-                # 130 characters of the entry: an id has 128.
+                # Shows 130 characters; an id has at most 128.
                 raise ValueError(f"has {entry!a:.130}: {found}" if isinstance(entry, str) else f"is refused: {found}")
         prefixes = sorted({entry[:-1] for entry in entries if entry.endswith("*")})
         return cls(frozenset(entry for entry in entries if not entry.endswith("*")), tuple(prefixes))
@@ -60,7 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Rights of tokens whose ``claim`` passes the ``test``. ``templates`` make entries: (before, claim, after)."""
+    """Grants rights to tokens whose ``claim`` passes ``test``. ``templates`` make entries: (before, claim, after)."""
 
     claim: str
     test: Callable[[str], bool]
@@ -69,7 +69,7 @@ class Rule(NamedTuple):
     templates: Sequence[tuple[str, str, str]] = ()
 
     def workflows_of(self, claims: Mapping[str, Any]) -> Workflows | None:
-        """The workflows that the rule names for a token with these claims. None if it does not match."""
+        """The workflows that the rule grants to a token with these claims. None if it does not match."""
         value = _claim(claims, self.claim)
         values = value if isinstance(value, list) else [value]
         if not any(isinstance(each, str) and self.test(each) for each in values):
@@ -80,7 +80,7 @@ class Rule(NamedTuple):
         for before, claim, after in self.templates:
             value = _claim(claims, claim)
             part = value.replace("/", ".").replace(":", ".") if isinstance(value, str) else ""
-            # No value may name more than its own place: not even one that makes an entry of another form.
+            # A value must not extend an entry, or change its form.
             if not _PART.fullmatch(part) or entry_problem(entry := f"{before}{part}{after}"):
                 return None
             entries.append(entry)
@@ -88,7 +88,7 @@ class Rule(NamedTuple):
 
 
 def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
-    """The rights of a token: matching rules add up, and each grants its scopes for its own workflows only."""
+    """A token's rights: matching rules add up, and each grants its scopes for its own workflows only."""
     rights = dict[str, Workflows]()
     for rule in rules:
         workflows = rule.workflows_of(claims)
@@ -99,7 +99,7 @@ def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collecti
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim with this name. A name such as ``kubernetes.io.namespace`` also names a value inside an object."""
+    """The claim with this name. ``kubernetes.io.namespace`` also names a value inside the object ``kubernetes.io``."""
     if name in claims:
         return claims[name]
     for dot in re.finditer(r"\.", name):

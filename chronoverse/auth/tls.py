@@ -1,4 +1,4 @@
-"""TLS of clients: which authorities they trust, and why they refuse a certificate."""
+"""TLS of clients: which authorities they trust, and why they reject a certificate."""
 
 import ssl
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trusts the system's authorities and those in ``ca_file``. Raises OSError if the file cannot be read.
+    """Trusts the system's authorities and those in ``ca_file``. Raises OSError if the file is unreadable.
 
-    Returns None without ``ca_file``: libraries then load the system's authorities when needed.
+    None without ``ca_file``: libraries then load the system's authorities on demand.
     """
     if ca_file is None:
         return None
@@ -22,7 +22,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
-    """The problem with the server's certificate, if ``error`` is one. ``setting`` names a file of authorities."""
+    """The problem with the server's certificate, if that caused ``error``. ``setting`` names a file of authorities."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"

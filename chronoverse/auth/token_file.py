@@ -7,10 +7,10 @@ from chronoverse.settings.parse import bearer_token
 
 
 def read_token_file(path: Path) -> str:
-    """The token in the file, read for each request. Raises :class:`StaleToken`, without the file's content."""
+    """The file's current token. Raises :class:`StaleToken`, which never contains the file's content."""
     try:
         with path.open("rb") as file:
-            # More bytes than the longest token has, and blanks around it.
+            # More than the longest token and surrounding whitespace.
             return bearer_token(file.read(16_384).decode("ascii").strip())
     except OSError as error:
         raise StaleToken(f"the token file {path} cannot be read: {error.strerror}") from error

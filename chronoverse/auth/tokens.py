@@ -1,6 +1,6 @@
-"""Bearer tokens (RFC 6750): signed JWTs (RFC 7519), checked as RFC 8725 recommends; see docs/tokens.md.
+"""Verifies bearer tokens (RFC 6750): signed JWTs (RFC 7519), as RFC 8725 recommends. See docs/tokens.md.
 
-The kind of the key decides which algorithms are allowed; nothing in a token does.
+The type of the key determines the allowed algorithms, never the token.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from chronoverse.errors import (
 )
 from chronoverse.settings import Settings
 
-#: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
+#: Maximum bytes of an Authorization header. A token for a hundred workflows has less than 4,000.
 MAX_HEADER_BYTES: Final = 8_192
 
 _INVALID: Final = "invalid token"
@@ -56,7 +56,7 @@ class Principal:
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
-        """Raises :class:`Forbidden` without ``scope``, and :class:`JobNotFound` if the token lacks this workflow."""
+        """Raises :class:`Forbidden` without ``scope``, :class:`JobNotFound` if the token lacks this workflow."""
         if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
         if workflow_id is None or workflow_id in self.rights[scope]:
@@ -67,7 +67,7 @@ class Principal:
 
 
 class Key(NamedTuple):
-    """A key, and the algorithms that it may be used with."""
+    """A key, and the algorithms that it can be used with."""
 
     material: Any
     algorithms: tuple[str, ...]
@@ -104,16 +104,16 @@ class _PreparedHmac(HMACAlgorithm):
         return hmac.digest(key, msg, "sha256")
 
 
-#: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
+#: The library only verifies signatures. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
 _SIGNATURES.unregister_algorithm("HS256")
 _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
-    """Turns Authorization headers into principals, with the keys of the issuers that ``settings`` name.
+    """Turns Authorization headers into principals, with the keys of the issuers in ``settings``.
 
-    ``store`` shares published keys with other nodes. Raises :class:`SettingsError` when there is no usable key.
+    ``store`` shares published keys with other nodes. Raises :class:`SettingsError` if there is no usable key.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Verifier:
         yield from (each for each in (self.groups, self.trust) if each is not None)
 
     def check(self) -> None:
-        """Raises :class:`SigningKeysUnavailable` or :class:`RightsUnavailable` when no token can be checked."""
+        """Raises :class:`SigningKeysUnavailable` or :class:`RightsUnavailable` if no token can be verified."""
         for file in self.files():
             file.check()
         published, failures = self.published(), []
@@ -179,7 +179,7 @@ class Verifier:
             raise failures[0]
 
     def verify(self, authorization: str | None, now: float) -> Principal:
-        """The principal of the bearer token in the header, at Unix time ``now``.
+        """The principal of the header's bearer token at Unix time ``now``.
 
         Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`, :class:`Forbidden`, :class:`RightsUnavailable`.
         """
@@ -210,7 +210,7 @@ def _named_issuer(token: str) -> str:
 
 
 def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
-    """The claims of a token, after checking its signature. Only for a valid signature may messages give details."""
+    """A token's claims, after verifying its signature. Error messages give details only if the signature is valid."""
     try:
         signed = _signed(token, issuer)
     except jwt.InvalidSignatureError as error:
@@ -265,14 +265,14 @@ def _principal(claims: dict[str, Any], issuer: Issuer, now: float) -> Principal:
     if now >= expires_at:
         raise Unauthorized("the token has expired")
     for claim in ("nbf", "iat"):
-        # Seconds by which an issuer's clock may be ahead of ours. This does not apply to ``exp``, at which streams end.
+        # An issuer's clock can be 60 s ahead of ours. Not applied to ``exp``, at which streams end.
         if claim in claims and ((start := _time(claims, claim)) is None or start > now + 60):
             raise Unauthorized(f"the token is not valid yet ({claim})")
     if not isinstance(subject, str):
         raise Unauthorized("the token's sub is missing or not a string")
     if not isinstance(claims.get("jti", ""), str):
         raise Unauthorized("the token's jti is not a string")
-    # Two issuers may use the same names.
+    # Two issuers can use the same names.
     subject = f"{issuer.name} {subject}" if issuer.terms else subject
     return Principal(subject, expires_at, _rights(claims, issuer))
 
@@ -285,7 +285,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
         names = claims.get(issuer.claim)
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             raise Unauthorized(f"the token's claim {issuer.claim} is not a list of groups")
-        # An issuer that knows only groups makes tokens without scopes of ours.
+        # An issuer that only knows groups issues tokens without our scopes.
         scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else scopes
     rights = rights_by(rules, claims, scopes)
     if not rights and issuer.terms is None:
@@ -296,7 +296,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token for another service (RFC 8725, 3.9); without our own audience, any token with one."""
+    """Refuses a token for another service (RFC 8725, 3.9). If no audience is configured, refuses any token with one."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")
@@ -308,7 +308,7 @@ def _check_audience(claim: object, issuer: Issuer) -> None:
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
-    """The scopes: a string as in RFC 8693 section 4.2, or a list. Reads ``scp`` if there is no ``scope``."""
+    """The scopes: a string as in RFC 8693 section 4.2, or a list. Falls back to ``scp``."""
     name = "scope" if "scope" in claims or "scp" not in claims else "scp"
     value = claims.get(name)
     words = value.split(" ") if isinstance(value, str) else value
@@ -325,11 +325,11 @@ def _workflows(claims: dict[str, Any], name: str) -> Workflows:
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
-    """The claim as Unix time, or None. JSON's true, "1" and NaN are not times, though Python can compare them."""
+    """The claim as Unix time, or None. JSON's true, "1" and NaN are not times, although Python can compare some."""
     value = claims.get(name)
     if type(value) is not int and type(value) is not float:
         return None
-    # The last second of the year 9999 in Unix time: the latest time that a ``datetime`` can hold.
+    # The last second of the year 9999: the latest time that a ``datetime`` can hold.
     return value if 0 <= value <= 253_402_300_799 else None
 
 
@@ -361,7 +361,7 @@ def _public_key(material: object) -> Key:
 
 
 def secrets(settings: Settings) -> list[bytes]:
-    """The HS256 keys of ``settings``; the first one signs. Raises :class:`SettingsError` if there are none."""
+    """The HS256 keys in ``settings``; the first one signs. Raises :class:`SettingsError` if there are none."""
     if settings.jwt_secret is not None:
         return settings.jwt_secret.split(b",")
     if settings.has_local_secret:

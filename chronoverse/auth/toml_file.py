@@ -1,4 +1,4 @@
-"""A TOML file with rights of tokens, reread when it changes."""
+"""A TOML file with rights, reread when it changes."""
 
 import logging
 import tomllib
@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from chronoverse.errors import RightsUnavailable, SettingsError
 
-#: Maximum bytes of the file. Parsing it delays a request by up to 0.1 s.
+#: Maximum bytes of the file. Parsing delays a request by up to 0.1 s.
 MAX_FILE_BYTES: Final = 262_144
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class TomlFile(Generic[_Content]):
     _is_valid: bool = False
 
     def read(self) -> _Content:
-        """The file's current content. Raises :class:`SettingsError`, which names the first error and its place."""
+        """The file's current content. Raises :class:`SettingsError`, which names the first error and where it is."""
         try:
             with self._path.open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
@@ -42,7 +42,7 @@ class TomlFile(Generic[_Content]):
     def refresh(self) -> bool:
         """Reads the file if it has changed. Returns whether its latest content is valid.
 
-        Errors are logged, and the previous content stays in use.
+        Logs errors, and keeps the previous content.
         """
         seen: tuple[int, ...] = ()
         try:
@@ -62,7 +62,7 @@ class TomlFile(Generic[_Content]):
         return self._is_valid
 
     def check(self) -> _Content:
-        """The content. Raises :class:`RightsUnavailable` when this process has never read a file without errors."""
+        """The content. Raises :class:`RightsUnavailable` if this process has never read a valid file."""
         self.refresh()
         if self._content is None:
             raise RightsUnavailable(f"{self._setting} is invalid, and no earlier content is loaded")

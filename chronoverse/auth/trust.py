@@ -1,4 +1,4 @@
-"""The files CHRONOVERSE_TRUST_FILE and CHRONOVERSE_JWT_WORKFLOWS_MAP: who is trusted, and what claims allow."""
+"""The files CHRONOVERSE_TRUST_FILE and CHRONOVERSE_JWT_WORKFLOWS_MAP: trusted issuers, and rights by claims."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,14 @@ from chronoverse.auth.rights import SCOPES, Rule, Workflows
 from chronoverse.joblog.matcher import whole_match
 from chronoverse.settings import parse
 
-#: The algorithms of public keys. Secrets are excluded: a reader of an issuer's keys could make its tokens.
+#: Asymmetric algorithms only: with a shared secret, a reader of an issuer's keys could forge its tokens.
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 _TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
 
 
 class Terms(NamedTuple):
-    """An issuer as the file names it. Without ``rules`` its tokens have the claims ``scope`` and ``workflows``."""
+    """An issuer in the trust file. Without ``rules``, its tokens have the claims ``scope`` and ``workflows``."""
 
     issuer: str
     jwks_url: str | None
@@ -28,13 +28,13 @@ class Terms(NamedTuple):
 
     @property
     def keys_url(self) -> str:
-        """The URL of the keys, or of the metadata that contain it:
+        """The URL of the keys, or of the metadata with that URL:
         https://openid.net/specs/openid-connect-discovery-1_0.html
         """
         return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
     def fetch(self, fetch: Callable[[str], bytes], url: str) -> bytes:
-        """The issuer's key set. ``fetch`` fetches what is at a URL. Raises ValueError for unusable metadata."""
+        """The issuer's key set. ``fetch`` fetches a URL. Raises ValueError for unusable metadata."""
         content = fetch(url)
         if self.jwks_url is not None:
             return content
@@ -81,7 +81,7 @@ def _some_of(known: Sequence[str], table: Mapping[str, Any], name: str) -> list[
 def _terms(table: Any) -> Terms:
     _only(table, "issuer", "jwks_url", "audience", "algorithms", "rule")
     issuer, url = _text(table, "issuer"), _text(table, "jwks_url") if "jwks_url" in table else None
-    # Without the URL of its keys, that of the issuer leads to them.
+    # Without a URL of its keys, its metadata contain it.
     _named("issuer", parse.issuer, issuer) if url is None else _named("jwks_url", parse.jwks_url, url)
     algorithms, rules = _some_of(_ALGORITHMS, table, "algorithms"), table.get("rule")
     if rules is not None and not (isinstance(rules, list) and rules):
@@ -117,7 +117,7 @@ def _template(entry: Any) -> tuple[str, str, str]:
     before, claim, after = found.groups()
     if after.endswith("*") and not after.startswith("."):
         raise ValueError(f"has {entry!a:.130}: the * would match other values: put a . after the value")
-    # The text around the value must be valid, too.
+    # The text around the value must also be valid.
     Workflows.parse([f"{before}a{after}"])
     return before, claim, after
 

@@ -1,4 +1,4 @@
-"""The HTTP client: follows a job's log through lost connections, reads its pages, redacts lines and deletes jobs.
+"""The HTTP client: follows a job's log across reconnects, reads its pages, redacts lines and deletes jobs.
 
 connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
      ^                    │
@@ -25,7 +25,7 @@ from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unre
 from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, parse_number
 
-#: Seconds of one request that waits. Proxies can time out after a minute.
+#: Maximum seconds of one waiting request. Proxies can time out after a minute.
 WAIT_SECONDS: Final = 20
 RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
 READ_BYTES: Final = 65_536
@@ -37,19 +37,18 @@ _Result = TypeVar("_Result")
 
 
 class _StreamFailed(RequestFailed):
-    """Raised when the stream ended with an ``error`` event. The message is the event's."""
+    """Raised when a stream ends with an ``error`` event. The message is the event's text."""
 
 
 class Client:
     """A client of the service at ``url``.
 
-    ``token`` is a bearer token, a function that makes one for each attempt, or None.
+    ``token`` is a bearer token, a function that returns one for each request, or None. ``ca_file`` lists additional
+    certificate authorities. Requests other than streams are tried ``max_attempts`` times within ``max_retry_seconds``.
+    ``on_retry`` is called with a message before each retry delay, and with an empty one after it. ``clock`` is
+    monotonic; ``chance`` returns a random number from 0 to 1.
 
-    ``ca_file`` lists additional certificate authorities. Requests other than streams are tried ``max_attempts`` times
-    within ``max_retry_seconds``. ``on_retry`` is called with a message before each retry delay, and with an empty one
-    after it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
-
-    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when all retries failed.
+    Raises :class:`Unreachable` if all retries failed, and another :class:`ChronoverseError` if no retry can succeed.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Client:
         self._clock = clock
         self._chance = chance
         self._sleep = sleep
-        # Without three heartbeats a connection counts as dead.
+        # A connection without three heartbeats counts as dead.
         silence = 3 * heartbeat_seconds
         self._service = ServiceConnection(url, token, ca_file=ca_file, connect_seconds=5.0, read_seconds=silence)
 
@@ -94,9 +93,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` (an expression with
-        ``regex``) only lines that match. The last JobState says how the job ended. The job must begin to exist within
-        ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte.
+        Yields each number once, in order, or a Gap that covers it; with ``stream`` or ``q`` (a regular expression if
+        ``regex``), only matching lines. The last JobState contains the job's end. A job that does not exist yet must
+        appear within ``wait`` seconds. ``stop`` ends a delay immediately, and a connection at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
@@ -111,9 +110,9 @@ class Client:
         label: Sequence[str] | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[WorkflowEvent]:
-        """Follows the jobs of a workflow: the newest ``jobs`` (100), oldest first, then each change, without an end.
+        """Follows a workflow's jobs: the newest ``jobs`` (100), oldest first, then each change. Never ends.
 
-        With ``status`` or ``label`` (each KEY=VALUE), yields only jobs that have all of them. ``stop`` works as in
+        With ``status`` or ``label`` (each KEY=VALUE), yields only jobs that match all. ``stop`` is as in
         :meth:`follow`.
         """
         filters = {"jobs": jobs, "status": status, "label": label}
@@ -129,7 +128,7 @@ class Client:
         stop: threading.Event | None,
         wait: float = 0,
     ) -> Iterator[Any]:
-        """Yields what ``follower`` reads, across reconnects. ``first`` is for the first connection."""
+        """Yields the events that ``follower`` decodes, across reconnects. ``first`` is for the first connection."""
         stop = stop or threading.Event()
         backoff = Backoff(RETRY, self._clock, self._chance)
         wait_until = self._clock() + wait
@@ -145,12 +144,12 @@ class Client:
             except RequestFailed as error:
                 failure = error
             except Unauthorized as error:
-                # While the log is followed, the token may expire a moment before its file is renewed.
+                # The token can expire a moment before its file is renewed.
                 if follower.last_number is None or not self._renews_token:
                     raise
                 failure = RequestFailed(str(error))
             except JobNotFound as error:
-                # An error event that has just ended the stream says more than "no such job".
+                # An error event that has just ended the stream explains more than "no such job".
                 if isinstance(failure, _StreamFailed):
                     raise JobNotFound(str(failure)) from error
                 raise
@@ -160,9 +159,9 @@ class Client:
                 raise failure
             if follower.retry_ms is not None:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
-            # When a token is renewed, nothing is wrong: waiting would only delay the next line.
+            # A renewed token is no failure: waiting would only delay the next line.
             at_once = self._renews_token and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
-            # If no job appeared in time, the next request follows at once, does not wait for a job, and gets a 404.
+            # If no job appeared in time, the next request follows immediately, does not wait, and gets a 404.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self._clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures and not is_over:
@@ -201,16 +200,16 @@ class Client:
         return self.read("/workflows/{}/jobs/{}", *job)
 
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, where ``ids`` fill the braces.
+        """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
-        If a header says how far the answer goes in a log or a workflow, the JSON also contains that number as
-        ``reached``, or that job as ``searched_to``. Parameters of ``query`` that are None are omitted.
+        If headers contain them, adds the last line covered as ``reached``, and the last job as ``searched_to``. Omits
+        parameters of ``query`` that are None.
         """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
 
     def pages(self, route: str, *ids: str, **query: Any) -> Iterator[dict[str, Any]]:
-        """The answers of a ``route`` that reads page by page, each as :meth:`read` returns it."""
+        """Yields all pages of a ``route``, each as :meth:`read` returns it."""
         while True:
             page = self.read(route, *ids, **query)
             yield page
@@ -222,7 +221,7 @@ class Client:
     def logs(
         self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
     ) -> Iterator[Line]:
-        """The lines that the log has now, after ``offset``, read page by page."""
+        """The log's current lines after ``offset``, read page by page."""
         query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
             yield from read_items(page, "logs", Line.from_json)
@@ -253,14 +252,14 @@ class Client:
                 if self._clock() - asked_at >= left / 2:
                     backoff.record_success()
                     continue
-                # The service does not wait for the job: it was deleted, or the service shuts down.
+                # The service did not wait: the job was deleted, or the service is shutting down.
                 backoff.record_failure()
                 if backoff.failures == self._max_attempts:
                     raise
                 self._sleep(backoff.delay())
                 continue
             except Unauthorized:
-                # The token may have expired during the wait. Then the next request has the new one.
+                # The token may have expired during the wait; the next request gets the new one.
                 if was_refused or not self._renews_token:
                     raise
                 was_refused = True
@@ -273,10 +272,10 @@ class Client:
                 continue
             max_failures, was_refused = None, False
             backoff.record_success()
-            # One request waits for WAIT_SECONDS at most.
+            # A single request waits for at most WAIT_SECONDS.
             if answer["outcome"] != "timeout" or (deadline is not None and self._clock() >= deadline):
                 return answer
-            # A wait for the end alone begins again each time.
+            # A wait for the end alone starts over each time.
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
@@ -298,7 +297,7 @@ class Client:
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
         """Redacts lines, in as many requests as needed. Returns how many, and whether the old text can come back.
 
-        Raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`, too. After an error, some lines can be
+        Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. After an error, some lines can be
         redacted.
         """
         body = {name: value for name, value in query.items() if value is not None}
@@ -311,7 +310,7 @@ class Client:
             body = {**body, "from": answer["next"]}
 
     def delete(self, job: JobRef) -> None:
-        """Deletes the job and its log. Raises :class:`Held`, too, while its runner is alive."""
+        """Deletes the job and its log. Also raises :class:`Held` while its runner is alive."""
         attempts = 0
 
         def attempt() -> None:
@@ -322,17 +321,14 @@ class Client:
                     "DELETE", _path("/workflows/{}/jobs/{}", *job), {}, {"Accept": "application/json"}
                 )
             except JobNotFound:
-                # An earlier attempt has deleted the job, although its answer did not come or was an error.
+                # An earlier attempt deleted the job, but its answer was lost or an error.
                 if attempts == 1:
                     raise
 
         self._retry(attempt)
 
     def end(self, job: JobRef, status: str, exit_code: int | None = None) -> dict[str, Any]:
-        """Ends a job that no runner holds, and returns it. Has no effect on a job with the same end.
-
-        Raises :class:`Held` and :class:`Closed`, too.
-        """
+        """Ends a job that no runner holds, and returns it. Idempotent. Also raises :class:`Held`, :class:`Closed`."""
         return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
@@ -343,7 +339,7 @@ class Client:
         return self._parse(text) if text else {}
 
     def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
-        """The workflow's own settings, as in :class:`WorkflowSettings`, after ``changes``."""
+        """Applies ``changes`` to the workflow's settings, and returns them as in :class:`WorkflowSettings`."""
         path = "/workflows/{}/settings"
         found = self.read(path, workflow_id)
         if changes:
@@ -364,7 +360,7 @@ class Client:
         return body
 
     def _retry(self, attempt: Callable[[], _Result]) -> _Result:
-        """The result of ``attempt``, which is retried within the client's bounds."""
+        """The result of ``attempt``, which is retried within the client's limits."""
         backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
             try:
@@ -409,7 +405,7 @@ def read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Raises :class:`ChronoverseError` when the JSON that is read in the ``with`` block is malformed."""
+    """Raises :class:`ChronoverseError` if the JSON read in the ``with`` block is malformed."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:

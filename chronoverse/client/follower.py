@@ -1,4 +1,4 @@
-"""Turns the bytes of event streams into values. Remembers the last number across reconnections. No I/O."""
+"""Decodes event streams into values. Remembers the last number across reconnects. No I/O."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -13,7 +13,7 @@ from chronoverse.joblog.model import Gap, Line, Status, parse_number
 
 
 class JobState(NamedTuple):
-    """A job as a ``job`` event describes it. ``exit_code`` is not known before ``status`` is terminal."""
+    """A job, from a ``job`` event. ``exit_code`` is unknown until ``status`` is terminal."""
 
     status: Status
     first: int
@@ -33,7 +33,7 @@ class Notice(NamedTuple):
 
 
 class RedactedLines(NamedTuple):
-    """Lines ``first`` to ``last`` have been redacted. Their old text may have been shown."""
+    """Lines ``first`` to ``last`` were redacted. Their old text may have been shown."""
 
     first: int
     last: int
@@ -43,7 +43,7 @@ LogEvent = Line | Gap | JobState | Notice | RedactedLines
 
 
 class JobChange(NamedTuple):
-    """A job of a workflow, as in the listing. ``status`` can also be ``DELETED``."""
+    """A job of a workflow, as listed. ``status`` can also be ``DELETED``."""
 
     job_id: str
     status: str
@@ -51,11 +51,11 @@ class JobChange(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Changes were lost. All known jobs of the workflow are outdated, and are yielded again."""
+    """Changes were lost: all known jobs of the workflow are outdated, and are yielded again."""
 
 
 class UpToDate(NamedTuple):
-    """All changes up to this one were returned. The first one comes after the workflow's newest jobs."""
+    """All changes up to this one were yielded. The first one follows the workflow's newest jobs."""
 
     number: int
 
@@ -64,11 +64,11 @@ WorkflowEvent = JobChange | Reset | UpToDate | Notice
 
 
 class Follower:
-    """Reads the event streams of one job, one connection after the other, and returns each number once.
+    """Decodes the event streams of one job, across connections, and returns each number once.
 
-    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last
-    number that was returned or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is
-    the reconnection time that the service asked for.
+    Call :meth:`start_connection` for each connection, then :meth:`feed` with its bytes. ``last_number`` is the last
+    number returned or skipped, None before the first connection. ``ended``: the log has ended. ``retry_ms`` is the
+    reconnection time that the service requested.
     """
 
     def __init__(self) -> None:
@@ -78,16 +78,13 @@ class Follower:
         self._decoder = sse.Decoder()
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection whose answer starts after this ``Last-Event-ID``.
-
-        Drops the previous connection's incomplete event.
-        """
+        """Begins a connection whose answer has this ``Last-Event-ID``. Drops the previous one's incomplete event."""
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
 
     def feed(self, chunk: bytes) -> Iterator[Any]:
-        """The events that ``chunk`` completes. Raises ValueError for an event that cannot be read."""
+        """The events that ``chunk`` completes. Raises ValueError for a malformed event."""
         for event in self._decoder.feed(chunk):
             if (item := self._read_event(event)) is not None:
                 yield item
@@ -97,7 +94,7 @@ class Follower:
         self._advance(parse_number(self._decoder.last_event_id))
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number`` forward to ``number``. Returns False if it was reached before."""
+        """Moves ``last_number`` forward to ``number``. Returns False if it was already reached."""
         if number is None or (self.last_number is not None and number <= self.last_number):
             return False
         self.last_number = number
@@ -119,7 +116,7 @@ class Follower:
                 case EventName.END:
                     self.ended = True
                 case EventName.ERROR:
-                    # An error event with a new id is the log's end: the job was lost. Others end this stream only.
+                    # An error event with a new id ends the log: the job was lost. Others end only this stream.
                     self.ended = self._advance(parse_number(event.id))
                     return Notice(event.data)
         except (KeyError, TypeError) as error:
@@ -134,12 +131,12 @@ class Follower:
 
 
 class WorkflowFollower(Follower):
-    """A :class:`Follower` for the event streams of a workflow. Event ids number its changes; there is no end."""
+    """A :class:`Follower` for a workflow's event streams. Event ids number its changes; there is no end."""
 
     _has_begun = False
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection. Its starting number is known once its jobs have arrived."""
+        """Begins a connection. Its starting number is unknown until its jobs have arrived."""
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
@@ -161,7 +158,8 @@ class WorkflowFollower(Follower):
                     job = orjson.loads(event.data)
                     return JobChange(job["id"], job["status"], job)
                 case EventName.CONNECTED:
-                    # Not all jobs of an earlier connection had come. A job that was deleted since does not come again.
+                    # The previous connection ended before all its jobs arrived. Jobs deleted since then are not sent
+                    # again.
                     is_again, self._has_begun = self._has_begun and self.last_number is None, True
                     return Reset() if is_again else None
                 case EventName.RESET:
@@ -185,10 +183,10 @@ def name_gaps(
     *,
     descending: bool = False,
 ) -> Iterator[_Item | Gap]:
-    """The ``items`` of pages after number ``start``, with a Gap in place of each run of missing numbers.
+    """The ``items`` of pages after number ``start``, with a Gap for each run of missing numbers.
 
-    ``number`` returns the number of an item. ``end`` is one past the last item, None if there may be further items.
-    ``first`` is the first number that can be read.
+    ``number`` returns an item's number. ``end`` is one past the last item, None if more can follow. ``first`` is the
+    first readable number.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

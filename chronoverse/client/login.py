@@ -1,4 +1,4 @@
-"""A sign-in at an issuer for the commands: device authorization (RFC 8628), and tokens that are renewed."""
+"""A user's sign-in at an issuer: device authorization (RFC 8628), and renewal of tokens."""
 
 import contextlib
 import fcntl
@@ -33,7 +33,7 @@ _ANSWER_BYTES: Final = 262_144
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """A sign-in. Times are Unix times of this machine. Its clock can be wrong: only differences matter."""
+    """A sign-in. Times are this machine's Unix time, whose clock can be wrong: only differences matter."""
 
     issuer: str
     client_id: str
@@ -49,12 +49,12 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        # A minute before its end, or when a quarter of its life is left.
+        # A minute before its end, or with a quarter of its lifetime left.
         return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
 class IssuerClient:
-    """The issuer at ``url``, and this program's public client there. ``ca_file`` lists certificate authorities."""
+    """The issuer at ``url``, and our public client there. ``ca_file`` lists certificate authorities."""
 
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
         self._url = url
@@ -70,8 +70,7 @@ class IssuerClient:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] = time.sleep,
     ) -> Login:
-        """Lets the user sign in: ``show`` gets an address, a code to enter there, and an address that includes the
-        code.
+        """Signs the user in. ``show`` gets an address, a code to enter there, and an address that includes the code.
 
         Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable`, and
         :class:`ChronoverseError` if the issuer's answers are unusable.
@@ -105,13 +104,13 @@ class IssuerClient:
         raise Unauthorized("the sign-in timed out")
 
     def renew(self, login: Login, now: float) -> Login:
-        """Gets another token. Raises :class:`Unreachable`, or :class:`Unauthorized` if the sign-in is over."""
+        """Renews the token. Raises :class:`Unreachable`, or :class:`Unauthorized` if the sign-in has ended."""
         form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token or ""}
         answer = self._granted(self._post(login.token_endpoint, form))
         return self._login(answer, asdict(login), login.refresh_token, now)
 
     def revoke(self, login: Login) -> None:
-        """Ends the sign-in at the issuer, if it can. Raises :class:`Unreachable`."""
+        """Ends the sign-in at the issuer, if supported. Raises :class:`Unreachable`."""
         if login.revocation_endpoint and login.refresh_token:
             form = {"token": login.refresh_token, "token_type_hint": "refresh_token"}
             self._post(login.revocation_endpoint, form)
@@ -139,7 +138,7 @@ class IssuerClient:
                 access_token=bearer_token(answer["access_token"]),
                 refresh_token=answer.get("refresh_token") or refresh,
                 at=at,
-                # The times in a token are whole seconds. The issuer need not say how long it lives.
+                # A token's times are whole seconds. The issuer can omit its lifetime.
                 until=at + float(answer.get("expires_in", 300)) - 1,
             )
 
@@ -198,7 +197,7 @@ class LoginFile:
         return self._path.exists()
 
     def read(self) -> Login | None:
-        """The sign-in, or None. Raises :class:`SettingsError` when the file cannot be used."""
+        """The sign-in, or None. Raises :class:`SettingsError` if the file is unusable."""
         try:
             content = read_own_file(self._path, _ANSWER_BYTES, 0o077)
         except FileNotFoundError:
@@ -213,7 +212,7 @@ class LoginFile:
             raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
 
     def write(self, login: Login) -> None:
-        """Replaces the sign-in. Waits for a renewal in progress. Raises :class:`SettingsError`."""
+        """Replaces the sign-in, after any renewal in progress. Raises :class:`SettingsError`."""
         with self._lock():
             self._write(login)
 
@@ -225,7 +224,7 @@ class LoginFile:
             raise SettingsError(f"{self._path}: {error.strerror}") from error
 
     def remove(self) -> Login | None:
-        """Removes the sign-in, and returns it as the last renewal left it. Raises :class:`SettingsError`."""
+        """Removes the sign-in, and returns it as last renewed. Raises :class:`SettingsError`."""
         with self._lock():
             removed = self.read()
             self._path.unlink(missing_ok=True)
@@ -234,8 +233,8 @@ class LoginFile:
     def token(self, clock: Callable[[], float] = time.time) -> str:
         """The token for a request, renewed before it expires.
 
-        Raises :class:`StaleToken` if the sign-in is over, :class:`RequestFailed` if the issuer does not answer and the
-        token has expired, and :class:`SettingsError`.
+        Raises :class:`StaleToken` if the sign-in has ended, :class:`RequestFailed` if the token has expired and the
+        issuer does not answer, and :class:`SettingsError`.
         """
         login = self._current()
         if not login.is_due(clock()):
@@ -262,7 +261,7 @@ class LoginFile:
         try:
             renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:
-            # It is not tried again with each request.
+            # Not retried with each request.
             login = replace(login, refresh_token=None, until=login.at, ended=str(error))
             self._write(login)
             return self._renewed(login, now)

@@ -9,7 +9,7 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 
 
 def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
-    """Up to three of ``ids`` that are similar to ``wanted``, nearest first; ties keep their order.
+    """Up to three of ``ids`` similar to ``wanted``, most similar first; ties keep their order.
 
     >>> near_ids("buidl-105", ["test-7", "build-105"])
     ['build-105']
@@ -25,7 +25,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found, with similar ids of the newest 200 that the token can read. Never raises."""
+    """A sentence on what was not found, with similar ids among the newest 200 that the token can read. Never raises."""
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id in (jobs or ()):
         return f"{job_id} of {workflow_id} has no such line"

@@ -1,6 +1,6 @@
-"""Sends each request once, and turns failures into errors that tell whether a retry can help.
+"""Sends each request once, and converts failures to errors that show whether a retry can succeed.
 
-Does without urllib3, whose import would add 60 ms to every command.
+Does not use urllib3, whose import would add 60 ms to every command.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
 class RequestFailed(Unreachable):
-    """Raised when a retry can succeed, after ``min_delay`` seconds. ``answered``: the status, 0 without an answer."""
+    """Raised if a retry can succeed, after ``min_delay`` seconds. ``answered``: the status, 0 without an answer."""
 
     def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
         super().__init__(message)
@@ -33,12 +33,12 @@ class RequestFailed(Unreachable):
 
 
 class TooLong(errors.BadRequest):
-    """Raised when a body is longer than the service allows."""
+    """Raised if a body is longer than the service allows."""
 
     status = 413
 
 
-#: The errors for statuses that no retry changes. A 415 is a malformed request, too.
+#: The errors for permanent statuses. 415 counts as a malformed request.
 _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
     kind.status: kind
     for kind in (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound, TooLong)
@@ -46,11 +46,10 @@ _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
 
 
 class ServiceConnection:
-    """Connections to the service at ``url``. Threads may share it.
+    """Connections to the service at ``url``. Threads can share it. ``token`` can be a function, called for each
+    request.
 
-    ``token`` may be a function, called for each request.
-
-    If the server has closed an idle connection, the request is sent again, unless it is a DELETE: requests must be
+    If the server has closed an idle connection, resends the request, unless it is a DELETE: requests must be
     idempotent.
     """
 
@@ -65,7 +64,7 @@ class ServiceConnection:
     ) -> None:
         self._idle: list[HTTPConnection] = []
         self._pipeline: Pipeline | None = None
-        #: The thread whose requests are on the pipeline.
+        #: The thread that uses the pipeline.
         self._owner = 0
         self._lock = threading.Lock()
         self.url: Final = url.rstrip("/")
@@ -74,11 +73,11 @@ class ServiceConnection:
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
 
     def __del__(self) -> None:
-        # Python would warn of them. A request that ends after close() leaves one, too.
+        # Python warns about open sockets. A request that ends after close() leaves one, too.
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Another :class:`ServiceConnection` to the same service. Shares the trusted certificates, which take 1 MB."""
+        """Another connection to the same service. Shares the trusted certificates, which take 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -100,9 +99,8 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns up to ``max_bytes`` of the body, and the head.
-
-        Raises what :meth:`stream` does.
+        """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers. Raises what :meth:`stream`
+        raises.
         """
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers
@@ -111,7 +109,7 @@ class ServiceConnection:
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[HTTPResponse]:
-        """Sends a request once. Yields a 2xx answer whose body is still to be read.
+        """Sends a request once. Yields a 2xx response whose body is unread.
 
         Raises :class:`RequestFailed`, also if the connection is lost in the ``with`` block; another
         :class:`Unreachable` if the server is not trusted; or the error of a permanent refusal.
@@ -137,7 +135,7 @@ class ServiceConnection:
         except CONNECTION_ERRORS as error:
             raise RequestFailed(f"the connection to {self.url} was lost") from error
         finally:
-            # A connection with unread bytes is of no further use.
+            # A connection with unread bytes cannot be reused.
             if response.isclosed() and connection.sock is not None:
                 self._idle.append(connection)
             else:
@@ -145,12 +143,10 @@ class ServiceConnection:
                 connection.close()
 
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
-        """Sends a POST without waiting for earlier answers.
+        """Sends a POST without waiting for earlier answers. Call the returned functions in the order of sending.
 
-        The returned functions must be called in the order of sending.
-
-        Each waits for the answer's body, raises the error of a refusal, and returns None if the request must be sent
-        again: the connection was lost, or another thread waits for answers on it.
+        Each waits for the answer's body, and raises the error of a refusal. It returns None if the request must be
+        resent: the connection was lost, or another thread uses it.
         """
         token, thread = self._token() if callable(self._token) else self._token, threading.get_ident()
         try:
@@ -180,7 +176,7 @@ class ServiceConnection:
         return receive
 
     def _end_pipeline(self, thread: int | None = None) -> None:
-        """Closes the pipeline, if it is the thread's."""
+        """Closes the pipeline, if it belongs to the thread."""
         with self._lock:
             if self._pipeline is not None and thread in (None, self._owner):
                 self._pipeline.close()
@@ -209,7 +205,7 @@ class ServiceConnection:
 
 
 class Pipeline:
-    """Pipelined requests on one connection (RFC 9112 section 9.3.2), which http.client cannot do."""
+    """Pipelined requests on one connection (RFC 9112 section 9.3.2), which http.client does not support."""
 
     def __init__(self, url: str, tls: SSLContext | None, connect_seconds: float) -> None:
         self._host, self._base = urlsplit(url).netloc.rpartition("@")[2], urlsplit(url).path
@@ -221,11 +217,11 @@ class Pipeline:
 
     @property
     def unanswered(self) -> int:
-        """How many requests wait for their answers."""
+        """The number of unanswered requests."""
         return self._sent - self._received
 
     def begin(self) -> int:
-        """Counts a request that :meth:`send` will send next. Returns its number, for :meth:`receive`."""
+        """Counts the request that :meth:`send` will send next. Returns its number, for :meth:`receive`."""
         self._sent += 1
         return self._sent
 
@@ -241,7 +237,7 @@ class Pipeline:
             raise HTTPException("the connection was closed, or nobody has taken the answers before this one")
         response = HTTPResponse(self._answers, method="POST")  # type: ignore[arg-type]
         response.begin()
-        # More than this is no answer of the service.
+        # The service's answers are shorter.
         answer = response.read(65_536)
         if not response.isclosed():
             raise HTTPException("the answer is too long")
@@ -254,7 +250,7 @@ class Pipeline:
 
 
 class _Answers:
-    """A socket for :class:`HTTPResponse`. Its file stays open, because the next answer is read from it, too."""
+    """A socket for :class:`HTTPResponse` whose file stays open, because the next answer is read from it, too."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.file = sock.makefile("rb")
@@ -266,7 +262,7 @@ class _Answers:
         return getattr(self.file, name)
 
     def close(self) -> None:
-        """Called after an answer. Closes nothing."""
+        """Does nothing. Called after each answer."""
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
@@ -278,7 +274,7 @@ def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPCon
     """A connection to the server of ``url``, with a timeout in seconds. Opened on first use."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    # Without a port, http.client would look for one in an IPv6 address.
+    # Always passes a port: http.client would search an IPv6 address for one.
     if parts.scheme == "https":
         return HTTPSConnection(host, parts.port or HTTPSConnection.default_port, timeout=seconds, context=tls)
     return HTTPConnection(host, parts.port or HTTPConnection.default_port, timeout=seconds)
@@ -295,7 +291,7 @@ def failure_reason(error: Exception) -> str:
 
 
 def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
-    """The error for an answer with a problem document (RFC 9457), or with another body for its status."""
+    """The error for an answer with a problem document (RFC 9457), or for the status of another answer."""
     status = response.status
     try:
         problem = orjson.loads(answer)
@@ -320,6 +316,6 @@ def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
 
 
 def retry_after(headers: HTTPMessage) -> float:
-    """``Retry-After`` in seconds, 120 at most; 0 when there is none, or a date."""
+    """``Retry-After`` in seconds, at most 120. 0 if absent or a date."""
     seconds = headers.get("Retry-After", "")
     return min(int(seconds), 120) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10 else 0

@@ -1,4 +1,4 @@
-"""One page of a log, in either order. Every page has a :class:`PageBudget`.
+"""Reads one page of a log, in either order, within a :class:`PageBudget`.
 
 When the budget is used up, the page ends with a cursor for the next one. A page always contains its first line.
 """
@@ -16,20 +16,20 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 
 PAGE_BYTES: Final = 4 * 2**20
-#: Characters of one line on a page, up to 6 MiB of JSON; a longer line is cut off and marked.
+#: Maximum characters of a line on a page, up to 6 MiB of JSON. Longer lines are truncated and marked.
 MAX_LINE_CHARACTERS: Final = 2**20
-#: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
+#: Bytes reserved on a page besides lines: two ids of 128 characters, a cursor of up to 512, and keys.
 ENVELOPE_BYTES: Final = 1024
-#: Entries that one page reads at most when a filter lets few of them pass.
+#: Maximum entries read per page, if a filter passes few of them.
 MAX_ENTRIES: Final = 200_000
-#: Seconds that one page takes, far below any proxy's timeout, and CPU time of its one thread.
+#: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of its thread.
 PAGE_SECONDS: Final = 1.0
-#: Seconds of a page when its client has closed its side: it may have left, or still read.
+#: Maximum seconds per page after its client has closed its side: it may have left, or still read.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
 class PageBudget:
-    """The budget of a page: ``page_bytes`` and ``seconds``, or less when ``client_is_gone``."""
+    """A page's budget: ``page_bytes`` and ``seconds``, or fewer seconds if ``client_is_gone``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class PageBudget:
         return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
 
     def take(self, json: bytes) -> bool:
-        """Reserves room for one line. Returns False if there is none. The first line of a page always has room."""
+        """Reserves room for one line. Returns False if there is none. A page's first line always fits."""
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False
@@ -66,9 +66,9 @@ class PageBudget:
 
 
 class Page(NamedTuple):
-    """The JSON of lines in the requested order. ``position`` is the last number that was read.
+    """The JSON of lines in the requested order. ``position`` is the last number read.
 
-    ``match_count`` lines were requested; the others are context.
+    ``match_count``: the number of matching lines; others are context.
     """
 
     lines: list[bytes]
@@ -78,7 +78,7 @@ class Page(NamedTuple):
     compared_with: Sequence[str] = ()
 
 
-#: Returns the JSON of a line and of others that belong to it, by number; None without room.
+#: Returns the JSON of a line and its context lines, by number. None without room.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
@@ -120,7 +120,7 @@ def first_page(
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page, followed by the keys of ``more``. Messages that are too long are cut and marked."""
+    """A line's JSON on a page, followed by ``more``. Too long messages are truncated and marked."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more}) if more else line.encode()

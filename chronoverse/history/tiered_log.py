@@ -1,7 +1,7 @@
-"""One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
+"""Reads a job's entries from store and archive as one log, ascending or descending.
 
-If both have a number, the store is read. An archiver can move lines meanwhile, so before numbers are reported as
-missing, the job is fetched again and the archive is read.
+Reads the store if both have a number. An archiver can move lines meanwhile, so before reporting missing numbers, this
+fetches the job again and reads the archive.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeR
 from chronoverse.store.adaptive_batch import next_lines
 
 MAX_BATCH: Final = 250
-#: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
+#: Maximum bytes of a read if all lines have the maximum length: about 20 ms of CPU.
 READ_BYTES: Final = 16 * 2**20
-#: Characters that a read aims at. Each page that is being made, and each download, holds up to twice as many.
+#: Target characters of a read. Each page in progress, and each download, holds up to twice as many.
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 _Result = TypeVar("_Result")
@@ -28,7 +28,7 @@ class Search(NamedTuple):
     time_range: TimeRange = TimeRange()
 
 
-#: :class:`LogReader` for one store and archive.
+#: A :class:`LogReader`.
 BatchReader = Callable[..., Iterator[Batch]]
 
 
@@ -44,11 +44,11 @@ def read_tiers(
     read_store: Callable[[], tuple[_Result | None, Sequence[RawEntry] | None]],
     get_job: Callable[[], Job | None],
 ) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
-    """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
+    """Reads what follows line ``after`` from the right tier. Used by streams, pages and downloads.
 
-    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None if the archive has nothing
-    there; ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or None and the raw
-    entries, whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
+    ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
+    ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or None and raw entries,
+    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -63,14 +63,14 @@ def read_tiers(
 
 @dataclass(slots=True)
 class TieredLog:
-    """Reads one job's log for one request. ``job`` was just fetched; an outdated one is fetched again."""
+    """Reads one job's log for one request. ``job`` was just fetched; it is fetched again if outdated."""
 
     store: StoredLog
     archive: ArchiveReader
     job: Job
 
     def after(self, position: int, count: int) -> Batch:
-        """About ``count`` entries after line ``position``, upwards. Raises :class:`StoreError`."""
+        """About ``count`` entries after line ``position``, ascending. Raises :class:`StoreError`."""
         if self.job.is_past_end(position):
             return Batch([], position, True)
 
@@ -86,7 +86,7 @@ class TieredLog:
 
         def batch_of(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
-            # Nothing is read after the end, nor after a number that is too large.
+            # Nothing follows the end, or a too large number.
             newest = shown[-1] if shown else None
             is_end = isinstance(newest, End) or (isinstance(newest, OutOfSequence) and newest.last)
             is_last = len(entries) < count or is_end
@@ -96,7 +96,7 @@ class TieredLog:
         return found or batch_of(incomplete)
 
     def before(self, position: int, count: int) -> Batch:
-        """About ``count`` entries before line ``position``, downwards. Raises :class:`StoreError`."""
+        """About ``count`` entries before line ``position``, descending. Raises :class:`StoreError`."""
         if position <= 1:
             return Batch([], position, True)
         if self.job.end and self.job.is_past_end(position - 1):
@@ -110,17 +110,17 @@ class TieredLog:
         complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
         if not complete or (numbers[0] if numbers else 0) < top:
             self._refresh_job()
-            # Numbers that the archive has as well are read there, where none of them is left out.
+            # Read numbers that the archive also has from there, where none is missing.
             entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
         shown = list(read_entries(reversed(entries), 0, self.job.first))
         if entries:
-            # The entry above these numbers was not read, so their gap is named here.
+            # The entry after these numbers was not read, so their gap is reported here.
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        # Numbers below it were not read.
+        # Lower numbers were not read.
         shown = [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]
         return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
@@ -132,7 +132,7 @@ class TieredLog:
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
         entries = list(self.store.page(self.job.ref, before=position, count=count))
         if entries and not entries[-1][0].endswith(b"-0"):
-            # Several entries may have one number. The first of them is the line, and this read may have missed it.
+            # If several entries have one number, the first is the line, and this read may have missed it.
             entries += self.store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
@@ -143,7 +143,7 @@ class TieredLog:
 
 @dataclass(frozen=True, slots=True)
 class LogReader:
-    """Reads logs in batches of bounded size. ``max_line_bytes`` is the maximum length of a runner's line."""
+    """Reads logs in batches of limited size. ``max_line_bytes`` is the maximum length of a runner's line."""
 
     store: StoredLog
     archive: ArchiveReader
@@ -158,19 +158,18 @@ class LogReader:
         limit: int | None = None,
         search: Search | None = None,
     ) -> Iterator[Batch]:
-        """The log strictly after ``position`` in the requested order.
+        """The log strictly after ``position`` in the requested order. With ``search``, can omit lines that do not
+        match.
 
-        With ``search``, lines that do not match can be omitted.
-
-        Raises the errors of the store and the archive, and :class:`JobNotFound` when the log is deleted meanwhile.
+        Raises the errors of the store and the archive, and :class:`JobNotFound` if the log is deleted meanwhile.
         """
         log = TieredLog(self.store, self.archive, job)
         max_count = max(1, min(MAX_BATCH, READ_BYTES // self.max_line_bytes))
-        # It is not known yet how long the lines are.
+        # The length of the lines is not yet known.
         count = min(8, max_count)
         while True:
             next_number = position - 1 if descending else position + 1
-            # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
+            # Searching the archive is ten times as fast, so it is preferred if both have the lines.
             is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
             if search and is_archived:
                 frame_filter, time_range = search
@@ -185,7 +184,7 @@ class LogReader:
                     if descending:
                         return
                 except ArchiveUnavailable:
-                    # The store may have what follows, too. If it does not, the request fails.
+                    # The store may have the following lines, too. If not, the request fails.
                     if only_in_archive(log.job, position - 1 if descending else position + 1):
                         raise
                 search = None
@@ -195,10 +194,10 @@ class LogReader:
             came = max(len(read.entries), 1)
             size = sum(len(line.message) for line in read.lines) + came
             batch = _first_lines(read)
-            # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
+            # A download clears the batch's entries to free memory, so keep no reference to them.
             del read
             position = batch.position
-            # The log seems to end too early. It does when it was deleted.
+            # The log ends too early if it was deleted.
             if batch.is_last and has_lines_after(job, position, descending) and self.store.get_job(job.ref) is None:
                 raise JobNotFound("no such job")
             if limit is not None:
@@ -212,7 +211,7 @@ class LogReader:
 def _first_lines(read: Batch) -> Batch:
     """The first lines of ``read``, with about ``2 * BATCH_CHARACTERS`` characters in total.
 
-    The others are read again later; otherwise they would stay in memory while a slow client reads the first ones.
+    The others are read again later, instead of staying in memory while a slow client reads.
     """
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
@@ -225,17 +224,17 @@ def _first_lines(read: Batch) -> Batch:
 
 
 def has_lines_after(job: Job, position: int, descending: bool) -> bool:
-    """Whether the log had lines strictly after ``position`` in that order when ``job`` was fetched."""
+    """Whether the log, when ``job`` was fetched, had lines strictly after ``position`` in that order."""
     return position > job.first if descending else position < job.last
 
 
 def in_archive(job: Job, number: int) -> bool:
-    """Whether the archive has this number, or had it before retention. The store can have it too."""
+    """Whether the archive has this number, or had it before retention. The store can also have it."""
     return number <= job.archived
 
 
 def only_in_archive(job: Job, number: int) -> bool:
-    """Whether that number is only in the archive."""
+    """Whether the archive has this number, and the store does not."""
     return in_archive(job, number) and number < job.first_stored
 
 

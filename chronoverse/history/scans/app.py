@@ -1,4 +1,4 @@
-"""The scan server's WSGI application. A process of the server calls it for one scan at a time."""
+"""The scan server's WSGI application. Each process handles one scan at a time."""
 
 import contextlib
 import heapq
@@ -54,7 +54,7 @@ from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 
-#: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
+#: Maximum seconds for reading the logs of jobs that are not yet archived, and again for a summary's pauses.
 _HOT_SECONDS: Final = 0.25
 _AFTER_IDS: Final = "\x7f"
 
@@ -63,10 +63,10 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class ScanApp:
-    """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
+    """Answers scans with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with the page's fields; the lines found follow. ``clock`` is the
-    workers' monotonic clock. The processes of a scan server share ``progress``.
+    An answer's first line is a JSON object with the page's fields; the lines found follow. ``clock`` is the workers'
+    monotonic clock. All processes of a scan server share ``progress``.
     """
 
     store: Store
@@ -81,7 +81,7 @@ class ScanApp:
         self._read = LogReader(self.store, self.archive, self.max_line_bytes)
         self._hasher = ShapeHasher()
         self._runs = DerivedReader(self.archive, self._read, self._hasher)
-        # S3 takes some 20 ms for each answer, and this process some 2 ms.
+        # S3 takes about 20 ms per answer, this process about 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
         self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
         self._summaries = SummaryReader(self._read, self._hasher, self.progress)
@@ -119,7 +119,7 @@ class ScanApp:
         return head, head.pop("lines")
 
     def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
-        """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
+        """The page that ``scan`` requests. Ends early if ``client_is_gone``.
 
         Raises the errors of the store and the archive, :class:`AtCapacity`, :class:`SearchTooExpensive`,
         :class:`NothingToCompare`, and :class:`JobNotFound`, also for the job to compare with.
@@ -165,7 +165,7 @@ class ScanApp:
             encode = MatchEncoder(self._read, job, matcher, scan.stream, scan.descending, *context)
         found: dict[int, bytes] = {}
         position, count, has_progress = scan.position, 0, False
-        # Otherwise the lines of a batch take no time, and all of them are scanned, however late they arrived.
+        # Without a search, a batch's lines take no time, so all of them are used even after the deadline.
         is_search = search is not None or matcher is not None
 
         def page(has_more: bool) -> Page:
@@ -198,16 +198,16 @@ class ScanApp:
                 if budget.is_used_up():
                     break
         except SearchTooExpensive:
-            # Lines that were found before make their own page. The next page then raises this error.
+            # Return the lines found so far as a page. The next page then raises this error.
             if not found:
                 raise
             return page(True)
         return page(has_lines_after(job, position, scan.descending))
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
-        """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
+        """The page that ``scan`` requests. Ends early if ``client_is_gone``.
 
-        Raises :class:`AtCapacity`, and those errors of the store and the archive that concern more than one job.
+        Raises :class:`AtCapacity`, and errors of the store and the archive that affect more than one job.
         """
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q or "", regex=scan.regex)
@@ -215,11 +215,11 @@ class ScanApp:
         def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
             form = "number" if only_count else "page"
             one_job = replace(scan, position=position, limit=limit, form=form)
-            # The times of the scan are those at which jobs started.
+            # The scan's time range is for the jobs' starts.
             return self._page(one_job, job, budget, matcher, TimeRange())
 
         def read_ahead(job: Job) -> Future[None] | None:
-            # A read of a file takes less time than another thread. An error is raised again by the search.
+            # Reading a file takes less time than starting a thread. The search raises any error again.
             if not in_archive(job, 1) or self.archive.read_seconds < 0.002:
                 return None
             return self._pool.submit(self.archive.read_ahead, job.ref)
@@ -227,7 +227,7 @@ class ScanApp:
         return read_jobs_page(scan, self._listed(scan), search, budget, read_ahead)
 
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises what :meth:`read` raises."""
+        """The summary's JSON. Ends early if ``client_is_gone``. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         known: Set[int] | None = None
@@ -238,7 +238,7 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
-            # The job, and the jobs with all ``labels`` or on its branch, among the newest 1,000.
+            # The job, and jobs with all ``labels`` or on its branch, among the newest 1,000.
             own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
             looked_at = islice(self._up_to(job), LABELLED_JOBS) if labels else self._up_to(job)
 
@@ -246,14 +246,14 @@ class ScanApp:
                 is_own = each.ref == job.ref or (bool(own) and has_labels(each.labels, own))
                 return is_own or has_labels(each.labels, labels)
 
-            # A summary without it is better than none.
+            # A summary without past runs is better than none.
             with contextlib.suppress(StoreError):
                 budgets = PageBudget(clock=self.clock), self._short_budget()
                 past, _ = self._past_runs.read(looked_at, 200, *budgets, is_wanted, looked_for)
                 return past._replace(own=own)
             return None
 
-        # The comparison and the new lines can use up all their time. The errors have as much again.
+        # The comparison and the new lines can use up all their time. The errors get as much again.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
@@ -263,7 +263,7 @@ class ScanApp:
         return compose(job, found, scan.page_bytes, partial(self._summaries.line, job), read_past, baseline)
 
     def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises what :meth:`read` raises."""
+        """The profile's JSON. Ends early if ``client_is_gone``. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         found = read_job_profile(job, self._baseline(job, scan.labels).runs, self._runs, budget)
@@ -272,9 +272,9 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How far the scan has come, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
+        """The scan's position, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
 
-        Raises :class:`JobNotFound` also when the log has no such line.
+        Also raises :class:`JobNotFound` if the log has no such line.
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
@@ -309,9 +309,9 @@ class ScanApp:
         return PageBudget(seconds=_HOT_SECONDS, clock=self.clock)
 
     def _position_of(self, job: Job) -> ListingPosition | None:
-        """The job's position in the listing of its workflow; None for a foreign job without any time.
+        """The job's position in its workflow's listing. None for a foreign job without any time.
 
-        A foreign job is listed when it is first read, so any other job may be older.
+        A foreign job is listed when it is first read, so any other job can be older.
         """
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
@@ -347,7 +347,7 @@ class ScanApp:
         def positions(workflow_id: str) -> Iterator[tuple[float, JobRef]]:
             before: ListingPosition | None = None
             if scan.start is not None:
-                # Of the jobs that were created at the same time, those of the last workflow by its id come first.
+                # Jobs created at the same time are ordered by workflow id, descending.
                 reached = scan.start.workflow_id
                 job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
                 before = float(scan.start.created), job_id
@@ -375,7 +375,7 @@ class ScanApp:
                 yield ListedJob(created_ms, ref, found if isinstance(found, Job) else None)
 
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
-        """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
+        """The budget of an answer. Raises :class:`AtCapacity` if the scan has waited too long for its turn."""
         if self.clock() - scan.asked_at > scan.patience:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
         return self._page_budget(scan, client_is_gone)

@@ -16,12 +16,12 @@ from chronoverse.history.scans.endpoint import ScanEndpoint, ScanTurns
 from chronoverse.history.scans.scan import BaseScan, ReplayScan, WorkflowPosition, error_from_json
 from chronoverse.history.scans.workflow_scan import JobsPage
 
-#: Seconds that a scan may take once it has begun; see :data:`chronoverse.history.scans.server.HANG_SECONDS`.
+#: Maximum seconds of a scan once started; see :data:`chronoverse.history.scans.server.HANG_SECONDS`.
 ANSWER_SECONDS: Final = 15.0
 
 
 class ScanClient:
-    """Sends scans to the server that listens at the endpoint given to :meth:`connect_to`."""
+    """Sends scans to the server at the endpoint given to :meth:`connect_to`."""
 
     def __init__(self) -> None:
         self._server: tuple[ScanEndpoint, ScanTurns] | None = None
@@ -31,14 +31,14 @@ class ScanClient:
 
     @property
     def is_down(self) -> bool:
-        """Whether no server was running a moment ago, according to the process that starts it."""
+        """Whether no server is running, according to the process that starts it."""
         return self._server is None or self._server[0].is_up is False
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` once no worker runs another scan of ``subject``. Closes the connection at the end.
+        """Sends ``scan`` once no worker runs another scan of ``subject``. Closes the connection when the block exits.
 
-        Raises :class:`ShareExceeded` or :class:`ScansUnavailable` when the scan's patience is over.
+        Raises :class:`ShareExceeded` or :class:`ScansUnavailable` if the scan's patience runs out.
         """
         if self._server is None:
             raise ScansUnavailable("no scan server: this service was started without gunicorn.conf.py")
@@ -47,12 +47,12 @@ class ScanClient:
         turn = turns.hold(f"{scan.TURN}\n{subject}", deadline)
         with turn, contextlib.closing(_UnixConnection(endpoint.path, deadline)) as connection:
             with _translated():
-                # The server says that it continues when a process begins with the scan.
+                # The server answers "100 Continue" when a process starts the scan.
                 connection.request("POST", scan.PATH, scan.to_json(), {"Expect": "100-continue"})
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """The event frames that ``scan`` asks for, and the last number that they cover. Raises what :meth:`ask` raises.
+        """The event frames that ``scan`` requests, and the last number that they cover. Raises what :meth:`ask` raises.
 
         None while no server runs: the worker then filters by itself, so that streams continue.
         """
@@ -64,29 +64,29 @@ class ScanClient:
 
 
 class PendingScan(NamedTuple):
-    """A scan that was sent to the server, which must start it before the monotonic time ``deadline``."""
+    """A scan sent to the server, which must start it before the monotonic time ``deadline``."""
 
     connection: http.client.HTTPConnection
     sock: socket.socket
     deadline: float
 
     def shorten(self) -> None:
-        """Signals the server to end the page soon, because the client has closed its side."""
+        """Makes the server end the page early, because the client has closed its side."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
-        """The page that a :class:`LineScan` asks for, after waiting for it. Raises what :meth:`answer` raises."""
+        """Waits for the page that a :class:`LineScan` requests. Raises what :meth:`answer` raises."""
         head, lines = self.answer()
         return Page(lines.split(b"\n") if lines else [], **head)
 
     def jobs_page(self) -> JobsPage:
-        """The page that a :class:`WorkflowScan` asks for. Raises what :meth:`answer` raises."""
+        """Waits for the page that a :class:`WorkflowScan` requests. Raises what :meth:`answer` raises."""
         head, jobs = self.answer()
         return JobsPage(jobs.split(b"\n") if jobs else [], head["position"] and WorkflowPosition(*head["position"]))
 
     def answer(self) -> tuple[dict[str, Any], bytes]:
-        """The first line of the answer, and the rest. Raises what the server raised, and :class:`ScansUnavailable`."""
+        """The answer's first line, and the rest. Raises the server's error, and :class:`ScansUnavailable`."""
         with _translated():
             self.sock.settimeout(_seconds_until(self.deadline))
             self.sock.recv(1, socket.MSG_PEEK)
@@ -104,7 +104,7 @@ class PendingScan(NamedTuple):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """A connection to the Unix socket at ``path``, to be made before the monotonic time ``deadline``."""
+    """A connection to the Unix socket at ``path``, with a connect timeout at the monotonic time ``deadline``."""
 
     def __init__(self, path: Path, deadline: float) -> None:
         super().__init__("scans", timeout=_seconds_until(deadline))

@@ -1,6 +1,6 @@
-"""Compares a log with other runs: finds the lines whose shape none of the other runs has.
+"""Compares a log with other runs: finds lines whose shape none of the other runs has.
 
-Shapes that are not in the archive are collected from logs and cached; the next request continues where one stopped.
+Shapes that are not archived are collected from logs and cached. The next request continues where one stopped.
 """
 
 from collections import OrderedDict
@@ -21,12 +21,12 @@ from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes
 from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 COMPARED_JOBS: Final = 5
-#: Good runs that a branch must have, so that a job is compared with them alone.
+#: Minimum good runs of a branch to compare with only these.
 _LEAST_RUNS: Final = 3
-#: The branches to try when the job's own has too few good runs.
+#: Branches to try if the job's own has too few good runs.
 _DEFAULT_BRANCHES: Final = ("main", "master")
 _RECENT_JOBS: Final = 200
-#: Jobs to search for good runs with certain labels, which takes 0.1 s. A branch can have few of them.
+#: Jobs to search for good runs with certain labels, in 0.1 s. A branch can have few.
 LABELLED_JOBS: Final = 1_000
 
 
@@ -49,7 +49,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """The lines up to ``position``. The version changes when the job restarts, is redacted, or drops lines."""
+    """The lines up to ``position``. The version changes if the job restarts, is redacted, or drops lines."""
 
     log_version: tuple[object, ...]
     lines: LineCollector
@@ -66,7 +66,7 @@ class _CachedLines:
 class DerivedReader:
     """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
 
-    Caches up to ``max_size`` shapes and pauses, of about 200 bytes each.
+    Caches up to ``max_size`` shapes and pauses, about 200 bytes each.
     """
 
     _archive: ArchiveReader
@@ -76,7 +76,7 @@ class DerivedReader:
     _cached: OrderedDict[JobRef, _CachedLines] = field(default_factory=OrderedDict)
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
-        """The shapes of the job's lines so far. None if there was no time for all.
+        """The shapes of the job's lines so far. None if time ran out.
 
         Raises the errors of the store and the archive.
         """
@@ -87,7 +87,7 @@ class DerivedReader:
         return shapes if found.position >= job.last or shapes.is_full else None
 
     def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
-        """The timeline of the job's lines, and the last line it covers: ``job.last`` if there was time for all.
+        """The timeline of the job's lines, and the last line it covers: ``job.last`` unless time ran out.
 
         Raises the errors of the store and the archive.
         """
@@ -131,18 +131,18 @@ class DerivedReader:
 
 
 class Baseline(NamedTuple):
-    """The good runs that a job is compared with, newest first, and the labels by which they were chosen."""
+    """The good runs that a job is compared with, newest first, and the labels that selected them."""
 
     runs: list[Job]
     labels: Sequence[Sequence[str]]
 
 
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
-    """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
+    """The good runs with all ``labels``, among the jobs ``listed`` before ``job``.
 
-    Without ``labels``, the good runs on the job's branch, if there are at least :data:`_LEAST_RUNS`; otherwise those on
-    the first of :data:`_DEFAULT_BRANCHES` that has as many; otherwise all. A job without a branch is compared with all.
-    Considers 200 jobs, or up to :data:`LABELLED_JOBS` with labels or a branch.
+    Without ``labels``: those on the job's branch, if at least :data:`_LEAST_RUNS`; else those on the first of
+    :data:`_DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Considers 200 jobs,
+    or up to :data:`LABELLED_JOBS` with labels or a branch.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")
@@ -174,9 +174,9 @@ def read_runs(
     runs: DerivedReader,
     budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
-    """All shapes of ``others`` (None if there was no time to read all), and the ids of the jobs that were read.
+    """All shapes of ``others`` (None if time ran out), and the ids of the jobs read.
 
-    A job that cannot be read is omitted unless it ``is_named``. ``labels`` are for messages. Raises
+    Omits a job that cannot be read, unless it ``is_named``. ``labels`` are for messages. Raises
     :class:`NothingToCompare` if no job is left, and what :meth:`DerivedReader.shapes` raises.
     """
     known: set[int] = set()

@@ -1,4 +1,4 @@
-"""The socket of a scan server, and the locks that it shares with workers."""
+"""The scan server's socket, and the locks that it shares with workers."""
 
 import contextlib
 import fcntl
@@ -17,14 +17,14 @@ from typing import Final
 from chronoverse.errors import ShareExceeded
 from chronoverse.fair_lock import FairLock
 
-#: Seconds between two looks whether the subject's scan in another worker is over.
+#: Seconds between checks whether the subject's scan in another worker has ended.
 _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A listening Unix socket and a lock file, made by the service's master for its forks. On Linux neither has a name.
+    """A listening Unix socket and a lock file, created by the service's master for its forks. Unnamed on Linux.
 
-    While the scan server starts again, connections wait in the socket's queue.
+    While the scan server restarts, connections wait in the socket's queue.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class ScanEndpoint:
         if sys.platform != "linux":
             self.listener.bind(str(self.path))
         else:
-            # A socket's path may have 107 bytes, and the directory's alone may have more.
+            # A socket's path is limited to 107 bytes, and the directory's alone can be longer.
             handle = os.open(directory, os.O_PATH)
             self.listener.bind(f"/proc/self/fd/{handle}/socket")
             self.path = Path("/proc/self/fd", str(os.open(self.path, os.O_PATH)))
             os.close(handle)
             shutil.rmtree(directory)
         self.listener.listen()
-        #: Its first byte says whether the scan server runs; :class:`ScanTurns` locks others, which do not exist.
+        #: The first byte is 1 while the scan server runs. :class:`ScanTurns` locks bytes beyond the end.
         with tempfile.TemporaryFile() as file:
             self.file: Final = os.dup(file.fileno())
         os.pwrite(self.file, b"?", 0)
@@ -55,20 +55,20 @@ class ScanEndpoint:
 
 
 class ScanTurns:
-    """One turn at a time for each subject (the user of a token): a lock on one byte of an endpoint's ``file``."""
+    """One turn at a time per subject (the user of a token): a lock on one byte of an endpoint's ``file``."""
 
     def __init__(self, file: int) -> None:
         self._file: Final = file
-        #: The kernel's locks belong to a whole process. Within it, a subject's scans wait here, in order.
+        #: Kernel locks belong to a whole process. Within it, a subject's scans queue here.
         self._queues: Final = FairLock(0, _used_up, at_once=math.inf, each=1)
 
     @contextlib.contextmanager
     def hold(self, subject: str, deadline: float) -> Iterator[None]:
-        """Holds the turn of ``subject``. Raises :class:`ShareExceeded` when it is not free before ``deadline``."""
+        """Holds the turn of ``subject``. Raises :class:`ShareExceeded` if it is not free before ``deadline``."""
         byte = int.from_bytes(blake2b(subject.encode(), digest_size=8).digest()) >> 2
         with self._queues.hold(subject, max(deadline - time.monotonic(), 0)) as waited:
             if waited:
-                # The subject's scans in other workers get the turn in between.
+                # Lets the subject's scans in other workers get a turn.
                 time.sleep(_POLL_SECONDS)
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""Makes the JSON of matching lines, with the spans that match and the lines of context."""
+"""Makes the JSON of matching lines, with highlights and context lines."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +11,23 @@ from chronoverse.joblog.model import Job, Line
 
 @dataclass(slots=True, eq=False)
 class MatchEncoder:
-    """Makes the JSON of a match: the line with its highlights, and lines of context that are not on the page yet."""
+    """Makes the JSON of a match: the line with highlights, and context lines that are not yet on the page."""
 
     _read: BatchReader
     _job: Job
     _matcher: Matcher | None
     _stream: str | None
     _descending: bool
-    #: How many numbers of context come before a match in the order of the page, and after it.
+    #: The numbers of context lines before and after a match, in the order of the page.
     _leading_count: int
     _following_count: int
     #: The page has all context up to this number.
     _complete_to: int | None = None
-    #: About as many lines as twenty matches with 50 lines before and after them have.
+    #: About as many as twenty matches with 50 lines of context on each side have.
     _lines_left: int = 2_000
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-        # The first match is on the page in any case, if need be with fewer highlights or less context.
+        # The first match is always included, if necessary with fewer highlights or less context.
         is_first = budget.empty
         highlights, has_all = self._highlights(line.message, budget)
         json = line_json(line, **highlights)
@@ -52,7 +52,7 @@ class MatchEncoder:
         return (self._complete_to - number) if self._descending else (number - self._complete_to)
 
     def _highlights(self, text: str, budget: PageBudget) -> tuple[dict[str, Any], bool]:
-        """The matching spans of ``text``, and whether they are complete: the budget can end first."""
+        """The matching spans of ``text``, and whether these are all; time can run out first."""
         if self._matcher is None:
             return {}, True
         found: set[tuple[int, int]] = set()
@@ -66,9 +66,9 @@ class MatchEncoder:
         return {"highlights": _visible_spans(found)}, has_all
 
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
-        """The context lines of line ``number`` that are not on the page yet, and whether all of them fit.
+        """The context lines of line ``number`` that are not yet on the page, and whether all of them fit.
 
-        If not, only the nearest ones. The lines before ``number`` get at most half of the room.
+        If not, only the nearest ones. Those before ``number`` get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number
@@ -106,7 +106,7 @@ class MatchEncoder:
 
 
 def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first :data:`MAX_SPANS` of the spans ``found`` that a page can show, merged where they overlap."""
+    """The first :data:`MAX_SPANS` spans that a page can show. Overlapping spans are merged."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(found):
         if joined and start < joined[-1][1]:

@@ -1,4 +1,4 @@
-"""Reads the shapes of a workflow's runs, to tell in which runs a line was seen before."""
+"""Reads the shapes of a workflow's runs, to find the runs in which a line was seen before."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from chronoverse.joblog.shapes import Shapes
 
 @dataclass(frozen=True, slots=True)
 class PastRunReader:
-    """Looks for shapes in many runs. Archived runs are read in the threads of ``pool``. Sets of shapes are not kept."""
+    """Looks up shapes in many runs. ``pool`` reads archived runs. Sets of shapes are not kept."""
 
     _archive: ArchiveReader
     _runs: DerivedReader
@@ -32,11 +32,11 @@ class PastRunReader:
         is_wanted: Callable[[Job], bool],
         looked_for: Collection[int],
     ) -> tuple[PastRuns, ListingPosition | None]:
-        """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
+        """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or fewer if time runs out.
 
-        Each has the numbers of the ``looked_for`` shapes. The second value is None, or how far the reader has come in
-        the listing. ``hot_budget`` is the time for reading the logs of runs that are not archived yet; those for which
-        it does not suffice are returned without shapes. Raises the errors of the store and the archive.
+        Each has the numbers of the ``looked_for`` shapes. The second value is None, or the position reached in the
+        listing. ``hot_budget`` limits the time for reading logs that are not yet archived; beyond it, runs are returned
+        without shapes. Raises the errors of the store and the archive.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:
@@ -47,7 +47,7 @@ class PastRunReader:
         while batch := [*islice(jobs, 50)]:
             ended = [each.job for each in batch if each.job and each.job.end and is_wanted(each.job)]
             ended = ended[: count - len(runs)]
-            # Several for each of eight threads: to start a task takes ten times as long as a cached lookup.
+            # Several jobs per task: starting a task takes ten times as long as a cached lookup.
             parts = [ended[at : at + 7] for at in range(0, len(ended), 7)]
             stored = chain.from_iterable(self._pool.map(look_up, parts))
             for job, found in zip(ended, stored, strict=True):

@@ -1,4 +1,4 @@
-"""Finds out where a job's time went: reads its timeline, the timelines of good runs, and the lines around pauses."""
+"""Finds where a job's time went, from its timeline, those of good runs, and the lines around pauses."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,14 @@ from chronoverse.joblog.model import Job, Line, Status, seconds_of
 from chronoverse.joblog.summary import cut_line
 from chronoverse.joblog.timelines import Pause, Profile, Timeline, compare, progress
 
-#: Characters of a message before or after a pause.
+#: Maximum characters of a message before or after a pause.
 _MESSAGE_CHARACTERS: Final = 1_000
 
 
 class JobProfile(NamedTuple):
-    """The timeline of a job up to ``scanned_to``, and its ``profile`` compared with ``good`` runs.
+    """A job's timeline up to ``scanned_to``, and its ``profile`` compared with ``good`` runs.
 
-    ``compared_with`` is None without good runs. If there was no time to read all of these logs, ``good`` is empty and
+    ``compared_with`` is None without good runs. If time ran out before all logs were read, ``good`` is empty and
     ``is_whole`` is False.
     """
 
@@ -53,7 +53,7 @@ def read_job_profile(job: Job, others: Sequence[Job], runs: DerivedReader, budge
 
 
 def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, pool: ThreadPoolExecutor) -> bytes:
-    """The profile's JSON. ``now`` is Unix time. ``pool`` has threads to read lines. Raises what ``read`` raises."""
+    """The profile's JSON. ``now`` is Unix time. ``pool`` reads lines. Raises what ``read`` raises."""
     profile = found.profile
     numbers = sorted({pause.number for pause in (*profile.slower, *profile.pauses)})
     lines = dict(zip(numbers, pool.map(lambda number: _lines_around(job, number, read), numbers), strict=True))
@@ -79,12 +79,12 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]
-    # In a summary, messages have 200 characters.
+    # A summary's messages have at most 200 characters.
     return [orjson.dumps(_pause_json(pause, _lines_around(job, pause.number, read), 200)) for pause in first]
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
-    """The line before line ``number``, and line ``number``. None for a line that a running job's log has dropped."""
+    """The lines before and at ``number``. None for a line that a running job's log has dropped."""
     batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
     lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
     before = lines.pop(0) if lines and lines[0].sequence_num == number else None
@@ -92,7 +92,7 @@ def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None
 
 
 def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters: int) -> dict[str, Any]:
-    # A foreign runner may write a time of any length.
+    # A foreign runner can write a time of any length.
     short = (line and line._replace(timestamp=line.timestamp[:64]) for line in lines)
     after, before = (line and orjson.Fragment(cut_line(line, characters)) for line in short)
     return {
@@ -105,10 +105,10 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """A running job's silence, and its time left. ``silent_seconds`` is None when its last line has no time."""
+    """A running job's silence, and its time left. ``silent_seconds`` is None if its last line has no time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
-    # A line that came without a time has the beginning of 1970.
+    # A line without a time has Unix time 0.
     if not since:
         return {"silent_seconds": None, "usual": None, "seconds_left": None}
     so_far = progress(found.timeline, found.good, max(0, round(1000 * (now - since))))

@@ -1,4 +1,4 @@
-"""Requests of a worker to the scan server, and their encoding."""
+"""The requests of workers to the scan server, and their encoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from chronoverse.history.pages import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
 from chronoverse.history.tiered_log import BATCH_CHARACTERS
 from chronoverse.joblog.model import JobRef
 
-#: Seconds after which a scan for a stream or a download returns what it has found.
+#: Seconds after which a scan for a stream or download returns what it has found.
 SHORT_SCAN_SECONDS: Final = 0.1
 
 
@@ -20,13 +20,13 @@ SHORT_SCAN_SECONDS: Final = 0.1
 class BaseScan:
     """The fields of all scans. A scan of all jobs of a workflow has an empty job id.
 
-    ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
-    than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
+    ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited longer than
+    ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
     """
 
     #: The path of the request to the scan server.
     PATH: ClassVar[str]
-    #: Of the scans with the same word here, a subject has one at a time.
+    #: A subject can run one scan at a time per value of this.
     TURN: ClassVar = ""
 
     workflow_id: str
@@ -41,7 +41,7 @@ class BaseScan:
         return JobRef(self.workflow_id, self.job_id)
 
     def to_json(self) -> bytes:
-        # The default is for positions: orjson knows no named tuples.
+        # For positions: orjson does not support named tuples.
         return orjson.dumps(self, default=tuple)
 
     @classmethod
@@ -51,12 +51,12 @@ class BaseScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineScan(BaseScan):
-    """Asks for up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
+    """Requests up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
-    With ``only_new``, lines are compared with the job ``against``, or with the good runs that
-    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is the form of each line: ``page`` is its JSON with
-    highlights, and with ``before`` and ``after`` lines of context; ``whole`` is its full JSON; ``number`` is only its
-    number, which does not count against ``page_bytes``.
+    ``only_new`` compares lines with the job ``against``, or with the good runs that :func:`~.comparison.baseline`
+    selects by ``labels``. ``form`` of each line: ``page`` is its JSON with highlights, and with ``before`` and
+    ``after`` lines of context; ``whole`` its full JSON; ``number`` only its number, which does not count against
+    ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -78,10 +78,10 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """How far a search has come in a listing: past the job with these ids, or up to its ``line``.
+    """A search's position in a listing: past the job with these ids, or at a ``line`` of it.
 
-    ``created``: Unix milliseconds as a string, because JSON has no infinity. ``found``: how many lines of the job were
-    shown.
+    ``created``: Unix milliseconds as a string, because JSON has no infinity. ``found``: how many of the job's lines
+    were shown.
     """
 
     created: str
@@ -97,11 +97,11 @@ class WorkflowPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowScan(LineScan):
-    """Asks for up to ``limit`` jobs with matching lines, and up to ``per_job`` matching lines of each.
+    """Requests up to ``limit`` jobs with matching lines, and up to ``per_job`` matching lines of each.
 
-    Only searches jobs with this ``status`` and all ``labels`` that started between ``since`` and ``until``; None lets
-    every job pass. ``start`` is where the previous page ended. An empty ``workflow_id`` asks for all workflows with one
-    of ``ids`` or ``prefixes``.
+    Searches only jobs with this ``status`` and all ``labels`` that started between ``since`` and ``until`` (None: any).
+    ``start`` is the previous page's position. An empty ``workflow_id`` means all workflows with one of ``ids`` or
+    ``prefixes``.
     """
 
     PATH: ClassVar = "/workflow"
@@ -121,7 +121,7 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Asks for the summary of a job, compared with good runs as in a :class:`LineScan`.
+    """Requests a job's summary, compared with good runs as in a :class:`LineScan`.
 
     The new lines and the errors get ``seconds`` each. The next request continues where this one stopped.
     """
@@ -134,16 +134,16 @@ class SummaryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileScan(SummaryScan):
-    """Asks for the profile of a job, compared with the same runs."""
+    """Requests a job's profile, compared with the same runs."""
 
     PATH: ClassVar = "/profile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` was seen.
+    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` occurs.
 
-    ``start`` is where the previous page ended in the workflow's listing: a creation time in Unix milliseconds, as a
+    ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
     string, and a job id.
     """
 
@@ -157,10 +157,10 @@ class HistoryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
-    """Asks for event frames after ``position``. ``is_redacted``: ignore caches of the log."""
+    """Requests event frames after ``position``. ``is_redacted``: ignore caches of the log."""
 
     PATH: ClassVar = "/replay"
-    #: Replays never take long, so they do not wait for the subject's searches and summaries.
+    #: Replays are short, so they do not wait for the subject's searches and summaries.
     TURN: ClassVar = "replay"
 
     position: int
@@ -173,12 +173,12 @@ class ReplayScan(BaseScan):
 
 
 def error_to_json(error: ChronoverseError) -> bytes:
-    """The encoding that :func:`error_from_json` reads."""
+    """Encodes an error for :func:`error_from_json`."""
     return orjson.dumps([type(error).__name__, str(error)])
 
 
 def error_from_json(data: bytes) -> ChronoverseError:
-    """The error that :func:`error_to_json` wrote. An error with more than a message becomes a :class:`StoreError`."""
+    """Decodes the result of :func:`error_to_json`. An error with more than a message becomes a :class:`StoreError`."""
     name, message = orjson.loads(data)
     kind = getattr(errors, name)
     has_only_message = kind.__init__ is ChronoverseError.__init__

@@ -1,4 +1,4 @@
-"""The scan server: a gunicorn with processes that each work on one scan at a time, at low priority."""
+"""The scan server: a gunicorn with low-priority processes, each of which handles one scan at a time."""
 
 import contextlib
 import gc
@@ -21,27 +21,27 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
 
-#: Added to the nice value of a process that scans, and again after so many seconds of CPU time of a scan.
+#: Added to a scanning process's nice value, and again to a scan's thread after 0.05 s of CPU time.
 NICENESS: Final = 5
-#: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
+#: Address space of one process in bytes. A page takes far less, but a foreign runner can write lines of any length.
 _MEMORY_BYTES: Final = 2**30
-#: Seconds after which a process that still works on one scan is killed. A page takes one.
+#: Seconds after which a process still busy with one scan is killed. A page takes one.
 HANG_SECONDS: Final = 15
 
 
 def scan_server_process(
     endpoint: ScanEndpoint, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
 ) -> SupervisedProcess:
-    """The scan server that listens at ``endpoint``. Given the store's URL, it never starts an embedded server."""
+    """The scan server at ``endpoint``. Because it gets the store's URL, it never starts an embedded server."""
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        # By default glibc reserves 64 MiB of the address space for each thread that reads shapes; see _MEMORY_BYTES.
+        # By default, glibc reserves 64 MiB of address space for each thread that reads shapes; see _MEMORY_BYTES.
         "MALLOC_ARENA_MAX": "2",
     }
     environ = child_environ(changes)
-    # gunicorn and prometheus_client would read these. They concern the service's own gunicorn.
+    # Set for the service's own gunicorn; the scan server's gunicorn and prometheus_client must not read them.
     for name in ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMETHEUS_MULTIPROC_DIR"):
         environ.pop(name, None)
     argv = [sys.executable, "-m", "chronoverse", "scans"]
@@ -49,7 +49,7 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves the application of ``make_app`` in each process, on listening socket 3, until standard input ends."""
+    """Serves the application of ``make_app`` in each process, on listening socket 3, until stdin ends."""
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {
@@ -85,7 +85,7 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
         scan = pool.submit(app, *request)
         while not wait([scan], timeout=0.02).done:
             if time.process_time() - began > 0.05:
-                # No thread may raise its priority again, so each scan has its own thread.
+                # A thread cannot raise its priority again, so each scan has its own thread.
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, thread_ids[0], os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
                 break
@@ -93,10 +93,10 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
 
 
 def _prepare_master(server: Any) -> None:
-    # The socket was given to it, as by systemd. Otherwise gunicorn would try to remove its name at the end.
+    # The socket was passed to it, as by systemd. Otherwise gunicorn would try to unlink it at exit.
     server.systemd = True
     threading.Thread(target=_stop_with_owner, daemon=True).start()
-    # What exists now is shared by all processes. The collector would write to it.
+    # Existing objects are in shared memory, which the garbage collector would write to.
     gc.freeze()
 
 
@@ -106,7 +106,7 @@ def _stop_with_owner() -> None:
 
 
 def _lower_priority(worker: Any) -> None:
-    """Runs in each process once it can scan, so that the process still starts at normal priority."""
+    """Called in each process once it is ready, so that it starts at normal priority."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:

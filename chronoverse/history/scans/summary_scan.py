@@ -1,4 +1,4 @@
-"""Makes the summary of a job's log: reads all of it for lines that look like errors, and reads its end."""
+"""Makes the summary of a job's log: scans all of it for lines that look like errors, and reads its end."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 
 
 class SummaryProgress:
-    """How far the summaries of some jobs have come, for all forks of a process: an unnamed file of 512 slots.
+    """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
 
-    When two jobs have the same slot, the earlier one starts over.
+    If two jobs use the same slot, the earlier one starts over.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class SummaryProgress:
         """The value last stored under ``key`` (16 bytes), or None."""
         data = os.pread(self._file, 2**18, self._offset(key))
         json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
-        # Two processes may write at the same time.
+        # Two processes can write at the same time.
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
-        """Keeps ``value`` for the next request. If the disk is full, that request starts over."""
+        """Stores ``value`` for the next request, which starts over if the disk is full."""
         json = orjson.dumps(value)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))
@@ -55,7 +55,7 @@ def _digest(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SummaryReader:
-    """Finds the contents of summaries in logs that ``read`` reads. A scan server's processes share ``progress``."""
+    """Finds the contents of summaries in logs read by ``read``. All processes of a scan server share ``progress``."""
 
     read: BatchReader
     hasher: ShapeHasher
@@ -70,17 +70,15 @@ class SummaryReader:
         budget: PageBudget,
         renew: Callable[[], PageBudget],
     ) -> Findings:
-        """The findings in the log so far, without its pauses. The next request continues here.
+        """The findings in the log so far, except pauses. The next request continues here. Raises what ``read`` raises.
 
-        Raises what ``read`` raises.
-
-        ``budget`` is for the new lines; ``renew`` makes the budget for the errors. ``new_lines`` is None if there was
-        no time to compare.
+        ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was no time
+        to compare.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
         clues, reader = Clues(), self.lines
-        # A job that begins again under its id, or loses lines or what they said, is another one here.
+        # A new version if the job restarts, is redacted, or drops lines.
         version = job.created_at, job.started_at, job.redactions, job.first
         key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
         if (kept := self.progress.get(key)) is not None:
@@ -118,9 +116,9 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines that were not scanned for ``found`` yet, and whether each one matches ``search``.
+    """The lines not yet scanned for ``found``, and whether each matches ``search``, until time runs out.
 
-    Lines that a running job has written since come first, then the others from the end backwards, while there is time.
+    First lines that a running job has written since, then the others backwards from the end.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):

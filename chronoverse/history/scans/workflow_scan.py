@@ -1,4 +1,4 @@
-"""Searches the jobs of one or all workflows, newest job first. Each page scans a bounded part of them."""
+"""Searches the jobs of one or all workflows, newest job first. Each page scans a limited part."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Job, JobRef, TimeRange
 
 
 class ListedJob(NamedTuple):
-    """A listed job. ``job`` is None if the job is gone or cannot be read."""
+    """A listed job. ``job`` is None if it is gone or unreadable."""
 
     created_ms: float
     ref: JobRef
@@ -23,7 +23,7 @@ class ListedJob(NamedTuple):
 
 
 class JobsPage(NamedTuple):
-    """A page: the JSON of each job. ``position`` is how far the search has come; None once all jobs were searched."""
+    """A page: the JSON of each job. ``position``: how far the search has come; None at the end."""
 
     jobs: list[bytes]
     position: WorkflowPosition | None
@@ -36,11 +36,11 @@ def read_jobs_page(
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
-    """Searches ``listed`` until the ``budget`` is used up, but at least a part of one job.
+    """Searches ``listed`` until the ``budget`` is used up, but at least part of one job.
 
-    ``read_ahead`` gets jobs before they are searched. ``search`` takes a job, the line after which to begin, how many
-    lines to find, and whether their numbers are enough. Raises what ``search`` raises, but reports an error of a single
-    job in the page.
+    ``read_ahead`` gets jobs before they are searched. ``search`` gets a job, the line after which to start, how many
+    lines to find, and whether their numbers are enough. Raises what ``search`` raises, except an error of a single job,
+    which is reported in the page.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
@@ -59,7 +59,7 @@ def read_jobs_page(
             except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
                 jobs.append(_job_json(job, [], more=False, error=str(error), **which))
             except StoreUnavailable:
-                # What was found before makes its own page. The next page raises this error, if it lasts.
+                # Return what was found so far as a page. The next page raises this error if it persists.
                 if jobs:
                     return JobsPage(jobs, position)
                 raise
@@ -74,7 +74,7 @@ def read_jobs_page(
 
 
 def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
-    """``listed``; jobs that are not searched keep only their positions in the listing."""
+    """``listed``, without the ``job`` of entries that are not to be searched."""
     time_range = TimeRange(scan.since, scan.until)
     for each in listed:
         job = each.job
@@ -84,7 +84,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes jobs to ``read_ahead`` while the eight before them are still being searched."""
+    """``listed``, unchanged. Passes jobs to ``read_ahead`` while up to eight jobs before them are being searched."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
