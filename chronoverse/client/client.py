@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -40,6 +40,8 @@ class _StreamFailed(RequestFailed):
     """Raised when a stream ends with an ``error`` event. The message is the event's text."""
 
 
+# Its repr would contain the token.
+@dataclass(eq=False, repr=False)
 class Client:
     """A client of the service at ``url``.
 
@@ -51,30 +53,27 @@ class Client:
     Raises :class:`Unreachable` if all retries failed, and another :class:`ChronoverseError` if no retry can succeed.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str | Callable[[], str | None] | None = None,
-        *,
-        ca_file: Path | None = None,
-        heartbeat_seconds: float = 15.0,
-        max_attempts: int = 4,
-        max_retry_seconds: float = 600.0,
-        on_retry: Callable[[str], object] = lambda text: None,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._renews_token = callable(token)
-        self._max_attempts = max_attempts
-        self._max_retry_seconds = max_retry_seconds
-        self._on_retry = on_retry
-        self._clock = clock
-        self._chance = chance
-        self._sleep = sleep
-        # A connection without three heartbeats counts as dead.
-        silence = 3 * heartbeat_seconds
-        self._service = ServiceConnection(url, token, ca_file=ca_file, connect_seconds=5.0, read_seconds=silence)
+    url: str
+    token: str | Callable[[], str | None] | None = None
+    _: KW_ONLY
+    ca_file: Path | None = None
+    heartbeat_seconds: float = 15.0
+    max_attempts: int = 4
+    max_retry_seconds: float = 600.0
+    on_retry: Callable[[str], object] = lambda text: None
+    clock: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+    sleep: Callable[[float], object] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._service = ServiceConnection(
+            self.url,
+            self.token,
+            ca_file=self.ca_file,
+            connect_seconds=5.0,
+            # A connection without three heartbeats counts as dead.
+            read_seconds=3 * self.heartbeat_seconds,
+        )
 
     def close(self) -> None:
         self._service.close()
@@ -130,12 +129,12 @@ class Client:
     ) -> Iterator[Any]:
         """Yields the events that ``follower`` decodes, across reconnects. ``first`` is for the first connection."""
         stop = stop or threading.Event()
-        backoff = Backoff(RETRY, self._clock, self._chance)
-        wait_until = self._clock() + wait
+        backoff = Backoff(RETRY, self.clock, self.chance)
+        wait_until = self.clock() + wait
         failure: RequestFailed | None = None
         while not stop.is_set():
             start = first if follower.last_number is None else {}
-            left = min(max(ceil(wait_until - self._clock()), 0), 300)  # the most that the service allows
+            left = min(max(ceil(wait_until - self.clock()), 0), 300)  # the most that the service allows
             query = {**start, **filters, "wait": left or None}
             backoff.record_failure()  # until the connection brings something
             try:
@@ -145,7 +144,7 @@ class Client:
                 failure = error
             except Unauthorized as error:
                 # The token can expire a moment before its file is renewed.
-                if follower.last_number is None or not self._renews_token:
+                if follower.last_number is None or not callable(self.token):
                     raise
                 failure = RequestFailed(str(error))
             except JobNotFound as error:
@@ -155,14 +154,14 @@ class Client:
                 raise
             if follower.ended or stop.is_set():
                 return
-            if backoff.seconds_failing() > self._max_retry_seconds:
+            if backoff.seconds_failing() > self.max_retry_seconds:
                 raise failure
             if follower.retry_ms is not None:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
             # A renewed token is no failure: waiting would only delay the next line.
-            at_once = self._renews_token and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
+            at_once = callable(self.token) and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
             # If no job appeared in time, the next request follows immediately, does not wait, and gets a 404.
-            is_over = bool(left) and isinstance(failure, _StreamFailed) and self._clock() >= wait_until
+            is_over = bool(left) and isinstance(failure, _StreamFailed) and self.clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures and not is_over:
                 yield Notice(f"{failure}; trying again in {delay:.1f} s")
@@ -233,15 +232,15 @@ class Client:
 
         Raises :class:`JobNotFound` if the job does not appear in that time, or was deleted.
         """
-        deadline = None if seconds is None else self._clock() + seconds
+        deadline = None if seconds is None else self.clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
         path = _path("/workflows/{}/jobs/{}/wait", *job)
-        backoff = Backoff(RETRY, self._clock, self._chance)
-        max_failures: int | None = self._max_attempts
+        backoff = Backoff(RETRY, self.clock, self.chance)
+        max_failures: int | None = self.max_attempts
         was_refused = False
         while True:
-            left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self._clock()), 0), WAIT_SECONDS)
-            asked_at = self._clock()
+            left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self.clock()), 0), WAIT_SECONDS)
+            asked_at = self.clock()
             is_last = deadline is not None and asked_at + left >= deadline
             try:
                 answer = self._get_once(path, {**query, "offset": offset, "timeout": left})
@@ -249,31 +248,31 @@ class Client:
                 if is_last:
                     raise
                 max_failures = None
-                if self._clock() - asked_at >= left / 2:
+                if self.clock() - asked_at >= left / 2:
                     backoff.record_success()
                     continue
                 # The service did not wait: the job was deleted, or the service is shutting down.
                 backoff.record_failure()
-                if backoff.failures == self._max_attempts:
+                if backoff.failures == self.max_attempts:
                     raise
-                self._sleep(backoff.delay())
+                self.sleep(backoff.delay())
                 continue
             except Unauthorized:
                 # The token may have expired during the wait; the next request gets the new one.
-                if was_refused or not self._renews_token:
+                if was_refused or not callable(self.token):
                     raise
                 was_refused = True
                 continue
             except RequestFailed as failure:
                 delay = self._delay(backoff, failure, max_failures)
-                if deadline is not None and self._clock() + delay >= deadline:
+                if deadline is not None and self.clock() + delay >= deadline:
                     raise
-                self._sleep(delay)
+                self.sleep(delay)
                 continue
             max_failures, was_refused = None, False
             backoff.record_success()
             # A single request waits for at most WAIT_SECONDS.
-            if answer["outcome"] != "timeout" or (deadline is not None and self._clock() >= deadline):
+            if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
                 return answer
             # A wait for the end alone starts over each time.
             offset = answer["cursor"] if q is not None else None
@@ -361,19 +360,19 @@ class Client:
 
     def _retry(self, attempt: Callable[[], _Result]) -> _Result:
         """The result of ``attempt``, which is retried within the client's limits."""
-        backoff = Backoff(RETRY, self._clock, self._chance)
+        backoff = Backoff(RETRY, self.clock, self.chance)
         while True:
             try:
                 return attempt()
             except RequestFailed as failure:
-                delay = self._delay(backoff, failure, self._max_attempts)
-                self._on_retry(f"{failure}; trying again in {delay:.1f} s")
-                self._sleep(delay)
-                self._on_retry("")
+                delay = self._delay(backoff, failure, self.max_attempts)
+                self.on_retry(f"{failure}; trying again in {delay:.1f} s")
+                self.sleep(delay)
+                self.on_retry("")
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
         backoff.record_failure()
-        left = self._max_retry_seconds - backoff.seconds_failing()
+        left = self.max_retry_seconds - backoff.seconds_failing()
         if backoff.failures == max_failures or left <= 0 or failure.min_delay > left:
             raise failure
         return max(min(backoff.delay(), left), failure.min_delay)

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ TOTAL_BYTES: Final = 33_554_432
 _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 
 
+@dataclass(eq=False)
 class Agent:
     """Publishes the logs below ``directory`` of the pods that ``watcher`` knows, in ``namespaces`` (all, if empty).
 
@@ -36,30 +38,25 @@ class Agent:
     whether there is room.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        watcher: PodWatcher,
-        surround: Callable[[Callable[[], bool]], Surroundings],
-        namespaces: Collection[str] = (),
-        label_names: Collection[str] = (),
-    ) -> None:
-        self._directory = directory
-        self._watcher = watcher
-        self._namespaces = namespaces
-        self._label_names = label_names
+    directory: Path
+    watcher: PodWatcher
+    surround: InitVar[Callable[[Callable[[], bool]], Surroundings]]
+    namespaces: Collection[str] = ()
+    label_names: Collection[str] = ()
+    logs: dict[RunKey, ContainerLog] = field(default_factory=dict)
+    #: The runs of containers whose jobs have ended, while their pods are there.
+    _done: set[RunKey] = field(default_factory=set)
+    #: How the runs ended, or None if nobody will ever say that.
+    _ends: dict[RunKey, ContainerEnd | None] = field(default_factory=dict)
+    #: Since when containers do not start.
+    _stuck: dict[RunKey, float] = field(default_factory=dict)
+    _cost: int = 0
+    #: When the last turn began, in monotonic seconds.
+    turned_at: float = field(default_factory=time.monotonic)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self, surround: Callable[[Callable[[], bool]], Surroundings]) -> None:
         self._around = surround(lambda: self._cost < TOTAL_BYTES)
-        self.logs: dict[RunKey, ContainerLog] = {}
-        #: The runs of containers whose jobs have ended, while their pods are there.
-        self._done: set[RunKey] = set()
-        #: How the runs ended, or None if nobody will ever say that.
-        self._ends: dict[RunKey, ContainerEnd | None] = {}
-        #: Since when containers do not start.
-        self._stuck: dict[RunKey, float] = {}
-        self._cost = 0
-        #: When the last turn began, in monotonic seconds.
-        self.turned_at = time.monotonic()
-        self._stop = threading.Event()
 
     def run(self, stop_seconds: float = 10.0) -> None:
         """Runs until :meth:`stop`. The jobs then wait for the next agent, for a week at most."""
@@ -112,9 +109,9 @@ class Agent:
 
     def _look(self) -> None:
         """Finds new logs, and the ends of known ones. Forgets logs that are gone."""
-        pods = self._watcher.pods()
+        pods = self.watcher.pods()
         for pod in pods.values():
-            if pod.is_collected(self._namespaces):
+            if pod.is_collected(self.namespaces):
                 self._look_at(pod, time.monotonic())
         self._ends = {}
         for key in self.logs:
@@ -122,12 +119,12 @@ class Agent:
             end = known.end(key.container, key.restart) if known else None
             # A run before the last one has no status.
             is_gone = known is None or known.is_gone or known.restarts(key.container) > key.restart + 1
-            if end or (is_gone and self._watcher.is_synced):
+            if end or (is_gone and self.watcher.is_synced):
                 self._ends[key] = end
         active = {key.uid for key in self.logs}
         gone = {uid for uid, pod in pods.items() if pod.is_gone and uid not in active}
-        self._watcher.forget(gone)
-        for key in list(self._done) if self._watcher.is_synced else ():
+        self.watcher.forget(gone)
+        for key in list(self._done) if self.watcher.is_synced else ():
             if key.uid in gone or key.uid not in pods.keys() | active:
                 self._around.checkpoints.delete(str(key))
                 self._done.discard(key)
@@ -150,7 +147,7 @@ class Agent:
         for container in pod.containers:
             names: list[str] = []
             try:
-                names = os.listdir(self._directory / pod.directory / container)
+                names = os.listdir(self.directory / pod.directory / container)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -160,8 +157,8 @@ class Agent:
     def _begin(self, pod: Pod, key: RunKey, failure: ContainerEnd | None = None) -> None:
         if key not in self.logs and key not in self._done:
             restart = max(0, key.restart)
-            path = self._directory / pod.directory / key.container / f"{restart}.log"
-            labels = pod.labels(key.container, self._label_names)
+            path = self.directory / pod.directory / key.container / f"{restart}.log"
+            labels = pod.labels(key.container, self.label_names)
             job, started = pod.job(key.container, restart), pod.started(key.container, restart)
             self._open(key, partial(ContainerLog, key, job, path, labels, self._around, failure, started))
 

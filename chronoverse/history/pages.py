@@ -5,6 +5,7 @@ When the budget is used up, the page ends with a cursor for the next one. A page
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Final, NamedTuple
 
 import orjson
@@ -28,32 +29,29 @@ PAGE_SECONDS: Final = 1.0
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
+@dataclass(eq=False)
 class PageBudget:
     """A page's budget: ``page_bytes`` and ``seconds``, or fewer seconds if ``client_is_gone``."""
 
-    def __init__(
-        self,
-        *,
-        page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES,
-        seconds: float = PAGE_SECONDS,
-        client_is_gone: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    _: KW_ONLY
+    page_bytes: InitVar[int] = PAGE_BYTES - ENVELOPE_BYTES
+    seconds: float = PAGE_SECONDS
+    client_is_gone: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+    bytes_left: int = field(init=False)
+    entries_left: int = MAX_ENTRIES
+    empty: bool = True
+
+    def __post_init__(self, page_bytes: int) -> None:
         self.bytes_left = page_bytes
-        self.entries_left = MAX_ENTRIES
-        self.empty = True
-        self._client_is_gone = client_is_gone
-        self._clock = clock
-        began = clock()
-        self._deadline = began + seconds
-        self._deadline_without_client = began + CLIENT_GONE_SECONDS
+        self._began = self.clock()
 
     def is_used_up(self) -> bool:
         return self.bytes_left <= 0 or self.entries_left <= 0 or self.is_out_of_time()
 
     def is_out_of_time(self) -> bool:
-        now = self._clock()
-        return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
+        seconds = self.clock() - self._began
+        return seconds > self.seconds or (seconds > CLIENT_GONE_SECONDS and self.client_is_gone())
 
     def take(self, json: bytes) -> bool:
         """Reserves room for one line. Returns False if there is none. A page's first line always fits."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
@@ -44,41 +45,34 @@ LOOK_BACK: Final = 500
 THREADS: Final = 16
 
 
+@dataclass(eq=False)
 class Notifier:
     """One process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
 
     ``clock`` is Unix time in seconds.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        summarize: Callable[[JobRef], Mapping[str, Any]],
-        hosts: Mapping[str, bool],
-        base_url: str,
-        context: ssl.SSLContext,
-        stop: threading.Event,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._summarize = summarize
-        self._hosts = hosts
-        self._base_url = base_url
-        self._context = context
-        self._stop = stop
-        self._clock = clock
-        self._kept: dict[JobRef, KeptWatch] = {}
-        #: The watches that a thread delivers for, and when its event was queued (Unix ms).
-        self._busy: dict[JobRef, int] = {}
-        self._look_at = 0.0
-        #: Workflows whose listing is looked through, and the last change when that began.
-        self._behind: set[str] = set()
-        self._caught_up: dict[str, int] = {}
+    store: Store
+    summarize: Callable[[JobRef], Mapping[str, Any]]
+    hosts: Mapping[str, bool]
+    base_url: str
+    context: ssl.SSLContext
+    stop: threading.Event
+    clock: Callable[[], float] = time.time
+    _kept: dict[JobRef, KeptWatch] = field(default_factory=dict)
+    #: The watches that a thread delivers for, and when its event was queued (Unix ms).
+    _busy: dict[JobRef, int] = field(default_factory=dict)
+    _look_at: float = 0.0
+    #: Workflows whose listing is looked through, and the last change when that began.
+    _behind: set[str] = field(default_factory=set)
+    _caught_up: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
 
     def run(self) -> None:
         backoff, pause = Backoff(STORE_RETRY), 0.0
-        while not self._stop.wait(pause):
+        while not self.stop.wait(pause):
             try:
                 self.step()
                 backoff.record_success()
@@ -96,30 +90,30 @@ class Notifier:
             self._look_at = time.monotonic() + LOOK_SECONDS
         self._take_changes()
         idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
-        for ref, event in self._store.watches.claim(idle).items() if idle else ():
+        for ref, event in self.store.watches.claim(idle).items() if idle else ():
             self._busy[ref] = event.queued_ms
             # A receiver that fails takes a thread for as long as a delivery may take, and must delay no other.
             self._pools[self._kept[ref].state.failures > 0].submit(self._deliver, ref, event)
-        now_ms = 1000 * self._clock()
+        now_ms = 1000 * self.clock()
         busy = [(self._kept.get(ref), ms) for ref, ms in list(self._busy.items())]
         ages = [now_ms - ms for kept, ms in busy if kept is not None and not kept.state.failures]
         metrics.NOTIFY_LAG.set(max(ages, default=0) / 1000)
-        metrics.NOTIFY_LAST_STEP.set(self._clock())
+        metrics.NOTIFY_LAST_STEP.set(self.clock())
 
     def _look(self) -> None:
         """Reads the watches, and the running jobs, which reveals lost jobs and ends by foreign runners."""
         kept: dict[JobRef, KeptWatch] = {}
-        for workflow_id in self._store.watches.workflows():
+        for workflow_id in self.store.watches.workflows():
             with _logging_errors(workflow_id):
                 kept |= self._read_watches(workflow_id)
-        self._kept, now = kept, self._clock()
+        self._kept, now = kept, self.clock()
         metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept.values()))
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept.values()))
         self._take_changes(IDLE_SECONDS)
         for workflow_id in self._workflows():
             with _logging_errors(workflow_id):
-                running = self._store.watches.running(workflow_id)
-                for job in self._store.get_jobs(running) if running else ():
+                running = self.store.watches.running(workflow_id)
+                for job in self.store.get_jobs(running) if running else ():
                     if isinstance(job, Job) and job.status is Status.RUNNING:
                         self._queue_silence(job, now)
 
@@ -132,11 +126,11 @@ class Notifier:
         return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
 
     def _read_watches(self, workflow_id: str) -> dict[JobRef, KeptWatch]:
-        return {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
+        return {JobRef(workflow_id, each.watch.watch_id): each for each in self.store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
         workflows = [each for each in self._workflows() if each not in self._behind]
-        for workflow_id, entries, last in self._store.watches.changes(workflows, idle_seconds, self._caught_up):
+        for workflow_id, entries, last in self.store.watches.changes(workflows, idle_seconds, self._caught_up):
             if last:
                 # For ten thousand jobs it takes seconds.
                 self._behind.add(workflow_id)
@@ -173,7 +167,7 @@ class Notifier:
                 raise  # The changes are read again.
             except StoreError:
                 continue  # The entry is untrusted.
-        self._store.watches.done(workflow_id, entries)
+        self.store.watches.done(workflow_id, entries)
 
     def _queue_end(self, job: Job, *, late: bool = False, deleted: bool = False) -> int:
         """Queues the end of a job. Returns how many watches report it.
@@ -181,7 +175,7 @@ class Notifier:
         Watches omit a ``late`` one from before they were made, or older than :data:`CATCH_UP_SECONDS`. Those for a
         change omit a ``deleted`` job: the one that it was compared with may be gone, too.
         """
-        queued, now = 0, self._clock()
+        queued, now = 0, self.clock()
         for watch in self._watches(job.ref.workflow_id, job):
             since, before = max(now - CATCH_UP_SECONDS, watch.made_ms / 1000), None
             if (late and (seconds_of(job.finished_at) or now) < since) or (deleted and watch.on == "change"):
@@ -193,7 +187,7 @@ class Notifier:
             name = f"{'ended' if before is None else 'changed'}.{job.status}"
             before_id = None if before is None else before.ref.job_id
             event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), before_id)
-            queued += self._store.watches.add(watch, event)
+            queued += self.store.watches.add(watch, event)
         return queued
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
@@ -205,8 +199,8 @@ class Notifier:
 
     def _jobs(self, workflow_id: str, position: ListingPosition | None = None) -> Iterator[Job]:
         """The workflow's jobs after a position in its listing, newest first."""
-        while page := self._store.listing.page(workflow_id, position, 50):
-            for found in self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in page]):
+        while page := self.store.listing.page(workflow_id, position, 50):
+            for found in self.store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in page]):
                 if isinstance(found, StoreUnavailable):
                     raise found
                 if isinstance(found, Job):
@@ -216,14 +210,14 @@ class Notifier:
     def _queue_silence(self, job: Job, now: float) -> None:
         if not (watches := self._watches(job.ref.workflow_id, job)):
             return
-        last = self._store.page(job.ref, before=job.last + 1, count=1)
+        last = self.store.page(job.ref, before=job.last + 1, count=1)
         fields = dict(zip(last[0][1][::2], last[0][1][1::2], strict=True)) if last else {}
         said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
         for watch in watches:
             if now - said >= (watch.seconds or 0):
                 name = f"silent.{job.last}"
                 event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), None, job.last)
-                self._store.watches.add(watch, event)
+                self.store.watches.add(watch, event)
 
     def _deliver(self, ref: JobRef, event: Event | None) -> None:
         """Delivers a watch's events, until a delivery fails or the claim may soon expire."""
@@ -235,22 +229,22 @@ class Notifier:
                 state = self._send(kept.watch, event, kept.state)
                 if ref in self._kept:
                     self._kept[ref] = kept._replace(state=state)
-                is_over = self._stop.is_set() or time.monotonic() >= ends_at
-                event = None if is_over else self._store.watches.claim([kept.watch]).get(ref)
+                is_over = self.stop.is_set() or time.monotonic() >= ends_at
+                event = None if is_over else self.store.watches.claim([kept.watch]).get(ref)
         del self._busy[ref]
 
     def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
-        now, pause, outcome = self._clock(), None, "delivered"
+        now, pause, outcome = self.clock(), None, "delivered"
         age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
         if state.failures and min(age, failing) >= RETRY_SECONDS:
             outcome = "dropped"
-            self._store.watches.count_dropped(watch)
+            self.store.watches.count_dropped(watch)
         else:
             try:
                 body = self._message(watch, event)
                 headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
-                post(watch.url, headers, body, self._hosts, self._context)
-                state = DeliveryState(delivered_ms=round(1000 * self._clock()))
+                post(watch.url, headers, body, self.hosts, self.context)
+                state = DeliveryState(delivered_ms=round(1000 * self.clock()))
             except NotDelivered as error:
                 since, outcome = state.failing_since_ms if state.failures else round(1000 * now), "failed"
                 state = DeliveryState(state.failures + 1, since, str(error), state.delivered_ms)
@@ -258,21 +252,21 @@ class Notifier:
                 pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
-        self._store.watches.settle(watch, event, state, pause)
+        self.store.watches.settle(watch, event, state, pause)
         return state
 
     def _message(self, watch: Watch, event: Event) -> bytes:
         ref, is_test = JobRef(watch.workflow_id, event.job_id), event.name.startswith("test.")
-        job = self._store.get_job(ref) if event.job_id else None
+        job = self.store.get_job(ref) if event.job_id else None
         if not is_test and (job is None or job.attempt != event.attempt):
             # It was deleted meanwhile, or has begun again.
             job = Job(ref, Status(event.status), attempt=event.attempt)
-        before = event.before and self._store.get_job(JobRef(watch.workflow_id, event.before))
+        before = event.before and self.store.get_job(JobRef(watch.workflow_id, event.before))
         summary: Mapping[str, Any] = {}
         if job is not None and job.created_at and not event.last and job.status in (Status.FAILED, Status.LOST):
             with contextlib.suppress(ChronoverseError):
-                summary = self._summarize(ref)
-        return message(watch, event, job, before or None, summary, self._base_url)
+                summary = self.summarize(ref)
+        return message(watch, event, job, before or None, summary, self.base_url)
 
 
 @contextlib.contextmanager
