@@ -5,6 +5,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import chain
 from operator import itemgetter
@@ -54,6 +55,8 @@ SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 4 * 2**20
 
 
+# Its repr would contain the password in the URL.
+@dataclass(eq=False, repr=False)
 class Store:
     """Reads and writes job logs. Safe to share between threads or greenlets of one process.
 
@@ -68,40 +71,34 @@ class Store:
     batch_lines = 5_000
     appends_ahead = 1
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        prefix: str = "chronoverse",
-        lease_seconds: float = 30,
-        retention_seconds: float = 604_800,
-        durability: Durability = Durability.ACKED,
-        sync: Callable[[], None] | None = None,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._durability = durability
-        self._sync = sync
-        self._lease_ms = round(lease_seconds * 1000)
-        self._retention_ms = round(retention_seconds * 1000)
+    url: str
+    _: KW_ONLY
+    prefix: str = "chronoverse"
+    lease_seconds: float = 30
+    retention_seconds: float = 604_800
+    durability: Durability = Durability.ACKED
+    sync: Callable[[], None] | None = None
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)
         # The time between finding a lease expired and declaring its job LOST. A live runner pauses for less than 1 s.
-        self._grace_ms = max(1, round(min(lease_seconds / 3, 1) * 1000))
-        self._clock = clock
-        self._sleep = sleep
-        self._topology = _topology_of(url)
-        self._keys = KeyMap(prefix)
+        self._grace_ms = max(1, round(min(self.lease_seconds / 3, 1) * 1000))
+        self._topology = _topology_of(self.url)
+        self._keys = KeyMap(self.prefix)
         self._use(PoolKind.COMMANDS)
 
     def _use(self, pool: PoolKind) -> None:
         self._commands = commands = Commands(self._topology, self._keys, pool)
-        self.listing = JobListing(commands, self._clock)
+        self.listing = JobListing(commands, self.clock)
         self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
-        self.catalog = JobCatalog(commands, self._clock)
+        self.catalog = JobCatalog(commands, self.clock)
         self.chunks = ChunkIndex(commands)
-        self.audit_trail = AuditTrail(commands, self._clock)
+        self.audit_trail = AuditTrail(commands, self.clock)
         # Archived together with the settings.
         self.watches = WatchStore(commands, self.catalog.change_settings)
-        self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
+        self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self.clock)
 
     def for_tail(self) -> "Store":
         """A copy of this store for the tail reader, with connections that no other caller can use."""
@@ -124,7 +121,7 @@ class Store:
         """
         reply = self._get_job(job)
         if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
-            self._sleep(self._grace_ms / 1000)
+            self.sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
         return self._list_foreign([found])[0] if found and replies.is_unlisted(reply) else found
@@ -176,12 +173,12 @@ class Store:
         return [job.listed(scores[job.ref]) if job.ref in scores else job for job in jobs]
 
     def _get_job_call(self, job: JobRef) -> tuple[str, list[str], tuple[Any, ...]]:
-        args = (iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms)
+        args = (iso_timestamp(self.clock()), self._lease_ms, self._retention_ms, self._grace_ms)
         return job.workflow_id, [self._keys.of(job, kind) for kind in RUNNER_KEYS], args
 
     def register(self, job: JobRef, labels: Labels = ()) -> bool:
         """Creates a PENDING job. Returns whether it is new. Raises :class:`Deleted`, :class:`LabelSet`."""
-        now = self._clock()
+        now = self.clock()
         keep_ms = self.retention_ms(job.workflow_id)
         args = (iso_timestamp(now), _milliseconds(now), job.job_id, keep_ms, *chain.from_iterable(labels))
         new, created_ms = self._ask("register", job, ("job", "jobs"), *args)
@@ -233,7 +230,7 @@ class Store:
         Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`. Without changing anything, also
         raises :class:`SequenceGap` if the attempt's first line would not be ``first``, and :class:`LabelSet`.
         """
-        now = self._clock()
+        now = self.clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
         retention = self.catalog.retention(job.workflow_id, PoolKind.APPENDS)
         args = (token, *times, job.job_id, 1000 * retention if retention else "", first or "")
@@ -275,7 +272,7 @@ class Store:
                 first, has_quota = error.expected, True
         if is_slow:
             size = sum(len(message) for run in runs for message in run.messages)
-            self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
+            self.sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
         if has_quota:
             raise QuotaReached(first)
         return first
@@ -288,12 +285,12 @@ class Store:
         """Appends one entry that declares lines ``first`` to ``last`` lost or ``missing``. Otherwise like
         :meth:`append`.
         """
-        args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
+        args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self.clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
     def durability_probe(self) -> "Store | None":
         """This store, for calls of :meth:`confirm`. None if acknowledged lines count as safe."""
-        return None if self._durability is Durability.ACKED else self
+        return None if self.durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """The number below which all lines, and the terminal entry, are safe. None after a timeout.
@@ -304,8 +301,8 @@ class Store:
         keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
         write = ("EVAL", self._commands.script_named("confirm").source, len(keys), *keys, *args)
-        sync = self._sync if may_sync else None
-        ask = partial(confirm, write=write, durability=self._durability, sync=sync)
+        sync = self.sync if may_sync else None
+        ask = partial(confirm, write=write, durability=self.durability, sync=sync)
         return self._commands.work(attempt.job.workflow_id, ask, PoolKind.WAITS)
 
     def renew(self, attempt: Attempt) -> None:
@@ -329,7 +326,7 @@ class Store:
         :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
-        now = iso_timestamp(self._clock())
+        now = iso_timestamp(self.clock())
         # A job waits a week for its next attempt, and then becomes LOST.
         keep_ms = self._retention_ms if status.terminal else 604_800_000
         end = (status, code, dropped, keep_ms, next_number, attempt.attempt, "1" if counts else "")
@@ -347,7 +344,7 @@ class Store:
         code = "" if exit_code is None else exit_code
         own = self.catalog.retention(ref.workflow_id, PoolKind.APPENDS)
         end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")
-        had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self._clock()), *end)
+        had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self.clock()), *end)
         job = self.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
