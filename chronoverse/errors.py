@@ -298,6 +298,10 @@ class LabelSet(AppendRefused):
         self.keys = tuple(keys)
 
 
+class EarlierService(ChronoverseError):
+    """Raised once when the service does not accept runs of lines. The retried append then has another form."""
+
+
 class TooManyFiles(AppendRefused):
     """Raised when a job's numbered log records come from more files than are remembered for one job."""
 

@@ -59,7 +59,10 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
     """Saves settings and watches changed since they were last saved, unless the store was rolled back."""
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
-        if changed_ms != found.saved_ms and not history.went_back():
+        if not changed_ms and any(value is not None for value in found.own.values()):
+            # An earlier version has set them.
+            store.catalog.change_settings(workflow_id)
+        elif changed_ms != found.saved_ms and not history.went_back():
             watches = {
                 name: text.decode() for name, text in store.watches.fields(workflow_id).items() if ":" not in name
             }

@@ -14,7 +14,10 @@ import orjson
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
 from chronoverse.errors import (
+    BadRequest,
+    EarlierService,
     JobNotFound,
+    LabelSet,
     NotDurable,
     QuotaReached,
     StaleToken,
@@ -25,7 +28,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
-from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, runs_of, split_runs
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, lines_of, runs_of, split_runs
 
 #: Seconds without data from the service before a timeout. The service waits less long for its store.
 READ_SECONDS: Final = 10.0
@@ -45,8 +48,6 @@ class HttpLogWriter:
     certificate, :class:`Unreachable`.
     """
 
-    #: Maximum lines per append.
-    batch_lines = 5_000
     #: Appends sent before the first is answered. At a latency of 50 ms, this allows 200,000 lines per second.
     appends_ahead = 4
 
@@ -64,6 +65,7 @@ class HttpLogWriter:
         #: The job whose end the service acknowledged last, and one past its terminal entry.
         self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
+        self._takes_runs = True
         host = urlsplit(url).hostname or ""
         #: Whether the service is on this machine: then compressing takes longer than sending.
         self._is_near = host in ("localhost", "::1") or host.startswith("127.")
@@ -84,22 +86,48 @@ class HttpLogWriter:
             body["first"] = first
         if labels:
             body["labels"] = dict(labels)
-        answer = self._post(job, "attempts", body)
+        try:
+            answer = self._post(job, "attempts", body)
+        except BadRequest as error:
+            if not labels:
+                raise
+            raise LabelSet(
+                f"the service does not accept labels (an earlier version?): {error}", [*dict(labels)]
+            ) from error
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
+
+    @property
+    def batch_lines(self) -> int:
+        """Maximum lines of an append."""
+        return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Like :meth:`append_runs`."""
-        return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
+        runs = runs_of(lines)
+        with contextlib.suppress(EarlierService):
+            return self.append_runs(attempt, lines[0].sequence_num, runs)
+        return self.append_runs(attempt, lines[0].sequence_num, runs)
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends ``runs``, in halves if they are too long for the service."""
+        """Appends ``runs``, in halves if they are too long for the service.
+
+        Raises :class:`EarlierService` if the caller must retry with the same lines, which are then sent in the older
+        format.
+        """
         lines = count_lines(runs)
         if self._fits(lines, len(runs)):
             try:
-                return _number(self._post(attempt.job, "logs", _append_body(attempt, first, runs)), "next")
+                return _number(self._post(attempt.job, "logs", self._append_body(attempt, first, runs)), "next")
             except TooLong:
                 if lines == 1:
                     raise
+            except BadRequest as error:
+                if not self._takes_runs:
+                    raise
+                self._takes_runs = False
+                raise EarlierService(
+                    f"{self._service.url} does not accept lines in bulk, so publishing is slower: an earlier version?"
+                ) from error
         one, other = split_runs(runs, (lines + 1) // 2)
         with contextlib.suppress(QuotaReached):  # so is the other half, and that says it
             self.append_runs(attempt, first, one)
@@ -108,15 +136,18 @@ class HttpLogWriter:
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
         """Sends an append without waiting for earlier answers. Call the result for the return value or error."""
         plain = partial(self.append_runs, attempt, first, runs)
-        if not self._fits(count_lines(runs), len(runs)):
+        if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
-        path, headers, content = self._request(attempt.job, "logs", _append_body(attempt, first, runs))
+        path, headers, content = self._request(attempt.job, "logs", self._append_body(attempt, first, runs))
         receive = self._service.post_ahead(path, headers, content)
 
         def answer() -> int:
-            with self._translated(attempt.job):
-                body = receive()
-                return plain() if body is None else _number(orjson.loads(body), "next")
+            try:
+                with self._translated(attempt.job):
+                    body = receive()
+                    return plain() if body is None else _number(orjson.loads(body), "next")
+            except BadRequest:
+                return plain()
 
         return answer
 
@@ -124,9 +155,20 @@ class HttpLogWriter:
         """Whether one request can hold this many lines and runs: at most 20,000 structural characters."""
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
 
+    def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
+        if not self._takes_runs:
+            return _lines(attempt, first, [_to_json(line) for line in lines_of(runs, first)])
+        return {
+            "token": attempt.token,
+            "attempt": attempt.attempt,
+            "first": first,
+            "runs": [_run_to_json(run) for run in runs],
+        }
+
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
         """Declares lines ``first`` to ``last`` lost or ``missing`` in the log. Returns the next number."""
-        body = {**_beginning(attempt, first), "count": last - first + 1}
+        body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "first": first}
+        body["count"] = last - first + 1
         if reason != "lost":
             body["reason"] = reason
         return _number(self._post(attempt.job, "logs/lost", body), "next")
@@ -153,7 +195,10 @@ class HttpLogWriter:
         if not may_sync:
             # One answer covers many lines.
             time.sleep(1.0)
-        answer = self._post(attempt.job, "logs", {**_beginning(attempt, attempt.next), "lines": [], "safe": True})
+        try:
+            answer = self._post(attempt.job, "logs", {**_lines(attempt, attempt.next, []), "safe": True})
+        except BadRequest:  # a service of an earlier version
+            answer = {"safe": False}
         if answer.get("safe") is False:
             raise NotDurable(
                 "the service cannot tell what is safe in its store: it needs an append-only file or a"
@@ -162,7 +207,7 @@ class HttpLogWriter:
         return None if answer.get("next") is None else _number(answer, "next")
 
     def renew(self, attempt: Attempt) -> None:
-        self._post(attempt.job, "logs", {**_beginning(attempt, attempt.next), "lines": []})
+        self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
     def finish(
         self,
@@ -237,8 +282,9 @@ class HttpLogWriter:
             ) from error
 
 
-def _append_body(attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
-    return {**_beginning(attempt, first), "runs": [_run_to_json(run) for run in runs]}
+def _to_json(line: Line) -> dict[str, Any]:
+    spelled: dict[str, Any] = {"timestamp": line.timestamp, "message": line.message, "stream": line.stream}
+    return {**spelled, "partial": True} if line.partial else spelled
 
 
 def _run_to_json(run: LineRun) -> dict[str, Any]:
@@ -247,8 +293,8 @@ def _run_to_json(run: LineRun) -> dict[str, Any]:
     return {**spelled, "partial": [*range(len(texts))]} if run.partial else spelled
 
 
-def _beginning(attempt: Attempt, first: int) -> dict[str, Any]:
-    return {"token": attempt.token, "attempt": attempt.attempt, "first": first}
+def _lines(attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"token": attempt.token, "attempt": attempt.attempt, "first": first, "lines": lines}
 
 
 def _number(answer: Any, name: str) -> int:

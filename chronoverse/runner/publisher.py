@@ -17,6 +17,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     Deleted,
+    EarlierService,
     Fenced,
     ForeignLines,
     Held,
@@ -208,6 +209,8 @@ class Publisher:
             return
         except NotALog:
             raise
+        except EarlierService as error:
+            self.say(f"{error}; the job continues")
         except TooFast as error:
             self._outage.last_error = error
             seconds = max(error.seconds, _SHORT_PAUSE_SECONDS)

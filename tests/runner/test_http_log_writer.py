@@ -20,6 +20,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     CorruptLog,
+    EarlierService,
     Fenced,
     Forbidden,
     Held,
@@ -307,6 +308,22 @@ def test_only_long_bodies_are_compressed() -> None:
             writer.append(attempt, lines(1, "x" * GZIP_BYTES))
             near.append(attempt, lines(1, "x" * GZIP_BYTES))
     assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip", None]
+
+
+def test_a_service_of_an_earlier_version_gets_each_line_as_an_object() -> None:
+    """It refuses runs. That is raised once, and the same lines are then sent in the old form, 500 at most."""
+    refused, appended = problem("400 Bad Request", "runs: Unknown field."), answer("200 OK", b'{"next":502}')
+    attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, *["x"] * 501))
+    with (
+        ScriptedService(refused, refused, appended, appended) as service,
+        closing(HttpLogWriter(service.url)) as writer,
+    ):
+        assert writer.batch_lines == 5000
+        with pytest.raises(EarlierService, match="an earlier version"):
+            writer.append_ahead(attempt, 1, runs)()
+        assert (writer.batch_lines, writer.append_ahead(attempt, 1, runs)()) == (500, 502)
+    sizes = [int(asked.headers["content-length"]) for asked in service.requests]
+    assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
 
 
 def test_appends_are_sent_before_the_last_is_answered(service: Service, job: JobRef, proxy: FaultProxy) -> None:
