@@ -126,9 +126,7 @@ class Redaction:
                 audit = self.request.audit_entry(numbers)
                 self._redactions += 1
                 with job_objects.put_verified(new_chunk, data, self._redactions) as new_chunk:
-                    self.store.chunks.redact(
-                        self.job, job_objects.token, new_chunk, audit, redactions=self._redactions, old=chunk
-                    )
+                    self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk)
                 self._count += len(numbers)
             self._last_checked = chunk.last
             if time.monotonic() > deadline:
@@ -153,9 +151,7 @@ class Redaction:
             with job_objects.put_verified(*builder.finish(), self._redactions if numbers else 0) as chunk:
                 if numbers:
                     audit = self.request.audit_entry(numbers)
-                    self.store.chunks.redact(
-                        self.job, token, chunk, audit, redactions=self._redactions, last_entry=newest
-                    )
+                    self.store.chunks.redact(self.job, token, chunk, audit, last_entry=newest)
                 else:
                     self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.errors import ArchiveDamaged
-from chronoverse.joblog.chunk import Chunk, combined_sha256
+from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import MAX_NUMBER, JobRef
 from chronoverse.store.catalog import DERIVED_VERSION
@@ -195,7 +195,6 @@ class ChunkIndex:
         chunk: Chunk,
         audit: dict[str, Any],
         *,
-        redactions: int,
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
@@ -203,13 +202,13 @@ class ChunkIndex:
         Idempotent.
 
         The same script makes the object of ``old`` garbage, trims the lines from the store's log, and stores ``audit``
-        and the count of ``redactions``. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive or the log has
-        changed.
+        and the count of redactions in the chunk's name. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive
+        or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
-        names = (chunk.name, old.name if old else "")
-        more = (orjson.dumps(audit), _AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names, redactions)
+        names = (chunk.name, old.name if old else "", redactions_in([chunk.name]))
+        more = (orjson.dumps(audit), _AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
         self._commands.ask("redact", job, kinds, *args, *more)
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:

@@ -313,7 +313,7 @@ def test_a_record_that_comes_late_is_refused(site: Site) -> None:
         with pytest.raises(Fenced):
             archived.commit_chunk(ref(job), token, late)
         with pytest.raises(Fenced):
-            site.store.chunks.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1}, redactions=1)
+            site.store.chunks.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
     assert len(archived.chunks(ref(job))) == 1
 
 
