@@ -241,10 +241,9 @@ def open_viewer(
     metrics.STREAMS_STARTED.inc()
     set_start(wanted["after"])
     ticket.viewer = viewer = make(deps.replay_cache, deps.tail, ref, job, **options)
-    _log("stream opened", ticket, job=str(ref), after=viewer.cursor, client=ticket.address, sub=ticket.subject)
     if ticket.span:
         ticket.span.stream_opened(viewer.cursor)
-    return viewer, partial(_close_viewer, deps, ticket, viewer)
+    return viewer, partial(_close_viewer, deps, ticket, ref, viewer.cursor, viewer)
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
@@ -265,16 +264,15 @@ def _http_date(now: int) -> str:
     return formatdate(now, usegmt=True)
 
 
-def _close_viewer(deps: Dependencies, ticket: StreamTicket, viewer: Viewer) -> None:
+def _close_viewer(deps: Dependencies, ticket: StreamTicket, ref: JobRef, after: int, viewer: Viewer) -> None:
     viewer.close()
     deps.admission.leave(ticket)
     reason = viewer.reason or "left"
     metrics.STREAMS_OPEN.dec()
     metrics.STREAMS_ENDED.labels(reason).inc()
-    _log("stream ended", ticket, why=reason, at=viewer.cursor, seconds=round(deps.monotonic() - ticket.since, 3))
+    who = {"request_id": ticket.request_id, "job": str(ref), "client": ticket.address, "sub": ticket.subject}
+    seconds = round(deps.monotonic() - ticket.since, 3)
+    fields = {**who, "after": after, "why": reason, "at": viewer.cursor, "seconds": seconds}
+    log.info("stream ended", extra={"fields": fields})
     if ticket.span:
         ticket.span.stream_ended(reason, viewer.cursor)
-
-
-def _log(event: str, ticket: StreamTicket, **fields: object) -> None:
-    log.info(event, extra={"fields": {"request_id": ticket.request_id, **fields}})
