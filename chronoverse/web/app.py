@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import gevent
-from flask import Flask, request
+from flask import Flask, Request, request
 from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.routing import MapAdapter
 
 from chronoverse import metrics
 from chronoverse.archive.reader import ArchiveReader
@@ -115,6 +116,13 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 
 class Application(Flask):
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Binds the routes to no host: none depends on it, or redirects."""
+        if request is None:
+            return None
+        path = request.environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+        return self.url_map.bind("", default_method=request.environ["REQUEST_METHOD"], path_info=path)
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Returns ``func`` itself. Flask would check for each request whether each view and hook is a coroutine."""
         return func

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Final
 
 import gevent
-from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -41,8 +40,7 @@ class Server(StreamServer):
     """Accepts connections without a limit; :class:`Connections` closes surplus ones."""
 
     def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
-        # Unbounded, only counts greenlets. A full pool would stop accepting connections.
-        super().__init__(listener, handle=handle, spawn=Pool())
+        super().__init__(listener, handle=handle, spawn=gevent.spawn_raw)
         self._connections = connections
         self._writers = writers
 
@@ -159,9 +157,7 @@ class Worker(GeventWorker):
                 stop_receiving(connection)
         # 5 s more for requests and full sockets, as the table of settings says.
         deadline = time.monotonic() + deps.settings.drain_seconds + 5.0
-        while time.monotonic() < deadline and (
-            deps.stream_writers.open_count or any(len(each.pool) for each in servers)
-        ):
+        while time.monotonic() < deadline and (deps.stream_writers.open_count or len(self._connections)):
             self._tick()
         deps.tail.report_metrics()
         if deps.traces:
