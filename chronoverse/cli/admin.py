@@ -70,10 +70,10 @@ def archive(
         raise click.UsageError("--once, --orphans, --import, --verify and --confirm-store cannot be combined")
     if output != "text" and not (orphans or verify):
         raise click.UsageError("--output requires --orphans or --verify")
-    # An import and a verification may be interrupted at any time.
+    # --import and --verify may be interrupted at any time.
     settings, stop = begin("archive", address, while_stdin, catch_signals=not (imports or verify))
     gc.freeze()
-    # A page of entries makes thousands of objects, all of which reference counting frees.
+    # A page of entries creates thousands of objects. Reference counting frees all of them.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
         if orphans:
@@ -105,10 +105,10 @@ def archive(
 def begin(
     program: str, address: str | None, while_stdin: bool, *, catch_signals: bool = True
 ) -> tuple[Settings, threading.Event]:
-    """Begins ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and an event.
+    """Sets up ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and a stop event.
 
-    Signals set the event. With ``while_stdin``, the end of standard input also sets it; without, the settings must name
-    the store.
+    SIGTERM and SIGINT set the event. With ``while_stdin``, so does the end of standard input. Raises
+    :class:`SettingsError` without ``while_stdin`` if the settings name a service but not its store.
     """
     from chronoverse import metrics
 
@@ -189,7 +189,7 @@ def _import(store: "Store", settings: Settings) -> int:
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
     click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {of_workflows}{problems} problems")
-    # If the store went back, or the archive is not the store's, this logs what an operator has to confirm.
+    # Logs what an operator has to confirm if the store was rolled back, or if the archive belongs to another store.
     history = StoreHistory(store, objects)
     history.went_back()
     return os.EX_DATAERR if problems or history.bucket_lost else 0
@@ -268,7 +268,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def _workflow_settings(
     settings: Settings, workflow: str, changes: Mapping[str, int | None]
 ) -> tuple[dict[str, int | None], list[int] | None]:
-    """The workflow's own settings after ``changes``, and the common quotas, which only the store knows."""
+    """Applies ``changes``. Returns the workflow's settings, and the default quotas (None through a service)."""
     if common.means_other_store(settings):
         with common.open_client(workflow, scope="logs:admin") as client:
             return client.workflow_settings(workflow, changes), None
@@ -307,7 +307,7 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
         ("a job", "a day"), (own["job_bytes"], own["day_bytes"]), others or (None, None), strict=True
     ):
         size = default if bound is None else bound
-        text = "default" if size is None else f"{size} bytes" if size else "no bound"
+        text = "default" if size is None else f"{size} bytes" if size else "no limit"
         click.echo(f"{name}: {text}{' (the default)' if bound is None and size is not None else ''}")
 
 
@@ -362,13 +362,13 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     settings = common.read_settings()
     host = urlsplit(settings.service_url).hostname
     if settings.has_local_secret and not is_loopback(host):
-        # Its secret is not here, and a new one would make tokens that it refuses.
+        # That service's secret is on another machine. It would refuse tokens signed with a new secret.
         raise errors.SettingsError(
             f"the service at {settings.service_url} runs elsewhere: ask its administrator for a token"
         )
     if settings.has_local_secret and not secret_path(settings.data_dir).exists():
         raise errors.SettingsError(
-            f"no service has made its secret in {settings.data_dir} yet: start it first, or set CHRONOVERSE_DATA_DIR "
-            "or CHRONOVERSE_JWT_SECRET to what the service has"
+            f"no secret in {settings.data_dir} yet: start the service first, or set CHRONOVERSE_DATA_DIR or "
+            "CHRONOVERSE_JWT_SECRET as for the service"
         )
     click.echo(mint(secrets(settings)[0], subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), settings))

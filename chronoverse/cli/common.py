@@ -1,4 +1,4 @@
-"""What several commands share: values on the command line, options, messages, access to a store or a service."""
+"""Shared by commands: values on the command line, options, messages, access to a store or a service."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-#: The key in click's ``Context.meta`` of the service that a link on the command line names.
+#: The key in click's ``Context.meta`` for the URL of the service in a page link on the command line.
 LINKED_SERVICE: Final = "chronoverse.linked_service"
 
 
@@ -37,7 +37,7 @@ def identifier(text: str) -> str:
 
 
 def duration(text: str) -> int:
-    """Reads numbers with their units, such as ``90s`` or ``1h30m``. Returns seconds."""
+    """Parses a duration, such as ``90s`` or ``1h30m``. Returns seconds."""
     is_duration = re.fullmatch("(?:[0-9]{1,9}[smhd]){1,4}|[0-9]{1,9}", text)
     parts = re.findall("([0-9]+)([smhd]?)", text) if is_duration else []
     units = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -48,7 +48,7 @@ def duration(text: str) -> int:
 
 
 def moment(text: str) -> str:
-    """Reads a time, or how long ago it was, such as ``5m``. Returns it as :func:`read_time` does."""
+    """Parses an ISO 8601 time or an age, such as ``5m``. Returns the time in the form of :func:`read_time`."""
     if re.fullmatch("(?:[0-9]+[smhd])+", text):
         return iso_timestamp(time.time() - duration(text))
     found = read_time(text)
@@ -60,7 +60,7 @@ def moment(text: str) -> str:
 
 
 def checked(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """Adapts ``parse`` for click, which would not show the text of a ValueError."""
+    """Wraps ``parse`` for click, so that users see the text of its ValueError."""
 
     def read(text: str) -> _Value:
         try:
@@ -76,7 +76,7 @@ service_url = checked(parse_service_url)
 
 
 def label_option(name: str, what: str, parse: Callable[[str], Any] = parse_label) -> Callable[[Any], Any]:
-    """An option for labels, which may be repeated. ``what`` is its help. Its value is a list of KEY=VALUE."""
+    """A repeatable option for labels, with the help text ``what``. Its value is a list of KEY=VALUE."""
 
     def texts(context: click.Context, option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> list[str]:
         if len(pairs) > MAX_LABELS:
@@ -119,7 +119,7 @@ stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines
 
 
 def status_option(what: str) -> Callable[[Any], Any]:
-    """The option ``--status``. ``what`` is its help."""
+    """The option ``--status``, with the help text ``what``."""
     return click.option("--status", type=click.Choice(list(map(str, Status)), case_sensitive=False), help=what)
 
 
@@ -133,24 +133,24 @@ def line_range(text: str) -> tuple[int, int | None]:
 
 
 def keeps_colors(choice: str) -> bool:
-    """Whether stdout gets the colors of a log, by the option ``--color``."""
+    """Whether to print the log's colors to stdout. ``choice`` is the value of ``--color``."""
     return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not no_color())
 
 
 def read_settings() -> Settings:
-    """The settings of the environment. Reports unknown ones on stderr. Raises :class:`SettingsError`."""
+    """The settings from the environment. Warns about unknown names on stderr. Raises :class:`SettingsError`."""
     for sentence in unknown_names():
         print_message(sentence)
     return Settings.from_env()
 
 
 def print_message(text: str) -> None:
-    """Prints a message to stderr, without control sequences, since ``text`` may quote the service."""
+    """Prints a message to stderr. Removes control sequences, since ``text`` may quote the service."""
     click.echo(f"chronoverse: {plain_text(text)}", err=True)
 
 
 def may_go_on(question: str, yes: bool) -> bool:
-    """Whether the user agrees, by ``yes`` (``--yes``) or on the terminal."""
+    """Whether the user agrees, by ``yes`` (``--yes``) or at the prompt. Raises UsageError without a terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -160,7 +160,7 @@ def may_go_on(question: str, yes: bool) -> bool:
 
 @contextlib.contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows on a terminal how far the command has come. An empty text clears the line."""
+    """Yields a function that shows progress on a terminal's stderr. An empty text clears the line."""
     is_terminal = sys.stderr.isatty()
     shown_at = 0.0
 
@@ -179,9 +179,10 @@ def status_line() -> Iterator[Callable[[str], None]]:
 def read_complete(
     client: "Client", route: str, job: JobRef, said: Callable[[dict[str, Any]], str], **query: Any
 ) -> dict[str, Any]:
-    """The answer of ``route`` for ``job``, requested again until it is ``complete``, for at most two minutes.
+    """Requests ``route`` for ``job`` until the answer is ``complete``, for at most two minutes. Returns the last
+    answer.
 
-    A terminal shows the progress of an incomplete answer, which ``said`` puts into words.
+    A terminal shows the progress of an incomplete answer, formatted by ``said``.
     """
     with status_line() as show:
         deadline = time.monotonic() + 120
@@ -193,21 +194,21 @@ def read_complete(
 
 
 def json_text(value: dict[str, Any]) -> str:
-    """``value`` as JSON in ASCII, without anything that a terminal interprets."""
+    """``value`` as JSON in ASCII: nothing in it can control a terminal."""
     import json  # which takes 10 ms, and few commands need it
 
     return json.dumps(value, separators=(",", ":"))
 
 
 def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
-    """The function that formats an item of a list, by the option ``--output``."""
+    """The function that formats a list item for the value of ``--output``."""
     if output == "name":
         return lambda item: plain_text(str(item["id"]))
     return json_text if output != "text" else lambda item: plain_text(text(item))
 
 
 def spoken(seconds: float) -> str:
-    """A duration in the form that commands accept, with its two largest units.
+    """Formats a duration as commands accept it, with its two largest units.
 
     >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
     ('1h30m', '90d', '0s')
@@ -223,7 +224,7 @@ def spoken(seconds: float) -> str:
 
 
 def took(seconds: float) -> str:
-    """The time that something took, with three digits.
+    """Formats a measured time, with three digits.
 
     >>> took(3.154), took(0.1), took(754.2)
     ('3.15 s', '0.1 s', '12m34s')
@@ -232,7 +233,7 @@ def took(seconds: float) -> str:
 
 
 def usually(usual: dict[str, float] | None) -> str:
-    """The text for the usual time, after a measured one; empty if unknown.
+    """Formats the usual time, to append to a measured one. Empty if unknown.
 
     >>> usually({"least": 0.1, "most": 0.2}), usually({"least": 2, "most": 2}), usually(None)
     (', usually 0.1 s to 0.2 s', ', usually 2 s', '')
@@ -244,24 +245,24 @@ def usually(usual: dict[str, float] | None) -> str:
 
 
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
-    """The URL of the service that a command means, or None if it means the store of ``settings``.
+    """The URL of the service that a command uses, or None if it uses the store of ``settings``.
 
-    The first of these applies: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
+    In this order: ``server`` (``--server``), CHRONOVERSE_REDIS_URL (the store), CHRONOVERSE_URL, the embedded server.
     """
     return server if server is not None or settings.redis_url is not None else settings.url
 
 
 def require_store(settings: Settings) -> None:
-    """Raises :class:`SettingsError` if the settings mean a service with another store, for commands that need it."""
+    """Raises :class:`SettingsError` if the settings name a service but not its store."""
     if means_other_store(settings):
         raise errors.SettingsError(
-            f"CHRONOVERSE_URL names the service at {settings.url}, and this command needs that service's store: set "
-            "CHRONOVERSE_REDIS_URL, or unset CHRONOVERSE_URL if the embedded store of this machine is meant"
+            f"CHRONOVERSE_URL names the service at {settings.url}, but this command needs that service's store: set "
+            "CHRONOVERSE_REDIS_URL, or unset CHRONOVERSE_URL to use the embedded store of this machine"
         )
 
 
 def means_other_store(settings: Settings) -> bool:
-    """Whether the settings mean a service whose store they do not name."""
+    """Whether the settings name a service, but not its store."""
     url = meant_service(settings)
     return url is not None and not _is_own_service(settings, url)
 
@@ -276,7 +277,7 @@ def _is_own_service(settings: Settings, url: str) -> bool:
 
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator["Store"]:
-    """The store of ``settings``. An embedded server runs at least until the ``with`` block ends."""
+    """The store of ``settings``. Keeps an embedded server running until the ``with`` block ends."""
     from chronoverse.store import Durability, Store
 
     with contextlib.ExitStack() as stack:
@@ -299,9 +300,7 @@ def open_store(settings: Settings) -> Iterator["Store"]:
 
 
 def page_base(settings: Settings) -> str:
-    """The URL of the service whose pages users open: without CHRONOVERSE_URL, the service with the embedded store on
-    this machine.
-    """
+    """The base URL of pages: CHRONOVERSE_URL, else the local service that uses the embedded store."""
     from chronoverse.embedded.listeners import local_service_url
 
     return settings.url or local_service_url(settings.data_dir) or settings.service_url
@@ -312,7 +311,7 @@ def page_url(settings: Settings, workflow: str, job: str | None = None) -> str:
 
 
 def open_archive(settings: Settings) -> "ObjectStore":
-    """The object store of the archive. Raises :class:`SettingsError` when ``settings`` name none."""
+    """The object store of the archive. Raises :class:`SettingsError` if none is configured."""
     from chronoverse.archive.schemes import open_object_store
 
     if settings.archive_location is None:
@@ -322,14 +321,14 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client of the service in the settings, with ``scope`` for ``workflow``.
+    """A client of the configured service, with ``scope`` for ``workflow``.
 
-    Adds similar ids to a :class:`JobNotFound` of the ``with`` block, and advice to other errors.
+    Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, and advice to other errors.
     """
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
-    # A link is untrusted. Its service must not get the token of another one.
+    # A link is untrusted: its service must not get a token meant for another one.
     if linked and linked != page_base(settings):
         raise errors.SettingsError(
             f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
@@ -352,25 +351,25 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
 @contextlib.contextmanager
 def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
-    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, which may ask only about this job."""
+    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, which must only request this job."""
     from chronoverse.client.near import explain_not_found
 
     try:
         yield
     except errors.JobNotFound as error:
-        if error.__cause__ is not None:  # The log's own last event has said more.
+        if error.__cause__ is not None:  # The log's last event gave the reason.
             raise
         raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
-    """Raises :class:`JobNotFound` if the workflow has no jobs, the only sign that it does not exist."""
+    """Raises :class:`JobNotFound` if the workflow has no jobs: there is no other sign that it does not exist."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
 
 
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
-    """The client for :func:`open_client`. ``options`` are further arguments of :class:`Client`."""
+    """Returns the client for :func:`open_client`. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
     token = token_for(settings, settings.service_url, workflow, "cli", scope)
@@ -380,11 +379,11 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
 def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for requests to the service at ``url``: the one in ``settings``, or a function that returns one.
+    """The token for the service at ``url``: the one in ``settings``, or a function that returns one.
 
     The function reads the token file, or returns the token of a sign-in (``login``). With an embedded server and no
-    configured key, it makes a token with ``scope`` for ``workflow`` alone, or returns None unless the service of our
-    data directory listens at ``url``: while that service is down, a program of another user could listen on the port.
+    configured key, it signs a token with ``scope`` for ``workflow`` only. It returns None if the service of our data
+    directory is not listening at ``url``: a program of another user could have taken the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file
@@ -404,7 +403,7 @@ def token_for(
     def make_token() -> str | None:
         if not _is_own_service(settings, url):
             return None
-        # The token is valid for a minute only: each connection gets a new one.
+        # The token expires after a minute: each connection gets a new one.
         return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), settings)
 
     return make_token

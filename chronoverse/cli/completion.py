@@ -1,4 +1,4 @@
-"""``chronoverse completion``: completes the program's commands and options in a shell."""
+"""``chronoverse completion``: shell completion for commands and options."""
 
 import click
 from click.shell_completion import shell_complete
@@ -21,8 +21,5 @@ def completion(context: click.Context, shell: str) -> int:
 
 
 def answer(program: click.Command, instruction: str) -> int:
-    """Executes click's ``instruction``: prints a shell's function, or the completions of the words in the environment.
-
-    Returns the exit code.
-    """
+    """Runs click's completion ``instruction``, which prints a shell function or completions. Returns the exit code."""
     return shell_complete(program, {}, "chronoverse", "_CHRONOVERSE_COMPLETE", instruction)

@@ -1,4 +1,4 @@
-"""``chronoverse end``: ending a job that nobody runs here."""
+"""``chronoverse end``: ends a job that no runner holds."""
 
 import click
 

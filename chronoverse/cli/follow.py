@@ -1,4 +1,4 @@
-"""Following a workflow on a terminal: ``logs -f`` without a job prints the lines of all running jobs."""
+"""``logs -f`` without a job: prints the lines of all running jobs of a workflow."""
 
 import queue
 import sys
@@ -18,9 +18,9 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice
 
-#: Colors of jobs, as SGR parameters: all that are neither black, nor white, nor grey.
+#: Colors of jobs, as SGR parameters: all except black, white and grey.
 _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
-#: Events that are printed at once. A job that prints more than others waits for them to be printed.
+#: Maximum number of queued events, which are printed at once. When the queue is full, jobs wait.
 _MOST_EVENTS: Final = 2_000
 
 _Item = tuple[str, Any]
@@ -45,7 +45,7 @@ class WorkflowPrinter:
         renderer = self._renderers.get(job_id)
         if renderer is None:
             renderer = self._renderers[job_id] = LineRenderer(colour=self._colored, **self._printing)
-        # The next line may be another job's. So a part of a long line is a line.
+        # The next line may be another job's, so each part of a long line gets a line.
         self._text.append(self._prefix(job_id) + renderer.render(line._replace(partial=False)))
 
     def job(self, job: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class WorkflowPrinter:
 
 
 class WorkflowLogs:
-    """Follows all jobs of a workflow with ``status``, each in a thread, and prints their lines."""
+    """Follows all jobs of a workflow with ``status``, one thread per job, and prints their lines."""
 
     def __init__(
         self, client: Client, workflow: str, status: str, label: list[str], printer: WorkflowPrinter, **start: Any
@@ -95,7 +95,7 @@ class WorkflowLogs:
         self._asked_at = 0.0
 
     def run(self, until_idle: bool) -> None:
-        """Prints until interrupted, or with ``until_idle`` until no job runs."""
+        """Prints until interrupted. With ``until_idle``, returns when no job runs."""
         wanted: dict[str, Any] = {"jobs": 1_000, "status": self._status, "label": self._label}
         self._spawn("", partial(self._client.follow_workflow, self._workflow, **wanted, stop=self._stop))
         try:
@@ -118,7 +118,7 @@ class WorkflowLogs:
             self._stop.set()
 
     def _runs(self) -> bool:
-        """Whether a job runs that the workflow's stream has not reported yet. Asks once a second."""
+        """Whether a job runs that the workflow's stream may not have reported yet. Asks the service once a second."""
         if time.monotonic() < self._asked_at + 1.0:
             return True
         self._asked_at = time.monotonic()
@@ -141,7 +141,7 @@ class WorkflowLogs:
         self._seen.add(key)
         self._printer.job(change.job)
         ref = JobRef(self._workflow, change.job_id)
-        # Of a new job nothing is left out.
+        # A job that starts later is printed from its first line.
         start = {**self._start, "tail": None} if self._is_current else self._start
         self._spawn(change.job_id, partial(self._client.follow, ref, stop=self._stop, **start))
 
@@ -166,7 +166,7 @@ class WorkflowLogs:
         threading.Thread(target=self._collect, args=(job_id, events), daemon=True).start()
 
     def _collect(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
-        """The thread of a job, or of the workflow."""
+        """The thread of a job, or of the workflow's stream: queues the events, then the end."""
         end: Exception | None = None
         try:
             for event in events():

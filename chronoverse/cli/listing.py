@@ -43,7 +43,7 @@ def jobs(
         pages = client.pages("/workflows/{}/jobs", workflow, limit=at_once, status=status, label=label)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
-            # A job of a foreign runner may not say when it was created. It does not end the list.
+            # A job of another program's runner may lack created_at. It does not end the list.
             found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
         if not print_list(islice(found, limit), output, _HEAD, _job_row, _job_text):
             common.require_jobs(client, workflow)
@@ -52,7 +52,7 @@ def jobs(
 def _watch(client: Client, workflow: str, output: str, status: str | None, label: list[str], limit: int) -> None:
     is_list = output == "text" and sys.stdout.isatty()
     show, known = common.item_text(output, _job_text), dict[str, dict[str, Any]]()
-    # A filtered list must also get changes to other statuses.
+    # A list filtered by status must also get changes to other statuses.
     asked = None if is_list else status
     for event in client.follow_workflow(workflow, jobs=limit, status=asked, label=label):
         if isinstance(event, Notice):
@@ -88,7 +88,7 @@ def print_list(
     row: Callable[[dict[str, Any]], tuple[str, ...]],
     text: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Prints ``items`` as the option ``--output`` says: a terminal gets a table. Returns how many there are."""
+    """Prints ``items`` in the format ``output``; as a table for text on a terminal. Returns how many there are."""
     count, show = 0, common.item_text(output, text)
     with reading("list"):
         if output == "text" and sys.stdout.isatty():
@@ -107,7 +107,7 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     *widths, _ = (max(map(len, column)) for column in zip(*plain, strict=True))
     columns = shutil.get_terminal_size().columns - 2 * len(widths)
-    # A few long names do not move the other rows beyond the edge. They are not cut, because they are copied.
+    # A few long names must not push the other rows beyond the edge. They are not cut, since users copy them.
     widths[0] = min(widths[0], max(20, columns - sum(widths[1:]) - 24))
     room = max(16, columns - sum(widths))
     for row in plain:
@@ -140,7 +140,7 @@ def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _labels(job: dict[str, Any]) -> str:
-    # The branch says most where there is room for one.
+    # The branch comes first: a narrow terminal may have room for one label only.
     labels = sorted(job.get("labels", {}).items(), key=lambda label: label[0] != "branch")
     return "".join(f"  {key}={value}" for key, value in labels)
 

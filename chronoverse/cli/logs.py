@@ -1,4 +1,4 @@
-"""``chronoverse logs``: prints a log, follows it, or prints what is found in it. Also how any log is printed."""
+"""``chronoverse logs``: prints, follows or searches a log. Also prints logs for other commands."""
 
 import os
 import sys
@@ -161,10 +161,10 @@ def stored_lines(
     tail: int | None,
     **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The log's current lines, from the first at or after ``since`` to the last at or before ``until``.
+    """The stored lines, from the first at or after ``since`` to the last at or before ``until``, and gaps.
 
-    ``last`` is the highest number. ``tail`` and ``start`` (an offset and a stream) narrow that down. All lines in
-    between are printed, even if the clock went back.
+    ``last`` is the highest line number. ``tail`` and ``start`` (an offset and a stream) narrow the range. Includes all
+    lines between the two, even if the clock went backwards.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
@@ -198,9 +198,9 @@ def follow_from(
     wait: float,
     **filters: Any,
 ) -> Iterator[LogEvent]:
-    """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
+    """Follows the log from the first line at or after ``since``, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` can make it start later. The other arguments are as for :meth:`Client.follow`.
+    ``offset`` and ``tail`` can start it later. The other arguments are those of :meth:`Client.follow`.
     """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
@@ -230,10 +230,10 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 
 
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """The lines that a search finds, and context lines (marked True), in ascending order.
+    """Yields the lines that a search finds, and context lines (marked True), in ascending order.
 
-    Lines after the last match of a page can be repeated on the next page. Unless the lines go to a terminal, a terminal
-    on stderr shows the progress.
+    The next page can repeat context lines after the last match of a page. Shows the progress if stderr is a terminal
+    and stdout is not.
     """
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     last = JobState.from_json(client.job(job)).last if is_shown else 0
@@ -245,11 +245,11 @@ def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[
 
 
 def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """The new lines, in the form of :func:`search_results`. Prints the jobs that the log is compared with."""
+    """Yields the new lines, in the form of :func:`search_results`. Prints which jobs the log is compared with."""
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)
-        # Before the last page without lines, a part of the other runs may still be unread.
+        # Until there are lines or the last page, the service may not have read all other runs.
         if not is_said and (lines or page.get("cursor") is None):
             common.print_message(f"compared with {plain_text(', '.join(read_items(page, 'compared_with', str)))}")
             is_said = True
@@ -261,10 +261,10 @@ def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
 
 
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
-    """The matches, and ``context`` lines before and after each, every line once.
+    """Yields the matches and ``context`` lines before and after each, each line once.
 
-    Yields None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and ``context``
-    numbers before and after each, with or without lines.
+    Yields None between two groups, where grep prints ``--``. A group covers the line numbers of its matches and
+    ``context`` numbers before and after each, even if some of these lines are missing.
     """
     last = covered = 0
     before: list[Line] = []
@@ -280,17 +280,14 @@ def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line |
             if number <= covered:
                 yield line
             else:
-                # This line comes before a match. That match decides whether a new group begins here.
+                # A context line before a match. The match decides whether a new group begins.
                 before.append(line)
 
 
 def print_log(
     events: Iterable[LogEvent | None], renderer: LineRenderer, *, output: str = "text", flush: bool = False
 ) -> tuple[int, JobState | None]:
-    """Prints lines to stdout, and notices to stderr, each at once if ``flush``.
-
-    ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
-    """
+    """Prints lines to stdout and notices to stderr. Flushes after each if ``flush``."""
     count, state = 0, None
 
     def write(text: str, flush: bool = flush) -> None:
@@ -318,10 +315,10 @@ def print_log(
 
 
 def exit_code(state: JobState) -> int:
-    """The exit code of following a job: the job's own, as far as an exit code can express it."""
+    """The exit code of a command that follows a job: the job's code if it can be an exit code."""
     if state.status is Status.COMPLETED:
         return 0
     if state.status in (Status.CANCELED, Status.LOST):
-        # 130 is what Ctrl-C leaves.
+        # The exit code after Ctrl-C is 130.
         return 130 if state.status is Status.CANCELED else os.EX_IOERR
     return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else 1

@@ -1,4 +1,4 @@
-"""The program: its commands, and how it exits: by sysexits.h, as each error knows, or with a job's own code."""
+"""The program: its commands and exit codes (sysexits.h, set by each error, or a job's code)."""
 
 import atexit
 import gc
@@ -13,7 +13,7 @@ import click
 
 from chronoverse.errors import ChronoverseError
 
-#: The commands in the order of ``--help``: the module of each, which is imported when it is used, and examples.
+#: The commands in the order of ``--help``: for each its module, imported on use, and examples.
 _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Run": {
         "run": ("run", "run --workflow shop-ci --job build-7 -- make test", "run --workflow nightly -- ./backup.sh"),
@@ -84,7 +84,7 @@ def _module_of(name: str) -> str | None:
 
 class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # An optional package, such as cli.mcp or collect, can be deleted with its folder.
+        # An optional package, such as cli.mcp or collect, can be removed by deleting its folder.
         return list(filter(_module_of, _COMMANDS))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -153,12 +153,13 @@ def commands(context: click.Context) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command in ``argv``, by default the program's own arguments. Returns the exit code."""
+    """Runs the command in ``argv`` (by default the program's arguments). Returns the exit code."""
     if argv is None:
-        # redis-py imports OpenTelemetry's SDK where it is installed, for metrics that no command asks for: a third of
-        # the time that importing redis-py takes. None makes that import fail, which redis-py allows for.
+        # If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that no command needs. That takes a
+        # third of redis-py's import time. With None in sys.modules, the import fails, and redis-py continues without
+        # it.
         sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
-        # Python looks for garbage when it exits, which takes 10 ms. The kernel takes the memory back anyway.
+        # Skips the garbage collection at exit, which takes 10 ms. The kernel frees the memory anyway.
         atexit.register(gc.freeze)
     if instruction := os.environ.get("_CHRONOVERSE_COMPLETE"):
         from chronoverse.cli.completion import answer
@@ -180,8 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_message(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output has closed it. Python flushes stdout at exit, which must not fail again.
+        # The reader has closed our stdout. Python flushes stdout at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # what a shell reports of a program that SIGPIPE has ended
+        return 141  # as shells report a program killed by SIGPIPE
     except (KeyboardInterrupt, click.Abort):
         return 130  # SIGINT

@@ -1,4 +1,4 @@
-"""How a command line names a job: by its ids, by the link of its page, or as the newest of its workflow."""
+"""Job arguments of commands: ids, page links, or names such as ``@latest``."""
 
 import contextlib
 import re
@@ -21,7 +21,7 @@ _PAGE: Final = re.compile(
 
 
 class PageLink(NamedTuple):
-    """The link of a workflow's or a job's page, perhaps with lines of the job."""
+    """A link to the page of a workflow or job, perhaps to lines of the job."""
 
     base: str
     workflow: str
@@ -31,7 +31,7 @@ class PageLink(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "PageLink | None":
-        """The link, or None for any other text.
+        """Parses a page link. Returns None for any other text.
 
         >>> PageLink.parse("https://logs.example.com/ui/workflows/shop-ci/jobs/build-7#L5-L9")
         PageLink(base='https://logs.example.com', workflow='shop-ci', job='build-7', first='5', last='9')
@@ -41,9 +41,9 @@ class PageLink(NamedTuple):
 
 
 def expand_link(context: click.Context, command: click.Command, args: list[str]) -> list[str]:
-    """``args`` of ``command``, with the first page link replaced by its ids. Notes the link in the ``context``.
+    """Replaces the first page link in ``args`` with its ids, and stores its service in ``context``.
 
-    Lines of the link become ``--lines``, or the argument for a line, if the command has one.
+    Line numbers in the link become ``--lines``, or the argument ``line``, if the command has one of them.
     """
     takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
     names = [each.name for each in command.params if isinstance(each, click.Argument)]
@@ -77,7 +77,7 @@ def _job(text: str) -> str:
 
 
 def _find_newest(context: click.Context, _parameter: click.Parameter, job: str | None) -> str | None:
-    """The id of the newest job, if ``job`` asks for that. Raises :class:`JobNotFound`."""
+    """Resolves a name in :data:`_NEWEST` to a job id. Returns other ids unchanged. Raises :class:`JobNotFound`."""
     if job is None or job not in _NEWEST or context.resilient_parsing:
         return job
     workflow, status = context.params["workflow"], _NEWEST[job]
@@ -100,7 +100,7 @@ def _complete_job(context: click.Context, _parameter: click.Parameter, start: st
 
 
 def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[str]:
-    """The newest ids that begin with ``start``, for shell completion. Empty if the service does not answer at once."""
+    """The newest ids that begin with ``start``, for shell completion. Empty if the service does not answer."""
     try:
         with contextlib.closing(common.make_client(Settings.from_env(), allowed, max_attempts=1)) as client:
             found = client.read(route, *path, limit=1_000)

@@ -20,7 +20,7 @@ def profile(workflow: str, job: str, against_label: list[str], output: str) -> N
     """Print where the time of JOB went.
 
     Lists pauses that were longer than in the good runs before it, and the longest pauses. For a running job, also
-    prints how long it has been silent, how long is usual there, and the time left by the good runs.
+    prints how long it has been silent, the usual pause there, and the time left, estimated from the good runs.
     """
     route = "/workflows/{}/jobs/{}/profile"
     with common.open_client(workflow, job) as client:
@@ -46,7 +46,7 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         elif usual:
             yield ("Slower than in any of these runs:" if slower else "Nothing was slower than usual.")
             yield from (text for pause in slower for text in _pause_text(pause))
-        # As on the page, shorter ones are not pauses.
+        # As on the page, only pauses of at least 1 % of the duration are shown.
         others = [pause for pause in pauses if pause not in slower and pause["seconds"] >= profile["seconds"] / 100]
         if others:
             yield "Other long pauses:" if slower else "The longest pauses:"

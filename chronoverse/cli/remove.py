@@ -58,7 +58,7 @@ def redact(
         count, pending = client.redact(JobRef(workflow, job), **query)
     click.echo(f"{counted(count)} redacted")
     if pending:
-        common.print_message("the old text can still come back: repeat the command later")
+        common.print_message("a copy of the old text may still exist: repeat the command later")
         return os.EX_TEMPFAIL
     return 0
 

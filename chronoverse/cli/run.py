@@ -1,4 +1,4 @@
-"""``chronoverse run`` publishes a command's output as a job. ``chronoverse deliver`` publishes what a runner left."""
+"""``chronoverse run`` publishes a command's output as a job. ``chronoverse deliver`` publishes a spool file."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def run(
     """Run CMD as a job, publish every line, and exit as it does.
 
     CMD runs even if the store or the service is unavailable. Lines that cannot be published are kept in a file, and a
-    message tells how to deliver it.
+    message explains how to deliver it.
 
     Masked values are replaced by *** in the published log, but not in the output of this command.
     """
@@ -111,7 +111,7 @@ def run(
             max_line_bytes=settings.max_line_bytes,
             room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
             lease_seconds=settings.lease_seconds,
-            # A service that restarts is back by then.
+            # Long enough for a service to restart.
             open_seconds=10.0 if require_log else runner.OPEN_SECONDS,
             deliver_seconds=deliver_timeout,
             masks=masks,
@@ -139,7 +139,7 @@ def run(
 def deliver(
     file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
 ) -> int:
-    """Deliver the lines that a runner left in FILE.
+    """Deliver the lines that a runner kept in FILE.
 
     The end of its job is delivered, too. FILE is removed once all lines are verified in the store.
     """
@@ -174,7 +174,7 @@ def deliver(
 
 
 def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
-    """The writer for a runner of ``workflow``, to the service at ``server`` or to the store. ``stack`` closes it."""
+    """Returns a runner's writer, to the service at ``server`` or to the store. ``stack`` closes it."""
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 
@@ -186,7 +186,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
 
 
 def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
-    """Compares a spool's lines with those that ``writer`` has published, archived ones included."""
+    """Returns the function that compares a spool's lines with published lines, including archived ones."""
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.runner.readback import comparer_for
     from chronoverse.store import Store

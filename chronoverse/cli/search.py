@@ -1,4 +1,4 @@
-"""``chronoverse search``: searches all jobs of a workflow, and prints what it finds as grep does."""
+"""``chronoverse search``: searches all jobs of a workflow, and prints matches as grep does."""
 
 import sys
 from typing import Any
@@ -46,7 +46,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, *
     failed = False
 
     def print_job(job: dict[str, Any]) -> None:
-        """Prints a job's lines. A job can come again with other lines. Reports on stderr if there are more."""
+        """Prints the matches in a job, and on stderr whether there are more. Called again for further matches."""
         nonlocal failed
         job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
         if output == "name" and lines and job_id not in counts:

@@ -1,6 +1,6 @@
-"""``chronoverse serve``: the command becomes gunicorn, and gunicorn prints the banner when it is ready.
+"""``chronoverse serve``: replaces itself with gunicorn, which prints the banner when it is ready.
 
-``chronoverse scans`` is the scan server, which the service starts for itself. That command is hidden.
+The hidden command ``chronoverse scans`` is the scan server. The service starts it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from chronoverse.settings import Settings, child_environ, reached_at, unknown_na
 if TYPE_CHECKING:
     from chronoverse.history.scans.app import ScanApp
 
-#: Hours for which the printed token is valid: a working day. It is no longer because terminals keep what they print.
+#: Hours for which the printed token is valid: a working day. Not longer, because terminals keep their output.
 _TOKEN_HOURS: Final = 12
 
 
@@ -41,7 +41,7 @@ def serve(bind: str | None, workers: str | None) -> None:
 def serve_command(
     bind: str | None, workers: str | None, base: Mapping[str, str] | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The arguments and the environment, made from ``base``, of gunicorn. Raises :class:`SettingsError`."""
+    """gunicorn's arguments and its environment, based on ``base``. Raises :class:`SettingsError`."""
     package = Path(__file__).parents[1]
     flags = {"CHRONOVERSE_BIND": bind, "WEB_CONCURRENCY": workers, "PYTHONPATH": str(package.parent)}
     changes = {name: value for name, value in flags.items() if value is not None}
@@ -54,10 +54,10 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if the address stays in use for ``seconds``. gunicorn would report that ten times.
+    """Raises :class:`SettingsError` if the address stays in use for ``seconds``. gunicorn would log that ten times.
 
-    The workers of a killed service need a second to end. Unix sockets are not checked: gunicorn replaces one that an
-    earlier service left.
+    The workers of a killed service take a second to end. Unix sockets are not checked: gunicorn replaces an existing
+    one.
     """
     host, _, port = bind.rpartition(":")
     if host == "unix":
@@ -65,7 +65,7 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
     family, ends_at = socket.AF_INET6 if host.startswith("[") else socket.AF_INET, time.monotonic() + seconds
     while True:
         with socket.socket(family) as probe:
-            # As gunicorn: connections of an earlier service may still be closing.
+            # As gunicorn does: connections of an earlier service may still be closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 return probe.bind((host.strip("[]"), int(port)))
@@ -77,7 +77,7 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of a service. Raises :class:`SettingsError`, also for a missing key, library or file of rights."""
+    """A service's settings. Raises :class:`SettingsError`, also if a key, library or rights file is missing."""
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
 
@@ -87,20 +87,18 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
         for file in verifier.files():
             file.read()
         if verifier.groups and settings.has_local_secret:
-            # The commands of this machine make tokens with it, and those name workflows.
-            raise SettingsError(
-                "CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer that makes tokens with groups"
-            )
+            # Commands on this machine sign tokens with the local secret, and those name workflows, not groups.
+            raise SettingsError("CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer whose tokens have groups")
         if settings.archive_location is not None:
             open_object_store(settings.archive_location)
     except SettingsError as error:
-        # The reason may be a typo in a name.
+        # A typo in a setting's name may be the reason.
         raise SettingsError("; ".join([str(error), *unknown_names(environ)])) from error
     return settings
 
 
 def command_name() -> str:
-    """How to call this installation's command from the current directory, as short as possible."""
+    """The shortest way to run this installation's command from the current directory."""
     if shutil.which("chronoverse"):
         return "chronoverse"
     python = Path(sys.executable)
@@ -111,7 +109,7 @@ def command_name() -> str:
 
 
 def banner(settings: Settings, address: str, command: str) -> str:
-    """The banner of a ready service: its address, and commands to try next, with a local token."""
+    """The banner of a ready service: its address, a local token, and commands to try."""
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )
@@ -141,7 +139,7 @@ Run a job and follow it:
 @click.command(hidden=True)
 def scans() -> None:
     """Answer the workers' scans at the Unix socket with the descriptor 3, until standard input ends."""
-    # These modules are imported before the processes are forked, which then share them.
+    # Imported before the processes fork, so that they share these modules.
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.server import ScanServer
@@ -155,12 +153,12 @@ def scans() -> None:
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
         archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks.chunk)
-        # The workers cache the answers. Two caches in a row could show redacted lines for twice as long.
+        # The workers cache the answers. A second cache could show redacted lines for twice as long.
         replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes, most_bytes=0)
         read_replay = partial(read_frames, replay_cache)
         return ScanApp(store, archive, settings.max_line_bytes, read_replay=read_replay, progress=progress)
 
-    # gunicorn's own news about its processes would look as if they were the service's.
+    # gunicorn's messages about its processes would look like the service's.
     log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"
     logger_class = f"chronoverse.web.http.logging.{settings.log_format.capitalize()}Logger"
     ScanServer(make_app, workers=settings.web_concurrency, logger_class=logger_class, log_level=log_level).run()

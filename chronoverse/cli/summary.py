@@ -21,7 +21,7 @@ _VERDICTS: Final = {
     "since": "Every failure since {id} has it.",
     "recurring": "Flaky: in {seen} of the last {runs} runs, with passing runs in between.",
 }
-#: The markup of CI systems at the beginning of a line, as the page knows it. The place is that of an annotation.
+#: Markup of CI systems at the start of a line, as the page recognizes it. ``place`` is an annotation's file and line.
 _MARKUP: Final = re.compile(
     r"(?:(?:\x1b\[0?K)?(?:section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\r\n]*\])?|travis_(?:fold|time):(?:start|end):[\w.:,=-]+)"
     r"[\r\n]*(?:\x1b\[0?K)?)+"
@@ -79,7 +79,7 @@ def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
 
 
 def end_text(summary: Mapping[str, Any]) -> str | None:
-    """Why the job failed by its end alone: its exit code, or silence. None if a line of the log says more."""
+    """Why the job failed, by its exit code or silence alone. None if a log line explains more."""
     job, cause = summary["job"], summary.get("cause")
     if job["status"] == "LOST":
         last = summary["last"][-1:]
@@ -93,9 +93,9 @@ def end_text(summary: Mapping[str, Any]) -> str | None:
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """The summary for one screen of a terminal: status, the cause with the lines ``around`` it, and the last lines.
+    """Formats the summary for one terminal screen: status, the cause with the lines ``around`` it, and the last lines.
 
-    No line comes twice. Raises :class:`ChronoverseError`.
+    Shows each line once. Raises :class:`ChronoverseError`.
     """
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
@@ -159,13 +159,13 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
 
 
 def _last(summary: Mapping[str, Any], around: Iterable[int]) -> list[dict[str, Any]]:
-    """The last lines with text, of those after the lines ``around`` the cause."""
+    """The last lines with text, after the lines ``around`` the cause."""
     shown = max(around, default=0)
     return [line for line in _visible(summary["last"]) if line["sequence_num"] > shown]
 
 
 def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The lines without markup, and without those that are nothing else."""
+    """Yields the lines without CI markup. Skips lines that are only markup."""
     for line in lines:
         message = str(line["message"])
         found = _MARKUP.match(message)
@@ -177,7 +177,7 @@ def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _fitted(line: dict[str, Any], rows: int = 1) -> str:
-    """A line with its number, cut to so many rows of the terminal."""
+    """A numbered line, cut to ``rows`` rows of the terminal."""
     text, most = numbered(line), rows * shutil.get_terminal_size().columns
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -193,7 +193,7 @@ def _one_line(message: str) -> str:
 
 
 def verdict_sentence(summary: dict[str, Any]) -> str | None:
-    """A sentence on the cause in earlier runs, or None."""
+    """A sentence about the cause in earlier runs, or None."""
     if not (verdict := summary.get("verdict")):
         return None
     seen = summary["cause"]["line"].get("seen") or {}
@@ -205,7 +205,7 @@ def verdict_sentence(summary: dict[str, Any]) -> str | None:
 
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:
-    """A job's summary as text. Each line of the log has its number. Raises :class:`ChronoverseError`."""
+    """Formats a job's summary as text, with line numbers. Raises :class:`ChronoverseError`."""
     with reading("summary"):
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
@@ -249,7 +249,7 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def looked_at(summary: dict[str, Any]) -> str:
-    """How far an incomplete summary has come. Raises :class:`ChronoverseError`."""
+    """Describes the progress of an incomplete summary. Raises :class:`ChronoverseError`."""
     with reading("summary"):
         last = summary["job"]["last_sequence_num"]
         return f"scanned {last + 1 - summary['scanned_to']:,} of {last:,} lines"
@@ -272,14 +272,14 @@ def _pause_text(pause: dict[str, Any]) -> str:
 
 
 def numbered(line: dict[str, Any]) -> str:
-    """A line with its number, and the service's notes on it."""
+    """A line with its number, and how often and where it was seen."""
     repeated = f"  ({line['repeated']} times)" if "repeated" in line else ""
     cut = " …" if line.get("truncated") else ""
     return plain_text(f"{line['sequence_num']:>9}  {_one_line(line['message'])}{cut}{repeated}{_seen(line)}")
 
 
 def _seen(line: dict[str, Any]) -> str:
-    """The runs in which the line was seen. Empty if the service's version does not report it."""
+    """Describes the runs in which the line was seen. Empty if the service is too old to report them."""
     if not (seen := line.get("seen")):
         return ""
     total = sum(seen.get(end, 0) for end in ("COMPLETED", "FAILED", "CANCELED", "LOST"))

@@ -1,4 +1,4 @@
-"""The version of a build."""
+"""The version of this build."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from chronoverse import __version__
 def build_version() -> str:
     """The version, with the commit for a development version: ``0.3.0.dev0+g1a2b3c4d``.
 
-    In a checkout, git knows the commit. An installed package has it in its metadata, because a wheel gets this
-    function's answer when it is built (``tool.hatch.version`` in ``pyproject.toml``). A release needs no commit, and a
-    source tree without git has none.
+    In a checkout, git knows the commit. An installed package has it in its metadata: ``tool.hatch.version`` in
+    ``pyproject.toml`` calls this function when a wheel is built. A release has no commit, nor has a source tree without
+    git.
     """
     if ".dev" not in __version__:
         return __version__

@@ -1,13 +1,13 @@
 """``chronoverse collect``: publishes the log files of other programs, without changing them.
 
-files          one log file as a stream of bytes, across its rotations
-cri            lines of these bytes, in the format of container runtimes
-checkpoints    how far each log was published
-container_log  one run of a container: its files, its job, its end
-pods           a pod as the API server reports it: its jobs' names, its containers' ends
-watcher        the pods of a node, listed and watched
-agent          publishes all logs of a node in turns
-monitoring     metrics, and whether the agent hangs
+files          reads a log file as a stream of bytes, across rotations
+cri            parses these bytes into lines: the log format of container runtimes
+checkpoints    stores how far each log was published
+container_log  publishes one run of a container as a job
+pods           parses pods of the API: the names of their jobs, the ends of their containers
+watcher        lists and watches the pods of a node
+agent          publishes all logs of a node, in turns
+monitoring     metrics, and a health check of the agent
 
 The files are the spool.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chronoverse.runner.publisher import LogWriter
     from chronoverse.settings import Settings
 
-#: What a pod has of its service account.
+#: Where Kubernetes mounts a pod's service account.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -59,7 +59,7 @@ def kubernetes(
     server: str | None,
     address: str | None,
 ) -> None:
-    """Publish the logs of the node's pods, and how their containers ended.
+    """Publish the logs of a node's pods, and how their containers ended.
 
     Each run of a container is a job. Collects pods with restartPolicy Never or OnFailure, and those with the annotation
     chronoverse/collect: "true". Runs until stopped.
@@ -76,7 +76,7 @@ def kubernetes(
 
     settings = common.read_settings()
     forms = SecretForms(settings.mask_forms)
-    # A hundred logs notice the same at once.
+    # A hundred logs can have the same problem at once, so each message is printed once a minute.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))
 
     def say(text: str) -> None:
@@ -100,7 +100,7 @@ def kubernetes(
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise click.BadParameter(f"--state: {error}") from error
-        if address:  # /healthz and /metrics answer alike, and fail alike
+        if address:  # /healthz and /metrics give the same answers
             serve_metrics(address, registry_of(agent))
         watcher.start()
         say(f"collecting the logs of node {node} in {pods}")
@@ -110,7 +110,7 @@ def kubernetes(
 def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
 ) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
-    """Two functions: one makes a writer, the other reads a job's status and the last lines of its log."""
+    """Returns two functions: one makes a writer, the other reads a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter

@@ -1,6 +1,6 @@
 """The agent of a node: finds the logs of its pods, and publishes them in turns, in one thread.
 
-Each turn spends some milliseconds on a log, so that a fast log delays no other. Each log has its own publisher.
+Each turn spends a few milliseconds on a log, so that a fast log does not delay others. Each log has its own publisher.
 """
 
 import os
@@ -19,12 +19,12 @@ from chronoverse.collect.watcher import PodWatcher
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import JobRef
 
-#: Seconds between two turns, unless a log has more to read at once; and between two looks for new logs and ends.
+#: Seconds between two turns (none if a log has more to read), and between two scans for new logs and ends.
 TURN_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.5
-#: Seconds after which a container that does not start becomes an ended job. It can still start, as another job.
+#: Seconds after which a container that does not start becomes a failed job. If it starts later, it gets another job.
 STUCK_SECONDS: Final = 30.0
-#: Bytes that are on their way of all logs together, beyond the least that each may have.
+#: Maximum bytes in flight of all logs, not counting the minimum that each log may have.
 TOTAL_BYTES: Final = 33_554_432
 
 _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
@@ -32,10 +32,10 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 
 @dataclass(eq=False)
 class Agent:
-    """Publishes the logs below ``directory`` of the pods that ``watcher`` knows, in ``namespaces`` (all, if empty).
+    """Publishes the logs below ``directory`` for the pods of ``watcher``, in ``namespaces`` (empty: all).
 
-    Their jobs get those labels of the pods that are in ``label_names``. ``surround`` gets a function that returns
-    whether there is room.
+    ``label_names`` are the pod labels to copy to jobs. ``surround`` gets a function that returns whether logs may have
+    more bytes in flight.
     """
 
     directory: Path
@@ -44,11 +44,11 @@ class Agent:
     namespaces: Collection[str] = ()
     label_names: Collection[str] = ()
     logs: dict[RunKey, ContainerLog] = field(default_factory=dict)
-    #: The runs of containers whose jobs have ended, while their pods are there.
+    #: Runs whose jobs have ended. They are kept until their pods are gone.
     _done: set[RunKey] = field(default_factory=set)
-    #: How the runs ended, or None if nobody will ever say that.
+    #: How runs ended; None if that will never be known.
     _ends: dict[RunKey, ContainerEnd | None] = field(default_factory=dict)
-    #: Since when containers do not start.
+    #: When each container was first seen not to start.
     _stuck: dict[RunKey, float] = field(default_factory=dict)
     _cost: int = 0
     #: When the last turn began, in monotonic seconds.
@@ -59,7 +59,7 @@ class Agent:
         self._around = surround(lambda: self._cost < TOTAL_BYTES)
 
     def run(self, stop_seconds: float = 10.0) -> None:
-        """Runs until :meth:`stop`. The jobs then wait for the next agent, for a week at most."""
+        """Runs until :meth:`stop`. Unfinished jobs then wait for the next agent, for up to a week."""
         self._resume()
         look_at = 0.0
         while not self._stop.is_set():
@@ -79,7 +79,7 @@ class Agent:
         self._stop.set()
 
     def _turn(self) -> bool:
-        """Reads all logs once. Returns whether one of them has more to read at once."""
+        """Reads each log once. Returns whether any has more to read now."""
         is_busy, cost = False, 0
         for key, log in list(self.logs.items()):
             try:
@@ -95,7 +95,7 @@ class Agent:
         return is_busy
 
     def _resume(self) -> None:
-        """Continues the logs of an earlier agent, even if the API server is away."""
+        """Resumes the logs of an earlier agent, even if the API server is unavailable."""
         for name in self._around.checkpoints.names():
             saved = self._around.checkpoints.load(name)
             uid, container, restart = name.split("_")
@@ -108,7 +108,7 @@ class Agent:
                 self._open(key, partial(ContainerLog, key, job, path, labels, self._around, None, started))
 
     def _look(self) -> None:
-        """Finds new logs, and the ends of known ones. Forgets logs that are gone."""
+        """Finds new logs, and the ends of known ones. Drops the records of deleted pods."""
         pods = self.watcher.pods()
         for pod in pods.values():
             if pod.is_collected(self.namespaces):
@@ -117,7 +117,7 @@ class Agent:
         for key in self.logs:
             known = pods.get(key.uid)
             end = known.end(key.container, key.restart) if known else None
-            # A run before the last one has no status.
+            # The pod's status only has the current run and the one before.
             is_gone = known is None or known.is_gone or known.restarts(key.container) > key.restart + 1
             if end or (is_gone and self.watcher.is_synced):
                 self._ends[key] = end
@@ -143,7 +143,7 @@ class Agent:
                 self._begin(pod, key, failure)
 
     def _restarts(self, pod: Pod) -> Iterator[tuple[str, int]]:
-        """The containers of the pod with logs, and their runs."""
+        """Yields the pod's containers that have logs, and the number of each run."""
         for container in pod.containers:
             names: list[str] = []
             try:

@@ -1,4 +1,4 @@
-"""Small files that record how far each log was published. Without them, files are compared with published logs."""
+"""Small files that record how far each log was published. Without them, log files are compared with published logs."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import orjson
 
 
 class Checkpoints:
-    """Files in ``directory``, one for each name.
+    """Checkpoint files in ``directory``, one per name.
 
-    They survive the process, but are not synced to disk: a damaged one is treated as absent.
+    They survive the process, but are not synced to disk. A damaged file counts as missing.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
@@ -19,7 +19,7 @@ class Checkpoints:
         self._say = say
 
     def load(self, name: str) -> dict[str, Any]:
-        """The saved checkpoints, or an empty dictionary."""
+        """Returns the saved checkpoint, or an empty dictionary."""
         with contextlib.suppress(OSError, ValueError):
             found = orjson.loads((self._directory / f"{name}.json").read_bytes())
             return found if isinstance(found, dict) else {}
@@ -29,7 +29,7 @@ class Checkpoints:
         return sorted(path.stem for path in self._directory.glob("*.json"))
 
     def save(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces the saved checkpoint. If that fails, keeps the previous one; a restart then compares more lines."""
+        """Replaces the checkpoint. On an error, keeps the previous one; a restart then compares more lines."""
         draft = self._directory / f"{name}.draft"
         try:
             draft.write_bytes(orjson.dumps(value, default=list))

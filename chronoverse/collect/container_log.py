@@ -1,8 +1,8 @@
-"""One run of a container: reads its log's files, publishes its lines as a job, and ends the job as the container ended.
+"""One run of a container: reads its log files, publishes the lines as a job, and ends the job as the container ended.
 
     LogFiles ──> CriReader ──> Spool ──> Publisher ──> the store, or the service
 
-The files keep the lines until the store has them safely, so the spool only holds lines on their way.
+The files keep the lines until they are safe in the store, so the spool only holds lines in flight.
 """
 
 import contextlib
@@ -28,24 +28,24 @@ from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 
-#: Bytes of a log that may be on their way, whatever other logs have; and at most.
+#: Bytes in flight of a log: what it may always have, and the maximum.
 LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
-#: Seconds for which a log must be silent, once its container has ended, until its end is published.
+#: Seconds without new bytes after the container's end until the job's end is published.
 QUIET_SECONDS: Final = 1.0
-#: Seconds between two checkpoints, and until something that has failed is tried again.
+#: Seconds between two checkpoints, and before a failed operation is retried.
 CHECKPOINT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0
-#: Lines of a log's end that are looked for in the files when there is no checkpoint.
+#: Number of last published lines to search for in the files when there is no checkpoint.
 COMPARED_LINES: Final = 100
-#: Seconds after its container's start, which is known in whole ones, until a log's first line came late.
+#: A first line this many seconds after the container's start (known in whole seconds) may not be the first.
 START_SECONDS: Final = 2.0
 
 _CONTINUED: Final = re.compile(r"-from-([0-9]{1,15})\Z", re.ASCII)
 
 
 class RunKey(NamedTuple):
-    """Which run of which container. ``restart`` is -1 for a container that never started."""
+    """Identifies a run of a container. ``restart`` is -1 for a container that never started."""
 
     uid: str
     container: str
@@ -56,10 +56,10 @@ class RunKey(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """Objects that all logs share.
+    """Objects shared by all logs.
 
-    ``connect`` makes a writer for a log, ``read_end`` reads a job's status and its log's last lines, ``has_room``
-    returns whether a log may have more than :data:`LEAST_BYTES` in flight, and ``say`` shows a message.
+    ``connect`` makes a writer. ``read_end`` reads a job's status and its last lines. ``has_room`` returns whether a log
+    may have more than :data:`LEAST_BYTES` in flight. ``say`` shows a message.
     """
 
     connect: Callable[[], LogWriter]
@@ -73,9 +73,9 @@ class Surroundings(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """How far the files had been read when the spool had lines up to index ``end``: ``saved``, for a checkpoint.
+    """The checkpoint to save once the spool's lines up to index ``end`` are safe.
 
-    The first line since the previous mark is of ``timestamp``.
+    ``timestamp`` is that of the first line after the previous mark.
     """
 
     end: int
@@ -85,10 +85,10 @@ class _Mark(NamedTuple):
 
 @dataclass(eq=False)
 class ContainerLog:
-    """Call :meth:`step` repeatedly. It never waits.
+    """Publishes a run. Call :meth:`step` repeatedly; it never waits.
 
-    ``path`` is the log's file. With ``failure`` there is no file, and the failure is the only line. ``started`` is when
-    the container started, if that is known.
+    ``path`` is the log's file. With ``failure`` there is no file, and the failure's message is the only line.
+    ``started`` is when the container started, if known.
     """
 
     key: RunKey
@@ -101,44 +101,44 @@ class ContainerLog:
 
     def __post_init__(self) -> None:
         saved = self.around.checkpoints.load(str(self.key))
-        #: Whether nothing is left to do: the job has its end, or will not get one from us.
+        #: Whether the job has ended, or this object cannot end it.
         self.is_done = False
-        #: Whether lines are known to be gone that precede those of the files.
+        #: Whether lines before those in the files are known to be lost.
         self._lacks = False
         self._files = LogFiles(self.path, Position(*(saved.get("position") or (0, "", 0))).order)
         self._begin(saved)
 
     def _begin(self, saved: dict[str, Any]) -> None:
-        """Opens the job, in the publisher's thread."""
+        """Starts a publisher, whose thread opens the job."""
         self._marks: deque[_Mark] = deque()
         self._saved, self.job = saved, JobRef(*saved.get("job", self.job))
         self._rewind(saved)
         self._spool = Spool(SpoolRoom(name=self.job.job_id, memory_bytes=2**30, keep_bytes=0))
         self._spool.save_state(token=saved.get("token"))
-        # Without a checkpoint the lease may be that of the agent before.
+        # Without a checkpoint, an earlier agent may still hold the lease.
         options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
         options["lease_seconds"] = self.around.lease_seconds
         self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
-        #: Lines of the files that the log has already. None until that is known.
+        #: Number of lines in the files that are already published. None until known.
         self._skip: int | None = None
         self._search: _PlaceSearch | None = None
         self._is_ending = False
         self._checkpoint_at = self._retry_at = 0.0
         self._save(token=self._spool.state["token"])
-        with contextlib.suppress(ChronoverseError):  # the publisher knows its refusal
+        with contextlib.suppress(ChronoverseError):  # step() reads publisher.refusal
             self._publisher.start(0)
 
     def _rewind(self, saved: dict[str, Any]) -> None:
-        """Continues where a checkpoint was made, or at the beginning of the files if that place is not in them."""
+        """Continues at a checkpoint's position, or at the beginning of the files if they do not have that position."""
         position = saved.get("position")
         self._is_found = self._files.go_to(Position(*position) if position else None)
         state = saved.get("reader") if self._is_found else None
         self._reader = CriReader(self.around.max_line_bytes, state, self.around.forms)
 
     def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
-        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: its end will never be known.
+        """Does one step. ``end`` is how the container ended; ``is_gone`` means that its end will never be known.
 
-        Returns whether there is more to do at once.
+        Returns whether there is more to do now.
         """
         now, is_busy, end = time.monotonic(), False, self.failure or end
         if self._publisher.ended:
@@ -151,34 +151,34 @@ class ContainerLog:
             self._note_safe(now)
             if not self._is_ending and self.cost <= (MOST_BYTES if self.around.has_room() else LEAST_BYTES):
                 return self._read(end, is_gone, now)
-        if not self.is_done:  # what is rotated meanwhile may be removed
+        if not self.is_done:  # a file that is rotated now may be removed soon
             self._files.find_newer()
         return is_busy
 
     @property
     def cost(self) -> int:
-        """Bytes that are on their way."""
+        """Bytes in flight."""
         return self._spool.memory_bytes
 
     @property
     def lag_bytes(self) -> int:
-        """Approximate bytes that are not safe in the store yet."""
+        """Approximate number of bytes not yet safe in the store."""
         return 0 if self.is_done else self._files.unread + self.cost
 
     @property
     def lag_seconds(self) -> float:
-        """The age of the oldest line that has been read but is not safe in the store yet."""
+        """Age of the oldest line that was read but is not yet safe in the store."""
         began = seconds_of(self._marks[0].timestamp) if self._marks else None
         return max(0.0, time.time() - began) if began else 0.0
 
     def suspend(self) -> None:
-        """Begins to end this attempt, so that the job waits for the next agent instead of becoming LOST."""
+        """Starts to end this attempt as PENDING, so that the job waits for the next agent instead of becoming LOST."""
         if not (self.is_done or self._is_ending or self._publisher.base is None):
             self._is_ending = True
             self._publisher.end(JobResult(Status.PENDING, None))
 
     def close(self, seconds: float) -> None:
-        """Stops, after waiting up to ``seconds`` for unfinished deliveries."""
+        """Stops. If :meth:`suspend` was called, waits up to ``seconds`` for deliveries."""
         if not self.is_done:
             if self._is_ending:
                 self._publisher.join(seconds)
@@ -188,9 +188,9 @@ class ContainerLog:
     # Where to begin
 
     def _find_place(self, base: int, now: float) -> bool:
-        """Finds out which lines of the files the log already has. The log's next number is ``base``.
+        """Finds out how many lines in the files are already published. ``base`` is the log's next number.
 
-        Returns whether there is more to compare at once.
+        Returns whether there is more to compare now.
         """
         known, lacks = self._saved.get("next"), self._lacks
         if self._is_found and known is not None and base == max(known, 1):
@@ -199,7 +199,7 @@ class ContainerLog:
             self._rewind({})
             self._skip, lacks = min(base - 1, 1), not self.failure and self._lacks_beginning()
         elif (search := self._searched(now)) and search.is_done:
-            if search.last and search.last[-1].sequence_num >= base:  # a request of the agent before came late
+            if search.last and search.last[-1].sequence_num >= base:  # a late request of an earlier agent
                 self._publisher.stop()
                 self._begin(self._saved)
                 return False
@@ -210,14 +210,14 @@ class ContainerLog:
             self._skip, lacks = search.published, not search.found
         else:
             return search is not None
-        if lacks:  # nobody knows how many lines
+        if lacks:  # at least one line; the number is unknown
             self._spool.skip(1)
         self._lacks = False
         self._put([])
         return False
 
     def _lacks_beginning(self) -> bool:
-        """Whether the first lines may be gone: a log that does not begin with its container may have been rotated."""
+        """Whether the first lines may be lost: none is left, or rotated files start later than the container."""
         head = self._files.head
         if head is None or not self._files.is_rotated:
             return head is None
@@ -225,7 +225,7 @@ class ContainerLog:
         return began is None or started is None or began >= started + START_SECONDS
 
     def _searched(self, now: float) -> "_PlaceSearch | None":
-        """Continues the search for the log's last lines in the files. None while it waits."""
+        """Continues to search the files for the log's last lines. Returns None while it must wait."""
         if self._search is None or (self._search.error and now >= self._retry_at):
             start = self._saved if self._is_found and "next" in self._saved else {}
             self._search, self._retry_at = _PlaceSearch(self.job, self.around, start), now + RETRY_SECONDS
@@ -239,21 +239,21 @@ class ContainerLog:
         data = self._files.read()
         search.compare(self._reader.end_file() if data is None else self._reader.feed(data))
         if data == b"" and self._files.unread:
-            return None  # until a file counts as complete
+            return None  # wait until the file counts as complete
         if data == b"":
             search.finish()
             self._rewind(search.start)
         return search
 
     def _begin_as(self, ending: str, saved: dict[str, Any] | None = None) -> None:
-        """Begins again under an id with this ending."""
+        """Starts again under the job's id with ``ending`` appended."""
         job = self.job._replace(job_id=f"{self.job.job_id[: 128 - len(ending)]}{ending}")
         self.around.say(f"{self.job} is another pod's, or LOST: continuing as {job.job_id}")
         self._publisher.stop()
         self._begin({**(saved or {}), "job": job})
 
     def _handle(self, refusal: ChronoverseError, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
-        """Handles the store's refusal. Returns whether there is more to do at once."""
+        """Handles a refusal by the store. Returns whether there is more to do now."""
         is_closed = isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)
         if not is_closed and not isinstance(refusal, Deleted):
             self._retry_at = self._retry_at or now + RETRY_SECONDS
@@ -269,7 +269,7 @@ class ContainerLog:
                 self._begin_as(own)
                 return False
             if search.status == Status.LOST and (end or self._files.unread or not is_gone):
-                if end or self._files.unread:  # else there is nothing to continue with yet
+                if end or self._files.unread:  # otherwise wait for lines or the end
                     self._continue(search)
                 return False
         if self._files.unread:
@@ -278,7 +278,7 @@ class ContainerLog:
         return False
 
     def _continue(self, search: "_PlaceSearch") -> None:
-        """Publishes the lines that a LOST job lacks as another job, whose id ends with its first line's number."""
+        """Publishes the remaining lines of a LOST job as another job, whose id ends with its first line's number."""
         last = search.last[-1].sequence_num if search.last else 0
         saved = {"position": self._files.position(), **search.start, "next": 1 - search.published}
         self._lacks = not search.found and bool(search.last)
@@ -293,7 +293,7 @@ class ContainerLog:
         files = self._files
         if files.take_gap():
             self._put(self._reader.close())
-            if not self._skip:  # else the log names it, if it lacks something
+            if not self._skip:  # skipped lines are published, and so is a gap between them
                 self._spool.skip(1)
         data = files.read()
         if data != b"":
@@ -311,7 +311,7 @@ class ContainerLog:
 
     @property
     def _number(self) -> int:
-        """The number of the next line of the files."""
+        """The number of the next line in the files."""
         return (self._publisher.base or 1) + self._spool.end - (self._skip or 0)
 
     def _put(self, batches: Sequence[LineBatch]) -> None:
@@ -328,7 +328,7 @@ class ContainerLog:
         self._marks.append(_Mark(self._spool.end, saved, batches[0].timestamp if batches else ""))
 
     def _note_safe(self, now: float) -> None:
-        """Notes how far all lines are safe. Saves a checkpoint now and then, and at once when another file begins."""
+        """Records which lines are safe. Saves a checkpoint every second, and at once when they reach another file."""
         is_other = False
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()
@@ -358,11 +358,11 @@ class ContainerLog:
 
 
 class _PlaceSearch:
-    """Compares the files' lines with the last ones of a job's log, which it asks for in a thread.
+    """Compares lines in the files with a job's last published lines, which a thread reads.
 
-    Finds out how many lines of the files were ``published`` from ``start`` on (a checkpoint, or empty for the
-    beginning), and whether it ``found`` the log's last line there. If not, only times decide, and lines after it are
-    gone.
+    ``start`` is a checkpoint, or empty for the beginning of the files. ``published`` is the number of lines after it
+    that are published, and ``found`` whether the last published line is in the files. If not, ``published`` is based on
+    timestamps, and lines are lost.
     """
 
     def __init__(self, job: JobRef, around: Surroundings, start: dict[str, Any]) -> None:
@@ -389,17 +389,17 @@ class _PlaceSearch:
             around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
 
     def note_gap(self) -> None:
-        """Takes a gap in the files. Its clock may have gone back, so later times prove nothing."""
+        """Records a gap in the files. The clock may have been set back there, so later timestamps prove nothing."""
         self._has_gap = True
         if not self.found:
             self.published = self._count
 
     def compare(self, batches: Sequence[LineBatch]) -> None:
-        """Takes the files' next lines. Call it once ``last`` is known."""
+        """Compares the next lines of the files. Call it once ``last`` is known."""
         if not self.last:
             return
         wanted, recent = self._wanted, self._recent
-        # Where several places of the files have what the log has, the number tells.
+        # If several places in the files match, the one with the right number counts.
         likely = self.last[-1].sequence_num + 1 - self.start.get("next", 1)
         for batch in batches:
             for message in batch.messages():
@@ -413,7 +413,7 @@ class _PlaceSearch:
                 self.published = self._count
 
     def finish(self) -> None:
-        """Call this at the end of the files. Searches before the checkpoint for lines that were not found after it."""
+        """Call this at the end of the files. If no line after the checkpoint matched, searches the lines before it."""
         if not self.found and self.start:
             last, first = self.last[-1].sequence_num if self.last else 0, self.start["next"]
             if last + 1 != max(first, 1):

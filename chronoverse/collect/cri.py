@@ -1,4 +1,4 @@
-"""Lines of a log in the format of CRI, the Container Runtime Interface: ``TIME STREAM TAGS TEXT``. No I/O.
+"""Parses logs in CRI format (Container Runtime Interface): ``TIME STREAM TAGS TEXT``. No I/O.
 
 https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md
 """
@@ -9,23 +9,23 @@ from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import STREAMS, TIMESTAMP, read_time
 from chronoverse.joblog.secret_forms import SecretForms
 
-#: Bytes of a line of the file that are read before its end is. A runtime cuts lines at 16 KiB, unless told otherwise.
+#: Maximum bytes of an unfinished line that are kept. By default, runtimes split lines at 16 KiB.
 LONG_BYTES: Final = 4_194_304
 
 
 class CriReader:
-    """Makes batches of lines of a file's bytes, and joins a stream's pieces (tag ``P``) up to the last one (``F``).
+    """Parses a file's bytes into batches of lines. Joins pieces of a line: tag ``P``, and ``F`` for the last.
 
-    A joined line that is longer than ``max_line_bytes`` becomes ``partial`` lines. A line in another format is kept as
-    it is, in the stream of the line before it. The result does not depend on how the bytes are divided into reads.
-    ``state`` is what :meth:`state` returned. Secrets that match ``forms`` are masked.
+    A joined line longer than ``max_line_bytes`` becomes ``partial`` lines. A line in another format is kept unchanged,
+    in the stream of the line before it. The result does not depend on the sizes of reads. ``state`` is the result of
+    :meth:`state`. Masks secrets that match ``forms``.
     """
 
     def __init__(
         self, max_line_bytes: int, state: dict[str, Any] | None = None, forms: SecretForms | None = None
     ) -> None:
         self._max = max_line_bytes
-        #: The bytes of a line of the file that has not ended.
+        #: The bytes of the file's last, unfinished line.
         self.rest = b""
         saved = state or {}
         self._stream: str = saved.get("stream", "stdout")
@@ -34,7 +34,7 @@ class CriReader:
         self._splitters = {stream: LineSplitter(stream, max_line_bytes, mask) for stream, mask in self._masks.items()}
         for stream, key in saved.get("keys", {}).items():
             self._masks[stream].key = tuple(key)
-        #: The streams whose last line has not ended.
+        #: Streams with an unfinished line.
         self._open: set[str] = set(saved.get("open", {}))
         for stream, (rest, *more) in saved.get("open", {}).items():
             splitter = self._splitters[stream]
@@ -42,7 +42,7 @@ class CriReader:
             splitter.is_open, splitter.timestamp = more
 
     def state(self) -> dict[str, Any]:
-        """The reader's state to continue at the first byte of :attr:`rest`, as JSON."""
+        """The state from which to continue at the first byte of :attr:`rest`, as JSON."""
         splitters = {stream: self._splitters[stream] for stream in self._open}
         pieces = {
             stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp) for stream, each in splitters.items()
@@ -51,7 +51,7 @@ class CriReader:
         return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces, "keys": keys}
 
     def feed(self, data: bytes) -> list[LineBatch]:
-        """Reads bytes of the file. Returns the lines that they complete."""
+        """Parses bytes of the file. Returns the lines that they complete."""
         text, newline, self.rest = (self.rest + data).rpartition(b"\n")
         batches = self._read(text.split(b"\n")) if newline else []
         if len(self.rest) > LONG_BYTES:
@@ -61,7 +61,7 @@ class CriReader:
         return batches
 
     def end_file(self) -> list[LineBatch]:
-        """Call this at the end of a file, whose last line can be truncated."""
+        """Call this at the end of a file. Its last line may be truncated."""
         return self.feed(b"\n") if self.rest else []
 
     def close(self) -> list[LineBatch]:
@@ -73,7 +73,7 @@ class CriReader:
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:
-        """Groups these lines into batches. Consecutive lines that differ only in text form one."""
+        """Groups consecutive lines that differ only in text into batches."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
         known_time, known_stream = b"-", b""
@@ -87,7 +87,7 @@ class CriReader:
                 batches += self._whole(texts)
                 texts = []
             stream, tag, text = self._parse(line, parts)
-            # A time of another form is parsed again in each line.
+            # Times in other formats are parsed for each line.
             known_time = parts[0][:23] if parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line else b"-"
             known_stream, self._stream = stream.encode(), stream
             if tag == b"F" and stream not in self._open and len(text) <= self._max:
@@ -97,16 +97,16 @@ class CriReader:
         return batches + (self._whole(texts) if texts else [])
 
     def _whole(self, texts: list[bytes]) -> list[LineBatch]:
-        """Batches of whole lines, which are not too long."""
+        """Batches of whole lines of at most ``max_line_bytes``."""
         text = b"\n".join(texts)
         masked = self._masks[self._stream](text)
         if masked is text:
             return [LineBatch(self._stream, self._timestamp, text, len(texts))]
-        # A mask may be longer than what it masks.
+        # A mask may be longer than the secret.
         return LineSplitter(self._stream, self._max).feed(masked + b"\n", self._timestamp)
 
     def _parse(self, line: bytes, parts: list[bytes]) -> tuple[str, bytes, bytes]:
-        """The stream, the first tag and the text of a line of the file. Notes its time."""
+        """The stream, first tag and text of a line in the file. Stores its time."""
         tag = parts[2].partition(b":")[0] if len(parts) > 2 else b""
         if parts[1:2] not in ([b"stdout"], [b"stderr"]) or tag not in (b"F", b"P"):
             return self._stream, b"F", line
@@ -120,7 +120,7 @@ class CriReader:
         return parts[1].decode(), tag, parts[3] if len(parts) > 3 else b""
 
     def _continue(self, stream: str, tag: bytes, text: bytes) -> list[LineBatch]:
-        """Batches of a piece of a line."""
+        """Returns the batches that a piece of a line completes."""
         splitter, self._stream = self._splitters[stream], stream
         batches = splitter.feed(text + b"\n" if tag == b"F" else text, self._timestamp)
         (self._open.add if splitter.rest or splitter.is_open else self._open.discard)(stream)

@@ -1,8 +1,8 @@
-"""One log file as a stream of bytes, across its rotations. Knows nothing about its contents.
+"""Reads a log file as a stream of bytes, across rotations. Knows nothing about its contents.
 
-A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program then opens a new ``0.log``. Later
-the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is removed. Files are held open, so that a
-removed file can still be read to its end. They are the only copy: nothing is kept here.
+A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program opens a new ``0.log``. Later, the
+renamed file is compressed to ``0.log.TIME.gz``, and the oldest file is removed. This module holds files open, so that a
+removed file can still be read. It keeps no copy.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: Bytes of one read. So a file that grows fast delays no other for longer than some milliseconds.
+#: Bytes per read, so that a file that grows fast delays others for a few milliseconds only.
 READ_BYTES: Final = 131_072
-#: Seconds for which a file must be silent, after the next one has bytes, until it counts as complete. Its writer opens
-#: the next file for its two streams one after the other.
+#: Seconds without new bytes until a file counts as complete, once the next one has bytes. Its writer opens the next
+#: file for one stream after the other.
 SETTLE_SECONDS: Final = 0.5
-#: Files that are held open. The kubelet keeps 5 of 10 MiB. While nobody takes lines, 1 GiB of removed files stays on
-#: the disk at most.
+#: Maximum number of files held open. The kubelet keeps 5 of 10 MiB. If nothing can be published, removed files use up
+#: to 1 GiB of disk.
 HELD_FILES: Final = 100
-#: Bytes at a file's beginning by which it is recognized. A line's time has nanoseconds.
+#: Bytes at the beginning of a file that identify it. They include a timestamp in nanoseconds.
 HEAD_BYTES: Final = 64
-#: What a file raises that is damaged.
+#: Errors raised by a damaged file.
 DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 
 class Position(NamedTuple):
-    """A place in a log: a file, by its inode and first bytes (hexadecimal), and the rotated files seen, in order."""
+    """A place in a log: its file's inode and first bytes (hexadecimal), an offset, and the rotated files in order."""
 
     inode: int
     head: str
@@ -44,7 +44,7 @@ class _File:
     """An open file."""
 
     file: io.FileIO | gzip.GzipFile
-    #: Whether what came before this file is gone.
+    #: Whether bytes before this file are missing.
     follows_gap: bool = False
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class _File:
 
     @property
     def unread(self) -> int:
-        """Unread bytes; 1 for a gap. A compressed file counts in full until its end is read."""
+        """Number of unread bytes; 1 for a gap. A compressed file counts in full until it is read to its end."""
         size = os.fstat(self.file.fileno()).st_size
         unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
         return unread or int(self.has_gap)
@@ -74,7 +74,7 @@ class _File:
         data, file = b"", self.file
         try:
             data = (file.read1(size) if isinstance(file, gzip.GzipFile) else file.read(size)) or b""
-        except DAMAGED:  # it ends here
+        except DAMAGED:  # treat this as the end of the file
             self.has_gap |= not self._is_damaged
             self._is_damaged = True
         self.offset += len(data)
@@ -85,8 +85,8 @@ class _File:
         return data
 
     def seek(self, offset: int) -> bool:
-        """Continues at ``offset``. Returns whether the file is that long."""
-        #: Whether what comes before the next byte is gone.
+        """Continues at ``offset``. Returns whether the file is long enough."""
+        #: Whether bytes before the next one are missing.
         self.has_gap = self.follows_gap and not offset
         self.offset, self._is_at_end, self._is_damaged = 0, False, False
         with contextlib.suppress(*DAMAGED):
@@ -94,36 +94,36 @@ class _File:
         return self.offset == offset and (self.is_compressed or offset <= os.fstat(self.file.fileno()).st_size)
 
     def is_at(self, position: Position) -> bool:
-        """Whether the position is certainly in this file: the inode of a removed file is soon reused."""
+        """Whether ``position`` is certainly in this file. An inode is no proof: it is reused soon after removal."""
         head = bytes.fromhex(position.head)
         is_known = len(head) == HEAD_BYTES or self.is_compressed or self.inode == position.inode
         return head != b"" and is_known and self.head[: len(head)] == head
 
     def is_copy(self, other: "_File") -> bool:
-        """Whether this is the same file as ``other``, or its compressed copy."""
+        """Whether this is the same file as ``other``, or a compressed copy of it."""
         return self.inode == other.inode or (self.is_compressed and self.head == other.head != b"")
 
 
 class LogFiles:
-    """The bytes of the log ``path``, starting with its oldest rotated file. Never waits for more.
+    """The bytes of the log ``path``, starting with its oldest rotated file. Never waits.
 
-    ``order`` is that of an earlier :class:`Position`. ``clock`` is monotonic seconds.
+    ``order`` is that of an earlier :class:`Position`. ``clock`` returns monotonic seconds.
     """
 
     def __init__(self, path: Path, order: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        #: Files that are held: those that were read, that at the index ``_at``, and those that come after it.
+        #: Open files, in order. ``_at`` is the index of the file being read.
         self._files: list[_File] = []
         self._at = 0
-        #: The names of the rotated files, in the order in which they were seen.
+        #: The names of the rotated files, in the order in which they were found.
         self._order = order
-        #: When there were bytes last, or a new file.
+        #: When bytes or a new file last appeared.
         self.changed_at = clock()
         self.find_newer()
 
     def read(self) -> bytes | None:
-        """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
+        """Returns the next bytes, empty if there are none yet, or None between two files."""
         self.find_newer()
         if not self._files:
             return b""
@@ -132,7 +132,7 @@ class LogFiles:
             self.changed_at = self._clock()
             return data
         is_silent = self._clock() - self.changed_at > SETTLE_SECONDS
-        # A file that was followed by two others, or was compressed, no longer has a writer.
+        # No program writes to a file that is compressed, or has two successors.
         if later and (len(later) > 1 or current.is_compressed or (is_silent and later[0].unread)):
             later[0].has_gap |= current.has_gap
             self._at += 1
@@ -140,7 +140,7 @@ class LogFiles:
         return b""
 
     def take_gap(self) -> bool:
-        """Whether bytes are missing before the next ones to be read. True only once per gap."""
+        """Whether bytes are missing before the next byte. True only once per gap."""
         current = self._files[self._at] if self._files else None
         has_gap = current is not None and current.has_gap
         if current is not None:
@@ -149,28 +149,28 @@ class LogFiles:
 
     @property
     def unread(self) -> int:
-        """Bytes that were not read; see :attr:`_File.unread`."""
+        """Number of unread bytes; see :attr:`_File.unread`."""
         return sum(each.unread for each in self._files[self._at :])
 
     @property
     def is_rotated(self) -> bool:
-        """Whether there are rotated files. Others may be gone."""
+        """Whether there are rotated files. Older ones may have been removed."""
         return bool(self._order)
 
     @property
     def head(self) -> bytes | None:
-        """The first bytes that are held. None without a file."""
+        """The first bytes of the oldest open file that has any. None without files."""
         return next((each.head for each in self._files if each.head), b"") if self._files else None
 
     def position(self, unused: int = 0) -> Position | None:
-        """Where reading continues: ``unused`` bytes before the last byte read. None while there is no file."""
+        """The position ``unused`` bytes before the next byte to read. None without files."""
         if not self._files:
             return None
         current = self._files[self._at]
         return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
 
     def go_to(self, position: Position | None) -> bool:
-        """Continues at the position. If that does not exist, starts at the beginning and returns False."""
+        """Continues at the position. If it no longer exists, starts at the beginning and returns False."""
         self._at = 0
         for each in self._files:
             each.seek(0)
@@ -185,7 +185,7 @@ class LogFiles:
         return True
 
     def release(self, position: Position) -> None:
-        """Closes the files that precede the file of the position."""
+        """Closes the files before that of the position."""
         while self._at and self._files[0].inode != position.inode:
             self._files.pop(0).file.close()
             self._at -= 1
@@ -195,11 +195,11 @@ class LogFiles:
         self._files, self._at = [], 0
 
     def find_newer(self) -> None:
-        """Opens the files created since the last call, if the log was rotated."""
+        """If the log was rotated, opens the files created since the last call."""
         newest = self._files[-1] if self._files else None
         if newest and self._inode() in (0, newest.inode):
             return
-        # The log may be rotated again while the files are opened.
+        # The log may be rotated while the files are opened.
         for _ in range(10):
             seen = self._inode(), self._rotated()
             opened = {name: file for name in [*seen[1], ""] if (file := self._open(name))}
@@ -211,13 +211,13 @@ class LogFiles:
             return
         known = [each for each in self._order if each in opened]
         new = [each for each in opened if each and each not in known]
-        # A file begins with a time. Where a clock went back, the times are those of a circle that ends with the current
-        # file. If that is empty, with the last one that is not compressed.
+        # Each file begins with a timestamp. If the clock was set back, sorts the times cyclically, so that the current
+        # file is last (or, if that is empty, the last uncompressed one).
         plain = [opened[each].head for each in new if not opened[each].is_compressed]
         last = (opened[""].head if "" in opened else b"") or max(plain, default=b"")
         new.sort(key=lambda each: (opened[each].head <= last, opened[each].head))
-        # The oldest names are removed first. So if the newest file is there, all that came after it are, unless a clock
-        # went back: then these have older names.
+        # Rotation removes the oldest names first. So if the newest known file still exists, all later ones do, unless
+        # the clock was set back and they have older names.
         if newest:
             may_lack = not any(each.is_copy(newest) for each in opened.values())
         else:
@@ -242,14 +242,14 @@ class LogFiles:
                 self._files[0].follows_gap = self._files[0].has_gap = True
 
     def _inode(self) -> int:
-        """The inode of the current file. 0 between the renaming and the new file, or if the log is gone."""
+        """The inode of the current file. 0 if there is none: during a rotation, or if the log was deleted."""
         try:
             return os.stat(self._path).st_ino
         except OSError:
             return 0
 
     def _rotated(self) -> set[str]:
-        """The names of rotated files. Files ending in ``.tmp`` are being compressed."""
+        """The names of rotated files, except those being compressed (``.tmp``)."""
         prefix = f"{self._path.name}."
         try:
             names = os.listdir(self._path.parent)
@@ -258,7 +258,7 @@ class LogFiles:
         return {each.removesuffix(".gz") for each in names if each.startswith(prefix) and not each.endswith(".tmp")}
 
     def _open(self, name: str) -> _File | None:
-        """Opens a rotated file, or with an empty name the one that is being written. None when it is gone."""
+        """Opens a rotated file, or the current one if ``name`` is empty. Returns None if it is gone."""
         path = self._path.parent / name if name else self._path
         for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
             try:

@@ -1,4 +1,4 @@
-"""The agent's metrics, for Prometheus."""
+"""The agent's Prometheus metrics."""
 
 import time
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from chronoverse.collect.agent import Agent
 
 
 class _Lags(Collector):
-    """How far an agent lags behind the log files.
+    """How far the agent is behind the log files.
 
-    Raises RuntimeError, which makes the answer a 500, if it has had no turn for 30 s.
+    Raises RuntimeError if the agent has had no turn for 30 s. The answer is then a 500.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -27,7 +27,7 @@ class _Lags(Collector):
         what = "Age of the oldest line that was read but is not safe in the store."
         in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
         logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in list(self._agent.logs.values())]
-        # 500 containers, those with most to do first.
+        # At most 500 containers, those with the longest lag first.
         for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:500]:
             values = [labels.get(name, "") for name in names]
             in_bytes.add_metric(values, size)
@@ -36,7 +36,7 @@ class _Lags(Collector):
 
 
 def registry_of(agent: Agent) -> CollectorRegistry:
-    """The agent's metrics, and those of its process."""
+    """Returns the metrics of the agent and its process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_Lags(agent))

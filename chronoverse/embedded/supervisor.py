@@ -1,4 +1,4 @@
-"""Runs one server for exactly as long as the server's directory has a lease:
+"""Runs one server while its directory has a lease:
 
 python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
@@ -15,10 +15,10 @@ import sys
 import time
 from typing import Final
 
-#: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
+#: Seconds between SIGTERM and SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
-#: Seconds before a server that died is started again: the first and the longest delay, doubled each time.
-#: (This program runs without the package, and so without ``chronoverse.backoff``.)
+#: Seconds before a crashed server is restarted: the first and the longest delay, doubled each time. (This program runs
+#: without the package, and so without ``chronoverse.backoff``.)
 _BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -27,18 +27,18 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # The child continues. It is not a child of the caller, so the caller has no zombie to reap.
+        os._exit(0)  # the fork continues; it is not the caller's child, so the caller need not reap it
     # The caller may have blocked or ignored signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may stop all processes while those with a lease drain. The server is then started again.
+        # A service manager may signal all processes while those with a lease drain. The server is then restarted.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, server.restart_if_dead)
-    # A SIGCHLD that comes a moment before the wait does not interrupt it. The next SIGALRM does.
+    # A SIGCHLD just before flock does not interrupt it. The next SIGALRM does.
     signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
     fcntl.flock(holders, fcntl.LOCK_EX)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -56,15 +56,15 @@ class _SupervisedServer:
         self._pid, self._started_at = _start_server(self._command), time.monotonic()
 
     def restart_if_dead(self, *_: object) -> None:
-        """Restarts a server that has ended, after a pause. Gives up if the first three starts fail."""
+        """Restarts the server after a pause if it has ended. Exits if the first three starts fail."""
         try:
             if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 return
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that has run for so long has started well. If its SIGCHLD was missed, the end of one that
-        # does not start is seen at the next SIGALRM, up to a second later.
+        # A server that ran for 2 s started successfully. If SIGCHLD was missed, SIGALRM reveals the end of one that did
+        # not start up to a second later.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
@@ -74,7 +74,7 @@ class _SupervisedServer:
         self._start()
 
     def stop(self) -> None:
-        """Stops the server, and kills it if it takes too long."""
+        """Stops the server. Kills it after :data:`STOP_SECONDS`."""
         os.kill(self._pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
@@ -96,7 +96,7 @@ def _start_server(command: tuple[str, ...]) -> int:
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        # A server that hangs ends too. Redis writes to its file before it acknowledges a write.
+        # SIGKILL also ends a hanging server. No write is lost: Redis writes to its file before it acknowledges.
         die_with(supervisor, signal.SIGKILL)
         os.execv(command[0], command)
     except OSError as error:
@@ -106,7 +106,7 @@ def _start_server(command: tuple[str, ...]) -> int:
 
 
 def die_with(parent: int, number: int) -> None:
-    """Makes the kernel send this process a signal when ``parent`` ends: prctl(2), on Linux only."""
+    """Makes the kernel send this process a signal when ``parent`` ends. On Linux only: prctl(2)."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(ImportError, OSError, AttributeError):
@@ -118,9 +118,9 @@ def die_with(parent: int, number: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Renames a long server.log, and redirects stderr to the new file, for output that the server does not log."""
+    """Renames server.log if it is long, and redirects stderr to the new file for output other than the server's log."""
     with contextlib.suppress(OSError):
-        # A server.log with more bytes is renamed to server.log.1 at the next start of a server.
+        # Renamed to server.log.1 above 1 MiB.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):
             os.replace("server.log", "server.log.1")
         log = os.open("server.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

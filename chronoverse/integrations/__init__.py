@@ -1,5 +1,5 @@
-"""Runners inside other frameworks. Each module needs the extra of its name.
+"""Runners for other frameworks. Each module needs the extra with its name.
 
 celery   each Celery task is a job: its output, its log records, its retries and its state
-airflow  each try of an Airflow task is a job, and Airflow's own page shows its log
+airflow  each try of an Airflow task is a job, and Airflow's page shows its log
 """

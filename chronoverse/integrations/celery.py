@@ -1,13 +1,12 @@
-"""Publishes each Celery task as a job: what it prints, its log records, its retries as attempts, and how it ends.
+"""Publishes each Celery task as a job: its output, log records and end. A retry is an attempt.
 
     from chronoverse.integrations.celery import install
 
     app = Celery("shop")
     install(app)
 
-The job's id is the task's id, and its workflow is the task's name or one that is given. Nothing is connected, and no
-thread started, before the first task, so that a pool can fork. The store cannot fail a task, only delay it by the
-seconds below.
+The job's id is the task's id. Its workflow is the task's name, unless one is given. Connections and threads start with
+the first task, so that a pool can fork before. The store cannot make a task fail, only delay it by the seconds below.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ __all__ = ["TaskLogs", "install"]
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
-#: Seconds after a failed delivery of a log in which the next tasks wait for only a quarter of a second.
+#: Seconds after a failed delivery during which the next tasks wait only a quarter of a second.
 AWAY_SECONDS: Final = 30.0
 
 _LOGGERS: Final = (logging.getLogger(), task_logger)
@@ -59,10 +58,10 @@ def install(
     formatter: logging.Formatter | None = None,
     settings: Settings | None = None,
 ) -> "TaskLogs":
-    """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
+    """Publishes all tasks of ``app``, except Celery's own (``celery.…``). Call it where the app is created.
 
-    ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
-    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` formats log records. Raises
+    ``workflow`` is the workflow of all tasks; by default each task's name. ``store`` is the URL of a store or a
+    service; ``token`` is as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` formats log records. Raises
     ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
@@ -78,7 +77,7 @@ def install(
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
-    connect().close()  # so that a bad URL is refused here
+    connect().close()  # raises for an invalid URL
     logs = TaskLogs(app, workflow, connect, settings, formatter)
     logs.install()
     return logs
@@ -86,7 +85,7 @@ def install(
 
 @dataclass(eq=False)
 class TaskLogs:
-    """The logs of the tasks that run in this process. :func:`install` makes it."""
+    """The logs of this process's tasks. Created by :func:`install`."""
 
     app: Celery
     workflow: str | None
@@ -95,13 +94,13 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
-        #: attempt of one that it has terminated.
+        #: Lease tokens are derived from this. The pool's processes inherit it, so the main process can end the attempt
+        #: of a process that it has terminated.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: dict[str, _TaskOutput] = {}
         self._context: ContextVar[_TaskOutput | None] = ContextVar("chronoverse_task", default=None)
-        #: Whether this is a process of a pool, where all output is that of its one task, in whatever thread.
+        #: Whether this is a pool process: all its output belongs to its one task, whatever the thread.
         self._is_pool_process = False
         self._writer: Store | HttpLogWriter | None = None
         self._writer_pid = 0
@@ -167,7 +166,7 @@ class TaskLogs:
             stream.close()
         if state is None and (signum := _signal_of(sys.exc_info()[1])) is not None:
             result: tuple[Status, int | None] = Status.CANCELED, 128 + signum
-        elif state is None:  # an exception ends the task that Celery does not catch, such as SystemExit
+        elif state is None:  # the task raised an exception that Celery does not catch, such as SystemExit
             output.log.__exit__(*sys.exc_info())
             return
         else:
@@ -176,15 +175,15 @@ class TaskLogs:
             self._away_until = 0.0
         else:
             self._away_until = time.monotonic() + AWAY_SECONDS
-            self._shared_writer().close()  # the next task would find broken connections, and has little time
+            self._shared_writer().close()  # connections are broken, and the next task has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
         """Ends the log of a task whose process was killed, or that will not run.
 
-        Runs in the worker's main process, which has other work to do and forks, so it tries once, without a thread.
+        Runs in the worker's main process, which has other work and forks. So it tries once, without a thread.
         """
         if terminated and signum != signal.SIGKILL:
-            return  # the task's process gets the signal as an exception, and ends the log itself
+            return  # the signal raises an exception in the task's process, which ends the log
         if not self._is_published(sender) or time.monotonic() < self._away_until:
             return
         job = self._job(sender, request)
@@ -194,7 +193,7 @@ class TaskLogs:
                     writer.ping()  # which gives up sooner than other commands
                 for _attempt in range(3):
                     attempt = writer.open(job, self._lease_token(request), labels=_labels(sender))
-                    # Lines of the killed process may still be on their way.
+                    # Lines of the killed process may still arrive.
                     with contextlib.suppress(SequenceGap):
                         writer.finish(attempt, Status.CANCELED, None, 0, attempt.next)
                         return
@@ -205,7 +204,7 @@ class TaskLogs:
             _logger.info("the log of the revoked task %s is not ended: %s", job, error)
 
     def _is_published(self, task: Any) -> bool:
-        # Compared with ==, because each of the two may be a proxy of the app, such as celery.current_app.
+        # Compared with ==, because either may be a proxy of the app, such as celery.current_app.
         return task.app == self.app and not task.name.startswith("celery.")
 
     def _open_log(self, task: Any, request: Any) -> JobLog | None:
@@ -213,10 +212,10 @@ class TaskLogs:
         is_patient = time.monotonic() >= self._away_until
         deliver_seconds = DELIVER_SECONDS if is_patient else 0.25
         if is_patient and _is_redelivered(request):
-            # The process that ran the task was killed, and its lease must expire before ours can begin.
+            # The process that ran the task was killed. Its lease must expire before ours can begin.
             deliver_seconds += settings.lease_seconds
         try:
-            # It may have been LOST before the broker sent the task again, or a task ran twice under one id.
+            # The job may have become LOST before the broker redelivered the task, or two tasks may have the same id.
             return JobLog.open_try(
                 self._shared_writer(),
                 job,
@@ -235,7 +234,7 @@ class TaskLogs:
         return JobRef(_identifier(self.workflow or task.name), _identifier(request.id))
 
     def _lease_token(self, request: Any) -> str:
-        """The lease token: the same in the pool's process and in the main process, and unique to this attempt."""
+        """The lease token: the same in the pool process and the main process, and unique to this attempt."""
         name = f"{request.id} {request.retries} {_is_redelivered(request)}"
         return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
 
@@ -253,7 +252,7 @@ class TaskLogs:
 
 
 class _TaskOutput:
-    """The log of one running task, and its streams. ``outer`` is the task that called it in this thread, if any."""
+    """A running task's log and streams. ``outer`` is the task that called it in the same thread, or None."""
 
     def __init__(self, log: JobLog, outer: "_TaskOutput | None") -> None:
         self.log = log
@@ -284,13 +283,13 @@ class _TaskStream:
 
 
 def _signal_of(error: BaseException | None) -> int | None:
-    """The signal that ends a pool's process: billiard raises SystemExit with its number minus 256."""
+    """The signal that ended a pool process: billiard raises SystemExit with its number minus 256."""
     code = error.code if isinstance(error, SystemExit) else None
     return code + 256 if isinstance(code, int) and -256 < code < -128 else None
 
 
 def _result(state: str, retval: Any) -> tuple[Status, int | None]:
-    """The end of the job, or of the attempt, of a task that is in ``state``."""
+    """The status and exit code for a task in ``state``. PENDING ends only the attempt."""
     if state == states.RETRY or (state == states.REJECTED and getattr(retval, "requeue", False)):
         return Status.PENDING, None
     if state in (states.FAILURE, states.REJECTED):

@@ -1,9 +1,9 @@
 """The settings, read once from the environment into one frozen value.
 
 ``Settings``  all settings. ``Settings.from_env`` reads and checks them
-``Setting``   how one setting is read, its unit, and its description. Each field of ``Settings`` has one as metadata
-``parse``     the module with a parser for each kind of value
-``redis_url`` the module for the forms of CHRONOVERSE_REDIS_URL
+``Setting``   a setting's parser, unit and description, in the metadata of a field of ``Settings``
+``parse``     the module with the parsers
+``redis_url`` the module that parses CHRONOVERSE_REDIS_URL
 
 ``python -m chronoverse.settings`` prints the table in ``docs/settings.md``.
 """
@@ -21,8 +21,7 @@ from chronoverse.settings import parse
 
 PREFIX: Final = "CHRONOVERSE_"
 
-#: The variables that Kubernetes sets for a Service. The second kind has a URL.
-#: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+#: The variables that Kubernetes sets for a Service. The value of the second kind is a URL.
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
 _EXCLUSIVE: Final = (
@@ -32,7 +31,7 @@ _EXCLUSIVE: Final = (
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
-#: One worker for each usable core, but no more than a laptop can spare.
+#: One worker per usable core, at most 4.
 _WORKERS: Final = min(4, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1)
 
 
@@ -53,7 +52,7 @@ def _number(bounds: tuple[int, int], *texts: str, default: int | None = None) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings, checked. :meth:`from_env` reads them from the environment; tests may pass values instead."""
+    """All settings, validated. :meth:`from_env` reads them from the environment; tests may pass values."""
 
     redis_url: str | None = _setting(
         parse.redis_url,
@@ -165,7 +164,7 @@ class Settings:
     max_job_bytes: int = _number(
         (0, 999_999_999_999_999),
         "bytes",
-        "Stored bytes of a job's messages; 0 is no bound. Further lines are a `gap` ([more](operations.md#quotas)).",
+        "Stored bytes of a job's messages; 0 is no limit. Further lines are a `gap` ([more](operations.md#quotas)).",
         default=0,
     )
     max_workflow_bytes_per_day: int = _number(
@@ -299,7 +298,7 @@ class Settings:
 
     @property
     def service_url(self) -> str:
-        """The service's URL for commands that cannot use a store: by default this machine's."""
+        """The service's URL for commands that cannot use a store. Default: this machine's."""
         host, _, port = self.bind.rpartition(":")
         if self.url or host == "unix":
             return self.url or "http://127.0.0.1:8000"
@@ -313,7 +312,7 @@ class Settings:
 
     @property
     def sign_in(self) -> Mapping[str, str | None]:
-        """What the page and the commands need for signing in at the issuer. Without an issuer, ``issuer`` is None."""
+        """What the page and the commands need to sign in at the issuer. ``issuer`` is None if none is configured."""
         return {
             "issuer": self.oidc_issuer,
             "client_id": self.oidc_client_id,
@@ -329,9 +328,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the settings in ``environ``. An empty variable counts as unset.
+        """Reads the settings from ``environ``. An empty variable counts as unset.
 
-        Raises :class:`SettingsError`, which names every invalid setting.
+        Raises :class:`SettingsError`, whose message lists every invalid setting.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
@@ -347,26 +346,26 @@ class Settings:
             if len(given := [name for name in names if environ.get(name)]) > 1:
                 problems.append(f"{' and '.join(given)} cannot be combined")
         if bool(environ.get("CHRONOVERSE_OIDC_ISSUER")) != bool(environ.get("CHRONOVERSE_OIDC_CLIENT_ID")):
-            problems.append("CHRONOVERSE_OIDC_ISSUER and CHRONOVERSE_OIDC_CLIENT_ID go together")
+            problems.append("CHRONOVERSE_OIDC_ISSUER and CHRONOVERSE_OIDC_CLIENT_ID must be set together")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)
 
 
 def reached_at(url: str) -> str:
-    """The URL at which this machine reaches a service, which can be bound to all addresses."""
+    """The URL at which this machine reaches a service, even one bound to all addresses."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def all_settings() -> Iterator[tuple[str, str, Setting]]:
-    """Every setting: the name of its attribute, the name of its variable, and its :class:`Setting`."""
+    """Yields each setting's attribute, variable and :class:`Setting`."""
     for each in fields(Settings):
         prefix = "" if each.name == "web_concurrency" else PREFIX
         yield each.name, prefix + each.name.upper(), each.metadata["setting"]
 
 
 def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """``given``, or else CHRONOVERSE_CA_FILE. Raises ValueError or :class:`SettingsError` without certificates."""
+    """``given``, else CHRONOVERSE_CA_FILE. Raises ValueError or :class:`SettingsError` without certificates."""
     if given:
         return parse.ca_file(str(given))
     try:
@@ -376,7 +375,7 @@ def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os
 
 
 def mask_forms_setting(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, str], ...] | None:
-    """CHRONOVERSE_MASK_FORMS, for programs that use no other setting. Raises :class:`SettingsError`."""
+    """CHRONOVERSE_MASK_FORMS, for programs that need no other setting. Raises :class:`SettingsError`."""
     try:
         return parse.mask_forms(environ.get("CHRONOVERSE_MASK_FORMS") or "on")
     except ValueError as error:
@@ -388,7 +387,7 @@ def no_color() -> bool:
 
 
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence about each unknown CHRONOVERSE variable in ``environ``, except those that Kubernetes sets."""
+    """Yields a sentence for each unknown CHRONOVERSE variable, except those set by Kubernetes."""
     known = [name.removeprefix(PREFIX) for _, name, _ in all_settings() if name.startswith(PREFIX)]
     for name, text in sorted(environ.items()):
         short = name.removeprefix(PREFIX)
@@ -403,9 +402,9 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
 
 
 def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The directory for the user's state (XDG Base Directory). Raises ValueError without a home directory."""
+    """The user's state directory (XDG Base Directory). Raises ValueError without a home directory."""
     state = environ.get("XDG_STATE_HOME", "")
-    if state.startswith("/"):  # the specification says that relative paths must be ignored
+    if state.startswith("/"):  # the specification ignores relative paths
         return Path(state, "chronoverse")
     home = parse.absolute_path(environ.get("HOME") or "~")
     if platform == "darwin":
@@ -414,7 +413,7 @@ def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -
 
 
 def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for a process of ours: ``environ`` with ``changes``. A new PYTHONPATH goes before the old one."""
+    """The environment for a child process: ``environ`` with ``changes``. Prepends a new PYTHONPATH to the old one."""
     merged = {**environ, **changes}
     if "PYTHONPATH" in changes and environ.get("PYTHONPATH"):
         merged["PYTHONPATH"] = changes["PYTHONPATH"] + os.pathsep + environ["PYTHONPATH"]
@@ -422,7 +421,7 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
 
 
 def job_environ() -> dict[str, str]:
-    """The environment for a job's command, without our settings: its output must not print our token."""
+    """The environment for a job's command, without our settings: the job must not print our token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
@@ -431,7 +430,7 @@ def markdown_table() -> str:
     defaults = {each.name: each.default for each in fields(Settings)}
     for attribute, name, setting in all_settings():
         value = defaults[attribute]
-        # As the variable would have it.
+        # Formatted as in the variable.
         value = " ".join(value) if isinstance(value, tuple) else str(value).lower() if type(value) is bool else value
         default = setting.default or ("none" if value is None else f"`{value}`")
         parser = setting.parse

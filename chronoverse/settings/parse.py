@@ -1,4 +1,4 @@
-"""Parsers, which turn the text of one setting into its value. They raise ValueError with "must be …" in its message."""
+"""Parsers of single settings. They raise ValueError with a message that begins with "must"."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ _DEFAULT_PORTS: Final = {"http": ("80",), "https": ("443",)}
 
 @dataclass(frozen=True)
 class WholeNumber:
-    """Reads a whole number in plain digits, from ``low`` to ``high``."""
+    """Parses an integer in plain digits, from ``low`` to ``high``."""
 
     low: int
     high: int
@@ -38,7 +38,7 @@ class WholeNumber:
 
 
 def matching(pattern: str, what: str) -> Callable[[str], str]:
-    """Reads a text that matches ``pattern`` as a whole. ``what`` describes it in the error message."""
+    """Parses a text that fully matches ``pattern``. ``what`` describes it in the error message."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -49,7 +49,7 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
-#: Reads requested scopes. Without ``openid`` an issuer does not tell who signed in.
+#: Parses requested scopes. Without ``openid``, an issuer does not return who signed in.
 scopes: Final = matching(
     "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words separated by spaces, including openid"
 )
@@ -57,7 +57,7 @@ bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Reads one of ``words``, case-insensitively."""
+    """Parses one of ``words``, case-insensitively."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -68,7 +68,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def mask_forms(text: str) -> tuple[tuple[str, str], ...] | None:
-    """Reads ``on``, ``off``, or the path of a TOML file with more forms of secrets, by their names. None is off."""
+    """Parses ``on``, ``off`` (returns None), or the path of a TOML file with more secret formats, by their names."""
     if text.lower() in ("on", "off"):
         return () if text.lower() == "on" else None
     try:
@@ -85,7 +85,7 @@ def boolean(text: str) -> bool:
 
 
 def traces(text: str) -> bool:
-    """Reads whether to send traces. Only possible if the optional packages for it are installed."""
+    """Parses whether to send traces. Raises ValueError if the optional packages for it are missing."""
     wanted = boolean(text)
     try:
         installed = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
@@ -97,7 +97,7 @@ def traces(text: str) -> bool:
 
 
 def claim_name(text: str) -> str:
-    """Reads a claim's name, which must not be reserved. Private claims often have URLs as names."""
+    """Parses a claim's name, which must not be a standard claim. Private claims often have URLs as names."""
     taken = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
     if not re.fullmatch("[!-~]{1,256}", text) or text in taken:
         raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and not a standard claim")
@@ -110,7 +110,7 @@ def redis_url(text: str) -> str:
 
 
 def jwks_url(text: str) -> str:
-    """Reads the URL of a key set: HTTPS or on this machine, so that nobody else can answer for the issuer."""
+    """Parses a key set's URL: HTTPS or on this machine, so that nobody can impersonate the issuer."""
     parts = _url(text, "https", "http")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https:// except for this machine")
@@ -118,7 +118,7 @@ def jwks_url(text: str) -> str:
 
 
 def issuer(text: str) -> str:
-    """Reads the URL of an issuer, which its documents must repeat exactly. HTTPS or on this machine."""
+    """Parses an issuer's URL (HTTPS or on this machine). The issuer's documents must repeat it exactly."""
     parts = urlsplit(jwks_url(text))
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
@@ -126,7 +126,7 @@ def issuer(text: str) -> str:
 
 
 def service_url(text: str) -> str:
-    """Reads the URL of a service: one to which paths can be appended."""
+    """Parses a service's URL, without a trailing slash, user, query or fragment."""
     parts = _url(text, "http", "https")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
@@ -134,7 +134,7 @@ def service_url(text: str) -> str:
 
 
 def origins(text: str) -> tuple[str, ...]:
-    """Reads origins as browsers send them: a scheme, a host and a port that is not the scheme's own. No wildcards.
+    """Parses origins as browsers send them: scheme, host, and any port but the scheme's default. No wildcards.
 
     https://www.rfc-editor.org/rfc/rfc6454#section-6.2
     """
@@ -150,7 +150,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
-    """Reads host names and addresses, optionally with ``+private``. Returns each, and whether it has ``+private``."""
+    """Parses host names and addresses, optionally with ``+private``. Returns (host, whether private) pairs."""
     found: dict[str, bool] = {}
     for entry in text.replace(",", " ").split():
         host, plus, private = entry.lower().partition("+")
@@ -163,7 +163,7 @@ def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
 
 
 def attribute_names(text: str) -> tuple[str, ...]:
-    """Reads names of attributes, separated by spaces or commas."""
+    """Parses attribute names, separated by spaces or commas."""
     names = tuple(text.replace(",", " ").split())
     if not names or not all(re.fullmatch("[!-~]{1,256}", name) for name in names):
         raise ValueError("must be attribute names separated by spaces")
@@ -171,7 +171,7 @@ def attribute_names(text: str) -> tuple[str, ...]:
 
 
 def bind(text: str) -> str:
-    """Reads an address to listen on, in gunicorn's notation."""
+    """Parses an address to listen on, in gunicorn's notation."""
     found = _BIND.fullmatch(text)
     try:
         if found and int(found["port"] or 0) < 65_536 and (not found["v6"] or IPv6Address(found["v6"])):
@@ -182,7 +182,7 @@ def bind(text: str) -> str:
 
 
 def archive_url(text: str) -> str:
-    """Reads the URL of a directory or a bucket, or ``none``."""
+    """Parses the URL of a directory or bucket, or ``none``."""
     parts = urlsplit(text)
     is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
     is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
@@ -197,20 +197,20 @@ def archive_url(text: str) -> str:
 
 
 def secret(text: str) -> bytes:
-    """Reads one or two HS256 keys, separated by a comma."""
+    """Parses one or two HS256 keys, separated by a comma."""
     keys = os.fsencode(text).split(b",")
-    # As many bytes as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
+    # At least the hash's size. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
     if len(keys) > 2 or any(len(key) < 32 for key in keys):
         raise ValueError("must be a secret of at least 32 bytes, or two separated by a comma")
     return os.fsencode(text)
 
 
 def public_key(text: str) -> str:
-    """Reads a PEM public key, or the path of a file with one."""
+    """Parses a PEM public key, or the path of a file with one."""
     if "-----BEGIN" not in text:
         try:
             with open(text, encoding="ascii") as file:
-                # Characters read of a public key file. The longest RSA keys in use have under 3,000.
+                # The longest RSA keys in use have under 3,000 characters.
                 text = file.read(65_536)
         except (OSError, ValueError):
             raise ValueError("must be a PEM public key or the path of a readable one") from None
@@ -222,7 +222,7 @@ def public_key(text: str) -> str:
 
 
 def ca_file(text: str) -> Path:
-    """Reads the path of a file with PEM certificates."""
+    """Parses the path of a file with PEM certificates."""
     import ssl  # which takes 10 ms, and few commands need it
 
     path = absolute_path(text)
@@ -234,7 +234,7 @@ def ca_file(text: str) -> Path:
 
 
 def absolute_path(text: str) -> Path:
-    """Reads a path and makes it absolute. ``~`` is the user's home directory."""
+    """Parses a path, and makes it absolute. Expands ``~``."""
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
@@ -242,7 +242,7 @@ def absolute_path(text: str) -> Path:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether ``host`` can only mean this machine."""
+    """Whether ``host`` always means this machine."""
     try:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:

@@ -1,12 +1,12 @@
-"""The URL of the store: one server, the master that Sentinels name, or a Cluster. No I/O.
+"""Parses the URL of the store: one server, a master behind Sentinels, or a Cluster. No I/O.
 
-    redis://[user:password@]host[:port][/db]           rediss:// speaks TLS; unix:///path is a socket
+    redis://[user:password@]host[:port][/db]           rediss:// uses TLS; unix:///path is a socket
     redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]
     redis+cluster://[user:password@]host[:port][,host[:port]…]
 
-With ``rediss+sentinel://`` and ``rediss+cluster://`` all servers speak TLS, those in the URL and those that are
-discovered. Options of the driver may follow a ``?``; they are the same for every server. The user of the Sentinels is
-given by the options ``sentinel_username`` and ``sentinel_password``.
+With ``rediss+sentinel://`` and ``rediss+cluster://``, all servers use TLS, including discovered ones. Options of
+redis-py may follow after ``?``, and apply to every server. ``sentinel_username`` and ``sentinel_password`` are the
+credentials for the Sentinels.
 """
 
 import re
@@ -19,7 +19,7 @@ Address = tuple[str, int]
 
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
-# urllib's urlsplit refuses two IPv6 hosts in a row.
+# urllib's urlsplit refuses a list of IPv6 hosts.
 _MANY_HOSTS = re.compile(
     r"(?P<scheme>[a-z+]+)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)/?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?"
 )
@@ -31,7 +31,7 @@ _FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster":
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL: ``hosts`` are the Sentinels or some nodes of the Cluster; a single server has only ``text``."""
+    """A parsed URL. ``hosts`` are the Sentinels, or nodes of the Cluster; empty for a single server."""
 
     text: str = field(repr=False)
     kind: str = ""
@@ -43,7 +43,7 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
-        """Parses ``text``. Raises ValueError with "must be …" in its message."""
+        """Parses ``text``. Raises ValueError with a message that begins with "must be"."""
         scheme = text.partition("://")[0]
         secure, plus, kind = scheme.partition("+")
         if secure not in ("redis", "rediss", *(() if plus else ("unix",))) or kind not in ("", "sentinel", "cluster"):
@@ -68,7 +68,7 @@ class RedisUrl:
         hosts = tuple(_parse_host(each, _DEFAULT_PORTS[kind]) for each in found["hosts"].split(","))
         service, _, db = found["path"].partition("/")
         named = re.fullmatch(r"[A-Za-z0-9._-]+" if kind == "sentinel" else "", service)
-        # Nodes or Sentinels that a URL may name. More would not make it more likely that one answers.
+        # At most 32 hosts: more would not make it likelier that one answers.
         if len(hosts) > 32 or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
         options = dict(parse_qsl(found["query"] or ""))

@@ -143,7 +143,7 @@ def test_token_invents_no_secret(cli: Cli, tmp_path: Path) -> None:
     done = cli("token", URL="https://localhost:8443")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert f"no service has made its secret in {tmp_path} yet" in done.stderr
+    assert f"no secret in {tmp_path} yet" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

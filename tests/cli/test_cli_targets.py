@@ -75,7 +75,7 @@ def test_no_other_store_is_changed_than_that_of_the_service(cli: Cli, argv: Sequ
     done = cli(*argv, URL="https://logs.example.com")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert "the service at https://logs.example.com, and this command needs that service's store" in done.stderr
+    assert "the service at https://logs.example.com, but this command needs that service's store" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,12 +104,12 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
     store = Store(server.url, prefix=prefix)
     store.catalog.set_common_bounds(0, 70, list)
 
-    assert cli("limits", "wf_1", **place).stdout == "a job: no bound (the default)\na day: 70 bytes (the default)\n"
+    assert cli("limits", "wf_1", **place).stdout == "a job: no limit (the default)\na day: 70 bytes (the default)\n"
     assert (
         cli("limits", "wf_1", "--job-bytes", "5", **place).stdout == "a job: 5 bytes\na day: 70 bytes (the default)\n"
     )
     done = cli("limits", "wf_1", "--job-bytes", "default", "--day-bytes", "0", **place)
-    assert done.stdout == "a job: no bound (the default)\na day: no bound\n"
+    assert done.stdout == "a job: no limit (the default)\na day: no limit\n"
     own = store.catalog.settings(["wf_1"])["wf_1"]
     assert (own.job_bytes, own.day_bytes) == (None, 0)
     for text in ("-1", "1G", "", "9" * 16):

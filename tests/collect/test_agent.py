@@ -143,7 +143,7 @@ def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServe
         api.refuses = 503
         api.cut()
         api.apply(ended(pods[4], 4))
-        wait_until(lambda: "does not tell of pods" in node.log.read_text(), SOON, "the agent says that")
+        wait_until(lambda: "cannot read pods from the API server" in node.log.read_text(), SOON, "the agent says that")
         api.refuses = None
         assert jobs.wait_for_end("shop.p4", "p4.main")["exit_code"] == 4
         api.apply(ended(pods[5], 5))

@@ -2,7 +2,7 @@
 
 cases    the input, faults and expected log of each case
 trial    runs one case, and reads its log from the service
-proxy    between the runner and the service: loses, repeats and refuses requests
+proxy    a proxy before the service, which loses, repeats and refuses requests
 service  a temporary service for the tests
 
 ``docs/conformance.md`` describes the runner's arguments and environment.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target") -> Iterator[Iterator["Result"]]:
-    """The results of cases, in order. Cases that still run at the end of the ``with`` block are stopped."""
+    """Runs the cases, and yields their results, in order. Stops running cases when the ``with`` block ends."""
     from chronoverse.cli.conformance.trial import try_case
 
-    # Cases wait for most of their time.
+    # Cases spend most of their time waiting.
     threads, stop = ThreadPoolExecutor(8), threading.Event()
     try:
         yield threads.map(partial(try_case, command=command, target=target, stop=stop), cases)
@@ -65,8 +65,8 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     """Test a runner, in any language.
 
     Starts a temporary service and runs CMD once per case, followed by the command to publish. {workflow} and {job} in
-    CMD's arguments are replaced by ids; an argument with {label} is repeated for each KEY=VALUE. CHRONOVERSE_URL and
-    CHRONOVERSE_TOKEN name the service. Exits with 0 if all cases hold, else with 1.
+    CMD's arguments are replaced by ids; an argument with {label} is repeated for each KEY=VALUE. CMD finds the service
+    in CHRONOVERSE_URL and CHRONOVERSE_TOKEN. Exits with 0 if all cases hold, else with 1.
     """
     from chronoverse.cli.conformance.cases import CASES
     from chronoverse.cli.conformance.service import running_service
@@ -78,7 +78,7 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     chosen = [case for case in CASES if not only or case.name in only]
     tried = [case for case in chosen if case.name not in skip]
     failed = 0
-    # Otherwise the service would outlive this process.
+    # Exit normally, or the service would outlive this process.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with running_service() as target, results_of(tried, command, target) as results:
         for case in chosen:

@@ -1,4 +1,4 @@
-"""The cases of ``chronoverse conformance``, in the order of its table."""
+"""The cases of ``chronoverse conformance``, in the order in which they are printed."""
 
 import contextlib
 import itertools
@@ -33,11 +33,11 @@ def _take_over(trial: Trial, end: Status | None) -> None:
 
 
 def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
-    """The log has these lines and no others, its end is not the runner's, and the command ran to completion."""
+    """The log has exactly these lines, the runner did not end the job, and its command completed."""
 
     def check(trial: Trial) -> Iterator[str]:
         if messages:
-            # When the runner has ended the job, that shows below.
+            # If the runner has ended the job, the checks below report it.
             with contextlib.suppress(AppendRefused):
                 if trial.case.during:
                     trial.open_other()
@@ -68,18 +68,18 @@ def _check_times(trial: Trial) -> Iterator[str]:
     if times and not trial.began - 1 <= min(times) <= max(times) <= trial.ended + 1:
         yield "the times of the lines are not those of the run"
     elif times and max(times) - min(times) < 1:
-        yield "lines that were printed 2.4 s apart have nearly the same time"
+        yield "lines printed 2.4 s apart have nearly the same time"
 
 
 def _check_pause(trial: Trial) -> Iterator[str]:
     yield from check_log(trial)
     for (refused, status), (following, _) in itertools.pairwise(trial.proxy.appends):
         if status == 429 and following - refused < RETRY_AFTER_SECONDS - 0.2:
-            yield f"after a 429, lines came again {following - refused:.1f} s later"
+            yield f"lines were sent again {following - refused:.1f} s after a 429, before Retry-After"
 
 
 def _check_gap(trial: Trial) -> Iterator[str]:
-    """Lines that the store lost are sent again, or named as lost."""
+    """Checks that lines lost by the store were sent again, or are in a gap."""
     trial.read_back()
     numbers = {line.sequence_num: line.message for line in trial.lines}
     lost = [
@@ -97,12 +97,12 @@ CASES: Final = (
     # Lines
     Case("one-line", "The first line is number 1; then COMPLETED, 0", "echo hello", ("hello",)),
     Case("no-output", "A command may print nothing", ":", ()),
-    Case("empty-lines", "Empty lines are lines", r"printf 'a\n\n\nb\n\n'", ("a", "", "", "b", "")),
-    Case("no-newline", "Text after the last newline is a line", r"printf 'one\ntwo'", ("one", "two")),
+    Case("empty-lines", "Empty lines are published", r"printf 'a\n\n\nb\n\n'", ("a", "", "", "b", "")),
+    Case("no-newline", "A last line without a newline is published", r"printf 'one\ntwo'", ("one", "two")),
     Case("crlf", "CRLF ends a line", r"printf 'a\r\n\r\nb\r\n'", ("a", "", "b")),
     Case(
         "carriage-return",
-        "Overwritten text: its last state is published, without carriage returns",
+        "Of text overwritten by carriage returns, the last state is published",
         r"printf '10%%\r50%%\r100%%\n'",
         check=_check_last_state,
     ),
@@ -111,7 +111,7 @@ CASES: Final = (
     ),
     Case(
         "split-character",
-        "A character can arrive in two parts",
+        "A character may be written in two parts",
         r"printf '\360\237'; sleep 0.5; printf '\216\211b\n'",
         ("🎉b",),
     ),
@@ -135,7 +135,7 @@ CASES: Final = (
     ),
     Case(
         "long-line",
-        "A line of 200,000 bytes is sent in partial pieces, except the last",
+        "A line of 200,000 bytes is split; all pieces but the last are partial",
         r"head -c 200000 /dev/zero | tr '\0' x; echo end",
         ("x" * 200_000 + "end",),
     ),
@@ -210,7 +210,7 @@ CASES: Final = (
         before=partial(_other_run, end=Status.PENDING),
         job={"attempt": 2},
     ),
-    # Reading a job without a lease declares it LOST.
+    # Reading a job whose lease has expired declares it LOST.
     Case(
         "silent",
         "The lease is renewed while nothing is printed",
@@ -229,7 +229,7 @@ CASES: Final = (
     ),
     Case(
         "fenced",
-        "A runner stops publishing when another one takes its job over",
+        "A runner stops publishing when another one takes over its job",
         f"echo one; {_WAIT}; echo two; sleep 2; echo three; exit 5",
         code=5,
         during=partial(_take_over, end=None),
@@ -237,7 +237,7 @@ CASES: Final = (
     ),
     Case(
         "taken-over",
-        "Also after the other runner has ended",
+        "It also stops if the other runner has ended meanwhile",
         f"echo one; {_WAIT}; echo two; echo three; echo four; exit 5",
         code=5,
         during=partial(_take_over, end=Status.PENDING),
@@ -270,9 +270,11 @@ CASES: Final = (
         job={"labels": {"branch": "other", "step": "test"}},
     ),
     # Faults
-    Case("open-unanswered", "Opening: an answer is lost", faults=(Fault("lose answer", "attempts", 2),)),
-    Case("lines-unanswered", "Lines: an answer is lost", *_SLOW, faults=(Fault("lose answer", "logs", 2),)),
-    Case("end-unanswered", "The end: an answer is lost", faults=(Fault("lose answer", "end", 2),)),
+    Case("open-unanswered", "The answers to opening the job are lost", faults=(Fault("lose answer", "attempts", 2),)),
+    Case(
+        "lines-unanswered", "The answers to appending lines are lost", *_SLOW, faults=(Fault("lose answer", "logs", 2),)
+    ),
+    Case("end-unanswered", "The answers to ending the job are lost", faults=(Fault("lose answer", "end", 2),)),
     Case(
         "requests-lost",
         "Requests are lost",
@@ -282,11 +284,17 @@ CASES: Final = (
     Case("repeated", "Each request arrives twice", *_SLOW, faults=(Fault("repeat", "", 1_000),)),
     Case("unavailable", "503 for 3 s", *_SLOW, faults=(Fault(503, "logs", seconds=3),)),
     Case("bad-gateway", "502 with an HTML page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),
-    Case("end-unavailable", "The end: 503, twice", faults=(Fault(503, "end", 2),)),
+    Case("end-unavailable", "Ending the job gets 503, twice", faults=(Fault(503, "end", 2),)),
     Case(
         "away-at-start", "No answers in the first 3 s", *_SLOW, faults=(Fault("lose request", "attempts", seconds=3),)
     ),
-    Case("too-fast", "429: lines wait for Retry-After", *_SLOW, faults=(Fault(429, "logs"),), check=_check_pause),
+    Case(
+        "too-fast",
+        "429: lines are sent again after Retry-After",
+        *_SLOW,
+        faults=(Fault(429, "logs"),),
+        check=_check_pause,
+    ),
     Case(
         "gap",
         "Lines that the store lost are sent again, or named as lost",

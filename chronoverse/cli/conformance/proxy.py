@@ -1,4 +1,4 @@
-"""A proxy between the runner under test and the service, with the faults of networks and load balancers."""
+"""A proxy between the runner under test and the service. It injects the faults of networks and load balancers."""
 
 import contextlib
 import gzip
@@ -25,12 +25,11 @@ RETRY_AFTER_SECONDS: Final = 3
 
 
 class Fault(NamedTuple):
-    """A fault of requests to the ``route`` ``attempts``, ``logs`` or ``end``, or to all routes; never of lease
-    renewals.
+    """A fault to inject into requests for ``route`` (``attempts``, ``logs``, ``end``, or empty for all).
 
-    ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request
-    twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer instead. Affects the first
-    ``times`` requests, or otherwise all requests in the ``seconds`` after the first one.
+    Lease renewals have no faults. ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat``
+    (the service gets the request twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer.
+    Affects the first ``times`` requests, or with ``seconds`` all requests in that time after the first one.
     """
 
     how: str | int
@@ -40,9 +39,9 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to the service at ``upstream``, except for ``faults``. While ``is_out``, all requests get 503.
+    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to all others.
 
-    ``appends`` are the times of the requests with lines, and the statuses of their answers.
+    ``appends`` has the time and the answer's status of each request with lines.
     """
 
     daemon_threads = True
@@ -62,11 +61,11 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def unused(self) -> list[Fault]:
-        """The faults for which no request came."""
+        """The faults that no request has triggered."""
         return [fault for fault, left in self._left.items() if left == fault.times]
 
     def choose(self, route: str, is_renewal: bool) -> str | int:
-        """The fault of a request; empty without any."""
+        """The fault for a request, or an empty string."""
         with self._lock:
             for fault in self._left:
                 began = self._began.get(fault)
@@ -79,7 +78,7 @@ class Proxy(ThreadingHTTPServer):
         return 503 if self.is_out else ""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The runner was killed, or has aborted a request."""
+        """Ignores errors: the runner was killed, or aborted a request."""
 
 
 def _count_lines(content: Mapping[str, Any]) -> int:
@@ -131,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = _pass
 
     def _receive(self) -> Iterator[bytes]:
-        """The parts of the body, which may come in chunks: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+        """Yields the body, which may be chunked: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
             return
@@ -141,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _parse(self, body: bytes) -> dict[str, Any]:
-        """The body's JSON; empty for invalid JSON, which the service refuses."""
+        """Parses the body's JSON. Returns an empty dict for invalid JSON, which the service refuses."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             content = orjson.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
             if isinstance(content, dict):
@@ -157,4 +156,4 @@ class _Handler(BaseHTTPRequestHandler):
             return response.status, dict(response.headers), response.read()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing is logged."""
+        """Logs nothing."""

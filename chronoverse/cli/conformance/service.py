@@ -22,13 +22,13 @@ from chronoverse.settings import job_environ
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
-#: Seconds of the lease. It is longer than the outages of the cases, and short enough to wait for its end.
+#: The lease in seconds: longer than the outages of the cases, and short enough to wait until it expires.
 LEASE_SECONDS: Final = 10
 WORKFLOW: Final = "conformance"
 
 
 class Target(NamedTuple):
-    """A service to test runners with. ``runner_token`` may write jobs of WORKFLOW, ``token`` may read them, too."""
+    """The service to test with. Both tokens can write jobs of WORKFLOW; ``token`` can also read them."""
 
     url: str
     token: str
@@ -37,23 +37,23 @@ class Target(NamedTuple):
 
 @contextlib.contextmanager
 def running_service() -> Iterator[Target]:
-    """Runs a service in the ``with`` block. Raises :class:`Unreachable` with its messages when it does not start."""
+    """Runs a service in the ``with`` block. Raises :class:`Unreachable`, with its output, if it does not start."""
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
-        # The user's settings are ignored, also those of gunicorn and the metrics.
+        # The user's settings are ignored, including those of gunicorn and the metrics.
         foreign = ("GUNICORN_", "PROMETHEUS_", "OTEL_")
         environ = {name: value for name, value in job_environ().items() if not name.startswith(foreign)}
         environ |= {
             "CHRONOVERSE_DATA_DIR": temporary,
             "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
-            # An archiver would look at the jobs, and declare those LOST whose runner the kit holds up.
+            # An archiver would read the jobs, and declare LOST those whose runners the tests delay.
             "CHRONOVERSE_ARCHIVE_URL": "none",
             "CHRONOVERSE_DRAIN_SECONDS": "0",
             "CHRONOVERSE_LOG_LEVEL": "warning",
         }
         argv, environ = serve_command("127.0.0.1:0", "1", environ)
         with (directory / "service.log").open("wb") as log:
-            # The service also ends when the kit is killed.
+            # The service also ends if this process is killed.
             tie = partial(die_with, os.getpid(), signal.SIGTERM)
             process = subprocess.Popen(
                 argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=tie

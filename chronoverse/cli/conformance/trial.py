@@ -1,4 +1,4 @@
-"""One case with the runner under test: runs it, disturbs its requests, and reads its log from the service."""
+"""Runs one case with the runner under test: starts the runner, injects faults, and reads the log from the service."""
 
 import contextlib
 import itertools
@@ -23,17 +23,17 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, Attempt, Gap, JobRef, Line,
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.settings import job_environ
 
-#: Seconds for whatever a case waits for: the runner's end, a line, the job's end. The longest case takes 15.
+#: Timeout in seconds of each wait of a case: the runner's end, a line, the job's end. The longest case takes 15 s.
 PATIENCE_SECONDS: Final = 60.0
 
 
 class Case(NamedTuple):
-    """A case: the runner's input, faults, and the expected log.
+    """A case: the runner's input, the faults, and the expected log.
 
-    The command is a ``script`` for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``, or
-    ``argv``. ``before`` is called before the start, and ``during`` once the log has the line "one". ``check`` yields a
-    sentence for each violation. By default, it expects the lines ``out``, ``err`` (None for any) and ``both`` in the
-    log, and the job's labels, its command's end, and the fields ``job``.
+    The command is ``argv``, or a ``script`` for sh. The script's ``$1`` is the path of the case's gate, a file that
+    does not exist yet. ``before`` is called before the start, and ``during`` once the log has the line "one". ``check``
+    yields a sentence per violation; the default is :func:`check_log`. It expects the lines ``out``, ``err`` and
+    ``both`` (None for any), the labels, the exit code, and the fields ``job``.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Case(NamedTuple):
 
 
 class Broken(Exception):
-    """Raised while a case runs if it has already failed. The message says why."""
+    """Raised to stop a case that has already failed. The message gives the reason."""
 
 
 class Result(NamedTuple):
-    """The result of a case. It holds if there are no ``problems``. ``stderr`` is the end of the runner's output."""
+    """The result of a case, which holds if there are no ``problems``. ``stderr`` is the end of the runner's stderr."""
 
     case: Case
     problems: list[str]
@@ -67,7 +67,7 @@ class Result(NamedTuple):
 
 @dataclass(eq=False)
 class Trial:
-    """A running case. After :meth:`run`, ``job`` and ``events`` are the job and its log as the service has them."""
+    """A running case. :meth:`run` and :meth:`read_back` set ``job`` and ``events``: the job and log in the service."""
 
     case: Case
     _command: Sequence[str]
@@ -88,7 +88,7 @@ class Trial:
         self._writer = HttpLogWriter(self._target.url, self._target.token)
 
     def run(self) -> None:
-        """Runs the runner to its end, and reads the job. Raises :class:`Broken`."""
+        """Runs the runner to its end. Raises :class:`Broken`."""
         serving = threading.Thread(target=self.proxy.serve_forever, args=(0.05,))
         serving.start()
         try:
@@ -111,7 +111,7 @@ class Trial:
         return [each for each in self.events if isinstance(each, Line)]
 
     def messages(self, stream: str | None) -> list[str]:
-        """The lines of a stream, or of both, each put together from its pieces."""
+        """The lines of a stream, or of both. Joins the pieces of each line."""
         joined, goes_on = list[str](), False
         for line in self.lines:
             if stream in (None, line.stream):
@@ -170,10 +170,10 @@ class Trial:
         self.process.wait()
 
     def read_back(self) -> None:
-        """Reads the job and its log when it has ended. Raises :class:`Broken` if it does not."""
+        """Waits for the job's end, and reads the job and its log. Raises :class:`Broken` if it does not end."""
         try:
             self.client.job(self.ref)
-            # A job that has lost its runner is LOST a second after its lease.
+            # A job whose runner is gone becomes LOST a second after its lease expires.
             answer = self.client.wait(
                 self.ref, q=None, regex=False, stream=None, offset=None, seconds=2 * LEASE_SECONDS
             )
@@ -185,7 +185,7 @@ class Trial:
             raise Broken("no such job in the service") from error
 
     def wait_for_line(self, text: str) -> None:
-        """Waits until the log has the line. Raises :class:`Broken` if it does not while the runner runs."""
+        """Waits until the log has the line. Raises :class:`Broken` after 30 s, or if the runner ends before."""
         deadline = time.monotonic() + PATIENCE_SECONDS / 2
         while self.process.poll() is None and not self._stop.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(JobNotFound):
@@ -195,7 +195,7 @@ class Trial:
         raise Broken(f"the line {text!r} is not in the log while the command runs")
 
     def open_other(self, *messages: str, labels: Labels = ()) -> None:
-        """A second runner opens the job as soon as it is free, and appends lines. Raises :class:`AppendRefused`."""
+        """Opens the job as a second runner as soon as it is free, and appends lines. Raises :class:`AppendRefused`."""
         token, deadline = secrets.token_hex(16), time.monotonic() + PATIENCE_SECONDS / 2
         while self.other is None:
             try:
@@ -209,14 +209,14 @@ class Trial:
             self.other = self.other._replace(next=self._writer.append(self.other, [line]))
 
     def end_other(self, status: Status) -> None:
-        """The second runner, if there is one, ends the job, or with PENDING its attempt."""
+        """Ends the job, or with PENDING only the attempt, as the second runner. Does nothing if there is none."""
         if self.other:
             self._writer.finish(self.other, status, 0, 0, self.other.next)
             self.other = None
 
 
 def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) -> Iterator[str]:
-    """The arguments with the ids and labels filled in. An argument with ``{label}`` is repeated for each label."""
+    """Yields the arguments with ids and labels inserted. Repeats an argument with ``{label}`` for each label."""
     for argument in command:
         named = argument.replace("{workflow}", ref.workflow_id).replace("{job}", ref.job_id)
         if "{label}" in named:
@@ -226,7 +226,7 @@ def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) ->
 
 
 def check_log(trial: Trial) -> Iterator[str]:
-    """The log has the command's lines, all of them, once and in order, and its end."""
+    """Checks that the log has all lines of the command, once and in order, and the right end."""
     trial.read_back()
     for stream, expected in (("stdout", trial.case.out), ("stderr", trial.case.err), (None, trial.case.both)):
         found = trial.messages(stream) if expected is not None else ()
@@ -237,7 +237,7 @@ def check_log(trial: Trial) -> Iterator[str]:
     if trial.lines and trial.lines[-1].partial:
         yield "the log ends with a partial line"
     yield from (
-        f"lines {gap.first} to {gap.last} are not there ({gap.reason})" for gap in trial.events if isinstance(gap, Gap)
+        f"lines {gap.first} to {gap.last} are missing ({gap.reason})" for gap in trial.events if isinstance(gap, Gap)
     )
     if any(len(line.message.encode()) - 2 * line.message.count("\ufffd") > MAX_LINE_BYTES for line in trial.lines):
         yield f"an entry has more than {MAX_LINE_BYTES} bytes"
@@ -245,7 +245,7 @@ def check_log(trial: Trial) -> Iterator[str]:
 
 
 def check_end(trial: Trial) -> Iterator[str]:
-    """The job has ended as its command did, and so has the runner."""
+    """Checks that the job and the runner ended as the command did."""
     code, labels = trial.case.code, trial.case.labels
     end = {"status": "FAILED" if code else "COMPLETED", "exit_code": code, "lines": len(trial.lines), "dropped": 0}
     for name, expected in {**end, "labels": labels, **trial.case.job}.items():
@@ -258,7 +258,7 @@ def check_end(trial: Trial) -> Iterator[str]:
 
 def check_exit(trial: Trial) -> Iterator[str]:
     if trial.process.returncode != trial.case.code:
-        yield f"the runner has exited with {trial.process.returncode}, and its command with {trial.case.code}"
+        yield f"the runner exited with {trial.process.returncode}, and should exit with {trial.case.code}"
 
 
 def _quoted(message: str | None) -> str:
@@ -268,7 +268,7 @@ def _quoted(message: str | None) -> str:
 
 
 def try_case(case: Case, command: Sequence[str], target: Target, stop: threading.Event) -> Result:
-    """Runs a case, and returns its problems. Ends early after ``stop``."""
+    """Runs a case, and returns its result. Ends early once ``stop`` is set."""
     began, problems = time.monotonic(), list[str]()
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as directory:
         trial = Trial(case, command, target, Path(directory), stop)
@@ -278,9 +278,9 @@ def try_case(case: Case, command: Sequence[str], target: Target, stop: threading
         except Broken as broken:
             problems.append(str(broken))
         except ChronoverseError as error:
-            problems.append(f"the case could not be tried: {error}")
+            problems.append(f"the case could not be run: {error}")
         finally:
             trial.close()
         if trial.proxy.unused and not problems:
-            problems.append("the fault did not happen: the runner sent no such request")
+            problems.append("no fault was injected: the runner sent no such request")
         return Result(case, problems, time.monotonic() - began, trial.stderr)

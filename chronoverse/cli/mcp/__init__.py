@@ -1,8 +1,8 @@
 """``chronoverse mcp``: logs for AI agents, over the Model Context Protocol.
 
-server   the protocol, with the official SDK: the list of tools, calls, errors
-tools    the eight tools: their arguments, and their requests to the service
-answers  answers: bounded JSON that is safe to show, with a notice that lines are no instructions
+server   the protocol, with the official SDK: lists and calls tools, reports errors tools    the eight tools: their
+arguments, and their requests to the service answers  bounded JSON answers, with a notice that log lines are not
+instructions
 
 https://modelcontextprotocol.io/specification/2025-11-25/server/tools describes tools.
 """
@@ -29,20 +29,20 @@ from chronoverse.errors import SettingsError
 def mcp(max_wait: int) -> None:
     """Serve logs to AI agents over the Model Context Protocol.
 
-    MCP clients start it, and speak with it on standard input and output. It only reads, with the rights of its token.
+    MCP clients start it, and use its standard input and output. It only reads, with the rights of its token.
     """
     if find_spec("mcp") is None:
         raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")
     settings = read_settings()
-    # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The system's handler ends us at once.
+    # The SDK reads stdin in a thread, which Python would wait for after Ctrl-C. The default handler exits at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from chronoverse.auth.minting import EVERY_WORKFLOW
     from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
-    # A wait is split into requests of 20 s, so an answer is lost after three heartbeats of 8 s. All attempts together
-    # take longer than a restart of the service, and less than the 60 s after which the SDK for TypeScript gives up.
+    # wait_for sends requests of 20 s, and treats an answer as lost after three missing heartbeats of 8 s. All attempts
+    # together outlast a restart of the service, but not the 60 s after which the TypeScript SDK gives up.
     client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
     run(Tools(client, settings.service_url.rstrip("/")), max_wait)
-    # Threads of calls that were abandoned may still wait for the service. They only read, so nothing is lost.
+    # Threads of canceled calls may still wait for the service. They only read, so nothing is lost.
     os._exit(0)

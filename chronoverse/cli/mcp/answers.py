@@ -1,6 +1,6 @@
-"""Fits log lines into responses of limited size. Pure.
+"""Fits log lines into answers of limited size. Pure.
 
-A job can print instructions, so messages stay inside JSON strings, without invisible characters, beside a notice.
+A log can contain instructions. So messages stay in JSON strings, without invisible characters, next to a notice.
 """
 
 import re
@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Gap
 from chronoverse.joblog.summary import MESSAGE_CHARACTERS, MESSAGE_SHARE
 from chronoverse.joblog.terminal import sanitize
 
-#: Bytes of an answer: the fewest, the most, and how many it has if nobody asks for a number.
+#: The size of an answer in bytes: minimum, maximum, and default.
 MIN_BYTES: Final = 2_048
 MAX_BYTES: Final = 262_144
 DEFAULT_BYTES: Final = 16_384
@@ -33,7 +33,7 @@ _IGNORABLE: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""``text`` without control sequences. Invisible characters are shown by their numbers. Tabs and other spaces stay.
+    r"""``text`` without control sequences, and with the code points of invisible characters. Keeps tabs and spaces.
 
     >>> visible("\x1b[31mred\x1b[0m\u200b\U000e0041")
     'red<U+200B><U+E0041>'
@@ -46,7 +46,7 @@ def visible(text: str) -> str:
 
 
 def tidy(value: Any, max_bytes: int = 300) -> Any:
-    """The service's JSON with all texts visible and short. Texts are untrusted."""
+    """The service's JSON, with each text (untrusted) made visible and cut to ``max_bytes``."""
     if isinstance(value, str):
         return cut(visible(value[:max_bytes]), max_bytes)
     if isinstance(value, list):
@@ -57,24 +57,24 @@ def tidy(value: Any, max_bytes: int = 300) -> Any:
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """The beginning of ``text`` that has at most ``max_bytes`` as JSON."""
+    """Cuts ``text`` so that it has at most ``max_bytes`` as JSON."""
     while (size := len(orjson.dumps(text))) > max(max_bytes, 2):
         text = text[: min(len(text) - 1, len(text) * max_bytes // size)]
     return text
 
 
 def message_bytes(max_bytes: int) -> int:
-    """How many bytes a message can take in an answer of ``max_bytes`` with several messages, such as a summary."""
+    """The maximum size of a message in an answer of ``max_bytes`` with several messages, such as a summary."""
     least, most = MESSAGE_CHARACTERS
     return max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """A line as the service returned it, with a visible message of at most ``max_bytes`` of JSON.
+    """The JSON of a line from the service. Its message is made visible, and has at most ``max_bytes`` of JSON.
 
-    A longer message is cut: ``message_bytes`` is then its whole size, and ``whole`` says how to get all of it. The size
-    of a line that the service itself has cut is unknown. A cut search result shows its first match. With ``page``, the
-    address of the job's page, the line has a link.
+    A longer message is cut. ``message_bytes`` is then its full size (unknown if the service cut it), and ``whole`` is
+    the call that returns all of it. A cut search result shows its first match. ``page`` is the URL of the job's page,
+    for a link to the line.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]
@@ -82,7 +82,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
     if whole > max_bytes:
         if line.get("highlights"):
             start = line["highlights"][0][0]
-            # Characters shown before a match in a long line.
+            # Shows up to 40 characters before the match.
             before = visible(raw[max(start - 40, 0) : start])
             message = before[-(max_bytes // 8) :] + visible(raw[start:])
         message, is_cut = cut(message, max_bytes), True
@@ -103,7 +103,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The lines and gaps that fit; the last number, None without any; whether all fit."""
+    """The parts that fit; the last line number (None if nothing fits); whether all parts fit."""
 
     parts: list[dict[str, Any]]
     position: int | None
@@ -118,10 +118,10 @@ def fill(
     page: str | None = None,
     descending: bool = False,
 ) -> Filling:
-    """The first of ``parts``, as many as fit into ``room`` bytes.
+    """Takes parts from the beginning, as many as fit into ``room`` bytes.
 
-    Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is as for
-    :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.
+    Messages have at most ``most`` bytes. A first line that is too long is cut to fit. ``page`` is as for
+    :func:`line_json`. Raises :class:`ChronoverseError` if ``room`` is too small even for that.
     """
     kept: list[dict[str, Any]] = []
     position: int | None = None

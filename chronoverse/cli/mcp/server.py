@@ -1,7 +1,7 @@
 """The Model Context Protocol on stdin and stdout, with the official SDK.
 
-Uses the SDK's low-level server. Its high-level one derives schemas from signatures, ignores unknown arguments, and
-prefixes errors with its own text.
+Uses the SDK's low-level server. The high-level one derives schemas from signatures, ignores unknown arguments, and adds
+a prefix to error messages.
 """
 
 import json
@@ -46,7 +46,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
     async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         answer = partial(_answer, tools, by_name.get(params.name), params.name, params.arguments or {})
-        # Not asyncio's: a call that is canceled must not be waited for.
+        # Unlike asyncio's threads, these can be abandoned: a canceled call must not be waited for.
         is_error, json = await anyio.to_thread.run_sync(answer, abandon_on_cancel=True)
         return types.CallToolResult(content=[types.TextContent(text=json.decode())], is_error=is_error)
 
@@ -60,9 +60,9 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
 
 async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
-    """Passes messages from ``reader`` to ``readable``, and answers those with invalid Unicode.
+    """Passes messages from ``reader`` to ``readable``. Answers requests that contain invalid Unicode with an error.
 
-    JSON can spell half of a character, as ``"\\ud800"``. The SDK would drop such a request without an answer.
+    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop such a request without an answer.
     """
     async with readable:
         async for message in reader:
@@ -76,7 +76,7 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
 
 
 def _unreadable_id(error: Any) -> int | str | None:
-    """The id of a request that the SDK refused with pydantic's ``error``, although Python can read its JSON."""
+    """The id of a request that the SDK refused with pydantic's ``error`` although its JSON is valid, or None."""
     try:
         number = json.loads(error.errors()[0]["input"])["id"]
         orjson.dumps(number)
@@ -105,7 +105,7 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
 
 
 def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """``arguments``, and the schema's defaults for the others. JSON's 7.0 is the integer 7."""
+    """``arguments``, completed with the schema's defaults. Converts floats: JSON's 7.0 is the integer 7."""
     properties = tool.schema["properties"].items()
     defaults = {name: schema["default"] for name, schema in properties if "default" in schema}
     whole = {name: int(value) if isinstance(value, float) else value for name, value in arguments.items()}
@@ -113,5 +113,5 @@ def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error_json(title: str, detail: str) -> bytes:
-    # Bytes of an error's text.
+    # Texts have at most 1,000 bytes.
     return orjson.dumps({"error": tidy({"title": title, "detail": detail}, 1_000)})

@@ -1,4 +1,4 @@
-"""The eight tools: their descriptions and schemas, and what each asks the service. All of them only read."""
+"""The eight tools: descriptions, schemas, and requests to the service. All only read."""
 
 import re
 import time
@@ -29,7 +29,7 @@ from chronoverse.joblog.labels import fit_labels
 from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, Status, parse_number
 
-#: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
+#: Seconds after which a search or listing without results answers with its cursor.
 _LOOKING_SECONDS: Final = 15.0
 _LINE_BYTES: Final = 90
 
@@ -88,7 +88,7 @@ class Tool(NamedTuple):
 
 
 def _tool(name: str, required: str, optional: str, description: str, **changed: dict[str, Any]) -> Tool:
-    """A tool with these arguments, and ``max_bytes``. ``changed`` are those that differ from :data:`_ARGUMENTS`."""
+    """A tool with these arguments and ``max_bytes``. ``changed`` overrides schemas of :data:`_ARGUMENTS`."""
     names = [*required.split(), *optional.split(), "max_bytes"]
     schema = {
         "type": "object",
@@ -199,7 +199,7 @@ def _brief_job(job: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
 
 
 def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) -> bytes:
-    """The JSON of ``body``, shortened to fit: items are dropped from the ends of its ``lists``, and counted."""
+    """The JSON of ``body``. To fit, drops items from the ends of ``lists``, and counts them in ``counter``."""
     while len(json := orjson.dumps(body)) > max_bytes and (full := next(filter(None, lists), None)):
         full.pop()
         body[counter] += 1
@@ -208,9 +208,9 @@ def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
+    """Executes tool calls. ``url`` is the service's URL for links. Each method returns the answer's JSON.
 
-    The arguments are as in the tool's schema, with the defaults filled in. All raise what :class:`Client` raises.
+    Arguments are those of the tool's schema, with defaults inserted. All methods raise what :class:`Client` raises.
     """
 
     client: Client
@@ -228,7 +228,7 @@ class Tools:
     def summary(
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
-        """The service's summary, requested until all lines are scanned, or :data:`_LOOKING_SECONDS` are over."""
+        """Requests the service's summary until all lines are scanned, for at most :data:`_LOOKING_SECONDS`."""
         query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
         found = self._ask_until_complete("summary", workflow_id, job_id, **query)
         most, is_truncated = message_bytes(max_bytes), found["truncated"]
@@ -254,7 +254,7 @@ class Tools:
             shown: dict[str, list[Any]] = {}
             numbers: set[int] = set()
             for name, lines in lists.items():
-                # What stands in the lists before already is only a number.
+                # A line that an earlier list has is only its number.
                 shown[name] = [n if (n := line["sequence_num"]) in numbers else line for line in lines]
                 numbers |= {line["sequence_num"] for line in lines}
             answer = {
@@ -280,11 +280,11 @@ class Tools:
     def profile(
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
-        """The service's profile, requested as a summary is. Pauses that do not fit are omitted, and counted."""
+        """Requests the service's profile as :meth:`summary` does. Omits and counts pauses that do not fit."""
         found = self._ask_until_complete("profile", workflow_id, job_id, against_label=against_label)
         most = message_bytes(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
-        # What was slower is often the longest pause, too. Its lines are shown once.
+        # The slower pause is often also the longest. Its lines are shown once.
         shown = [pause["before"]["sequence_num"] for pause in slower if pause["before"]]
         for pause in pauses:
             if pause["before"] and (number := pause["before"]["sequence_num"]) in shown:
@@ -312,7 +312,7 @@ class Tools:
                 return found
 
     def seen_before(self, *, workflow_id: str, job_id: str, line: int, max_bytes: int, **query: Any) -> bytes:
-        """The runs in which a line was seen. Runs that do not fit are omitted, and counted."""
+        """The runs in which a line was seen. Omits and counts runs that do not fit."""
         route = "/workflows/{}/jobs/{}/logs/{}/history"
         found = self.client.read(route, workflow_id, job_id, str(line), **query)
         body: dict[str, Any] = {"notice": NOTICE, **tidy(found), "jobs_left_out": 0}
@@ -333,10 +333,10 @@ class Tools:
         stream: str | None = None,
         cursor: str | None = None,
     ) -> bytes:
-        """The lines, as many as fit.
+        """Returns as many lines as fit.
 
-        The cursor is the number after which to continue. For a tail it is the number before which to continue, and how
-        many lines are left.
+        The cursor is the number after which to continue. For a tail, it is the number before which to continue, and how
+        many lines are still to come.
         """
         parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if parsed is None:
@@ -400,7 +400,7 @@ class Tools:
         query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
-            # So many lines of one job fit, with the JSON around their messages.
+            # This many lines of one job fit, with the JSON around their messages.
             query |= {"status": status, "label": label, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
             limit, most = min(max(max_bytes // 1_400, 1), 20), message_bytes(max_bytes)
 
@@ -438,7 +438,7 @@ class Tools:
         stream: str | None = None,
         cursor: int | None = None,
     ) -> bytes:
-        """What came first: the line, the job's end, or the timeout."""
+        """Waits for the line, the job's end or the timeout, whichever comes first."""
         if q is None and (regex or stream is not None):
             raise BadRequest("regex, stream: require q")
         offset = cursor if q is not None else None
@@ -472,7 +472,7 @@ class Tools:
         max_bytes: int,
         **query: Any,
     ) -> bytes:
-        """A page of a list. If it does not fit, a shorter page is requested, so that its cursor is right."""
+        """Returns a page of a list. If it is too large, requests a shorter page, whose cursor then fits its items."""
         while True:
             found = self._look(key, route, *ids, limit=limit, **query)
             items = [show({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
@@ -484,9 +484,9 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page that has anything under ``key``.
+        """Requests pages until one has items under ``key``, and returns it.
 
-        After :data:`_LOOKING_SECONDS`, or at the end, returns the last page.
+        Returns the last page read at the end of the list, or after :data:`_LOOKING_SECONDS`.
         """
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):

@@ -1,8 +1,8 @@
 """``chronoverse notify``: delivers the messages of watches. Can be deleted with its folder.
 
-notifier  reads changes, queues messages and delivers them
+notifier  reads changes, queues events and delivers messages
 messages  the text and data of a message
-sending   posts one message to a receiver, which is not trusted
+sending   posts a message to an untrusted receiver
 """
 
 import ssl
@@ -35,12 +35,12 @@ def notify(address: str | None, while_stdin: bool) -> None:
     settings, stop = begin("notify", address, while_stdin)
     with common.open_store(settings) as store:
         objects = common.open_archive(settings) if settings.archive_location else None
-        # It answers one scan at a time.
+        # The app answers one scan at a time.
         lock = threading.Lock()
         app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), settings.max_line_bytes)
 
         def summarize(ref: "JobRef") -> Mapping[str, Any]:
-            # Of a very long log, what is found in this time.
+            # A very long log is scanned for 3 s only.
             deadline = time.monotonic() + 3
             while True:
                 scan = SummaryScan(

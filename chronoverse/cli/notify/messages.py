@@ -17,16 +17,16 @@ _ENDED: Final = {
     Status.CANCELED: "was canceled",
     Status.LOST: "was lost",
 }
-#: What notifies a whole channel in a chat.
+#: Mentions that notify a whole chat channel.
 _MENTION: Final = re.compile("@(?=(?:all|channel|everyone|here)\\b)")
 
 
 def message(
     watch: Watch, event: Event, job: Job | None, before: Job | None, summary: Mapping[str, Any], base_url: str
 ) -> bytes:
-    """The message as JSON. ``summary`` is the job's summary, or empty; ``base_url`` is the URL of the service.
+    """The message as JSON. ``summary`` is the job's summary, or empty; ``base_url`` is the service's URL.
 
-    ``job`` is None for the test of a watch whose workflow has no jobs.
+    ``job`` is None when a watch is tested and its workflow has no jobs.
     """
     cause, page = summary.get("cause"), f"{base_url}/ui/workflows/{watch.workflow_id}"
     line = cause["line"]["sequence_num"] if cause else event.last
@@ -71,7 +71,7 @@ def _said(watch: Watch, event: Event, job: Job | None, before: Job | None) -> st
 
 
 def _plain(text: str) -> str:
-    """The beginning of a job's text, without markup of Slack and Mattermost."""
+    """The first 300 characters of a job's text, with the markup of Slack and Mattermost escaped."""
     clean = sanitize(text, colour=False).strip()
     short = clean if len(clean) <= 300 else f"{clean[:300]}…"
     escaped = short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,7 +1,7 @@
-"""Reads the changes of watched workflows, queues the events of their watches, and delivers each at least once.
+"""Reads the changes of watched workflows, queues events for their watches, and delivers each at least once.
 
-All state is in the store: an event is queued before its change is acknowledged, and leaves the queue after delivery. So
-a process can die at any time, and any number of processes share the work.
+All state is in the store. An event is queued before its change is acknowledged, and stays queued until it is delivered.
+So a process can crash at any time, and any number of processes can share the work.
 """
 
 import contextlib
@@ -29,27 +29,27 @@ from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between two reads of the changes; and of the watches, the running jobs, and what a dead process has left.
+#: Seconds between two reads: of the changes; of the watches, the running jobs, and a dead process's changes.
 STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
-#: Seconds after which a change that a process has read, and not acknowledged, is read by another one.
+#: Seconds after which another process claims a change that was read but not acknowledged.
 IDLE_SECONDS: Final = 10.0
-#: How long a watch waits after failures in a row, and this process when the store is away.
+#: Retry delays of a failing watch, and of this process when the store is unavailable.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
-#: How late ends are still reported. That they were reported is known for a day more.
+#: Maximum age of a reported end. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Jobs among which the one before a change is looked for.
+#: Number of older jobs to search for the one that a change is compared with.
 LOOK_BACK: Final = 500
-#: Deliveries at once, and as many to receivers that fail.
+#: Concurrent deliveries. Receivers that fail get as many threads again.
 THREADS: Final = 16
 
 
 @dataclass(eq=False)
 class Notifier:
-    """One process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
 
-    ``clock`` is Unix time in seconds.
+    ``clock`` returns Unix time in seconds.
     """
 
     store: Store
@@ -60,10 +60,10 @@ class Notifier:
     stop: threading.Event
     clock: Callable[[], float] = time.time
     _kept: dict[JobRef, KeptWatch] = field(default_factory=dict)
-    #: The watches that a thread delivers for, and when its event was queued (Unix ms).
+    #: Watches with a delivery in progress, and when their event was queued (Unix ms).
     _busy: dict[JobRef, int] = field(default_factory=dict)
     _look_at: float = 0.0
-    #: Workflows whose listing is looked through, and the last change when that began.
+    #: Workflows whose listing is being read, because changes were dropped; and the last dropped change of each.
     _behind: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ class Notifier:
         idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
         for ref, event in self.store.watches.claim(idle).items() if idle else ():
             self._busy[ref] = event.queued_ms
-            # A receiver that fails takes a thread for as long as a delivery may take, and must delay no other.
+            # A failing receiver can block its thread for a whole delivery. It must not delay others.
             self._pools[self._kept[ref].state.failures > 0].submit(self._deliver, ref, event)
         now_ms = 1000 * self.clock()
         busy = [(self._kept.get(ref), ms) for ref, ms in list(self._busy.items())]
@@ -101,7 +101,7 @@ class Notifier:
         metrics.NOTIFY_LAST_STEP.set(self.clock())
 
     def _look(self) -> None:
-        """Reads the watches, and the running jobs, which reveals lost jobs and ends by foreign runners."""
+        """Reads the watches, and the running jobs: reading a job reveals if it is LOST, or has ended elsewhere."""
         kept: dict[JobRef, KeptWatch] = {}
         for workflow_id in self.store.watches.workflows():
             with _logging_errors(workflow_id):
@@ -132,16 +132,16 @@ class Notifier:
         workflows = [each for each in self._workflows() if each not in self._behind]
         for workflow_id, entries, last in self.store.watches.changes(workflows, idle_seconds, self._caught_up):
             if last:
-                # For ten thousand jobs it takes seconds.
+                # Reading the listing of ten thousand jobs takes seconds.
                 self._behind.add(workflow_id)
                 self._pools[1].submit(self._catch_up, workflow_id, last)
             else:
-                # Its server may be full, and must not delay other workflows. The changes are read again.
+                # A full server must not delay other workflows. The changes are read again.
                 with _logging_errors(workflow_id):
                     self._queue_ends(workflow_id, entries)
 
     def _catch_up(self, workflow_id: str, last: int) -> None:
-        """Queues the ends found in the listing, because changes up to ``last`` were dropped before they were read."""
+        """Queues ends from the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
             self._kept |= self._read_watches(workflow_id)
             queued = sum(self._queue_end(job, late=True) for job in self._jobs(workflow_id) if job.status.terminal)
@@ -154,26 +154,26 @@ class Notifier:
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         if not entries:
             return
-        # A watch created before a job ended must report that end.
+        # A watch that existed when the job ended must report the end.
         self._kept |= self._read_watches(workflow_id)
         for entry in entries:
             try:
                 job, deleted = read_change(workflow_id, entry)[1:]
-                # The end of a deleted job may have been among changes that were dropped. One that is archived already
-                # was imported, and is old.
+                # The end of a deleted job may have been among the dropped changes. A job that is already archived was
+                # imported, and is old.
                 if job.status.terminal and (deleted or job.archive_sha256 is None):
                     self._queue_end(job, late=deleted, deleted=deleted)
             except (StoreUnavailable, StoreRefused):
                 raise  # The changes are read again.
             except StoreError:
-                continue  # The entry is untrusted.
+                continue  # The entry is untrusted, and invalid.
         self.store.watches.done(workflow_id, entries)
 
     def _queue_end(self, job: Job, *, late: bool = False, deleted: bool = False) -> int:
-        """Queues the end of a job. Returns how many watches report it.
+        """Queues the end of a job for its watches. Returns how many watches queued it.
 
-        Watches omit a ``late`` one from before they were made, or older than :data:`CATCH_UP_SECONDS`. Those for a
-        change omit a ``deleted`` job: the one that it was compared with may be gone, too.
+        A ``late`` end is skipped if it is older than the watch or :data:`CATCH_UP_SECONDS`. A watch for changes skips a
+        ``deleted`` job: the job to compare it with may be deleted, too.
         """
         queued, now = 0, self.clock()
         for watch in self._watches(job.ref.workflow_id, job):
@@ -191,14 +191,14 @@ class Notifier:
         return queued
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
-        """The newest job created before ``job`` that a change is compared with."""
+        """The newest older job that ``job`` is compared with for a change."""
         created = job.created_seconds
         position = None if created is None else (round(1000 * created), job.ref.job_id)
         older = islice(self._jobs(job.ref.workflow_id, position), LOOK_BACK)
         return next((each for each in older if each.ref != job.ref and watch.compares(job, each)), None)
 
     def _jobs(self, workflow_id: str, position: ListingPosition | None = None) -> Iterator[Job]:
-        """The workflow's jobs after a position in its listing, newest first."""
+        """Yields the workflow's jobs after a position in its listing, newest first."""
         while page := self.store.listing.page(workflow_id, position, 50):
             for found in self.store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in page]):
                 if isinstance(found, StoreUnavailable):
@@ -220,7 +220,7 @@ class Notifier:
                 self.store.watches.add(watch, event)
 
     def _deliver(self, ref: JobRef, event: Event | None) -> None:
-        """Delivers a watch's events, until a delivery fails or the claim may soon expire."""
+        """Delivers a watch's events until one fails, or until a third of the claim's time is over."""
         ends_at = time.monotonic() + CLAIM_SECONDS / 3
         # After an error, the event is claimed again.
         with _logging_errors(ref):
@@ -248,7 +248,7 @@ class Notifier:
             except NotDelivered as error:
                 since, outcome = state.failing_since_ms if state.failures else round(1000 * now), "failed"
                 state = DeliveryState(state.failures + 1, since, str(error), state.delivered_ms)
-                # Those that wait already go first: the receiver may dislike this one only.
+                # Events that are already waiting go first: the receiver may refuse this one only.
                 pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
@@ -259,7 +259,7 @@ class Notifier:
         ref, is_test = JobRef(watch.workflow_id, event.job_id), event.name.startswith("test.")
         job = self.store.get_job(ref) if event.job_id else None
         if not is_test and (job is None or job.attempt != event.attempt):
-            # It was deleted meanwhile, or has begun again.
+            # The job was deleted, or a new attempt has begun.
             job = Job(ref, Status(event.status), attempt=event.attempt)
         before = event.before and self.store.get_job(JobRef(watch.workflow_id, event.before))
         summary: Mapping[str, Any] = {}

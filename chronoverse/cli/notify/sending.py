@@ -1,7 +1,7 @@
-"""Posts one message to a receiver, by Standard Webhooks (https://www.standardwebhooks.com).
+"""Posts a message to a receiver, following Standard Webhooks (https://www.standardwebhooks.com).
 
-A workflow's administrator chooses the URL, so the receiver is not trusted: it can be slow, send endlessly, or name an
-internal address. Connects to exactly the address that was checked.
+A workflow's administrator chooses the URL, so the receiver is untrusted: it may be slow, answer endlessly, or resolve
+to an internal address. Connects only to the address that was checked.
 """
 
 import base64
@@ -21,17 +21,17 @@ from typing import Final
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
 
-#: Seconds for one delivery, from the connection to the head of the answer.
+#: Seconds for one delivery, from connecting to the response headers.
 SEND_SECONDS: Final = 10.0
-#: The only IPv6 addresses that are routed, and those that stand for IPv4 addresses behind a NAT64.
+#: The IPv6 addresses that are routed globally, and those that NAT64 maps to IPv4 addresses.
 _GLOBAL: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-#: Addresses of protocols, which older versions of Python take for global ones.
+#: Addresses reserved for protocols. Older versions of Python consider them global.
 _PROTOCOLS: Final = IPv4Network("192.0.0.0/24")
 
 
 class NotDelivered(ChronoverseError):
-    """Raised when a receiver did not accept a message. ``retry_after``: the seconds that it asks to wait."""
+    """Raised when a receiver did not accept a message. ``retry_after`` is its Retry-After in seconds, or 0."""
 
     def __init__(self, message: str, retry_after: int = 0):
         super().__init__(message)
@@ -39,12 +39,12 @@ class NotDelivered(ChronoverseError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, or the IPv4 address that it embeds, is public."""
+    """Whether an address, or the IPv4 address embedded in it, is public."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         embedded = found.ipv4_mapped or (IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None)
         if embedded is None:
-            # 6to4 and Teredo are obsolete, and their addresses stand for others.
+            # 6to4 and Teredo are obsolete, and their addresses embed others.
             return found in _GLOBAL and found.is_global and found.sixtofour is None and found.teredo is None
         found = embedded
     return found.is_global and not found.is_multicast and found not in _PROTOCOLS
@@ -69,7 +69,7 @@ def post(
     context: ssl.SSLContext,
     seconds: float = SEND_SECONDS,
 ) -> None:
-    """Sends a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
+    """Posts a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
     try:
         parts, host, may_be_private = split_url(url, hosts)
     except (ValueError, Forbidden) as error:
@@ -88,7 +88,7 @@ def post(
             connection.sock = sock
             fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
             connection.request("POST", target, body, {**fixed, **headers, "Connection": "close"})
-            # Of the answer only the head is read.
+            # Only the headers of the response are read.
             response = connection.getresponse()
             response.close()
         except ssl.SSLCertVerificationError as error:
@@ -104,7 +104,7 @@ def post(
 
 
 def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> socket.socket:
-    """A connection to the first address that answers, of those that are allowed. Raises OSError, NotDelivered."""
+    """Connects to the first allowed address that accepts. Raises OSError, :class:`NotDelivered`."""
     found = dict.fromkeys(each[4] for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     allowed = [each for each in found if may_be_private or is_public(str(each[0]))]
     if not allowed:
@@ -121,13 +121,13 @@ def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> soc
 
 @contextlib.contextmanager
 def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
-    """Shuts the listed sockets down at the monotonic ``deadline``: a socket's timeout only applies per read."""
+    """Shuts down the last listed socket at the monotonic ``deadline``: a socket's timeout only limits each read."""
     sockets: list[socket.socket] = []
 
     def shut_down() -> None:
         for sock in sockets[-1:]:
             with contextlib.suppress(OSError):
-                # SSLSocket's own method drops what another thread uses.
+                # SSLSocket.shutdown would drop objects that another thread uses.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(deadline - time.monotonic(), 0), shut_down)

@@ -5,9 +5,9 @@
     REMOTE_TASK_LOG = RemoteTaskLogs()
 
 logs     ``RemoteTaskLogs`` publishes the output of running tasks, and reads it for Airflow's page
-tries    maps tries of tasks to jobs, and back
-records  Airflow's log records as lines, and back
-plugin   tells ``RemoteTaskLogs`` how a task ended. Airflow finds it by the entry point ``airflow.plugins``
+tries    maps tries of tasks to jobs
+records  converts Airflow's log records to lines, and back
+plugin   reports to ``RemoteTaskLogs`` how a task ended. Airflow loads it by the entry point ``airflow.plugins``
 
 Only ``plugin`` imports Airflow. ``docs/airflow.md`` describes the setup.
 """

@@ -1,4 +1,4 @@
-"""Airflow's interface for remote logs of tasks: :class:`RemoteTaskLogs`."""
+"""Implements Airflow's interface for remote task logs: :class:`RemoteTaskLogs`."""
 
 import contextlib
 import itertools
@@ -25,19 +25,19 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Seconds that a task's first line waits at most until its log is open, and its end until its lines are delivered.
+#: Maximum seconds for which a task's first line waits until its log is open, and its end until lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
-#: Seconds after an outage of the service in which the next tasks of the process wait for only a second at their end.
+#: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.
 AWAY_SECONDS: Final = 30.0
-#: The field of the record with which ``plugin`` says how the task has ended: a :class:`Status`.
+#: The field of ``plugin``'s record that has the task's :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
 
 _logger: Final = logging.getLogger("chronoverse.integrations.airflow")
 
 
 class _RunningTry:
-    """A running try, and how its process ended, as far as it has reported. ``log`` is None if it is not published."""
+    """A running try, and how its process ended, as far as known. ``log`` is None if it is not published."""
 
     def __init__(self, log: JobLog | None, end: Status) -> None:
         self.log = log
@@ -48,18 +48,18 @@ class _RunningTry:
 class RemoteTaskLogs:
     """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. Implements Airflow's ``RemoteLogStreamIO``.
 
-    Airflow calls it in the processes that supervise tasks, and in the API server. Opens no connection and starts no
-    thread before the first line, so that Airflow can fork. Published text is not written to Airflow's own log file,
-    because Airflow would show it twice.
+    Airflow calls it in the processes that supervise tasks, and in the API server. It connects and starts threads only
+    with the first line, so that Airflow can fork before. Published records are not written to Airflow's log file,
+    because Airflow would show them twice.
     """
 
     def __init__(
         self, url: str | None = None, token: str | Callable[[], str] | None = None, *, settings: Settings | None = None
     ) -> None:
-        """``url`` is the URL of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
+        """``url`` is the service's URL; ``token`` is as for :meth:`chronoverse.api.JobLog.open`.
 
-        Without them, the settings apply: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
-        ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
+        Defaults: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises ValueError for an invalid
+        URL, and :class:`chronoverse.errors.SettingsError`.
         """
         self._settings = settings or Settings.from_env()
         self._url = service_url(url) if url else self._settings.service_url
@@ -75,9 +75,9 @@ class RemoteTaskLogs:
         return (self._publish,)
 
     def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Publishes a record of a task's log file. Returns it if Airflow must write it to the file.
+        """Publishes a record of a task's log file. Returns records that Airflow must write to the file.
 
-        Otherwise raises :class:`DropEvent`. Raises nothing else, because an error here would end the task.
+        Raises :class:`DropEvent` for published ones. Raises nothing else: an error here would end the task.
         """
         path = getattr(getattr(logger, "_file", None), "name", None)
         name = _name_of(path) if isinstance(path, str) else None
@@ -107,10 +107,9 @@ class RemoteTaskLogs:
         return True
 
     def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
-        """Ends the log that was published in place of this file. Airflow calls it when the task's process has ended.
+        """Ends the log that replaces this file. Airflow calls it when the task's process has ended.
 
-        Waits until its lines are delivered, for some seconds at most. Lines that are undelivered then are in a file
-        that a warning names.
+        Waits some seconds at most until the lines are delivered. A warning then names the file with undelivered lines.
         """
         with self._lock:
             running = self._running.pop(_name_of(fspath(path)) or "", None)
@@ -118,18 +117,18 @@ class RemoteTaskLogs:
             return
         end = partial(self._end, running.log, running.end, running.exit_code)
         if is_of_triggerer(fspath(path)):
-            # The triggerer has other triggers to run.
+            # The triggerer must not block: it has other triggers to run.
             threading.Thread(target=end, name="chronoverse-end").start()
         else:
             end()
 
     def close(self) -> None:
-        """Ends all open logs, as if their processes had been killed."""
+        """Ends all open logs as if their processes had been killed."""
         for name in list(self._running):
             self.upload(name)
 
     def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Generator[str, None, None]]]:
-        """The source of this file's log, and its records so far, as JSON."""
+        """Returns the source of this file's log, and its records so far, as JSON."""
         task_try = try_of_path(relative_path)
         if task_try is None:
             return [], []
@@ -148,19 +147,19 @@ class RemoteTaskLogs:
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
     def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """Like :meth:`stream`, with the records as one text. For versions of Airflow without :meth:`stream`."""
+        """Like :meth:`stream`, but returns the records as one text. For Airflow versions without :meth:`stream`."""
         sources, streams = self.stream(relative_path, ti)
         return sources, ["\n".join(stream) for stream in streams] or None
 
     def _begin(self, name: str) -> _RunningTry:
         task_try = try_of_path(name)
         assert task_try is not None
-        # A trigger waits in place of a task, which continues afterwards.
+        # A trigger waits for a deferred task, which continues afterwards.
         end = Status.PENDING if is_of_triggerer(name) else Status.LOST
         begun = time.monotonic()
         is_patient = begun >= self._away_until
         try:
-            # It may have been LOST before Airflow ran the same try again.
+            # The job may have become LOST before Airflow ran the same try again.
             log = JobLog.open_try(
                 self._url,
                 task_try.job,
@@ -185,9 +184,9 @@ class RemoteTaskLogs:
 
 
 def _name_of(path: str) -> str | None:
-    """The part of a log file's path that does not depend on the location of its folder.
+    """The part of a log file's path from ``dag_id=`` on, which does not depend on the folder's location.
 
-    None for logs that are not a task's.
+    None for logs of anything but tasks.
     """
     start = path.rfind("dag_id=")
     return path[start:] if start >= 0 and try_of_path(path) else None
@@ -201,7 +200,7 @@ def _lines(client: Client, job: JobRef) -> Iterator[dict[str, Any]]:
 
 
 def _records(client: Client, job: JobRef, lines: Iterator[dict[str, Any]]) -> Generator[str, None, None]:
-    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if they exist. Adds a message on an error."""
+    """Yields the records of ``lines``, then those of JOB.2, JOB.3, … if they exist. On an error, yields a message."""
     with contextlib.closing(client):
         try:
             for number in itertools.count(2):

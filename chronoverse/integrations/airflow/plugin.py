@@ -1,6 +1,6 @@
-"""Runs in the process of each task, and reports how the task ends. Airflow loads it by an entry point.
+"""Reports how a task ends, from the task's process. Airflow loads it by an entry point.
 
-The process that supervises the task gets the task's records in order, and a last one from here. If the last one is
+The process that supervises the task receives the task's records in order; this module adds the last one. If it is
 missing, the task's process was killed.
 """
 
@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Status
 
 
 class _Listener:
-    """Airflow calls its methods in all of its processes. Those of a task run one task."""
+    """Airflow calls its methods in all processes. A task's process runs only one task."""
 
     def __init__(self) -> None:
         self._has_ended = False
@@ -44,7 +44,7 @@ class _Listener:
             load_remote_log_handler(), RemoteTaskLogs
         ):
             self._has_ended = True
-            # Of the highest level, so that no setting leaves it out.
+            # At the highest level, so that no log level omits it.
             structlog.get_logger("chronoverse").critical("the task has ended", **{END_FIELD: status.value})
 
 

@@ -1,11 +1,11 @@
-"""Airflow's log records as lines, and back.
+"""Converts Airflow's log records to lines, and back.
 
-A line is the record's text, so that it can be read and searched. Its other fields follow a tab, as JSON:
+A line has the record's text, so that it can be read and searched, then a tab and the other fields as JSON:
 
     the order was late\\t{"logger":"shop","filename":"shop.py","lineno":12,"level":"warning"}
 
-Printed lines have no such fields. A record of several lines, such as one with a traceback,
-has it on the first one, with their number.
+Lines that a task prints have no JSON. If a record has several lines, such as a traceback, the first
+one has the JSON, with the number of lines.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ import orjson
 
 from chronoverse.joblog.model import seconds_of
 
-#: What Airflow adds to what a task prints, for each stream. It stands in no line.
+#: The fields that Airflow adds to printed lines, by stream. They are not published.
 _PRINTED: Final[Mapping[str, Mapping[str, Any]]] = {
     "stdout": {"level": "info", "logger": "task.stdout"},
     "stderr": {"level": "error", "logger": "task.stderr"},
@@ -29,7 +29,7 @@ _CONTEXT: Final = "During handling of the above exception, another exception occ
 
 
 def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
-    """The stream, the lines and the Unix time of a record, as structlog has it before it is written."""
+    """The stream, lines and Unix time of a structlog record."""
     rest = {name: value for name, value in record.items() if name not in _OF_THE_TRY}
     lines = str(rest.pop("event", "")).split("\n")
     time = rest.pop("timestamp", None)
@@ -46,10 +46,9 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
 
 
 def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The JSON of the records in ``lines``, which are the service's JSON. Missing lines are reported by number.
+    """Yields the records of ``lines`` (the service's JSON) as JSON. A record reports missing lines by number.
 
-    Each record is at least a microsecond later than the one before it, because Airflow merges equal records with the
-    same time.
+    Each record is at least a microsecond later than the previous one: Airflow merges equal records with the same time.
     """
     record: dict[str, Any] = {}
     wanted, next_number = 0, 1
@@ -86,15 +85,15 @@ def _encode(record: Mapping[str, Any]) -> str:
 
 
 def _encode_any(rest: Mapping[str, Any]) -> str:
-    """The JSON of values of any type. Values that JSON lacks become text."""
+    """The JSON of values of any type. Values that JSON does not support become text."""
     try:
         return orjson.dumps(rest, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # large numbers, and halves of surrogate pairs
+    except TypeError:  # large integers and unpaired surrogates
         return _encode({str(name): str(value).encode("utf-8", "replace").decode() for name, value in rest.items()})
 
 
 def _whole_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[range, str, str, str]]:
-    """The numbers, the timestamp, the stream and the text of each line. The parts of a long line are joined."""
+    """Yields the numbers, timestamp, stream and text of each line. Joins the parts of long lines."""
     numbers, timed, text = range(0), ("", ""), ""
     for line in lines:
         number = line["sequence_num"]
@@ -112,7 +111,7 @@ def _whole_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[range, st
 
 
 def _split(line: str) -> tuple[str, dict[str, Any]]:
-    """The text of a line, and the JSON object after its last tab, if any."""
+    """The text of a line, and the JSON object after its last tab (empty if there is none)."""
     text, tab, last = line.rpartition("\t")
     if tab and last.startswith("{"):
         try:

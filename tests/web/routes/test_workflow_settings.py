@@ -118,9 +118,9 @@ def test_the_commands_use_the_service_where_no_store_is_configured(service: Serv
     assert printed("retention", "team.d") == "default\n"
     assert printed("retention", "team.d", "90d") == "7776000 s\n"
     assert printed("limits", "team.d", "--job-bytes", "1000") == "a job: 1000 bytes\na day: default\n"
-    assert printed("limits", "team.d", "--day-bytes", "0") == "a job: 1000 bytes\na day: no bound\n"
+    assert printed("limits", "team.d", "--day-bytes", "0") == "a job: 1000 bytes\na day: no limit\n"
     assert printed("retention", "team.d") == "7776000 s\n"
     assert printed("retention", "team.d", "default") == "default\n"
-    assert printed("limits", "team.d", "--job-bytes", "default") == "a job: default\na day: no bound\n"
+    assert printed("limits", "team.d", "--job-bytes", "default") == "a job: default\na day: no limit\n"
     assert call_main("retention", "team.e", "1d", environ=variables).returncode == 66
     assert list(tmp_path.iterdir()) == []
