@@ -8,6 +8,7 @@ from typing import Any
 from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder
 from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
@@ -44,6 +45,12 @@ def until_done(site: Site, name: str, method: str, path: str, body: Any, done: A
             time.sleep(1.0)
 
     _person(site, name, run)
+
+
+def register(site: Site, job: JobRef) -> None:
+    """Registers the job, so that its viewers wait for its runner."""
+    path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
+    until_done(site, f"registrar-{loop.steps}", "PUT", path, {}, lambda status, _: 200 <= status < 500)
 
 
 class Redacted:

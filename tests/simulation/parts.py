@@ -27,6 +27,7 @@ from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
 from chronoverse.live.replay_cache import ReplayCache, read_frames
+from chronoverse.live import tail as tail_module
 from chronoverse.live.tail import Tail
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
@@ -98,6 +99,7 @@ class Site:
         self.objects = objects
         # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
         archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
+        tail_module.CHECK_SECONDS = self.shape.check_seconds  # type: ignore[misc]
         cast("dict[str, Any]", Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
     @property
@@ -212,6 +214,12 @@ class _Publisher(Publisher):
         super()._schedule_renewal()
 
 
+class _HttpLogWriter(HttpLogWriter):
+    """Has several appends on their way sooner than the real one, which sends 5,000 lines at once."""
+
+    batch_lines = 12
+
+
 class Runner:
     """Publishes one job after the other's death: ``writers`` are those that have printed into its log.
 
@@ -261,7 +269,7 @@ class Runner:
     def _connect(self) -> LogWriter:
         if self._kind == "store":
             return Store(self._site.store_url, lease_seconds=self._site.shape.lease, durability=self._site.durability)
-        return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
+        return _HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:
         sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self.keep_bytes}
@@ -435,6 +443,8 @@ class WaitViewer(FilteredViewer, WaitLoop):
 
 class WorkflowViewer(Client):
     """Knows the workflow's jobs by its events."""
+
+    connected_seconds = 10.0
 
     def __init__(self, site: Site, name: str, seed: int) -> None:
         super().__init__(BALANCER, 80, partial(site.token, name), WORKFLOW, seed)

@@ -24,6 +24,7 @@ import gevent
 from gevent.monkey import get_original
 
 from chronoverse.joblog.model import JobRef
+from tests.simulation.actions import register
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
 from tests.simulation.judges import judge_round, rest, watch
@@ -91,6 +92,8 @@ def _round(plan: Plan, site: Site, number: int) -> None:
             seconds = plan.round + LONGEST_SECONDS + QUIET_SECONDS
         kind = chance.choice(("store", "http"))
         runners.append(Runner(site, job, kind, seconds, pause=chance.choice(site.shape.pauses)))
+        if chance.random() < 0.5:
+            loop.call_later(chance.uniform(0, 15), register, site, job)
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
         query = chance.choice(QUERIES)

@@ -41,6 +41,8 @@ class Stream:
         self.deleted: Id = (0, 0)
         self.added = 0
         self.groups: set[bytes] = set()
+        #: What XINFO tells scripts, until the stream changes.
+        self.info: Any = None
 
     def copy(self) -> "Stream":
         new = Stream()
@@ -64,7 +66,7 @@ class Set(dict[bytes, None]):
 
 _TYPES: Final = {bytes: b"string", dict: b"hash", Stream: b"stream", ZSet: b"zset", list: b"list", Set: b"set"}
 #: Commands that a server without memory refuses.
-_DENIED: Final = frozenset({"SET", "HSET", "HSETNX", "XADD", "ZADD", "RPUSH", "SADD", "XGROUP", "XSETID"})
+_DENIED: Final = frozenset({b"SET", b"HSET", b"HSETNX", b"XADD", b"ZADD", b"RPUSH", b"SADD", b"XGROUP", b"XSETID"})
 
 
 def _copy(value: Any) -> Any:
@@ -124,6 +126,9 @@ class Data:
         self.writes = 0
         self.scripts: dict[str, tuple[Any, bool]] = {}
         self._script: list[bool] = []
+        self._methods = {
+            name.removeprefix("do_").upper().encode(): getattr(self, name) for name in dir(self) if name[:3] == "do_"
+        }
         self._lua = LuaRuntime(encoding=None, unpack_returned_tuples=False, register_eval=False)
         self._drive = self._lua.execute(_DRIVER, self._from_script, _sha1, _to_json, self._from_json)
 
@@ -192,6 +197,8 @@ class Data:
             if log is not None and key not in log:
                 log[key] = _copy(self.values.get(key)), self.expires.get(key)
         self.writes += 1
+        if isinstance(value := self.values.get(key), Stream):
+            value.info = None
         if self._script:
             self._script[-1] = True
         self._changed(key)
@@ -229,10 +236,10 @@ class Data:
 
     def run(self, args: Sequence[bytes]) -> Any:
         """The reply to a command. Raises :class:`Refusal`."""
-        name = args[0].decode().upper()
-        method: Callable[..., Any] | None = getattr(self, f"do_{name.lower()}", None)
+        name = args[0].upper()
+        method = self._methods.get(name)
         if method is None:
-            raise Refusal(f"ERR unknown command '{name}'")
+            raise Refusal(f"ERR unknown command '{name.decode()}'")
         if self.is_full and name in _DENIED and not (self._script and self._script[-1]):
             raise Refusal("OOM command not allowed when used memory > 'maxmemory'.")
         try:
@@ -240,7 +247,7 @@ class Data:
         except TypeError as error:
             if "positional argument" not in str(error):
                 raise
-            raise Refusal(f"ERR wrong number of arguments for '{name.lower()}' command") from error
+            raise Refusal(f"ERR wrong number of arguments for '{name.decode().lower()}' command") from error
 
     def do_ping(self) -> Any:
         return Status(b"PONG")
@@ -624,7 +631,13 @@ class Data:
             each if type(each) is bytes else b"%d" % each if type(each) is int else b"%.17g" % each for each in args
         ]
         try:
-            return self._to_lua(self.run(command))
+            # Most of all calls. A script changes no answer.
+            stream = self._get(command[2], Stream) if command[0] == b"XINFO" else None
+            if stream is None:
+                return self._to_lua(self.run(command))
+            if stream.info is None:
+                stream.info = self._to_lua(self.run(command))
+            return stream.info
         except Refusal as refusal:
             return self._lua.table_from({b"err": str(refusal).encode()})
 

@@ -14,6 +14,9 @@ import orjson
 class Client(threading.Thread):
     """Knows the workflow's jobs by its events alone, with connections that end anywhere. ``token`` makes one."""
 
+    #: Seconds that a connection lasts, on average.
+    connected_seconds = 1.4
+
     def __init__(self, host: str, port: int, token: Callable[[], str], workflow: str, seed: int) -> None:
         super().__init__(daemon=True)
         self.known: dict[str, Any] = {}
@@ -43,7 +46,7 @@ class Client(threading.Thread):
         else:
             self.known.clear()
         connection = http.client.HTTPConnection(*self._address, timeout=5)
-        ends_at = time.monotonic() + self._random.expovariate(0.7)
+        ends_at = time.monotonic() + self._random.expovariate(1 / self.connected_seconds)
         with contextlib.closing(connection):
             connection.request("GET", self._path, headers=headers)
             response = connection.getresponse()
