@@ -36,6 +36,8 @@ class OrderedSet(dict[Any, None]):
     def discard(self, member: Any) -> None:
         self.pop(member, None)
 
+    remove = dict.__delitem__
+
 
 class Told(logging.Handler):
     """Makes what the code under test logs a part of the story. Tracebacks are violations."""

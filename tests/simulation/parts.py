@@ -42,6 +42,7 @@ from tests.faults.emitter import line
 from tests.faults.oracle import GAP, Printed
 from tests.faults.watching import FilteredWatcher, WaitLoop, Watcher
 from tests.simulation.http_server import serve
+from tests.simulation.install import OrderedSet
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network
 from tests.simulation.objects import Bucket, SimObjectStore
@@ -158,6 +159,7 @@ class Node:
             }
         )
         self.deps = deps = web_app.build_dependencies(settings)
+        deps.admission._tickets = OrderedSet()  # type: ignore[assignment]
         deps.scans.connect_to(ScanEndpoint(self.scans.name, os.memfd_create(self.name)))  # type: ignore[arg-type]
         serve(self._site.network, self.name, self.process, web_app.build_app(deps))
         world.tell(self.name, "serves")
