@@ -166,7 +166,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if not site.outages:
         _judge_audit(site, runner, path, pages)
         for viewer in viewers:
-            _judge_notices(runner, viewer)
+            _judge_notices(site, runner, viewer)
     views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
     if runner.has_lost_store:
         # Viewers may have lines that the log has no more. So the gaps are those of the pages.
@@ -228,11 +228,13 @@ def _judge_audit(site: Site, runner: Runner, path: str, pages: list[Seen]) -> No
         world.violation(f"{runner.job} has {redacted} redacted lines, and {counted} in the audit")
 
 
-def _judge_notices(runner: Runner, viewer: Viewer) -> None:
+def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
     """Who was there before and after a redaction was told of it."""
+    # By the next look at the job. Who reads slowly reads what came earlier first.
+    within = site.shape.check_seconds + 1 + 15 * viewer.reads_for
     for each in runner.redactions:
         number = sum(at < each.asked_at for at in viewer.connected_at)
-        was_there = any(seen.connection == number and seen.at - MONOTONIC > each.done_at + 1 for seen in viewer.seen)
+        was_there = any(seen.connection == number and seen.at - MONOTONIC > each.done_at + within for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]
         # Of lines that two have redacted at the same time, only the first has told.
         concerned = [at for at in each.texts if sum(at in other.texts for other in runner.redactions) == 1]
