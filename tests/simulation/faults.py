@@ -18,7 +18,7 @@ LONGEST_SECONDS: Final = 30.0
 #: The faults that keep no runner from renewing its lease.
 HARMLESS: Final = frozenset({
     "kill_archiver", "no_memory", "objects_away", "objects_slow", "jump_clock", "redact", "delete", "lose_reports",
-    "import_beside",
+    "import_beside", "drift_clock", "fill_disk",
 })  # fmt: skip
 
 
@@ -170,7 +170,36 @@ class Faults:
         process.offset = self._chance.choice((-7_200.0, -5.0, 0.0, 5.0, 7_200.0))
         return f"{process.name} {process.offset:+.0f} s"
 
+    def drift_clock(self) -> str:
+        """A clock runs too fast or too slowly for some time."""
+        process, more = self._chance.choice(self._processes()), self._chance.choice((-0.1, 0.1))
+        seconds = int(self._seconds(LONGEST_SECONDS))
+
+        def drift() -> None:
+            process.offset += more
+
+        for after in range(seconds):
+            loop.call_later(after, drift)
+        return f"{process.name} {more:+.1f} s a second for {seconds} s"
+
+    def fill_disk(self) -> str | None:
+        """The disk of a runner is full."""
+        alive = [each for each in self._site.runners if each.is_alive and each.publisher and each.publisher.spool._file]
+        if not alive:
+            return None
+        runner, seconds = self._chance.choice(alive), self._seconds(25)
+        runner.limit_disk(1)
+        loop.call_later(seconds, runner.limit_disk, 2**30)
+        return f"{runner.name} for {seconds:.1f} s"
+
     # The store
+
+    def full_disk(self) -> str:
+        seconds = self._seconds(15)
+        data = self._site.store.data
+        data.cannot_write = True
+        loop.call_later(seconds, setattr, data, "cannot_write", False)
+        return f"for {seconds:.1f} s"
 
     def crash_store(self) -> str | None:
         if self._site.store.process.dead:

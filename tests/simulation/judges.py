@@ -230,11 +230,11 @@ def _judge_audit(site: Site, runner: Runner, path: str, pages: list[Seen]) -> No
 
 def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
     """Who was there before and after a redaction was told of it."""
-    # By the next look at the job. Who reads slowly reads what came earlier first.
-    within = site.shape.check_seconds + 1 + 15 * viewer.reads_for
     for each in runner.redactions:
+        # By the next look at the job. Who reads slowly reads what came earlier first.
+        told_at = each.done_at + site.shape.check_seconds + 1 + 15 * viewer.reads_for
         number = sum(at < each.asked_at for at in viewer.connected_at)
-        was_there = any(seen.connection == number and seen.at - MONOTONIC > each.done_at + within for seen in viewer.seen)
+        was_there = any(seen.connection == number and seen.at - MONOTONIC > told_at for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]
         # Of lines that two have redacted at the same time, only the first has told.
         concerned = [at for at in each.texts if sum(at in other.texts for other in runner.redactions) == 1]

@@ -1,9 +1,11 @@
 """The parts of a simulation: service nodes, archivers, runners and viewers, all of which run the real code."""
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -26,8 +28,8 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
-from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.live import tail as tail_module
+from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.live.tail import Tail
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
@@ -315,6 +317,13 @@ class Runner:
     def _say(self, text: str) -> None:
         self.said.append(text)
         world.tell(self.name, text)
+
+    def limit_disk(self, pages: int) -> None:
+        """Its spool file may grow up to that many pages of SQLite, or stay as it is."""
+        file = self.publisher.spool._file if self.publisher else None
+        with contextlib.suppress(sqlite3.Error):
+            if file is not None:
+                file._connection.execute(f"PRAGMA max_page_count = {pages}")
 
     @property
     def is_alive(self) -> bool:

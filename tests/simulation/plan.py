@@ -16,6 +16,7 @@ RATES: Final = {
     "kill_archiver": 6, "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6,
     "objects_away": 6, "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20,
     "lose_store": 4, "import_beside": 4, "fail_over": 8, "lag": 8, "fail_tail": 6, "drain_node": 4,
+    "drift_clock": 4, "fill_disk": 8, "full_disk": 4,
 }  # fmt: skip
 
 

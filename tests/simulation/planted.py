@@ -82,6 +82,12 @@ DEFECTS: Final = (
         ("redis.call('PEXPIRE', lease, ARGV[3])", "redis.call('SET', lease, ARGV[1], 'PX', ARGV[3])"),)),
     Defect("lines of a dead runner taken for another's", "runner/publisher.py", (
         ("if last is self._earlier_attempt and", "if False and"),)),
+    Defect("a line is safe before a replica has it", "store/durability.py", (
+        ("(reply if replicated else reply[0]) >= 1", "(reply if replicated else reply[0]) >= 0"),)),
+    Defect("a workflow's stream resumed one change too late", "web/routes/workflow_events.py", (
+        ("after = given if given is not None and is_kept", "after = given + 1 if given is not None and is_kept"),)),
+    Defect("an old snapshot of a workflow", "web/routes/workflow_events.py", (
+        ("if found is None or is_old or not least <= found.cursor <= cursor:", "if found is None:"),)),
 )
 # fmt: on
 

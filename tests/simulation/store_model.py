@@ -67,6 +67,10 @@ class Set(dict[bytes, None]):
 _TYPES: Final = {bytes: b"string", dict: b"hash", Stream: b"stream", ZSet: b"zset", list: b"list", Set: b"set"}
 #: Commands that a server without memory refuses.
 _DENIED: Final = frozenset({b"SET", b"HSET", b"HSETNX", b"XADD", b"ZADD", b"RPUSH", b"SADD", b"XGROUP", b"XSETID"})
+_OTHER_WRITES: Final = frozenset({
+    b"DEL", b"UNLINK", b"PEXPIRE", b"PERSIST", b"HDEL", b"HINCRBY", b"LTRIM", b"SREM", b"ZREM", b"ZREMRANGEBYSCORE",
+    b"XTRIM", b"XDEL",
+})  # fmt: skip
 
 
 def _copy(value: Any) -> Any:
@@ -121,8 +125,10 @@ class Data:
         #: The same at the last moment up to which the replica has everything. None without a replica.
         self.unreplicated: dict[bytes, tuple[Any, float | None]] | None = None
         self.started_at = clock()
-        #: Whether there is no memory for writes; the first word of another refusal.
+        #: Whether there is no memory for writes.
         self.is_full = False
+        #: Whether its disk is full: then it refuses all writes.
+        self.cannot_write = False
         self.writes = 0
         self.scripts: dict[str, tuple[Any, bool]] = {}
         self._script: list[bool] = []
@@ -242,6 +248,8 @@ class Data:
             raise Refusal(f"ERR unknown command '{name.decode()}'")
         if self.is_full and name in _DENIED and not (self._script and self._script[-1]):
             raise Refusal("OOM command not allowed when used memory > 'maxmemory'.")
+        if self.cannot_write and (name in _DENIED or name in _OTHER_WRITES):
+            raise Refusal("MISCONF Errors writing to the AOF file: No space left on device")
         try:
             return method(*args[1:])
         except TypeError as error:
