@@ -148,7 +148,10 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if status != 200:
         world.violation(f"{runner.job} answers {status}")
         return
-    pages = _pages(site, runner, with_gaps=runner.has_lost_store)
+    plain = [each for each in viewers if each.query is None]
+    # Viewers may have lines that the log has no more; and filtered viewers have no gaps. Then the gaps are the pages'.
+    by_pages = runner.has_lost_store or (runner.dropped > 0 and not plain)
+    pages = _pages(site, runner, with_gaps=by_pages)
     is_lost = state["status"] == Status.LOST
     if is_lost and not (runner.lapses or runner.deaths):
         world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
@@ -167,9 +170,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         _judge_audit(site, runner, path, pages)
         for viewer in viewers:
             _judge_notices(site, runner, viewer)
-    views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
-    if runner.has_lost_store:
-        # Viewers may have lines that the log has no more. So the gaps are those of the pages.
+    views = {each.name: _unredacted(runner, each.seen) for each in plain}
+    if by_pages:
         named = [each._replace(message="lost") if each.kind == GAP else each for each in pages]
         views = {"pages": _unredacted(runner, named), **views}
         pages = [each for each in pages if each.kind != GAP]

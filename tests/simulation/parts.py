@@ -368,7 +368,8 @@ class Runner:
             for end in ("", "-journal"):
                 if os.path.exists(f"{path}{end}"):
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
-        if restarts:
+        # Otherwise there is no job yet, and its viewers would wait for ever.
+        if restarts or publisher.base is None:
             self._until = max(self._until, loop.time + 60.0)
             loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
         else:
