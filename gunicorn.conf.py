@@ -1,7 +1,7 @@
 """gunicorn's settings: gevent workers, tuned for streams that stay open.
 
-gunicorn runs this file in its master, and in it the hooks ``on_starting`` to ``on_exit``. gevent's patches come first,
-before anything else is imported.
+gunicorn executes this file in its master, and calls the hooks ``on_starting`` to ``on_exit``. gevent's patches must
+come before all other imports.
 """
 
 from gevent import monkey
@@ -23,8 +23,8 @@ from typing import Any
 
 import gevent
 
-# redis-py imports OpenTelemetry's SDK where it is installed, for metrics that the service does not ask for. That is a
-# tenth of the CPU time of a start. None makes the import fail, which redis-py allows for.
+# If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that the service does not use. That takes a
+# tenth of the CPU time of a start. With None in sys.modules, the import fails, and redis-py continues without it.
 _modules: dict[str, Any] = sys.modules
 _modules.setdefault("opentelemetry.sdk.metrics", None)
 
@@ -49,16 +49,15 @@ if _modules["opentelemetry.sdk.metrics"] is None:
 try:
     _settings = service_settings(child_environ({}))
 except SettingsError as error:
-    # gunicorn would print a traceback, or listen first and then find that no worker starts.
+    # gunicorn would print a traceback, or listen before it finds that no worker starts.
     print_message(str(error))
     sys.exit(os.EX_CONFIG)
 
-#: Connections above CHRONOVERSE_MAX_STREAMS. Streams over that limit are refused, so /healthz can always be answered.
+#: Connections beyond CHRONOVERSE_MAX_STREAMS. Further streams are refused, so /healthz can always be answered.
 SPARE_CONNECTIONS = 200
-#: Seconds between two checks whether the worker must shut down. gunicorn has no hook for it.
+#: Seconds between two checks of whether the worker must shut down. gunicorn has no hook for that.
 POLL_SECONDS = 0.2
-#: Objects that are made before Python searches for garbage. A request makes hundreds, nearly all of which reference
-#: counting frees.
+#: Allocated objects before a garbage collection. A request allocates hundreds, and reference counting frees nearly all.
 GC_THRESHOLD = 20_000
 
 wsgi_app = "chronoverse.web.app:create_app()"
@@ -66,38 +65,38 @@ bind = _settings.bind
 worker_class = "chronoverse.web.worker.Worker"
 workers = _settings.web_concurrency
 worker_connections = _settings.max_streams + SPARE_CONNECTIONS
-# Seconds. 0 would also remove the limit on how slowly a request's head may come. nginx's keepalive must be shorter.
+# Seconds. 0 would also allow request headers to arrive arbitrarily slowly. nginx's keepalive must be shorter.
 keepalive = 5
-# Only a worker whose event loop hangs is killed. It is no limit for streams.
+# Kills a worker only if its event loop hangs. Not a limit for streams.
 timeout = 60
-# A draining worker has exited long before.
+# A draining worker exits earlier.
 graceful_timeout = _settings.drain_seconds + 20
-# A request's head: bytes of its first line, number of headers, and bytes of each header. A token may have 8,192 bytes.
-# The limit for the whole head is chronoverse.web.guards.connection.HEAD_BYTES.
+# Bytes of the request line, number of headers, and bytes per header. A token may have 8,192 bytes.
+# chronoverse.web.guards.connection.HEAD_BYTES limits the request line and headers together.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
-# A restart after some number of requests would cut streams off.
+# Restarting a worker after some number of requests would end its streams.
 max_requests = 0
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
 logger_class = f"chronoverse.web.http.logging.{_settings.log_format.capitalize()}Logger"
 
-#: A memory block of at least so many bytes has a mapping of its own, which is returned to the system when it is freed.
-#: The bytes that a viewer is sent in one write are a little less.
+#: A memory block of at least this size gets its own mapping, which is returned to the system when it is freed. The
+#: writes to a viewer are slightly smaller.
 OWN_MAPPING_BYTES = 256 * 2**10
-#: Free bytes at the heap's end that are not returned to the system.
+#: Free bytes at the end of the heap that are not returned to the system.
 HEAP_RESERVE_BYTES = 4 * 2**20
 
 
 def _return_freed_memory() -> None:
-    """Has glibc return freed memory to the system.
+    """Makes glibc return freed memory to the system.
 
-    By default glibc raises these two thresholds to 32 MiB and more after a large block was freed. Eight clients that
-    searched long lines then left a worker with 150 MB of unused memory. With fixed thresholds it was 18 MB. Workers
-    inherit them. The parameters are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, see
-    https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries have no such function.
+    By default, glibc raises these two thresholds to 32 MiB and more after a large block was freed. Eight clients that
+    searched long lines then left a worker with 150 MB of unused memory; with fixed thresholds, 18 MB. Workers inherit
+    them. The parameters are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD:
+    https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries do not have this function.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -107,26 +106,25 @@ def _return_freed_memory() -> None:
 
 _return_freed_memory()
 
-#: How the name of a metrics directory begins that was made here. It is removed at the end, or by the next service when
-#: this one is killed. After a reload this file runs again, and finds the directory in the environment.
+#: Prefix of a metrics directory made here. It is removed at the end, or by the next service if this one is killed.
+#: After a reload, this file runs again, and finds the directory in the environment.
 METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(owned_directory.make(METRICS_PREFIX))
 _metrics_directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-#: Open as long as this service runs, so that no other one removes the directory.
+#: Kept open while this service runs, so that no other service removes the directory.
 _metrics_owner = (
     owned_directory.keep(_metrics_directory) if _metrics_directory.name.startswith(METRICS_PREFIX) else None
 )
 
-# Imported here, because it reads that variable when it is imported.
+# Imported here, because this module reads that variable on import.
 from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:
-    """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives.
+    """Deletes the metrics of the last run. Takes a lease on the embedded server until the master ends.
 
-    Variables that look like settings and are none are named in the log. The service does not start when it is asked to
-    speak TLS itself.
+    Logs unknown CHRONOVERSE variables. Exits if gunicorn is configured to use TLS.
     """
     if server.cfg.is_ssl:
         print_message("the service does not speak TLS itself: put nginx in front of it, as deploy/nginx.conf does")
@@ -137,14 +135,14 @@ def on_starting(server: Any) -> None:
         stale.unlink()
     if _settings.redis_url is None:
         server.chronoverse_lease = embedded.ServerLease(_settings.data_dir)
-    # The workers, its forks, share what it has imported.
+    # Imported in the master, so that workers share the memory.
     import chronoverse.web.app  # noqa: F401
 
 
 def when_ready(server: Any) -> None:
-    """Records the addresses for local clients, prints the banner, and starts the processes beside the workers.
+    """Records the addresses for local clients, prints the banner, and starts the other processes.
 
-    These are the scan server, and with an embedded server an archiver, and a notifier where watches are allowed.
+    These are the scan server, and with an embedded server an archiver, and a notifier if watches are allowed.
     """
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
@@ -162,7 +160,7 @@ def when_ready(server: Any) -> None:
     }
     for command in [name for name, is_wanted in wanted.items() if is_wanted and _settings.is_embedded]:
         argv = [sys.executable, "-m", "chronoverse", command, "--while-stdin"]
-        # Links in messages begin with the URL.
+        # The base of links in messages.
         url = _settings.url or (reached_at(address) if address.startswith("http") else "")
         environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2]), "CHRONOVERSE_URL": url})
         process = SupervisedProcess(argv, environ, partial(_other_died, server.log, command))
@@ -171,14 +169,14 @@ def when_ready(server: Any) -> None:
 
 
 def _start_scan_server(server: Any) -> None:
-    died = partial(server.log.warning, "the scan server (pid:%d) has ended or stood still, and starts again in %g s")
+    died = partial(server.log.warning, "the scan server (pid:%d) has ended or hung; restarting in %g s")
     url = _settings.redis_url or server.chronoverse_lease.url
     server.chronoverse_scans = scan_server_process(server.chronoverse_scans_endpoint, _settings, url, died)
     server.chronoverse_scans.start()
 
 
 def on_reload(server: Any) -> None:
-    """Starts the scan server again too, with the program and the environment of now. New scans wait meanwhile."""
+    """Restarts the scan server with the current program and environment. New scans wait meanwhile."""
     server.chronoverse_scans.stop()
     _start_scan_server(server)
 
@@ -190,24 +188,24 @@ def _other_died(log: Any, command: str, pid: int, again: float) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Gives the worker the name of one that has exited. It goes on with that one's counters, and with new gauges."""
+    """Gives the worker the name of an exited one. It continues that one's counters, with new gauges."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
     metrics.drop_process(worker.chronoverse_name)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Names the process for the metrics, before anything is counted."""
+    """Names the process for the metrics, before it counts anything."""
     metrics.name_process(worker.chronoverse_name)
     worker.chronoverse_scans_endpoint = server.chronoverse_scans_endpoint
 
 
 def post_worker_init(worker: Any) -> None:
-    """Starts the worker's threads: one drains its streams when it must shut down, one watches the store.
+    """Starts the worker's threads: one drains its streams on shutdown, one checks the store.
 
-    The first worker also keeps the issuer's keys fresh.
+    The first worker also refreshes the issuers' keys.
     """
-    # What exists now stays. Without this, garbage collection took 8 % of the time to accept many viewers at once.
+    # These objects are permanent. Without this, garbage collection took 8 % of the time to accept many viewers at once.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
@@ -215,16 +213,16 @@ def post_worker_init(worker: Any) -> None:
     deps.scans.connect_to(worker.chronoverse_scans_endpoint)
 
     def watch_worker() -> None:
-        """Checks the embedded server until the worker must shut down, and then drains the streams."""
+        """Checks the embedded server until the worker must shut down, then drains the streams."""
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
             if deps.server_lease:
                 _restart_dead_server(deps.server_lease, worker.log)
-        worker.log.info("going: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
+        worker.log.info("shutting down: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
         deps.admission.drain(deps.settings.drain_seconds)
 
     threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
-    # Each worker sets the metrics, because any of them may be the last one. Only one warns. There is always a worker0.
+    # Each worker sets the metrics, since it may be the last one alive. Only worker0, which always exists, warns.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     checks = (partial(_first_check, deps.store), partial(_server_infos, deps.store), warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
@@ -233,7 +231,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _set_bounds(store: Store) -> None:
-    """Writes the quotas of the settings into the store, for the runners there."""
+    """Writes the quotas of the settings into the store, where runners find them."""
 
     def list_workflows() -> list[str]:
         return [workflow_id for _, workflow_id in store.workflows.page(None, 10_000)]
@@ -248,9 +246,9 @@ def _first_check(store: Store) -> list[str]:
 
 
 def _server_infos(store: Store) -> list[dict[str, str]]:
-    """What the servers say of themselves. Also reads the bytes of the 500 workflows with the newest jobs."""
+    """Returns the servers' INFO. Also reads the bytes of the 500 workflows with the newest jobs."""
     if store.catalog.common_bounds() is None:
-        # The store was emptied. Otherwise they are those of the service that has started last.
+        # The store was emptied. Otherwise it has the quotas of the service that started last.
         _set_bounds(store)
     workflow_ids = [workflow_id for _, workflow_id in store.workflows.page(None, 500)]
     metrics.WORKFLOW_BYTES.sizes = store.catalog.bytes_today(workflow_ids, int(time.time() // 86_400))
@@ -258,7 +256,7 @@ def _server_infos(store: Store) -> list[dict[str, str]]:
 
 
 def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:
-    """Starts the embedded server and its supervisor again if both are dead. The supervisor restarts only the server."""
+    """Restarts the embedded server and its supervisor if both are dead. The supervisor only restarts the server."""
     try:
         lease.ensure()
     except EmbeddedError as error:
@@ -271,12 +269,12 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Stops the other processes, and removes the files that were made here."""
+    """Stops the other processes, and removes the files created here."""
     if scans := getattr(server, "chronoverse_scans", None):
         scans.stop()
     for process in getattr(server, "chronoverse_others", ()):
         process.stop()
-    if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.
+    if not server.reexec_pid:  # After SIGUSR2, a new master uses these sockets and files.
         for path in filter(None, getattr(server, "chronoverse_listeners", ())):
             path.unlink(missing_ok=True)
     if _metrics_owner is not None:

@@ -1,4 +1,4 @@
-"""The public API: publishes and follows job logs from Python.
+"""The public API: publish and follow job logs from Python.
 
 See :mod:`chronoverse.runner.api`, and :meth:`chronoverse.client.client.Client.follow`.
 """
@@ -51,10 +51,10 @@ def follow(
     ca_file: Path | str | None = None,
     **options: Any,
 ) -> Iterator[LogEvent]:
-    """Follows a job's log at the service with this URL until the job ends, over as many connections as it takes.
+    """Follows a job's log at the URL ``service`` until the job ends. Reconnects as needed.
 
-    ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are as for :meth:`Client.follow`, such as ``offset``,
-    ``tail`` and ``q``; that method also documents what is yielded and raised.
+    ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are those of :meth:`Client.follow`, such as ``offset``,
+    ``tail`` and ``q``; see there for what is yielded and raised.
     """
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow(JobRef(workflow, job), **options)
@@ -68,6 +68,6 @@ def follow_workflow(
     ca_file: Path | str | None = None,
     **options: Any,
 ) -> Iterator[WorkflowEvent]:
-    """Follows the jobs of a workflow, without an end. ``options`` are as for :meth:`Client.follow_workflow`."""
+    """Follows a workflow's jobs, endlessly. ``options`` are those of :meth:`Client.follow_workflow`."""
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow_workflow(workflow, **options)

@@ -1,6 +1,6 @@
-"""How long to wait before trying again. Every loop that retries gets its delays from here.
+"""Retry delays, for every loop that retries.
 
-The one exception is ``embedded/supervisor.py``: it runs without this package.
+Except ``embedded/supervisor.py``, which runs without this package.
 """
 
 import random
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Delays in seconds: ``first``, then twice as long each time, up to ``longest``.
+    """Delays in seconds: ``first``, then doubled each time up to ``longest``.
 
-    ``jitter`` is the random part: with 0.5, a delay is between half and all of its length, so that clients do not
-    return together.
+    ``jitter`` is the random part: with 0.5, a delay is between half and all of its length, so that clients do not retry
+    together.
     """
 
     first: float
@@ -22,15 +22,15 @@ class RetryPolicy:
     jitter: float = 0.5
 
     def delay(self, failures: int, chance: Callable[[], float] = random.random) -> float:
-        """Seconds to wait after ``failures`` in a row, at least one. ``chance`` returns numbers from 0 to 1."""
-        # Every policy has reached its longest delay long before 16 doublings.
+        """Seconds to wait after ``failures`` in a row (at least one). ``chance`` returns numbers from 0 to 1."""
+        # Every policy reaches its longest delay before 16 doublings.
         full = min(self.first * 2.0 ** min(failures - 1, 16), self.longest)
         return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full
 
 
 @dataclass(slots=True, eq=False)
 class Backoff:
-    """Counts one loop's failures in a row, and decides how long it waits. ``clock`` is monotonic, in seconds."""
+    """Counts a loop's consecutive failures, and returns its delays. ``clock`` returns monotonic seconds."""
 
     policy: RetryPolicy
     clock: Callable[[], float] = time.monotonic
@@ -39,7 +39,7 @@ class Backoff:
     _failing_since: float | None = None
 
     def record_failure(self) -> None:
-        """Counts a failure. A loop may also call this before an attempt, and :meth:`record_success` when it works."""
+        """Counts a failure. May also be called before an attempt, if :meth:`record_success` follows a success."""
         self.failures += 1
 
     def record_success(self) -> None:
@@ -47,13 +47,13 @@ class Backoff:
         self.failures, self._failing_since = 0, None
 
     def delay(self) -> float:
-        """Seconds to wait before the next attempt. After a success it is the policy's first delay, without jitter."""
+        """Seconds to wait before the next attempt. After a success: the policy's first delay, without jitter."""
         if not self.failures:
             return min(self.policy.first, self.policy.longest)
         return self.policy.delay(self.failures, self.chance)
 
     def seconds_failing(self) -> float:
-        """Seconds since the first call after the last success. Call it after each failed attempt."""
+        """Seconds since the first call after the last success. Call this after each failed attempt."""
         if self._failing_since is None:
             self._failing_since = self.clock()
         return self.clock() - self._failing_since

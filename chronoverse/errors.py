@@ -1,6 +1,6 @@
-"""Every error that Chronoverse raises on purpose. Each class defines its HTTP status, reason, title and exit code.
+"""All errors that Chronoverse raises on purpose. Each class defines its HTTP status, reason, title and exit code.
 
-``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` use these.
+Used by ``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py``.
 """
 
 import os
@@ -9,19 +9,19 @@ from typing import ClassVar
 
 
 class ChronoverseError(Exception):
-    """The root of all errors. ``str()`` of an error is a message for a person."""
+    """The base class of all errors. ``str()`` returns a message for humans."""
 
     status: ClassVar[int] = 500
     reason: ClassVar[str | None] = None
-    #: What a client learns of an error on our side. The message is for operators only, unless this is None.
+    #: The public message of a 5xx, whose own message is for operators only. None if clients may see the message.
     detail: ClassVar[str | None] = "Internal error."
     exit_code: ClassVar[int] = os.EX_SOFTWARE
-    #: For clients: the title of the problem document. What the class has is for a refusal without a document.
+    #: Clients set this to the problem document's title. The class's value is for responses without a document.
     title: str = "Error"
 
 
 class SettingsError(ChronoverseError):
-    """Raised for invalid settings. The message names all of them."""
+    """Raised for invalid settings. The message lists all of them."""
 
     exit_code = os.EX_CONFIG
 
@@ -33,13 +33,13 @@ class InvalidMask(ChronoverseError):
 
 
 class SearchTooExpensive(ChronoverseError):
-    """Raised when a line is too long for the regular expression that is searched for."""
+    """Raised when a line is too long for the regular expression of a search."""
 
     status = 400
 
 
 class NothingToCompare(ChronoverseError):
-    """Raised when there is no run with which a log can be compared. The message says why."""
+    """Raised when there is no run to compare a log with. The message gives the reason."""
 
     status = 409
     reason = "nothing-to-compare"
@@ -47,10 +47,10 @@ class NothingToCompare(ChronoverseError):
 
 
 class Unauthorized(ChronoverseError):
-    """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
+    """Raised when a token is missing, malformed, expired, or not signed by one of our keys.
 
-    The message is for the client. ``explanation`` is for the service's log: it could help to forge a token.
-    Neither contains the token, only an invalid ``workflows`` entry.
+    The message is for the client. ``explanation`` is for the service's log only: it could help to forge a token.
+    Neither contains the token, except for an invalid ``workflows`` entry.
     """
 
     status = 401
@@ -63,7 +63,7 @@ class Unauthorized(ChronoverseError):
 
 
 class Forbidden(ChronoverseError):
-    """Raised when a valid token lacks the scope that a request needs, or has it for other workflows only."""
+    """Raised when a valid token lacks the scope for a request, or has it only for other workflows."""
 
     status = 403
     title = "Forbidden"
@@ -79,7 +79,7 @@ class JobNotFound(ChronoverseError):
 
 
 class AtCapacity(ChronoverseError):
-    """Raised when a worker has no room for a request. The message says what is full. A retry later may succeed."""
+    """Raised when a worker has no capacity for a request. The message says what is full. A retry later may succeed."""
 
     status = 503
     detail: ClassVar[str | None] = None
@@ -87,14 +87,14 @@ class AtCapacity(ChronoverseError):
 
 
 class ScansUnavailable(ChronoverseError):
-    """Raised when the scan server does not answer: it has just died, or hangs. A retry may succeed."""
+    """Raised when the scan server does not answer: it has crashed or hangs. A retry may succeed."""
 
     status = 503
     detail = "Searches are unavailable; try again."
 
 
 class ShareExceeded(ChronoverseError):
-    """Raised when one token or one address already uses its whole share. A retry later may succeed."""
+    """Raised when a token or an address has used up its share. A retry later may succeed."""
 
     status = 429
 
@@ -106,7 +106,7 @@ class EmbeddedError(ChronoverseError):
 
 
 class SpoolError(ChronoverseError):
-    """Raised when a file is not a spool that this version can read, or is damaged."""
+    """Raised when a file is damaged, or is not a spool that this version can read."""
 
     exit_code = os.EX_DATAERR
 
@@ -123,14 +123,14 @@ class SigningKeysUnavailable(ChronoverseError):
 
 
 class RightsUnavailable(ChronoverseError):
-    """Raised while the rights of groups are unknown, because their file has errors. A retry may succeed."""
+    """Raised while the rights of groups are unknown because their file is invalid. A retry may succeed."""
 
     status = 503
     detail = "The token's rights cannot be determined; try again."
 
 
 class Unreachable(ChronoverseError):
-    """Raised when the service does not answer, keeps answering that it is unavailable, or is not trusted."""
+    """Raised when the service does not answer, stays unavailable, or is not trusted."""
 
     status = 503
     title = "Service Unavailable"
@@ -138,7 +138,7 @@ class Unreachable(ChronoverseError):
 
 
 class BadRequest(ChronoverseError):
-    """Raised when a request is malformed, such as its page cursor. A retry cannot succeed."""
+    """Raised when a request, such as its page cursor, is malformed. A retry cannot succeed."""
 
     status = 400
     title = "Bad Request"
@@ -146,7 +146,7 @@ class BadRequest(ChronoverseError):
 
 
 class StoreError(ChronoverseError):
-    """The root of all errors of the store and the archive."""
+    """The base class of all errors of the store and the archive."""
 
     status = 502
     detail = "Unexpected answer from the store."
@@ -161,13 +161,13 @@ class StoreUnavailable(StoreError):
 
 
 class StaleToken(StoreUnavailable, Unauthorized):
-    """Raised when a token that is read for each request is missing or not accepted. A retry may succeed."""
+    """Raised when a token that is reread for each request is missing or refused. A retry may succeed."""
 
     exit_code = os.EX_NOPERM
 
 
 class TooFast(StoreUnavailable):
-    """Raised when a client publishes or asks faster than it may. A retry after ``seconds`` may succeed."""
+    """Raised when a client exceeds a rate. A retry after ``seconds`` may succeed."""
 
     status = 429
 
@@ -181,7 +181,7 @@ class KeysMoving(StoreUnavailable):
 
 
 class StoreRefused(StoreError):
-    """Raised when the store answers but does not write: out of memory, disk full, read-only. A retry may succeed."""
+    """Raised when the store answers but refuses writes: out of memory, disk full, read-only. A retry may succeed."""
 
     status = 503
     detail = "The store rejects writes; try again."
@@ -189,7 +189,7 @@ class StoreRefused(StoreError):
 
 
 class NotDurable(StoreError):
-    """Raised when the store keeps no append-only file, and so cannot say what is safely on its disk."""
+    """Raised when the store has no append-only file, and so cannot report which writes are on disk."""
 
 
 class ArchiveUnavailable(StoreUnavailable):
@@ -199,20 +199,20 @@ class ArchiveUnavailable(StoreUnavailable):
 
 
 class ArchiveBusy(StoreUnavailable):
-    """Raised when another process archives or deletes the job at this moment. A retry may succeed."""
+    """Raised while another process archives or deletes the job. A retry may succeed."""
 
     detail = "The job is being archived or deleted; try again."
 
 
 class ArchiveDamaged(StoreError):
-    """Raised when an archived object is missing, or differs from what was written."""
+    """Raised when an archived object is missing, or its content has changed."""
 
     detail = "This part of the log cannot be read from the archive."
     exit_code = os.EX_SOFTWARE
 
 
 class ArchiveNotConfigured(ChronoverseError):
-    """Raised when an operation needs an archive, and this service has none."""
+    """Raised when an operation needs an archive but the service has none."""
 
     status = 409
     reason = "NO_ARCHIVE"
@@ -220,7 +220,7 @@ class ArchiveNotConfigured(ChronoverseError):
 
 
 class LineStillOpen(ChronoverseError):
-    """Raised for a redaction of a running job's newest line. It can be redacted once another line follows."""
+    """Raised when the newest line of a running job is to be redacted. It can be once another line follows."""
 
     status = 409
     reason = "STILL_LIVE"
@@ -228,7 +228,7 @@ class LineStillOpen(ChronoverseError):
 
 
 class NotALog(StoreError):
-    """Raised when a job's key holds something that is not a stream. A retry cannot succeed."""
+    """Raised when a job's key is not a stream. A retry cannot succeed."""
 
     status = 409
     reason = "NOT_A_LOG"
@@ -236,7 +236,7 @@ class NotALog(StoreError):
 
 
 class AppendRefused(ChronoverseError):
-    """The root of the errors with which the store refuses a runner."""
+    """The base class of errors by which the store refuses a runner."""
 
     status = 409
 
@@ -263,23 +263,23 @@ class Deleted(AppendRefused):
 
 
 class ForeignLines(Closed):
-    """Raised when the log has another writer's lines where this runner's lines belong."""
+    """Raised when the log has another writer's lines in place of this runner's."""
 
 
 class SpoolNotInLog(Closed):
-    """Raised when a job has ended, and its log lacks lines that a spool file holds for it."""
+    """Raised when a job has ended but its log lacks lines of a spool file."""
 
     exit_code = os.EX_PROTOCOL
 
 
 class Fenced(AppendRefused):
-    """Raised when this runner's lease is gone: another runner has it, it expired, or the job was declared LOST."""
+    """Raised when this runner has lost its lease: another runner took it, it expired, or the job was declared LOST."""
 
     reason = "FENCED"
 
 
 class CorruptLog(AppendRefused):
-    """Raised when the log's entry ids are not 1-0, 2-0, 3-0, and so on. Nothing can be appended to such a log."""
+    """Raised when the log's entry ids are not 1-0, 2-0, 3-0, …. Nothing can be appended to it."""
 
     reason = "TAINTED"
     exit_code = os.EX_DATAERR
@@ -299,11 +299,11 @@ class LabelSet(AppendRefused):
 
 
 class EarlierService(ChronoverseError):
-    """Raised once when the service does not accept runs of lines. The retried append then has another form."""
+    """Raised once if the service does not accept runs of lines. The append is retried in the older format."""
 
 
 class TooManyFiles(AppendRefused):
-    """Raised when a job's numbered log records come from more files than are remembered for one job."""
+    """Raised when a job's numbered log records come from more files than the store remembers per job."""
 
 
 class RecordsMissing(ChronoverseError):

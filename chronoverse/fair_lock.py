@@ -1,4 +1,4 @@
-"""A lock that serves its subjects in turn."""
+"""A lock that is granted to its subjects in turn."""
 
 import contextlib
 import math
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class FairLock:
-    """A lock with up to ``at_once`` holders, up to ``each`` of them of one subject, such as the user of a token.
+    """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    A holder first calls ``pause``. After ``seconds`` of waiting, raises the error that ``missed`` makes of a text, or
+    A holder calls ``pause`` first. After waiting for ``seconds``, raises the error that ``missed`` makes, or
     ``used_up`` if the subject already has ``each`` holders.
     """
 
@@ -25,7 +25,7 @@ class FairLock:
     _free: float = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: Counter[Hashable] = field(default_factory=Counter)
-    #: The callers that wait, by subject. The first subject is the next to get the lock.
+    #: Waiting callers by subject. The first subject is the next to get the lock.
     _queues: dict[Hashable, deque[threading.Event]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -37,9 +37,9 @@ class FairLock:
 
     @contextlib.contextmanager
     def hold(self, subject: Hashable = "", seconds: float | None = None) -> Iterator[bool]:
-        """Holds the lock for ``subject`` during a ``with`` block, after up to ``seconds``, if these are not the lock's.
+        """Holds the lock for ``subject`` in the ``with`` block. Waits up to ``seconds``, by default those of the lock.
 
-        Yields whether it had to wait. Raises what ``missed`` or ``used_up`` makes.
+        Yields whether it had to wait. Raises the error that ``missed`` or ``used_up`` makes.
         """
         waited = self._acquire(subject, self.seconds if seconds is None else seconds)
         try:
@@ -67,7 +67,7 @@ class FairLock:
         return True
 
     def _give_up(self, subject: Hashable, mine: threading.Event) -> None:
-        """Stops waiting. If the lock was granted at the last moment, it is passed on."""
+        """Stops waiting. If the lock was granted meanwhile, releases it."""
         with self._lock:
             queue = self._queues.get(subject, deque())
             if mine in queue:

@@ -1,8 +1,8 @@
-"""All Prometheus metrics, with their names, labels and units.
+"""All Prometheus metrics: names, labels and units.
 
-A service with several workers keeps the values in files in ``PROMETHEUS_MULTIPROC_DIR``, so that any worker's
-``/metrics`` reports the values of all of them. The variable must be set before this module is imported.
-``docs/operations.md`` describes each metric and when to act on it.
+With several workers, prometheus_client keeps the values in files in ``PROMETHEUS_MULTIPROC_DIR``, so that the
+``/metrics`` of any worker covers all. The variable must be set before this module is imported. ``docs/operations.md``
+describes each metric and when to act on it.
 """
 
 import glob
@@ -25,33 +25,33 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-#: The process names of what the service starts, by the commands.
+#: The process names of the programs that the service starts, by command.
 SUPERVISED: Final = {"archive": "archiver", "notify": "notifier"}
 
-#: The name that :func:`name_process` gave this process. It is state of the module, as prometheus_client's metrics are.
+#: Set by :func:`name_process`. Module state, as prometheus_client's metrics are.
 _process_name = ""
 
 
 def name_process(name: str) -> None:
-    """Makes this process use the files of the last process with this ``name``, which must have ended.
+    """Makes this process use the metric files of the last process with this ``name``, which must have ended.
 
-    Continues that process's counters. Without a name, each process would leave its own files forever.
+    Continues its counters. Without names, each process would leave files forever.
     """
     global _process_name
     _process_name = name
 
 
 def drop_process(name: str) -> None:
-    """Removes the gauges of a process that has ended from the sums. Its counters are kept."""
+    """Removes the gauges of a process that has ended. Keeps its counters."""
     multiprocess.mark_process_dead(name)
 
 
-# prometheus_client has no public way to ask whether it uses files, hence ``_multiprocess``. The class must be replaced
-# before the first metric is made, because a metric keeps the class that it finds.
+# prometheus_client has no public attribute for whether it uses files, hence ``_multiprocess``. The class must be
+# replaced before the first metric is created, which keeps the class that it finds.
 if values.ValueClass._multiprocess:
     values.ValueClass = values.MultiProcessValue(lambda: _process_name or os.getpid())
 
-#: Gauges by what is reported of several processes: their sum, the largest value, or the newest one.
+#: Gauges that report the sum, the maximum or the newest value of all processes.
 _summed = partial(Gauge, multiprocess_mode="livesum")
 _largest = partial(Gauge, multiprocess_mode="livemax")
 _newest = partial(Gauge, multiprocess_mode="livemostrecent")
@@ -143,7 +143,7 @@ NOTIFY_LAG = _largest(
 
 
 class _WorkflowBytes(Collector):
-    """The 20 largest of ``sizes``. A gauge in files could not drop workflows that are no longer among the largest."""
+    """The 20 largest of ``sizes``. A gauge in files could not drop a workflow that is no longer among them."""
 
     sizes: Mapping[str, int] = {}
 
@@ -155,7 +155,7 @@ class _WorkflowBytes(Collector):
         yield family
 
 
-#: Whichever worker answers ``/metrics`` has read the same store.
+#: Each worker reads the sizes from the store, so any of them can report them.
 WORKFLOW_BYTES: Final = _WorkflowBytes()
 REGISTRY.register(WORKFLOW_BYTES)
 
@@ -171,7 +171,7 @@ def exposition() -> bytes:
 
 
 class _PrefixCollector(Collector):
-    """Collects the metrics whose names begin with a prefix, and the metrics of the process."""
+    """Collects the process's metrics, and those whose names begin with a prefix."""
 
     def __init__(self, prefix: str) -> None:
         self._names = (prefix, "python_", "process_")
@@ -181,18 +181,18 @@ class _PrefixCollector(Collector):
 
 
 def registry_of(prefix: str) -> CollectorRegistry:
-    """The metrics of an archiver or notifier that is its own process: those whose names begin with ``prefix``."""
+    """The metrics of a separate archiver or notifier process: those whose names begin with ``prefix``."""
     registry = CollectorRegistry()
     registry.register(_PrefixCollector(prefix))
     return registry
 
 
 class _FileCollector(Collector):
-    """Collects the values from the files of all processes."""
+    """Collects the values from all processes' files."""
 
     def collect(self) -> Iterable[Metric]:
         collector = multiprocess.MultiProcessCollector(None)
-        # A worker that starts creates its files empty. The collector has no public attribute for its directory.
+        # A starting worker's files are empty at first. The collector has no public attribute for its directory.
         files = [path for path in glob.glob(f"{glob.escape(collector._path)}/*.db") if _size(path)]
         found: Iterable[Metric] = collector.merge(files)
         return found

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class TokenBucket:
-    """Fills at ``rate`` a second; an empty one is full after ``burst_seconds``. Full at first.
+    """A bucket that fills at ``rate`` per second, and is full after ``burst_seconds``. Starts full.
 
-    ``now`` is a time on one clock, in seconds.
+    ``now`` is a time in seconds; all calls must use the same clock.
     """
 
     rate: float
@@ -16,11 +16,11 @@ class TokenBucket:
     _empty_at: float = -math.inf
 
     def debt_seconds(self, now: float) -> float:
-        """Seconds until it has no debt. Negative when there is something in it: ``-burst_seconds`` when it is full."""
+        """Seconds until the debt is paid. Negative if tokens are left: ``-burst_seconds`` if the bucket is full."""
         seconds, least = self._empty_at - now, -self.burst_seconds
         return seconds if seconds > least else least
 
     def take(self, amount: float, now: float, most_debt_seconds: float = math.inf) -> None:
-        """Takes ``amount`` out of it. It goes into debt when it has less."""
+        """Takes ``amount``, and goes into debt if there is less. The debt is at most ``most_debt_seconds``."""
         seconds = self.debt_seconds(now) + amount / self.rate
         self._empty_at = now + (seconds if seconds < most_debt_seconds else most_debt_seconds)
