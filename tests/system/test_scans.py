@@ -84,9 +84,7 @@ def cpu_seconds(each: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def search(
-    service: Service, subject: str = "tests", path: str = PATH, timeout: float = PATIENCE_SECONDS
-) -> httpx.Response:
+def search(service: Service, subject: str = "tests", path: str = PATH, timeout: float = 60) -> httpx.Response:
     """One page of a search, which takes up to a second because nothing is found; or what ``path`` has."""
     headers = {"Authorization": f"Bearer {service.token(subject=subject)}"}
     params = {"q": "nowhere"} if path == PATH else {}
@@ -403,7 +401,6 @@ def test_a_search_without_a_client_ends(service: Service, redis_server: RedisSer
     costly = PATH.replace(JOB.job_id, "costly") + "?regex=true&q=(%3F:a.%7B0,50%7D)%7B4%7Dz"
 
     def cpu_of_search(seconds: float) -> float:
-        """The CPU time of a search whose client waits for so long."""
         before = sum(map(cpu_seconds, processes(service)))
         with contextlib.suppress(httpx.TimeoutException):
             search(service, path=costly, timeout=seconds)
