@@ -6,12 +6,13 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import accumulate, repeat
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from chronoverse.joblog import sse
-from chronoverse.joblog.entries import Entry, RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.joblog.entries import Entry, RawEntry, in_sequence, plain_frames, read_entries
 from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
@@ -44,6 +45,9 @@ class EventFrame(NamedTuple):
     frame: bytes
     first: int = MAX_NUMBER
     content: Any = None
+
+
+_new_frame: Final = partial(tuple.__new__, EventFrame)
 
 
 class Waiter(Protocol):
@@ -168,10 +172,10 @@ def encode_raw(
 def plain_events(entries: Sequence[RawEntry], cursor: int, frames: Sequence[bytes]) -> list[EventFrame]:
     """The ``frames`` that :func:`plain_frames` has made of the first ``entries``, which follow line ``cursor``."""
     fields = [entry[1] for entry in entries[: len(frames)]]
-    streams, messages = [stream_name(each[5]) for each in fields], [each[3] for each in fields]
-    return list(
-        map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames, repeat(MAX_NUMBER), messages)
-    )
+    streams = ["stderr" if each[5] == b"stderr" else "stdout" for each in fields]
+    numbers, messages = range(cursor + 1, cursor + len(frames) + 1), [each[3] for each in fields]
+    # The class's own constructor takes twice as long.
+    return list(map(_new_frame, zip(numbers, streams, frames, repeat(MAX_NUMBER), messages, strict=False)))
 
 
 def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
