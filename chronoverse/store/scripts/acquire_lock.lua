@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Takes the archive lock of a job, or extends it.
+-- Acquires or extends the archive lock of a job.
 -- KEYS  archive lock
 -- ARGV  token, how long the lock lasts in ms
--- ->    1, or nil when another archiver has the lock
+-- ->    1, or nil if another archiver has the lock
 check_types(KEYS[1])
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return false end

@@ -1,7 +1,7 @@
--- Queues what a watch tells once.
+-- Queues an event of a watch, once.
 -- KEYS  told, queue, watches
--- ARGV  the event's id, the event, how many may wait, the field that counts others
--- ->    whether it was queued: not if it was before, or if too many wait
+-- ARGV  the event's id, the event, how many may wait, the field that counts dropped ones
+-- ->    whether it was queued: not if it was queued before, or if too many are waiting
 if redis.call('ZADD', KEYS[1], 'NX', now_ms(), ARGV[1]) == 0 then return 0 end
 -- A week.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms() - 604800000)

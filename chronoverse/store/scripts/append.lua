@@ -1,15 +1,15 @@
--- Compare-and-append: stores all lines of a batch or none, but for those that a quota leaves out. Lines that the log
--- already has are skipped, so the batch may be sent again.
+-- Compare-and-append: stores all lines of a batch or none, except those that a quota drops. Skips lines that the log
+-- already has, so the batch may be sent again.
 -- KEYS  log, job, lease
--- ARGV  token, attempt, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
---       how many, their messages
--- ->    OK next | OK next SLOW (an archiver asks for a pause) | QUOTA next (lines were left out, and have their numbers)
+-- ARGV  token, attempt, lease in ms, first number, then runs of similar lines: timestamp, stream, partial ('' or '1'),
+--       number of lines, their messages
+-- ->    OK next | OK next SLOW (an archiver asks for a pause) | QUOTA next (lines were dropped, but have numbers)
 --       | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
--- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
+-- If the server is out of memory, the first write raises an error. It is an XADD, or the write that enables it.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local argv, token, attempt, ttl, first = ARGV, ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
--- These reads also check the types of the three keys. check_types() would cost a third of a short append.
+-- These reads also check the types of the three keys. check_types() would make a short append a third slower.
 local values = redis.call('HMGET', job, 'archived', 'skipped', 'attempt', 'slow_until', 'bytes', 'left_out')
 local last, problem, exists, ends_in_gap = head(log, job, values)
 if redis.call('GET', lease) ~= token or (values[3] or attempt) ~= attempt then

@@ -1,31 +1,30 @@
--- Appends the lines of log records that came by OpenTelemetry, whoever sent them, at the end of the log. What is there
--- already is skipped, so records may be sent again, by many senders at the same time. The key `files` has a mark for each
--- source of records that have numbers: the number of its last record that was appended. `batches` has the digests of the
--- last batches, since records without numbers have no mark, and a batch may have the end of one file and the beginning of
--- the next.
+-- Appends the lines of OpenTelemetry log records, from any sender, to the log. Skips what the log already has, so
+-- records may be sent again, even by many senders at once. For each source of numbered records, the key `files` has a
+-- mark: the number of the last record appended. `batches` has the digests of the last batches, because records without
+-- numbers have no mark, and a batch may have the end of one file and the beginning of the next.
 -- KEYS  log, job, lease, files, batches, jobs
--- ARGV  now (ISO 8601), now (Unix ms), job id, digest of the batch, for how many ms it is remembered,
---       for how many ms the log waits for records that are missing, for how many ms the job lives without records ('' for
---       ever), the status with which the job ends after the lines ('' if it does not end), its exit code, retention in ms,
---       '1' if a new job may begin, the workflow's own retention in ms ('' for none), the common bounds in bytes for a job
---       and for a day ('' if they are not known), how many sources; for each source its id, and the digest of its record
---       number 1 if that is here; then runs: timestamp, stream, partial ('' or '1'), how many, source (0 for none), number
---       of the first record, how much each message adds to that number (0: all are of one record), the first record's
---       time (Unix microseconds), the messages
+-- ARGV  now (ISO 8601), now (Unix ms), job id, digest of the batch, how many ms it is remembered, how many ms the log
+--       waits for missing records, how many ms the job lives without records ('' for ever), the status with which the
+--       job ends after the lines ('' if it does not end), its exit code, retention in ms, '1' if a new job may begin,
+--       the workflow's own retention in ms ('' for none), the default quotas in bytes for a job and for a day ('' if
+--       they are not known), number of sources; for each source its id, and the digest of its record number 1 if the
+--       batch has it; then runs: timestamp, stream, partial ('' or '1'), number of messages, source (0 for none),
+--       number of the first record, how much each message adds to that number (0: all belong to one record), the first
+--       record's time (Unix microseconds), the messages
 -- ->    OK left_out begun score (begun: '1' for a new job, with its creation time in the listing) | WAIT left_out begun
---       score (records in between are missing; what comes before them was appended, and the job continues) | NEW (there is no
---       such job; nothing was done) | FILES (there are too many files) | DELETED | HELD | CLOSED | TAINTED last-id
--- A value in `files` is: the number of the last record, the digest of the first one, since when records after it are
--- missing (Unix ms, or 0), and the least number that has come after these.
--- After a rotation there is another file under the same name, whose numbers begin with 1 again. Its first record tells.
--- The rest of the file before may come after it. It is recognized by its times and numbers: see mark_of(). Its mark is
--- `<id>:before`: the number of the last record when the other file began, that number now, the last two values as above,
--- and the time of the other file's first record.
+--       score (records are missing; those before them were appended, and the job continues) | NEW (there is no such
+--       job; nothing was done) | FILES (too many files) | DELETED | HELD | CLOSED | TAINTED last-id
+-- A value in `files` has: the number of the last record, the digest of the first record, since when records after the
+-- last one are missing (Unix ms, or 0), and the lowest number received after these.
+-- A rotation starts a new file with the same name, whose numbers begin at 1 again; the digest of its first record
+-- differs. Records of the old file may still arrive, and are recognized by their times and numbers: see mark_of(). Its
+-- mark, `<id>:before`, has: the number of the last record when the new file began, that number now, the last two values
+-- as above, and the time of the new file's first record.
 local log, job, lease, files, batches, jobs = unpack(KEYS)
 local argv, now, digest, status, call = ARGV, ARGV[1], ARGV[4], ARGV[8], redis.call
--- The last number of a log that lines can be appended to. A log that has used up its numbers cannot end.
+-- The highest last number of a log that can be appended to. A log without free numbers could not end.
 local HIGHEST = 5e11
--- Files of one job, and the bytes that each takes for as long as the job is stored. Quotas count them.
+-- Maximum number of files per job, and the bytes of each mark, which count towards the quotas.
 local MOST_FILES, FILE_BYTES = 10000, 100
 
 check_types(log, job, lease, files, batches, jobs)
@@ -56,14 +55,14 @@ for source = 1, tonumber(ARGV[15]) do
   at = at + 2
 end
 
--- Whether the record is the first of another file than the one that the mark is of.
+-- Whether this record is the first one of a new file.
 local function is_rotated(mark, number)
   return number == 1 and mark.number > 0 and mark.first ~= '' and mark.new_first ~= '' and mark.first ~= mark.new_first
 end
 
--- The mark that a record counts for: that of the file before the last rotation if it belongs to its rest. It is not later
--- than the other file's first record, and continues where the rest is. Where it could be of both, the other file's next
--- record is of that file: the times of a program need not be in order.
+-- The mark for a record: the old file's if the record belongs to the rest of the old file. Such a record is not later
+-- than the new file's first record, and follows the last one of the old file. If it could belong to both, it is of the
+-- new file if it has that file's next number: a program's times need not be in order.
 local function mark_of(mark, number, time)
   local before = mark.before
   if not before or number <= before.from or time > before.ends then return mark end
@@ -72,7 +71,7 @@ local function mark_of(mark, number, time)
   return is_of_rest and before or mark
 end
 
--- Whether something in the runs is not in the log yet.
+-- Whether the log lacks a record of the batch.
 local function has_news()
   if #marks == 0 then return true end
   local run = at
@@ -90,7 +89,7 @@ local is_new = not exists and last == 0 and not values[3] and (not values[4] or 
 if problem == 'CLOSED' or is_terminal(values[4]) or values[8] then
   return {has_news() and 'CLOSED' or 'OK', 0, '', ''}
 end
--- From a runner's first attempt on it has the job for itself. Of an imported job that waits nobody knows whose it was.
+-- A runner's first attempt makes the job its own. An imported job that waits could be a runner's or a sender's.
 local is_of_records = values[7] == '1' or (not values[7] and values[9] and holder == WAITS)
 if not is_free(holder) or not (is_new or is_of_records) then
   return {has_news() and 'HELD' or 'OK', 0, '', ''}
@@ -98,12 +97,12 @@ end
 local begun, score = '', ''
 if is_new then
   if ARGV[11] == '' then return {'NEW'} end
-  -- This first write is refused when the server is out of memory.
+  -- This first write is refused if the server is out of memory.
   list_job(jobs, ARGV[3], ARGV[2], call('EXISTS', job) == 1)
   call('HSETNX', job, 'created_at', now)
   call('HSET', job, 'status', 'RUNNING', 'attempt', '1', 'started_at', now)
   if ARGV[12] ~= '' then call('HSET', job, 'retention_ms', ARGV[12]) end
-  -- A settings key of another type holds no settings.
+  -- A settings key of another type counts as empty.
   local settings = string.match(job, '^.*}') .. ':settings'
   if ARGV[13] ~= '' then redis.pcall('HSET', settings, 'common_job_bytes', ARGV[13], 'common_day_bytes', ARGV[14]) end
   call('PERSIST', job)
@@ -112,11 +111,11 @@ end
 
 local write, name_missing, close, charge = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
 local next_number, waits = last + 1, false
--- A file for whose mark there is no room has none. Its records are left out, whatever their numbers are.
+-- If the quota has no room for a file's mark, all records of the file are dropped.
 for _, mark in ipairs(marks) do mark.is_left_out = mark.is_new and not charge(FILE_BYTES) end
 
--- Whether a record may be appended now. It follows the mark, or the time is over for which the log waits for the records
--- in between. Then the one with the least number comes first, or any of them if that one does not come at all.
+-- Whether a record may be appended now: it follows the mark, or the log has waited long enough for the records in
+-- between. It then takes the lowest number first; after twice that time, any number.
 local function is_due(mark, number)
   if number <= mark.number + 1 then return number > mark.number end
   if mark.crosses then return true end

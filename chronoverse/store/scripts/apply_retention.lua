@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Applies a workflow's changed retention to a job. A running job gets it as a field of its hash. An ended job that is
--- not archived gets a new time to live.
+-- Applies a workflow's new retention to a job. A running job gets it as a field of its hash. An ended job that is not
+-- archived gets a new time to live.
 -- KEYS  log, job
--- ARGV  the workflow's own retention in ms ('' for none), the retention that now holds for the job in ms
--- ->    1 when it was applied, 0 when there is no such job, or the archive has all of it
+-- ARGV  the workflow's own retention in ms ('' for none), the job's effective retention in ms
+-- ->    1 if applied, 0 if there is no such job, or if it is fully archived
 local log, job = KEYS[1], KEYS[2]
 
 check_types(log, job)

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- How far a job is archived.
+-- Reads how far a job is archived.
 -- KEYS  log, job, archive, workflow's settings
--- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings' retention_seconds,
---       the log's first id, its last id, when the end was seen in Unix ms, archive_shapes}; '' for each that is missing
--- When the job's hash was lost, its fields about the archive are restored from the records of the chunks.
+-- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings'
+--       retention_seconds, the log's first id, its last id, when the end was seen in Unix ms, archive_shapes}; '' for
+--       each missing value
+-- If the job's hash was lost, restores its archive fields from the records of the chunks.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
--- The first and the last number in a chunk's record. Raises for a value that is no record of ours.
+-- The first and last number in a chunk's record. Raises an error for an invalid record.
 local function span(record)
   local is_json, chunk = pcall(cjson.decode, record)
   if is_json and type(chunk) == 'table' then
@@ -33,7 +34,7 @@ if not answer[1] then
 end
 local seen = end_seen(redis.call('HGET', job, 'end_seen_ms'))
 answer[5] = seen and string.format('%.0f', now_ms() - seen)
--- A workflow whose settings key is of another type has no settings. Its jobs are still archived.
+-- A settings key of another type counts as empty. The workflow's jobs are still archived.
 local retention = redis.pcall('HGET', settings, 'retention_seconds')
 answer[7] = type(retention) == 'string' and retention
 for at = 1, 7 do answer[at] = answer[at] or '' end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Adds the name of an object that is about to be written to the garbage. It is taken out again when the object has a
--- record. If the archiver dies in between, the object stays garbage.
+-- Adds the name of an object to the garbage before it is uploaded. Recording the object removes it again. If the
+-- archiver crashes in between, the object remains garbage.
 -- KEYS  archive lock, garbage
 -- ARGV  token, name of the object
 -- ->    OK | FENCED

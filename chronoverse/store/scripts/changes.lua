@@ -1,9 +1,9 @@
--- The first and the last number of a workflow's changes, for readers.
+-- The first and last number of a workflow's changes, for readers.
 -- KEYS  changes
 -- ->    {first, last}
--- Where the last change is of another server, or of this one before a restart, changes may have been lost that readers
--- have, and newer ones may have got the same numbers. Then the newest change is written again, with the time as its
--- number: readers notice the gap before it, and begin again.
+-- If the last change is from another server, or from this one before a restart, changes that readers have seen may be
+-- lost, and newer ones may have the same numbers. Then the newest change is appended again, with the time as its
+-- number. Readers see the gap before it, and start over.
 local changes = KEYS[1]
 check_types(changes)
 if redis.call('EXISTS', changes) == 0 then return {1, 0} end

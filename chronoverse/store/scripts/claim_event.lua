@@ -1,7 +1,7 @@
--- Takes the event of a watch that is due first, for a while. Its queue has events by when they are due (Unix ms), and '' by
--- when the next may be taken.
+-- Claims the event of a watch that is due first. In the queue, events are scored by when they are due (Unix ms), and ''
+-- by when the next event may be claimed.
 -- KEYS  queue
--- ARGV  for how long (ms)
+-- ARGV  duration of the claim (ms)
 -- ->    the event, or nil
 local now = now_ms()
 if tonumber(redis.call('ZSCORE', KEYS[1], '') or 0) > now then return false end

@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
--- Records an archived chunk, and removes old lines from the store's own log.
+-- Records an archived chunk, and trims old lines from the log.
 -- KEYS  log, job, archive lock, archive, garbage
--- ARGV  token, first number that was not archived yet, last number, record, number up to which lines leave the store (0: none do),
---       id of the last entry that was read for the chunk ('' for no such check), SHA-1 of its fields,
---       name of the chunk's object, record of the last chunk so far that this one replaces ('' for none), name of its object,
---       which becomes garbage in the same step
+-- ARGV  token, first number not yet archived, last number, record, number up to which to trim the log (0: not at all),
+--       id of the last entry read for the chunk ('' for no check), SHA-1 of its fields, name of the chunk's object,
+--       record of the previous last chunk that this one replaces ('' for none), name of its object, which becomes
+--       garbage in the same step
 -- ->    OK | GAP expected first number | DELETED | FENCED
--- A chunk that is recorded already is OK again. The chunk's object was read back before, and nothing is refused for
--- memory after the ZADD. So a line is always in one of the two places, and the log's last entry never leaves the store.
--- The answer is GAP when the log no longer holds the entry that was read. Then the store lost the log, and its runner
--- sends the lines again, which may differ. An object that was marked as garbage meanwhile is not recorded.
+-- A chunk that is already recorded gets OK again. The caller has verified the chunk's object, and nothing after the
+-- ZADD can be refused for lack of memory. So a line is always in at least one place, and the log keeps its last entry.
+-- Returns GAP if the log no longer has the entry that was read: the store lost the log, and its runner resends lines,
+-- which may differ. An object that was marked as garbage meanwhile is not recorded.
 local log, job, lock, archive, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 
 check_types(log, job, lock, archive, garbage)
--- A foreign runner does not know of tombstones and may write under a deleted id. settle_job.lua removes what it wrote. It
--- must not get into the archive before that, since nothing would delete it there.
+-- A foreign runner ignores tombstones, and may write under a deleted id. settle_job.lua removes its writes. They must
+-- not be archived before that, because nothing would delete them from the archive.
 if is_deleted(log) then return {'DELETED'} end
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
@@ -29,13 +29,13 @@ if archived == 0 or archived + 1 == first then
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HDEL', garbage, ARGV[8])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
-  -- The first entry may leave the store now. It says when a foreign job has started that was registered before. Of other
-  -- foreign jobs the listing says it.
+  -- The first entry may be trimmed now. Its time is the start of a foreign job that was registered before. The listing
+  -- has the start of other foreign jobs.
   local entry = archived == 0 and redis.call('HGET', job, 'created_at') and redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   local started_at = entry and field(entry[2], 'timestamp')
   if started_at and #started_at <= 256 then redis.call('HSETNX', job, 'started_at', started_at) end
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
-  -- The objects do not expire, so the job's hash may not expire either.
+  -- The objects do not expire, so the job's hash must not either.
   redis.call('PERSIST', job)
 elseif redis.call('ZSCORE', archive, ARGV[4]) == false then
   return {'GAP', archived + 1}

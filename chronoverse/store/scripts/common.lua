@@ -1,10 +1,10 @@
--- This file is put before every script. All of a job's keys share the hash tag of its workflow.
--- Anybody who may write to the store may have written anything into these keys. So each script makes sure, before its
--- first write, that its keys are of the right type: it calls check_types(), or it reads each key, which raises WRONGTYPE
--- as well. It reads numbers with whole_number().
+-- Prepended to every script. All keys of a job share the hash tag of its workflow.
+-- Any client with write access may have written anything into these keys. So before its first write, each script checks
+-- the types of its keys: with check_types(), or by reading each key, which also raises WRONGTYPE. It parses numbers
+-- with whole_number().
 
--- Raises WRONGTYPE unless each of these keys is absent or of its kind's type. A kind is the part of a key's name after
--- its last colon. key_types() comes from store/keys.py; a table that each script made would cost an append 3 %.
+-- Raises WRONGTYPE unless each key is absent or has the type of its kind. A kind is the part of a key's name after the
+-- last colon. key_types() comes from store/keys.py: a table built by each script would make an append 3 % slower.
 local function check_types(...)
   local types = key_types()
   for _, key in ipairs({...}) do
@@ -15,12 +15,12 @@ local function check_types(...)
   end
 end
 
--- The number in a text of 1 to 15 decimal digits, else nil. tonumber() also takes 'nan', '1e400', '0x10' and ' 7'.
+-- Parses 1 to 15 decimal digits, else returns nil. tonumber() would also accept 'nan', '1e400', '0x10' and ' 7'.
 local function whole_number(text)
   return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
 end
 
--- Unix milliseconds by the server's clock.
+-- The server's time in Unix milliseconds.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -30,7 +30,7 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
--- Adds a job to the listing. One that is listed keeps its time, unless it is an earlier job of that id that is gone.
+-- Adds a job to the listing. A listed job keeps its time, unless the entry is of a deleted job with the same id.
 local function list_job(jobs, job_id, created_ms, is_there)
   if is_there then
     redis.call('ZADD', jobs, 'NX', created_ms, job_id)
@@ -39,64 +39,65 @@ local function list_job(jobs, job_id, created_ms, is_there)
   end
 end
 
--- The score of a job that is in the listing. A runner's user may ZADD, and need not have the right to read scores.
+-- The score of a listed job. Uses ZADD, because a runner's user may have no right to read scores.
 local function listed_score(jobs, job_id)
   return redis.call('ZADD', jobs, 'XX', 'INCR', 0, job_id)
 end
 
--- When the end of a job was first seen, in Unix ms by the server's clock, from the hash's field end_seen_ms. Nil when it
--- was not seen, and for a time in the future. Retention counts from this time, since the time in the terminal entry is by
--- its writer's clock.
+-- When the end of a job was first seen, in Unix ms of the server's clock, from the field end_seen_ms. Nil if it was not
+-- seen, or if the time is in the future. Retention starts at this time, because the terminal entry's time is from its
+-- writer's clock.
 local function end_seen(value)
   local seen = whole_number(value)
   return seen and seen <= now_ms() and seen or nil
 end
 
--- The value that follows a name in a flat list of field, value, field, value, …
+-- The value of a name in a flat list of field, value, ….
 local function field(flat, name)
   for at = 1, #flat, 2 do
     if flat[at] == name then return flat[at + 1] end
   end
 end
 
--- Seconds since the server's start.
+-- The server's uptime in seconds.
 local function server_uptime()
   return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
 end
 
--- What the lease holds while the job waits for its next attempt: its runner has ended the attempt, and not the job.
+-- The lease's value while the job waits for its next attempt: its runner has ended the attempt, but not the job.
 local WAITS = 'next'
 
--- Whether no runner holds the lease, which has this value: it is absent, the job waits for its next attempt, or
--- settle_job.lua has replaced the token by the end of a grace period.
+-- Whether no runner holds the lease: it is absent, the job waits for its next attempt, or settle_job.lua has replaced
+-- the token with the end of a grace period.
 local function is_free(holder)
   return not holder or holder == WAITS or string.sub(holder, 1, 6) == 'grace:'
 end
 
--- Whether the log still holds the entry whose fields, joined by NUL, have this SHA-1. True for an empty id.
+-- Whether the log still has this entry, whose fields, joined by NUL, have this SHA-1. True for an empty id.
 local function holds_entry(log, id, sha1)
   if id == '' then return true end
   local found = redis.call('XRANGE', log, id, id)[1]
   return found and redis.sha1hex(table.concat(found[2], '\0')) == sha1
 end
 
--- Whether the job was deleted: then it has a tombstone, a string. `key` is any key of the job, from which the tombstone's
--- name follows. A key of another type is no tombstone: a foreign runner that may only XADD must not delete jobs by it.
--- The tombstone is not one of KEYS. It is nearly always absent, and while a Cluster moves a slot it refuses every script
--- (TRYAGAIN) of whose KEYS only some are there. During such a move this function may miss a tombstone. Then open and
--- register are refused themselves, since the keys of the job that they would make are absent too.
+-- Whether the job was deleted: it then has a tombstone, a string. `key` is any key of the job, from which the
+-- tombstone's name is derived. A key of another type is no tombstone: a foreign runner with only XADD must not be able
+-- to delete jobs.
+-- The tombstone is not in KEYS. It is usually absent, and while a Cluster moves a slot, the server refuses every script
+-- of which only some KEYS are present (TRYAGAIN). During such a move, this function may miss a tombstone. But open and
+-- register are then refused anyway, because the job's keys are absent too.
 -- https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multi-key-operations
 local function is_deleted(key)
   return type(redis.pcall('GET', (string.gsub(key, '%a+$', 'deleted')))) == 'string'
 end
 
--- Whether the lease holds the token of this attempt. A runner may use its token for several attempts, so their number
--- is compared as well. A hash that was lost has none, and then the token alone counts.
+-- Whether this attempt holds the lease. A runner may use its token for several attempts, so the attempt is compared as
+-- well. If the hash was lost, only the token is.
 local function holds_lease(job, lease, token, attempt)
   return redis.call('GET', lease) == token and (redis.call('HGET', job, 'attempt') or attempt) == attempt
 end
 
--- Why nothing can be appended in this attempt: DELETED, CLOSED or FENCED. Nil while it holds the lease.
+-- Why this attempt cannot append: DELETED, CLOSED or FENCED. Nil while it holds the lease.
 local function refusal(job, lease, token, attempt)
   if holds_lease(job, lease, token, attempt) then return nil end
   if is_deleted(lease) then return 'DELETED' end
@@ -104,8 +105,8 @@ local function refusal(job, lease, token, attempt)
   return is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'
 end
 
--- The keys of those labels, in `argv` from `at` on as key, value, …, that cannot be set: they have another value, or the
--- job has ended, or has no room for more. Each label is a field of the hash. To set it again to the same value is no error.
+-- The keys of the labels in `argv` (from `at` on: key, value, …) that cannot be set: they have another value, the job
+-- has ended, or it has 16 labels. Each label is a field of the hash. Setting a label to its current value is allowed.
 local function refused_labels(job, argv, at)
   if #argv < at then return {} end
   local refused, count = {}, whole_number(redis.call('HGET', job, 'labels')) or 0
@@ -118,7 +119,7 @@ local function refused_labels(job, argv, at)
   return refused
 end
 
--- Sets those labels, none of which is refused. The hash's field `labels` counts them.
+-- Sets the labels in `argv`, which must not be refused. The hash's field `labels` counts them.
 local function set_labels(job, argv, at)
   if #argv < at then return end
   local count = whole_number(redis.call('HGET', job, 'labels')) or 0
@@ -126,15 +127,14 @@ local function set_labels(job, argv, at)
   redis.call('HSET', job, 'labels', string.format('%.0f', count))
 end
 
--- What XINFO says of the log, which must exist. Raises WRONGTYPE when it is not a stream.
+-- XINFO STREAM of the log, which must exist, as a table. Raises WRONGTYPE if it is not a stream.
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end
   return info
 end
 
--- The id of the log's first entry, or '' without one. An entry about lost lines stands for all of their numbers, so its id
--- is that of the first of them here.
+-- The id of the log's first entry, or '' without one. For an entry about lost lines, the id of the first lost line.
 local function first_id(info)
   local entry = info['first-entry']
   if not entry then return '' end
@@ -143,34 +143,34 @@ local function first_id(info)
   return is_earlier and string.format('%.0f-0', from) or entry[1]
 end
 
--- Whether an entry of the log says that a quota has left lines out.
+-- Whether an entry reports lines that a quota dropped.
 local function is_quota_gap(entry)
   return entry and field(entry[2], 'event') == 'lost' and field(entry[2], 'reason') == 'quota'
 end
 
--- Reads a job. Returns nil when there is neither a log nor a hash, or the job is being deleted; else the answer of
--- settle_job.lua, the hash's `told`, when the end of the job was first seen, and the terminal entry.
--- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
--- FIELD_BYTES, and those of the terminal entry are cut off there. The reads also check the types of the keys.
--- Its functions are inside it, so that a script that does not read jobs does not pay for them.
+-- Reads a job. Returns nil if there is neither a log nor a hash, or if the job is being deleted. Otherwise returns the
+-- answer of settle_job.lua, the hash's `told`, when the end was first seen, and the terminal entry.
+-- Reads only the known fields of the hash and the terminal entry. Skips fields of the hash longer than FIELD_BYTES, and
+-- cuts those of the terminal entry. The reads also check the types of the keys.
+-- Its functions are nested, so that scripts that do not read jobs do not pay for them.
 local function read_job(log, job)
   local FIELDS = {
     'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
     'archived_first', 'archive_state', 'archive_sha256', 'redactions', 'deleting', 'labels',
   }
   local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
-  -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
+  -- Longer than any value of ours. Other writers may have written megabytes, and thousands of jobs are read at once.
   local FIELD_BYTES = 256
-  -- How many of the last numbers of a foreign log may be its end, until the end is seen. More would make each read of a
-  -- running foreign job slower.
+  -- How many of a foreign log's last numbers are searched for its end. More would make each read of a running foreign
+  -- job slower.
   local LOOK_BACK = 10
 
   local function is_end(entry)
     return entry and field(entry[2], 'event') == 'end'
   end
 
-  -- The first terminal entry of the log, whose last entry is `last`, or nil. It is the end, whatever a foreign runner
-  -- writes after it. `noted` is its id, once it was seen. Our own append writes nothing after an end.
+  -- The log's first terminal entry, or nil. It is the end, even if a foreign runner writes more. `last` is the log's
+  -- last entry, and `noted` the id of the end once seen. Our own append writes nothing after an end.
   local function find_end(hash, last, noted, is_foreign)
     local entry = noted and redis.pcall('XRANGE', log, noted, noted)[1]
     if is_end(entry) then return entry end
@@ -179,7 +179,7 @@ local function read_job(log, job)
     local number = last and whole_number(string.match(last[1], '^%d+')) or 0
     local from = string.format('%.0f', math.max(number - LOOK_BACK + 1, 0))
     for _, each in ipairs(redis.call('XRANGE', log, from, '+', 'COUNT', LOOK_BACK)) do
-      -- An entry without a number of its own, such as 5-1, is no end: readers name it and go on.
+      -- An entry such as 5-1, without its own line number, is not an end: readers report and skip it.
       if is_end(each) and string.match(each[1], '%-0$') then return each end
     end
     return found
@@ -196,17 +196,16 @@ local function read_job(log, job)
     return terminal
   end
 
-  -- When a foreign job was first listed, or '' when it was not. The listing is not one of KEYS, for the reason that
-  -- is_deleted() gives.
+  -- When a foreign job was first listed, or ''. The listing is not in KEYS for the reason given at is_deleted().
   local function listed_at()
     local workflow, id = string.match(job, '^(.*}:)(.*):job$')
     local scores = redis.pcall('ZMSCORE', workflow .. 'jobs', id)
     return scores[1] or ''
   end
 
-  -- The labels, of which there are 16 at most, as key, value, …. Our scripts count them in `labels`, and a foreign runner
-  -- sets them with HSET alone. A hash that is much longer than ours is not read for them, nor one that the user may not
-  -- read as a whole. To read the hash of each job as a whole would cost a tenth of this function's time.
+  -- The labels (at most 16) as key, value, …. Our scripts count them in `labels`; a foreign runner only sets them with
+  -- HSET. Returns none if the hash is much longer than ours, or if the user may not HGETALL. Reading the whole hash of
+  -- each job would take a tenth of this function's time.
   local function read_labels(hash, is_foreign)
     if not is_foreign and not field(hash, 'labels') then return {} end
     local length = redis.pcall('HLEN', job)
@@ -214,7 +213,7 @@ local function read_job(log, job)
     local values, keys, labels = {}, {}, {}
     for at = 1, #fields, 2 do
       local key = string.match(fields[at], '^label:([a-z][a-z0-9._/-]*)$')
-      -- 256 characters of UTF-8, and a key of 63.
+      -- At most 256 characters of UTF-8, and a key of 63.
       if key and #key <= 63 and #fields[at + 1] <= 1024 then
         keys[#keys + 1] = key
         values[key] = fields[at + 1]
@@ -238,7 +237,7 @@ local function read_job(log, job)
   end
   local exists = redis.call('EXISTS', log) == 1
   if #hash == 0 and not exists or field(hash, 'deleting') then return nil end
-  -- Our own runners set both of these fields.
+  -- Our own runners set both fields.
   local is_foreign = not (field(hash, 'attempt') and field(hash, 'created_at'))
   local info = exists and stream_info(log) or {}
   local first, terminal = info['first-entry'], exists and find_end(hash, info['last-entry'], values[2], is_foreign)
@@ -255,15 +254,16 @@ local function read_job(log, job)
   }, values[3], end_seen(values[1]), terminal
 end
 
--- The status that a terminal entry gives its job.
+-- The job status in a terminal entry.
 local function status_of_end(entry)
   local status, code = field(entry, 'status'), field(entry, 'exit_code') or ''
   if is_terminal(status) then return status end
   return (code == '' or code == '0') and 'COMPLETED' or 'FAILED'
 end
 
--- Whether the server has the workflow's changes and running jobs, if there are any. While a Cluster moves the slot, what is
--- missing here may be at the other server, and must not be made twice. Then a command for several keys is refused.
+-- Whether this server has the workflow's changes and running jobs, if they exist. While a Cluster moves the slot, a key
+-- that is missing here may be on the other server, and must not be created twice. A command with several keys is then
+-- refused.
 local function has_changes(job)
   local workflow = string.match(job, '^.*}:')
   return type(redis.pcall('EXISTS', job, workflow .. 'changes', workflow .. 'running')) == 'number'
@@ -275,17 +275,17 @@ local function server_id()
   return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 end
 
--- Appends an entry to the changes. Returns whether it was: a server may refuse it, and the key may be of another type.
+-- Appends an entry to the changes. Returns false if the server refuses it, or if the key has another type.
 local function add_change(changes, number, id, status, state, server)
   local values = {'id', id, 'status', status, 'state', state, 'server', server}
   local added = redis.pcall('XADD', changes, 'MAXLEN', '10000', string.format('%.0f-0', number), unpack(values))
   return type(added) == 'string'
 end
 
--- Appends a change to those of the workflow: the job's id, its status, which may be DELETED, and its state, which is what
--- read_job() returned or nil. The ids begin with the time and grow by one. `server` is that of the change before:
--- changes.lua notices another one, since INFO in each change would cost `open` a quarter of its time. Returns whether the
--- change was appended. The keys are none of KEYS, for the reason that is_deleted() gives.
+-- Appends a change to the workflow's changes: the job's id, its status (which may be DELETED), and its state (from
+-- read_job(), or nil). Ids begin at the current time, and increase by one. `server` is copied from the previous change,
+-- because INFO would make `open` a quarter slower; changes.lua notices a new server. Returns whether the change was
+-- appended. The keys are not in KEYS for the reason given at is_deleted().
 local function append_change(job, status, state)
   if not has_changes(job) then return false end
   local workflow, id = string.match(job, '^(.*}:)(.*):job$')
@@ -301,9 +301,9 @@ local function append_change(job, status, state)
   return is_added
 end
 
--- Appends a change of a job if its status, attempt, exit code or labels are not those of the change before it, which the
--- hash's `told` has; '' there if that could not be appended. A job of a foreign runner may have no hash. Then it is known
--- to run if it is one of the running jobs. `state` and `told` are of read_job(), for a caller that has them.
+-- Appends a change if the job's status, attempt, exit code or labels differ from the previous change, which is in the
+-- hash's `told` ('' if that one could not be appended). A foreign job may have no hash; it then counts as told if it is
+-- among the running jobs. `state` and `told` are results of read_job(), if the caller has them.
 local function note_change(log, job, state, told)
   if not state then state, told = read_job(log, job) end
   if not state then return end
@@ -326,15 +326,15 @@ local function note_change(log, job, state, told)
   if #hash > 0 or redis.call('EXISTS', job) == 1 then redis.pcall('HSET', job, 'told', is_told and now or '') end
 end
 
--- The last number of the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
--- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
--- The third value says whether the log exists, and the fourth whether it ends with lines that a quota has left out. The
--- hash's field `skipped` is the last of these, which the log may not name yet: see name_skipped().
--- Raises WRONGTYPE when one of the two keys is of another type. `values` are the hash's `archived` and `skipped`, for a
--- caller that has read them.
--- Redis counts the entries ever added. The count survives trims, restarts and rewrites, so comparing it with the last
--- number checks all ids in O(1). Archived lines keep their numbers when the log itself is lost: the next number is the
--- one after them.
+-- Returns the log's last number, and why nothing can be appended: CLOSED after a terminal entry, TAINTED if the ids are
+-- not 1-0, 2-0, 3-0, … (the first value is then the last id), else nil.
+-- Also returns whether the log exists, and whether it ends with lines that a quota dropped. The hash's field `skipped`
+-- is the last dropped number, which the log may not contain yet: see name_skipped().
+-- Raises WRONGTYPE if either key has another type. `values` are the hash's `archived` and `skipped`, if the caller has
+-- read them.
+-- Redis counts all entries ever added, and keeps the count across trims, restarts and rewrites. So comparing it with
+-- the last number checks all ids in O(1). Archived lines keep their numbers if the log is lost: the next number follows
+-- them.
 local function head(log, job, values)
   values = values or redis.call('HMGET', job, 'archived', 'skipped')
   local archived, skipped = whole_number(values[1]) or 0, whole_number(values[2]) or 0
@@ -349,8 +349,8 @@ local function head(log, job, values)
   return math.max(tonumber(number), skipped), nil, true, is_quota_gap(last_entry)
 end
 
--- Makes a missing log an empty one whose last number is `last`, as if all lines up to there had been trimmed. Returns
--- the error of the first write, which is the only one that may be refused for memory.
+-- Creates a missing log, empty and with `last` as its last number, as if all lines had been trimmed. Returns the error
+-- of the first write, the only one that can be refused for lack of memory.
 local function resume_numbering(call, log, last)
   if last == 0 or redis.call('EXISTS', log) == 1 then return end
   local made = call('XGROUP', 'CREATE', log, 'made', '$', 'MKSTREAM')
@@ -359,9 +359,9 @@ local function resume_numbering(call, log, last)
   redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
 end
 
--- Names in the log the numbers up to `last` that it does not have: a quota has left their lines out. One entry, with the
--- number `last`, stands for all of them. It takes the place of an entry that already names the first of them, unless
--- that is archived. The XADD is the first write. Returns its error.
+-- Records in the log that a quota dropped the missing numbers up to `last`, in one entry with the number `last`. If the
+-- last entry already reports dropped lines and is not archived, replaces it. The XADD is the first write. Returns its
+-- error.
 local function name_skipped(call, log, job, last, now)
   local info = redis.call('EXISTS', log) == 1 and stream_info(log) or {['last-generated-id'] = '0-0'}
   local before, entry = tonumber(string.match(info['last-generated-id'], '^%d+')), info['last-entry']
@@ -377,7 +377,7 @@ local function name_skipped(call, log, job, last, now)
   if from <= before then redis.call('XDEL', log, entry[1]) end
 end
 
--- Appends one entry that stands for the numbers `from` to `to`, whose lines the log does not have, and says why.
+-- Appends one entry that reports the numbers `from` to `to` as missing, and the reason.
 local function name_lost(call, log, from, to, reason, now)
   local id = string.format('%.0f-0', to)
   call('XADD', log, id, 'event', 'lost', 'from', string.format('%.0f', from), 'reason', reason, 'timestamp', now)
@@ -385,17 +385,16 @@ local function name_lost(call, log, from, to, reason, now)
   call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', to))
 end
 
--- Four functions that append to a log whose last number is `last`, as far as quotas allow. `write` takes a line, whose
--- number is one more than the last one's. `name_missing` takes the first of some numbers that are missing, how many these
--- are, and the time. `close` takes the number after the last one, and the time, and returns how many lines were left out.
--- `charge` takes bytes of something else that the quotas count, and returns whether there is room; if not, all lines after
--- it are left out.
--- `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the others are what head() returns. When the server
--- is out of memory, the first write raises an error. It is an XADD, or what makes one possible.
+-- Returns four functions that append to a log within the quotas. `last` is the log's last number. `write` takes a line,
+-- whose number must be the next one. `name_missing` takes the first of some missing numbers, their count, and the time.
+-- `close` takes the number after the last one and the time, and returns how many lines were dropped. `charge` takes
+-- other bytes that count towards the quotas, and returns whether there is room; if not, all later lines are dropped.
+-- `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the other arguments are results of head().
+-- Without memory, the first write raises an error. It is an XADD, or the write that enables it.
 local function line_writer(log, job, bytes, left_out_before, exists, last, ends_in_gap)
-  -- How many bytes the workflow's own bounds (0 is none), or else the common ones, leave for the job and for today. Only
-  -- where there is a bound are bytes counted: that takes two more writes. A settings key of another type holds no
-  -- settings. It is not one of KEYS, for the reason that is_deleted() gives: where it is not there, it is not written.
+  -- Bytes left for the job and for today, by the workflow's own quotas (0 is none) or else the default ones. Bytes are
+  -- only counted if there is a quota, since that takes two more writes. A settings key of another type counts as empty.
+  -- It is not in KEYS for the reason given at is_deleted(); if it is absent, it is not written.
   local settings = string.match(job, '^.*}') .. ':settings'
   local set = redis.pcall('HMGET', settings, 'job_bytes', 'day_bytes', 'common_job_bytes', 'common_day_bytes', 'day', 'bytes_today')
   local job_bound, day_bound = whole_number(set[1] or set[3]) or 0, whole_number(set[2] or set[4]) or 0
@@ -424,7 +423,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   end
 
   local function write(number, timestamp, stream, partial, text)
-    -- An empty line counts as one byte: otherwise no bound would hold for empty lines.
+    -- An empty line counts as one byte. Otherwise a log of empty lines would be unlimited.
     if not charge(math.max(#text, 1)) then
       left_out = left_out + 1
       return
@@ -439,7 +438,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   end
 
   local function name_missing(number, count, timestamp)
-    -- After a line that was left out, these numbers are in the same gap.
+    -- After a dropped line, these numbers belong to the same gap.
     if left_out > 0 then return end
     if ends_in_gap then close_gap(timestamp) end
     name_lost(call, log, number, number + count - 1, 'missing', timestamp)
@@ -447,11 +446,11 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
 
   local function close(next_number, now)
     if left_out > 0 then
-      -- Readers hear at once that there is a gap. Its end is named with the next line, or at the job's end.
+      -- Readers see the gap at once. Its end is recorded with the next line, or at the job's end.
       if not ends_in_gap then name_skipped(call, log, job, next_number - 1, now) end
       redis.call('HSET', job, 'skipped', string.format('%.0f', next_number - 1))
       redis.call('HSET', job, 'left_out', string.format('%.0f', left_out + (whole_number(left_out_before) or 0)))
-      -- The bound counts as reached, so that no later, shorter line is stored.
+      -- The quota counts as used up, so that no later, shorter line is stored.
       if job_bound - job_bytes <= day_bound - day_bytes then
         job_bytes = math.max(job_bytes, job_bound - stored)
       else
@@ -468,28 +467,28 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   return write, name_missing, close, charge
 end
 
--- Removes the lines up to a number from the log, but never its last entry.
+-- Trims the log up to a number, but keeps its last entry.
 local function trim_log(log, number)
   if redis.call('EXISTS', log) == 0 then return end
   local last = tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+'))
   redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(number, last - 1) + 1))
 end
 
--- The retention of a job in ms: the one of its workflow, or else the common one. The workflow's own is also a field of
--- the job's hash, so that scripts need not read the settings. That key may be absent, and then a Cluster would refuse
--- the script while it moves the slot.
+-- A job's retention in ms: its workflow's, else the default. The workflow's is copied to the job's hash, so that
+-- scripts need not read the settings. If that key were in KEYS and absent, a Cluster would refuse the script while it
+-- moves the slot.
 local function retention_of(job, common)
   local own = whole_number(redis.call('HGET', job, 'retention_ms'))
   return own and string.format('%.0f', own) or common
 end
 
--- Ends a job: writes the terminal entry and the fields of the hash, and starts the retention. Returns false, with nothing
--- written, when the entry's number would have more than 15 digits, and for status LOST also when the server refuses the
--- write. The first XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
--- until the archive is deleted. Of a job that was imported from the archive, and whose runner has not come back, nobody
--- knows how many lines followed. One entry, which says that its own number is lost, stands for them. `dropped` is counted
--- by the runner; lines that a quota has left out are added. `no_runner` is true when somebody else ends it. Otherwise
--- returns the terminal entry's id.
+-- Ends a job: writes the terminal entry and the hash, and starts the retention. Returns the terminal entry's id.
+-- Returns false, without a write, if the entry's number would have more than 15 digits, or (LOST only) if the server
+-- refuses the write. The first XADD is the first write, and the only one that can be refused for lack of memory. An
+-- archived job's hash is kept until the archive is deleted.
+-- If the job was imported from the archive and its runner has not come back, the number of further lines is unknown:
+-- one entry with its own number reports them as lost. `dropped` is the runner's count; lines dropped by a quota are
+-- added. `no_runner` is true if another client ends the job.
 local function end_job(log, job, last, status, exit_code, dropped, now, retention, no_runner)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
@@ -516,8 +515,8 @@ local function end_job(log, job, last, status, exit_code, dropped, now, retentio
   note_change(log, job)
   retention = retention_of(job, retention)
   redis.call('PEXPIRE', log, retention)
-  -- The marks of records that came by OpenTelemetry: whoever sends such a record again still gets the same answer. The key
-  -- is not one of KEYS, for the reason that is_deleted() gives.
+  -- The marks of OpenTelemetry log records: a sender that repeats a record still gets the same answer. The key is not
+  -- in KEYS for the reason given at is_deleted().
   redis.pcall('PEXPIRE', (string.gsub(log, '%a+$', 'files')), retention)
   if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
   return id

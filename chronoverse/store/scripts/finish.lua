@@ -1,16 +1,16 @@
 -- Ends a job: writes the terminal entry and the job's hash, deletes the lease and starts the retention. All or nothing.
--- With the status PENDING it ends the attempt, and not the job: the job stays RUNNING, and its lease says that it waits
--- for its next attempt. It is LOST if none comes in time. The largest exit code that counts is the job's, if it ends
--- COMPLETED or FAILED with a smaller one.
--- With the token '' it ends a job that no runner holds.
+-- With the status PENDING, ends only the attempt: the job stays RUNNING, and its lease shows that it waits for its next
+-- attempt. It becomes LOST if none comes in time. If the job later ends as COMPLETED or FAILED, its exit code is the
+-- highest one: its own, or that of an attempt that counts.
+-- With the token '', ends a job that no runner holds.
 -- KEYS  log, job, lease
--- ARGV  token ('' without a runner: then the next number is '', and the attempt the workflow's own retention in ms), now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms (PENDING: how long the job
---       waits, in ms), next number, attempt, '1' when the exit code of a PENDING attempt counts for the job
+-- ARGV  token ('' without a runner: then the next number is '', and the attempt is the workflow's own retention in ms),
+--       now (ISO 8601), status, exit code ('' if unknown), dropped, retention in ms (PENDING: how long the job waits,
+--       in ms), next number, attempt, '1' if the exit code of a PENDING attempt counts for the job
 -- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left) | RUNS (a runner holds the job)
---       | OK status exit-code (without a runner: the job has ended already, and these are what its end should say)
--- When it is repeated after a lost reply, its attempt has already ended with this status after this line, and the answer
--- is OK again. The line is compared, since a job that was declared LOST has the same status and attempt but may lack
--- lines.
+--       | OK status exit-code (without a runner: the job had already ended; these are the values for its end)
+-- A call repeated after a lost reply gets OK again: its attempt has already ended with this status after this line. The
+-- line is compared because a job that was declared LOST may have the same status and attempt, but lack lines.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -25,7 +25,7 @@ if token == '' then
   local holder = redis.call('GET', lease)
   if is_deleted(lease) or ended[6] then return {'DELETED'} end
   if problem == 'CLOSED' or is_terminal(ended[1]) or end_seen(ended[5]) then return {'OK', status, exit_code} end
-  -- After an expired lease settle_job.lua decides. A foreign runner has no attempt.
+  -- If the lease has expired, settle_job.lua decides. A foreign runner has no attempt.
   if holder ~= WAITS and (holder or ended[2]) then return {'RUNS'} end
 elseif not holds_lease(job, lease, token, ARGV[8]) then
   if is_deleted(lease) then return {'DELETED'} end
@@ -46,7 +46,7 @@ end
 if token == '' and ARGV[8] ~= '' then redis.call('HSET', job, 'retention_ms', ARGV[8]) end
 local id = end_job(log, job, last, status, exit_code, dropped, now, retention, token == '')
 if not id then return {'TAINTED', last} end
--- Whatever a foreign runner still writes comes after this end.
+-- Anything that a foreign runner writes later comes after this end.
 if token == '' then redis.call('HSET', job, 'end_id', id) end
 redis.call('DEL', lease)
 return {'OK'}

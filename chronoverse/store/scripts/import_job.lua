@@ -1,21 +1,21 @@
--- Makes a job of what the archive has of it, if the store does not know the job, or knows less of it.
+-- Creates a job from its archive, if the store has no such job or an older state of it.
 -- KEYS  log, job, lease, archive, jobs
--- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
---       job without an end waits for its runner ('' for one that has ended), how often it was redacted, how many of the next
---       arguments are fields of the hash as field, value, …; after them the chunks, each as last number, record, and bytes of
---       its messages (0 if unknown)
--- ->    OK 1 (made), 0 (the store knows it), 2 (its runner has come back, and has not sent again yet what it has) or 3 (the
---       store has another running job of this name) | DELETED
--- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines, or a
--- redaction of an archive that is complete. It is the same job if it was created at the same time, has the first of the
--- chunks, or a line 1 of the same time: that chunk may be merged since. A runner that came back before this call has begun
--- its log again, and its first entry says that the lines from 1 on are lost: then the chunks are added. For its quota, chunks
--- of which it has sent lines again do not count.
+-- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), how many ms a
+--       job without an end waits for its runner ('' if it has ended), its number of redactions, number of the following
+--       arguments that are fields of the hash as field, value, …; then the chunks, each as last number, record, and
+--       bytes of its messages (0 if unknown)
+-- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines) or
+--       3 (the store has another running job with this id) | DELETED
+-- A store restored from an old copy has an older state of a job: it lacks the last lines of the chunks, or a redaction
+-- of a complete archive. It is the same job if it has the same creation time, the first of the chunks, or a line 1 with
+-- the same time (that chunk may have been merged since). A runner that came back before this call has restarted its
+-- log, with a first entry that reports the lines from 1 on as lost: the chunks are then added. Chunks whose lines it
+-- has resent do not count towards its quota.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local records = 9 + fields
 
--- The time of the store's own line 1, by its first record (the earliest of that frame) or its log. Nil without one.
+-- The time of line 1 in the store: from its first record (the frame's earliest time) or its log. Nil without either.
 local function first_time()
   local record = redis.call('ZRANGE', archive, 0, 0)[1]
   local entry = not record and redis.call('XRANGE', log, '1-0', '1-0')[1]
@@ -49,7 +49,7 @@ if is_known then
   end
 end
 
--- The first write is the only one that can be refused for memory.
+-- Only the first write can be refused for lack of memory.
 redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
 redis.call('UNLINK', archive)
 local bytes = goes_on and whole_number(redis.call('HGET', job, 'bytes')) or 0
@@ -69,7 +69,7 @@ redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'sw
 for at = 9, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
 redis.call('UNLINK', log, lease)
 if ARGV[6] ~= '' then
-  -- Its runner may come back and go on. If it does not, the job is LOST, and end_job() names what nobody has.
+  -- Its runner may come back and continue. If not, the job becomes LOST, and end_job() reports missing lines.
   redis.call('HSET', job, 'imported', ARGV[4])
   redis.call('SET', lease, WAITS, 'PX', ARGV[6])
 end

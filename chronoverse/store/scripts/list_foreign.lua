@@ -1,4 +1,4 @@
--- Adds a job of a foreign runner to the listing, unless it is listed or gone.
+-- Adds a foreign job to the listing, unless it is already listed, or gone.
 -- KEYS  log, job, jobs
 -- ARGV  creation time (Unix ms), job id
 -- ->    its creation time in the listing, or nil

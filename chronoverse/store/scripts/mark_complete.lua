@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Notes that all of an ended job is archived. From now on its hash holds all that is known of it, and the log expires.
+-- Marks an ended job as fully archived. Its hash then has all its data, and the log expires.
 -- KEYS  log, job, archive lock, archive, jobs
--- ARGV  token, last number archived, SHA-256 of all, how long the log stays in ms, job id, creation time (Unix ms),
---       versions of what is derived of the log, then fields of the hash as field, value, …; a field that the hash has already is not changed
+-- ARGV  token, last number archived, SHA-256 of the whole log, how long the log is kept in ms, job id, creation time
+--       (Unix ms), versions of data derived from the log, then fields of the hash as field, value, …; fields that the
+--       hash has are not changed
 -- ->    OK | GAP expected first number | FENCED
--- May be repeated. The log's time to live is only ever lowered.
+-- Can be repeated. Never increases the log's time to live.
 local log, job, lock, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 check_types(log, job, lock, archive, jobs)

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Hides a job from readers and refuses its runners. Its objects are about to be deleted, and then its keys.
+-- Hides a job from readers, and refuses its runners. Its objects, and then its keys, are about to be deleted.
 -- KEYS  log, job, lease, archive lock, tombstone
--- ARGV  token of the archive lock, for how many ms the id stays deleted: with 0 no tombstone is made, nor one removed
+-- ARGV  token of the archive lock, how many ms the id stays deleted (0 neither creates nor removes a tombstone)
 -- ->    OK | RUNS: a runner holds the job | FENCED
 local log, job, lease, lock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
--- The log may be of any type.
+-- The log may have any type.
 check_types(job, lease, lock)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 if not is_free(redis.call('GET', lease)) then return {'RUNS'} end
@@ -14,8 +14,8 @@ if redis.call('EXISTS', log, job) > 0 then
   local is_log, state = pcall(read_job, log, job)
   if redis.call('HSET', job, 'deleting', '1') == 1 then append_change(job, 'DELETED', is_log and state or nil) end
 end
--- The terminal entry wakes the tail readers that wait for the next line. They ask for the job and find it deleted.
--- Without it they would show what a foreign runner writes until they ask by themselves, which may be seconds later.
+-- The terminal entry wakes readers that wait for the next line. They reread the job, and find it deleted. Otherwise
+-- they would show a foreign runner's lines until their next check, perhaps seconds later.
 if redis.call('TYPE', log).ok == 'stream' then
   local last, problem = head(log, job)
   local id = not problem and string.format('%.0f-0', last + 1)

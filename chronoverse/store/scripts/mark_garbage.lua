@@ -1,13 +1,12 @@
 #!lua flags=allow-oom
--- Marks objects for deletion. From now on no script can record them, however late it arrives.
+-- Marks objects for deletion. After that, no script can record them, however late it runs.
 -- KEYS  archive lock, garbage
 -- ARGV  token, names of objects that have no record and are not in the garbage
 -- ->    {name, seconds since it was marked, 'replaced' by a redaction, 'merged' into a larger chunk or '', name, …}
--- The holder of the lock marks all objects in the garbage, since their writers have lost the lock. A caller that has lost
--- the lock marks only the objects whose upload it began itself, and gets only those back.
--- No job has more than some thousand objects to delete. If there are more than MOST names, somebody else has written
--- them, and they would block the server. Then the whole key is deleted. The job's objects can still be found in its
--- folder.
+-- The holder of the lock marks all objects in the garbage, because their writers have lost the lock. Other callers only
+-- mark, and get, the objects whose upload they began.
+-- No job has more than a few thousand objects to delete. More than MOST names were written by someone else, and would
+-- block the server: the whole key is then deleted. The job's objects can still be found in its folder.
 local lock, garbage, token = KEYS[1], KEYS[2], ARGV[1]
 local MOST = 10000
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Adds an entry to the audit trail. The server drops the oldest ones, some at a time.
+-- Adds an entry to the audit trail. The server trims the oldest ones, several at a time.
 -- KEYS  audit trail
 -- ARGV  entries to keep, then names and values
 -- ->    OK

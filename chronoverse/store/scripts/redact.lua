@@ -1,12 +1,12 @@
--- Records a chunk in which lines were redacted, and removes the store's own copy of its lines.
+-- Records a chunk in which lines were redacted, and removes its lines from the log.
 -- KEYS  log, job, archive lock, archive, audit, garbage
--- ARGV  token, first number, last number, record, the record that it replaces ('' when it comes after all others),
---       the redaction for the audit list, how many redactions are stored, then as for commit_chunk: id of the last entry
---       that was read for the chunk ('' for no such check), SHA-1 of its fields, name of the chunk's object; name of the
---       object that it replaces ('' for none), which becomes garbage in the same step; how often the job was redacted then
+-- ARGV  token, first number, last number, record, the record that it replaces ('' if it comes after all others), the
+--       redaction for the audit list, how many redactions to keep, then as for commit_chunk: id of the last entry read
+--       for the chunk ('' for no check), SHA-1 of its fields, name of the chunk's object; name of the object that it
+--       replaces ('' for none), which becomes garbage in the same step; the job's new number of redactions
 -- ->    OK | GAP expected first number | FENCED
--- A chunk that is recorded already is OK again. The chunk's object was read back before, and nothing is refused for
--- memory after the ZADD.
+-- A chunk that is already recorded gets OK again. The caller has verified the chunk's object, and nothing after the
+-- ZADD can be refused for lack of memory.
 local log, job, lock, archive, audit, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local first, last, record, old = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
@@ -31,7 +31,7 @@ else
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
 end
--- These fields describe the archive as it was before. The archiver makes them again.
+-- These fields describe the archive before the redaction. The archiver writes them again.
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 redis.call('HSET', job, 'redactions', ARGV[12])
 redis.call('PERSIST', job)

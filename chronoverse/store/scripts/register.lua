@@ -1,11 +1,10 @@
 -- Registers a PENDING job, so that viewers can open it before it starts.
 -- KEYS  job, jobs
--- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a job that no runner ever opens), then labels as key,
+-- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (if no runner ever opens the job), then labels as key,
 --       value, …
 -- ->    OK new (1 or 0) score (the job's creation time in the listing) | DELETED
---       | LABEL_SET key … (the labels that cannot be set; of a job that has ended all that it does not have)
--- A job that a foreign runner has begun is there already. Its log is not one of KEYS, for the reason that is_deleted()
--- gives.
+--       | LABEL_SET key … (the labels that cannot be set; for an ended job, all that it does not have)
+-- A job that a foreign runner has begun already exists. Its log is not in KEYS for the reason given at is_deleted().
 local job, jobs = KEYS[1], KEYS[2]
 if is_deleted(job) then return {'DELETED'} end
 check_types(job, jobs)

@@ -1,4 +1,4 @@
--- Extends the lease while this attempt holds it. PEXPIRE works on a server out of memory, which would refuse SET.
+-- Extends the lease if this attempt holds it. PEXPIRE works even if the server is out of memory; SET would be refused.
 -- KEYS  job, lease
 -- ARGV  token, attempt, lease in ms
 -- ->    OK | DELETED | FENCED

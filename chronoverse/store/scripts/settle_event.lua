@@ -1,6 +1,7 @@
--- Notes how a delivery went.
+-- Records the result of a delivery.
 -- KEYS  queue, watches
--- ARGV  the event; when it and the watch's next are due (ms from now; '' if it is over); the watch's id; its state
+-- ARGV  the event; when it and the watch's next event are due (ms from now; '' if this one is done); the watch's id;
+--       its state
 -- A watch that was deleted meanwhile gets no keys again.
 if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1], '') end
 local due = now_ms() + (tonumber(ARGV[2]) or 0)

@@ -1,8 +1,8 @@
--- Reads the next changes for the processes that share them, a consumer group.
+-- Reads the next changes for the processes that share them, as a consumer group.
 -- KEYS  changes
--- ARGV  the group; '' for changes that nobody has read, or for how many ms one has read them without an answer; the number
---       of the last change that the caller can do without, as all before it
--- ->    {entries, 0} | {{}, the last number}: some were trimmed that nobody has read and answered
+-- ARGV  the group; '' for new changes, or for how many ms a change must have been read without acknowledgement; the
+--       number up to which the caller does not need changes
+-- ->    {entries, 0} | {{}, the last number} if needed changes were trimmed before they were acknowledged
 local key, group, idle = KEYS[1], ARGV[1], ARGV[2]
 local groups = redis.pcall('XINFO', 'GROUPS', key)
 -- There are no changes.

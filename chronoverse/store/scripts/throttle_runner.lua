@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Makes the runner of a job pause after each append for a while, since its log grows faster than it can be archived.
+-- Makes a job's runner pause after each append for some time, because its log grows faster than it can be archived.
 -- KEYS  job
--- ARGV  for how long, in ms of the server's clock
+-- ARGV  how long, in ms of the server's clock
 -- ->    OK
 check_types(KEYS[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then

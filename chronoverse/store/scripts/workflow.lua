@@ -1,10 +1,10 @@
--- What is known of a workflow.
+-- Describes a workflow, for listings.
 -- KEYS  jobs
--- ARGV  how many of its newest jobs
--- ->    {how many jobs it has; how many of them run; the score of the newest one; its id; the statuses of the newest ones,
---       the newest first, with a space between; the ids of those that are '?'}
--- A status is '?' unless the hash says that the job runs or has ended. Nil when there are no jobs. The statuses are one
--- text, since a page has a hundred workflows. The other keys are none of KEYS, for the reason that is_deleted() gives.
+-- ARGV  number of newest jobs to describe
+-- ->    {number of jobs; number of running jobs; score of the newest job; its id; statuses of the newest jobs, newest
+--       first, separated by spaces; ids of those whose status is '?'}
+-- A status is '?' unless the hash has RUNNING or an end. Nil if there are no jobs. The statuses are one string, because
+-- a page has a hundred workflows. The other keys are not in KEYS for the reason given at is_deleted().
 local workflow, newest = string.match(KEYS[1], '^.*:'), redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'REV')
 if not newest[1] then return false end
 local running = redis.pcall('SCARD', workflow .. 'running')
