@@ -92,7 +92,8 @@ class SecretForms:
                     raise ValueError("matches an empty text")
             except ValueError as error:
                 raise SettingsError(f"CHRONOVERSE_MASK_FORMS: form {name}: {error}") from None
-            rows.append((expression, expression))
+            # Several lines are searched at once.
+            rows.append((f"(?m:{expression})", expression))
         hints = [hint for hint, _ in rows]
         self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"], is_folded=False) if rows else None
 

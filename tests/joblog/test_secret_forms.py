@@ -180,10 +180,12 @@ def test_lists_are_masked_in_place() -> None:
 
 
 def test_more_forms() -> None:
-    """Of a form with groups, the first one that matches is the secret."""
-    forms = SecretForms([("acme", "acme_[a-z]{8}"), ("pin", "(?i)pin: ([0-9]{4})|code=([0-9]{6})")])
+    """Of a form with groups, the first one that matches is the secret. A form can be of a whole line."""
+    more = [("acme", "acme_[a-z]{8}"), ("pin", "(?i)pin: ([0-9]{4})|code=([0-9]{6})"), ("line", "^tok-[a-z]{8}$")]
+    forms = SecretForms(more)
     text = f"acme_abcdefgh PIN: 1234 code=123456 {GITHUB}"
     assert forms.mask()(text.encode()) == b"[masked] PIN: [masked] code=[masked] [masked]"
+    assert forms.mask()(b"fine\ntok-abcdefgh\nfine") == b"fine\n[masked]\nfine"
     nothing = SecretForms(None)
     assert nothing.mask()("\n".join(PEM).encode()) == "\n".join(PEM).encode()
 
