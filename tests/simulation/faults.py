@@ -4,6 +4,7 @@ A fault takes its numbers from a chance of its own, so that leaving out others d
 ends by itself within :data:`LONGEST_SECONDS`, and tells the story what it does.
 """
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -36,7 +37,7 @@ def schedule(seed: int, number: int, began: float, seconds: float, rates: dict[s
     chance = random.Random(f"{seed} {number}")
     found: list[Fault] = []
     at = began
-    while rates and (at := at + chance.expovariate(sum(rates.values()) / 3600)) < began + seconds:
+    while rates and (at := at + chance.expovariate(math.fsum(rates.values()) / 3600)) < began + seconds:
         kind = chance.choices(list(rates), list(rates.values()))[0]
         found.append(Fault(1000 * number + len(found), kind, at, chance.getrandbits(32)))
     return found

@@ -1,6 +1,7 @@
 """What a simulation does, and what came of it. Each runs in a process of its own, without gevent here."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -94,8 +95,8 @@ def shape_of(plan: Plan) -> Shape:
     share = pick((0.15, 0.3, 0.6))
     # Here, what is rare elsewhere is not.
     kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
-    # Seconds between two faults, on average.
-    pace = pick((4.0, 10.0, 30.0)) * sum(kinds.values()) / 3600
+    # Seconds between two faults, on average. From Python 3.12 on, sum() of floats is another one.
+    pace = pick((4.0, 10.0, 30.0)) * math.fsum(kinds.values()) / 3600
     rates = {kind: rate / pace for kind, rate in kinds.items()}
     # Redactions take the most that must be just right: lines that follow, readers, and a scan or an archive in between.
     if chance.random() < 0.4:

@@ -4,15 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.plan import Plan, Result, simulate, small
 from tests.simulation.shrink import shrink
 
 pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
 
 
 @pytest.mark.long
-def test_a_seed_is_the_same_run_again() -> None:
-    plan = Plan(seed=7, hours=0.02, nodes=2, jobs=2, viewers=4, round=60.0, plain=True)
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(seed=7, hours=0.02, nodes=2, jobs=2, viewers=4, round=60.0, plain=True), small(9), small(500150)],
+    ids=str,
+)
+def test_a_seed_is_the_same_run_again(plan: Plan) -> None:
     first, second = simulate(plan), simulate(replace(plan, story=True))
     assert first.violations == []
     assert (first.digest, first.counts) == (second.digest, second.counts)
