@@ -3,16 +3,13 @@
 
 import { MARKERS, markup } from "./markup.js";
 import { findOne, query } from "./scan.js";
-import { get } from "./session.js";
+import { get, persist } from "./session.js";
 import { plain } from "./text.js";
 
 //: Lines of one request.
 const PAGE = 1000;
 //: Groups that are kept. Groups after them can be folded one by one.
 const MAX_GROUPS = 20_000;
-//: How often a request that fails is repeated, and after how many milliseconds. The service may be busy.
-const RETRIES = 5;
-const RETRY_MS = 2000;
 //: Styles whose groups have names, by which they end.
 const NAMED = ["gitlab", "travis"];
 
@@ -38,15 +35,10 @@ export class Groups {
 
   async #find(requests) {
     const criteria = { q: MARKERS, regex: true };
-    for (let request = 0, failures = 0; request < requests && !this.done && this.known.size < MAX_GROUPS; ) {
+    for (let request = 0; request < requests && !this.done && this.known.size < MAX_GROUPS; request += 1) {
       const url = `${this.#path}/logs/search?${query(criteria, { offset: this.position, limit: PAGE })}`;
-      const answer = await get(url).catch(() => null);
-      if (!answer && (failures += 1) > RETRIES) return;
-      if (!answer) {
-        await new Promise((done) => setTimeout(done, RETRY_MS));
-        continue;
-      }
-      request += 1;
+      const answer = await persist(() => get(url)).catch(() => null);
+      if (!answer) return;
       const { body, position } = answer;
       for (const line of body.logs) this.#see(line);
       this.position = Math.max(this.position, position);

@@ -1,10 +1,11 @@
 // A table of what a route lists in pages, the newest first. It follows the changes of the items where there is a stream of
 // them. Elsewhere it reads the list again every few seconds while its tab is visible.
 
+import { isTransient } from "../client/request.js";
 import { $, announce, fill, make, notice } from "./dom.js";
 import { many } from "./format.js";
 import { get } from "./session.js";
-import { hideRetry, isTransient, showRetry } from "./trouble.js";
+import { hideRetry, showRetry } from "./trouble.js";
 
 //: Milliseconds until the list is read again, and until a request that has failed is repeated.
 const AGAIN_MS = 5000;

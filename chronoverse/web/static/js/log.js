@@ -1,12 +1,12 @@
 // The part of a job's log that the page holds: the most recently used windows of lines.
 
-import { Backoff } from "../client/request.js";
+import { Backoff, isTransient } from "../client/request.js";
 import { markup } from "./markup.js";
 import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { countBefore, Ranges } from "./ranges.js";
 import { plain } from "./text.js";
-import { hideRetry, isTransient, showRetry } from "./trouble.js";
+import { hideRetry, showRetry } from "./trouble.js";
 
 //: Lines of a window, and so of one request.
 export const WINDOW = 200;

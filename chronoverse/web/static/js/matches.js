@@ -1,14 +1,10 @@
 // The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
 
-import { isTransient, pause } from "../client/request.js";
 import { $, announce, button } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { accepted, findOne, query, route, Scan } from "./scan.js";
-import { get } from "./session.js";
-
-//: Milliseconds after which a request that failed is sent again.
-const RETRY_MS = 2000;
+import { get, persist } from "./session.js";
 
 export class Matches {
   /** The scan, or null while nothing is looked for. */
@@ -120,14 +116,9 @@ export class Matches {
     this.#fetching = true;
     this.#fetchedWindows.add(index);
     const range = query(this.criteria, { offset: index * WINDOW, limit: WINDOW });
-    try {
-      const { body } = await get(`${this.#path}${route(this.criteria)}?${range}`, signal);
-      for (const line of accepted(this.criteria, body.logs)) scan.highlights.set(line.sequence_num, line.highlights ?? []);
-    } catch {
-      // A service that is busy refuses it, and the scan may come to the window much later. It is asked for again when it is drawn then.
-      await pause(RETRY_MS, signal).catch(() => {});
-      this.#fetchedWindows.delete(index);
-    }
+    // The scan reports what is refused.
+    const answer = await persist(() => get(`${this.#path}${route(this.criteria)}?${range}`, signal), { signal }).catch(() => null);
+    for (const line of accepted(this.criteria, answer?.body.logs ?? [])) scan.highlights.set(line.sequence_num, line.highlights ?? []);
     this.#fetching = false;
     this.changed();
   }
@@ -157,26 +148,20 @@ export class Matches {
     await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.criteria.hunks && isElsewhere);
   }
 
-  /** Asks the service for the nearest match, which the scan may not have reached. While it is busy it is asked again, until
-   * the reader has gone to another line. */
+  /** Jumps to the nearest match, which the scan may not have reached, unless the reader has gone to another line meanwhile. */
   async #findNearest(from, order, accepts = null) {
     const signal = this.#stop.signal;
     const current = this.#on.current();
-    try {
-      const beyond = order === "asc" ? 0 : this.#log.last + 1;
-      const criteria = accepts ? { ...this.criteria, accepts } : this.criteria;
-      const found =
-        (await findOne(this.#path, criteria, Math.max(0, from), order, signal)) ??
-        (await findOne(this.#path, this.criteria, beyond, order, signal));
-      if (!found || signal.aborted) return;
-      this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
-      this.#on.jump(found.sequence_num);
-    } catch (error) {
-      // The scan reports what is refused.
-      if (!isTransient(error)) return;
-      await pause(RETRY_MS, signal).catch(() => {});
-      if (!signal.aborted && this.#on.current() === current) await this.#findNearest(from, order, accepts);
-    }
+    const beyond = order === "asc" ? 0 : this.#log.last + 1;
+    const criteria = accepts ? { ...this.criteria, accepts } : this.criteria;
+    const nearest = async () =>
+      (await findOne(this.#path, criteria, Math.max(0, from), order, signal)) ??
+      (await findOne(this.#path, this.criteria, beyond, order, signal));
+    // The scan reports what is refused.
+    const found = await persist(nearest, { signal }).catch(() => null);
+    if (!found || signal.aborted || this.#on.current() !== current) return;
+    this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
+    this.#on.jump(found.sequence_num);
   }
 
   /** How many there are; which match is the current one, as "3 of 1,240"; and how far the scan is, until it is done. */

@@ -3,7 +3,7 @@
 import { againstLabels } from "./addresses.js";
 import { truncate } from "./line.js";
 import { countBefore } from "./ranges.js";
-import { get, Refused } from "./session.js";
+import { get, persist, Refused } from "./session.js";
 
 //: Lines of one request.
 const PAGE = 1000;
@@ -11,8 +11,8 @@ const PAGE = 1000;
 const PAUSE_AFTER = 20_000;
 //: Pages of lines that are cached for the list of matches. Others are requested again.
 const PAGES = 24;
-//: Milliseconds until a running job's new lines are scanned. After a failed request it is four times as long.
-const RETRY_MS = 500;
+//: Milliseconds until a running job's new lines are scanned.
+const AGAIN_MS = 500;
 
 /**
  * The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional.
@@ -120,23 +120,20 @@ export class Scan {
 
   async #run() {
     this.#busy = true;
-    while (!this.#stop.signal.aborted && !this.paused) {
+    const { signal } = this.#stop;
+    const failed = (error) => ((this.error = error), this.#changed());
+    while (!signal.aborted && !this.paused) {
       try {
-        await this.#scanPage();
-        this.error = null;
+        await persist(() => this.#scanPage(), { signal, failed });
       } catch (error) {
-        if (this.#stop.signal.aborted) return;
-        this.error = error;
-        this.#changed();
-        if (this.isRefused) return;
-        await new Promise((done) => setTimeout(done, RETRY_MS * 4));
-        continue;
+        return signal.aborted || failed(error);
       }
+      this.error = null;
       this.#changed();
       if (this.done) break;
     }
     this.#busy = false;
-    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), RETRY_MS);
+    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), AGAIN_MS);
   }
 
   async #scanPage() {

@@ -1,6 +1,6 @@
 // The token, which is stored for this tab only, and requests that carry it.
 
-import { get as fetchJson } from "../client/request.js";
+import { Backoff, get as fetchJson, isTransient, pause } from "../client/request.js";
 import { IDENTIFIER } from "./addresses.js";
 import { button, make } from "./dom.js";
 import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
@@ -252,6 +252,25 @@ export async function ask(path, { headers = {}, ...options } = {}) {
 /** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks
  * for a new token. */
 export const get = (path, signal) => fetchJson(path, { token: currentToken, signal, headers: QUIET });
+
+/**
+ * The result of `request()`, which is repeated while the service is busy or away, soon at first and then less often.
+ * `failed(error, ms)` is called before each wait. Throws what another attempt would not change, and the signal's reason.
+ */
+export async function persist(request, { signal, failed = () => {} } = {}) {
+  const backoff = new Backoff();
+  for (;;) {
+    try {
+      return await request();
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      backoff.failed();
+      const ms = backoff.delay(error);
+      failed(error, ms);
+      await pause(ms, signal);
+    }
+  }
+}
 
 /** A token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
 export function claims(value = token()) {

@@ -1,10 +1,8 @@
 // Says that the service does not answer, or what it answers instead, counts down to the next attempt, and offers to try at once.
 
 import { announce, button, make } from "./dom.js";
-import { isTransient } from "../client/request.js";
 import { IssuerAway } from "./oidc.js";
-
-export { isTransient } from "../client/request.js";
+import { persist } from "./session.js";
 
 const said = make("span");
 const bar = make("aside", "trouble", said, button(() => again?.(), "Retry now"));
@@ -43,19 +41,9 @@ export function hideRetry() {
   bar.hidden = true;
 }
 
-/** The result of `request()`. While the service does not answer, it is tried again every five seconds. */
+/** The result of `request()`, which is repeated while the service does not answer. */
 export async function untilAnswered(request) {
-  for (;;) {
-    try {
-      const answer = await request();
-      hideRetry();
-      return answer;
-    } catch (error) {
-      if (!isTransient(error)) throw error;
-      await new Promise((done) => {
-        showRetry(5000, error, done);
-        setTimeout(done, 5000);
-      });
-    }
-  }
+  const answer = await persist(request, { failed: (error, ms) => showRetry(ms, error, () => dispatchEvent(new Event("online"))) });
+  hideRetry();
+  return answer;
 }

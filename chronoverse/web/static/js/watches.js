@@ -1,13 +1,12 @@
 // The watches of a workflow and how their deliveries go, for those who may send a test.
 
+import { pause } from "../client/request.js";
 import { announce, button, make } from "./dom.js";
 import { ask, claims, get } from "./session.js";
 
 //: Milliseconds between two looks whether a test was delivered, and the most looks.
 const LOOK_MS = 500;
 const LOOKS = 40;
-
-const pause = () => new Promise((resolve) => setTimeout(resolve, LOOK_MS));
 
 function stateText(watch) {
   const why = watch.error ? `: ${watch.error}` : "";
@@ -20,7 +19,7 @@ async function sendTest(path) {
   if (!answer.ok) return `not sent: ${answer.status}`;
   const before = await answer.json();
   for (let look = 0; look < LOOKS; look += 1) {
-    await pause();
+    await pause(LOOK_MS);
     const { body } = await get(path);
     if (body.delivered_at !== before.delivered_at) return "delivered";
     if (body.error && body.failing_since !== before.failing_since) return stateText(body);
