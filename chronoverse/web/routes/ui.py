@@ -24,7 +24,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Browsers revalidate each file (304), so files of two versions are never mixed.
+    # Browsers revalidate (304) what has no version in its address.
     "Cache-Control": "no-cache",
 }
 _CONTENT_TYPES: Final = {
@@ -58,6 +58,7 @@ def blueprint(settings: Settings) -> Blueprint:
     values["sign-in"] = "".join(
         f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()
     )
+    version = hashlib.sha256(b"".join(bodies.values())).hexdigest()[:16].encode()
     frame, parts = bodies.pop("_page.html"), ("search", "results")
     values |= {name: bodies.pop(f"_{name}.html").decode() for name in parts}
     for name in (name for name in bodies if name.endswith(".html")):
@@ -66,7 +67,8 @@ def blueprint(settings: Settings) -> Blueprint:
         for key, value in {**values, "script": page, "class": "job" if page == "job" else "lists"}.items():
             body = body.replace(f"{{{key}}}".encode(), value.encode())
         bodies[name] = body
-        bodies[name] = body.replace(b"{modules}", _preloads(bodies, name))
+        body = body.replace(b"{modules}", _preloads(bodies, name))
+        bodies[name] = body.replace(b'"/ui/static/', b'"/ui/static/%b/' % version)
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
@@ -110,7 +112,12 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:
-        return answer(name)
+        """A file. Under another version's address, which another node has sent during an upgrade, it is revalidated."""
+        found = re.fullmatch("([0-9a-f]{16})/(.+)", name)
+        response = answer(found[2] if found else name)
+        if found and found[1].encode() == version:
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
 
     return routes
 

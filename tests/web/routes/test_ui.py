@@ -93,7 +93,7 @@ def test_a_page_loads_all_of_its_scripts_at_once(anybody: httpx.Client, path: st
     A module that is loaded later could be missing then: the service may restart in between.
     """
     text = anybody.get(path).text
-    (root,) = re.findall(r'<script type="module" src="/ui/static/(.+?)"></script>', text)
+    ((version, root),) = re.findall(r'<script type="module" src="/ui/static/(\w{16})/(.+?)"></script>', text)
     modules, waiting = set(), [root]
     while waiting:
         script = waiting.pop()
@@ -103,9 +103,18 @@ def test_a_page_loads_all_of_its_scripts_at_once(anybody: httpx.Client, path: st
                 modules.add(found)
                 waiting.append(found)
 
-    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == modules
+    assert set(re.findall(rf'rel="modulepreload" href="/ui/static/{version}/(.+?)"', text)) == modules
     assert text.count("<script") == 1
     assert not re.search(r"<style|\sstyle=|\son\w+=|https?://", text)
+
+
+def test_a_browser_keeps_the_files_of_a_version(anybody: httpx.Client) -> None:
+    """So that a page loads no file again. A node of another version answers with its own file, which is not kept."""
+    (path,) = re.findall(r'<link rel="stylesheet" href="(.+?)">', anybody.get("/").text)
+    own, other = anybody.get(path), anybody.get(f"/ui/static/{'0' * 16}/page.css")
+    assert own.text == other.text == (STATIC / "page.css").read_text("utf-8")
+    caching = [each.headers["cache-control"] for each in (own, other)]
+    assert caching == ["public, max-age=31536000, immutable", "no-cache"]
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if "/vendor/" not in name])
