@@ -310,7 +310,7 @@ for (const group of [$("card"), $("steps")]) {
     goTo(Number(number));
   });
 }
-for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
+for (const kind of ["keydown", "pointerdown", "wheel", "hashchange"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
 for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause")]) {
   button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
