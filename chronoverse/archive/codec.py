@@ -157,7 +157,7 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 
 def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
-    """From a chunk's object: its record, the number of lines equal to ``message``, and the bytes of all messages.
+    """Reads an object. Returns the chunk's record, how many lines equal ``message``, and the size of all messages.
 
     Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """

@@ -22,7 +22,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention, from the manifest's end date, is not over. An end in the future is ignored."""
+        """Whether the retention, counted from the manifest's end date, still runs. Ignores an end in the future."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 

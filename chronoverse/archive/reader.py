@@ -135,7 +135,7 @@ class ArchiveReader:
                 yield Batch([*lines], cursor, is_last=False, is_match=True)
 
     def read_ahead(self, job: JobRef) -> None:
-        """Caches the first read that a :meth:`search` of the whole log of ``job`` would make. Thread-safe."""
+        """Caches what a :meth:`search` of the whole log of ``job`` would read first. Thread-safe."""
         if chunk := self._record_cache.chunk(job, 1):
             wanted = _wanted(chunk.frames, lambda frame: False)
             self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))

@@ -91,7 +91,7 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """False if one search in all of ``texts`` rules out a match."""
+        """Searches all ``texts`` at once. False if none of them matches; True can be wrong."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             return True

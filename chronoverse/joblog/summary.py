@@ -182,8 +182,8 @@ class FoundLines:
 class Findings(NamedTuple):
     """The findings in a log: errors, last lines in order, new lines, and the ids ``compared_with``.
 
-    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is the cause, as far as known
-    without one. ``slower``: the first pauses longer than usual, as JSON, or None.
+    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is the likely cause without
+    one. ``slower``: the first pauses longer than usual, as JSON, or None.
     """
 
     errors: FoundLines

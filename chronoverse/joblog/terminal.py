@@ -32,9 +32,9 @@ _SHOWN: Final = {
 
 
 def sanitize(text: str, colour: bool) -> str:
-    r"""``text``, one line, without control sequences. Tabs stay, and with ``colour`` SGR (``ESC [ … m``).
+    r"""Removes control sequences from a line, except tabs, and with ``colour`` except SGR (``ESC [ … m``).
 
-    A character that would break the line or change its direction is shown as its number.
+    Replaces a character that would break the line, or change its direction, with its number.
 
     >>> sanitize("a\x1b[2Jb\x1b]0;title\x07c\u202ed", colour=False)
     'abc<U+202E>d'

@@ -120,7 +120,7 @@ class Timeline(NamedTuple):
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
-        """Pairs of ms since the first line and line number, both ascending: at most ``points``, spread evenly over the
+        """Pairs (ms since the first line, line number), both ascending: at most ``points``, spread evenly over the
         time.
 
         Between two pairs, lines are assumed to arrive at a constant rate.

@@ -93,7 +93,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """The one of ``subjects``, who all wait for the same work, that is charged for it. None if all must wait."""
+        """Which of ``subjects`` to charge for work that all of them wait for. None if all must wait."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Once a second, each subject's usage is halved.
@@ -170,7 +170,7 @@ def encode_raw(
 
 
 def plain_events(entries: Sequence[RawEntry], cursor: int, frames: Sequence[bytes]) -> list[EventFrame]:
-    """The ``frames`` that :func:`plain_frames` has made of the first ``entries``, which follow line ``cursor``."""
+    """Events of the first ``entries``, which follow line ``cursor``. :func:`plain_frames` made their ``frames``."""
     fields = [entry[1] for entry in entries[: len(frames)]]
     streams = ["stderr" if each[5] == b"stderr" else "stdout" for each in fields]
     numbers, messages = range(cursor + 1, cursor + len(frames) + 1), [each[3] for each in fields]

@@ -106,9 +106,7 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, if the tail watches it and reading works; can be seconds old. For many viewers that reconnect at
-        once.
-        """
+        """The job if its feed is current, perhaps seconds old. Saves many reconnecting viewers a store read."""
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
@@ -355,7 +353,7 @@ def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, i
 
 
 def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
-    """Whether the log has lost the lines after line ``cursor`` that ``job``, just fetched, says it has.
+    """Whether the log lacks lines after ``cursor`` that it should have according to ``job``, which was just fetched.
 
     Fetches the job again to be sure: during a failover, the first reply can come from the old master, with lines not
     yet on the new one. The replies then differ, and the result is False. Raises :class:`StoreError`.

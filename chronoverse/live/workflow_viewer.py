@@ -15,7 +15,7 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs(first, last)`` returns the frames of the newest jobs, as of some change from ``first`` to ``last``, and that
+    ``jobs(first, last)`` returns the frames of the newest jobs as of a change from ``first`` to ``last``, and that
     change. ``opening``: the bytes before these frames, and ``first``; None to start without jobs.
     """
 

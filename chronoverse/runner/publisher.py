@@ -410,7 +410,7 @@ class Publisher:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
-        """Whether all entries below number ``stop`` are safe. Makes entries that the store has lost be resent."""
+        """Whether all entries below number ``stop`` are safe. If the store has lost entries, they are sent again."""
         if self._probe is None:
             return True
         try:

@@ -117,7 +117,7 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 class Application(Flask):
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Binds the routes to no host: none depends on it, or redirects."""
+        """Binds the routes to no host: none depends on the host, and none redirects."""
         if request is None:
             return None
         path = request.environ["PATH_INFO"].encode("latin-1").decode(errors="replace")

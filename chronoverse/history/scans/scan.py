@@ -141,7 +141,7 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks in which of the newest ``jobs`` ended jobs with all ``labels`` the shape of line ``line`` occurs.
+    """Asks which ended jobs have the shape of line ``line``. Reads the newest ``jobs`` that have all ``labels``.
 
     ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
     string, and a job id.

@@ -208,7 +208,7 @@ def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Ite
 def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
     """The body in slices, split at the quotation marks around strings, and whether the first part is in a string.
 
-    Escapes are left out as a parser reads them.
+    Skips escapes as a parser does.
     """
     in_string, escape = 0, False
     for start in range(0, len(body), SLICE_BYTES):

@@ -135,7 +135,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A string that ``parse`` reads: it raises ValueError, or returns None if the string is not a ``must_be``."""
+    """A string that ``parse`` converts. It raises ValueError, or returns None for text that is not a ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)

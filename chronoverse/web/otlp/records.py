@@ -135,7 +135,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records; a string says why a record was rejected. Pops their record numbers."""
+        """Adds a resource's records. A string in place of a record is why it was rejected. Pops record numbers."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None

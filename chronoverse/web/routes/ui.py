@@ -81,7 +81,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/")
     def home() -> Response:
-        """The list of workflows. ``?workflow=`` was the address of a workflow's jobs."""
+        """The list of workflows. Redirects ``?workflow=``, the former address of a workflow's jobs."""
         workflow_id = request.args.get("workflow", "")
         if IDENTIFIER.fullmatch(workflow_id):
             return Response(status=302, headers={**headers, "Location": f"/ui/workflows/{workflow_id}"})
@@ -112,7 +112,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:
-        """A file. Under another version's address, which another node has sent during an upgrade, it is revalidated."""
+        """A file. Cached forever under this version's address; otherwise revalidated, as during an upgrade."""
         found = re.fullmatch("([0-9a-f]{16})/(.+)", name)
         response = answer(found[2] if found else name)
         if found and found[1].encode() == version:
