@@ -197,7 +197,9 @@ class Tail:
 
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
         """Fetches the jobs of ``feeds``, updates the feeds, and closes those that ended. Raises :class:`StoreError`."""
-        self._check(feeds)
+        # A workflow's changes take several round trips. Meanwhile the answers about jobs would become outdated.
+        self._check([feed for feed in feeds if feed.ref.job_id])
+        self._check([feed for feed in feeds if not feed.ref.job_id])
         for feed in feeds:
             self._update_watch(feed.ref)
 

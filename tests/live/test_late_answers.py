@@ -1,7 +1,7 @@
 """An adversary delays, reorders and repeats the answers of the store, and lets a master that was replaced answer."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from chronoverse.errors import StoreError
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail, redacted_since
@@ -281,3 +282,36 @@ def test_no_redaction_is_hidden_by_a_later_one(store: Store, server: RedisServer
     before, now = redact(1), redact(2)
     redact(3)
     assert (2, 2) in redacted_since(store, before, now)
+
+
+class _Waiter:
+    due, line_filter, is_replaying = float("inf"), None, False
+
+    def wake(self) -> None: ...
+
+
+def test_lines_that_come_while_changes_are_read_hide_no_redaction(
+    store: Store, server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a workflow's changes takes several round trips."""
+    ref, workflow, source = JobRef("wf", "watched"), JobRef("wf", ""), ControlledStore(store)
+    attempt = store.open(ref, "token")
+    store.append(attempt, [Line(number, STAMP, "text", "stdout") for number in (1, 2)])
+    tail = Tail(source, clock=Clock())
+    jobs = [each for each in store.get_jobs([workflow, ref]) if isinstance(each, Job)]
+    feeds = [tail.join(each.ref, each, _Waiter()) for each in jobs]
+    server.ask("RPUSH", f"{prefix}:{{wf}}:watched:audit", '{"from":1,"to":1,"count":1}')
+    server.ask("HINCRBY", f"{prefix}:{{wf}}:watched:job", "redactions", "1")
+
+    def get_jobs(refs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        found = store.get_jobs(refs)
+        if workflow in refs:
+            store.append(attempt, [Line(3, STAMP, "text", "stdout")])
+            tail.read_once()
+        return found
+
+    monkeypatch.setattr(source, "get_jobs", get_jobs)
+    tail.check_jobs(feeds)
+    assert feeds[1].cursor == 3
+    assert len(feeds[1].redactions) == 1
+    tail.stop()
