@@ -1,4 +1,4 @@
-"""The interface of an object store, and one in files."""
+"""The interface of object stores, and an object store in files."""
 
 import contextlib
 import os

@@ -61,7 +61,7 @@ class Chunk(NamedTuple):
 
     @property
     def text_size(self) -> int:
-        """Bytes of JSON Lines."""
+        """The size of its JSON Lines in bytes."""
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:

@@ -41,7 +41,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Raises :class:`ShareExceeded` if it does not fit, or :class:`AtCapacity` if ``subject`` holds nothing yet."""
+        """Takes ``amount``. Raises :class:`ShareExceeded`, or :class:`AtCapacity` if ``subject`` holds nothing yet."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
