@@ -48,8 +48,10 @@ def numbers(stop: int) -> list[str]:
 
 
 def wait_for_published(server: RedisServer, count: int) -> None:
-    """Waits until that many lines are in the stream."""
+    """Waits until that many lines are in the stream, and the server has sent its answer to their runner."""
     wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
+    # The server runs this command after it has sent the answers to those that it ran before.
+    server.ask("PING")
 
 
 def test_a_server_that_is_killed_and_comes_back_loses_no_line(
