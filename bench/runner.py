@@ -62,13 +62,6 @@ class DataDirectory:
         newest = self.client().xinfo_stream(self._log)["last-generated-id"]
         return int(newest.partition(b"-")[0])
 
-    def settle(self) -> None:
-        """Waits until the archiver has stopped moving lines of the latest job, which takes a core from the next."""
-        length = -1
-        while (now := self.client().xlen(self._log)) != length:
-            length = now
-            time.sleep(1)
-
     @property
     def _log(self) -> str:
         return f"chronoverse:{{bench}}:j{self.count}:log"
@@ -106,29 +99,32 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> Spen
         return Spent(time.monotonic() - began, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
-def flat(at: DataDirectory) -> None:
-    """Prints every round. On a busy machine rounds differ by half, so the best one alone would be misleading."""
-    mark = at.directory / "wall"
+def flat() -> None:
+    """Prints every round. On a busy machine rounds differ by half, so the best one alone would be misleading.
+
+    Each job has a data directory of its own: the archiver works for two seconds after a job, and would take a core from
+    the next one.
+    """
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
-    job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
     rounds: list[tuple[float, float, float, float, float]] = []
-    with serving(at) as environ:
-        through = through_service(at, environ)
-        for number in range(1, ROUNDS + 1):
+    for number in range(1, ROUNDS + 1):
+        with data_directory() as at, serving(at):
+            mark = at.directory / "wall"
+            job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
             alone = execute(job, at, at.directory / "direct")
             direct = float(mark.read_text())
             ours = execute(at.run(*job), at, at.directory / "ours")
             ratio, rate = float(mark.read_text()) / direct, LINES / ours.seconds
             assert at.published() == LINES + 1, at.published()
-            at.settle()
-            over_http = LINES / execute(through.run(*job), through).seconds
+        with data_directory() as at, serving(at) as environ:
+            through = through_service(at, environ)
+            over_http = LINES / execute(through.run(sys.executable, "-c", FLAT), through).seconds
             assert through.published() == LINES + 1, through.published()
-            through.settle()
-            cpu = 1e6 * (ours.cpu - alone.cpu) / LINES
-            rounds.append((ratio, rate, over_http, ours.peak, cpu))
-            said = f"job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {ours.peak:.0f} MB"
-            said = f"{said}, {cpu:.2f} us of the runner's CPU a line; over HTTP {over_http:,.0f} lines/s"
-            print(f"flat   round {number}: {said}", flush=True)
+        cpu = 1e6 * (ours.cpu - alone.cpu) / LINES
+        rounds.append((ratio, rate, over_http, ours.peak, cpu))
+        said = f"job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {ours.peak:.0f} MB"
+        said = f"{said}, {cpu:.2f} us of the runner's CPU a line; over HTTP {over_http:,.0f} lines/s"
+        print(f"flat   round {number}: {said}", flush=True)
     ratios, rates, https, peaks, cpus = (sorted(each)[ROUNDS // 2] for each in zip(*rounds, strict=True))
     said = f"job {ratios:.2f}x, {rates:,.0f} lines/s, over HTTP {https:,.0f} ({https / rates:.2f}x)"
     print(f"flat   median: {said}, {peaks:.0f} MB, {cpus:.2f} us of CPU a line")
@@ -144,10 +140,10 @@ def through_service(at: DataDirectory, environ: Mapping[str, str]) -> DataDirect
     return through
 
 
-def start(at: DataDirectory) -> None:
+def start() -> None:
     """The commands take turns, so that the machine is as busy for each of them."""
     chronoverse = [sys.executable, "-m", "chronoverse"]
-    with serving(at) as environ:
+    with data_directory() as at, serving(at) as environ:
         through = through_service(at, environ)
         commands: dict[str, tuple[DataDirectory, Callable[[], list[str]]]] = {
             "true": (at, lambda: ["true"]),
@@ -190,8 +186,7 @@ def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
 def main(names: list[str]) -> None:
     parts = {each.__name__: each for each in (flat, start)}
     for name in names or list(parts):
-        with data_directory() as at:
-            parts[name](at)
+        parts[name]()
 
 
 if __name__ == "__main__":
