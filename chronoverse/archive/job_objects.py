@@ -100,7 +100,7 @@ class JobObjects:
         """Deletes an object unless a record names it. Returns whether one does. After an error, it stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # Now the object can no longer be recorded. Its name can be in neither place, if another process removed it
+            # From now on, the object cannot be recorded. Its name is in neither place if another process removed it
             # early.
             marked = index.mark_garbage(self.job, self.token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):

@@ -22,7 +22,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
     lines: list[Line] = []
     start, pattern = 0, matcher.in_unescaped_json
     while start < len(text):
-        # A small part for an expression: a match across lines is repeated from each of them.
+        # Small parts for an expression: a match across several lines is searched for again from each of them.
         stop = text.find(b"\n", start + (PART_BYTES if pattern is None else 256 * 2**10)) + 1 or len(text)
         if not matcher.is_feasible(stop - start):
             raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
@@ -100,7 +100,7 @@ def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
 def _joined_matches(matcher: Matcher, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The matching lines. One search in all joined messages is several times as fast as one per message."""
     messages = [each["message"] for each in decoded]
-    # A line can match only without its control sequences.
+    # Some lines match only without their control sequences.
     texts = [f"{message}\n{strip_sequences(message)}" if "\x1b" in message else message for message in messages]
     joined = "\n".join(texts).encode()
     # Without anchors, a match within one line is a match of that line.

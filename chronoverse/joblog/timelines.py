@@ -29,9 +29,9 @@ MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
 #: Maximum pauses in an answer.
 MAX_LISTED: Final = 20
 
-#: Kept of longer logs: the longest pauses, each with the line before it;
+#: Longer logs keep the longest pauses, each with the line before it,
 _MAX_LONGEST: Final = 1_776
-#: lines all over the log, selected by their keys, so that they are the same lines in each run;
+#: samples of all other lines, selected by their keys, so that each run keeps the same ones,
 _MAX_SAMPLES: Final = 512
 #: and the last lines.
 _RECENT: Final = 32

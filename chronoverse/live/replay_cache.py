@@ -130,7 +130,7 @@ class ReplayCache:
                     self._remember(key, segment)
                 return segment, None
 
-        # The job is fetched without the lock: that can take as long as a lost runner has to return.
+        # Fetches the job without the lock, because that can take a whole grace period.
         found, incomplete, job = read_tiers(
             known,
             cursor,

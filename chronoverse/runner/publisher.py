@@ -307,7 +307,7 @@ class Publisher:
             with contextlib.suppress(LabelSet):
                 store.open(self.job, self._token, None, self._last_labels)  # we hold the lease: no new attempt
             self._last_labels = ()
-        # Only the exit code of an attempt that others of the same run follow counts for the job.
+        # An attempt's exit code counts for the job only if further attempts of the same run follow.
         counts = only_attempt and result.exit_code is not None
         store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)
         self._end_written, self.ended = not only_attempt, only_attempt
