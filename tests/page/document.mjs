@@ -25,6 +25,7 @@ class Element extends EventTarget {
 
   after() {}
   focus() {}
+  select() {}
   contains = () => false;
 
   append(...children) {
@@ -33,6 +34,20 @@ class Element extends EventTarget {
 
   replaceChildren(...children) {
     this.children = children;
+  }
+
+  insertBefore(child, before) {
+    child.remove();
+    this.children.splice(before ? this.children.indexOf(before) : this.children.length, 0, child);
+    child.parent = this;
+  }
+
+  remove() {
+    if (this.parent) this.parent.children = this.parent.children.filter((each) => each !== this);
+  }
+
+  get nextSibling() {
+    return this.parent.children[this.parent.children.indexOf(this) + 1];
   }
 
   get textContent() {

@@ -1,0 +1,63 @@
+// The home page: which workflows come first, which are shown, and what is said of those that fail.
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const ago = (minutes) => new Date(Date.now() - 60_000 * minutes).toISOString();
+const workflow = (id, recent, more = {}) => ({ id, recent, running: recent.filter((each) => each === "RUNNING").length, jobs: recent.length, last_job: `${id}-9`, last_job_at: ago(3), last_status: recent[0], ...more });
+const jobs = [["j3", "RUNNING", 1], ["j2", "FAILED", 60], ["j1", "LOST", 125], ["j0", "COMPLETED", 400]].map(([id, status, minutes]) => ({ id, status, started_at: ago(minutes), finished_at: status === "RUNNING" ? null : ago(minutes) }));
+const answers = { "/workflows": { workflows: [workflow("Good", ["COMPLETED", "FAILED"]), workflow("run", ["CANCELED"]), workflow("running", ["RUNNING"]), workflow("red", ["RUNNING", "FAILED"]), workflow("away", [], { jobs: null, last_job: null, running: null })], cursor: null }, "/workflows/red/jobs": { jobs, cursor: null } };
+const assigned = [];
+globalThis.localStorage = globalThis.sessionStorage;
+globalThis.addEventListener = () => {};
+globalThis.location = Object.assign(new URL("http://127.0.0.1/"), { assign: (address) => assigned.push(address) });
+globalThis.Request = class extends Request {
+  constructor(address, options) {
+    super(new URL(address, location), options);
+  }
+};
+globalThis.fetch = async (request) => {
+  const found = answers[new URL(request.url).pathname];
+  return Response.json(found ?? { status: 404 }, { status: found ? 200 : 404 });
+};
+sessionStorage.setItem("chronoverse.token", "token");
+$("workflow").value = "";
+await import("../../chronoverse/web/static/js/home.js");
+
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+const rows = () => $("tbody").children;
+const shown = () => rows().map((row) => row.links[0].textContent);
+
+test("failing workflows come first, also while the next job runs; then those that run", async () => {
+  await until(() => shown().length === 5);
+  deepEqual(shown(), ["red", "running", "Good", "run", "away"]);
+  equal($("overview").textContent, "5 workflows · 1 failing");
+  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 5", "Failing 1", "Running 2"]);
+  await until(() => rows()[0].querySelector(".since").textContent);
+  deepEqual(rows().slice(0, 2).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", ""]);
+});
+
+test("a name narrows the list, whatever its case, and opens the first or the one of that name", () => {
+  const type = (text) => Object.assign($("workflow"), { value: text }).dispatchEvent(new Event("input"));
+  const open = () => $("choose").dispatchEvent(new Event("submit"));
+  document.querySelector = ((find) => (selector) => (selector.endsWith("tbody a") ? rows()[0]?.links[0] : find(selector)))(document.querySelector);
+  type("GOO");
+  deepEqual(shown(), ["Good"]);
+  open();
+  type("run");
+  deepEqual(shown(), ["running", "run"]);
+  open();
+  type("nowhere");
+  deepEqual(shown(), []);
+  open();
+  type("not an id");
+  open();
+  deepEqual(assigned, ["Good", "run", "nowhere"].map((id) => `/ui/workflows/${id}`));
+});

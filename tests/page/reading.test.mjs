@@ -1,0 +1,300 @@
+// What is in view of a log, and where the reader goes from there: rows, matches, pauses, marks.
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const js = "../../chronoverse/web/static/js";
+const frames = [];
+globalThis.requestAnimationFrame = (draw) => frames.push(draw);
+globalThis.ResizeObserver = class {
+  observe() {}
+};
+globalThis.localStorage = globalThis.sessionStorage;
+globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
+const { ROW, Viewport } = await import(`${js}/viewport.js`);
+const { Matches } = await import(`${js}/matches.js`);
+const { Find } = await import(`${js}/find.js`);
+const { Strip } = await import(`${js}/strip.js`);
+const { Profile } = await import(`${js}/profile.js`);
+const { Ruler } = await import(`${js}/ruler.js`);
+const { signedIn } = await import(`${js}/session.js`);
+
+const PATH = "http://127.0.0.1/workflows/w/jobs/j";
+const event = (name, more = {}) => Object.assign(new Event(name), more);
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+const line = (number, message = "", more = {}) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", ...more });
+
+/** A viewport of ten rows over lines with these numbers. `made` is what was made, as numbers. */
+function open(numbers, height = 10 * ROW) {
+  const scroller = Object.assign(document.createElement("div"), { clientHeight: height, clientWidth: 100, scrollTop: 0 });
+  const rows = scroller.querySelector(".rows");
+  const made = [];
+  const stamps = new Map();
+  const source = {
+    get count() {
+      return numbers.length;
+    },
+    numberAt: (row) => numbers[row],
+    rowOf: (number) => numbers.findIndex((each) => each >= number),
+    itemAt: (row) => ({ number: numbers[row] }),
+    load() {},
+  };
+  const maker = { stamp: ({ number }) => stamps.get(number), element: ({ number }) => (made.push(number), Object.assign(document.createElement("div"), { number })) };
+  const viewport = new Viewport(scroller, source, maker, () => {});
+  const draw = () => {
+    while (frames.length) frames.shift()();
+    Object.assign(scroller, { scrollHeight: parseFloat(scroller.querySelector(".space").style.height) });
+  };
+  const scroll = (by) => ((scroller.scrollTop = Math.max(0, Math.min(scroller.scrollTop + by, scroller.scrollHeight - height))), scroller.dispatchEvent(event("scroll")), draw());
+  /** The numbers of the lines in view, at the pixel to which they are moved. */
+  const view = () => (draw(), viewport.view.map((row) => numbers[row]));
+  draw();
+  return { viewport, scroller, rows, made, stamps, draw, scroll, view };
+}
+const upTo = (count) => Array.from({ length: count }, (_, index) => index + 1);
+
+test("a row is brought into view, unless it is there already and need not move", () => {
+  const { viewport, view } = open(upTo(100));
+  deepEqual(view(), [1, 10]);
+  viewport.show(49, { share: 0.3 });
+  deepEqual(view(), [47, 56]);
+  viewport.show(52, { share: 0.3, near: true });
+  deepEqual(view(), [47, 56]);
+  viewport.show(55, { share: 0.3, near: true });
+  deepEqual(view(), [53, 62]);
+  viewport.show(58, { share: 0.3 });
+  deepEqual(view(), [56, 65]);
+  viewport.show(99);
+  deepEqual(view(), [91, 100]);
+  viewport.show(-5);
+  deepEqual(view(), [1, 10]);
+});
+
+test("who is at the end of a growing log stays there, until they scroll up", () => {
+  const numbers = upTo(100);
+  const { viewport, scroller, view, scroll } = open(numbers);
+  viewport.end(true);
+  deepEqual(view(), [91, 100]);
+  numbers.push(101, 102);
+  viewport.refresh();
+  deepEqual(view(), [93, 102]);
+  scroller.dispatchEvent(event("wheel", { deltaY: -1 }));
+  numbers.push(103);
+  viewport.refresh();
+  deepEqual(view(), [93, 102]);
+  scroll(ROW);
+  equal(viewport.stick, true);
+  scroll(-1);
+  equal(viewport.stick, false);
+  scroll(-ROW);
+  scroll(ROW);
+  numbers.push(104);
+  viewport.refresh();
+  deepEqual(view(), [95, 104]);
+});
+
+test("the lines in view stay when there are others above them", () => {
+  const numbers = upTo(100);
+  const { viewport, view } = open(numbers);
+  viewport.show(59);
+  deepEqual(view(), [60, 69]);
+  numbers.splice(10, 20);
+  viewport.refresh();
+  deepEqual(view(), [60, 69]);
+  numbers.splice(10, 0, ...upTo(20).map((each) => each + 10));
+  viewport.refresh();
+  deepEqual(view(), [60, 69]);
+});
+
+test("rows near the view are elements; each is made once, and again when its stamp changes", () => {
+  const { viewport, rows, made, stamps, draw, scroll } = open(upTo(100));
+  const shown = () => rows.children.map(({ number }) => number);
+  deepEqual([shown(), made], [upTo(19), upTo(19)]);
+  made.length = 0;
+  scroll(15 * ROW);
+  deepEqual([shown(), made], [upTo(34).slice(7), upTo(34).slice(19)]);
+  made.length = 0;
+  stamps.set(20, "picked");
+  viewport.refresh();
+  draw();
+  deepEqual([shown(), made], [upTo(34).slice(7), [20]]);
+});
+
+test("a log that is too long for a browser is scrolled by pixels nearby, and by its share far away", () => {
+  const { viewport, scroller, view, scroll } = open(upTo(1_000_000));
+  equal(scroller.scrollHeight, 8_000_000);
+  scroll(3 * ROW);
+  deepEqual(view(), [4, 13]);
+  scroll(4_000_000 - scroller.scrollTop);
+  const [top] = view();
+  ok(Math.abs(top - 500_000) < 20, top);
+  scroll(8_000_000);
+  deepEqual([view(), viewport.atEnd], [[999_991, 1_000_000], true]);
+  scroll(-8_000_000);
+  deepEqual(view(), [1, 10]);
+});
+
+/** A list of the matches with these numbers, in a log of 20 lines. `at` is where the reader is; `jumps` is where they went. */
+async function matching(numbers, criteria = {}, hangs = false) {
+  const at = { top: 1, current: 0, jumps: [], asked: [] };
+  globalThis.fetch = async (request, { signal }) => {
+    const of = new URL(request.url).searchParams;
+    const [offset, limit, isUp] = [Number(of.get("offset")), Number(of.get("limit")), of.get("order") !== "desc"];
+    if (of.has("order")) at.asked.push(`${of.get("order")} ${offset}`);
+    else if (hangs) await new Promise((_, failed) => signal.addEventListener("abort", () => failed(signal.reason)));
+    const found = (isUp ? numbers : numbers.toReversed()).filter((each) => (isUp ? each > offset : each < offset)).slice(0, limit);
+    const isLast = found.length < limit;
+    return Response.json({ logs: found.map((each) => line(each)), cursor: isLast ? null : "next" }, { headers: { "Last-Event-ID": String(isLast ? (isUp ? 20 : 1) : found.at(-1)) } });
+  };
+  const on = { changed() {}, jump: (number) => at.jumps.push((at.current = number)), top: () => at.top, current: () => at.current };
+  class Quiet extends Matches {
+    show() {}
+  }
+  const matches = new Quiet(PATH, { last: 20 }, on, { q: "x", ...criteria }, "previous", "next");
+  matches.look(false);
+  if (!hangs) await until(() => matches.scan.done);
+  return { matches, at };
+}
+
+test("matches are stepped through from the line on top, both ways, and around the ends", async () => {
+  const { matches, at } = await matching([3, 4, 5, 10]);
+  at.top = 4;
+  for (const direction of [1, 1, 1, 1, -1, -1]) await matches.step(direction);
+  deepEqual([at.jumps, at.asked], [[4, 5, 10, 3, 10, 5], []]);
+  deepEqual(matches.progress, { found: "3 of 4", far: "" });
+  at.current = 7;
+  await matches.step(-1);
+  deepEqual(matches.progress.found, "3 of 4");
+  matches.drop();
+  await matches.step(1);
+  equal(at.jumps.length, 7);
+  Object.assign(at, { current: 0, top: 1 });
+  matches.look(false);
+  await until(() => matches.scan.done);
+  await matches.step(1);
+  equal(at.jumps.at(-1), 3);
+});
+
+test("matches with adjacent numbers are one stop", async () => {
+  const { matches, at } = await matching([3, 4, 5, 10, 15, 16], { hunks: true });
+  for (const direction of [1, 1, 1, 1, -1, -1, -1]) await matches.step(direction);
+  deepEqual(at.jumps, [3, 10, 15, 3, 15, 10, 3]);
+  at.current = 16;
+  await matches.step(-1);
+  equal(at.jumps.at(-1), 15);
+});
+
+test("the service finds what the scan has not come to", async () => {
+  const { matches, at } = await matching([3, 4, 5, 10, 15], { hunks: true }, true);
+  for (const direction of [1, 1, -1, -1]) await matches.step(direction);
+  // From the last match on, the hunk around it ends before it.
+  deepEqual([at.jumps.slice(0, 2), at.asked.slice(0, 2)], [[3, 10], ["asc 0", "asc 3"]]);
+  deepEqual(at.jumps.slice(2), [5, 15]);
+  matches.drop();
+});
+
+test("a text is marked here, an expression as the service has found it", async () => {
+  const asked = [];
+  const found = [line(1, "😀ab", { highlights: [[1, 3]] }), line(2, "x")];
+  globalThis.fetch = async (request) => {
+    asked.push(new URL(request.url).search);
+    return Response.json({ logs: found.slice(0, 1), cursor: null }, { headers: { "Last-Event-ID": "2" } });
+  };
+  const find = new Find(PATH, { last: 2 }, { changed() {}, jump() {}, top: () => 1, current: () => 0 });
+  $("q").value = "a.B";
+  find.begin({ jumps: false });
+  deepEqual(find.marks(line(1, "xa.baxb")).map(([from, to]) => [from, to]), [[1, 4]]);
+  find.stream = "stderr";
+  deepEqual(find.marks(line(1, "xa.baxb")), []);
+  find.stream = "";
+  $("q").value = "a+b";
+  $("regex").dispatchEvent(event("click"));
+  await until(() => find.scan.done);
+  deepEqual([find.marks(found[0]), find.marks(found[1])], [[[2, 4]], []]);
+  equal($("count").textContent, "1 of 1");
+  ok(asked.at(-1).includes("q=a%2Bb&regex=true"), asked.at(-1));
+  $("q").value = "other";
+  $("q").dispatchEvent(event("keydown", { key: "Enter" }));
+  equal(find.criteria.q, "other");
+  $("q").dispatchEvent(event("keydown", { key: "Escape" }));
+  deepEqual([find.active, $("count").textContent, location.search], [false, "", ""]);
+});
+
+const pause = (number, seconds, more = {}) => ({ after: line(number), before: line(number + 1), seconds, excess: seconds - 1, usual: { least: 1, median: 1, most: 1 }, ...more });
+const STRIP = [[0, 1], [10, 10], [30, 11], [40, 20], [70, 21], [80, 30]];
+
+test("the strip goes to pauses that were slower than usual, and is there for what takes time", () => {
+  const jumps = [];
+  const strip = new Strip((number) => jumps.push(number), () => [1, 2]);
+  $("strip").querySelector(".track").clientWidth = 100;
+  strip.show({ strip: STRIP, slower: [pause(20, 30), pause(10, 20)], pauses: [pause(20, 30)] });
+  equal($("strip").hidden, false);
+  for (const [number, direction] of [[1, 1], [10, 1], [20, 1], [30, -1], [20, -1], [5, -1]]) strip.step(number, direction);
+  deepEqual(jumps.splice(0), [10, 20, 10, 20, 10, 20]);
+  for (const seconds of [0, 3, 20, 75]) Object.assign($("at"), { valueAsNumber: seconds }).dispatchEvent(event("input"));
+  deepEqual(jumps, [1, 3, 10, 20]);
+  strip.show({ strip: [[0, 1], [10, 10]] });
+  equal($("strip").hidden, false);
+  strip.show({ strip: [[0, 1], [9.9, 10]] });
+  equal($("strip").hidden, true);
+  strip.show({ strip: [[0, 1], [9.9, 10]], slower: [pause(1, 5)] });
+  equal($("strip").hidden, false);
+  $("strip").classList.contains = () => true;
+  strip.reserve(9_999);
+  equal($("strip").hidden, true);
+  strip.reserve(10_000);
+  equal($("strip").hidden, false);
+});
+
+test("a profile is asked for until it is whole; one from before a redaction is not shown", async () => {
+  signedIn("token", null);
+  const body = (more) => ({ complete: true, seconds: 80, usual: { least: 10, most: 20 }, slower: [pause(5, 50, { after: null }), pause(20, 30), pause(10, 20)], pauses: [], strip: STRIP, running: null, job: { status: "FAILED", last_sequence_num: 30 }, ...more });
+  const answers = [body({ complete: false }), body()];
+  let asked = 0;
+  let release;
+  const gate = new Promise((done) => (release = done));
+  globalThis.fetch = async () => {
+    asked += 1;
+    if (asked === 2) await gate;
+    return Response.json(answers[Math.min(asked, 2) - 1]);
+  };
+  const shown = [];
+  const profile = new Profile(PATH, { last: 30 }, { show: ({ slower }) => shown.push(slower.length) });
+  $("slower").hidden = true;
+  profile.follow(() => false);
+  await until(() => asked === 2);
+  profile.forget();
+  release();
+  await new Promise((done) => setTimeout(done, 30));
+  deepEqual([shown, $("slower").hidden], [[], true]);
+  const next = new Profile(PATH, { last: 30 }, { show: ({ slower }) => shown.push(slower.length) });
+  await next.follow(() => false);
+  deepEqual([shown, $("slower").hidden], [[3], false]);
+  ok($("slower").textContent.startsWith("29.0 s slower after line 20"), $("slower").textContent);
+  next.forget();
+  deepEqual([shown, $("slower").hidden], [[3, 0], true]);
+  $("gauge").children = [document.createElement("i"), document.createElement("i")];
+  next.showRunning(15_000);
+  equal($("usual").textContent, "usually 10 s to 20 s");
+  next.showRunning(90_000);
+  equal($("usual").textContent, "usually 10 s to 20 s · 1 min 10 s over");
+});
+
+test("a click near a mark of the ruler goes there", () => {
+  const jumps = [];
+  Object.assign($("log"), { clientHeight: 500, clientWidth: 90, offsetWidth: 100 });
+  const ruler = new Ruler({ rowOf: (number) => number - 1, count: 1000, last: 1000 }, [["fault", () => [101, 901]], ["new-mark", () => [151]]], (number) => jumps.push(number));
+  for (const offsetY of [50, 55, 56, 69, 71, 450]) $("ruler").dispatchEvent(event("click", { offsetY }));
+  deepEqual(jumps, [101, 101, 151, 901]);
+  ruler.draw();
+  deepEqual([$("ruler").querySelector(".fault").d, $("ruler").querySelector(".new-mark").d], ["M0 100h1M0 900h1", "M0 150h1"]);
+  ruler.showPlace(1000);
+  deepEqual([$("place").textContent, $("place").hidden], ["line 1,000 of 1,000", false]);
+});

@@ -1,0 +1,53 @@
+// The page of a workflow: its jobs, how many there are of each status, and since when they fail.
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const jobs = [["j5", "FAILED"], ["j4", "RUNNING"], ["j3", "LOST"], ["j2", "CANCELED"], ["j1", "COMPLETED"], ["j0", "FAILED"]].map(([id, status], index) => ({ id, status, created_at: `2026-03-03T10:0${9 - index}:00Z`, labels: {}, lines: 7 }));
+const asked = [];
+globalThis.localStorage = globalThis.sessionStorage;
+globalThis.addEventListener = () => {};
+globalThis.history = { pushState: (_, __, address) => (location.href = new URL(address, location).href) };
+globalThis.location = new URL("http://127.0.0.1/ui/workflows/team-a.b");
+globalThis.Request = class extends Request {
+  constructor(address, options) {
+    super(new URL(address, location), options);
+  }
+};
+globalThis.fetch = async (request, { signal } = {}) => {
+  const { pathname, searchParams: of } = new URL(request.url);
+  if (pathname.endsWith("/events")) await new Promise((_, failed) => signal?.addEventListener("abort", () => failed(signal.reason)));
+  if (!pathname.endsWith("/jobs")) return Response.json({ status: 404 }, { status: 404 });
+  asked.push(`${pathname} ${of}`);
+  return Response.json({ jobs: jobs.filter(({ status }) => [null, status].includes(of.get("status"))), cursor: null });
+};
+sessionStorage.setItem("chronoverse.token", "token");
+await import("../../chronoverse/web/static/js/workflow.js");
+
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+const shown = () => $("tbody").children.map((row) => row.links[0].textContent);
+
+test("jobs that run are on top; the head says where the workflow broke", async () => {
+  await until(() => shown().length === 6);
+  deepEqual([shown(), asked], [["j4", "j5", "j3", "j2", "j1", "j0"], ["/workflows/team-a.b/jobs limit=50"]]);
+  equal($("overview").textContent, "6 jobs · failing since j3 · last good run j1");
+  deepEqual($("overview").links.map(({ href }) => href), ["j3", "j1"].map((id) => `/ui/workflows/team-a.b/jobs/${id}`));
+  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failed 2", "Running 1", "Lost 1", "Completed 1", "Cancelled 1"]);
+});
+
+test("of a status that is chosen only its jobs are asked for; the counts stay those of all", async () => {
+  const click = new Event("click", { cancelable: true });
+  Object.defineProperty(click, "target", { value: { closest: () => ({ search: "?status=FAILED&label=branch%3Dmain" }) } });
+  $("kinds").dispatchEvent(click);
+  await until(() => shown().length === 2);
+  deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=50"]);
+  equal($("kinds").children[0].textContent, "All 6");
+  equal(location.search, "?status=FAILED&label=branch%3Dmain");
+});
