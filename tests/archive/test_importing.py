@@ -58,9 +58,13 @@ def write_ended(
 
 
 def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
-    """Writes a job that runs, and archives its first 60 lines in three chunks. Returns its attempt."""
+    """Writes a job that runs, and archives its first 60 lines in three chunks. Returns its attempt.
+
+    A line comes each minute.
+    """
     attempt = store.open(GROWING, "token")
-    store.append(attempt, make_lines(1, count))
+    times = (f"2026-03-03T{10 + number // 60}:{number % 60:02}:00.000Z" for number in range(1, count + 1))
+    store.append(attempt, [line._replace(timestamp=each) for line, each in zip(make_lines(1, count), times, strict=True)])
     for to in (20, 40, 60):
         archive_up_to(store, objects, GROWING, to, trim=True)
     return attempt
@@ -361,19 +365,21 @@ def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
     assert problems(run_import(store, objects)) == problems(found)
 
 
+@pytest.mark.parametrize("index", [1, 2])
 def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
-    bench: Bench, objects: FileObjectStore, tmp_path: Path
+    bench: Bench, objects: FileObjectStore, tmp_path: Path, index: int
 ) -> None:
     write_growing(bench.store, objects)
-    damaged = bench.store.chunks.chunks(GROWING)[1]
+    damaged = bench.store.chunks.chunks(GROWING)[index]
     empty(bench)
     path = tmp_path / "archive" / damaged.name
     path.write_bytes(path.read_bytes()[:-100])
     found = run_import(bench.store, objects)
     assert problems(found) == {damaged.name: f"{damaged.name} does not match what was archived"}
     kept = entries(bench.store, objects, GROWING)
-    assert line_numbers(kept) == [*range(1, 21), *range(41, 61)]
-    assert [each for each in kept if isinstance(each, Gap)] == [Gap(21, 40, "lost")]
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(damaged.first, damaged.last, "lost")]
+    assert line_numbers(kept) == [number for number in range(1, 61) if not damaged.first <= number <= damaged.last]
+    assert bench.hash(GROWING)["started_at"] == "2026-03-03T10:01:00.000Z"
 
 
 def test_an_ended_job_without_times_whose_chunk_is_gone(bench: Bench, objects: FileObjectStore) -> None:

@@ -347,6 +347,22 @@ def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["empty", "delivered", "abandoned"])
+def test_nothing_to_preserve_leaves_no_file(kind: str, tmp_path: Path) -> None:
+    """Also if the job has ended: its end needs a file only if the job has no lines."""
+    spool = Spool(in_file(tmp_path))
+    spool.force_spill(True)
+    if kind == "delivered":
+        fill(spool, 0, 3)
+        drain(spool, release=True)
+    if kind != "empty":
+        spool.save_state(ending=["COMPLETED", 0])
+    if kind == "abandoned":
+        spool.abandon()
+    assert spool.preserve() is None
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("lines", [3, 1000, 4000])
 def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     """Another process gets the lines, the saved state, and the number of dropped lines."""

@@ -175,7 +175,10 @@ def test_a_job_in_each_of_its_states(
 
 
 def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, store: Store) -> None:
-    """It is by the server's clock, and set once. It is cleared when a new log is written under the same id."""
+    """It is by the server's clock, and set once. It is cleared when a new log is written under the same id.
+
+    A time in the future is set again: until then the job would not be deleted.
+    """
     bench.xadd("1-0", "message", "a", "timestamp", NOW)
     store.get_job(JOB)
     assert bench.hash() == {}
@@ -189,6 +192,9 @@ def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, stor
         assert 0 < bench.ttl(kind) <= RETENTION_MS
     assert store.get_jobs([JOB]) == found
     assert bench.hash() == seen
+    bench.set_end_seen(-3_600)
+    store.get_job(JOB)
+    assert before * 1_000 <= int(bench.hash()["end_seen_ms"]) <= (before + 60) * 1_000
     bench.ask("DEL", bench.key("log"))
     assert store.get_job(JOB) is None
     bench.xadd("1-0", "message", "another")
