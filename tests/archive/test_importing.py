@@ -64,7 +64,9 @@ def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> A
     """
     attempt = store.open(GROWING, "token")
     times = (f"2026-03-03T{10 + number // 60}:{number % 60:02}:00.000Z" for number in range(1, count + 1))
-    store.append(attempt, [line._replace(timestamp=each) for line, each in zip(make_lines(1, count), times, strict=True)])
+    store.append(
+        attempt, [line._replace(timestamp=each) for line, each in zip(make_lines(1, count), times, strict=True)]
+    )
     for to in (20, 40, 60):
         archive_up_to(store, objects, GROWING, to, trim=True)
     return attempt

@@ -205,6 +205,11 @@ def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
     ((_, again, _),) = watches.changes([WORKFLOW])
     watches.done(WORKFLOW, again)
     assert (len(again), list(watches.changes([WORKFLOW], 0))) == (2, [(WORKFLOW, [], 0)])
+    site.run("job-5", Status.FAILED)
+    bench.ask("XTRIM", key, "MAXLEN", 2)
+    ((_, again, last),) = watches.changes([WORKFLOW])
+    assert (len(again), last) == (2, 0), "all that is gone was read"
+    watches.done(WORKFLOW, again)
     bench.ask("XTRIM", key, "MAXLEN", 0)
     assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], 0)]
 

@@ -186,6 +186,7 @@ def test_a_record_of_several_lines_is_appended_whole(bench: Bench, store: Store)
 def test_a_batch_without_numbers_is_appended_once(bench: Bench, store: Store) -> None:
     """Its digest is remembered for ten minutes, also after the end of the job."""
     last = plain("2", "b", end=(Status.FAILED, 7))
+    bench.ask("ZADD", bench.key("batches"), 1, "an old digest")
     for batch in (plain("1", "a"), plain("1", "a"), last, last, plain("1", "a")):
         store.records.append(JOB, batch)
     assert content(bench) == ["a", "b", Status.FAILED]
@@ -195,6 +196,7 @@ def test_a_batch_without_numbers_is_appended_once(bench: Bench, store: Store) ->
     assert job is not None
     assert (job.exit_code, job.lines) == (7, 2)
     assert 0 < bench.ttl("batches") <= 600_000
+    assert bench.ask("ZCARD", bench.key("batches")) == 2
 
 
 def test_marks_outlive_the_end_and_expire_with_the_log(bench: Bench, store: Store) -> None:

@@ -48,6 +48,7 @@ STATES: Final[dict[str, tuple[Step, ...]]] = {
     "opened again": (EXPIRE, opened("a")),
     "waits": (ended(Status.PENDING),),
     "completed": (ended(Status.COMPLETED),),
+    "kept": (ended(Status.COMPLETED), ask("HSET", "job", "archived", 2), ask("PERSIST", "job")),
     "expired log": (ended(Status.COMPLETED), ask("DEL", "log")),
     "lost": (
         EXPIRE,
@@ -68,12 +69,14 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
     "open": lambda store, attempt: store.open(JOB, "a")[2:],
     "by b": lambda store, attempt: store.open(JOB, "b")[2:],
     "new": lambda store, attempt: store.open(JOB, "c", 1)[2:],
+    "again": lambda store, attempt: store.open(JOB, "a", 1)[2:],
     "register": lambda store, attempt: store.register(JOB),
     "known": lambda store, attempt: store.append(attempt, make_lines(1, 2)),
     "next": lambda store, attempt: store.append(attempt, make_lines(2, 2)),
     "beyond": lambda store, attempt: store.append(attempt, make_lines(4, 1)),
     "lost known": lambda store, attempt: store.append_lost(attempt, 1, 2),
     "lost": lambda store, attempt: store.append_lost(attempt, 3, 4),
+    "lost partly": lambda store, attempt: store.append_lost(attempt, 2, 4),
     "lost beyond": lambda store, attempt: store.append_lost(attempt, 4, 5),
     "renew": lambda store, attempt: store.renew(attempt),
     "confirm": lambda store, attempt: store._ask(
@@ -89,24 +92,25 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
 #: not Found; "g" and a number is a gap and the number expected. After that: "*" the stored values have changed, "'"
 #: the lease was extended, "e" another key expires from now on.
 TABLE: Final = """
-runs          1,3'  H     H     False 3'    4*'   g3    3'    5*'   g3    -'    3'    -*'   -*e   -*e   g3    H
-expired       2,3*' 2,3*' g3    False F     F     F     F     F     F     F     F     F     F     F     F     H
-in grace      2,3*' 2,3*' g3    False F     F     F     F     F     F     F     F     F     F     F     F     H
-taken         H     2,3'  H     False F     F     F     F     F     F     F     F     F     F     F     F     H
-opened again  2,3'  H     H     False F     F     F     F     F     F     F     F     F     F     F     F     H
-waits         2,3*' 2,3*' g3    False F     F     F     F     F     F     F     F     -     F     F     F     CANCELED*e
-completed     C     C     C     False C     C     C     C     C     C     F     4     F     -     F     F     C
-expired log   C     C     C     False C     C     C     C     C     C     F     F     F     -     F     F     C
-lost          C     C     C     False* F     F     F     F     F     F     F     4e    F     F     F     F     C*e
-foreign end   C     C     C     False* C     C     C     C     C     C     -'    4'    F     F     F     F     C*e
-no log        1,1'  H     H     False 3*'   g1    g1    3*'   g1    g1    -'    1'    g1    g1    g1    g1    H
-no hash       0,3*' H     H     False 3'    4*'   g3    3'    5*'   g3    -'    3'    -*'   -*e   -*e   g3    H
-trimmed       1,3'  H     H     False 3'    4*'   g3    3'    5*'   g3    -'    3'    -*'   -*e   -*e   g3    H
-archived      1,3'  H     H     False 3*'   4*'   g3    3'    5*'   g3    -'    3'    -*'   -*e   -*e   g3    H
-corrupt       R     R     R     False R     R     R     R     R     R     -'    3'    -*'   -*e   -*e   -*e   H
-skipped       R     R     R     False R     R     R     R     R     R     -'    5'    -*'   -*e   -*e   -*e   H
-being deleted D     D     D     D     D     D     D     D     D     D     D     D     D     D     D     D     N
-deleted       D     D     D     D     D     D     D     D     D     D     D     D     D     D     D     D     N
+runs          1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
+expired       2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
+in grace      2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
+taken         H     2,3'  H  H     False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
+opened again  2,3'  H     H  2,3'  False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
+waits         2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  -   F   F   F   CANCELED*e
+completed     C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   -   F   F   C
+kept          C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   -   F   F   C
+expired log   C     C     C  C     False  C   C   C  C   C   C  C  F  F  F   -   F   F   C
+lost          C     C     C  C     False* F   F   F  F   F   F  F  F  4e F   F   F   F   C*e
+foreign end   C     C     C  C     False* C   C   C  C   C   C  C  -' 4' F   F   F   F   C*e
+no log        1,1'  H     H  1,1'  False  3*' g1  g1 3*' g1  g1 g1 -' 1' g1  g1  g1  g1  H
+no hash       0,3*' H     H  0,3*' False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
+trimmed       1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
+archived      1,3'  H     H  1,3'  False  3*' 4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
+corrupt       R     R     R  R     False  R   R   R  R   R   R  R  -' 3' -*' -*e -*e -*e H
+skipped       R     R     R  R     False  R   R   R  R   R   R  R  -' 5' -*' -*e -*e -*e H
+being deleted D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   N
+deleted       D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   N
 """
 LETTERS: Final = {"Held": "H", "Closed": "C", "Fenced": "F", "Deleted": "D", "CorruptLog": "R", "JobNotFound": "N"}
 

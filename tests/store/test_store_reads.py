@@ -221,6 +221,27 @@ def test_the_first_end_of_a_foreign_log_is_its_end(bench: Bench, store: Store, i
     assert store.get_jobs([JOB]) == [job]
 
 
+def test_an_end_out_of_sequence_ends_no_job(bench: Bench, store: Store) -> None:
+    """Its number is the line's before it."""
+    for entry_id, fields in (("1-0", ["message", "a"]), ("1-1", ["event", "end"]), ("2-0", ["message", "b"])):
+        bench.xadd(entry_id, *fields)
+    job = store.get_job(JOB)
+    assert job is not None
+    assert (job.status, job.last, job.end) == (Status.RUNNING, 2, None)
+
+
+def test_of_a_long_end_only_the_beginning_is_read(bench: Bench, store: Store) -> None:
+    """A page reads a thousand jobs together."""
+
+    def sent() -> int:
+        return int(bench.ask("INFO", "stats").split(b"total_net_output_bytes:")[1].split()[0])
+
+    bench.xadd("1-0", "event", "end", "status", "FAILED", "timestamp", "x" * 2**20)
+    before = sent()
+    assert store.get_jobs([JOB])
+    assert sent() - before < 2**18
+
+
 def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store) -> None:
     """Also when somebody adds an entry after that with XADD."""
     attempt = store.open(JOB, "token")
@@ -415,11 +436,13 @@ def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
     assert store.listing.page("wf_2", None, 1) == []
 
 
-def test_unlist_removes_jobs_that_do_not_exist(store: Store, listed: list[tuple[int, str]]) -> None:
-    """The others stay."""
+def test_unlist_removes_jobs_that_do_not_exist(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
+    """The others stay. None of them counts as running."""
+    bench.ask("SADD", bench.key("running"), "never there", "b")
     store.listing.unlist("wf_1", ["c", "y", "never there"])
 
     assert store.listing.page("wf_1", None, 100) == listed[1:-1]
+    assert bench.ask("SMEMBERS", bench.key("running")) == [b"b"]
 
 
 def test_unlist_keeps_a_job_that_has_just_begun(bench: Bench, store: Store) -> None:
