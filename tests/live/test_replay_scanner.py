@@ -1,6 +1,7 @@
 """A replay with a query that asks the scan server sends what one sends that filters by itself, to the last byte that
 counts."""
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Final
@@ -66,10 +67,13 @@ class Rig:
         if end := chance.choice((f"{number + 1}-0", out_of_sequence, "")):
             self._server.ask("XADD", self._key, end, "event", "end", "status", "COMPLETED")
 
-    def viewer(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> Viewer:
+    def viewer(
+        self, line_filter: LineFilter, after: int, scan: ReplayScanner | None, expires_at: float = math.inf
+    ) -> Viewer:
         """A viewer of the job as it is now."""
         cache = ReplayCache(self.source, clock=self.clock, scan=scan)
-        return Viewer(cache, self.tail, JOB, self.source.get_job(JOB), after=after, line_filter=line_filter)
+        job = self.source.get_job(JOB)
+        return Viewer(cache, self.tail, JOB, job, after=after, line_filter=line_filter, expires_at=expires_at)
 
     def read(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> list[object]:
         """All events of a viewer, each with the number that its client would come back with."""
@@ -96,6 +100,17 @@ def test_it_makes_no_difference_who_filters(rig: Rig, seed: int) -> None:
         for after in (0, chance.randrange(40), chance.randrange(90)):
             assert rig.read(line_filter, after, rig.scan) == rig.read(line_filter, after, None)
     assert len(rig.asked) >= 6
+
+
+def test_a_scan_is_not_waited_for_beyond_the_end_of_the_stream(rig: Rig) -> None:
+    """A token may expire meanwhile."""
+    rig.write(random.Random(2), 60)
+    for seconds, most in ((600, 5.0), (3, 3.0)):
+        viewer = rig.viewer(FILTERS[2], 0, rig.scan, expires_at=rig.clock.now + seconds)
+        drained(viewer)
+        assert rig.asked[0].patience <= most
+        rig.asked.clear()
+        viewer.close()
 
 
 def test_the_worker_compares_only_what_comes_live(rig: Rig) -> None:
@@ -171,3 +186,6 @@ def test_an_answer_that_came_late_is_not_cached_for_longer(rig: Rig) -> None:
     for count in (1, 2):
         assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=False)
         assert len(rig.asked) == count
+    cache.scan = rig.scan
+    assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=False)
+    assert [cache.cached(JOB, each, 0)[1] > 0 for each in (FILTERS[0], FILTERS[1], None)] == [True, False, False]

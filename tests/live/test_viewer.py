@@ -1,10 +1,13 @@
 """A viewer on a clock that the tests move: first frames, replay, live lines, and every way in which a stream ends."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
@@ -13,6 +16,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
+from tests.support.archives import archive_up_to
 from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
@@ -148,9 +152,15 @@ def test_replay_then_live_then_the_end(rig: Rig) -> None:
     rig.write(1, 3)
     viewer = rig.viewer()
     before = drained(viewer)
-    rig.write(4, 5)
+    for number in (4, 5):
+        rig.write(number, number)
+        rig.tail.read_once()
+    known = rig.tail.known_job(JOB)
+    assert known
+    assert known.last == 5
     rig.end(6)
     rig.run_tail_once()
+    assert rig.tail.known_job(JOB) is None, "it may have been deleted since"
     assert names(before + drained(viewer)) == [
         "connected", "job", "log 1", "log 2", "log 3", "log 4", "log 5", "job", "end",
     ]  # fmt: skip
@@ -181,7 +191,12 @@ def test_a_query_moves_the_cursor_once_in_a_while(rig: Rig) -> None:
         assert drained(viewer) == b""
     rig.clock.now += CURSOR_SECONDS
     assert viewer.due <= rig.clock.now
-    assert drained(viewer) == b"id: 5\n\n"
+    follower = started(rig, line_filter=LineFilter(None, "line 9"))
+    follower.follow(viewer)
+    for each in (viewer, follower):
+        assert drained(each) == b"id: 5\n\n"
+    rig.clock.now += CURSOR_SECONDS
+    assert drained(viewer) == b""
     rig.write(6, 9)
     rig.run_tail_once()
     assert names(drained(viewer)) == ["log 9"]
@@ -202,6 +217,8 @@ def test_a_gap_comes_after_the_cursor_of_lines_that_were_left_out(rig: Rig) -> N
     rig.write(5, 5)
     rig.run_tail_once()
     assert drained(viewer).startswith(b"id: 2\n\nevent: gap\n")
+    rig.clock.now += CURSOR_SECONDS
+    assert drained(viewer) == b""
 
 
 def test_an_offset_beyond_the_log_waits_for_its_line(rig: Rig) -> None:
@@ -313,6 +330,22 @@ def test_a_store_that_was_away_and_came_back_counts_anew(rig: Rig) -> None:
     sent += drained(viewer)
     numbers = [name for name in names(sent) if name.startswith("log")]
     assert (numbers, viewer.reason) == ([f"log {number}" for number in range(1, 201)], "end")
+
+
+def test_who_was_helped_by_another_viewers_read_has_not_failed(rig: Rig) -> None:
+    """Their own read had failed, and the store has long been back. With another filter they are not helped."""
+    rig.write(1, 3)
+    viewer, other = rig.viewer(), rig.viewer(line_filter=LineFilter("stderr"))
+    viewer.next(), other.next()
+    rig.source.fault = StoreUnavailable("gone")
+    assert viewer.next() is None
+    rig.source.fault = None
+    started(rig)
+    assert other.take_cached() == b""
+    assert names(viewer.take_cached()) == ["log 1", "log 2", "log 3"]
+    assert viewer.next() is None
+    rig.wait(int(STORE_PATIENCE_SECONDS) + 5)
+    assert viewer.next() == b":\n"
 
 
 def test_no_line_is_lost_while_the_store_is_away(rig: Rig) -> None:
@@ -784,16 +817,29 @@ def test_a_replay_is_throttled_between_its_segments(rig: Rig) -> None:
     assert throttled
 
 
-def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig) -> None:
-    """Nothing of the old text is cached. Another job's segments stay."""
+def test_lines_that_were_archived_before_the_tail_read_them_are_no_gap(rig: Rig, tmp_path: Path) -> None:
+    objects = FileObjectStore(tmp_path)
+    rig.replay_cache = ReplayCache(rig.source, ArchiveReader(objects, rig.store.chunks.chunk), clock=rig.clock)
+    attempt = write_as_own_runner(rig, 2)
+    viewer = started(rig)
+    rig.store.append(attempt, [Line(number, STAMP, f"line {number}", "stdout") for number in range(3, 8)])
+    archive_up_to(rig.store, objects, JOB, 5, trim=True)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == [f"log {number}" for number in range(3, 8)]
+
+
+@pytest.mark.parametrize(("entries", "span"), [(1, (2, 2)), (0, (1, 3))], ids=["in the list", "lost"])
+def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig, entries: int, span: tuple[int, int]) -> None:
+    """Nothing of the old text is cached. Another job's segments stay. Without its range all lines count as redacted."""
     write_as_own_runner(rig, 3)
     rig.write(1, 3, job=OTHER)
     viewer, other = started(rig), started(rig, job=OTHER)
     assert rig.replay_cache.cached(JOB, None, 0)[1] == rig.replay_cache.cached(OTHER, None, 0)[1] == 3
-    rig.ask("RPUSH", rig.key("audit"), b'{"from":2,"to":2,"count":1}')
+    for _ in range(entries):
+        rig.ask("RPUSH", rig.key("audit"), b'{"from":2,"to":2,"count":1}')
     rig.ask("HSET", rig.key("job"), "redactions", 1)
     rig.tail.check_jobs([viewer.feed] if viewer.feed else [])
-    assert event_data(drained(viewer)) == [("redact", '{"from":2,"to":2}')]
+    assert event_data(drained(viewer)) == [("redact", f'{{"from":{span[0]},"to":{span[1]}}}')]
     assert rig.replay_cache.cached(JOB, None, 0) == (b"", 0)
     assert rig.replay_cache.cached(OTHER, None, 0)[1] == 3
     assert drained(other) == b""

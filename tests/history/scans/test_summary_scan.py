@@ -11,6 +11,7 @@ import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import SummaryScan
@@ -138,6 +139,22 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
     assert summary["compared_with"] == ["good"]
     assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
     assert summarize(app, JobRef("wf_1", "good"))["compared_with"] is None
+
+
+def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix: str, tmp_path: Path) -> None:
+    """What was found in one is not said of the other, and nothing of a line that was redacted since."""
+    objects = FileObjectStore(tmp_path)
+    with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: 1_772_532_005.0)) as store:
+        app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: 1000.0)
+        for name, texts in (("team-a", ("error: a", "fine")), ("team-b", ("fine", "error: b"))):
+            attempt = store.open(ref := JobRef(name, "job"), "token")
+            store.append(attempt, [Line(number, NOW, text, "stdout") for number, text in enumerate(texts, 1)])
+            store.finish(attempt, Status.FAILED, 3, 0, 3)
+            errors = [text for text in texts if text != "fine"]
+            assert [each["message"] for each in summarize(app, ref)["errors"]["first"]] == errors
+        everything = RedactionRequest(1, 2, lambda line: line.message == "error: b", {}, exact=True)
+        assert Redaction(store, objects, ref, everything).run().lines == 1
+        assert summarize(app, ref)["errors"]["count"] == 0
 
 
 def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None:
