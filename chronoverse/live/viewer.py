@@ -84,7 +84,6 @@ class Viewer:
         self._awaited_until = None if job else self.sent_at + self.wait
         self._finished = job if job and job.end else None
         self._pending = connected_frame(self.retry_ms) + (job.to_frame() if job else b"")
-        self._schedule()
         if self._finished is None:
             self.feed = feed = self._tail.join(self._ref, job, self)
             self._ref, self._version = feed.ref, feed.version
@@ -194,7 +193,7 @@ class Viewer:
         if self.has_skipped:
             self.due = min(self.due, self.sent_at + CURSOR_SECONDS)
         if self._awaited_until is not None and (self.feed is None or self.feed.job is None):
-            self.due = min(self.due, max(self._awaited_until, self.sent_at))
+            self.due = min(self.due, self._awaited_until)
 
     def _close_early(self, now: float) -> bytes:
         """The closing frame, if the stream must end before the log does; else empty."""
@@ -284,7 +283,6 @@ class Viewer:
             found, cursor = self._step(now)
         except ShareExceeded:
             # Other streams of this token have their turn first. A cursor block keeps the connection alive.
-            self._sent(now)
             return sse.cursor(self.cursor)
         except (StoreError, AtCapacity, ScansUnavailable) as error:
             which = "archive" if isinstance(error, ArchiveUnavailable) else "store"

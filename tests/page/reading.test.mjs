@@ -168,10 +168,10 @@ test("matches are stepped through from the line on top, both ways, and around th
   at.top = 4;
   for (const direction of [1, 1, 1, 1, -1, -1]) await matches.step(direction);
   deepEqual([at.jumps, at.asked], [[4, 5, 10, 3, 10, 5], []]);
-  deepEqual(matches.progress, { found: "3 of 4", far: "" });
+  equal(matches.progress.found, "3 of 4");
   at.current = 7;
   await matches.step(-1);
-  deepEqual(matches.progress.found, "3 of 4");
+  equal(matches.progress.found, "3 of 4");
   matches.drop();
   await matches.step(1);
   equal(at.jumps.length, 7);
@@ -218,7 +218,7 @@ test("a text is marked here, an expression as the service has found it", async (
   $("regex").dispatchEvent(event("click"));
   await until(() => find.scan.done);
   deepEqual([find.marks(found[0]), find.marks(found[1])], [[[2, 4]], []]);
-  equal($("count").textContent, "1 of 1");
+  equal($("count").textContent, "1");
   ok(asked.at(-1).includes("q=a%2Bb&regex=true"), asked.at(-1));
   $("q").value = "other";
   $("q").dispatchEvent(event("keydown", { key: "Enter" }));
@@ -266,7 +266,7 @@ test("a profile is asked for until it is whole; one from before a redaction is n
     return Response.json(answers[Math.min(asked, 2) - 1]);
   };
   const shown = [];
-  const profile = new Profile(PATH, { last: 30 }, { show: ({ slower }) => shown.push(slower.length) });
+  const profile = new Profile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
   $("slower").hidden = true;
   profile.follow(() => false);
   await until(() => asked === 2);
@@ -274,7 +274,7 @@ test("a profile is asked for until it is whole; one from before a redaction is n
   release();
   await new Promise((done) => setTimeout(done, 30));
   deepEqual([shown, $("slower").hidden], [[], true]);
-  const next = new Profile(PATH, { last: 30 }, { show: ({ slower }) => shown.push(slower.length) });
+  const next = new Profile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
   await next.follow(() => false);
   deepEqual([shown, $("slower").hidden], [[3], false]);
   ok($("slower").textContent.startsWith("29.0 s slower after line 20"), $("slower").textContent);

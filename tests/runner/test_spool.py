@@ -231,17 +231,6 @@ def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_pat
     assert list(Spool.recover(path).entries()) == sent
 
 
-def test_a_file_with_markers_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
-    """Version 0.2 dropped lines from the middle, and gave them no numbers."""
-    spool = Spool(in_file(tmp_path))
-    spool.save_state(workflow="wf_1", job="job_1", ranges=[[2, 5, 50, "", "", True]])
-    fill(spool, 0, 100)
-    path = spool.preserve()
-    assert path is not None
-    with pytest.raises(SpoolError, match="deliver it with the version that ran the job"):
-        Spool.recover(path)
-
-
 @pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 8), marks=pytest.mark.long)], ids=["few", "more"])
 def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path) -> None:
     """Each line has its own number, a line that was taken is never dropped, and those two kinds are all lines."""
@@ -418,16 +407,6 @@ def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
         Spool.recover(path)
     assert path.read_bytes() == content
     assert orphaned_spools(tmp_path) == {path: {}}
-
-
-def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
-    """It stays unchanged, and the message says which version can deliver it."""
-    path = tmp_path / "job-12345678.spool"
-    path.write_bytes(content := b"CVSPOOL1" + bytes(100_000))
-    assert orphaned_spools(tmp_path) == {path: {}}
-    with pytest.raises(SpoolError, match="deliver it with the version that ran the job"):
-        Spool.recover(path)
-    assert path.read_bytes() == content
 
 
 def test_removed_lines_are_named(tmp_path: Path) -> None:
