@@ -155,39 +155,6 @@ def test_row_4b_a_power_failure_that_the_runner_survives(nobody_lost: FaultTestb
 
 
 @pytest.mark.long
-def test_row_4b_a_power_failure_after_the_last_line(nobody_lost: FaultTestbed) -> None:
-    """A runner whose job has ended waits until the terminal entry is on the disk. If it is lost, it writes it again."""
-    runner, watchers = nobody_lost.start_job(job("row-4b-end"), rate=500)
-    safe = nobody_lost.freeze_disk()
-    nobody_lost.wait_for_more(watchers, 20)
-    runner.end_job()
-    nobody_lost.wait_for_end(runner.job)
-    assert runner.process.poll() is None
-    nobody_lost.cut_power(safe)
-    nobody_lost.redis.start()
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert len(watchers[0].lines) == runner.begun
-
-
-@pytest.mark.long
-def test_row_4b_a_power_failure_that_loses_only_the_terminal_entry(nobody_lost: FaultTestbed) -> None:
-    """All lines are on the disk, and only the terminal entry is not. The runner writes it again."""
-    runner, _ = nobody_lost.start_job(job("row-4b-end-alone"), rate=0.1, lines=1)
-    safe = nobody_lost.freeze_disk()
-    runner.end_job()
-    nobody_lost.wait_for_end(runner.job)
-    nobody_lost.cut_power(safe)
-    nobody_lost.redis.start()
-    finish(nobody_lost, runner)
-
-    verdict = nobody_lost.verdict(runner.job)
-    assert verdict.clean, verdict
-
-
-@pytest.mark.long
 def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: FaultTestbed) -> None:
     """Nobody has the lost lines any more. The job is declared LOST, and viewers get an error that names these lines."""
     runner, watchers = short_lease.start_job(job("row-4c"), rate=500)

@@ -70,10 +70,6 @@ def _guarded(function: Callable[..., object], *args: Any) -> None:
         world.violation(f"{world.process_name}: {type(error).__name__}: {error}", error)
 
 
-class Violation(Exception):
-    """Raised when a judge has found something wrong."""
-
-
 class World:
     """The state of the simulation: the seed's random numbers, the trace, the story, and what was found."""
 
