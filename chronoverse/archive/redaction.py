@@ -75,7 +75,7 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
-        Does not raise an error after the first redacted lines, because a retry would not count them. Raises
+        Once lines are redacted, returns on an error, because a retry would not count them. Otherwise raises
         :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
         of the store and the archive.
         """

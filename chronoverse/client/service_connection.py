@@ -291,7 +291,7 @@ def failure_reason(error: Exception) -> str:
 
 
 def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
-    """The error for an answer with a problem document (RFC 9457), or for the status of another answer."""
+    """The error for a refusal: from its problem document (RFC 9457), or else from its status."""
     status = response.status
     try:
         problem = orjson.loads(answer)
