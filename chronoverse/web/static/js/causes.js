@@ -1,8 +1,7 @@
 // What the lists say of red jobs: why they failed. Each is asked for once, and only a few at the same time.
 
-import { isTransient } from "../client/request.js";
 import { causeText } from "./summary.js";
-import { get } from "./session.js";
+import { get, persist } from "./session.js";
 
 //: Bytes of a summary of which only the cause is shown.
 const BYTES = 2000;
@@ -15,8 +14,8 @@ const waiting = [];
 let asked = 0;
 
 /**
- * What `ask()` gives for a key, which is asked for once, unless the service was busy. Until it is known, and when it cannot be had, it
- * is undefined; `told()` is called when it is known. Of what is wanted at the same time, what `costs` least is asked for first.
+ * What `ask()` gives for a key, which is asked for once. Until it is known, and when it cannot be had, it is undefined; `told()` is
+ * called when it is known. Of what is wanted at the same time, what `costs` least is asked for first.
  */
 export function cached(key, ask, told, costs = 0) {
   if (found.has(key)) return found.get(key);
@@ -31,14 +30,9 @@ async function next() {
   const { key, ask, told } = waiting.sort((a, b) => a.costs - b.costs).shift();
   asked += 1;
   found.set(key, undefined);
-  try {
-    found.set(key, await ask());
-  } catch (error) {
-    // The next drawing asks again.
-    if (isTransient(error)) found.delete(key);
-  }
+  found.set(key, await persist(ask).catch(() => undefined));
   asked -= 1;
-  if (found.has(key)) told();
+  told();
   next();
 }
 

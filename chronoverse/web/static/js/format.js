@@ -59,7 +59,6 @@ export function elapsed(iso, start) {
   if (Number.isNaN(ms) || Date.parse(iso) === 0) return "";
   const sign = ms < 0 ? "-" : "+";
   const all = Math.abs(ms);
-  const twoDigits = (n) => String(n).padStart(2, "0");
   const hours = Math.floor(all / 3_600_000);
   const minutes = Math.floor(all / 60_000) % 60;
   const rest = (all % 60_000) / 1000;

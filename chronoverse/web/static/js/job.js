@@ -172,12 +172,12 @@ function setCurrent(number) {
 }
 
 /** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
-function jump(number, share = JUMP_SHARE) {
+function jump(number) {
   log.reveal(number);
   setCurrent(number);
   if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.isAsked) });
+  viewport.show(viewport.source.rowOf(number), { share: JUMP_SHARE, near: find.active || newLines.active || errors.isAsked });
   inView();
   showNewCount();
 }

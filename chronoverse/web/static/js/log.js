@@ -173,7 +173,7 @@ export class Log {
       indexes.add(Math.floor((number - 1) / WINDOW));
       for (const part of this.#parts.get(number)?.slice(0, 2) ?? []) indexes.add(Math.floor((part - 1) / WINDOW));
     }
-    for (const index of indexes) this.#touch(index);
+    for (const index of indexes) if (this.#windows.has(index)) this.#window(index);
     const missing = [...indexes].filter((index) => !this.#complete(index));
     const same = missing.length === this.#missing.length && missing.every((index, i) => index === this.#missing[i]);
     const isMoving = performance.now() - this.#loadedAt < SETTLE_MS;
@@ -262,10 +262,6 @@ export class Log {
     this.#windows.delete(index);
     this.#windows.set(index, window);
     return window;
-  }
-
-  #touch(index) {
-    if (this.#windows.has(index)) this.#window(index);
   }
 
   #put(window, number, line) {

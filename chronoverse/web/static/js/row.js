@@ -53,10 +53,7 @@ export class RowMaker {
     row.classList.toggle("picked", Boolean(this.picked && number >= this.picked.from && number <= this.picked.to));
     row.classList.toggle("current", number === this.current);
     row.classList.toggle("cause-row", number === this.cause);
-    const link = make("a", "n", String(number));
-    link.href = `#L${number}`;
-    link.tabIndex = -1;
-    row.append(link);
+    row.append(Object.assign(make("a", "n", String(number)), { href: `#L${number}`, tabIndex: -1 }));
     if (gap) return this.#gap(row, gap);
     if (this.times !== "none") row.append(this.#time(line));
     if (!line) row.classList.add("coming");
@@ -79,10 +76,7 @@ export class RowMaker {
   #time(line) {
     if (!line) return make("time", "t");
     const text = this.times === "clock" ? clock(line.timestamp) : elapsed(line.timestamp, this.startedAt);
-    const time = make("time", "t", text);
-    time.dateTime = line.timestamp;
-    time.title = line.timestamp;
-    return time;
+    return Object.assign(make("time", "t", text), { dateTime: line.timestamp, title: line.timestamp });
   }
 
   #line(row, line, folded) {
@@ -111,10 +105,7 @@ export class RowMaker {
     }
     if (found?.kind === "group") {
       const fold = make("button", "fold", folded ? "▸" : "▾");
-      fold.type = "button";
-      fold.tabIndex = -1;
-      fold.setAttribute("aria-expanded", String(!folded));
-      fold.setAttribute("aria-label", folded ? "Unfold the group" : "Fold the group");
+      Object.assign(fold, { type: "button", tabIndex: -1, ariaExpanded: String(!folded), ariaLabel: `${folded ? "Unfold" : "Fold"} the group` });
       row.append(fold);
       row.classList.add("group");
     }

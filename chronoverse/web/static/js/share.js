@@ -1,6 +1,6 @@
 // Picked lines: their numbers in the address, copying and saving.
 
-import { $, announce } from "./dom.js";
+import { $, announce, link, make } from "./dom.js";
 import { count } from "./format.js";
 import { query } from "./scan.js";
 import { ask, get, refusal } from "./session.js";
@@ -96,8 +96,7 @@ export async function copyAs(button, path, picked, stream) {
 /** Browsers have `navigator.clipboard` only on secure origins. `execCommand` works on the others. */
 async function toClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = document.createElement("textarea");
-  area.value = text;
+  const area = Object.assign(make("textarea"), { value: text });
   document.body.append(area);
   area.select();
   document.execCommand("copy");
@@ -108,19 +107,16 @@ async function toClipboard(text) {
 export async function save(path, name, format, criteria, many) {
   const url = `${path}/logs/raw?${query(criteria, { format })}`;
   const suggestedName = `${name}.${format}`;
-  if (many > MEMORY_LINES && globalThis.showSaveFilePicker) {
-    const file = await showSaveFilePicker({ suggestedName }).catch(() => null);
-    if (!file) return;
-    const response = await ask(url);
-    if (!response.ok) throw await refusal(response);
+  const picks = many > MEMORY_LINES && globalThis.showSaveFilePicker;
+  const file = picks && (await showSaveFilePicker({ suggestedName }).catch(() => null));
+  if (picks && !file) return;
+  const response = await ask(url);
+  if (!response.ok) throw await refusal(response);
+  if (file) {
     await response.body.pipeTo(await file.createWritable());
     return announce("Saved");
   }
-  const response = await ask(url);
-  if (!response.ok) throw await refusal(response);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
-  link.download = suggestedName;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const saved = Object.assign(link(URL.createObjectURL(await response.blob())), { download: suggestedName });
+  saved.click();
+  setTimeout(() => URL.revokeObjectURL(saved.href), 60_000);
 }
