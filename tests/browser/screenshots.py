@@ -120,7 +120,10 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     server.ask("XTRIM", key, "MINID", "900")
     server.ask("XDEL", key, *(f"{number}-0" for number in range(912, 1240)))
 
-    save(tab().open(running).wait_number(140), "running")
+    live = tab().open(running).wait_number(140)
+    live.page.wait_for_selector("#usual:has-text('usually')")
+    live.page.wait_for_selector("#steps a")
+    save(live, "running")
     for name, opened in (("failed", tab()), ("dark", tab(dark=True)), ("narrow", tab(NARROW))):
         opened.open(failed).wait_compared()
         save(opened.wait_number(310), name)
