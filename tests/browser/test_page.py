@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Route
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Status
@@ -493,43 +493,6 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
     tab.wait(lambda rows: tab.page.locator(".t").first.inner_text().count(":") == 2, "times of day")
     tab.view("#time")
     tab.wait(lambda rows: tab.page.locator(".t").first.inner_text()[0] in "+-", "times since the start")
-
-
-@pytest.fixture(scope="module")
-def modules(browser: Browser, page_service: Service) -> Iterator[Page]:
-    """A page of the service's origin, for tests of single modules."""
-    with browser.new_page() as page:
-        page.goto(f"{page_service.url}/ui/static/icon.svg")
-        yield page
-
-
-def test_hidden_numbers_are_counted_right(modules: Page) -> None:
-    """The arithmetic between rows and numbers is compared with counting one by one."""
-    wrong = modules.evaluate(
-        """async () => {
-            const { Ranges } = await import("/ui/static/js/ranges.js");
-            let seed = 1;
-            const random = (n) => (seed = (seed * 48271) % 2147483647) % n;
-            const wrong = [];
-            for (let round = 0; round < 200; round += 1) {
-                const ranges = new Ranges(), hidden = new Set();
-                for (let i = 0; i < 12; i += 1) {
-                    const from = 1 + random(60), to = from + random(8);
-                    ranges.add(from, to);
-                    for (let n = from; n <= to; n += 1) hidden.add(n);
-                    const shown = Array.from({ length: 80 }, (_, n) => n + 1).filter((n) => !hidden.has(n));
-                    for (let n = 1; n <= 80; n += 1) {
-                        const below = [...hidden].filter((each) => each < n).length;
-                        if (ranges.below(n) !== below || ranges.has(n) !== hidden.has(n)) wrong.push([round, n]);
-                    }
-                    shown.forEach((n, row) => ranges.outside(row) === n || wrong.push([round, row, n]));
-                }
-            }
-            return wrong;
-        }"""
-    )
-
-    assert wrong == []
 
 
 @pytest.mark.long

@@ -76,18 +76,6 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     tab.page.goto(f"{tab.url}/ui/workflows/overview#token={page_service.token()}")
     tab.page.wait_for_selector("tbody tr:nth-child(5)")
     assert tab.page.evaluate(NAMES) == ["a-running-one", "run-4", "run-2", "run-1", "run-0"]
-    kinds = "(links) => links.map((each) => [each.dataset.kind, each.innerText])"
-    assert tab.page.locator("#kinds a").evaluate_all(kinds) == [
-        ["", "All 5"],
-        ["FAILED", "Failed 3"],
-        ["RUNNING", "Running 1"],
-        ["LOST", "Lost 0"],
-        ["COMPLETED", "Completed 1"],
-        ["CANCELED", "Cancelled 0"],
-    ]
-    assert tab.text("#overview") == "5 jobs · failing since run-1 · last good run run-0"
-    links = "(links) => links.map((each) => each.getAttribute('href').split('/').pop())"
-    assert tab.page.locator("#overview a").evaluate_all(links) == ["run-1", "run-0"]
     causes = "(all) => all.map((each) => each.textContent)"
     wait_until(
         lambda: tab.page.locator(".why").evaluate_all(causes) == ["", "a line", "only FAILED", "only FAILED", ""],

@@ -25,32 +25,6 @@ OpenTab = Callable[..., Tab]
 #: The route, but not the page's own module of that name.
 ROUTE: Final = re.compile(r"/jobs/[^/]+/profile\?")
 
-#: What the pure part makes of a small profile, and of times.
-PURE: Final = """async (profile) => {
-    const { lineAt, outputPath, pauseAt, pausesOf, placeText, runningTexts, secondsOf, slowPath } =
-        await import("/ui/static/js/timeline.js");
-    const { strip } = profile;
-    const pauses = pausesOf(profile);
-    const ends = [[130, 170], [125, 3590], [7200, 10800], [3, 23], [-5, 90], [0, 40], [-9, 0], [175, 175]];
-    const silent = (seconds, usual, isSilent = true) =>
-        runningTexts({ silent_seconds: seconds, usual, seconds_left: null }, 0, isSilent).silent;
-    const usual = { least: 8, median: 10, most: 12 };
-    return {
-        numbers: [-1, 0, 5, 10, 49.9, 50, 60, 99.9, 100, 200].map((seconds) => lineAt(strip, seconds)),
-        seconds: [0, 1, 51, 101, 102, 202, 999].map((number) => secondsOf(strip, number)),
-        pauses: pauses.map(({ from, to, number, isSlower }) => [from, to, number, isSlower]),
-        columns: outputPath(strip).split("H").length - 1,
-        silence: outputPath(strip).split("V").slice(21, 100).every((each) => Number(each.split("H")[0]) > 15),
-        slow: slowPath(pauses, 100),
-        found: [9.5, 10, 30, 49, 50, 50.5, 70, 75, 90].map((seconds) => pauseAt(pauses, seconds, 1)?.number ?? 0),
-        ends: ends.map(([least, most]) =>
-            runningTexts({ silent_seconds: 0, usual: null, seconds_left: { least, most } }, 0).end),
-        silent: [silent(240, usual), silent(13, usual), silent(12, usual), silent(240, usual, false), silent(240, null),
-            silent(9, { least: 0, median: 0, most: 0.1 }), silent(7300, { least: 0, median: 0.1, most: 0.3 })],
-        place: placeText(strip, 60),
-    };
-}"""
-
 
 def line(number: int, message: str = "") -> dict[str, Any]:
     """A line of an answer."""
@@ -101,41 +75,6 @@ def answer(tab: Tab, body: Callable[[], dict[str, Any]]) -> list[float]:
 def moment(page: Page) -> str:
     """What the strip says where the pointer or the focus is."""
     return page.inner_text("#moment") if page.is_visible("#moment") else ""
-
-
-def test_places_in_a_strip_of_time(open_tab: OpenTab, job: Job) -> None:
-    """Where lines, pauses and steps are, what is drawn, and the words for what is left and for silence."""
-    job.lines("a line").end()
-    found = open_tab(job.ref).wait_number(1).page.evaluate(PURE, profile(job, "FAILED"))
-    assert found == {
-        "numbers": [1, 1, 51, 101, 101, 102, 151, 300, 301, 301],
-        "seconds": [0, 0, 5, 10, 50, 75, 100],
-        "pauses": [[10, 50, 101, True], [70, 75, 201, False]],
-        "columns": 200,
-        "silence": True,
-        "slow": "M100.0 0V16M100.0 8H500.0",
-        "found": [101, 101, 101, 101, 101, 101, 201, 0, 0],
-        "ends": [
-            "usually ends in 2 to 3 min",
-            "usually ends in 2 to 60 min",
-            "usually ends in 2 to 3 h",
-            "usually ends within 25 s",
-            "usually ends within 2 min",
-            "usually ends within 40 s",
-            "usually ended by now",
-            "usually ends in 2 to 3 min",
-        ],
-        "silent": [
-            "Silent for 4 min, usually 10 s",
-            "Silent for 13 s, usually 10 s",
-            None,
-            None,
-            None,
-            None,
-            "Silent for 2 h, usually 0.1 s",
-        ],
-        "place": "1 min 00 s · line 151",
-    }
 
 
 def write(job: Job, *, waits: float = 0.0) -> Job:
