@@ -35,7 +35,7 @@ npm_|_authToken               ~(npm_[A-Za-z0-9]{36})\b|_authToken=\\?["']?([^\s"
 pypi-AgE                      pypi-AgE[\w-]{50,}
 eyJ                           eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}
 ://[^\s/:@"'<>]*:[^\s/@"'<>]+@  ://[^\s/:@"'<>]*:([^\s/@"'<>$*{][^\s/"'<>]{3,255})@(?:[^s]|s[^h]|sh[^a]|sha[^2])
-""".replace("~", r"(?:^|[^A-Za-z0-9+/_-]|\\[nrt])").replace(
+""".replace("~", r"(?:^|[^A-Za-z0-9+_-]|\\[nrt])").replace(
     "GITLAB", "gl(?:pat|oas|dt|rtr?|cbt|ptt|ft|imt|agent|soat|ffct)"
 )
 _FORMS: Final = [(row.split()[0], row.split()[1]) for row in _ROWS.strip().splitlines()]
@@ -67,7 +67,7 @@ def _held() -> re.Pattern[bytes]:
     return re.compile(
         rf"(?:(?<![A-Za-z0-9])(?:(?:{_WORDS})\S*|{'|'.join(sorted(_PARTS))}"
         r"|(?:https?|rediss?|postgres(?:ql)?|mysql|mongodb|amqps?):/?)"
-        r"|[a-z0-9]://[^\s/]*|BEGIN [A-Z0-9 -]{0,45}"
+        r"|[a-z0-9]://[^\s/]*|BEGIN(?: [A-Z0-9 -]{0,45})?"
         r"""|(?i:secret_?access_?key)\\?["']?[\s:=]{0,4}\\?["']?[A-Za-z0-9/+]{0,40})\Z""".encode()
     )
 
@@ -141,10 +141,13 @@ class StreamMask:
         #: Within a private key: the bytes before and after its beginning in that line (lines can have a prefix), and
         #: whether a line of base64 has come.
         self.key: tuple[int, int, bool] | None = None
+        #: Bytes of the next line that were published already.
+        self.published = 0
 
     def __call__(self, text: bytes) -> bytes:
         """Masks lines separated by newlines. Their number stays the same."""
         if self.key is None and not self._forms.may_be_in(text):
+            self.published = 0
             return text
         return b"\n".join(map(self._mask_line, text.split(b"\n")))
 
@@ -170,6 +173,7 @@ class StreamMask:
             if start >= position:
                 masked += [line[position:start], _MASKED]
             position = max(position, end)
+        self.published = 0
         return b"".join([*masked, line[position:]]) if masked else line
 
     def _key_spans(self, line: bytes) -> Sequence[Span]:
@@ -197,5 +201,7 @@ class StreamMask:
             assert inline is not None
             spans.append((start, inline.end()))
             if len(inline[0]) < _LEAST_BODY:
+                # Of the marker, its dashes may be published already.
+                start = max(0, self.published + marker.start(1) - 5) if self.published else start
                 self.key = start, len(line) - marker.end(), False
         return spans

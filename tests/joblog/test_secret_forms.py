@@ -52,7 +52,7 @@ def masked(text: str) -> str:
 
 @pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
 def test_each_form_is_masked(name: str, around: str, key: str) -> None:
-    """Whole, twice in a line, in colours, highlighted in part, and in JSON."""
+    """Whole, twice in a line, in colours, highlighted in part, in JSON, and in the path of a URL."""
     text = around.format(key)
     expected = around.format("[masked]")
     assert masked(text) == expected
@@ -64,6 +64,8 @@ def test_each_form_is_masked(name: str, around: str, key: str) -> None:
     for quoted in (json.dumps({"message": f"first\n{text}\n"}), json.dumps(json.dumps({"a": f"\t{text}", "b": 1}))):
         assert masked(quoted) == quoted.replace(key, "[masked]")
     assert masked(expected) == expected
+    if around == "{}":
+        assert masked(f"https://h.example/p/{key}?a={key}&b") == "https://h.example/p/[masked]?a=[masked]&b"
 
 
 @pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
@@ -115,6 +117,18 @@ def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> 
         assert [shown[0], *shown[-2:]] == [texts[0], *texts[-2:]]
         assert not any(LETTERS[:11] in text or "PRIVATE" in text for text in shown)
         assert sum("[masked]" in text for text in shown) >= len(PEM) - 2
+
+
+@pytest.mark.parametrize("before", ["", "web-1  | ", "2026-03-03T10:00:05.123Z key: "])
+def test_a_private_key_whose_first_line_comes_in_two_chunks(before: str) -> None:
+    """The first one is published as a partial line, because the rest of the line is late."""
+    text = "\n".join(f"{before}{line}" for line in ["reading", *PEM, "done"]).encode()
+    for cut in range(text.index(b"\n"), text.index(b"\n", len(before) + 10) + 2):
+        splitter = LineSplitter("stdout", 65_536, FORMS.mask())
+        batches = splitter.feed(text[:cut], "") + splitter.flush() + splitter.feed(text[cut:], "") + splitter.close()
+        found = b"\n".join(batch.text for batch in batches)
+        assert LETTERS[:11].encode() not in found, cut
+        assert found.endswith(b"done"), cut
 
 
 def test_a_private_key_in_one_line_is_masked() -> None:
