@@ -67,7 +67,7 @@ def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service
 
 
 def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """How many jobs have each status, running ones on top, why they failed, and where it broke."""
+    """Running jobs are on top. The list says why the others failed, and has those of a status alone."""
     for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
         Job(page_store, f"run-{number}", "overview").lines(*["same"] * number, f"only {status}").end(status, 3)
     Job(page_store, "a-running-one", "overview").lines("a line")

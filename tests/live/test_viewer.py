@@ -777,17 +777,6 @@ def test_an_entry_without_a_message_is_a_gap(rig: Rig) -> None:
     assert event_data(drained(rig.viewer()))[3] == gap
 
 
-def test_a_closed_viewer_leaves_the_tail(rig: Rig) -> None:
-    """Closing it twice does no harm."""
-    rig.write(1, 1)
-    viewer = rig.viewer()
-    assert next(viewer.chunks()).startswith(CONNECTED)
-    assert rig.tail.watched == 1
-    viewer.close()
-    viewer.close()
-    assert rig.tail.watched == 0
-
-
 def test_a_filtered_replay_is_throttled_by_what_it_reads(rig: Rig) -> None:
     """It sends next to nothing, and costs as much as another."""
     rig.write(1, 400)
