@@ -431,7 +431,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 class Progress(NamedTuple):
     """A running job's silence, the usual pause after its last line, and the time left, in ms.
 
-    ``left`` is None if fewer than three good runs have one of the last lines.
+    ``left`` is None unless at least three good runs contain one of this job's latest lines.
     """
 
     silent: int

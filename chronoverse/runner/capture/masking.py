@@ -36,8 +36,8 @@ class Masks:
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
         """Masks the beginning of a text. Returns it, and the unmasked rest, which could begin a secret.
 
-        However a stream is split, the results, followed by :meth:`mask` of the last rest, equal :meth:`mask` of the
-        whole.
+        Prepend the rest to the stream's next piece; pass the last rest to :meth:`mask`. The joined results equal
+        :meth:`mask` of the whole stream, however it is split.
         """
         end = self._undecided_from(text, 0)
         if end == 0 or not self._occur_in(text):

@@ -202,7 +202,7 @@ def _milliseconds(timestamp: str | None) -> int | None:
 
 
 def _entry_ms(value: Any) -> int:
-    """An entry's time in a cursor. Not 0: no entry has it, and the store rejects the id 0-0."""
+    """Parses an entry's time in a cursor. Rejects 0: no entry is that old, and the store rejects the id 0-0."""
     if not number(value):
         raise ValueError
     return int(value)
