@@ -249,15 +249,17 @@ def test_all_that_is_new_is_written_however_many_slices_it_is(feed: Feed) -> Non
 
 
 def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
-    """It ends its stream by itself, and the others go on."""
+    """It ends its stream by itself, and the others go on, until theirs expires."""
     clock = Clock()
     group, members = make_group(feed, 2, clock=clock)
-    expiring = FakeWriter(feed, clock, expires_at=clock() + 5)
-    assert group.join(cast(StreamWriter, expiring))
+    expiring = [FakeWriter(feed, clock, expires_at=clock() + seconds) for seconds in (10, 5)]
+    for each in expiring:
+        assert group.join(cast(StreamWriter, each))
 
-    clock.now += 5
-    group.wake()
-    assert expiring.group is None
+    for left in ([group, None], [None, None]):
+        clock.now += 5
+        group.wake()
+        assert [each.group for each in expiring] == left
     assert [each.group for each in members] == [group, group]
 
 
