@@ -4,12 +4,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import pytest
 
-from chronoverse.errors import NotALog, ScansUnavailable
+from chronoverse.errors import NotALog, ScansUnavailable, ShareExceeded
 from chronoverse.history.pages import Page
 from chronoverse.history.scans import client
 from chronoverse.history.scans.client import ScanClient
@@ -155,6 +155,18 @@ def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None
             pending.shorten()
             assert pending.page() == Page([], 7, True)
     assert heard == [b""]
+
+
+def test_the_scans_of_a_subject_delay_no_other_subject(endpoint: ScanEndpoint) -> None:
+    scans = client_of(endpoint)
+
+    def ask(subject: str, patience: float) -> AbstractContextManager[object]:
+        now = time.monotonic()
+        asked = LineScan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=now, patience=patience)
+        return scans.ask(asked, subject)
+
+    with ask("ada", 60), ask("bob", 60), pytest.raises(ShareExceeded), ask("ada", 0.05):
+        pass
 
 
 def test_a_replay_does_not_wait_for_a_server_that_does_not_run(endpoint: ScanEndpoint) -> None:
