@@ -95,7 +95,8 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
             # A store that was lost meanwhile has forgotten it.
             if before == losses and status == 200 and answer["next"] is None and not answer["pending"]:
                 found.done_at = loop.time
-                for node in site.nodes:
+                # A node that is cut off from the store learns nothing of it, and soon serves nothing from memory.
+                for node in [each for each in site.nodes if each.deps and each.deps.tail.silent_seconds() < 1.5]:
                     for query in ("", "&q=n%3D"):
                         _probe(site, node.name, f"{path}/events?offset={found.first - 1}{query}", found)
                 return True

@@ -234,7 +234,7 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
     """Who was there before and after a redaction was told of it."""
     for each in runner.redactions:
         # By the next look at the job. Who reads slowly reads what came earlier first.
-        told_at = each.done_at + site.shape.check_seconds + 1 + 15 * viewer.reads_for
+        told_at = each.done_at + 2 + 15 * viewer.reads_for
         number = sum(at < each.asked_at for at in viewer.connected_at)
         was_there = any(seen.connection == number and seen.at - MONOTONIC > told_at for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]

@@ -28,7 +28,6 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
-from chronoverse.live import tail as tail_module
 from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.live.tail import Tail
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -102,7 +101,6 @@ class Site:
         self.objects = objects
         # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
         archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
-        tail_module.CHECK_SECONDS = self.shape.check_seconds  # type: ignore[misc]
         cast("dict[str, Any]", Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
     @property

@@ -57,8 +57,6 @@ class Shape(NamedTuple):
     hot_seconds: float = 60.0
     running_seconds: float = 60.0
     archiver_seconds: float = 2.0
-    #: Seconds between two looks of a node at a watched job. At the real 1 s they take a third of all time.
-    check_seconds: float = 3.0
     #: Bytes of the ring of a job, at least and at most.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
     #: Seconds between two bursts of a job, and the lines of the largest.
@@ -109,7 +107,6 @@ def shape_of(plan: Plan) -> Shape:
         hot_seconds=pick((1.0, 10.0, 60.0)),
         running_seconds=pick((2.0, 10.0, 60.0)),
         archiver_seconds=pick((0.3, 2.0, 5.0)),
-        check_seconds=pick((1.0, 3.0)),
         ring=pick(((500, 2_000), (64 * 2**10, 8 * 2**20))),
         pauses=pauses,
         # Lines cost most of the time.
