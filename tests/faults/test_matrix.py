@@ -176,27 +176,6 @@ def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: Fa
 
 
 @pytest.mark.long
-def test_row_6_a_store_without_memory(short_lease: FaultTestbed) -> None:
-    """The memory is full for longer than a lease. Appends fail as a whole, the lease is still renewed, reads work."""
-    runner, watchers = short_lease.start_job(job("row-6"))
-    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "1")
-    held = short_lease.last_id(runner.job)
-    sleep(short_lease.lease * 1.5)
-    assert short_lease.last_id(runner.job) <= held + 1
-    assert len(short_lease.history(runner.job)) == short_lease.last_id(runner.job)
-    short_lease.redis.ask("CONFIG", "SET", "maxmemory", "0")
-    healed = time.monotonic()
-    short_lease.wait_for_more(watchers, 20)
-    assert seconds_to_next_line(watchers[0].seen, healed) <= RECOVERY_SECONDS
-    finish(short_lease, runner)
-
-    verdict = short_lease.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert attempts(watchers[0]) == [1]
-    assert [each.connections for each in watchers] == [1, 1]
-
-
-@pytest.mark.long
 def test_row_16_a_full_disk_of_the_runner(nobody_lost: FaultTestbed, tmp_path: Path) -> None:
     """The command is not affected. A gap names exactly the lines that were dropped."""
     with small_disk(tmp_path / "disk") as disk:

@@ -19,7 +19,6 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.store import Store
 from tests.support.fleets import Cluster
 from tests.support.histories import JOBS, Histories
@@ -124,34 +123,29 @@ def newest(histories: Histories) -> dict[Any, Any]:
 
 
 @contextlib.contextmanager
-def site(directory: Path, url: str, ask: Callable[..., Any], objects: FileObjectStore | None) -> Iterator[Site]:
-    archive = {} if objects is None else {"archive_url": f"file://{directory}/archive"}
+def site(directory: Path, url: str, ask: Callable[..., Any]) -> Iterator[Site]:
     with contextlib.ExitStack() as stack:
         store, judge = (stack.enter_context(contextlib.closing(Store(url, lease_seconds=each))) for each in (60, 0.001))
-        histories = [Histories(ask, store, judge, WORKFLOW, objects=objects, seed=number) for number in range(2)]
+        histories = [Histories(ask, store, judge, WORKFLOW, seed=number) for number in range(2)]
         service = stack.enter_context(
-            serving(directory / "service", url, workers=2, lease_seconds=2, heartbeat_seconds=1, **archive)
+            serving(directory / "service", url, workers=2, lease_seconds=2, heartbeat_seconds=1)
         )
         yield Site(service, histories)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.long
-@pytest.mark.parametrize("is_durable", [True, False])
-def test_workers_and_the_store_are_killed(tmp_path: Path, is_durable: bool) -> None:
-    """A durable store keeps all. Another one goes back to where it was last saved."""
-    options = ("--appendonly", "yes") if is_durable else ()
-    objects = FileObjectStore(tmp_path / "archive") if is_durable else None
-    with RedisServer(tmp_path / "store", None, *options) as server:
+def test_workers_and_the_store_are_killed(tmp_path: Path) -> None:
+    """The store goes back to where it was last saved."""
+    with RedisServer(tmp_path / "store", None) as server:
 
         def restart() -> None:
             server.kill()
             server.start()
-            if not is_durable:
-                time.sleep(0.5)
-                server.ask("SAVE")
+            time.sleep(0.5)
+            server.ask("SAVE")
 
-        with site(tmp_path, server.url, server.ask, objects) as found:
+        with site(tmp_path, server.url, server.ask) as found:
             found.run(restart)
             assert any(each.resets for each in found.clients)
 
@@ -179,5 +173,5 @@ def test_workers_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -
                 raise AssertionError(f"{error}: both servers have {set(both[0]) & set(both[1])}") from error
         cluster.end_move(slot, source, target)
 
-    with site(tmp_path, cluster.url, cluster.ask, None) as found:
+    with site(tmp_path, cluster.url, cluster.ask) as found:
         found.run(move)
