@@ -63,7 +63,7 @@ def test_other_words_stay() -> None:
 
 @pytest.mark.parametrize("reason", ["a bearer token is required", "the Authorization header is not a bearer token"])
 def test_the_reason_of_a_refusal_stays(reason: str) -> None:
-    """docs/tokens.md quotes these lines of the log."""
+    """Its words are not tokens."""
     assert redact(f"refused with 401: {reason}") == f"refused with 401: {reason}"
 
 
