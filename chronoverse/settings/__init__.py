@@ -196,7 +196,7 @@ class Settings:
     max_publish_rate_per_token: int | None = _number(
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
-        "Rate at which a `sub` publishes over HTTP, with a burst of ten seconds; more gets 429. A line adds 48 bytes.",
+        "Rate at which a `sub` publishes over HTTP, with 10 s bursts; more gets 429. Each line counts 48 bytes extra.",
         "the worker's limit",
     )
     max_replay_rate: int = _number(
@@ -272,7 +272,7 @@ class Settings:
     url: str | None = _setting(
         parse.service_url,
         "URL",
-        "Service that client commands use, and without `CHRONOVERSE_REDIS_URL` also `run` and `deliver`"
+        "Service that client commands use; `run` and `deliver` use it unless `CHRONOVERSE_REDIS_URL` is set"
         " ([rule](cli.md#which-service-which-store)).",
         "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
     )
