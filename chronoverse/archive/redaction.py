@@ -14,7 +14,14 @@ from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.codec import ChunkBuilder, rewrite
 from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.errors import AppendRefused, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
+from chronoverse.errors import (
+    AppendRefused,
+    JobNotFound,
+    LineStillOpen,
+    SearchTooExpensive,
+    StoreError,
+    StoreUnavailable,
+)
 from chronoverse.joblog.chunk import folder, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
@@ -106,13 +113,19 @@ class Redaction:
             )
 
     def _is_pending(self, job_objects: JobObjects) -> bool:
-        """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back."""
+        """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back.
+
+        Raises :class:`StoreUnavailable` if the store has rolled back meanwhile: the lock can be older, and survive.
+        """
         try:
             # The object store's clock can be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
+            job = self.store.get_job(self.job)
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is not deleted yet: %s", error, extra={"fields": {"job": str(self.job)}})
             return True
+        if self._count and job and job.redactions < self._redactions:
+            raise StoreUnavailable("the store has lost the redaction: retry")
         return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
@@ -124,9 +137,9 @@ class Redaction:
             if rewritten is not None:
                 new_chunk, data, numbers = rewritten
                 audit = self.request.audit_entry(numbers)
-                self._redactions += 1
-                with job_objects.put_verified(new_chunk, data, self._redactions) as new_chunk:
+                with job_objects.put_verified(new_chunk, data, self._redactions + 1) as new_chunk:
                     self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk)
+                self._redactions += 1
                 self._count += len(numbers)
             self._last_checked = chunk.last
             if time.monotonic() > deadline:
@@ -147,13 +160,13 @@ class Redaction:
             )
             if builder.last < first:
                 break
-            self._redactions += bool(numbers)
-            with job_objects.put_verified(*builder.finish(), self._redactions if numbers else 0) as chunk:
+            with job_objects.put_verified(*builder.finish(), self._redactions + 1 if numbers else 0) as chunk:
                 if numbers:
                     audit = self.request.audit_entry(numbers)
                     self.store.chunks.redact(self.job, token, chunk, audit, last_entry=newest)
                 else:
                     self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=newest)
+            self._redactions += bool(numbers)
             self._count += len(numbers)
             self._last_checked = max(self._last_checked, chunk.last)
             first = chunk.last + 1

@@ -1,6 +1,7 @@
 """A redaction at the edges of a log, and what of the old text it does not call deleted."""
 
 import time
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,9 @@ from typing import Final
 import pytest
 
 from chronoverse.archive import redaction
-from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
-from chronoverse.errors import Fenced, LineStillOpen
+from chronoverse.errors import Fenced, LineStillOpen, StoreUnavailable
 from chronoverse.joblog.model import Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
@@ -95,6 +96,30 @@ def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObj
     for kind, value in before.items():
         bench.ask("RESTORE", bench.key(kind), 0, value, "REPLACE")
     assert redact(bench, objects, 10, 10).pending
+
+
+def test_a_redaction_that_the_store_loses_fails(bench: Bench, tmp_path: Path) -> None:
+    """The store has lost power before the redaction was on its disk. The archive's lock is older, and still there."""
+    bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
+    before: dict[str, object] = {}
+
+    class LosesPower(FileObjectStore):
+        def list(self, prefix: str) -> Iterator[StoredObject]:
+            kinds = ("job", "log", "archive", "garbage")
+            if not before:
+                before.update({kind: bench.ask("DUMP", bench.key(kind)) for kind in kinds})
+            elif redacted(bench, self) == [2]:
+                bench.ask("DEL", *(bench.key(kind) for kind in kinds))
+                for kind in ("job", "log"):
+                    bench.ask("RESTORE", bench.key(kind), 0, before[kind])
+            return super().list(prefix)
+
+    objects = LosesPower(tmp_path / "archive")
+    with pytest.raises(StoreUnavailable, match="lost the redaction"):
+        redact(bench, objects, 1, 2)
+    assert redacted(bench, objects) == []
+    assert not redact(bench, FileObjectStore(tmp_path / "archive"), 1, 2).pending
+    assert redacted(bench, objects) == [2]
 
 
 def test_who_has_lost_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
