@@ -18,7 +18,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.comparison import COMPARED_JOBS, DerivedReader
+from chronoverse.history.scans.comparison import COMPARED_JOBS, DerivedReader, read_runs
 from chronoverse.history.scans.scan import LineScan
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Batch
@@ -286,6 +286,19 @@ def test_cached_shapes_are_bounded(logs: Logs) -> None:
         assert found is not None
         assert len(found.hashes) == 3
     assert reads == ["a", "b", "c", "b"]
+
+
+def test_a_run_that_is_half_read_makes_no_line_new() -> None:
+    """Shapes count once all runs are read. Each request without time for more reads one batch, and the next goes on."""
+
+    def read(job: Job, position: int, **options: Any) -> Iterator[Batch]:
+        for number in range(position + 1, 4):
+            yield Batch([Line(number, NOW, "x" * number, "stdout")], number, number == 3)
+
+    jobs = [Job(JobRef("wf_1", job_id), Status.COMPLETED, last=3) for job_id in ("a", "b")]
+    runs = DerivedReader(ArchiveReader(), read, ShapeHasher())
+    found = [read_runs(jobs[0], jobs, is_named=False, runs=runs, budget=PageBudget(seconds=-1)) for _ in range(5)]
+    assert found == [*[(None, ["a", "b"])] * 4, ({*ShapeHasher().hashes(["x", "xx", "xxx"])}, ["a", "b"])]
 
 
 def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Logs) -> None:

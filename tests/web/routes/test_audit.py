@@ -1,6 +1,7 @@
 """The audit trail: who deleted, redacted and changed what, and who has read a log's text. Tested from outside."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,12 +20,9 @@ from chronoverse.web.http.paging import encode_cursor
 from tests.support.archivers import archive
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer, running
-from tests.support.service import serving
+from tests.support.service import Service, serving
 from tests.support.waiting import deadline
 from tests.web.routes.test_tiers import Site
-
-#: It starts services of its own.
-pytestmark = pytest.mark.long
 
 WORKFLOW: Final = "audited"
 #: Seconds for an answer on a busy machine.
@@ -52,16 +50,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) ->
         site.client.close()
 
 
-def trail(site: Site, *workflows: str, **query: Any) -> list[dict[str, Any]]:
+def trail(service: Service, *workflows: str, **query: Any) -> list[dict[str, Any]]:
     """The entries of all pages, without their times."""
-    headers = {"Authorization": f"Bearer {site.service.token(*workflows, scopes=[ADMIN])}"}
+    headers = {"Authorization": f"Bearer {service.token(*workflows, scopes=[ADMIN])}"}
     found: list[dict[str, Any]] = []
     in_time = deadline(PATIENCE_SECONDS, "the last page")
     cursor: str | None = ""
     while cursor is not None and in_time():
         params = {**query, **({"cursor": cursor} if cursor else {})}
         answer = httpx.get(
-            f"{site.service.url}/audit", params=params, headers=headers, timeout=PATIENCE_SECONDS, verify=False
+            f"{service.url}/audit", params=params, headers=headers, timeout=PATIENCE_SECONDS, verify=False
         )
         assert answer.status_code == 200, answer.text
         cursor = answer.json()["cursor"]
@@ -79,9 +77,10 @@ def logged(site: Site, message: str, start: int = 0) -> list[dict[str, Any]]:
     return [line for line in lines if line["logger"] == "chronoverse.audit" and line["message"] == message]
 
 
+@pytest.mark.long
 def test_deletions_and_redactions_are_recorded(site: Site) -> None:
     """Each in the store and in the log. What was searched for is in neither."""
-    start, before = site.service.log_size(), len(trail(site))
+    start, before = site.service.log_size(), len(trail(site.service))
     job, held = site.job().lines(["hunter2", "fine", "hunter2"]).end(), site.job()
     site.store.open(JobRef(WORKFLOW, held.job_id), "token")
     url = f"{job.path}/logs/redact"
@@ -94,7 +93,7 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
         {"did": "delete", "what": "the job and its log"} | who,
         {"did": "redact", "what": "2 lines from 1 to 3: a password"} | who,
     ]
-    assert trail(site)[: -before or None] == expected
+    assert trail(site.service)[: -before or None] == expected
     lines = logged(site, "audit", start)
     assert [{name: line[name] for name in expected[0]} for line in lines] == expected[::-1]
     assert all(line["request_id"] for line in lines)
@@ -119,7 +118,7 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
 
     job = site.job().lines(["a line"]).end()
     archive(site.store, site.objects)
-    known = len(trail(site))
+    known = len(trail(site.service))
     said = change("retention", WORKFLOW, "90d", CHRONOVERSE_LOG_LEVEL="error")
     assert re.search(f'audit sub=os:.*did=retention workflow_id={WORKFLOW} what="7776000 s"', said)
     change("limits", WORKFLOW, "--job-bytes", "1000", "--day-bytes", "2000")
@@ -149,28 +148,31 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
     assert show("audit", "--until", "1h", CHRONOVERSE_TOKEN=site.service.token(scopes=[ADMIN])) == ""
 
 
-def test_a_token_gets_the_entries_of_its_workflows(site: Site) -> None:
+def test_a_token_gets_the_entries_of_its_workflows(
+    service: Service, client: httpx.Client, redis_server: RedisServer
+) -> None:
     """With ids and prefixes, in pages. The cursor is bound to the times that were asked for."""
-    for number in range(7):
-        for workflow in ("team-a.x", "team-ab", "team-b"):
-            site.store.audit_trail.record("ada", "limits", workflow, None, str(number))
+    with contextlib.closing(Store(redis_server.url)) as store:
+        for number, workflow in itertools.product(range(7), ("trail-a.x", "trail-ab", "trail-b")):
+            store.audit_trail.record("ada", "limits", workflow, None, str(number))
     own = [str(number) for number in reversed(range(7))]
     for rights, seen in (
-        (["team-a.*"], ["team-a.x"]),
-        (["team-b", "team-ab*"], ["team-b", "team-ab"]),
-        (["team-c*", "team"], []),
+        (["trail-a.*"], ["trail-a.x"]),
+        (["trail-b", "trail-ab*"], ["trail-b", "trail-ab"]),
+        (["trail-c*", "trail"], []),
     ):
-        found = trail(site, *rights, limit=3)
+        found = trail(service, *rights, limit=3)
         assert [(each["workflow_id"], each["what"]) for each in found] == [(w, n) for n in own for w in seen]
-    assert {"team-a.x", "team-ab", "team-b"} <= {each["workflow_id"] for each in trail(site)}
-    newest = site.client.get("/audit?limit=1").json()
+    assert {"trail-a.x", "trail-ab", "trail-b"} <= {each["workflow_id"] for each in trail(service)}
+    client.headers["Authorization"] = f"Bearer {service.token(scopes=[ADMIN])}"
+    newest = client.get("/audit?limit=1").json()
     at = newest["entries"][0]["at"]
-    assert trail(site, since=at, until=at)[0]["what"] == "6"
-    assert trail(site, until="1969-01-01T00:00:00Z") == trail(site, since="9999-01-01T00:00:00Z") == []
+    assert trail(service, since=at, until=at)[0]["what"] == "6"
+    assert trail(service, until="1969-01-01T00:00:00Z") == trail(service, since="9999-01-01T00:00:00Z") == []
     bad = [f"since={at}&cursor={newest['cursor']}", "cursor=x", "limit=0", "since=yesterday", "did=delete"]
-    assert {site.client.get(f"/audit?{query}").status_code for query in bad} == {400}
+    assert {client.get(f"/audit?{query}").status_code for query in bad} == {400}
     forged = encode_cursor(("audit", None, None), (0, 0))
-    assert site.client.get(f"/audit?cursor={forged}").status_code == 400
+    assert client.get(f"/audit?cursor={forged}").status_code == 400
 
 
 @pytest.mark.long
@@ -193,9 +195,10 @@ def test_a_page_is_bounded_and_so_is_the_trail(site: Site, store_server: RedisSe
         site.store.audit_trail.record("ada", "limits", "often", None, "the newest")
         assert MAX_ENTRIES <= client.xlen("chronoverse-audit") < MAX_ENTRIES + 1_000
         assert client.memory_usage("chronoverse-audit", samples=0) < 20 << 20
-    assert [each["what"] for each in trail(site, "rare")] == ["kept"]
+    assert [each["what"] for each in trail(site.service, "rare")] == ["kept"]
 
 
+@pytest.mark.long
 def test_many_deletions_have_few_entries(site: Site) -> None:
     """In whatever workflows they are, which anybody with a prefix can invent. The log has all."""
     start = site.service.log_size()
@@ -206,10 +209,11 @@ def test_many_deletions_have_few_entries(site: Site) -> None:
         for path in paths:
             assert client.put(path).status_code == 201
             assert client.delete(path).status_code == 204
-    assert len(trail(site, "invented.*")) == 102
+    assert len(trail(site.service, "invented.*")) == 102
     assert len(logged(site, "audit", start)) == 210
 
 
+@pytest.mark.long
 def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
     """Of every route that has text, also of one that is new. Not what was searched for, and no refusal."""
     job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
