@@ -20,7 +20,7 @@ from chronoverse.token_bucket import TokenBucket
 
 #: Maximum bytes of a slice, unless a single frame is longer. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Slices end at multiples of this, so that viewers share them. A socket buffer accepts 130,966 bytes at once.
+#: Slices end at multiples of this, so that viewers share them. It fits into a socket buffer (130,966 bytes).
 SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
 #: The fraction of a worker's time for comparing lines with queries, and the seconds it can use in one burst.
@@ -28,7 +28,7 @@ FILTER_SHARE: Final = 0.2
 _FILTER_BURST_SECONDS: Final = 0.1
 #: Seconds of comparing after which the rest of the worker runs.
 FILTER_SLICE_SECONDS: Final = 0.003
-#: Viewers woken before other greenlets run. Waking one can cost a write (10 µs), so others wait 5 ms at most.
+#: Viewers woken in a row before other greenlets run. Each can cost a write (10 µs): 5 ms in all.
 WAKES_PER_YIELD: Final = 400
 
 
@@ -36,7 +36,7 @@ class EventFrame(NamedTuple):
     """One encoded event of a log.
 
     ``number`` is the last line number it covers. ``first`` is set for gaps only: the first number it covers. ``stream``
-    is None if a stream filter never omits the frame. ``content`` is what a filter compares: a line's message, or a
+    is None for frames that pass every stream filter. ``content`` is what a filter compares: a line's message, or a
     job's status and labels.
     """
 
@@ -51,7 +51,7 @@ _new_frame: Final = partial(tuple.__new__, EventFrame)
 
 
 class Waiter(Protocol):
-    """A viewer or a group. Woken by its feed on changes, and by the tail at ``due``, on the tail's clock."""
+    """A viewer or a group. Its feed wakes it on changes, and the tail wakes it at ``due`` (the tail's clock)."""
 
     due: float
 
@@ -158,7 +158,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the start cost a third as much."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines take a third of its time."""
     frames = plain_frames(entries, cursor, most_bytes)
     events = plain_events(entries, cursor, frames)
     if len(frames) == len(entries):
@@ -174,7 +174,7 @@ def plain_events(entries: Sequence[RawEntry], cursor: int, frames: Sequence[byte
     fields = [entry[1] for entry in entries[: len(frames)]]
     streams = ["stderr" if each[5] == b"stderr" else "stdout" for each in fields]
     numbers, messages = range(cursor + 1, cursor + len(frames) + 1), [each[3] for each in fields]
-    # The class's own constructor takes twice as long.
+    # EventFrame's own constructor would take twice as long.
     return list(map(_new_frame, zip(numbers, streams, frames, repeat(MAX_NUMBER), messages, strict=False)))
 
 
@@ -189,7 +189,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
             skipped = event.number
             continue
         if skipped and event.stream is None:
-            # A line's own id moves the cursor. Frames without a stream have no id.
+            # Unlike lines, frames without a stream have no id that would move the cursor.
             frames.append(sse.cursor(skipped))
         frames.append(event.frame)
         skipped = 0
@@ -201,7 +201,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
 class Feed:
     """A ring buffer of the frames after line ``base`` up to line ``cursor``. Positions count all frames of the feed.
 
-    ``final`` is set once the log has ended: its closing frames. The feed then only changes by redactions.
+    ``final``: the closing frames, set once the log has ended. After that, only redactions change the feed.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Feed:
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
         first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
-        # A read encodes at most this, plus the rest of the last line. A ring holds no more.
+        # Encodes at most 8 MiB, the maximum of a ring, plus the rest of the last line.
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
@@ -269,7 +269,7 @@ class Feed:
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
-            # One extra position, so that no caught-up viewer is already at the position of the new lines.
+            # Leaves one position unused: a caught-up viewer must not already be at the position of the new lines.
             self._empty(len(self._frames) + 1)
             self.cursor = self.base = to
         self.wake_all()
@@ -302,7 +302,7 @@ class Feed:
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
         """Updates the job. Viewers get a ``job`` frame if the job is new, or its status or attempt changed.
 
-        Returns False and does nothing if the feed's state is no longer ``asked``, its state at the request.
+        ``asked`` is the feed's state at the request. Returns False and does nothing if it has changed since.
         """
         with self._lock:
             if asked is not None and self.known != asked:

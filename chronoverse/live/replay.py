@@ -86,9 +86,9 @@ class Replay:
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query, the scan server reads it, unless few lines are left and they can be compared here: because the
-        filter budget allows it, or the query is plain text, which takes less than a millisecond. A request to the scan
-        server takes longer, and the server may be down.
+        With a query, the scan server reads it. The worker does so itself if only a few lines are left, and either the
+        filter budget allows it or the query is plain text, which takes less than a millisecond. This is faster than a
+        request, and works while the scan server is down.
         """
         line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext

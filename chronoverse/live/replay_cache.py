@@ -30,11 +30,11 @@ SEGMENT_BYTES: Final = 64 * 2**10
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
 #: Minimum and maximum lines of a segment, powers of two. The maximum keeps a worker busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
-#: Maximum bytes of one store read, if runners may write longer lines.
+#: Maximum bytes of one store read. With a large ``max_line_bytes``, it limits the lines of a read.
 READ_BYTES: Final = 32 * 2**20
 #: Lines of the first segment, when the average line length is still unknown.
 FIRST_LINES: Final = 32
-#: Seconds for which a segment is cached. The tail takes as long to notice that a log is gone.
+#: Seconds for which a segment is cached. The tail, too, can take that long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
 
 
@@ -91,7 +91,7 @@ class ReplayCache:
         #: One reader per store server, used only while holding its lock.
         self._readers: dict[Hashable, SequentialReader] = {}
         self.most_lines = min(self.most_lines, _power_of_two(READ_BYTES // self.max_line_bytes))
-        #: Segments and when they were read, oldest first. cachetools' TTLCache costs 8 µs more.
+        #: Segments and when they were read, oldest first. A cachetools TTLCache would cost a returning viewer 8 µs.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
 
     def read_after(
@@ -235,7 +235,7 @@ class ReplayCache:
         return segment if segment and self.clock() < read_at + CACHE_SECONDS else None
 
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
-        # The log can have grown since an incomplete segment was read. Only :meth:`cached` uses those.
+        # The log can have grown since an incomplete segment was read, so only :meth:`cached` uses such segments.
         segment = self._find(key)
         return segment if segment and segment.complete else None
 
@@ -244,7 +244,7 @@ class ReplayCache:
         now = self.clock()
         self._segments[key] = now if read_at is None else read_at, segment
         self._cached_bytes += len(segment.frames)
-        # A loop that can empty the cache: a foreign runner's line can be larger than the cache.
+        # This can empty the cache: a single line of a foreign runner can be larger than the whole cache.
         while self._segments:
             oldest = next(iter(self._segments))
             if self._cached_bytes <= self.most_bytes and now < self._segments[oldest][0] + CACHE_SECONDS:
@@ -290,7 +290,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
     while not budget.is_used_up():
         segment = cache.read_after(ref, line_filter, cursor, lines, job)
         if segment is None or isinstance(segment.closing, OutOfSequence):
-            # The worker must read such an entry together with the line before it.
+            # The worker must read an out-of-sequence entry together with the line before it.
             break
         if found and found[-1] == sse.cursor(cursor) and segment.frames.startswith((b"id:", b"event: log\n")):
             # Of consecutive ``id:``-only blocks, only the last matters.

@@ -75,7 +75,7 @@ class Tail:
         self._threads: list[threading.Thread] = []
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
-        #: Deliveries since the metrics were last updated, because an update takes some microseconds.
+        #: Deliveries not yet in the metrics, which are updated in bulk because an update takes some microseconds.
         self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
         self._read_at = self.clock()
         self._failing = False
@@ -342,7 +342,7 @@ def count_store_error(during: str, error: StoreError) -> None:
 
 
 def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, int]]:
-    """The ranges of lines redacted between two states, or one over the whole log. Raises :class:`StoreError`."""
+    """The ranges of lines redacted between two states; the whole log if unknown. Raises :class:`StoreError`."""
     count, ranges = now.redactions - before.redactions, list[tuple[int, int]]()
     while count > len(ranges):
         ranges = [*store.redactions(now.ref, count)]
@@ -384,7 +384,7 @@ def _observe_delay(entry: RawEntry) -> None:
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether to fetch the job before publishing: it is new, numbers are missing, or the last reply came too late."""
+    """Whether to fetch the job before publishing: it is new, numbers are missing, or an immediate check is due."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or not feed.check_at or not in_sequence(entries, after)
 

@@ -158,7 +158,7 @@ class Viewer:
 
     @property
     def ring_position(self) -> int | None:
-        """The viewer's position in the ring. None if this viewer needs other bytes than its group."""
+        """The viewer's position in the ring. None if it must get different bytes from its group."""
         feed = self.feed
         is_current = feed is not None and feed.job is not None and feed.version == self._version
         return self._position if is_current and not self._pending and not self.done else None

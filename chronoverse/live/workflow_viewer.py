@@ -15,8 +15,8 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs(first, last)`` returns the frames of the newest jobs as of a change from ``first`` to ``last``, and that
-    change. ``opening``: the bytes before these frames, and ``first``; None to start without jobs.
+    ``jobs(first, last)`` returns the frames of the newest jobs, and the number of the change that they reflect, from
+    ``first`` to ``last``. ``opening``: the bytes to send before them, and ``first``; None to start without jobs.
     """
 
     __slots__ = ("_jobs", "_opening")
@@ -47,7 +47,7 @@ class WorkflowViewer(Viewer):
             if feed is None or (not entries and feed.cursor <= cursor):
                 return None, cursor
             least = entry_number(entries[0][0]) if entries else feed.cursor
-            # The tail may be behind.
+            # The tail may not have read these entries yet.
             opening, cursor = (RESET_FRAME, least), max(least, feed.cursor)
         try:
             frames, cursor = self._jobs(opening[1], cursor)
