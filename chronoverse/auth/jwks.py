@@ -24,13 +24,13 @@ from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, StoreError, Unauthorized
 from chronoverse.files import draft_of
 
-#: Timeout for the issuer in seconds. One request waits for a fetch; others use cached keys meanwhile.
+#: Timeout for the issuer in seconds. The request that fetches waits; others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
 #: Maximum bytes of a key set. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Maximum bytes of a record as JSON: a key set with every character escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
-#: Seconds after which keys are fetched again. A withdrawn key is accepted no longer than this.
+#: Seconds after which keys are fetched again, and a withdrawn key is refused, if the issuer is reachable.
 REFRESH_SECONDS: Final = 300.0
 #: Seconds between checks of :func:`keep_fresh`, and between its fetches while there are no keys.
 CHECK_SECONDS: Final = 5.0
@@ -38,9 +38,9 @@ CHECK_SECONDS: Final = 5.0
 MIN_REFETCH_SECONDS: Final = 2.0
 #: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer is unreachable.
 MAX_STALE_SECONDS: Final = 3_600.0
-#: Seconds after which a request with an unknown ``kid`` starts no more fetches and stops waiting for others.
+#: Seconds after which a waiting request with an unknown ``kid`` is refused, unless it is fetching keys itself.
 WAIT_SECONDS: Final = 4.0
-#: Maximum requests of a worker that wait because of an unknown ``kid``. Others are refused, to be retried.
+#: Maximum requests of a worker that wait because of an unknown ``kid``. Further ones are refused with a 503.
 MAX_WAITING: Final = 100
 #: Seconds between checks whether another worker has fetched the keys.
 POLL_SECONDS: Final = 0.05
@@ -85,7 +85,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """The last fetch of keys, and its result. Times: when a fetch began (Unix time); 0 means never."""
+    """When the last fetch, and the last successful one, began (Unix time, 0: never), and the key set it returned."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -167,7 +167,7 @@ class KeySetFile:
 
 
 class KeySetStore(Protocol):
-    """Shares key sets between nodes; see :class:`chronoverse.store.Store`. A writer to it can forge tokens."""
+    """Shares key sets between nodes; see :class:`chronoverse.store.Store`. Whoever can write to it can forge tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
@@ -187,7 +187,8 @@ def keep_fresh(
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    ``fetch`` must return within a few :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError`.
+    ``fetch`` must return within a few :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError` if
+    ``directory`` is not writable.
     """
 
     url: str
@@ -223,7 +224,7 @@ class PublishedKeys:
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
 
     def get(self, kid: object) -> jwt.PyJWK:
-        """The key with this id, or the only key. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
+        """The key ``kid``, or the only key if None. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
         self._load()
         asked_at = self.clock()
         if self._record.tried_at > asked_at:
@@ -260,9 +261,7 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Waits until the key is known, or a fetch begun since ``asked_at`` has ended. Raises
-        :class:`SigningKeysUnavailable`.
-        """
+        """Waits for the key or the end of a fetch since ``asked_at``. Raises :class:`SigningKeysUnavailable`."""
         if self.waiting >= MAX_WAITING:
             raise SigningKeysUnavailable("too many tokens with unknown keys wait for the issuer")
         self.waiting += 1
@@ -293,7 +292,7 @@ class PublishedKeys:
                 self._fetch_now()
                 self._file.write(self._record)
         except OSError as error:
-            # The directory existed at the start. Continue without sharing.
+            # The directory was writable at the start. Continue without sharing.
             log.warning("the issuer's keys are not shared with other workers: %s", error)
             if self._record.tried_at < asked_at:
                 self._fetch_now()
@@ -324,7 +323,7 @@ class PublishedKeys:
         try:
             text = self.store.load_key_set(key_set_name(self.url)) or b""
             found = FetchRecord.from_json(text) if 0 < len(text) <= MAX_RECORD_BYTES else FetchRecord()
-            # The other node's clock can be some seconds ahead. A later time would keep the keys for too long.
+            # The other node's clock can be some seconds ahead. With a time further ahead, keys would be used too long.
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
                 self._keys = parse_key_set(found.document)
                 self._record = replace(found, tried_at=self._record.tried_at)

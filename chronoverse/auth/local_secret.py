@@ -36,7 +36,7 @@ def local_secret(data_dir: Path) -> bytes:
 
 
 def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """The file's first bytes. None unless this user owns it, without the mode bits ``forbidden``. Raises OSError."""
+    """The first ``max_bytes``; None if another user owns the file or a mode bit is ``forbidden``. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

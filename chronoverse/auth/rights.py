@@ -43,7 +43,7 @@ class Workflows:
             raise ValueError('is not a list of workflow ids, prefixes such as "team-a.*", or "*"')
         for entry in entries:
             if found := entry_problem(entry):
-                # Shows 130 characters; an id has at most 128.
+                # An id has at most 128 characters; the quotes are two more.
                 raise ValueError(f"has {entry!a:.130}: {found}" if isinstance(entry, str) else f"is refused: {found}")
         prefixes = sorted({entry[:-1] for entry in entries if entry.endswith("*")})
         return cls(frozenset(entry for entry in entries if not entry.endswith("*")), tuple(prefixes))
@@ -60,7 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Grants rights to tokens whose ``claim`` passes ``test``. ``templates`` make entries: (before, claim, after)."""
+    """Grants rights to tokens whose ``claim`` passes ``test``. A template (before, claim, after) makes an entry."""
 
     claim: str
     test: Callable[[str], bool]
@@ -80,7 +80,7 @@ class Rule(NamedTuple):
         for before, claim, after in self.templates:
             value = _claim(claims, claim)
             part = value.replace("/", ".").replace(":", ".") if isinstance(value, str) else ""
-            # A value must not extend an entry, or change its form.
+            # A claim's value must not turn the entry into a prefix, or make it invalid.
             if not _PART.fullmatch(part) or entry_problem(entry := f"{before}{part}{after}"):
                 return None
             entries.append(entry)
@@ -88,7 +88,7 @@ class Rule(NamedTuple):
 
 
 def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
-    """A token's rights: matching rules add up, and each grants its scopes for its own workflows only."""
+    """Workflows by scope: each matching rule adds its own workflows to each of its scopes, by default ``scopes``."""
     rights = dict[str, Workflows]()
     for rule in rules:
         workflows = rule.workflows_of(claims)

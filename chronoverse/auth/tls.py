@@ -10,7 +10,7 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trusts the system's authorities and those in ``ca_file``. Raises OSError if the file is unreadable.
+    """A context that trusts the system's authorities and those in ``ca_file``. Raises OSError if it is unreadable.
 
     None without ``ca_file``: libraries then load the system's authorities on demand.
     """
@@ -22,7 +22,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
-    """The problem with the server's certificate, if that caused ``error``. ``setting`` names a file of authorities."""
+    """Why the server's certificate was rejected; None if ``error`` has another cause. The hint names ``setting``."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"

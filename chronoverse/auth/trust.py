@@ -81,7 +81,7 @@ def _some_of(known: Sequence[str], table: Mapping[str, Any], name: str) -> list[
 def _terms(table: Any) -> Terms:
     _only(table, "issuer", "jwks_url", "audience", "algorithms", "rule")
     issuer, url = _text(table, "issuer"), _text(table, "jwks_url") if "jwks_url" in table else None
-    # Without a URL of its keys, its metadata contain it.
+    # Without ``jwks_url``, the issuer's metadata contain the URL of its keys.
     _named("issuer", parse.issuer, issuer) if url is None else _named("jwks_url", parse.jwks_url, url)
     algorithms, rules = _some_of(_ALGORITHMS, table, "algorithms"), table.get("rule")
     if rules is not None and not (isinstance(rules, list) and rules):
@@ -117,7 +117,7 @@ def _template(entry: Any) -> tuple[str, str, str]:
     before, claim, after = found.groups()
     if after.endswith("*") and not after.startswith("."):
         raise ValueError(f"has {entry!a:.130}: the * would match other values: put a . after the value")
-    # The text around the value must also be valid.
+    # With any valid value, the entry must be valid.
     Workflows.parse([f"{before}a{after}"])
     return before, claim, after
 
