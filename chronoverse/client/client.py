@@ -71,7 +71,7 @@ class Client:
             self.token,
             ca_file=self.ca_file,
             connect_seconds=5.0,
-            # A connection without three heartbeats counts as dead.
+            # After three missed heartbeats, a connection counts as dead.
             read_seconds=3 * self.heartbeat_seconds,
         )
 
@@ -92,9 +92,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each number once, in order, or a Gap that covers it; with ``stream`` or ``q`` (a regular expression if
-        ``regex``), only matching lines. The last JobState contains the job's end. A job that does not exist yet must
-        appear within ``wait`` seconds. ``stop`` ends a delay immediately, and a connection at its next byte.
+        Yields each line once, in order, or a Gap that covers its number. With ``stream`` or ``q`` (a regular expression
+        if ``regex``), omits lines that do not match. The last JobState has the final status. A job that does not exist
+        yet must appear within ``wait`` seconds. Setting ``stop`` ends a retry delay, and a stream at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
@@ -111,8 +111,7 @@ class Client:
     ) -> Iterator[WorkflowEvent]:
         """Follows a workflow's jobs: the newest ``jobs`` (100), oldest first, then each change. Never ends.
 
-        With ``status`` or ``label`` (each KEY=VALUE), yields only jobs that match all. ``stop`` is as in
-        :meth:`follow`.
+        Yields only jobs with this ``status`` and every ``label`` (KEY=VALUE). ``stop`` is as in :meth:`follow`.
         """
         filters = {"jobs": jobs, "status": status, "label": label}
         path = _path("/workflows/{}/events", workflow_id)
@@ -127,7 +126,7 @@ class Client:
         stop: threading.Event | None,
         wait: float = 0,
     ) -> Iterator[Any]:
-        """Yields the events that ``follower`` decodes, across reconnects. ``first`` is for the first connection."""
+        """Yields the events that ``follower`` decodes, across reconnects. Sends ``first`` until a stream begins."""
         stop = stop or threading.Event()
         backoff = Backoff(RETRY, self.clock, self.chance)
         wait_until = self.clock() + wait
@@ -136,14 +135,14 @@ class Client:
             start = first if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self.clock()), 0), 300)  # the most that the service allows
             query = {**start, **filters, "wait": left or None}
-            backoff.record_failure()  # until the connection brings something
+            backoff.record_failure()  # reset when the connection brings something
             try:
                 yield from self._follow_connection(path, query, follower, backoff, stop)
                 failure = RequestFailed("the service closed the stream")
             except RequestFailed as error:
                 failure = error
             except Unauthorized as error:
-                # The token can expire a moment before its file is renewed.
+                # The token can expire a moment before its file is renewed, so try again.
                 if follower.last_number is None or not callable(self.token):
                     raise
                 failure = RequestFailed(str(error))
@@ -158,7 +157,7 @@ class Client:
                 raise failure
             if follower.retry_ms is not None:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
-            # A renewed token is no failure: waiting would only delay the next line.
+            # The token expired, and the next request gets a new one: waiting would only delay the next line.
             at_once = callable(self.token) and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
             # If no job appeared in time, the next request follows immediately, does not wait, and gets a 404.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self.clock() >= wait_until
@@ -201,7 +200,7 @@ class Client:
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
-        If headers contain them, adds the last line covered as ``reached``, and the last job as ``searched_to``. Omits
+        Adds what headers contain: as ``reached`` the last line covered, as ``searched_to`` the last job searched. Omits
         parameters of ``query`` that are None.
         """
         path = _path(route, *ids)
@@ -274,11 +273,11 @@ class Client:
             # A single request waits for at most WAIT_SECONDS.
             if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
                 return answer
-            # A wait for the end alone starts over each time.
+            # Without ``q``, only the job's end matters, and there is nothing to continue after.
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """The log as a file, in pieces. ``query`` is the route's. Raises :class:`Unreachable` if it is cut off."""
+        """Yields a log file in pieces. ``query`` is the route's. Raises :class:`Unreachable` if it is cut off."""
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:
@@ -296,8 +295,8 @@ class Client:
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
         """Redacts lines, in as many requests as needed. Returns how many, and whether the old text can come back.
 
-        Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. After an error, some lines can be
-        redacted.
+        Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. If it raises, earlier requests can have
+        redacted some lines.
         """
         body = {name: value for name, value in query.items() if value is not None}
         lines, pending = 0, False
@@ -331,7 +330,7 @@ class Client:
         return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
-        """The answer of a ``route`` that writes, as in :meth:`read`, or empty. The request must be idempotent."""
+        """Writes to a ``route``. Returns the answer's JSON, {} without a body. The request must be idempotent."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
         text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))

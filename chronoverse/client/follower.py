@@ -51,11 +51,11 @@ class JobChange(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Changes were lost: all known jobs of the workflow are outdated, and are yielded again."""
+    """Changes were lost: forget all known jobs of the workflow. Those that still exist are yielded again."""
 
 
 class UpToDate(NamedTuple):
-    """All changes up to this one were yielded. The first one follows the workflow's newest jobs."""
+    """All changes up to ``number`` were yielded. The first UpToDate follows the workflow's newest jobs."""
 
     number: int
 
@@ -78,7 +78,7 @@ class Follower:
         self._decoder = sse.Decoder()
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection whose answer has this ``Last-Event-ID``. Drops the previous one's incomplete event."""
+        """Begins a connection whose answer has this ``Last-Event-ID``. Drops the last connection's incomplete event."""
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
@@ -116,7 +116,7 @@ class Follower:
                 case EventName.END:
                     self.ended = True
                 case EventName.ERROR:
-                    # An error event with a new id ends the log: the job was lost. Others end only this stream.
+                    # An error event with a new id ends the log: the job was lost. Without one, only this stream ends.
                     self.ended = self._advance(parse_number(event.id))
                     return Notice(event.data)
         except (KeyError, TypeError) as error:
@@ -136,7 +136,7 @@ class WorkflowFollower(Follower):
     _has_begun = False
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection. Its starting number is unknown until its jobs have arrived."""
+        """Begins a connection. Ignores ``starts_after``: the number is known once the first jobs have arrived."""
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
@@ -147,7 +147,7 @@ class WorkflowFollower(Follower):
             yield UpToDate(self.last_number)
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number``. It can go back if the store lost changes."""
+        """Sets ``last_number``, also to a lower number, because the store can lose changes. Returns True."""
         self.last_number = self.last_number if number is None else number
         return True
 

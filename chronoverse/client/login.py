@@ -49,12 +49,12 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        # A minute before its end, or with a quarter of its lifetime left.
+        # A minute before its end, or a quarter of its lifetime before, if that is shorter.
         return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
 class IssuerClient:
-    """The issuer at ``url``, and our public client there. ``ca_file`` lists certificate authorities."""
+    """The issuer at ``url``, and our public client ``client_id`` there. ``ca_file`` lists additional authorities."""
 
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
         self._url = url
@@ -261,7 +261,7 @@ class LoginFile:
         try:
             renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:
-            # Not retried with each request.
+            # Without the refresh token, later requests do not ask the issuer again.
             login = replace(login, refresh_token=None, until=login.at, ended=str(error))
             self._write(login)
             return self._renewed(login, now)

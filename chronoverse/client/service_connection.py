@@ -24,7 +24,7 @@ CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
 class RequestFailed(Unreachable):
-    """Raised if a retry can succeed, after ``min_delay`` seconds. ``answered``: the status, 0 without an answer."""
+    """Raised if a retry after ``min_delay`` seconds can succeed. ``answered``: the status, 0 without an answer."""
 
     def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
         super().__init__(message)
@@ -49,8 +49,8 @@ class ServiceConnection:
     """Connections to the service at ``url``. Threads can share it. ``token`` can be a function, called for each
     request.
 
-    If the server has closed an idle connection, resends the request, unless it is a DELETE: requests must be
-    idempotent.
+    If the server has closed an idle connection, resends the request, so all must be idempotent. Never resends a DELETE:
+    its repetition would not find the deleted resource.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class ServiceConnection:
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
 
     def __del__(self) -> None:
-        # Python warns about open sockets. A request that ends after close() leaves one, too.
+        # Python warns about open sockets, and a request that ends after close() leaves its own open.
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Another connection to the same service. Shares the trusted certificates, which take 1 MB."""
+        """Connections to the same service with another token. Share the trusted certificates, which take 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -145,8 +145,8 @@ class ServiceConnection:
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
         """Sends a POST without waiting for earlier answers. Call the returned functions in the order of sending.
 
-        Each waits for the answer's body, and raises the error of a refusal. It returns None if the request must be
-        resent: the connection was lost, or another thread uses it.
+        Each waits for the answer, and returns its body or raises the error of a refusal. It returns None if the request
+        must be sent again: the connection was lost, or another thread uses it.
         """
         token, thread = self._token() if callable(self._token) else self._token, threading.get_ident()
         try:
@@ -176,7 +176,7 @@ class ServiceConnection:
         return receive
 
     def _end_pipeline(self, thread: int | None = None) -> None:
-        """Closes the pipeline, if it belongs to the thread."""
+        """Closes the pipeline, if ``thread`` uses it or is None."""
         with self._lock:
             if self._pipeline is not None and thread in (None, self._owner):
                 self._pipeline.close()
@@ -201,7 +201,7 @@ class ServiceConnection:
                 was_idle = not is_new and isinstance(error, HTTPException | ConnectionError)
                 if method == "DELETE" or not was_idle:
                     raise
-                self.close()  # the others are as old
+                self.close()  # the other idle connections are as old
 
 
 class Pipeline:
@@ -221,7 +221,7 @@ class Pipeline:
         return self._sent - self._received
 
     def begin(self) -> int:
-        """Counts the request that :meth:`send` will send next. Returns its number, for :meth:`receive`."""
+        """Reserves the number of the next request to :meth:`send`. Returns it, for :meth:`receive`."""
         self._sent += 1
         return self._sent
 
