@@ -223,12 +223,6 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
         assert store.get_job(JobRef("wf_other", "job"))
 
 
-def test_a_deletion_whose_answer_was_lost_has_succeeded(cli: Cli) -> None:
-    """The second request finds no such job, because the first has deleted it."""
-    with ScriptedService(None, problem("404 Not Found", "There is nothing here.")) as service:
-        assert cli("delete", WORKFLOW, "gone", "--yes", URL=service.url).returncode == 0
-
-
 def test_reading_tokens_change_nothing(cli: Cli, service: Service, new_job: NewJob) -> None:
     new_job("safe", "a")
     settings = {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ])}

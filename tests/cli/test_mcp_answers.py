@@ -74,12 +74,12 @@ def test_each_number_comes_once_as_a_line_or_in_a_gap(
         assert sum(len(orjson.dumps(each)) + 1 for each in found) <= room
         for each in found:
             numbers = [each["sequence_num"]] if "message" in each else range(each["from"], each["to"] + 1)
-            seen += numbers
+            seen += reversed(numbers) if descending else numbers
         if filling.is_all:
             break
         assert filling.position is not None
         position = filling.position
-    assert sorted(seen) == list(range(1, last))
+    assert seen == sorted(range(1, last), reverse=descending)
 
 
 def test_a_match_far_inside_a_line_is_shown() -> None:

@@ -341,10 +341,11 @@ def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
     """Each attempt asks the service to wait for the remaining seconds, and the last one not at all."""
     late = stream(CONNECTED, sse.frame("error", b"the job did not come"), after=None)
     with ScriptedService(late, problem("404 Not Found", "no such job")) as service:
-        client = Client(service.url, clock=Clock(step=2))
+        client, stop = Client(service.url, clock=Clock(step=2)), NoDelay()
         with pytest.raises(JobNotFound, match="the job did not come"):
-            list(client.follow(JOB, wait=3, stop=NoDelay()))
+            list(client.follow(JOB, wait=3, stop=stop))
 
+    assert stop.waits == [0.0]
     assert [asked.query.get("wait") for asked in service.requests] == ["1", None]
 
 
@@ -481,6 +482,20 @@ def test_a_page_is_read_by_its_route() -> None:
     assert (service.requests[0].path, service.requests[0].query) == ("/workflows/wf_1/jobs/job_1/logs", {"limit": "2"})
 
 
+@pytest.mark.parametrize(
+    "lost", [None, answer("200 OK", orjson.dumps(DONE.to_json()), Connection="keep-alive")], ids=["new", "idle"]
+)
+def test_a_deletion_whose_answer_was_lost_has_succeeded(lost: bytes | None) -> None:
+    """The next request finds no such job, because the first has deleted it. The connection may have been idle."""
+    with ScriptedService(lost, problem("404 Not Found", "There is nothing here.")) as service:
+        client = Client(service.url, sleep=lambda seconds: None)
+        if lost:
+            client.job(JOB)
+        client.delete(JOB)
+
+    assert len(service.requests) == 2
+
+
 def waited(outcome: str, cursor: int) -> bytes:
     return answer("200 OK", orjson.dumps({"outcome": outcome, "log": None, "cursor": cursor, "job": DONE.to_json()}))
 
@@ -511,13 +526,14 @@ def test_a_wait_goes_on_when_its_token_has_expired() -> None:
     assert [asked.query["offset"] for asked in service.requests] == ["3", "3", "7", "7", "9", "9"]
 
 
-def test_a_wait_goes_on_when_an_answer_came_before_its_time() -> None:
-    """One request does not wait as long as the user may want to."""
+@pytest.mark.parametrize(("q", "offsets"), [("x", ["3", "7"]), (None, ["3", None])])
+def test_a_wait_goes_on_when_an_answer_came_before_its_time(q: str | None, offsets: list[str | None]) -> None:
+    """One request does not wait as long as the user may want to. Only a search for a line has a place to continue."""
     with ScriptedService(waited("timeout", 7), waited("matched", 9)) as service:
-        found = Client(service.url).wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=5)
+        found = Client(service.url).wait(JOB, q=q, regex=False, stream=None, offset=3, seconds=5)
 
     assert found["outcome"] == "matched"
-    assert [asked.query["offset"] for asked in service.requests] == ["3", "7"]
+    assert [asked.query.get("offset") for asked in service.requests] == offsets
 
 
 def test_a_wait_ends_when_the_service_will_not_wait_for_the_job() -> None:

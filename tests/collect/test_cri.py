@@ -45,6 +45,17 @@ def test_times_have_any_number_of_digits(time: str, timestamp: str) -> None:
     ]
 
 
+def test_each_millisecond_has_lines_of_its_own() -> None:
+    """Only lines of the same one are read together."""
+    found = read(b"".join(cri_line(f"{at}", at=AT + at / 10_000) for at in (0, 4, 10, 100)))
+    assert [(time[-4:], text) for time, _, text, _ in found] == [
+        ("123Z", "0"),
+        ("123Z", "4"),
+        ("124Z", "10"),
+        ("133Z", "100"),
+    ]
+
+
 def test_pieces_are_joined_for_each_stream() -> None:
     """Unknown tags are kept apart from the first. Bytes of a character may be in two pieces."""
     data = cri_line("beg\xc3".encode("latin-1"), tag="P", at=AT) + cri_line("oops", "stderr", "P:x:y", at=AT)
@@ -61,9 +72,17 @@ def test_a_long_line_is_cut_as_run_cuts_it() -> None:
         ("x" * 10, True),
         ("xend", False),
     ]
+    data = cri_line("short", at=AT) + cri_line("x" * 11, at=AT)
+    assert [(text, partial) for _, _, text, partial in read(data, 10)] == [
+        ("short", False),
+        ("x" * 10, True),
+        ("x", False),
+    ]
 
     text = "y" * (3 * LONG_BYTES) + "z"
-    found = read(cri_line(text, at=AT) + cri_line("next", "stderr", at=AT))
+    data, reader = cri_line(text, at=AT) + cri_line("next", "stderr", at=AT), CriReader(65_536)
+    pieces = [reader.feed(data[start : start + LONG_BYTES]) for start in range(0, len(data), LONG_BYTES)]
+    found = [line for each in pieces for line in lines_of(each)]
     assert "".join(each for _, stream, each, _ in found if stream == "stdout") == text
     assert max(len(each) for _, _, each, _ in found) == 65_536
     assert found[-1][1:] == ("stderr", "next", False)

@@ -1,11 +1,13 @@
 """The thread that asks which lines are safe."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 
+from chronoverse.errors import Fenced, ForeignLines, QuotaReached, SequenceGap, StoreUnavailable, TooFast
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
@@ -87,6 +89,78 @@ def test_what_the_store_has_lost_is_sent_again_before_the_job_counts_as_ended(
 
     assert publisher.join(20)
     assert (publisher.ended, store.calls, store.answers) == (True, [(1, [b"one", b"two"]), 3, *again], [])
+
+
+class _ScriptedStore(_ForgetfulStore):
+    """Opens attempts with the next of ``nexts`` (attempt, next number), and answers appends with the next of
+    ``appends``, or as a store that has all lines.
+    """
+
+    batch_lines, appends_ahead = 1, 2
+
+    def __init__(self, nexts: list[tuple[int, int]], appends: list[Any]) -> None:
+        super().__init__()
+        self.nexts, self.appends = nexts, appends
+
+    def durability_probe(self) -> Any:
+        return None
+
+    def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
+        return Attempt(job, token, *self.nexts.pop(0))
+
+    def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
+        receive = super().append_ahead(attempt, first, runs)
+
+        def answer() -> int:
+            found = self.appends.pop(0) if self.appends else receive()
+            if isinstance(found, Exception):
+                raise found
+            return int(found)
+
+        return answer
+
+
+ONE, TWO = (1, [b"one"]), (2, [b"two"])
+
+
+@pytest.mark.parametrize(
+    ("nexts", "appends", "calls"),
+    [
+        ([(1, 1)], [SequenceGap(2)], [ONE, TWO, TWO, 3]),
+        ([(1, 1)], [SequenceGap(3)], [ONE, TWO, 3]),
+        ([(1, 1)], [SequenceGap(4)], [ONE, TWO]),
+        ([(1, 1)], [1], [ONE, TWO]),
+        ([(1, 1)], [3], [ONE, TWO, 3]),
+        ([(1, 1)], [4], [ONE, TWO]),
+        ([(1, 1)], [QuotaReached(2), QuotaReached(3)], [ONE, TWO, 3]),
+        ([(1, 1)], [QuotaReached(4)], [ONE, TWO]),
+        ([(1, 1)], [StoreUnavailable("away"), TooFast("busy", 0.01)], [ONE, TWO, ONE, TWO, ONE, TWO, 3]),
+        ([(1, 1)], [2, StoreUnavailable("away")], [ONE, TWO, TWO, 3]),
+        ([(1, 1), (2, 1)], [Fenced()], [ONE, TWO, ONE, TWO, 3]),
+        ([(1, 1), (2, 2)], [Fenced()], [ONE, TWO, TWO, 3]),
+        ([(1, 1), (2, 3)], [Fenced()], [ONE, TWO, 3]),
+        ([(1, 1), (2, 4)], [Fenced()], [ONE, TWO]),
+        ([(1, 1), (3, 1)], [Fenced()], [ONE, TWO, ONE, TWO, 3]),
+        ([(1, 1), (3, 3)], [Fenced()], [ONE, TWO]),
+    ],
+    ids=str,
+)
+def test_lines_are_sent_again_unless_they_may_be_anothers(
+    nexts: list[tuple[int, int]], appends: list[Any], calls: list[Any]
+) -> None:
+    """No number is written twice, and none is skipped: a log with more lines than were sent is another writer's."""
+    spool, said, store = Spool(), list[str](), _ScriptedStore([*nexts], [*appends])
+    publisher = Publisher(lambda: cast("Any", store), JOB, spool, said.append)
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"one\ntwo", 2))
+    publisher.end(JobResult(Status.COMPLETED, 0))
+
+    with contextlib.suppress(ForeignLines):
+        publisher.start(60)
+
+    assert publisher.join(60)
+    is_whole = calls[-1] == 3
+    assert (store.calls, publisher.ended, publisher.refusal is None) == (calls, is_whole, is_whole)
+    assert sum("quota" in each for each in said) == isinstance(appends[0], QuotaReached)
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
