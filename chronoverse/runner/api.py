@@ -53,7 +53,7 @@ class JobLog:
     _splitters: Mapping[str, LineSplitter]
     _deliver_seconds: float
     _clock: Callable[[], float]
-    #: For messages.
+    #: Named in messages to the user.
     _service_url: str | None
     #: Closed when the log is finished.
     _resources: ExitStack
@@ -87,10 +87,11 @@ class JobLog:
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of a store or service. ``docs/python-api.md`` describes the options. ``clock`` is Unix time.
 
-        Raises ValueError for invalid ids, ``labels``, URLs or a ``ca_file`` without certificates (``SettingsError`` if
-        the setting names it). If the store refuses the job, raises ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``,
-        ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound``; if the service's certificate is not trusted,
-        ``Unreachable``. During an outage, or while a function's token is refused, raises nothing: lines wait.
+        Raises ValueError for invalid ids, ``labels`` or URLs, and for a ``ca_file`` without certificates
+        (``SettingsError`` if it is CHRONOVERSE_CA_FILE). If the store refuses the job, raises ``Held``, ``Closed``,
+        ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound``; if the service's
+        certificate is not trusted, ``Unreachable``. During an outage, or while ``token()`` returns a refused token,
+        raises nothing: lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
@@ -223,7 +224,7 @@ class JobLogStream(io.TextIOBase):
         self._log = log
         self._stream = stream
         self._unfinished = ""
-        # A signal handler, such as a time limit's, can print while its own thread is in write().
+        # A signal handler, such as a time limit's, can print while the thread that it interrupted is in write().
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
@@ -249,10 +250,10 @@ class JobLogStream(io.TextIOBase):
 
 
 class JobLogHandler(logging.Handler):
-    """Publishes log records as lines, with their time: on stderr from ``stderr_level``, on stdout below.
+    """Publishes log records as lines, with their time: on stderr from level ``stderr_level``, else on stdout.
 
-    Ignores records of our own threads, which would cause an endless loop. ``log`` can be a function that returns the
-    log for the calling thread.
+    Ignores records of Chronoverse's own threads: publishing these would cause an endless loop. ``log`` can be a
+    function that returns the log for the calling thread.
     """
 
     def __init__(
@@ -284,7 +285,7 @@ def connect_writer(
     read_seconds: float = READ_SECONDS,
     **store_options: Any,
 ) -> Store | HttpLogWriter:
-    """The store or service at ``url``. ``store_options`` are for the store, other arguments for the service."""
+    """The store or service at ``url``. A store only uses ``store_options``, a service only the other arguments."""
     if url.startswith(("http://", "https://")):
         return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
     return Store(url, **store_options)

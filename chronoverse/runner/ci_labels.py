@@ -46,7 +46,7 @@ _SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """``given``, plus as many valid labels as fit of the first CI system detected in ``environ``."""
+    """``given``, plus the valid labels of the first CI system detected in ``environ``, as many as fit."""
     labels = dict(given)
     for shown_by, texts in _SYSTEMS.items():
         name, equals, value = shown_by.partition("=")

@@ -102,7 +102,7 @@ class HttpLogWriter:
         return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Like :meth:`append_runs`."""
+        """Like :meth:`append_runs`, but handles :class:`EarlierService` itself."""
         runs = runs_of(lines)
         with contextlib.suppress(EarlierService):
             return self.append_runs(attempt, lines[0].sequence_num, runs)
@@ -129,12 +129,12 @@ class HttpLogWriter:
                     f"{self._service.url} does not accept lines in bulk, so publishing is slower: an earlier version?"
                 ) from error
         one, other = split_runs(runs, (lines + 1) // 2)
-        with contextlib.suppress(QuotaReached):  # so is the other half, and that says it
+        with contextlib.suppress(QuotaReached):  # the other half raises it, too
             self.append_runs(attempt, first, one)
         return self.append_runs(attempt, first + count_lines(one), other)
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Sends an append without waiting for earlier answers. Call the result for the return value or error."""
+        """Starts an append. The returned function completes it, and returns or raises what :meth:`append_runs` does."""
         plain = partial(self.append_runs, attempt, first, runs)
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
@@ -174,7 +174,7 @@ class HttpLogWriter:
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """See :data:`chronoverse.runner.readback.Compare`. The service compares."""
+        """See :data:`chronoverse.runner.readback.Compare`. Runs in the service."""
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
@@ -265,7 +265,7 @@ class HttpLogWriter:
             if isinstance(error, RequestFailed) and error.answered == 429:
                 raise TooFast(str(error), error.min_delay) from error
             if not isinstance(error, RequestFailed) and not self._was_answered:
-                raise  # a certificate that was never trusted; one that was will be renewed
+                raise  # never trusted; a certificate that once was will be renewed
             raise StoreUnavailable(str(error)) from error
         except JobNotFound as error:
             # The service's message does not say what is missing.

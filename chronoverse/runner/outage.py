@@ -24,7 +24,7 @@ class Outage:
     #: Whether to hide the message that lines wait, because the command only starts once the job is open.
     is_silent: bool = False
     last_error: ChronoverseError | None = None
-    #: Whether this outage's message that the spool's file cannot be written was shown.
+    #: Whether the user was warned, in this outage, that the spool's file cannot be written.
     _has_warned_of_file: bool = False
 
     def __post_init__(self) -> None:

@@ -115,7 +115,7 @@ class Publisher:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
         #: The attempt of the process that left the spool, and one past that process's last index.
         self._earlier_attempt, self._earlier_end = self._attempt, spool.end
-        # Labels from an earlier process were set first.
+        # An earlier process's labels take precedence: they were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
         spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
         #: One past the last index ever sent. The log cannot have later lines of ours.
@@ -126,7 +126,7 @@ class Publisher:
         #: Confirms which lines are safe. None if acknowledged lines are.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
-        #: Labels known only at the end, until the job has them.
+        #: Labels known only at the end. Empty once the job has them.
         self._last_labels: Labels = ()
         #: The permanent error that stopped publishing, if any.
         self.refusal: ChronoverseError | None = None
@@ -143,7 +143,7 @@ class Publisher:
         self._done = threading.Event()
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
-        """Starts the thread, and waits up to ``seconds`` for the store to open the job. The thread keeps trying.
+        """Starts the thread, and waits up to ``seconds`` for the store to open the job. Then, the thread keeps trying.
 
         Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
         ``connect`` raises. With ``must_open``, also :class:`StoreError` if the job is not open after ``seconds``.
@@ -388,7 +388,7 @@ class Publisher:
     def _release_safe(self) -> None:
         """The second thread: confirms which lines are safe, and releases them from the spool."""
         unconfirmed = 0
-        # Not for every batch, because of the disk.
+        # Asks what is on the store's disk every 0.1 s at most, not after each batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
             if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(0.2):
                 continue

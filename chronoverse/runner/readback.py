@@ -11,14 +11,14 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 
-#: Compares consecutive lines, possibly not all, with the job's log. Raises :class:`JobNotFound`, :class:`StoreError`.
+#: Compares consecutive lines of a job, some or all, with its log. Raises :class:`JobNotFound`, :class:`StoreError`.
 Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 
 def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
     """The comparison for logs of ``writer``.
 
-    The service compares; otherwise lines are read from the store or, if they were trimmed there, from ``archive``.
+    A service compares lines itself. A store's lines are read from it or, if trimmed there, from ``archive``.
     """
     if isinstance(writer, HttpLogWriter):
         return writer.compare

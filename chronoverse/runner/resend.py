@@ -37,8 +37,8 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it.
 
     Deletes a completely delivered file. ``connect`` returns a workflow's store, and ``comparer_for`` a function that
-    compares lines with it. Publishes the lines as ``job_id``, which must have none, or with ``retry`` as the first free
-    one of JOB, JOB.2, …. ``say`` gets messages, ``show`` the progress once a second.
+    compares lines with it. With ``job_id``, publishes the lines as that job, which must have none; with ``retry``, as
+    the first free one of JOB, JOB.2, …. ``say`` gets messages, ``show`` the progress once a second.
 
     Raises :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);
     :class:`SpoolNotInLog` if the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` if the
@@ -80,7 +80,7 @@ def resend_spool(
         say("interrupted")
     finally:
         publisher.stop()
-        # After the job's end, its lines need another id only if its log lacks them.
+        # The file's lines need another id if the job ended without them, but not if it ended with them.
         reported = refusal if was_published else publisher.refusal
         close_and_report(publisher, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
@@ -107,7 +107,7 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
 
 
 def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
-    """The error if the ended log lacks lines of the file, else None. Raises :class:`StoreError` if unreadable now."""
+    """The error if the ended log lacks lines of the file, else None. Raises :class:`StoreError` if it is unreadable."""
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         if spool.line_count == 0:

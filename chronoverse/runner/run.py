@@ -87,7 +87,7 @@ def run(
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            # Only these options must know before the command starts whether the job is open.
+            # Only with these must we know, before the command starts, whether the job is open.
             seconds = open_seconds if require_log or retry or recovered is not None else 0
             publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:
@@ -130,7 +130,7 @@ def run(
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
-            # A command of a series that starts after the job's end and prints nothing leaves nothing to deliver.
+            # If a command of a series starts after the job's end and prints nothing, there is nothing to deliver.
             is_over = more_follow is not None and isinstance(refusal, Closed) and not spool.end
             close_and_report(publisher, service_url, delivered=publisher.ended or is_over, refusal=refusal)
     return code
@@ -151,7 +151,7 @@ def _open_spool(
         runs = "another run" if len(others) == 1 else f"{len(others)} other runs"
         oldest = "" if len(others) == 1 else "the oldest: "
         server = state.get("server", service_url)
-        # An empty server: the run published directly to the store, which may not be the one behind CHRONOVERSE_URL.
+        # Empty ``server``: the run published directly to the store, maybe not the one behind CHRONOVERSE_URL.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
         say(f"{runs} left undelivered lines. Upload them with: {oldest}{prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
@@ -160,7 +160,7 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``; at most 5 s for a store never reached. Calls ``show``."""
+    """Waits until all is delivered or ``is_stopped()``; at most 5 s for a store never reached. Shows the progress."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between checks for a signal, which cannot wake a waiting thread.
@@ -222,7 +222,7 @@ def _refuses_id(refusal: ChronoverseError | None) -> bool:
 @contextlib.contextmanager
 def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
-    # With Python's default of 5 ms, the pipes' reader waits at every read: printing at full speed took 5 times as long.
+    # With Python's default of 5 ms, the pipes' reader waits for the GIL at each read: output took 5 times as long.
     sys.setswitchinterval(0.0002)
     try:
         yield

@@ -11,7 +11,7 @@ from chronoverse.joblog.secret_forms import SecretForms
 
 #: Minimum characters of a secret. A shorter one would occur everywhere in a log, and the masks would reveal it.
 _MIN_CHARACTERS: Final = 4
-#: Maximum bytes of a secret. Up to this many are held back while they could be its beginning.
+#: Maximum bytes of a secret. Up to this many are held back while they could be the beginning of one.
 MAX_BYTES: Final = 65_536
 
 
@@ -58,7 +58,7 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """Where, from ``start``, a possible secret's beginning at the end of ``text`` starts; else the length."""
+        """The first position, from ``start``, at which the rest of ``text`` could begin a secret; else its length."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)

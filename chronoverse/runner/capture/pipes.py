@@ -20,7 +20,7 @@ from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.terminals import PtyProcess
 
-#: Seconds without output, after the command's end, before its pipe is closed although a grandchild keeps it open.
+#: After the command's end, a pipe that a grandchild keeps open is closed after this many seconds without output.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 
 
@@ -40,8 +40,8 @@ class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
     For each read, passes the masked lines to ``publish``, which must not block, then the unchanged bytes to the
-    stream's function in ``tees``. Does not reap the command, so that its process id is not reused before the caller
-    does.
+    stream's function in ``tees``. Leaves it to the caller to reap the command: until then, its process id is
+    not reused.
     """
 
     tees: Mapping[str, Callable[[bytes], None]]
@@ -52,7 +52,7 @@ class Capture:
     clock: Callable[[], float] = time.time
 
     def run(self, child: Child) -> None:
-        """Returns once the command has ended and its pipes are closed, or have stayed open for too long."""
+        """Returns once the command has ended and its pipes are closed, or at :meth:`_deadline` if they stay open."""
         self._child = child
         self._selector = selectors.DefaultSelector()
         #: When the command ended, in monotonic seconds; infinite while it runs.
@@ -81,8 +81,8 @@ class Capture:
         while time.monotonic() < self._deadline():
             for key, _ in self._selector.select(self._timeout()):
                 if key.data is not None and self._read(key.data) >= 16_384:
-                    # More will follow. Waiting reduces the cost per line from 0.7 µs to 0.25, as there are fewer reads.
-                    # No terminal holds that much, and a pipe of 1 MiB does not fill up meanwhile.
+                    # More follows a large read. Waiting makes the next one larger: 0.25 instead of 0.7 µs per line.
+                    # A terminal never has that much, and a pipe of 1 MiB does not fill up within a millisecond.
                     time.sleep(0.001)
             now = time.monotonic()
             for pipe in self._pipes:

@@ -21,7 +21,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     """Makes ``group`` the foreground process group of our terminal within the ``with`` block.
 
     Ctrl-C then goes to the command instead of us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
-    we are in its background, or this is not the main thread. Yields a function that returns whether it did.
+    we are in its background, or this is not the main thread. Yields a function that returns False in these cases.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield lambda: False
@@ -77,7 +77,7 @@ def _set_foreground(group: int) -> None:
 
 
 class PtyProcess:
-    """A command on a pseudo-terminal. ``stdout`` is all its output. Raises what subprocess.Popen raises."""
+    """A command on a pseudo-terminal. ``stdout`` carries all its output. Raises what subprocess.Popen raises."""
 
     stderr: IO[bytes] | None = None
 

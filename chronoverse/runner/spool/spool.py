@@ -29,7 +29,7 @@ from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, Spoo
 OVERHEAD_BYTES: Final = 400
 #: Lines per append: enough for a cheap round trip, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
-#: Maximum runs per append with more lines. With these, 5,000 lines stay below the service's limit on quotation marks.
+#: Maximum runs of an append of over BATCH_LINES: 5,000 lines then stay below the service's limit on quotation marks.
 BATCH_RUNS: Final = 250
 
 _ordinal: Final = attrgetter("ordinal")
@@ -117,7 +117,7 @@ class Spool:
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens a runner's leftover file. ``keep_all`` keeps released lines. Raises :class:`SpoolError`."""
+        """Opens a runner's leftover file. ``keep_all`` keeps lines after their release. Raises :class:`SpoolError`."""
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file
@@ -190,7 +190,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Makes the lines another job's. Discards their job, and their numbers there.
+        """Prepares the lines for another job: discards the job that they were of, and their numbers in its log.
 
         The file is changed only once the other job has an attempt.
         """
@@ -376,7 +376,7 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes safe batches except ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
+        """Removes safe batches except the newest ``keep_bytes``. If the disk is full, they stay, which is harmless."""
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]
