@@ -93,10 +93,10 @@ HEAP_RESERVE_BYTES = 4 * 2**20
 def _return_freed_memory() -> None:
     """Makes glibc return freed memory to the system.
 
-    By default, glibc raises these two thresholds to 32 MiB and more after a large block was freed. Eight clients that
-    searched long lines then left a worker with 150 MB of unused memory; with fixed thresholds, 18 MB. Workers inherit
-    them. The parameters are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD:
-    https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries do not have this function.
+    By default, once a large block was freed, glibc raises M_MMAP_THRESHOLD and M_TRIM_THRESHOLD to 32 MiB and more.
+    Eight clients that searched long lines then left a worker with 150 MB of unused memory; with fixed thresholds,
+    18 MB. Workers inherit the thresholds. Other C libraries do not have mallopt:
+    https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -142,7 +142,7 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Records the addresses for local clients, prints the banner, and starts the other processes.
 
-    These are the scan server, and with an embedded server an archiver, and a notifier if watches are allowed.
+    These are the scan server and, with an embedded server, an archiver and a notifier, if they are configured.
     """
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:

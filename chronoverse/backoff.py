@@ -1,7 +1,4 @@
-"""Retry delays, for every loop that retries.
-
-Except ``embedded/supervisor.py``, which runs without this package.
-"""
+"""Retry delays of all loops that retry, except ``embedded/supervisor.py``, which runs without this package."""
 
 import random
 import time
@@ -39,7 +36,7 @@ class Backoff:
     _failing_since: float | None = None
 
     def record_failure(self) -> None:
-        """Counts a failure. May also be called before an attempt, if :meth:`record_success` follows a success."""
+        """Counts a failure. Can be called before an attempt, if :meth:`record_success` is called when that succeeds."""
         self.failures += 1
 
     def record_success(self) -> None:
@@ -53,7 +50,7 @@ class Backoff:
         return self.policy.delay(self.failures, self.chance)
 
     def seconds_failing(self) -> float:
-        """Seconds since the first call after the last success. Call this after each failed attempt."""
+        """Seconds since this was first called after the last success. Call it after each failed attempt."""
         if self._failing_since is None:
             self._failing_since = self.clock()
         return self.clock() - self._failing_since

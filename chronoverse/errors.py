@@ -13,7 +13,7 @@ class ChronoverseError(Exception):
 
     status: ClassVar[int] = 500
     reason: ClassVar[str | None] = None
-    #: The public message of a 5xx, whose own message is for operators only. None if clients may see the message.
+    #: What clients see instead of a 5xx error's message, which is for operators. None if they may see the message.
     detail: ClassVar[str | None] = "Internal error."
     exit_code: ClassVar[int] = os.EX_SOFTWARE
     #: Clients set this to the problem document's title. The class's value is for responses without a document.
@@ -220,7 +220,7 @@ class ArchiveNotConfigured(ChronoverseError):
 
 
 class LineStillOpen(ChronoverseError):
-    """Raised when the newest line of a running job is to be redacted. It can be once another line follows."""
+    """Raised when the newest line of a running job is to be redacted. A retry can succeed once another line follows."""
 
     status = 409
     reason = "STILL_LIVE"

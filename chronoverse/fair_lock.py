@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    A holder calls ``pause`` first. After waiting for ``seconds``, raises the error that ``missed`` makes, or
-    ``used_up`` if the subject already has ``each`` holders.
+    :meth:`hold` calls ``pause`` once it has the lock. If it waited for ``seconds`` in vain, it raises what ``missed``
+    returns, or what ``used_up`` (if given) returns if the subject has ``each`` holders.
     """
 
     seconds: float
@@ -37,9 +37,9 @@ class FairLock:
 
     @contextlib.contextmanager
     def hold(self, subject: Hashable = "", seconds: float | None = None) -> Iterator[bool]:
-        """Holds the lock for ``subject`` in the ``with`` block. Waits up to ``seconds``, by default those of the lock.
+        """Holds the lock for ``subject`` in the ``with`` block. Waits up to ``seconds``, by default the lock's.
 
-        Yields whether it had to wait. Raises the error that ``missed`` or ``used_up`` makes.
+        Yields whether it had to wait. Raises the error that ``missed`` or ``used_up`` returns.
         """
         waited = self._acquire(subject, self.seconds if seconds is None else seconds)
         try:

@@ -21,7 +21,7 @@ from chronoverse.settings import parse
 
 PREFIX: Final = "CHRONOVERSE_"
 
-#: The variables that Kubernetes sets for a Service. The value of the second kind is a URL.
+#: Names of variables that Kubernetes sets for a Service. A variable of the second kind contains a URL.
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
 _EXCLUSIVE: Final = (
@@ -363,7 +363,7 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
 
 
 def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """``given``, else CHRONOVERSE_CA_FILE. Raises ValueError or :class:`SettingsError` without certificates."""
+    """``given``, else CHRONOVERSE_CA_FILE. If it has no certificates, raises ValueError or :class:`SettingsError`."""
     if given:
         return parse.ca_file(str(given))
     try:
@@ -393,7 +393,7 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
             continue
         if _SERVICE_NAME.fullmatch(name) or (_SERVICE_LINK.fullmatch(name) and "://" in text):
             continue
-        from difflib import get_close_matches  # which takes 3 ms, and most environments have no such name
+        from difflib import get_close_matches  # takes 3 ms, and most environments need no hint
 
         similar = get_close_matches(short, known, 1, 0.8)
         yield f"{name} is not a setting{f': did you mean {PREFIX}{similar[0]}?' if similar else ', and is ignored'}"

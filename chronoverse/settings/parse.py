@@ -223,7 +223,7 @@ def public_key(text: str) -> str:
 
 def ca_file(text: str) -> Path:
     """Parses the path of a file with PEM certificates."""
-    import ssl  # which takes 10 ms, and few commands need it
+    import ssl  # takes 10 ms, and few commands need it
 
     path = absolute_path(text)
     try:
