@@ -41,7 +41,7 @@ class AuditTrail:
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
         """Adds an entry. ``did`` is delete, redact, retention, limits, import or watch.
 
-        After 100 similar entries in a day, only every hundredth is added; the log has them all.
+        After 100 similar entries in a day, only every hundredth is added. :data:`audit_log` gets all of them.
         """
         fields = {"sub": sub[:_MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:_MAX_TEXT]}
         if job_id is not None:

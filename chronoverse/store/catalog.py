@@ -15,12 +15,12 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.topology import PoolKind
 
-#: Maximum seconds of a workflow's retention: ten years, as for the service's. Redis refuses very large times.
+#: Maximum seconds of a workflow's retention: ten years, like the service's maximum. Redis refuses very large times.
 RETENTION_SECONDS: Final = 315_360_000
 #: The format versions of an archived log's derived objects: set of shapes, and timeline.
 DERIVED_VERSION: Final = f"{shapes.VERSION}.{timelines.VERSION}"
 
-#: Prefix of the member of the age mark's key that holds the bucket's id. Its score is 0.
+#: The age mark's sorted set also has a member with score 0: this prefix and the bucket's id.
 _BUCKET: Final = "bucket:"
 
 
@@ -192,7 +192,7 @@ class JobCatalog:
         key = self._keys.of_workflow(workflow_id, "settings")
         if removed := [name for name, value in changes.items() if value is None]:
             self._commands.run(workflow_id, "HDEL", key, *removed)
-        # The time is set last: an archiver that has read the settings before will read them again.
+        # The time is set last, so that an archiver that has just read the old settings will read them again.
         fields = [each for name, value in changes.items() if value is not None for each in (name, value)]
         self._commands.run(workflow_id, "HSET", key, *fields)
 
@@ -216,7 +216,7 @@ class JobCatalog:
         self._on_settings(list_workflows(), "HSET", *fields)
         key = self._keys.limits
         self._commands.run(key, "HSET", key, "job_bytes", job_bytes, "day_bytes", day_bytes)
-        # Again for jobs that began meanwhile.
+        # Repeated for jobs that began meanwhile.
         self._on_settings(list_workflows(), "HSET", *fields)
 
     def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:

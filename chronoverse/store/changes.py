@@ -65,7 +65,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
 
 
 def _reply(answer: Any) -> Any:
-    """The reply of ``settle_job.lua``, from the JSON stored. Lua encodes an empty list as an object."""
+    """The reply of ``settle_job.lua``, parsed from the stored JSON. Lua encodes an empty list as an object."""
     if isinstance(answer, list | dict):
         return [_reply(each) for each in answer]
     return answer.encode("latin-1") if isinstance(answer, str) else answer

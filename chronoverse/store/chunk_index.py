@@ -73,7 +73,7 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage objects for deletion. Without the lock, only the caller's own uploads."""
+        """Marks ``names`` and all garbage for deletion; without the lock, only own uploads. Returns what is marked."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
@@ -93,7 +93,7 @@ class ChunkIndex:
             self._run(job, "HDEL", "garbage", *names)
 
     def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
-        """Whether the job's records survive a power cut and a failover; see :func:`is_permanent`."""
+        """Whether the job's records survive a power cut and a failover; see :func:`durability.is_permanent`."""
         write = ("PEXPIRE", self._commands.keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
         return self._commands.work(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
@@ -147,10 +147,10 @@ class ChunkIndex:
         wait_seconds: float | None,
         redactions: int,
     ) -> bool | None:
-        """Recreates a job from ``chunks``, each with its bytes for quotas, and the ``fields`` of its hash. Idempotent.
+        """Recreates a job from ``chunks``, each with its bytes for quotas, and the job hash's ``fields``. Idempotent.
 
-        Returns False if the store already has as much of the job. Returns None if the job's runner is back but has not
-        resent everything: call again later. A job without an end becomes LOST if its runner is not back within
+        Returns False if the store has at least this much of the job. Returns None if the job's runner is back but has
+        not resent everything: call again later. A job without an end becomes LOST if its runner is not back within
         ``wait_seconds``. The count of ``redactions`` never decreases. Raises :class:`Deleted`, and
         :class:`ArchiveDamaged` if the store has another job with this id.
         """
@@ -183,7 +183,7 @@ class ChunkIndex:
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all keys of a job marked for deletion but its tombstone. Raises :class:`Fenced`, :class:`Held`."""
+        """Deletes all keys except the tombstone of a job marked for deletion. Raises :class:`Fenced`, :class:`Held`."""
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
@@ -201,9 +201,9 @@ class ChunkIndex:
         """Replaces the record of ``old`` with ``chunk``, whose object has been verified. Without ``old``, appends it.
         Idempotent.
 
-        The same script makes the object of ``old`` garbage, trims the lines from the store's log, and stores ``audit``
-        and the count of redactions in the chunk's name. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive
-        or the log has changed.
+        The same script makes the object of ``old`` garbage, trims the lines from the store's log, stores ``audit``,
+        and sets the job's number of redactions to the one in the chunk's name. Raises :class:`Fenced`, and
+        :class:`SequenceGap` if the archive or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

@@ -94,7 +94,7 @@ class ClusterTopology(Topology):
         return [self._node(each, PoolKind.COMMANDS) for each in self._known_masters()]
 
     def ping(self) -> None:
-        """Succeeds if any master answers: otherwise only some jobs would be unavailable."""
+        """Succeeds if any master answers: a single failed master makes only some jobs unavailable."""
         self.refresh()
         failure: redis.RedisError = redis.ConnectionError("the Cluster has no masters")
         for master in self._failed_last(self._known_masters()):

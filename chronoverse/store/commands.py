@@ -55,7 +55,7 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """Runs a script on these keys of a job. Returns its reply after OK; raises any other reply as an error."""
+        """Runs a script on these keys of a job. Returns what follows OK in its reply; raises the error of any other."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 

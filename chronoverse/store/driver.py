@@ -53,7 +53,7 @@ class Script:
 
 
 def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client that retries a command up to ``retries`` times. Returns replies as parsed. Raises ValueError for a bad
+    """A client that retries a command up to ``retries`` times. Replies are not converted. Raises ValueError for a bad
     ``url``.
     """
     client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
@@ -109,7 +109,7 @@ def take_message(connection: redis.Connection) -> bool:
     except redis.TimeoutError:
         return False
     if answer is not _PUSH_CONSUMED:
-        # Replies can no longer be matched to commands. The driver also returns its handler's errors this way.
+        # Replies can no longer be matched to commands. Also the case for a handler's error, which the driver returns.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
@@ -140,8 +140,8 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_timeout": timeout,
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
-        # A retry hides the first answer, so only idempotent commands have one. One is enough for a pooled connection
-        # that the server closed long ago. A command that timed out is not retried: it would take as long again.
+        # A retry hides the first answer, so only idempotent commands are retried. One retry is enough if the server
+        # closed a pooled connection long ago. None after a timeout: it would take as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # Otherwise each connection sends CLIENT SETINFO, which the documented users may not run.

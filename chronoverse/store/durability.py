@@ -42,7 +42,7 @@ def confirm(
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
             # A separate command, because a server writes its files only after executing all commands it has read. With
-            # ``everysec``, a write can stay in memory while the disk is busy; an empty buffer contains none.
+            # ``everysec``, a write can wait in memory while the disk is busy, unless the buffer is empty.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()
@@ -89,6 +89,6 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     if not isinstance(on_disk, redis.RedisError):
         return bool(on_disk[0] >= 1)
-    # Without any snapshot, loaded, made or in progress, a restart cannot bring back an older state.
+    # If no snapshot was loaded or made, and none is in progress, a restart cannot bring back an older state.
     names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
     return all(persistence.get(name) == "0" for name in names) or None

@@ -43,7 +43,7 @@ class KeyMap:
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"
-        #: The audit trail's stream. Like a key set's, its name is outside runners' rights.
+        #: The audit trail's stream. Runners have no rights for its name.
         self.audit_trail: Final = f"{prefix}-audit"
 
         #: The set of workflows with watches. Runners have no rights for it and the keys of watches.

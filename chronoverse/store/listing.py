@@ -71,7 +71,7 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    Removes members that are not valid ids. With ``wanted``, skips others, at 1 µs each.
+    Removes members that are not valid ids. With ``wanted``, skips all other members, at 1 µs each.
     """
     highest = "+inf" if before is None else repr(before[0])
 

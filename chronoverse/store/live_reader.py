@@ -36,8 +36,8 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: Minimum seconds between two reads if a change is reported within half that time, so that later changes are read with
-#: it. Any later report is read immediately.
+#: A change that is reported less than half this time after a read is read only this many seconds after that read,
+#: together with later changes. Any other change is read immediately.
 GATHER_SECONDS: Final = 0.004
 #: Minimum seconds between two reads of a log whose changes the server does not report.
 POLL_SECONDS: Final = 0.05
@@ -206,11 +206,11 @@ class NodeReader:
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
         """Waits up to ``until`` for a log to read, and handles all messages that have arrived.
 
-        If a change comes soon after a read, waits :data:`GATHER_SECONDS` for more.
+        If a change comes soon after a read, waits for more: see :data:`GATHER_SECONDS`.
         """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
-            # Polling many logs may take a quarter of the time.
+            # Polling takes at most a quarter of the time.
             self._poll_at = now + max(self._live.poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
         if not self._queue:
             if not has_buffered(connection):

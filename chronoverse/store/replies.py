@@ -47,12 +47,12 @@ def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
 
 
 def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
-    """An entry's id and the SHA-1 of its fields, with which scripts compare entries. Both empty for None."""
+    """An entry's id and the SHA-1 of its fields, with which scripts compare entries. Both are empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
 def is_unlisted(reply: Any) -> bool:
-    """Whether ``settle_job.lua`` found an unlisted foreign job. Our runners list their jobs, and set both fields."""
+    """Whether ``settle_job.lua`` found an unlisted foreign job: one without both fields that our runners set."""
     return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 

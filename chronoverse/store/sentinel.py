@@ -20,7 +20,7 @@ CHECK_MASTER_SECONDS: Final = 2.0
 def require_master(connection: redis.Connection) -> None:
     """Called when a connection opens. Raises the driver's ConnectionError if the server is not a master."""
     connection.on_connect()
-    # Shortly after a failover, Sentinels can name a server that is a replica now, or still is one.
+    # Shortly after a failover, Sentinels can name a server that has become a replica, or is not yet a master.
     connection.send_command("ROLE", check_health=False)
     role = connection.read_response()[0]
     if role != b"master":
@@ -61,7 +61,7 @@ class SentinelTopology(ClusterTopology):
         super().report_error(workflow_id, error)
 
     def server_of(self, workflow_id: str) -> Address:
-        # Stands for the current master. The live reader reconnects when the version changes.
+        # Represents whichever server is the master. The live reader reconnects when the version changes.
         return self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:

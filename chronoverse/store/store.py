@@ -83,7 +83,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)
-        # The time between finding a lease expired and declaring its job LOST. A live runner pauses for less than 1 s.
+        # From finding a lease expired until declaring its job LOST. A live runner pauses for less than 1 s.
         self._grace_ms = max(1, round(min(self.lease_seconds / 3, 1) * 1000))
         self._topology = _topology_of(self.url)
         self._keys = KeyMap(self.prefix)
@@ -111,7 +111,7 @@ class Store:
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
-        """The server that has the job. Wait for each server separately: one must not delay the jobs of others."""
+        """The server that has the job. Wait for each server separately: one must not delay jobs on others."""
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:

@@ -169,9 +169,9 @@ class WatchStore:
     ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
         """Yields for each workflow its id, changes that no process has read, and 0.
 
-        If changes after the number in ``known`` were dropped unread or unfinished: no changes, and the last change's
-        number. With ``idle_seconds``: changes that a process read at least that long ago and has not finished
-        (:meth:`done`).
+        With ``idle_seconds``: instead of unread changes, those that a process read at least that long ago and has not
+        finished (:meth:`done`). If changes after the number in ``known`` were dropped unread or unfinished: no changes,
+        and the last change's number instead of 0.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
