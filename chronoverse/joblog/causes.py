@@ -48,8 +48,8 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Candidate lines, case-insensitive: matches more than all features, and has no anchors, so that the prefilter of
-#: archived lines can use it.
+#: Matches candidate lines, case-insensitively: more lines than the features together. It has no anchors, so that the
+#: prefilter of archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
@@ -307,7 +307,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each one's number, and its scores without those of its place.
+    """The candidate lines scanned so far, in any order: each one's number, and its scores before its place is added.
 
     Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
@@ -369,7 +369,7 @@ class Clues:
         self._lines = [tuple(clue) for clue in lines]
 
     def _clue(self, number: int, features: frozenset[int]) -> tuple[int, int, int]:
-        # Few different sets occur.
+        # Cached, because few different sets occur.
         if (sums := self._sums.get(features)) is None:
             screens, lines = zip((0, 0), *(self.weights[each] for each in features), strict=True)
             sums = self._sums[features] = sum(screens), sum(lines)

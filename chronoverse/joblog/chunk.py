@@ -19,7 +19,7 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef
 
 #: Bytes of JSON Lines per frame: the least that a page reads. Larger frames do not compress better.
 FRAME_BYTES: Final = 256 * 2**10
-#: Maximum bytes per frame, which ends with the line that fills it. Only foreign runners write lines of megabytes.
+#: Maximum bytes per frame. A frame ends with the line that fills it; only foreign runners write lines of megabytes.
 MAX_FRAME_BYTES: Final = 64 * 2**20
 #: Approximate bytes of JSON Lines per chunk. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
@@ -75,7 +75,7 @@ class Chunk(NamedTuple):
         return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
     def with_unique_name(self, unique: str, redactions: int = 0) -> "Chunk":
-        """The chunk under a name that was never used, so that a late deletion cannot delete another object.
+        """The chunk under a name that was never used, so that a late deletion of an older object cannot hit it.
 
         If a redaction writes it, the name includes the job's number of ``redactions``.
         """
@@ -138,7 +138,7 @@ def is_object_of(job: JobRef, name: str) -> bool:
 
 
 def redactions_in(names: Iterable[str]) -> int:
-    """The number of a job's redactions, from its objects' names. 0 if none is named."""
+    """The number of a job's redactions, from its objects' names. 0 if no name contains it."""
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 

@@ -18,7 +18,7 @@ class Comparison(NamedTuple):
 
 def line_digest(line: Line) -> str:
     """SHA-256, in hex, of the line's JSON (``Line.to_json``)."""
-    import hashlib  # which takes 3 ms, and no run needs it
+    import hashlib  # Takes 3 ms, and ``chronoverse run`` needs it only for a read-back.
 
     return hashlib.sha256(line.encode()).hexdigest()
 

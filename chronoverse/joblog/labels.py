@@ -64,7 +64,7 @@ def has_labels(labels: Labels, wanted: Iterable[Sequence[str]]) -> bool:
 
 
 def fit_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:
-    """As many of the first ``labels`` as fit into ``max_bytes`` of JSON. A job's labels can take 17 KB."""
+    """The first ``labels``, as many as fit into ``max_bytes`` of JSON. A job's labels can take 17 KB."""
     fitting = dict(labels)
     while fitting and len(orjson.dumps(fitting)) > max_bytes:
         fitting.popitem()

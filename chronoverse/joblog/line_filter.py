@@ -43,7 +43,7 @@ class LineFilter(NamedTuple):
         messages = ["" if stream is None else content.decode("utf-8", "replace") for stream, content in contents]
         if matcher.program_size:
             messages = [message[:MAX_CHARACTERS] for message in messages]
-        # Decoding and one search take 0.1 µs per line. With a regular expression, the search must not take long.
+        # One search in all messages: decoding and searching take 0.1 µs per line. Regular expressions need a limit.
         is_short = not matcher.program_size or sum(map(len, messages)) <= MAX_CHARACTERS
         if is_short and not matcher.may_match(messages):
             return [stream is None for stream, _ in contents]

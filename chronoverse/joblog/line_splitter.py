@@ -166,7 +166,7 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the current state, also at the end. It will not be dropped, and the rest of it is not held back."""
+        """Returns the current state so far. It will not be dropped, nor its rest held back. Also called at the end."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text

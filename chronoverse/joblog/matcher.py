@@ -25,7 +25,7 @@ _EMPTY_MATCHES: Final = 64
 #: Terminal control sequences: CSI, and string sequences such as OSC. Each ends at the next ESC, for linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: Control sequences in a JSON string, and a superset. A case-sensitive beginning is ten times as fast.
+#: Matches control sequences in a JSON string, and some other text. Case-sensitive at first: ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
@@ -57,9 +57,9 @@ class Matcher:
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
         self._max_joined: Final = max_joined
-        #: Only checks the syntax and size of the query; never searches, so it has no automaton. Blocks the event loop:
-        #: for `\pL{145}`, RE2 gives up after 0.8 ms with 128 KiB, after 49 ms with 4 MiB. It simplifies only complete
-        #: programs: one of 2,000 instructions took 39,000 bytes, or 71,000 with empty groups.
+        #: Compiled only to check the query's syntax and size. Blocks the event loop, so memory is limited: RE2 gives up
+        #: on `\pL{145}` after 0.8 ms with 128 KiB, after 49 ms with 4 MiB. Before RE2 simplifies it, a program of 2,000
+        #: instructions takes 39,000 bytes, or 71,000 with empty groups.
         self._size: Final = int(_compiled(query, not regex, 128 * 2**10).programsize)
         if regex and self._size > MAX_PROGRAM:
             raise ValueError(_TOO_EXPENSIVE)
@@ -91,7 +91,7 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """Searches all ``texts`` at once. False if none of them matches; True can be wrong."""
+        """Searches all ``texts`` at once. False if certainly none matches; True can be wrong."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             return True
@@ -103,8 +103,8 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 
-        Yields at most twice :data:`MAX_SPANS` spans. A step takes no longer than :meth:`matches`, but there can be one
-        per character.
+        Yields at most twice :data:`MAX_SPANS` spans. A step takes no longer than :meth:`matches`, but there can be a
+        step for each character.
         """
         yield from self._spans(text)
         if "\x1b" in text:
@@ -139,7 +139,7 @@ class Matcher:
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern (or None) that matches the JSON of every matching line without escapes, and of some others."""
+        """A pattern (or None) that matches the JSON of all lines that match and have no escapes, and of some others."""
         if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
@@ -226,7 +226,7 @@ def whole_match(expression: str) -> Callable[[str], bool]:
     def matches(text: str) -> bool:
         try:
             return compiled.fullmatch(text) is not None
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can have
+        except UnicodeEncodeError:  # A lone surrogate, which JSON can contain.
             return False
 
     return matches
@@ -245,7 +245,7 @@ def _compiled(
     options.case_sensitive = case_sensitive
     options.never_capture = not captures
     try:
-        # The module would cache the last 128 patterns with their automata. Callers keep those that they reuse.
+        # Purged, because re2 caches the last 128 patterns with their automata. Callers keep patterns for reuse.
         compiled = re2.compile(query, options)
         re2.purge()
         return compiled

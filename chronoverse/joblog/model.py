@@ -23,7 +23,7 @@ IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 #: Default maximum bytes of a line published as one entry. Longer lines are cut.
 MAX_LINE_BYTES: Final = 65_536
-#: The largest number accepted from clients (15 digits). JSON and Redis represent larger ones exactly.
+#: The largest number accepted from clients (15 digits). JSON and Redis still represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
 #: A line as JSON: timestamp, message, number, stream, ``partial``. The archive's search depends on this form.
@@ -60,7 +60,7 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def iso_or_none(milliseconds: float) -> str | None:
-    """Unix ms as ISO 8601 UTC. None beyond the calendar, for times that a foreign runner can write."""
+    """Unix ms as ISO 8601 UTC. None for a time beyond the calendar, which a foreign runner can write."""
     try:
         return iso_timestamp(milliseconds / 1000)
     except (OverflowError, ValueError, OSError):
@@ -301,7 +301,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when it starts. Of two states of a running job, the larger age is newer."""
+        """Grows with each attempt, and when it starts. A running job's state with the larger age is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     @property

@@ -19,8 +19,8 @@ _MASKED: Final = b"[masked]"
 _MAX_HELD: Final = 8_192
 
 #: A form per row: an RE2 expression that finds candidates, and one that matches the secret, or captures it in the first
-#: group that matches. ``~`` means that no longer word may contain the secret; JSON text before it can end with ``\n``.
-#: A password in a URL is not a placeholder, and docker://alpine:3.18@sha256:… contains none.
+#: group that matches. ``~``: the secret must not follow a word character or sign, except an escape such as ``\n`` of
+#: JSON. Passwords in URLs exclude placeholders; docker://alpine:3.18@sha256:… contains no password.
 _ROWS: Final = r"""
 AKIA|ASIA|ABIA|ACCA           (?:^|[^A-Z0-9])((?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16})\b
 IQoJb3JpZ2lu|FwoGZXIvYXdz     (?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[\w/+=%]{100,}
@@ -76,7 +76,7 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms, and ``more``, named RE2 expressions. None: no forms at all.
+    """The built-in forms, and ``more``, named RE2 expressions. ``more`` None: no forms, not even built-in ones.
 
     Raises :class:`SettingsError` for an invalid expression.
     """
@@ -138,8 +138,8 @@ class StreamMask:
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
-        #: Within a private key: the bytes before and after its beginning in that line (lines can have a prefix), and
-        #: whether a line of base64 has come.
+        #: Within a private key: how many bytes precede and follow its BEGIN marker in that line (each line can have the
+        #: same prefix), and whether a line of base64 has come.
         self.key: tuple[int, int, bool] | None = None
         #: Bytes of the next line that were published already.
         self.published = 0
@@ -201,7 +201,7 @@ class StreamMask:
             assert inline is not None
             spans.append((start, inline.end()))
             if len(inline[0]) < _LEAST_BODY:
-                # Of the marker, its dashes may be published already.
+                # The marker's dashes may be published already.
                 start = max(0, self.published + marker.start(1) - 5) if self.published else start
                 self.key = start, len(line) - marker.end(), False
         return spans

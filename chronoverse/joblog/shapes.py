@@ -72,7 +72,7 @@ _PHRASES: Final = re.compile(
 _COLONS: Final = re.compile(
     r"(?<![A-Za-z0-9:])(?=[0:]*(?:[a-fA-F]|(?<=::)))(?:[0a-fA-F]{0,4}:){2,7}[0a-fA-F]{0,4}(?:%[a-z]+0+)?(?![A-Za-z0-9:])"
 )
-#: Not before a hash or UUID, which can follow a sign or separator.
+#: Prevents a match before a hash or UUID, which can follow a sign or separator, too.
 _NO_ID: Final = r"(?!(?=[0a-fA-F]{6})0*[a-fA-F][0a-fA-F]*(?![A-Za-z0-9])|[0a-fA-F]{8}-[0a-fA-F]{4}-)"
 #: Suffixes of version numbers.
 _VERSION_TAIL: Final = (
@@ -98,7 +98,7 @@ _NUMBER: Final = re.compile(
 _HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
 _LONG_HEX: Final = b"\x00" * 8
 _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
-#: Characters before an id across which no rule joins it with other text.
+#: Characters that separate an id from the text before it: no rule joins text across them.
 _BEFORE_ID: Final = frozenset(b" \t\n=([{<\"'")
 #: Names of months and days, and AM and PM.
 _NAMES: Final = (
@@ -131,7 +131,7 @@ class _Words(dict[bytes, bytes]):
             text = text.replace(name, "#")
         elif _IS_UNIT.match(text):
             text = _UNIT_MARK + text
-        # Few words have any, and the search alone takes a third of the time.
+        # Few words have repeated characters, and the search takes a third of the time of a substitution.
         if _REPEATED.search(text):
             text = _REPEATED.sub(r"\1\1", text)
         masked = text.encode("utf-8", "surrogatepass")
@@ -185,7 +185,7 @@ class ShapeHasher(dict[bytes, int]):
         masked = b" ".join(map(self._words.__getitem__, plain.split()))
         if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
             masked = _NUMBERS.sub(b"#", masked)
-        # Parts of the phrases: testing each is several times as fast.
+        # Looks for parts of the phrases first, which is several times as fast as the substitution.
         if (
             b"branch '" in masked
             or b" -B " in masked

@@ -95,8 +95,8 @@ class Hunk:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The hunk with the highest rank is the cause: it gives a reason, is large, and is late."""
-        # A line that only reports a failure is no reason to open the log there.
+        """Hunks that give a reason rank highest, then larger ones, then later ones. The highest is the cause."""
+        # A line that only reports a failure ranks no higher than any other line.
         return max(self.weight, 1), self.size, self.last
 
 
@@ -180,10 +180,10 @@ class FoundLines:
 
 
 class Findings(NamedTuple):
-    """The findings in a log: errors, last lines in order, new lines, and the ids ``compared_with``.
+    """What was found in a log: errors, last lines in order, new lines, and the ids of the runs ``compared_with``.
 
-    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is the likely cause without
-    one. ``slower``: the first pauses longer than usual, as JSON, or None.
+    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is then the likely
+    cause. ``slower``: the pauses with the largest excess, as JSON, or None.
     """
 
     errors: FoundLines

@@ -21,7 +21,7 @@ _SEQUENCE = re.compile(
     # DCS, SOS, OSC, PM and APC, up to ST or BEL, or to a character that aborts them; else up to the line's end.
     "|(?:\x1b[PX\\]^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\n\x18\x1a\x1b\x9c]*(?:\x1b\\\\|[\x07\x18\x1a\x9c])?"
     "|\x1b[ -/]*[0-~]?"
-    # Any other control character, and those after it with which no sequence begins.
+    # Any other control character, and the control characters after it that begin no sequence.
     "|[\x00-\x08\x0b-\x1f\x7f-\x9f][\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c]*"
 )
 #: Shown in place of characters that would break the line or change its direction.
