@@ -73,7 +73,7 @@ def archive(
     # --import and --verify may be interrupted at any time.
     settings, stop = begin("archive", address, while_stdin, catch_signals=not (imports or verify))
     gc.freeze()
-    # A page of entries creates thousands of objects. Reference counting frees all of them.
+    # Reference counting frees the thousands of objects of a page of entries: collections would find nothing.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
         if orphans:
@@ -107,8 +107,8 @@ def begin(
 ) -> tuple[Settings, threading.Event]:
     """Sets up ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and a stop event.
 
-    SIGTERM and SIGINT set the event. With ``while_stdin``, so does the end of standard input. Raises
-    :class:`SettingsError` without ``while_stdin`` if the settings name a service but not its store.
+    SIGTERM and SIGINT set the event. With ``while_stdin``, so does the end of standard input; without
+    it, raises :class:`SettingsError` if the settings name a service but not its store.
     """
     from chronoverse import metrics
 
@@ -268,7 +268,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def _workflow_settings(
     settings: Settings, workflow: str, changes: Mapping[str, int | None]
 ) -> tuple[dict[str, int | None], list[int] | None]:
-    """Applies ``changes``. Returns the workflow's settings, and the default quotas (None through a service)."""
+    """Applies ``changes``. Returns the workflow's settings, and the default quotas (None if unknown)."""
     if common.means_other_store(settings):
         with common.open_client(workflow, scope="logs:admin") as client:
             return client.workflow_settings(workflow, changes), None
@@ -362,7 +362,7 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     settings = common.read_settings()
     host = urlsplit(settings.service_url).hostname
     if settings.has_local_secret and not is_loopback(host):
-        # That service's secret is on another machine. It would refuse tokens signed with a new secret.
+        # That service's secret is on another machine. The service would refuse tokens signed with a new secret.
         raise errors.SettingsError(
             f"the service at {settings.service_url} runs elsewhere: ask its administrator for a token"
         )

@@ -195,7 +195,7 @@ def read_complete(
 
 def json_text(value: dict[str, Any]) -> str:
     """``value`` as JSON in ASCII: nothing in it can control a terminal."""
-    import json  # which takes 10 ms, and few commands need it
+    import json  # takes 10 ms, and few commands need it
 
     return json.dumps(value, separators=(",", ":"))
 
@@ -247,7 +247,7 @@ def usually(usual: dict[str, float] | None) -> str:
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command uses, or None if it uses the store of ``settings``.
 
-    In this order: ``server`` (``--server``), CHRONOVERSE_REDIS_URL (the store), CHRONOVERSE_URL, the embedded server.
+    Precedence: ``server`` (``--server``), CHRONOVERSE_REDIS_URL, CHRONOVERSE_URL, the embedded store.
     """
     return server if server is not None or settings.redis_url is not None else settings.url
 

@@ -118,7 +118,7 @@ class WorkflowLogs:
             self._stop.set()
 
     def _runs(self) -> bool:
-        """Whether a job runs that the workflow's stream may not have reported yet. Asks the service once a second."""
+        """Whether a job runs, even an unreported one. Asks the service once a second, and returns True in between."""
         if time.monotonic() < self._asked_at + 1.0:
             return True
         self._asked_at = time.monotonic()
@@ -141,7 +141,7 @@ class WorkflowLogs:
         self._seen.add(key)
         self._printer.job(change.job)
         ref = JobRef(self._workflow, change.job_id)
-        # A job that starts later is printed from its first line.
+        # A job that starts while we follow is printed from its first line.
         start = {**self._start, "tail": None} if self._is_current else self._start
         self._spawn(change.job_id, partial(self._client.follow, ref, stop=self._stop, **start))
 

@@ -43,7 +43,7 @@ def jobs(
         pages = client.pages("/workflows/{}/jobs", workflow, limit=at_once, status=status, label=label)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
-            # A job of another program's runner may lack created_at. It does not end the list.
+            # A job of another program's runner may lack created_at. Such a job does not end the list.
             found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
         if not print_list(islice(found, limit), output, _HEAD, _job_row, _job_text):
             common.require_jobs(client, workflow)

@@ -164,7 +164,7 @@ def stored_lines(
     """The stored lines, from the first at or after ``since`` to the last at or before ``until``, and gaps.
 
     ``last`` is the highest line number. ``tail`` and ``start`` (an offset and a stream) narrow the range. Includes all
-    lines between the two, even if the clock went backwards.
+    lines in between, even if the clock went backwards.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
@@ -200,7 +200,7 @@ def follow_from(
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line at or after ``since``, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` can start it later. The other arguments are those of :meth:`Client.follow`.
+    ``offset`` and ``tail`` can make it start later. The other arguments are those of :meth:`Client.follow`.
     """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
@@ -232,8 +232,8 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
     """Yields the lines that a search finds, and context lines (marked True), in ascending order.
 
-    The next page can repeat context lines after the last match of a page. Shows the progress if stderr is a terminal
-    and stdout is not.
+    A page can repeat context lines that the page before had after its last match. Shows the progress if stderr is a
+    terminal and stdout is not.
     """
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     last = JobState.from_json(client.job(job)).last if is_shown else 0
@@ -249,7 +249,7 @@ def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line,
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)
-        # Until there are lines or the last page, the service may not have read all other runs.
+        # Before the first lines or the last page, the service may not have read all runs to compare with.
         if not is_said and (lines or page.get("cursor") is None):
             common.print_message(f"compared with {plain_text(', '.join(read_items(page, 'compared_with', str)))}")
             is_said = True

@@ -87,7 +87,7 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
         for file in verifier.files():
             file.read()
         if verifier.groups and settings.has_local_secret:
-            # Commands on this machine sign tokens with the local secret, and those name workflows, not groups.
+            # Commands on this machine sign tokens with the local secret. Such tokens name workflows, not groups.
             raise SettingsError("CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer whose tokens have groups")
         if settings.archive_location is not None:
             open_object_store(settings.archive_location)

@@ -9,8 +9,8 @@ def build_version() -> str:
     """The version, with the commit for a development version: ``0.3.0.dev0+g1a2b3c4d``.
 
     In a checkout, git knows the commit. An installed package has it in its metadata: ``tool.hatch.version`` in
-    ``pyproject.toml`` calls this function when a wheel is built. A release has no commit, nor has a source tree without
-    git.
+    ``pyproject.toml`` calls this function when a wheel is built. The version of a release, or of a source tree without
+    git, has no commit.
     """
     if ".dev" not in __version__:
         return __version__
@@ -19,7 +19,7 @@ def build_version() -> str:
     root = Path(__file__).parents[2]
     try:
         if not (root / ".git").exists():
-            from importlib import metadata  # which takes 10 ms
+            from importlib import metadata  # takes 10 ms
 
             return metadata.version("chronoverse")
         command = ["git", "rev-parse", "--short=8", "HEAD"]

@@ -33,7 +33,7 @@ def _take_over(trial: Trial, end: Status | None) -> None:
 
 
 def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
-    """The log has exactly these lines, the runner did not end the job, and its command completed."""
+    """A check that the log has only these lines, that the runner did not end the job, and that its command ran."""
 
     def check(trial: Trial) -> Iterator[str]:
         if messages:

@@ -27,9 +27,9 @@ RETRY_AFTER_SECONDS: Final = 3
 class Fault(NamedTuple):
     """A fault to inject into requests for ``route`` (``attempts``, ``logs``, ``end``, or empty for all).
 
-    Lease renewals have no faults. ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat``
+    Lease renewals trigger no fault. ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat``
     (the service gets the request twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer.
-    Affects the first ``times`` requests, or with ``seconds`` all requests in that time after the first one.
+    Affects the first ``times`` requests; with ``seconds``, also all of any route for that time after the first one.
     """
 
     how: str | int
@@ -39,7 +39,7 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to all others.
+    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to the rest.
 
     ``appends`` has the time and the answer's status of each request with lines.
     """

@@ -32,8 +32,8 @@ class Case(NamedTuple):
 
     The command is ``argv``, or a ``script`` for sh. The script's ``$1`` is the path of the case's gate, a file that
     does not exist yet. ``before`` is called before the start, and ``during`` once the log has the line "one". ``check``
-    yields a sentence per violation; the default is :func:`check_log`. It expects the lines ``out``, ``err`` and
-    ``both`` (None for any), the labels, the exit code, and the fields ``job``.
+    yields a sentence per violation; the default, :func:`check_log`, expects ``out`` on stdout, ``err`` on stderr,
+    ``both`` in the whole log (None: anything), the labels, the exit code, and the fields ``job``.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Trial:
         return [each for each in self.events if isinstance(each, Line)]
 
     def messages(self, stream: str | None) -> list[str]:
-        """The lines of a stream, or of both. Joins the pieces of each line."""
+        """The lines of ``stream`` (None: of the whole log). Joins the pieces of each line."""
         joined, goes_on = list[str](), False
         for line in self.lines:
             if stream in (None, line.stream):
@@ -209,7 +209,7 @@ class Trial:
             self.other = self.other._replace(next=self._writer.append(self.other, [line]))
 
     def end_other(self, status: Status) -> None:
-        """Ends the job, or with PENDING only the attempt, as the second runner. Does nothing if there is none."""
+        """Ends the job, or with PENDING only the attempt, as the second runner, if :meth:`open_other` made one."""
         if self.other:
             self._writer.finish(self.other, status, 0, 0, self.other.next)
             self.other = None

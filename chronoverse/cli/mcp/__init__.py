@@ -1,8 +1,8 @@
 """``chronoverse mcp``: logs for AI agents, over the Model Context Protocol.
 
-server   the protocol, with the official SDK: lists and calls tools, reports errors tools    the eight tools: their
-arguments, and their requests to the service answers  bounded JSON answers, with a notice that log lines are not
-instructions
+server   the protocol, with the official SDK: lists and calls tools, reports errors
+tools    the eight tools: their arguments, and their requests to the service
+answers  bounded JSON answers, with a notice that log lines are not instructions
 
 https://modelcontextprotocol.io/specification/2025-11-25/server/tools describes tools.
 """

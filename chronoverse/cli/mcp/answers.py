@@ -103,7 +103,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The parts that fit; the last line number (None if nothing fits); whether all parts fit."""
+    """The parts that fit; the number of the last line in them (None without parts); whether all parts fit."""
 
     parts: list[dict[str, Any]]
     position: int | None

@@ -254,7 +254,7 @@ class Tools:
             shown: dict[str, list[Any]] = {}
             numbers: set[int] = set()
             for name, lines in lists.items():
-                # A line that an earlier list has is only its number.
+                # A line that is in an earlier list is replaced by its number.
                 shown[name] = [n if (n := line["sequence_num"]) in numbers else line for line in lines]
                 numbers |= {line["sequence_num"] for line in lines}
             answer = {
@@ -486,7 +486,7 @@ class Tools:
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """Requests pages until one has items under ``key``, and returns it.
 
-        Returns the last page read at the end of the list, or after :data:`_LOOKING_SECONDS`.
+        If none has any until the end of the list, or in :data:`_LOOKING_SECONDS`, returns the last page read.
         """
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):

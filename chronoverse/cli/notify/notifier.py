@@ -29,7 +29,7 @@ from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between two reads: of the changes; of the watches, the running jobs, and a dead process's changes.
+#: Seconds between reads of the changes, and between reads of the watches, running jobs and a dead process's changes.
 STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
 #: Seconds after which another process claims a change that was read but not acknowledged.
@@ -39,9 +39,9 @@ RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
 #: Maximum age of a reported end. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Number of older jobs to search for the one that a change is compared with.
+#: Maximum number of older jobs searched for the one that a job is compared with.
 LOOK_BACK: Final = 500
-#: Concurrent deliveries. Receivers that fail get as many threads again.
+#: Maximum concurrent deliveries to working receivers, and as many to failing ones.
 THREADS: Final = 16
 
 
@@ -248,7 +248,7 @@ class Notifier:
             except NotDelivered as error:
                 since, outcome = state.failing_since_ms if state.failures else round(1000 * now), "failed"
                 state = DeliveryState(state.failures + 1, since, str(error), state.delivered_ms)
-                # Events that are already waiting go first: the receiver may refuse this one only.
+                # Events that are already waiting go first: the receiver may refuse only this one.
                 pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
