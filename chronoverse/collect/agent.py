@@ -19,12 +19,12 @@ from chronoverse.collect.watcher import PodWatcher
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import JobRef
 
-#: Seconds between two turns (none if a log has more to read), and between two scans for new logs and ends.
+#: Seconds between two turns (0 if a log has more to read), and between two scans for new logs and ended runs.
 TURN_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.5
 #: Seconds after which a container that does not start becomes a failed job. If it starts later, it gets another job.
 STUCK_SECONDS: Final = 30.0
-#: Maximum bytes in flight of all logs, not counting the minimum that each log may have.
+#: Maximum bytes in flight of all logs, not counting the LEAST_BYTES that each log may always have.
 TOTAL_BYTES: Final = 33_554_432
 
 _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
@@ -143,7 +143,7 @@ class Agent:
                 self._begin(pod, key, failure)
 
     def _restarts(self, pod: Pod) -> Iterator[tuple[str, int]]:
-        """Yields the pod's containers that have logs, and the number of each run."""
+        """Yields a container and a run's number for each log file of the pod."""
         for container in pod.containers:
             names: list[str] = []
             try:

@@ -28,7 +28,7 @@ from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 
-#: Bytes in flight of a log: what it may always have, and the maximum.
+#: Bytes that a log may always have in flight, and the most that it may ever have.
 LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
 #: Seconds without new bytes after the container's end until the job's end is published.
@@ -38,7 +38,7 @@ CHECKPOINT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0
 #: Number of last published lines to search for in the files when there is no checkpoint.
 COMPARED_LINES: Final = 100
-#: A first line this many seconds after the container's start (known in whole seconds) may not be the first.
+#: If files begin this many seconds after the container's start (known in whole seconds), earlier lines may be lost.
 START_SECONDS: Final = 2.0
 
 _CONTINUED: Final = re.compile(r"-from-([0-9]{1,15})\Z", re.ASCII)
@@ -103,7 +103,7 @@ class ContainerLog:
         saved = self.around.checkpoints.load(str(self.key))
         #: Whether the job has ended, or this object cannot end it.
         self.is_done = False
-        #: Whether lines before those in the files are known to be lost.
+        #: Whether lines that preceded those in the files are known to be lost.
         self._lacks = False
         self._files = LogFiles(self.path, Position(*(saved.get("position") or (0, "", 0))).order)
         self._begin(saved)
@@ -199,7 +199,7 @@ class ContainerLog:
             self._rewind({})
             self._skip, lacks = min(base - 1, 1), not self.failure and self._lacks_beginning()
         elif (search := self._searched(now)) and search.is_done:
-            if search.last and search.last[-1].sequence_num >= base:  # a late request of an earlier agent
+            if search.last and search.last[-1].sequence_num >= base:  # an earlier agent's request arrived late
                 self._publisher.stop()
                 self._begin(self._saved)
                 return False
@@ -217,7 +217,7 @@ class ContainerLog:
         return False
 
     def _lacks_beginning(self) -> bool:
-        """Whether the first lines may be lost: none is left, or rotated files start later than the container."""
+        """Whether the first lines may be lost: no file has any, or rotated files begin after the container's start."""
         head = self._files.head
         if head is None or not self._files.is_rotated:
             return head is None
@@ -225,7 +225,7 @@ class ContainerLog:
         return began is None or started is None or began >= started + START_SECONDS
 
     def _searched(self, now: float) -> "_PlaceSearch | None":
-        """Continues to search the files for the log's last lines. Returns None while it must wait."""
+        """Continues to search the files for the log's last lines. Returns None while the search must wait."""
         if self._search is None or (self._search.error and now >= self._retry_at):
             start = self._saved if self._is_found and "next" in self._saved else {}
             self._search, self._retry_at = _PlaceSearch(self.job, self.around, start), now + RETRY_SECONDS
@@ -293,7 +293,7 @@ class ContainerLog:
         files = self._files
         if files.take_gap():
             self._put(self._reader.close())
-            if not self._skip:  # skipped lines are published, and so is a gap between them
+            if not self._skip:  # skipped lines are already published, and so is a gap between them
                 self._spool.skip(1)
         data = files.read()
         if data != b"":
@@ -360,9 +360,9 @@ class ContainerLog:
 class _PlaceSearch:
     """Compares lines in the files with a job's last published lines, which a thread reads.
 
-    ``start`` is a checkpoint, or empty for the beginning of the files. ``published`` is the number of lines after it
-    that are published, and ``found`` whether the last published line is in the files. If not, ``published`` is based on
-    timestamps, and lines are lost.
+    ``start`` is a checkpoint, or empty for the beginning of the files. ``published`` is the number of published
+    lines after ``start``, and ``found`` whether the last published line is in the files. If it is not, ``published`` is
+    based on timestamps, and lines are lost.
     """
 
     def __init__(self, job: JobRef, around: Surroundings, start: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 
 #: Bytes per read, so that a file that grows fast delays others for a few milliseconds only.
 READ_BYTES: Final = 131_072
-#: Seconds without new bytes until a file counts as complete, once the next one has bytes. Its writer opens the next
-#: file for one stream after the other.
+#: Seconds without new bytes after which a file counts as complete if the next file has bytes. The writer switches
+#: stdout and stderr to the next file one after the other.
 SETTLE_SECONDS: Final = 0.5
-#: Maximum number of files held open. The kubelet keeps 5 of 10 MiB. If nothing can be published, removed files use up
-#: to 1 GiB of disk.
+#: Maximum number of files held open. The kubelet keeps 5, of 10 MiB each. While nothing can be published, removed
+#: files use up to 1 GiB of disk.
 HELD_FILES: Final = 100
 #: Bytes at the beginning of a file that identify it. They include a timestamp in nanoseconds.
 HEAD_BYTES: Final = 64
@@ -59,7 +59,7 @@ class _File:
 
     @property
     def unread(self) -> int:
-        """Number of unread bytes; 1 for a gap. A compressed file counts in full until it is read to its end."""
+        """Number of unread bytes; 1 if only a gap is. A compressed file counts in full until it is read to its end."""
         size = os.fstat(self.file.fileno()).st_size
         unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
         return unread or int(self.has_gap)
@@ -170,7 +170,7 @@ class LogFiles:
         return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
 
     def go_to(self, position: Position | None) -> bool:
-        """Continues at the position. If it no longer exists, starts at the beginning and returns False."""
+        """Continues at ``position``. If that no longer exists, starts at the beginning and returns False."""
         self._at = 0
         for each in self._files:
             each.seek(0)

@@ -13,7 +13,7 @@ from chronoverse.collect.agent import Agent
 class _Lags(Collector):
     """How far the agent is behind the log files.
 
-    Raises RuntimeError if the agent has had no turn for 30 s. The answer is then a 500.
+    Raises RuntimeError if the agent has had no turn for 30 s: ``/metrics`` then answers 500.
     """
 
     def __init__(self, agent: Agent) -> None:

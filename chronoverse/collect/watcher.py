@@ -14,7 +14,7 @@ from chronoverse.client.service_connection import ServiceConnection
 from chronoverse.collect.pods import Pod
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Seconds after which the server ends a watch; and without a byte until the connection counts as lost.
+#: Seconds after which the server ends a watch, and seconds without a byte after which the connection counts as lost.
 WATCH_SECONDS: Final = 60
 SILENT_SECONDS: Final = 90.0
 RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
@@ -60,7 +60,7 @@ class PodWatcher:
                 self._watch()
                 pause.wait(0.1)
             except Exception as error:
-                # Unless just the connection was lost, the server may no longer know the version.
+                # Unless only the connection was lost, the server may no longer know the version.
                 self._version = self._version if isinstance(error, Unreachable) else ""
                 if not isinstance(error, _Expired):
                     if not self._backoff.failures:
@@ -93,7 +93,7 @@ class PodWatcher:
         if kind != "BOOKMARK" and (pod := Pod(told, is_gone=kind == "DELETED")).node == self._node:
             with self._lock:
                 known = self._pods.get(pod.uid)
-                # Events may be repeated, in another order.
+                # Events may arrive again, out of order.
                 if not known or known.version <= pod.version:
                     self._pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
