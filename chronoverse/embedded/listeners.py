@@ -14,7 +14,7 @@ from typing import Final
 
 from chronoverse.files import draft_of
 
-#: Wildcard addresses, and an address at which a service bound to them can be reached.
+#: For each wildcard address, an address that reaches a service bound to it.
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 

@@ -13,7 +13,7 @@ LOCK_NAME: Final = "owner.lock"
 
 
 def make(prefix: str) -> Path:
-    """Makes a directory; call :func:`keep` on it. Removes this user's abandoned directories with ``prefix``."""
+    """Makes a directory; the caller must :func:`keep` it. Removes this user's abandoned directories with ``prefix``."""
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():

@@ -32,7 +32,7 @@ from urllib.parse import quote
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import child_environ
 
-#: Seconds in which a server must answer, or a stopping server must end (its supervisor allows it 5).
+#: Seconds in which a server must answer, or a stopping server must end (its supervisor kills it after 5).
 START_SECONDS: Final = 10.0
 #: Seconds between two polls of a lock or the server. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
@@ -166,8 +166,8 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor in its own session and returns True, unless another holds the lock. ``give_up``: raises
-    :class:`EmbeddedError` instead.
+    """Starts a supervisor in its own session and returns True, unless another holds the lock. With ``give_up``, raises
+    :class:`EmbeddedError` instead of starting one.
     """
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,

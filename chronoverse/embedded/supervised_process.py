@@ -28,7 +28,7 @@ def wait_for_owner_end() -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """Descriptors that a program would inherit, such as gunicorn's sockets, whose port would stay open in a drain."""
+    """Descriptors that the program must not inherit: with gunicorn's sockets, it would keep a drained port open."""
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # the descriptor used to list the directory

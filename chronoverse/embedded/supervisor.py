@@ -1,8 +1,8 @@
 """Runs one server while its directory has a lease:
 
-python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
+    python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits, so no second one can start. A
+``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits: no second server can start. A
 lease is a shared lock on ``DIRECTORY/holders``. This program imports little of the standard library, because each
 import delays the first line of a cold start.
 """
@@ -15,10 +15,10 @@ import sys
 import time
 from typing import Final
 
-#: Seconds between SIGTERM and SIGKILL. Less than a new lease waits for the lock.
+#: Seconds between SIGTERM and SIGKILL. Less than the 10 s for which a new lease waits.
 STOP_SECONDS: Final = 5.0
-#: Seconds before a crashed server is restarted: the first and the longest delay, doubled each time. (This program runs
-#: without the package, and so without ``chronoverse.backoff``.)
+#: Seconds before a crashed server is restarted: the first delay, which doubles each time, and the longest. (This
+#: program runs without the package, and so without ``chronoverse.backoff``.)
 _BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -32,7 +32,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may signal all processes while those with a lease drain. The server is then restarted.
+        # A service manager may signal all processes. While those with a lease drain, the server is restarted.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)
@@ -63,8 +63,8 @@ class _SupervisedServer:
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that ran for 2 s started successfully. If SIGCHLD was missed, SIGALRM reveals the end of one that did
-        # not start up to a second later.
+        # A server that ran for 2 s started successfully. If SIGCHLD was missed, a failed start seems to run for up to a
+        # second, until SIGALRM.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
