@@ -25,7 +25,7 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Maximum seconds for which a task's first line waits until its log is open, and its end until lines are delivered.
+#: Maximum seconds that a task's first line waits for its log to open, and its end for the delivery of its lines.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
 #: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.
@@ -37,7 +37,7 @@ _logger: Final = logging.getLogger("chronoverse.integrations.airflow")
 
 
 class _RunningTry:
-    """A running try, and how its process ended, as far as known. ``log`` is None if it is not published."""
+    """A running try. ``end`` is how it ended, as far as known. ``log`` is None if the try is not published."""
 
     def __init__(self, log: JobLog | None, end: Status) -> None:
         self.log = log
@@ -109,7 +109,7 @@ class RemoteTaskLogs:
     def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
         """Ends the log that replaces this file. Airflow calls it when the task's process has ended.
 
-        Waits some seconds at most until the lines are delivered. A warning then names the file with undelivered lines.
+        Waits some seconds at most for the delivery of its lines. If some are left, a warning names the file with them.
         """
         with self._lock:
             running = self._running.pop(_name_of(fspath(path)) or "", None)
