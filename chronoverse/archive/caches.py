@@ -48,7 +48,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
             try:
                 return loading.result(60)
             except CancelledError:
-                # The caller that was loading it was stopped.
+                # The caller that was loading the value was stopped.
                 continue
             except TimeoutError as error:
                 raise ArchiveUnavailable("reading the archive timed out after 60 s") from error

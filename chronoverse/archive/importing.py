@@ -145,7 +145,7 @@ class _Import(NamedTuple):
             raise ArchiveDamaged("no line can be read")
         fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
         if chunks == records:
-            # Otherwise an archiver completes the archive again.
+            # If the chunks differ from the manifest, an archiver completes the archive again.
             sha256 = combined_sha256(chunks)
             fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
             if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:

@@ -22,7 +22,7 @@ from chronoverse.store import Store
 
 #: Seconds after which a dead process's archive lock expires. A log can grow by 350 MB meanwhile.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object can still be recorded, or the store roll back: Redis makes hourly snapshots.
+#: Seconds during which an object can still be recorded, or the store can roll back to an hourly snapshot.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Maximum difference in seconds between the object store's clock and ours. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
@@ -59,7 +59,7 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """The numbers of objects deleted, left for later, and kept only for the manifest.
+    """How many objects were deleted, left for later, and kept only because the manifest names them.
 
     ``permanent``: see :func:`is_permanent`.
     """
@@ -100,8 +100,8 @@ class JobObjects:
         """Deletes an object unless a record names it. Returns whether one does. After an error, it stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From now on, the object cannot be recorded. Its name is in neither place if another process removed it
-            # early.
+            # From now on, the object cannot be recorded. It can be neither garbage nor recorded, if another process
+            # removed its name from the garbage.
             marked = index.mark_garbage(self.job, self.token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
                 return True

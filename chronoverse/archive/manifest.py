@@ -42,7 +42,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """A manifest that marks a deletion. It replaces the job's before its objects are deleted, to prevent an import."""
+    """A manifest that marks a deletion. Replaces the job's before its objects are deleted, to prevent an import."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

@@ -79,7 +79,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents with mode 0700; ``mkdir(parents=True)`` sets only the last one's."""
+        """Creates ``directory`` and its parents with mode 0700. ``mkdir(parents=True)`` would not set the parents'."""
         if directory.is_dir():
             return
         if directory != self._directory:
@@ -87,7 +87,7 @@ class FileObjectStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync(self, directory: Path) -> None:
-        """Syncs ``directory`` and its parents up to the archive's, since each can have a new entry."""
+        """Syncs ``directory`` and its parents, up to the archive directory's parent: each can have a new entry."""
         for each in (directory, *directory.parents):
             descriptor = os.open(each, os.O_RDONLY)
             try:

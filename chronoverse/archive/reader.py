@@ -18,13 +18,13 @@ from chronoverse.joblog.model import MAX_NUMBER, Gap, Job, JobRef, Line, TimeRan
 from chronoverse.joblog.shapes import PackedShapes
 from chronoverse.joblog.timelines import Timeline
 
-#: Approximate bytes that a read for a page fetches: some ten frames. From S3, one frame takes as long.
+#: Approximate bytes that a read for a page fetches: some ten frames. From S3, a single frame takes as long as ten.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of each of the caches of objects (16 replays at different positions) and lines.
+#: Bytes of the cache of objects, enough for 16 replays at different positions; and of the cache of lines.
 _CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: a thousand jobs of 2,000 shapes each. Used only in processes that scan.
 SHAPES_BYTES: Final = 32 * 2**20
-#: Approximate bytes that a read for a search fetches: S3 takes 10 ms per answer.
+#: Approximate bytes that a read for a search fetches: many, since S3 takes 10 ms per answer.
 _SEARCH_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
@@ -83,7 +83,7 @@ class ArchiveReader:
             frame, lines = read
             size += frame.text_size
             found += missing_numbers(number - 1, frame.first, frame.first)
-            # If a chunk was merged since the last frame was read, this frame also contains that one's lines.
+            # If a chunk was merged since the previous frame was read, this frame also has the previous one's lines.
             after = position if descending or frame.first <= position else start
             found += islice(_entries(frame, lines, after, descending), count - len(found))
             position = frame.first if descending else frame.last
@@ -100,8 +100,8 @@ class ArchiveReader:
     ) -> Iterator[Batch]:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: one batch per frame.
 
-        ``time_range`` only skips frames whose lines are all earlier or later. If ``descending``, ``cursor`` is at most
-        one past the archive's last number. Uses the cache only for data from :meth:`read_ahead`.
+        ``time_range`` skips frames whose lines are all outside it, but no single lines. If ``descending``, ``cursor``
+        is at most one past the archive's last number. Uses the cache only for data from :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 

@@ -82,7 +82,7 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
-        Once lines are redacted, returns on an error, because a retry would not count them. Otherwise raises
+        After an error, returns if lines were redacted, because a retry would not count them. Otherwise raises
         :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
         of the store and the archive.
         """
@@ -115,7 +115,7 @@ class Redaction:
     def _is_pending(self, job_objects: JobObjects) -> bool:
         """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back.
 
-        Raises :class:`StoreUnavailable` if the store has rolled back meanwhile: the lock can be older, and survive.
+        Raises :class:`StoreUnavailable` if the store has rolled back meanwhile, which the lock can survive.
         """
         try:
             # The object store's clock can be ahead of ours.

@@ -15,7 +15,7 @@ from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
 from chronoverse.store.catalog import WorkflowSettings
 
-#: Not names of jobs' folders: no id begins with an underscore.
+#: No job's folder has these names, because no id begins with an underscore.
 _NAME: Final = "_settings.json"
 _WATCHES_NAME: Final = "_watches.json"
 
@@ -60,7 +60,7 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
-            # An earlier version has set them.
+            # An earlier version set them without a time.
             store.catalog.change_settings(workflow_id)
         elif changed_ms != found.saved_ms and not history.went_back():
             watches = {
