@@ -240,7 +240,7 @@ def test_a_service_says_what_is_safe(
         (problem("503 Service Unavailable", "the store is away"), StoreUnavailable),
         (problem("502 Bad Gateway", "?"), StoreUnavailable),
         (problem("500 Internal Server Error", "?"), StoreUnavailable),
-        (problem("429 Too Many Requests", "?"), TooFast),
+        (problem("429 Too Many Requests", "?", Retry_After="3"), TooFast),
         (problem("408 Request Timeout", "?"), StoreUnavailable),
         (answer("502 Bad Gateway", b"<html>", Content_Type="text/html"), StoreUnavailable),
         (answer("200 OK", b"<html>", Content_Type="text/html"), StoreUnavailable),
@@ -255,7 +255,7 @@ def test_a_service_says_what_is_safe(
     ],
 )
 def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
-    """The error says whether a retry can help."""
+    """The error says whether a retry can help, and when."""
     with (
         ScriptedService(said) as service,
         closing(HttpLogWriter(service.url)) as writer,
@@ -263,6 +263,7 @@ def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: 
     ):
         writer.open(SCRIPTED, token())
     assert type(raised.value) is error
+    assert getattr(raised.value, "seconds", 3) == 3
 
 
 def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:

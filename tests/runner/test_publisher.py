@@ -203,18 +203,6 @@ def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path:
     assert "publishing stopped" in job.stderr_text
 
 
-def test_another_writer_that_is_ahead_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """It has written more lines than ours, with their numbers, and the lease is still ours."""
-    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        wait_for_published(server, 10)
-        for number in range(11, 102):
-            server.ask("XADD", key("log"), f"{number}-0", "message", "theirs", "stream", "stdout")
-        job.release()
-        assert job.result() == 0
-    assert read_lines(server) == [*numbers(10), *["theirs"] * 91]
-    assert "publishing stopped: another program appends to this job's log" in job.stderr_text
-
-
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """After a power loss the log is shorter than what was acknowledged, and the runner goes back."""
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:

@@ -208,12 +208,12 @@ def test_a_batch_that_is_too_long_for_the_file_is_dropped(tmp_path: Path) -> Non
     """Also as the last one: the file says where the log ends."""
     spool = Spool(in_file(tmp_path))
     spool.put(make_batch("a"))
-    spool.put(make_batch("x" * TOO_LONG))
+    spool.put(make_batch("x" * TOO_LONG, "y"))
     path = spool.preserve()
     assert path is not None
     spool = Spool.recover(path)
-    assert list(spool.entries()) == [Line(1, NOW, "a", "stdout"), Gap(2, 2, "lost")]
-    assert (drain(spool), spool.dropped, spool.end) == (["a"], 1, 2)
+    assert list(spool.entries()) == [Line(1, NOW, "a", "stdout"), Gap(2, 3, "lost")]
+    assert (drain(spool), spool.dropped, spool.end) == (["a"], 2, 3)
 
 
 def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
