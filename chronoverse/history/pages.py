@@ -25,7 +25,7 @@ ENVELOPE_BYTES: Final = 1024
 MAX_ENTRIES: Final = 200_000
 #: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of its thread.
 PAGE_SECONDS: Final = 1.0
-#: Maximum seconds per page after its client has closed its side: it may have left, or still read.
+#: Maximum seconds per page once its client has closed its sending side: the client may have left, or still read.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
@@ -76,7 +76,7 @@ class Page(NamedTuple):
     compared_with: Sequence[str] = ()
 
 
-#: Returns the JSON of a line and its context lines, by number. None without room.
+#: Returns the JSON of a line and its context lines, by number. None if they do not fit into the budget.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
@@ -118,7 +118,7 @@ def first_page(
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page, followed by ``more``. Too long messages are truncated and marked."""
+    """A line's JSON on a page, with the fields ``more`` added. Truncates and marks a message that is too long."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more}) if more else line.encode()
@@ -130,7 +130,7 @@ def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
 
 
 def matches(matcher: Matcher, line: Line) -> bool:
-    """Whether ``line`` matches. Raises :class:`SearchTooExpensive`."""
+    """Whether ``line`` matches. Raises :class:`SearchTooExpensive` if it is too long for the expression."""
     number, size = line.sequence_num, len(line.message)
     if not matcher.is_feasible(size):
         raise SearchTooExpensive(

@@ -1,7 +1,7 @@
 """Reads a job's entries from store and archive as one log, ascending or descending.
 
-Reads the store if both have a number. An archiver can move lines meanwhile, so before reporting missing numbers, this
-fetches the job again and reads the archive.
+Reads lines that both have from the store. An archiver can move lines during a read, so if numbers are missing, fetches
+the job again and reads the archive before reporting a gap.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +86,7 @@ class TieredLog:
 
         def batch_of(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
-            # Nothing follows the end, or a too large number.
+            # Nothing can follow the terminal entry, or an entry whose number is too large.
             newest = shown[-1] if shown else None
             is_end = isinstance(newest, End) or (isinstance(newest, OutOfSequence) and newest.last)
             is_last = len(entries) < count or is_end
@@ -110,17 +110,17 @@ class TieredLog:
         complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
         if not complete or (numbers[0] if numbers else 0) < top:
             self._refresh_job()
-            # Read numbers that the archive also has from there, where none is missing.
+            # Leave numbers that the archive also has to a read of the archive, where none is missing.
             entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
         shown = list(read_entries(reversed(entries), 0, self.job.first))
         if entries:
-            # The entry after these numbers was not read, so their gap is reported here.
+            # Only this read can report the numbers missing between its newest entry and ``position``.
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        # Lower numbers were not read.
+        # Numbers below the oldest entry read are not missing: the next read has them.
         shown = [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]
         return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
@@ -197,7 +197,7 @@ class LogReader:
             # A download clears the batch's entries to free memory, so keep no reference to them.
             del read
             position = batch.position
-            # The log ends too early if it was deleted.
+            # A log that ends early may have been deleted.
             if batch.is_last and has_lines_after(job, position, descending) and self.store.get_job(job.ref) is None:
                 raise JobNotFound("no such job")
             if limit is not None:

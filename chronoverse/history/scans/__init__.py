@@ -4,7 +4,7 @@ scan           the requests of workers, such as a filtered page or a filtered pa
 comparison     finds a log's new lines, compared with other runs
 summary_scan   makes a job's summary
 profile_scan   finds where a job's time went
-past_runs      finds the runs of a workflow that have a line of some shape
+past_runs      finds the runs of a workflow that have a line of a given shape
 workflow_scan  searches the jobs of one or all workflows, one after the other
 matches        makes the JSON of matching lines, with highlights and context
 app            answers scans: the scan server's WSGI application

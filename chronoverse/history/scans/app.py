@@ -54,7 +54,7 @@ from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 
-#: Maximum seconds for reading the logs of jobs that are not yet archived, and again for a summary's pauses.
+#: Maximum seconds per scan for reading past runs that are not yet archived, and separately for a summary's pauses.
 _HOT_SECONDS: Final = 0.25
 _AFTER_IDS: Final = "\x7f"
 
@@ -81,7 +81,7 @@ class ScanApp:
         self._read = LogReader(self.store, self.archive, self.max_line_bytes)
         self._hasher = ShapeHasher()
         self._runs = DerivedReader(self.archive, self._read, self._hasher)
-        # S3 takes about 20 ms per answer, this process about 2 ms.
+        # Reads several files at once: S3 takes about 20 ms to answer, this process about 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
         self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
         self._summaries = SummaryReader(self._read, self._hasher, self.progress)
@@ -215,11 +215,11 @@ class ScanApp:
         def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
             form = "number" if only_count else "page"
             one_job = replace(scan, position=position, limit=limit, form=form)
-            # The scan's time range is for the jobs' starts.
+            # The scan's time range applies to the jobs' start times, not to their lines.
             return self._page(one_job, job, budget, matcher, TimeRange())
 
         def read_ahead(job: Job) -> Future[None] | None:
-            # Reading a file takes less time than starting a thread. The search raises any error again.
+            # A local file is read faster than a thread starts. Errors are ignored here: the search raises them again.
             if not in_archive(job, 1) or self.archive.read_seconds < 0.002:
                 return None
             return self._pool.submit(self.archive.read_ahead, job.ref)
@@ -238,7 +238,7 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
-            # The job, and jobs with all ``labels`` or on its branch, among the newest 1,000.
+            # This job, and older ones with all ``labels`` or on its branch. With labels, searches 1,000 jobs.
             own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
             looked_at = islice(self._up_to(job), LABELLED_JOBS) if labels else self._up_to(job)
 
@@ -253,7 +253,7 @@ class ScanApp:
                 return past._replace(own=own)
             return None
 
-        # The comparison and the new lines can use up all their time. The errors get as much again.
+        # The comparison and the new lines share ``budget``, and can use it up. The errors get a new one.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
@@ -272,7 +272,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The scan's position, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
+        """The answer's first line, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
 
         Also raises :class:`JobNotFound` if the log has no such line.
         """
@@ -309,9 +309,9 @@ class ScanApp:
         return PageBudget(seconds=_HOT_SECONDS, clock=self.clock)
 
     def _position_of(self, job: Job) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None for a foreign job without any time.
+        """The job's position in its workflow's listing. None, the listing's start, for a foreign job without any time.
 
-        A foreign job is listed when it is first read, so any other job can be older.
+        Such a job is listed when it is first read, so any other job can be older.
         """
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)

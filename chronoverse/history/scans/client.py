@@ -38,7 +38,7 @@ class ScanClient:
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
         """Sends ``scan`` once no worker runs another scan of ``subject``. Closes the connection when the block exits.
 
-        Raises :class:`ShareExceeded` or :class:`ScansUnavailable` if the scan's patience runs out.
+        Raises :class:`ShareExceeded` if the scan's patience runs out, :class:`ScansUnavailable` if no server answers.
         """
         if self._server is None:
             raise ScansUnavailable("no scan server: this service was started without gunicorn.conf.py")
@@ -54,7 +54,7 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` requests, and the last number that they cover. Raises what :meth:`ask` raises.
 
-        None while no server runs: the worker then filters by itself, so that streams continue.
+        None unless a server runs: the worker then filters by itself, so that streams continue.
         """
         if self._server is None or not self._server[0].is_up:
             return None

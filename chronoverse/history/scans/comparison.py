@@ -21,12 +21,12 @@ from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes
 from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 COMPARED_JOBS: Final = 5
-#: Minimum good runs of a branch to compare with only these.
+#: Minimum good runs on a branch. A branch with fewer is not compared with.
 _LEAST_RUNS: Final = 3
 #: Branches to try if the job's own has too few good runs.
 _DEFAULT_BRANCHES: Final = ("main", "master")
 _RECENT_JOBS: Final = 200
-#: Jobs to search for good runs with certain labels, in 0.1 s. A branch can have few.
+#: Maximum jobs searched for good runs with certain labels or on a branch, which can be rare. Takes 0.1 s.
 LABELLED_JOBS: Final = 1_000
 
 
@@ -49,7 +49,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """The lines up to ``position``. The version changes if the job restarts, is redacted, or drops lines."""
+    """Shapes and pauses up to ``position``. The version changes if the job restarts, is redacted, or drops lines."""
 
     log_version: tuple[object, ...]
     lines: LineCollector
@@ -138,11 +138,11 @@ class Baseline(NamedTuple):
 
 
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
-    """The good runs with all ``labels``, among the jobs ``listed`` before ``job``.
+    """The newest good runs with all ``labels`` among ``listed``: jobs older than ``job``, newest first.
 
-    Without ``labels``: those on the job's branch, if at least :data:`_LEAST_RUNS`; else those on the first of
-    :data:`_DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Considers 200 jobs,
-    or up to :data:`LABELLED_JOBS` with labels or a branch.
+    If ``labels`` is None and the job has a branch: its good runs on that branch, or else on the first of
+    :data:`_DEFAULT_BRANCHES`, with at least :data:`_LEAST_RUNS`; otherwise all good runs. Considers 200 jobs, or up to
+    :data:`LABELLED_JOBS` with labels or a branch.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")
@@ -174,10 +174,10 @@ def read_runs(
     runs: DerivedReader,
     budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
-    """All shapes of ``others`` (None if time ran out), and the ids of the jobs read.
+    """All shapes of ``others`` (None if time ran out), and the ids of the jobs compared with.
 
-    Omits a job that cannot be read, unless it ``is_named``. ``labels`` are for messages. Raises
-    :class:`NothingToCompare` if no job is left, and what :meth:`DerivedReader.shapes` raises.
+    Omits jobs with too many shapes. Also omits unreadable ones, but raises the error if the job ``is_named`` by the
+    request. Raises :class:`NothingToCompare`, which names ``labels``, if no job is left, and store and archive errors.
     """
     known: set[int] = set()
     names: list[str] = []

@@ -22,7 +22,7 @@ _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A listening Unix socket and a lock file, created by the service's master for its forks. Unnamed on Linux.
+    """A listening Unix socket and a lock file, created by the service's master for its forks. Leaves no file on Linux.
 
     While the scan server restarts, connections wait in the socket's queue.
     """

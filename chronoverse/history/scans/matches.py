@@ -18,12 +18,12 @@ class MatchEncoder:
     _matcher: Matcher | None
     _stream: str | None
     _descending: bool
-    #: The numbers of context lines before and after a match, in the order of the page.
+    #: How many context lines to show before and after a match, in the order of the page.
     _leading_count: int
     _following_count: int
     #: The page has all context up to this number.
     _complete_to: int | None = None
-    #: About as many as twenty matches with 50 lines of context on each side have.
+    #: Lines still allowed on the page: at first, about twenty matches with 50 lines of context on each side.
     _lines_left: int = 2_000
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
@@ -68,7 +68,7 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context lines of line ``number`` that are not yet on the page, and whether all of them fit.
 
-        If not, only the nearest ones. Those before ``number`` get at most half of the room.
+        If not all fit, returns the nearest ones. Those before the match on the page get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number

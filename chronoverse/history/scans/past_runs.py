@@ -17,7 +17,7 @@ from chronoverse.joblog.shapes import Shapes
 
 @dataclass(frozen=True, slots=True)
 class PastRunReader:
-    """Looks up shapes in many runs. ``pool`` reads archived runs. Sets of shapes are not kept."""
+    """Looks up shapes in many runs. ``pool`` reads archived runs. Keeps no sets of shapes in memory."""
 
     _archive: ArchiveReader
     _runs: DerivedReader
@@ -34,9 +34,9 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or fewer if time runs out.
 
-        Each has the numbers of the ``looked_for`` shapes. The second value is None, or the position reached in the
-        listing. ``hot_budget`` limits the time for reading logs that are not yet archived; beyond it, runs are returned
-        without shapes. Raises the errors of the store and the archive.
+        Each run has the first line number of each ``looked_for`` shape. If time ran out, the second value is the
+        position reached in the listing, else None. ``hot_budget`` limits the time for reading logs that are not yet
+        archived; beyond it, runs are returned without shapes. Raises the errors of the store and the archive.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:

@@ -22,8 +22,8 @@ _MESSAGE_CHARACTERS: Final = 1_000
 class JobProfile(NamedTuple):
     """A job's timeline up to ``scanned_to``, and its ``profile`` compared with ``good`` runs.
 
-    ``compared_with`` is None without good runs. If time ran out before all logs were read, ``good`` is empty and
-    ``is_whole`` is False.
+    ``compared_with``: the good runs' ids, None without any. If time ran out before all logs were read, ``good`` is
+    empty and ``is_whole`` is False.
     """
 
     timeline: Timeline
@@ -75,7 +75,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses longer than usual, as JSON. None while unknown. Raises what ``read`` raises."""
+    """The first three pauses longer than usual, as JSON. None if time ran out. Raises what ``read`` raises."""
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]
@@ -84,7 +84,7 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
-    """The lines before and at ``number``. None for a line that a running job's log has dropped."""
+    """The lines before and at ``number``. None for one that is dropped, or beyond the log's first or last line."""
     batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
     lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
     before = lines.pop(0) if lines and lines[0].sequence_num == number else None
@@ -105,7 +105,7 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """A running job's silence, and its time left. ``silent_seconds`` is None if its last line has no time."""
+    """How long a running job has been silent, and can still take. All None if its last line has no valid time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
     # A line without a time has Unix time 0.

@@ -134,7 +134,7 @@ class SummaryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileScan(SummaryScan):
-    """Requests a job's profile, compared with the same runs."""
+    """Requests a job's profile, compared with the same good runs as its summary."""
 
     PATH: ClassVar = "/profile"
 

@@ -93,7 +93,7 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
 
 
 def _prepare_master(server: Any) -> None:
-    # The socket was passed to it, as by systemd. Otherwise gunicorn would try to unlink it at exit.
+    # gunicorn inherits the socket, as from systemd. Without this, it would try to unlink the socket at exit.
     server.systemd = True
     threading.Thread(target=_stop_with_owner, daemon=True).start()
     # Existing objects are in shared memory, which the garbage collector would write to.
@@ -106,7 +106,7 @@ def _stop_with_owner() -> None:
 
 
 def _lower_priority(worker: Any) -> None:
-    """Called in each process once it is ready, so that it starts at normal priority."""
+    """Called in each process once it has started, at normal priority. Also limits its memory."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:

@@ -36,7 +36,7 @@ class SummaryProgress:
         """The value last stored under ``key`` (16 bytes), or None."""
         data = os.pread(self._file, 2**18, self._offset(key))
         json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
-        # Two processes can write at the same time.
+        # The digest also detects that two processes have written at the same time.
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
@@ -72,8 +72,8 @@ class SummaryReader:
     ) -> Findings:
         """The findings in the log so far, except pauses. The next request continues here. Raises what ``read`` raises.
 
-        ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was no time
-        to compare.
+        ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was nothing
+        to compare with, or no time.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
@@ -118,7 +118,7 @@ def _lines(
 ) -> Iterator[tuple[Line, bool]]:
     """The lines not yet scanned for ``found``, and whether each matches ``search``, until time runs out.
 
-    First lines that a running job has written since, then the others backwards from the end.
+    First the lines written since the last request, then older ones, backwards from where it stopped.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
