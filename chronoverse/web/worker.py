@@ -99,7 +99,7 @@ class Worker(GeventWorker):
             self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serves one request. Returns only if the connection stays open for another."""
+        """Serves one request. Raises StopIteration unless the connection stays open for another."""
         sock.begin_request()
         try:
             self._take_turn(req, sock, addr)

@@ -49,7 +49,7 @@ class SendLimits(NamedTuple):
 
 #: Allows a client with 80 kbit/s to receive an ordinary answer of 4 MiB, in seven minutes.
 _ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: Slower, because a download client's kernel may acknowledge nothing until 128 KiB are read.
+#: 30 s without progress, not 20: a download client's kernel may acknowledge nothing until 128 KiB are read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
@@ -57,8 +57,8 @@ class Connections:
     """A worker's connections, except those taken over by event streams.
 
     Ordered by last progress: a request arrived, or the client received part of an answer. Above ``limit``, closes the
-    connections that have waited longest for their clients. A client that continues a long head waits for
-    ``request_lock``.
+    connections that have waited longest for their clients. A connection takes a turn of ``request_lock`` before each
+    further read of an incomplete head.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -114,8 +114,9 @@ class Connection(gevent.socket.socket):
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
     progress_at = 0.0
-    #: Whether the worker waits for the client: to send a request, or to receive an ordinary answer.
+    #: Whether the worker waits for the client to send a request.
     is_receiving = True
+    #: Whether it waits for the client to receive an ordinary answer.
     is_sending_answer = False
     #: Whether it has been answered and has sent no further request.
     is_idle = False
@@ -222,7 +223,7 @@ class Connection(gevent.socket.socket):
         if self.connections:
             self.connections.remove(self)
         with contextlib.suppress(OSError, ValueError), _raw_socket(self) as raw:
-            # With this option, closing resets the connection and discards unsent data.
+            # With a linger time of 0, closing resets the connection and discards unsent data.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raw.shutdown(socket.SHUT_RDWR)
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
@@ -320,7 +321,7 @@ class HangupWatch:
         except OSError as error:
             gone = True
             why = "slow" if is_unresponsive(error) else "left"
-        # Stops even if the client has only sent more bytes: the socket would stay readable forever.
+        # Stops even if the client has only sent more bytes: nobody reads them, so the socket would stay readable.
         self._watcher.stop()
         if gone:
             gevent.spawn(self._call, why)

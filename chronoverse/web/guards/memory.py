@@ -13,10 +13,10 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes at the beginning of each body, sent or inflated, that use the memory for short bodies. A body of 64 KiB (a
-#: renewal, a few lines) uses none of the memory for long bodies.
+#: Bytes of each body that use the memory for short bodies; the rest uses that for long ones. A gzipped body counts as
+#: sent and as inflated, so even one of 64 KiB (a renewal, a few lines) only uses memory for short bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: Total memory of a worker for these beginnings.
+#: A worker's memory for short bodies, in bytes.
 SHORT_BODIES_BYTES: Final = 16_777_216
 #: How many bodies of maximum length fit into the memory for long bodies. A gzipped body can need the room of two: as
 #: sent and as inflated.
@@ -27,7 +27,7 @@ MAX_LONG_BODIES: Final = 8
 class Shares:
     """Divides ``total`` units of a resource among subjects. Errors call it ``what``.
 
-    A subject can hold at most as much as is left free, so a newcomer's small request always fits: the dynamic threshold
+    A subject can hold at most as much as remains free, so a newcomer's small request always fits: the dynamic threshold
     of Choudhury and Hahne (1998).
     """
 
@@ -41,7 +41,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount``. Raises :class:`ShareExceeded`, or :class:`AtCapacity` if ``subject`` holds nothing yet."""
+        """Takes ``amount``. If too much: :class:`ShareExceeded`, or :class:`AtCapacity` if ``subject`` holds none."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):

@@ -22,7 +22,7 @@ MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
 #: Maximum buckets. Beyond that, full ones are dropped: a new subject's bucket is full anyway.
 MAX_SUBJECTS: Final = 1_000
-#: With fewer replays, a worker does not throttle. One replay uses one processor, which leaves another for live lines.
+#: Fewer concurrent replays are not throttled. One replay uses one processor, which leaves another for live lines.
 FEW_REPLAYS: Final = 8
 #: The longest pause of a replay, in seconds. It reads at least one segment per second, and a segment stays cached until
 #: the last of several replays reaches it.

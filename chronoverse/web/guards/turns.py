@@ -16,12 +16,12 @@ from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or new viewer waits for its turn. Thousands that arrive together all start within that time.
 _ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Seconds that a request waits for its turn, and then for the scan server.
+#: Seconds that a request waits for its turn, and a scan then for the scan server.
 WAIT_SECONDS: Final = 5.0
 #: Seconds that a subject waits for a page while its unread answers leave no room for a large one. A page that is made
 #: and then refused costs the worker 15 ms.
 UNREAD_WAIT_SECONDS: Final = 5.0
-#: Seconds that a download waits to continue. Once begun, it cannot be refused.
+#: Seconds that a download waits for its next turn: longer, because it has begun and could only be cut off.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
 
 
@@ -50,7 +50,7 @@ class Turns:
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=2)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn to make a page of ``ref``, or a listing of its workflow. The holder can also wait for :meth:`read`.
+        """A turn to make a page of ``ref``, or a listing of its workflow. Its holder can take turns of :meth:`read`.
 
         First waits up to :data:`UNREAD_WAIT_SECONDS` while the subject's unread answers leave no room for a large page;
         then continues, because the page may be small. Also raises :class:`ShareExceeded`, if the subject's other

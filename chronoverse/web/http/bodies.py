@@ -77,7 +77,7 @@ class BodyReader:
             self._check_length(length)
             sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
-            # If the connection closed while the client still sends, the client could see a reset instead of the answer.
+            # Discards the rest: closing while the client still sends could show it a reset instead of the answer.
             left = 2 * self.limit
             while left > 0 and (part := next(parts, b"")):
                 left -= len(part)
@@ -171,12 +171,12 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 
 
 def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
-    """``document``, loaded by ``schema``. Raises 400 with the errors in ``where``."""
+    """``document``, loaded by ``schema``. Raises 400, whose errors name the location ``where``, such as ``query``."""
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
         refusal = BadRequest("invalid request body")
-        # webargs puts its findings there, too, so that all bad parameters are reported in the same way.
+        # As webargs does, so that all invalid parameters are reported in the same way.
         refusal.data = {"messages": {where: error.messages}}  # type: ignore[attr-defined]
         raise refusal from error
     return loaded
@@ -206,9 +206,9 @@ def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Ite
 
 
 def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
-    """The body in slices, split at the quotation marks around strings, and whether the first part is in a string.
+    """Yields slices of the body, each split at the quotation marks around strings, and 1 if it begins in one, else 0.
 
-    Skips escapes as a parser does.
+    Escaped quotation marks and backslashes become zeros.
     """
     in_string, escape = 0, False
     for start in range(0, len(body), SLICE_BYTES):
@@ -219,7 +219,7 @@ def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) ->
             escape = False
         if b"\\" in data:
             data = data.replace(rb"\\", b"\0\0")
-            # This is the first half of an escape. Its second half is in the next slice.
+            # A backslash at the end is the first half of an escape. The next slice begins with the second half.
             escape = data.endswith(b"\\")
             data = data.replace(rb"\"", b"\0\0")
         parts = data.split(b'"')

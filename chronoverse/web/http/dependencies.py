@@ -72,11 +72,11 @@ class Dependencies:
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Requires a token with ``scope`` for the path's workflow, if any. The default scope depends on the method.
+        """Requires ``scope`` (default: read or write, by method) for the path's workflow; without one, for any.
 
-        Returns the answer to a refused request, else None. A workflow without read access is answered like one that
-        does not exist. Raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or
-        :class:`SigningKeysUnavailable`.
+        Returns the 400 for a parameter given more than once, else None. Raises what :meth:`Verifier.verify` and
+        :meth:`Principal.require` raise: :class:`JobNotFound` for a workflow that the token lacks, as for one that does
+        not exist.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
 
-#: A JWT, anything after "Bearer", and the query parameter "token". Our own messages contain "bearer token".
+#: A JWT, the query parameter "token", and what follows "Bearer", except "token": our messages say "bearer token".
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
 )

@@ -53,7 +53,7 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The lines strictly after ``position``, as :class:`LogReader` yields them. Yields to others between batches."""
+    """The lines strictly after ``position``, as :class:`LogReader` yields them. Other greenlets run in between."""
     return _yielding(_reader(deps)(job, position, **options))
 
 

@@ -32,8 +32,8 @@ _Field = TypeVar("_Field", bound=fields.Field[Any])
 Members = Mapping[str, fields.Field[Any]]
 
 
-#: A job's path, and the start of the paths of its other routes.
 SETTINGS_ROUTE: Final = "/workflows/<id:workflow_id>/settings"
+#: A job's path, and the start of the paths of its other routes.
 JOB_ROUTE: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 
@@ -135,7 +135,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A string that ``parse`` converts. It raises ValueError, or returns None for text that is not a ``must_be``."""
+    """A string that ``parse`` converts. For invalid text, ``parse`` raises ValueError or returns None (``must_be``)."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""Decodes the log records of a slice all at once if they are alike, in a third of the time.
+"""Decodes the log records of a slice all at once if they are alike: three times as fast as one by one.
 
 Protobuf merges the occurrences of a singular message field into one message, whose repeated fields are then one list.
 """

@@ -187,8 +187,8 @@ class _ProtobufDecoder:
                 return found
             return [self._read(each) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
-            # One record is invalid, perhaps with a string that is not UTF-8. The others are accepted. All were counted
-            # before.
+            # One record is invalid, perhaps with a string that is not UTF-8. The others are accepted. Their fields have
+            # been counted, and are counted again below.
             self._fields_left += count
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 

@@ -55,8 +55,8 @@ Lines = list[tuple[bool, list[bytes]]]
 class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
-    ``path``: the file's path, and ``number``: the first record's number in it; "" and 0 without numbers. ``first``: a
-    digest of record number 1. ``time``: the first record's, in Unix ns.
+    ``path``: the file's path, and ``number``: the first record's number in it; "" and 0 if it has none. ``first``: a
+    digest of record number 1, else "". ``time``: the first record's, in Unix ns.
     """
 
     path: str
@@ -135,7 +135,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records. A string in place of a record is why it was rejected. Pops record numbers."""
+        """Adds a resource's records. A string is why one was rejected. Removes numbers from the records' attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -153,8 +153,8 @@ class RecordSorter:
     def _add_alike(self, records: Columns) -> bool:
         """Adds one-line records that differ only in text, time and number.
 
-        Their numbers must be consecutive and not include 1. Returns False if the records differ otherwise: add each
-        alone.
+        Their numbers must be consecutive and not include 1. Otherwise adds none and returns False: the caller must add
+        each alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0

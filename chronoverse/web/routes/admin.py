@@ -108,7 +108,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Replace messages by `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
-        # Until then, other workers can still show the old text.
+        # For this time, other workers can still show the old text.
         time.sleep(stale_seconds(deps.tail.watched))
         next_number = None if done.complete else done.last_checked + 1
         answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
@@ -211,8 +211,8 @@ def _entry_ms(value: Any) -> int:
 def stale_seconds(watched: int) -> float:
     """Seconds for which another worker, watching ``watched`` jobs, can still show old text after a redaction.
 
-    It trusts a chunk's record for a while, and at the end of that can still cache a segment of the old chunk. A line
-    stays in its ring until the tail has checked the job.
+    It uses a chunk's record for RECORD_SECONDS, and can cache a segment of the old chunk for CACHE_SECONDS from their
+    end. A line stays in the ring of a feed until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

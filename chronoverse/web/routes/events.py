@@ -173,7 +173,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Sets its headers last: the read audit takes ``Last-Event-ID`` as the answer's end."""
+    """A viewer's response. Adds its headers after the read audit, which would take ``Last-Event-ID`` for the end."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)

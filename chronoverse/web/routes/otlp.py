@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
-    """The route. If the extra is not ``installed``, it answers 404 and says so."""
+    """The route. If the extra is not ``installed``, the answer is a 404 that names the extra."""
     if not installed:
         return _without_extra()
     from chronoverse.web.otlp import decoding, requests

@@ -144,7 +144,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         with _count_answer("finish"):
             counts = status is Status.PENDING and body["counts"]
             deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=counts)
-            # An attempt that another will follow no longer has a lease; its runner has already confirmed its lines.
+            # After PENDING there is no lease to check, and the runner has already confirmed its lines.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)
@@ -155,7 +155,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int | None) -> Response:
     with _count_answer("finish"):
         job = deps.store.end(ref, status, exit_code)
-        # If a foreign runner had already ended the job, its end need not be safe.
+        # Fenced if a foreign runner had already ended the job: its end need not be safe.
         with contextlib.suppress(Fenced):
             _require_safe_end(deps.store.durability_probe(), Attempt(ref, "", job.attempt, job.last + 1))
     return page_response(job.to_json())
@@ -175,7 +175,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
-    """The number below which all lines are safe, as ``next``. Null if the store did not confirm in time."""
+    """``next``: all lines below are safe; null if not confirmed in time. ``safe``: false if the store cannot tell."""
     with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)

@@ -78,8 +78,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 class Wait:
     """Collects matching lines from a viewer's frames. Over when the first one arrives.
 
-    Then collects lines that already exist, up to ``limit``; with a ``limit`` of 0, waits only for the job's end.
-    ``with_lines`` returns all lines, not only the first. There can be thousands of waits.
+    :meth:`answer` then collects lines that already exist, up to ``limit``; if that is 0, waits only for the job's end.
+    ``with_lines``: the answer has all lines, not only the first. Small, because there can be thousands of waits.
     """
 
     deps: Dependencies
@@ -161,7 +161,7 @@ class Wait:
     def _known_job(self) -> Job | None:
         """The tail's job, if it covers all lines of the answer. Its status can be some seconds old.
 
-        When a job ends, all waiters are answered at once. With a store read each, half of 2,000 got 503.
+        When a job ends, all waiters are answered at once. When each read the store, half of 2,000 got 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed and feed.job and feed.job.end:
@@ -183,7 +183,7 @@ class WaitResponse(Response):
         wait, headers = self._wait, [*self.headers]
         begin_long_answer(environ)
         if self._deps.stream_writers.can_take_over(environ):
-            # Keeps only what it needs in memory.
+            # Passes only what the writer needs, so that ``self`` does not stay in memory.
             make = partial(WaitWriter, wait=wait, answer=partial(_answer_bytes, self._deps, wait, headers))
             self._deps.stream_writers.take_over(wait.viewer, environ, self._on_end, b"", make)
             return ALREADY_HANDLED
@@ -210,7 +210,7 @@ def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, s
 class WaitWriter(StreamWriter):
     """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. See :class:`StreamWriter`.
 
-    A waiter costs as much as a viewer: it has no greenlet, and joins broadcast groups. Its timer makes the answer
+    A waiter costs no more than a viewer: it has no greenlet, and joins broadcast groups. Its timer makes the answer
     punctual; a stream can end half a second late.
     """
 
@@ -240,7 +240,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Consumes the group's frames, which need no reply. Frames with an event are left to :meth:`fall_behind`."""
+        """Ignores frames of the group without an event. Makes the group pass all others to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod

@@ -56,7 +56,7 @@ class Snapshots:
         self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
 
     def read(self, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-        """Returns the frames of the jobs as of a change from ``least`` to ``cursor``, and that change.
+        """Returns the jobs' frames, at least as new as a change from ``least`` to ``cursor``, and its number.
 
         Raises :class:`AtCapacity`, and what :func:`newest_jobs` raises.
         """

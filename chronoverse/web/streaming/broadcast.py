@@ -20,7 +20,7 @@ class BroadcastGroup:
 
     All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. While the
     group has members, it is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` in place of their viewers.
-    Other greenlets run only where the feed or its filter budget yields.
+    While it writes, other greenlets run only where the feed or its filter budget yields.
     """
 
     #: All members are caught up.

@@ -58,7 +58,7 @@ class StreamWriter:
         #: Exactly one of these is set if behind, neither if caught up.
         self._greenlet: gevent.Greenlet | None = None
         self.write_watch: Any = None
-        #: For the write scheduler: its deadline, and whether the socket has room and is queued.
+        #: For the write scheduler: when to give up, and whether the socket has room and is queued.
         self.write_deadline = 0.0
         self.is_writable = False
         #: Bytes that did not fit into the socket, for the write scheduler.
@@ -189,7 +189,7 @@ class StreamWriter:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
-                    # One name for both: a second would keep both objects in memory while the socket is full.
+                    # Reuses the name: a second one would keep the frames in memory twice while the socket is full.
                     frames = self.to_send(frames)
                     self._send_all(frames)
                 elif frames is None and not self.is_over and not self._woken:
@@ -256,7 +256,7 @@ class WriteScheduler:
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Calls ``write_more`` when the socket has room, and ``give_up`` after too long without, until removed."""
+        """Until :meth:`remove`: calls ``write_more`` when the socket has room, ``give_up`` if full for too long."""
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
