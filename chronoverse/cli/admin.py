@@ -73,7 +73,7 @@ def archive(
     # --import and --verify may be interrupted at any time.
     settings, stop = begin("archive", address, while_stdin, catch_signals=not (imports or verify))
     gc.freeze()
-    # Reference counting frees the thousands of objects of a page of entries: collections would find nothing.
+    # Reference counting frees the thousands of objects of a page of entries: the collector would find nothing.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
         if orphans:
@@ -268,7 +268,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def _workflow_settings(
     settings: Settings, workflow: str, changes: Mapping[str, int | None]
 ) -> tuple[dict[str, int | None], list[int] | None]:
-    """Applies ``changes``. Returns the workflow's settings, and the default quotas (None if unknown)."""
+    """Applies ``changes``. Returns the workflow's settings, and the default quotas (a service omits these: None)."""
     if common.means_other_store(settings):
         with common.open_client(workflow, scope="logs:admin") as client:
             return client.workflow_settings(workflow, changes), None

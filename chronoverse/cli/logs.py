@@ -232,7 +232,7 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
     """Yields the lines that a search finds, and context lines (marked True), in ascending order.
 
-    A page can repeat context lines that the page before had after its last match. Shows the progress if stderr is a
+    A page can repeat the context lines after the previous page's last match. Shows the progress if stderr is a
     terminal and stdout is not.
     """
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()

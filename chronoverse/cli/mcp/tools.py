@@ -486,7 +486,7 @@ class Tools:
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """Requests pages until one has items under ``key``, and returns it.
 
-        If none has any until the end of the list, or in :data:`_LOOKING_SECONDS`, returns the last page read.
+        If none has any by the end of the list, or within :data:`_LOOKING_SECONDS`, returns the last page read.
         """
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
