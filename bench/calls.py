@@ -1,9 +1,13 @@
 """Notes which functions of ``chronoverse/`` each test calls, also in the processes that it starts.
 
-``bench/mutants.py`` copies it to ``sitecustomize.py`` and names it to pytest as a plugin. It appends to the file that
-``MUTANTS_CALLS`` names, in lines of three fields: a test, a module and the first line of a function, with the test's
-file for calls in other processes; or ``took``, a test and seconds; or ``failed``, a test and nothing.
-With ``MUTANTS_TESTS`` the run has only the tests that this file names, in its order.
+``bench/mutants.py`` copies this file to ``sitecustomize.py``, and loads it as a plugin of pytest. It appends lines of
+three fields, separated by tabs, to the file ``MUTANTS_CALLS``:
+
+    the test (its file, for calls in other processes)   the module   the first line of the called function
+    ``took``                                            the test     seconds
+    ``failed``                                          the test     (empty)
+
+``MUTANTS_TESTS`` is a file with the tests to run, in its order. Without it, all tests run.
 
 PYTEST_DONT_REWRITE
 """
@@ -15,13 +19,13 @@ from typing import Any
 
 ROOT = os.path.dirname(os.path.abspath(__file__)) + "/"
 OUTPUT = os.environ.get("MUTANTS_CALLS", "")
-#: By their ids; kept, so no other gets the same id.
+#: Code objects by id. They are kept, so that no other object gets the same id.
 seen = dict[int, Any]()
 test = os.environ.get("MUTANTS_TEST", "")
 
 
 def note(*fields: object) -> None:
-    """Appends a line. So the notes of a process that is killed are kept."""
+    """Appends a line at once, so that a killed process leaves its notes."""
     output = os.open(OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(output, ("\t".join(map(str, fields)) + "\n").encode())
     os.close(output)
@@ -41,13 +45,13 @@ def pytest_runtest_setup(item: Any) -> None:
     global test
     test, os.environ["MUTANTS_TEST"] = item.nodeid, item.nodeid.partition("::")[0]
     seen.clear()
-    # A test that lets every call fail, or traces for itself, may have ended it.
+    # A test that makes every call fail, or sets its own trace function, may have ended the tracing.
     if OUTPUT:
         sys.settrace(trace)
 
 
 def pytest_runtest_teardown(item: Any, nextitem: Any) -> None:
-    """Ends what the files share, so each has servers of its own."""
+    """After a file of tests, tears down what the files share, so that each file has its own servers."""
     if OUTPUT and (nextitem is None or nextitem.path != item.path):
         item.session._setupstate.teardown_exact(None)
 

@@ -1,17 +1,17 @@
-"""Whether a failed job opens where its log says why: ``python -m bench.causes`` prints a table.
+"""Whether the page of a failed job opens at the cause: ``python -m bench.causes`` prints a table.
 
 ``--data DIR`` measures on labelled failures instead: see :mod:`bench.labelled`. Without good runs, each fifth of the
-projects is measured with weights that the others teach. ``--learn`` prints the weights that all of them teach, and
-``--cpu`` what a line costs.
+projects is measured with weights learned from the other four. ``--learn`` prints the weights learned from all projects,
+and ``--cpu`` the CPU time per line.
 
 ``bench/failures/set.txt`` has failed runs of some thirty tools, written after real ones. Each is compared with three
-good runs. The telling line is on the first screen if it is among the 40 lines from five above ``cause.from``.
+good runs. The first screen has 40 lines, and begins five lines above ``cause.from``.
 
 The set is text. ``=== name`` begins a run; with ``(LOST)`` its job is lost. The first character of each line says in
 which runs it is: a space in all, ``-`` in good ones, ``+`` in the failed one; ``!`` is the failed one's telling line.
-``*N`` in place of the space, or behind the other, repeats the line. ``{n}`` is a number and ``{h}`` a hash, which
-differ each time, ``{w}`` a word, which is the same in all runs, and ``{c}`` the subject of a commit. What CI systems
-print before and after stands around each run: ``before`` and ``after``.
+``*N`` instead of the space, or after another of these characters, repeats the line N times. ``{n}`` is a number and
+``{h}`` a hash, which differ each time, ``{w}`` a word, which is the same in all runs, and ``{c}`` the subject of a
+commit. The sections ``before CI`` and ``after CI`` are what a CI system prints before and after a run.
 """
 
 import argparse
@@ -51,7 +51,7 @@ from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import FoundLines, compose
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
-#: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.
+#: Runs written after the rule seemed to be ready. It then showed the telling lines of four of them on the first screen.
 HELD_OUT: Final = SET.with_name("held_out.txt")
 GOOD_RUNS: Final = 3
 SUBJECTS: Final = ("Bump the cache", "Round half up", "Sort imports", "Fix errors in the checkout of vouchers")
@@ -141,20 +141,20 @@ def summarize(failure: Failure) -> dict[str, Any]:
 
 
 def is_on_first_screen(failure: Failure, first: int) -> bool:
-    """Whether the telling line is, if the page opens at number ``first``."""
+    """Whether the first screen has the telling line, if the page opens at line ``first``."""
     top = max(first - ABOVE, 1)
     return top <= failure.telling < top + SCREEN
 
 
 def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
-    """Where the page opened before there was a cause: at the first new line of the last hundred, or at the end."""
+    """Where versions without causes opened the page: at the first new line of the last hundred, or at the end."""
     length = len(failure.messages)
     late = [number for number in summary["new_numbers"] if number > length - 100]
     return late[0] if late and failure.status is Status.FAILED else length - SCREEN + ABOVE + 1
 
 
 def cpu(messages: list[str], reader: LineReader) -> list[float]:
-    """Seconds of CPU for an archived log: its errors and its cause; its shapes, if none is known; and if all are."""
+    """CPU seconds for an archived log: its errors and cause; its new lines, if no shape is known; if all shapes are."""
     lines = [Line(number, "2026-11-26T18:00:00.000Z", text, "stdout") for number, text in enumerate(messages, 1)]
     frames = [b"".join(each.encode() + b"\n" for each in lines[at : at + 1_000]) for at in range(0, len(lines), 1_000)]
     new, others, clues = NewLines(set(), ShapeHasher()), ShapeHasher(), Clues()

@@ -70,7 +70,7 @@ BOUNDS: Final[Mapping[str, float]] = {
     "searches beyond 3 x quiet, s": 0.3,
     "workers grow by MB": 300.0,
 }
-#: In an attack's request, this stands for a number that is another one each time. It has as many digits.
+#: A placeholder in an attack's request for a number of as many digits, which differs each time.
 NUMBER: Final = b"7777777"
 
 #: The command of a good job: it prints the time at a given rate, until a file exists.
@@ -85,7 +85,7 @@ while not os.path.exists(sys.argv[1]):
 class Attack(NamedTuple):
     """``connections`` that each send ``request`` and read the answer, or nothing, for at most ``stay`` seconds.
 
-    :data:`NUMBER` in ``request`` becomes a number of each connection's own.
+    :data:`NUMBER` in ``request`` is replaced by a different number for each connection.
     """
 
     name: str

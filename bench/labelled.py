@@ -3,9 +3,9 @@
 ``python -m bench.causes --data DIR`` uses it. ``DIR/SET/NAME.log`` is a failed run, ``NAME.good.log`` a good one, if
 there is any, and ``NAME.json`` has the marked lines: ``{"expected_ranges":[[from,to],…],"source":"…"}``.
 
-A line's features and its place are indices in ``chronoverse.joblog.causes.WEIGHTS``. The weights are those that make it
-most likely, by the exponents of the scores of all lines with a signal, that a marked line is found: for ``screen`` one
-within :data:`NEAR` lines, for ``line`` the line itself.
+A line's features and its place are indices in ``chronoverse.joblog.causes.WEIGHTS``. The probability of a line is the
+softmax of its score among all lines with a signal. Learning maximizes the probability of the marked lines: for
+``line`` of these lines themselves, for ``screen`` of all lines within :data:`NEAR` lines of them.
 """
 
 import json
@@ -25,7 +25,7 @@ ABOVE: Final = 5
 FOLDS: Final = 5
 NEAR: Final = 20
 STEPS: Final = 120
-#: How much large weights cost.
+#: The strength of the L2 penalty on weights.
 PENALTY: Final = 2.0
 _PREFIX: Final = re.compile(r"\ufeff?(?:[^\t\n]*\t[^\t\n]*\t)?\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ?")
 
@@ -39,7 +39,7 @@ class Labelled(NamedTuple):
 
     @property
     def project(self) -> str:
-        """Runs of one project have the same lines, so they teach or judge together."""
+        """The run's project. Runs of a project share lines, so either all of them are learned from, or all measured."""
         parts = self.name.split("__") if self.kind == "logchunks" else self.name.split("_")
         whole = self.kind in ("treeherder", "cidiff-dump")
         name = "__".join(parts[:2]) if self.kind == "logchunks" else re.sub(r"-(v2-)?\d+$", "", parts[-1])
@@ -73,7 +73,7 @@ def _messages(path: Path) -> list[str]:
 
 
 class Example(NamedTuple):
-    """A run's lines with a signal, each with its features; and as rows, by the indices of their weights."""
+    """A run's lines with a signal, each with its features; and ``rows``, which count them by their weights' indices."""
 
     run: Labelled
     lines: list[tuple[int, frozenset[int]]]
@@ -139,7 +139,7 @@ def _descend(
 
 
 def folds(examples: Sequence[Example]) -> Iterator[tuple[Weights, list[Example]]]:
-    """For each fifth of the projects: the weights that the others teach, and its own runs."""
+    """For each fifth of the projects: the weights learned from the other four, and the runs of the fifth."""
     order = sorted({each.run.project for each in examples}, key=lambda name: zlib.crc32(name.encode()))
     parts = [[each for each in examples if order.index(each.run.project) % FOLDS == part] for part in range(FOLDS)]
     for part in parts:
@@ -167,7 +167,7 @@ def outcome(run: Labelled, first: int, telling: int, is_high: bool) -> Outcome:
 
 
 def unseen(examples: Sequence[Example]) -> Iterator[Outcome]:
-    """The outcomes without good runs, each by the weights that other projects teach."""
+    """The outcomes without good runs, each with the weights learned from other projects."""
     for weights, part in folds(examples):
         for run, lines, _ in part:
             clues = Clues(weights)

@@ -43,7 +43,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """Which viewers there are, and which lines they must get: those after ``after``, up to ``last``.
+    """The viewers, and the lines that each must get: those after line ``after``, up to line ``last``.
 
     With ``lead`` one viewer reads everything first, and the others are compared with it. ``window``: how many may be
     connecting at once. Lines up to ``warm`` are not timed.
@@ -224,7 +224,7 @@ class ViewerLoop:
             self._say.send(("ready", time.monotonic() - self._began))
 
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
-        """Removes a viewer. Without ``why``, it only has nothing more to receive."""
+        """Removes a viewer. An empty ``why`` means that the viewer has received everything."""
         report = self.report
         viewer.request = b""
         self._epoll.unregister(viewer.sock.fileno())

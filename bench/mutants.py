@@ -3,13 +3,13 @@
     make mutants SEED=1 SAMPLE=30
     make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live"
 
-cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA`, :data:`SCRIPT` and removed
-statements are added. The whole default run comes first: :mod:`bench.calls` notes which functions each test calls.
-For each defect then the tests that call its function run until one fails: those of its package first, the fastest
-files first. A survivor has survived up to ``--seconds`` of such tests.
-Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
-:data:`EQUIVALENT` are left out, and not planted are: log messages, ``__repr__``, and the numbers of constants and
-of defaults, which are choices.
+cosmic-ray, in its own virtual environment, plants the defects in Python. :data:`LUA`, :data:`SCRIPT` and the removal of
+statements add others. First, the whole default run notes which functions each test calls (:mod:`bench.calls`). Then,
+for each defect, the tests that call its function run until one fails: those of its package first, the fastest files
+first. A defect survives if no test fails in up to ``--seconds`` of such tests.
+
+Prints the survivors' diffs, and how many defects were found, by package. Leaves out survivors in :data:`EQUIVALENT`.
+Plants no defects in log messages, in ``__repr__``, or in the numbers of constants and defaults, which are choices.
 """
 
 import argparse
@@ -35,16 +35,16 @@ import cosmic_ray.plugins
 ROOT: Final = Path(__file__).parents[1]
 #: Seconds for the tests of one defect. A defect that makes tests hang counts as found.
 TEST_SECONDS: Final = 240
-#: The first test files, which run without the import of the others, take so many seconds without a defect, as noted.
+#: A defect's first tests, of up to this many seconds (as noted), run alone, so that they need not import the others.
 FIRST_SECONDS: Final = 8.0
-#: What decides: the files that defects are planted in, unless others are named.
+#: The files that defects are planted in, unless others are named: those that make decisions.
 DECIDES: Final = (
     *("joblog/", "auth/rights", "auth/tokens", "store/replies", "store/scripts", "history/"),
     *("archive/codec", "archive/manifest", "archive/importing", "archive/redaction"),
     *("live/feed", "live/tail", "live/viewer", "live/replay", "web/guards", "web/otlp", "web/routes/wait"),
     *("runner/spool", "runner/publisher"),
 )
-#: Where the tests are that come first for a defect, if not in the folder of ``tests/`` with the package's name.
+#: The folders of ``tests/`` that come first for a defect in a package, if not the folder with the package's name.
 NEAR: Final = {
     "store/scripts": ["store", "archive", "live"],
     "web/static/client": ["page", "clients"],
@@ -80,9 +80,9 @@ SCRIPT: Final = (
     (r"(!)[\w(]", ""),
     (r"^ *([\w.]+\([^()]*\);)$", ";"),
 )
-#: cosmic-ray's operators that mostly make an equivalent, or what Python refuses at once.
+#: cosmic-ray's operators whose defects mostly change nothing, or make Python refuse the file.
 LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
-#: What a value follows that only checks or hints.
+#: The text before a value that is only a check or a hint.
 FLAGS: Final = re.compile("(strict|usedforsecurity|daemon|slots)=$")
 #: Defects that change nothing that anybody could see: the file, and the line with the defect.
 EQUIVALENT: Final = {
@@ -164,7 +164,7 @@ class Defect(NamedTuple):
 
 
 def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
-    """Where each defect is, its operator, and which of the operator's defects in the file it is."""
+    """Yields each defect's place, its operator, and its index among the operator's defects in the file."""
     unseen, constants = set[int](), set[int]()
     for node in ast.walk(ast.parse(source)):
         lines = range(getattr(node, "lineno", 0), getattr(node, "end_lineno", 0) + 1)
@@ -204,7 +204,7 @@ def plant(source: str, place: tuple[int, int], name: str, number: int) -> str:
 
 
 def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: str) -> Iterator[tuple[int, int, str]]:
-    """Where each defect of a script is, and the file with it."""
+    """Yields the line and column of each defect of a script, and the file with the defect."""
     at = 0
     for number, line in enumerate(source.splitlines(keepends=True), 1):
         for pattern, new in patterns:
@@ -215,7 +215,7 @@ def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: st
 
 
 def choose(seed: int, size: int, words: Sequence[str]) -> list[Defect]:
-    """``size`` places of all, each with one of its defects."""
+    """``size`` random places, each with one of the defects possible there."""
     choice = random.Random(seed)
     places: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
     for path in sorted((ROOT / "chronoverse").rglob("*")):

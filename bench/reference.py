@@ -72,12 +72,12 @@ class Reference:
         return self.ends[self.lines_before(position)]
 
     def stamps_between(self, start: int, end: int, warm: int) -> list[int]:
-        """When the lines were sent that end after ``start`` and not after ``end``, without those up to ``warm``."""
+        """The sending times of the lines after ``warm`` that end after position ``start``, but not after ``end``."""
         least = max(bisect_right(self.ends, start), warm - self.after + 1)
         return self.stamps[least : bisect_right(self.ends, end)]
 
     def same(self, text: memoryview, position: int) -> int:
-        """How many of the first bytes of ``text`` are at ``position``; only complete blocks if some differ."""
+        """How many leading bytes of ``text`` equal the body at ``position``. If some differ, only whole blocks."""
         size = min(len(text), len(self.body) - position)
         if self.body.startswith(text[:size], position):
             return size

@@ -49,7 +49,7 @@ class DataDirectory:
 
     def run(self, *argv: str) -> list[str]:
         self.count += 1
-        # Without the option, earlier versions publish to the store even so.
+        # Without the option, earlier versions publish to the store even if CHRONOVERSE_URL is set.
         url = self.environ.get("CHRONOVERSE_URL")
         server = ("--server", url) if url else ()
         command = (sys.executable, "-m", "chronoverse", "run", "--workflow", "bench")

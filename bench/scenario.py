@@ -91,7 +91,7 @@ class Outcome:
 
 #: Sides whose values differ by no more than this share count as equal.
 ALIKE: Final = 0.02
-#: A producer that takes so many times as long as planned was too slow.
+#: A producer that takes more than this multiple of its planned time was too slow.
 LATE: Final = 1.1
 #: The side that has targets.
 OURS: Final = "chronoverse"
@@ -100,7 +100,7 @@ FLOOR: Final = "floor"
 
 
 def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
-    """Whether a target is met, and by how much; None if it was not measured."""
+    """Whether a target is met, and the measured value; both None if it was not measured."""
     if target.other:
         ratios = outcome.ratios(target.key, OURS, target.other)
         value = statistics.median(ratios) if ratios else None

@@ -48,7 +48,7 @@ class Ours(StorePeer):
                 self.root,
             )
         )
-        # Before, the scan server may still be a fork of the master: it would be taken for the worker.
+        # Until a worker answers, the scan server may still be a fork of the master, and be taken for the worker.
         wait_until(lambda: answers(self.port), "no worker answers")
         wait_until(lambda: len(forks_of(master)) == 1, "the worker does not start")
         self.pids.workers, self.pids.store = forks_of(master), [store]
