@@ -40,7 +40,7 @@ _HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
-    """Limits for one answer: seconds without progress, and seconds in total plus one per ``bytes_per_second`` bytes."""
+    """Limits for one answer: seconds without progress, and in total ``seconds`` plus size / ``bytes_per_second``."""
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf

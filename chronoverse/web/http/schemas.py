@@ -232,7 +232,7 @@ class SearchFields(Schema):
 
 
 class StreamSearchFields(SearchFields):
-    """:class:`SearchFields` for streams, where each new line is compared: regular expressions have a lower limit."""
+    """:class:`SearchFields` for streams. Each new line is matched, so regular expressions have a lower limit."""
 
     compile_query = staticmethod(matcher_of)
 

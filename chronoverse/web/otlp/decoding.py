@@ -301,7 +301,7 @@ def _json_records(
     body: bytearray, wanted: Collection[str], pause: Callable[[], None]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
     """Yields a resource's attributes with some of its records, or with one record's error."""
-    # The brackets down to a list of records, and to the list of resources.
+    # The first path leads to the lists of records, the second to the list of resources.
     text, records = cut_lists(body, b"{[{[{[", pause)
     rest, resources = cut_lists(text, b"{[", pause)
     request = load_json(rest, pause)

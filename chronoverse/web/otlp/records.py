@@ -103,7 +103,7 @@ class JobRecords:
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
-#: A record's parsed attributes: its job's records, or why it is refused; its file; its stream; the job's end.
+#: What a record's attributes mean: its job's records, or why it is refused; its file; its stream; the job's end.
 Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
 
 
