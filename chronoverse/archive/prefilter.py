@@ -41,7 +41,7 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
     """Each line whose message can contain the query's text, case-insensitively.
 
-    Searches for the lowercase text if that finds all such lines, and only in messages, since every line's JSON contains
+    Searches for the lowercase text if that finds all such lines, but only in messages: every line's JSON contains
     numbers and words such as "stream". Otherwise uses RE2.
     """
     # All control sequences begin with ESC.
@@ -84,7 +84,7 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
             return b"".join(candidates)
         start = part.rfind(b"\n", position, found) + 1 or position
         position = part.find(b"\n", found) + 1
-        # A match across lines can extend to the part's end, and so can the next one.
+        # A match across lines can extend to the part's end, as can each later match: this would take quadratic time.
         if len(candidates) > max(16, position // 2048) or match_start < position < match_end:
             return None
         candidates.append(part[start:position])

@@ -11,7 +11,7 @@ from chronoverse.joblog.model import Job, Status
 MAX_LISTED: Final = 20
 
 _ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
-#: The statuses that a summary's line always counts. Others are omitted if 0.
+#: Statuses whose counts are always in a summary's entry. Other counts are omitted if 0.
 _ALWAYS: Final = (Status.COMPLETED, Status.FAILED)
 _RED: Final = (Status.FAILED, Status.LOST)
 

@@ -337,7 +337,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Times in ms: of the run; of good runs; of pauses longer than in good runs; of the longest pauses."""
+    """The time of a run and of good runs, in ms; its pauses longer than in good runs; and its longest pauses."""
 
     total: int
     usual: Spread | None
@@ -371,8 +371,8 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: how much longer its pause is than in the good run, and the pause in that run.
 
-    Other lines can precede it in one of the runs, so the time since the last common line must be longer, too: the
-    smaller excess applies, 0 within the noise. The second value is None for a line that the good run lacks.
+    Different lines can precede it in the two runs. So the time since the last common line is compared, too; the smaller
+    excess applies. An excess within the noise is 0. The second value is None for a line that the good run lacks.
     """
     common = _common(timeline, good)
     if not common:

@@ -106,7 +106,7 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job if its feed is current, perhaps seconds old. Saves many reconnecting viewers a store read."""
+        """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None

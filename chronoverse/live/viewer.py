@@ -142,7 +142,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """Like :meth:`next` without the store. If that is needed, sets ``needs_store_read`` and returns None."""
+        """Like :meth:`next` without the store. If the store is needed, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:

@@ -76,7 +76,7 @@ class NodeReader:
         self._tracks = self._has_warned = False
         #: Logs that the server refused to read, for example while their slot is moved.
         self._refused: list[WatchedLog] = []
-        #: When refused (or, without reports, all) logs are queued again, and the seconds spent reading since then.
+        #: When refused (or, without reports, all) logs are queued next, and the seconds spent reading so far.
         self._poll_at = float("inf")
         self._poll_took = 0.0
         self._read_at = float("-inf")

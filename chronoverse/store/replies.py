@@ -52,7 +52,7 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
 
 
 def is_unlisted(reply: Any) -> bool:
-    """Whether ``settle_job.lua`` found an unlisted foreign job: one without both fields that our runners set."""
+    """Whether ``settle_job.lua`` found an unlisted foreign job, which lacks a field that our runners set."""
     return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 

@@ -17,7 +17,7 @@ from chronoverse.store.topology import PoolKind
 
 #: Oldest jobs per workflow that a read checks. Jobs expire roughly in order of creation.
 CHECKED_OLDEST: Final = 3
-#: Jobs listed as running that a read checks, over all its workflows. Each takes 0.1 ms.
+#: Maximum jobs, listed as running in any of its workflows, that a read checks. Each takes 0.1 ms.
 _CHECKED_RUNNING: Final = 20
 
 
@@ -89,7 +89,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs and some running jobs of each workflow, all on one server.
+        """Reads the oldest jobs of each workflow, and some running jobs of any. All workflows are on one server.
 
         This detects jobs that have expired, are lost, or were ended by foreign runners.
         """
