@@ -382,7 +382,7 @@ def token_for(
     """The token for the service at ``url``: the one in ``settings``, or a function that returns one.
 
     The function reads the token file, or returns the token of a sign-in (``login``). With an embedded server and no
-    configured key, it signs a token with ``scope`` for ``workflow`` only. It returns None if the service of our data
+    configured key, it signs a token with ``scope`` for ``workflow`` only. Returns None if the service of our data
     directory is not listening at ``url``: a program of another user could have taken the port.
     """
     if settings.token_file is not None:

@@ -190,7 +190,7 @@ class HttpLogWriter:
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """Like the store's, with the service's CHRONOVERSE_DURABILITY. Renews the lease."""
         job, next_number = self._last_end
-        if job == attempt.job:  # an end that the service has answered is safe
+        if job == attempt.job:  # an end that the service acknowledged is safe
             return next_number
         if not may_sync:
             # One answer covers many lines.

@@ -18,8 +18,8 @@ MAX_BYTES: Final = 65_536
 class Masks:
     r"""The secrets to mask, as arbitrary bytes.
 
-    Masks each line of a secret wherever it occurs. Too short lines are masked only as part of the whole secret. Ignores
-    line endings, and whitespace next to them and around the secret, because programs can change these. Raises
+    Masks each line of a secret wherever it occurs. Very short lines are masked only as part of the whole secret.
+    Ignores line endings, and whitespace next to them and around the secret, because programs can change these. Raises
     :class:`InvalidMask`, which does not contain the secret, if one is too short or too long.
     """
 

@@ -219,7 +219,7 @@ class Spool:
             return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
 
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
-        """Up to ``lines`` lines from ``index``, for one append. None at the end, or if the spool is abandoned.
+        """Up to ``lines`` lines from ``index``, for one append. None after the last line, or if abandoned.
 
         The batch begins after, or ends before, dropped lines. If all remaining lines were dropped, it is empty and
         begins at the end.
