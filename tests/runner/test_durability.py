@@ -3,16 +3,29 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from chronoverse.errors import Fenced, ForeignLines, QuotaReached, SequenceGap, StoreUnavailable, TooFast
+from chronoverse.errors import (
+    Closed,
+    Fenced,
+    ForeignLines,
+    QuotaReached,
+    SequenceGap,
+    SpoolNotInLog,
+    StoreUnavailable,
+    TooFast,
+)
+from chronoverse.joblog.comparing import Comparison
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
 from chronoverse.runner.publisher import JobResult, Publisher
+from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from tests.support.jobs import JOB
 from tests.support.waiting import wait_until
 
@@ -161,6 +174,31 @@ def test_lines_are_sent_again_unless_they_may_be_anothers(
     is_whole = calls[-1] == 3
     assert (store.calls, publisher.ended, publisher.refusal is None) == (calls, is_whole, is_whole)
     assert sum("quota" in each for each in said) == isinstance(appends[0], QuotaReached)
+
+
+class _EndedStore(_ForgetfulStore):
+    def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
+        raise Closed("the job has already ended")
+
+    def finish(self, *_: Any, **options: Any) -> None:
+        raise Fenced
+
+
+@pytest.mark.parametrize("next_number", [1, 2, 3])
+def test_a_file_is_removed_only_if_the_ended_log_has_all_of_it(next_number: int, tmp_path: Path) -> None:
+    """Two lines with the numbers 1 and 2. The log was read up to ``next_number``."""
+    spool, store = Spool(SpoolRoom(tmp_path, "job_1")), cast("Any", _EndedStore())
+    spool.save_state(workflow=JOB.workflow_id, job=JOB.job_id, token="0" * 32, attempt=1, base=1)
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"one\ntwo", 2))
+    path = spool.preserve()
+    assert path
+
+    with contextlib.ExitStack() as stack:
+        if next_number < 3:
+            stack.enter_context(pytest.raises(SpoolNotInLog, match=f"without lines {next_number} to 2"))
+        compared = Comparison(next_number, differs=False)
+        assert resend_spool(path, lambda _: store, list[str]().append, comparer_for=lambda _: lambda *_: compared)
+    assert path.exists() == (next_number < 3)
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
