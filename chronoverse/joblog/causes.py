@@ -48,8 +48,8 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Matches candidate lines, case-insensitively: more lines than the features together. It has no anchors, so that the
-#: prefilter of archived lines can use it.
+#: Matches candidate lines, case-insensitively: those that can tell of a failure or of its end. It has no anchors, so
+#: that the prefilter of archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"

@@ -49,8 +49,8 @@ class Batch(NamedTuple):
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
     """Decodes the raw ``entries`` after line ``after``. Only this function decides what an entry is.
 
-    Yields every number once, in order, or in a Gap (see :func:`missing_numbers`). Stops after an End, or an entry
-    beyond the largest number. Never raises, whatever the entries contain.
+    Yields every number once and in order, alone or in a Gap (see :func:`missing_numbers`). Stops after an End, or an
+    entry beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:

@@ -46,9 +46,9 @@ class LineBatch(NamedTuple):
 class LineSplitter:
     """Splits one stream's bytes into lines, at newlines only.
 
-    Cuts a line longer than ``max_line_bytes`` into pieces, between UTF-8 characters. All but the last are ``partial``;
-    joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask`` masks lines
-    before they are cut.
+    Cuts a line longer than ``max_line_bytes`` into pieces, between UTF-8 characters. All pieces but the last are
+    ``partial``; joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask``
+    masks lines before they are cut.
     """
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:

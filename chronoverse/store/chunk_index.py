@@ -110,7 +110,7 @@ class ChunkIndex:
         """Records ``chunk`` after the others, or in place of ``old``. Trims the log up to ``trim``, except its last
         entry.
 
-        Refuses if the log no longer contains ``last_entry``, if given. Idempotent. Raises :class:`Fenced`,
+        With ``last_entry``, refuses if the log no longer contains it. Idempotent. Raises :class:`Fenced`,
         :class:`Deleted`, :class:`SequenceGap`.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)

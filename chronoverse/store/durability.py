@@ -42,7 +42,7 @@ def confirm(
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
             # A separate command, because a server writes its files only after executing all commands it has read. With
-            # ``everysec``, a write can wait in memory while the disk is busy, unless the buffer is empty.
+            # ``everysec``, writes can wait in its buffer while the disk is busy.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()

@@ -104,6 +104,6 @@ def newest_first(
             # Millions of members can be invalid or unwanted. 5,000 take the server about 2 ms.
             size = min(2 * size, 5_000)
             if not is_after(page):
-                # Millions can have the score of ``before``. A binary search finds the first after it, in 31 commands.
+                # Millions can have this score. A binary search finds the first member after ``before`` in 31 commands.
                 skip = bisect_left(range(2**31), True, lo=skip, key=lambda at: is_after(members(at, 1)))
     return found[:count]

@@ -89,7 +89,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs of each workflow, and some running jobs of any. All workflows are on one server.
+        """Reads the oldest jobs of each workflow, and some of all running ones. The workflows are on one server.
 
         This detects jobs that have expired, are lost, or were ended by foreign runners.
         """
