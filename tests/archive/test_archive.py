@@ -19,6 +19,7 @@ from chronoverse.archive.codec import (
     split_lines,
     text_sha256,
 )
+from chronoverse.archive.manifest import Manifest
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, object_name, redactions_in
@@ -189,6 +190,14 @@ def check_rewriting(chunk: Chunk, data: bytes, found: list[Entry], choice: rando
     messages = [each.message for each in changed if isinstance(each, Line)]
     size = sum(max(len(each), 1) for each in messages)
     assert read_chunk(JOB, new.name, first, new_data, "#") == (new, messages.count("#"), size)
+    with pytest.raises(ArchiveDamaged, match="does not match"):
+        read_chunk(JOB, chunk.name, first, new_data, "#")
+
+
+def test_a_manifest_keeps_its_objects_from_the_end_for_the_retention() -> None:
+    """An end in the future does not count."""
+    kept = [Manifest(frozenset(), ended_at, {}).keeps(10.0, 100.0) for ended_at in (None, 90.0, 90.5, 100.0, 100.5)]
+    assert kept == [False, False, True, True, False]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(2 * FRAME_BYTES, True), (2 * FRAME_BYTES + 1, False)])

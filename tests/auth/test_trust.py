@@ -435,6 +435,7 @@ def test_the_keys_may_have_an_address_of_their_own(trust: Trust, other: OidcIssu
     "metadata",
     [
         {"issuer": "https://attacker.example"},
+        {"issuer": None},
         {"jwks_uri": "http://attacker.example/jwks"},
         {"jwks_uri": "file:///etc/passwd"},
         {"jwks_uri": 7},
@@ -444,8 +445,9 @@ def test_the_keys_may_have_an_address_of_their_own(trust: Trust, other: OidcIssu
 def test_metadata_of_another_issuer_name_no_keys(
     trust: Trust, other: OidcIssuer, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, Any]
 ) -> None:
-    """It is not the token's fault."""
-    monkeypatch.setattr(other, "metadata", {**other.metadata, **metadata})
+    """It is not the token's fault. Here None stands for a missing member."""
+    changed = {name: value for name, value in {**other.metadata, **metadata}.items() if value is not None}
+    monkeypatch.setattr(other, "metadata", changed)
     with pytest.raises(SigningKeysUnavailable):
         verified(trust(block(other, ALL)), other.token({"aud": AUDIENCE}))
 
@@ -477,6 +479,8 @@ def test_one_issuer_that_is_away_takes_nothing_from_the_others(
     away = trust(block(other, ALL))
     with pytest.raises(SigningKeysUnavailable):
         away.check()
+    # Tokens of the service's own secret need no issuer.
+    trust(block(other, ALL), jwt_secret=SECRET).check()
 
 
 def test_a_changed_file_counts_at_once(trust: Trust, issuer: OidcIssuer, other: OidcIssuer, tmp_path: Path) -> None:

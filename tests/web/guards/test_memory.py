@@ -93,6 +93,8 @@ def test_an_answer_counts_until_it_is_closed() -> None:
     assert client.head(f"/{half}?as=a").status_code == 200
     held.append(client.get(f"/{2 * PAGE_BYTES}?as=b", buffered=False))
     assert client.get(f"/{2 * PAGE_BYTES}?as=c").status_code == 503
+    held.append(client.get(f"/{PAGE_BYTES}?as=d", buffered=False))
+    assert (shares.has_room("c"), shares.has_room("d")) == (True, False)
     for each in held:
         each.close()
     assert not shares._held

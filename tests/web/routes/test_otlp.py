@@ -227,6 +227,8 @@ def test_marks_of_files_count_in_quotas(sender: Sender, redis_server: RedisServe
             many = [record("", log__file__path=f"/{n}", log__file__record_number=1) for n in range(600)]
             count, why = sender.rejected(sender.post(*many, service__instance__id=job))
             assert (count > 500, "quota" in why) == (True, True)
+        # Of a record of many lines, the record is counted.
+        assert sender.rejected(sender.post(record("x\n" * 100), service__instance__id="job_2"))[0] == 1
         marks = [store.hlen(f"chronoverse:{{{workflow}}}:{job}:files") for job in ("job_1", "job_2")]
     assert marks == [100, 0]
 
