@@ -381,7 +381,7 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _read_derived(self, job: Job, derived: DerivedBuilder) -> bool:
-        """Reads a chunk whose lines were not added when it was written. Returns whether no chunk is left to read."""
+        """Reads a chunk whose lines were not added to ``derived`` when it was written. Returns whether none is left."""
         if not derived.left:
             # The records are read before the first chunk and after the last, as a redaction can replace some meanwhile.
             chunks = self.store.chunks.chunks(job.ref)

@@ -145,7 +145,7 @@ class ArchiveReader:
     ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
         """The cache key for frames ``low`` to ``high``, and a function that reads them.
 
-        In the cache, each byte counts as ``size``.
+        Each byte read counts as ``size`` bytes towards the cache's limit. With ``math.inf``, nothing is cached.
         """
         key = chunk.name, low.offset, high.offset + high.size
 

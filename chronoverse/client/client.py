@@ -94,7 +94,7 @@ class Client:
 
         Yields each line once, in order, or a Gap that covers its number. With ``stream`` or ``q`` (a regular expression
         if ``regex``), omits lines that do not match. The last JobState has the final status. A job that does not exist
-        yet must appear within ``wait`` seconds. Setting ``stop`` ends a retry delay, and a stream at its next byte.
+        yet must appear within ``wait`` seconds. ``stop`` ends a retry delay at once, a stream only at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}

@@ -152,7 +152,7 @@ class StreamMask:
         return b"\n".join(map(self._mask_line, text.split(b"\n")))
 
     def undecided(self, text: bytes) -> int:
-        """The number of bytes at the end of ``text``, the beginning of a line, that could begin a secret."""
+        """How many bytes at the end of ``text``, a line's beginning, could belong to a secret that continues."""
         tail = text[-_MAX_HELD:] if self._forms.is_on else b""
         if self.key is not None:
             return len(tail)

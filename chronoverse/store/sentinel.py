@@ -28,7 +28,7 @@ def require_master(connection: redis.Connection) -> None:
 
 
 class SentinelTopology(ClusterTopology):
-    """The master that the Sentinels of ``url`` name: a Cluster with one master, whose map comes from the Sentinels."""
+    """Finds the master through the Sentinels of ``url``, and treats it as a Cluster with a single master."""
 
     is_single = True
 

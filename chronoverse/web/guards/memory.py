@@ -89,7 +89,7 @@ class UnreadAnswers(Shares):
         super().__init__(8 * PAGE_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
-        """Whether a maximum page fits, or ``subject`` has nothing unread."""
+        """True if a page of maximum size fits the share of ``subject``, or if ``subject`` has no unread answers."""
         return subject not in self._held or self.fits(subject, PAGE_BYTES)
 
 

@@ -74,12 +74,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # small: there can be thousands
 class Wait:
     """Collects matching lines from a viewer's frames. Over when the first one arrives.
 
-    :meth:`answer` then collects lines that already exist, up to ``limit``; if that is 0, waits only for the job's end.
-    ``with_lines``: the answer has all lines, not only the first. Small, because there can be thousands of waits.
+    :meth:`answer` then adds lines that already exist, up to ``limit``. With ``limit`` 0, lines are ignored: the wait is
+    for the job's end. ``with_lines``: the answer has all lines, not only the first.
     """
 
     deps: Dependencies
