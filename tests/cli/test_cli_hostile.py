@@ -124,7 +124,7 @@ CALLS: Final = {
     "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"end", "notify", "open", "serve", "watch", "watches", "logout", "token", "retention", "limits"}
+SILENT: Final = {"end", "notify", "open", "serve", "watch", "watches", "logout", "token", "limits"}
 
 
 def test_every_command_is_called() -> None:

@@ -146,7 +146,7 @@ def test_the_command_prints_what_holds_and_what_does_not(
     assert program == "chronoverse"
     too_fast, problem, *stderr, gap, summary = done.stdout.splitlines()
     assert re.fullmatch("FAILS +too-fast .*", too_fast)
-    assert re.fullmatch(" +after a 429, lines came again [0-9.]+ s later", problem)
+    assert re.fullmatch(" +lines were sent again [0-9.]+ s after a 429, .*", problem)
     assert re.fullmatch("holds +gap .*", gap)
     assert (stderr, summary) == ([], "1 case holds, 1 does not, 0 skipped")
     assert (done.stderr, done.returncode) == ("", 1)
