@@ -143,7 +143,7 @@ test("a log that is too long for a browser is scrolled by pixels nearby, and by 
 
 /** A list of the matches with these numbers, in a log of 20 lines. `at` is where the reader is; `jumps` is where they went. */
 async function matching(numbers, criteria = {}, hangs = false) {
-  const at = { top: 1, current: 0, jumps: [], asked: [] };
+  const at = { top: 1, current: 0, jumps: [], asked: [], wish: 0 };
   globalThis.fetch = async (request, { signal }) => {
     const of = new URL(request.url).searchParams;
     const [offset, limit, isUp] = [Number(of.get("offset")), Number(of.get("limit")), of.get("order") !== "desc"];
@@ -153,7 +153,11 @@ async function matching(numbers, criteria = {}, hangs = false) {
     const isLast = found.length < limit;
     return Response.json({ logs: found.map((each) => line(each)), cursor: isLast ? null : "next" }, { headers: { "Last-Event-ID": String(isLast ? (isUp ? 20 : 1) : found.at(-1)) } });
   };
-  const on = { changed() {}, jump: (number) => at.jumps.push((at.current = number)), top: () => at.top, current: () => at.current };
+  const intend = () => {
+    const mine = (at.wish += 1);
+    return () => mine === at.wish;
+  };
+  const on = { changed() {}, jump: (number) => at.jumps.push((at.current = number)), top: () => at.top, current: () => at.current, intend };
   class Quiet extends Matches {
     show() {}
   }
@@ -197,6 +201,11 @@ test("the service finds what the scan has not come to", async () => {
   // From the last match on, the hunk around it ends before it.
   deepEqual([at.jumps.slice(0, 2), at.asked.slice(0, 2)], [[3, 10], ["asc 0", "asc 3"]]);
   deepEqual(at.jumps.slice(2), [5, 15]);
+  // Another line is wanted before the answer.
+  const step = matches.step(1);
+  at.wish += 1;
+  await step;
+  equal(at.jumps.length, 4);
   matches.drop();
 });
 
@@ -207,7 +216,7 @@ test("a text is marked here, an expression as the service has found it", async (
     asked.push(new URL(request.url).search);
     return Response.json({ logs: found.slice(0, 1), cursor: null }, { headers: { "Last-Event-ID": "2" } });
   };
-  const find = new Find(PATH, { last: 2 }, { changed() {}, jump() {}, top: () => 1, current: () => 0 });
+  const find = new Find(PATH, { last: 2 }, { changed() {}, jump() {}, top: () => 1, current: () => 0, intend: () => () => true });
   $("q").value = "a.B";
   find.begin({ jumps: false });
   deepEqual(find.marks(line(1, "xa.baxb")).map(([from, to]) => [from, to]), [[1, 4]]);

@@ -55,6 +55,7 @@ const scanned = {
   jump: (number) => jump(number),
   top: topNumber,
   current: () => maker.current,
+  intend,
 };
 const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
 const newLines = new NewLines(path, workflow, log, scanned);
@@ -84,6 +85,8 @@ let live = false;
 let status = null;
 let lastSeen = 0;
 let hasReaderActed = false;
+//: Counts where the reader has wanted to be.
+let intention = 0;
 let groupsFound = null;
 //: The cause at which a failed job was opened, and the first line to show with it.
 let opened = null;
@@ -166,7 +169,14 @@ function topNumber() {
   return position;
 }
 
+/** As Matches asks for it: who presses *Errors* and then searches gets to the match, whichever answer comes last. */
+function intend() {
+  const mine = (intention += 1);
+  return () => mine === intention;
+}
+
 function setCurrent(number) {
+  intend();
   maker.current = number;
   for (const matches of FILTERS.values()) matches.show();
 }

@@ -21,7 +21,8 @@ export class Matches {
 
   /**
    * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
-   * `current()`, the line to which the reader has jumped last, or 0. `criteria` are as in a scan. `show()` of a subclass
+   * `current()`, the line to which the reader has jumped last, or 0. `intend()` notes that the reader wants to be elsewhere,
+   * and returns a function: whether this is still the latest such wish. `criteria` are as in a scan. `show()` of a subclass
    * shows how many matches there are; the buttons with the ids `previous` and `next` step through them.
    */
   constructor(path, log, on, criteria, previous, next) {
@@ -148,10 +149,10 @@ export class Matches {
     await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.criteria.hunks && isElsewhere);
   }
 
-  /** Jumps to the nearest match, which the scan may not have reached, unless the reader has gone to another line meanwhile. */
+  /** Jumps to the nearest match, which the scan may not have reached, unless the reader wants to be elsewhere meanwhile. */
   async #findNearest(from, order, accepts = null) {
     const signal = this.#stop.signal;
-    const current = this.#on.current();
+    const isWanted = this.#on.intend();
     const beyond = order === "asc" ? 0 : this.#log.last + 1;
     const criteria = accepts ? { ...this.criteria, accepts } : this.criteria;
     const nearest = async () =>
@@ -159,7 +160,7 @@ export class Matches {
       (await findOne(this.#path, this.criteria, beyond, order, signal));
     // The scan reports what is refused.
     const found = await persist(nearest, { signal }).catch(() => null);
-    if (!found || signal.aborted || this.#on.current() !== current) return;
+    if (!found || signal.aborted || !isWanted()) return;
     this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
     this.#on.jump(found.sequence_num);
   }
