@@ -32,7 +32,7 @@ EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for 
 #: Processes that run the tests. Tests wait for more than half of their time, the long ones too, so there are more
 #: processes than the two processors. Each process imports all tests and starts a service of its own: six take a fifth
 #: more CPU, and no less time.
-PROCESSES: Final = 4
+PROCESSES: Final = 5
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
