@@ -219,6 +219,9 @@ def refuses_connections(address: tuple[str, int]) -> bool:
         socket.create_connection(address, PATIENCE_SECONDS).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        # The listener was closed while the kernel connected.
+        return False
     return False
 
 
