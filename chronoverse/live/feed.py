@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -45,6 +45,11 @@ class EventFrame(NamedTuple):
     frame: bytes
     first: int = MAX_NUMBER
     content: Any = None
+
+
+def _held_bytes(event: EventFrame) -> int:
+    _, _, frame, _, content = event
+    return len(frame) + len(content) if content else len(frame)
 
 
 _new_frame: Final = partial(tuple.__new__, EventFrame)
@@ -235,6 +240,7 @@ class Feed:
         self._ends: list[int] = []
         self._first_position = 0
         self._dropped_bytes = 0
+        self._held_bytes = 0
         self._slices: dict[tuple[int, LineFilter | None], Slice] = {}
 
     @property
@@ -248,7 +254,7 @@ class Feed:
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
-        """Adds ``events``, which follow line ``after``, and drops the oldest frames above ``limit`` bytes.
+        """Adds ``events``, which follow line ``after``. Keeps the newest frames and contents, up to ``limit`` bytes.
 
         Returns False and does nothing if the feed is closed, or another thread has advanced it.
         """
@@ -258,9 +264,10 @@ class Feed:
             size = self._ends[-1] if self._ends else 0
             self._ends += [size + end for end in accumulate([len(event.frame) for event in events])]
             self._frames += events
+            self._held_bytes += sum(map(_held_bytes, events))
             self.cursor = events[-1].number
             self._slices = {}
-            self._drop_oldest(self._ends[-1] - limit)
+            self._drop_oldest(limit)
         self.wake_all()
         return True
 
@@ -286,12 +293,16 @@ class Feed:
     def _empty(self, count: int) -> None:
         self._dropped_bytes += self._ends[-1] if self._ends else 0
         self._frames, self._ends, self._slices = [], [], {}
+        self._held_bytes = 0
         self._first_position += count
 
-    def _drop_oldest(self, surplus: int) -> None:
-        if surplus <= 0:
+    def _drop_oldest(self, limit: int) -> None:
+        count = 0
+        while self._held_bytes > limit:
+            self._held_bytes -= _held_bytes(self._frames[count])
+            count += 1
+        if not count:
             return
-        count = bisect_left(self._ends, surplus) + 1
         gone = self._ends[count - 1]
         self.base = self._frames[count - 1].number
         self._first_position += count

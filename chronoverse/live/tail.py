@@ -32,7 +32,7 @@ TICK_SECONDS: Final = 0.5
 ROUND_JOBS: Final = 250
 #: Seconds between two checks of a job: the delay in noticing a lost runner, a deleted log or a redaction.
 CHECK_SECONDS: Final = 1.0
-#: Bytes of all rings of a worker, and the minimum and maximum bytes of one ring.
+#: Bytes of frames and contents in all rings of a worker, and the minimum and maximum in one ring.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
 

@@ -134,7 +134,7 @@ class Ring:
             return False
         self.all += events
         self.cursor = events[-1].number
-        while len(frames(*self.kept())) > limit:
+        while sum(len(each.frame) + len(each.content) for each in self.kept()) > limit:
             self.base = self.kept()[0].number
             self.first += 1
         return True
