@@ -25,20 +25,17 @@ declare function renewToken(): Promise<string>;
 
 
 def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, list[str]]) -> None:
-    """It depends on nothing: the parser of event streams is in it, with its licence."""
+    """It depends on nothing."""
     assert installed[1] == [
         "LICENSE",
         "README.md",
+        "blocks.js",
         "follow.js",
         "history.js",
         "index.d.ts",
         "index.js",
         "package.json",
         "request.js",
-        "vendor/README.txt",
-        "vendor/eventsource-parser/LICENSE.txt",
-        "vendor/eventsource-parser/errors.js",
-        "vendor/eventsource-parser/parse.js",
         "watches.js",
     ]
 

@@ -17,6 +17,8 @@ const { Ranges } = await import(`${js}/ranges.js`);
 const { findVisible, plain, segments, toUtf16Spans } = await import(`${js}/text.js`);
 const time = await import(`${js}/timeline.js`);
 
+const { BlockReader } = await import("../../chronoverse/web/static/client/blocks.js");
+
 /** Compares `of(...given)` with what is expected, for each row of a table. */
 const table = (name, of, rows) => test(name, () => rows.forEach(([given, expected]) => deepEqual(of(...[given].flat()), expected, String(given))));
 
@@ -203,4 +205,24 @@ table("what is said of a running job", (more, age, isSilent) => Object.values(ti
   [[{ seconds_left: { least: -9, most: 0 } }, 0, false], ["usually ended by now", null]], [[{ seconds_left: null }, 0, false], [null, null]],
   [[{ seconds_left: { least: 7200, most: 7200 } }, 0, false], ["usually ends in 2 h", null]], [[{ silent_seconds: null }, 99, true], ["usually ends in 0 to 2 min".replace("in 0 to", "within"), null]],
   [[{ usual: { most: 1, median: 1 }, silent_seconds: 9 }, 0.5, true], ["usually ends in 2 to 4 min", null]], [[{ usual: { most: 1, median: 1 }, silent_seconds: 240 }, 0, true], ["usually ends in 2 to 4 min", "Silent for 4 min, usually 1.0 s"]],
+]);
+
+/** What an event stream brings, read in parts that end at these places. */
+function read(stream, ...ends) {
+  const found = [];
+  const blocks = new BlockReader({ block: (block) => found.push(block), comment: () => found.push(":"), retry: (ms) => found.push(ms) });
+  [0, ...ends].forEach((start, at) => blocks.read(stream.slice(start, ends[at])));
+  return found;
+}
+table("event streams, wherever their parts end", (stream) => {
+  const whole = read(stream);
+  for (let first = 0; first <= stream.length; first += 1) {
+    for (let second = first; second <= stream.length; second += 1) deepEqual(read(stream, first, second), whole, `${first}, ${second}`);
+  }
+  return whole;
+}, [
+  ["id: 7\nevent: log\ndata: {}\n\n", [{ id: "7", event: "log", data: "{}" }]],
+  ["data:a\r\ndata:  b:c\r\rdata\n\n\n", [{ data: "a\n b:c" }, { data: "" }, {}]],
+  [": comment\n:\nretry: 1500\nretry: soon\nretry:\nother: x\nid\n\n", [":", ":", 1500, { id: "" }]],
+  ["id: a\0b\nevent:\nevent\ndata: \u2028\n\ndata: no end\n", [{ event: undefined, data: "\u2028" }]],
 ]);

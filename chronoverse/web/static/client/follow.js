@@ -2,7 +2,7 @@
 // Follows a log: Server-Sent Events over as many connections as it takes. It uses fetch, because EventSource cannot
 // send a token.
 
-import { createParser } from "./vendor/eventsource-parser/parse.js";
+import { BlockReader } from "./blocks.js";
 import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
 
 /** @typedef {import("./index.js").Frame} Frame */
@@ -147,11 +147,10 @@ class FrameReader {
   /** The text of the `error` event with which the last stream ended. @type {string | null} */
   error = null;
   #backoff;
+  #on;
   /** @type {Frame[]} */
   #frames = [];
-  #parser;
-  /** The last `id`, until its event comes. @type {string | null} */
-  #lonelyId = null;
+  #blocks;
 
   /**
    * @param {Backoff} backoff
@@ -162,22 +161,17 @@ class FrameReader {
     this.cursor = cursor;
     this.isOfWorkflow = isOfWorkflow;
     this.#backoff = backoff;
-    this.#parser = createParser({
-      onEvent: (/** @type {{ event?: string, data: string, id?: string }} */ { event, data, id }) => this.#receive(event, data, id),
-      // It comes before its event, if the block has one.
-      onId: (/** @type {string} */ id) => {
-        this.#giveCursor();
-        this.#lonelyId = id;
-      },
-      onRetry: (/** @type {number} */ ms) => (backoff.retryMs = ms),
-      onComment: () => backoff.succeeded(),
-    });
+    this.#on = {
+      block: (/** @type {import("./blocks.js").Block} */ block) => this.#receive(block),
+      comment: () => backoff.succeeded(),
+      retry: (/** @type {number} */ ms) => (backoff.retryMs = ms),
+    };
+    this.#blocks = new BlockReader(this.#on);
   }
 
   /** Begins a connection. `startsAfter` is its Last-Event-ID header. @param {string | null} startsAfter */
   begin(startsAfter) {
-    this.#parser.reset();
-    this.#lonelyId = null;
+    this.#blocks = new BlockReader(this.#on);
     // Where a workflow's stream starts is known when its jobs have come.
     if (this.isOfWorkflow) return;
     if (this.cursor === null && startsAfter !== null && NUMBER.test(startsAfter)) this.cursor = Number(startsAfter);
@@ -187,8 +181,7 @@ class FrameReader {
   read(text) {
     this.#frames = [];
     try {
-      this.#parser.feed(text);
-      this.#giveCursor();
+      this.#blocks.read(text);
     } catch (error) {
       throw new Unreachable("the service sent a frame that cannot be read", { cause: error });
     }
@@ -210,21 +203,19 @@ class FrameReader {
     this.#frames.push(/** @type {Frame} */ ({ event, data, cursor: this.cursor }));
   }
 
-  /**
-   * @param {string | undefined} event
-   * @param {string} text
-   * @param {string | undefined} id
-   */
-  #receive(event, text, id) {
-    if (id !== undefined) this.#lonelyId = null;
-    else this.#giveCursor();
+  /** @param {import("./blocks.js").Block} block */
+  #receive({ event, data: text, id }) {
+    const number = id !== undefined && NUMBER.test(id) ? Number(id) : null;
+    // A block that is only an id: the filter has left out the lines up to it.
+    if (text === undefined && number !== null && this.#advance(number)) this.#give("cursor", null);
+    if (text === undefined) return;
     if (this.isOver) return;
     if (event !== "connected" && event !== "error") this.#backoff.succeeded();
     if (event === "error") {
       this.error = text;
       // An error with a number is the log's end: the job was lost. Others end this stream only.
-      this.isOver = id !== undefined && NUMBER.test(id);
-      if (this.isOver) this.#advance(Number(id));
+      this.isOver = number !== null;
+      if (number !== null) this.#advance(number);
       return this.#give("error", text);
     }
     if (event === undefined || !EVENTS.has(event)) return;
@@ -244,20 +235,13 @@ class FrameReader {
       return this.#give("gap", { ...data, from });
     } else if (event === "job") {
       this.hasJob = true;
-      if (id !== undefined && NUMBER.test(id)) this.#advance(Number(id));
+      if (number !== null) this.#advance(number);
     } else if (event === "end") {
       // An error before it was about a single entry.
       this.error = null;
       this.isOver = true;
-      if (id !== undefined && NUMBER.test(id)) this.#advance(Number(id));
+      if (number !== null) this.#advance(number);
     }
     this.#give(/** @type {Frame["event"]} */ (event), data);
-  }
-
-  /** Gives a block that is only an `id:`: the filter has left out the lines up to it. */
-  #giveCursor() {
-    const id = this.#lonelyId;
-    this.#lonelyId = null;
-    if (id !== null && NUMBER.test(id) && this.#advance(Number(id))) this.#give("cursor", null);
   }
 }
