@@ -139,14 +139,15 @@ def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:
     texts = [f"plain {number}" for number in range(700)]
     plain = request(sender.resource, *map(record, texts))
     end = request(sender.resource, record(None, cicd__pipeline__run__result="cancellation"))
-    for message in (plain, plain, request(sender.resource, *numbered(1, 3)), end, end, plain):
+    for message in (plain, plain, request(sender.resource, *numbered(1, 600)), end, end, plain):
         for _ in range(2):
             assert sender.rejected(sender.send(message)) == (0, "")
-    assert sender.client.get(f"{sender.path}/logs?limit=1000").json()["logs"][-1]["message"] == "line 3"
+    assert sender.client.get(f"{sender.path}/logs?limit=1&order=desc").json()["logs"][0]["message"] == "line 600"
     job = sender.client.get(sender.path).json()
-    assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 703, None)
-    count, why = sender.rejected(sender.post(*numbered(3, 5)))
-    assert (count, "has already ended" in why) == (3, True)
+    assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 1_300, None)
+    # The first batch, of 600 records, is there.
+    count, why = sender.rejected(sender.post(*numbered(1, 650)))
+    assert (count, "has already ended" in why) == (50, True)
 
 
 def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender, service: Service) -> None:

@@ -1,0 +1,52 @@
+"""A worker's turns: each server has its own, and a page waits for room again once it has its turn."""
+
+import threading
+from contextlib import ExitStack
+from typing import Final
+
+import pytest
+
+from chronoverse.history.pages import PAGE_BYTES
+from chronoverse.joblog.model import JobRef
+from chronoverse.web.guards.memory import UnreadAnswers
+from chronoverse.web.guards.turns import Turns
+from tests.support.waiting import wait_until
+
+A: Final = JobRef("a", "job_1")
+B: Final = JobRef("b", "job_1")
+
+
+@pytest.fixture
+def turns() -> Turns:
+    """Turns for two servers, each of which has the jobs of one workflow."""
+    return Turns(lambda ref: ref.workflow_id, UnreadAnswers())
+
+
+@pytest.mark.parametrize("kind", ["page", "scan", "read", "download"])
+def test_a_server_whose_turns_are_taken_delays_no_other(turns: Turns, kind: str) -> None:
+    with ExitStack() as held:
+        for number in range(12 if kind in ("page", "scan") else 2):
+            held.enter_context(getattr(turns, kind)(A, f"subject {number}"))
+        # Raises AtCapacity if it had to wait.
+        with getattr(turns, kind)(B, "another"):
+            pass
+
+
+def test_a_page_looks_for_room_again_after_it_has_waited_for_its_turn(turns: Turns) -> None:
+    """Another request of its subject may have used the room meanwhile."""
+    had_room: list[bool] = []
+
+    def ask() -> None:
+        with turns.page(A, "s"):
+            had_room.append(turns.unread.has_room("s"))
+
+    thread = threading.Thread(target=ask)
+    with turns.page(A, "s"), turns.page(A, "s"):
+        thread.start()
+        wait_until(lambda: turns._pages["a"].waiting == 1, 60, "it waits for its turn")
+        turns.unread.take("s", 4 * PAGE_BYTES)
+    # Without another look it is done at once.
+    thread.join(0.3)
+    turns.unread.give_back("s", 4 * PAGE_BYTES)
+    thread.join(60)
+    assert had_room == [True]
