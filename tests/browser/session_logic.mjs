@@ -12,11 +12,12 @@ class Store {
   removeItem = (key) => this.#values.delete(key);
 }
 const events = new EventTarget();
+let reloads = 0;
 Object.assign(globalThis, {
   sessionStorage: new Store(),
   localStorage: new Store(),
   document: { documentElement: { dataset: { issuer, clientId: "page" } }, getElementById: () => null },
-  location: { hash: "", pathname: "/", search: "", reload: () => {} },
+  location: { hash: "", pathname: "/", search: "", reload: () => (reloads += 1) },
   history: { replaceState: () => {} },
   addEventListener: events.addEventListener.bind(events),
 });
@@ -44,5 +45,9 @@ const later = page.token();
 page.signedIn("another-token", null);
 const again = page.token();
 localStorage.setItem("chronoverse.signed-out", "by another tab");
-console.log(JSON.stringify({ used, after, later, again, elsewhere: page.token() }));
+const elsewhere = page.token();
+// A request was refused whose token was replaced on its way. The new one is tried.
+page.signedIn("new-token", { at: Date.now(), until: Date.now() + 10_000 });
+const replaced = await page.currentToken(new page.Refused(401, "expired", 0), "another-token");
+console.log(JSON.stringify({ used, after, later, again, elsewhere, reloads, replaced }));
 process.exit();

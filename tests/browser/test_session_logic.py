@@ -80,5 +80,8 @@ def test_nothing_brings_a_token_back_after_a_sign_out() -> None:
         "later": None,
         "again": "another-token",
         "elsewhere": None,
+        # Whatever asks for the token first learns of the sign-out before the event about it. The page begins again.
+        "reloads": 1,
+        "replaced": "new-token",
     }
     assert sorted(issuer.revoked) == ["new-refresh", "old-refresh"]

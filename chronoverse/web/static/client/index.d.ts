@@ -2,9 +2,9 @@
 
 /**
  * A bearer token, or a function that returns one. The function is called for each request, and once more, with the
- * refusal, when the service has answered 401. What it throws ends the call.
+ * refusal and the token that was used, when the service has answered 401. What it throws ends the call.
  */
-export type Token = string | ((refused?: Refused) => string | Promise<string>);
+export type Token = string | ((refused?: Refused, used?: string) => string | Promise<string>);
 
 /** Which job, and as whom. */
 export interface JobOptions {

@@ -134,8 +134,10 @@ export class Limit {
 export async function send(url, token, headers, limit, init) {
   /** @type {Refused | undefined} */
   let refused;
+  /** @type {string | undefined} */
+  let value;
   for (;;) {
-    const value = typeof token === "function" ? await token(refused) : token;
+    value = typeof token === "function" ? await token(refused, value) : token;
     const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
     // What is no token, or no address, throws a TypeError here. It is not tried again.
     const request = new Request(url, { ...init, headers: all, cache: "no-store" });

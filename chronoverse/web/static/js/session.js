@@ -32,9 +32,12 @@ let renewing = null;
 const lastSignOut = () => localStorage.getItem(SIGNED_OUT) ?? "";
 const session = () => JSON.parse(sessionStorage.getItem(SESSION));
 
-/** The token, or null. A tab that was elsewhere when the reader signed out has a token yet, and forgets it here. */
+/** The token, or null. If the reader has signed out in another tab, it is forgotten here, and the page begins again. */
 export function token() {
-  if (sessionStorage.getItem(KEY) !== null && (sessionStorage.getItem(SIGNED_OUT) ?? "") !== lastSignOut()) forget();
+  if (sessionStorage.getItem(KEY) !== null && (sessionStorage.getItem(SIGNED_OUT) ?? "") !== lastSignOut()) {
+    forget();
+    location.reload();
+  }
   return sessionStorage.getItem(KEY);
 }
 
@@ -56,8 +59,9 @@ function forget() {
 const tell = () => channel?.postMessage({ token: token(), session: session() });
 
 /** The token for requests. A token of the issuer's is renewed before its end, and when it was refused. When that cannot
- * be, the reader is asked to sign in. */
-export async function currentToken(refused) {
+ * be, the reader is asked to sign in. `used` is the token that was refused: there may be another by now. */
+export async function currentToken(refused, used) {
+  if (refused && token() && used !== token()) return token();
   const current = session();
   if (!current) {
     if (refused) await signIn(issuer ? "Token invalid or expired." : "Token invalid or expired. Paste another.");
@@ -155,11 +159,9 @@ export async function begin() {
   // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
   addEventListener("hashchange", () => takeFromFragment() && location.reload());
   listen();
-  const hadToken = () => sessionStorage.getItem(KEY) !== null;
-  const reloadIfSignedOut = () => hadToken() && !token() && location.reload();
   // Another tab has signed out, now or while this page was in the browser's cache.
-  addEventListener("storage", reloadIfSignedOut);
-  addEventListener("pageshow", reloadIfSignedOut);
+  addEventListener("storage", token);
+  addEventListener("pageshow", token);
   if (!token()) await hear();
   if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }
