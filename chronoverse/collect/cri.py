@@ -34,6 +34,8 @@ class CriReader:
         self._splitters = {stream: LineSplitter(stream, max_line_bytes, mask) for stream, mask in self._masks.items()}
         for stream, key in saved.get("keys", {}).items():
             self._masks[stream].key = tuple(key)
+        for stream, before in saved.get("before", {}).items():
+            self._masks[stream].before = before.encode("latin-1")
         #: Streams with an unfinished line.
         self._open: set[str] = set(saved.get("open", {}))
         for stream, (rest, *more) in saved.get("open", {}).items():
@@ -48,7 +50,8 @@ class CriReader:
             stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp) for stream, each in splitters.items()
         }
         keys = {stream: mask.key for stream, mask in self._masks.items() if mask.key}
-        return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces, "keys": keys}
+        before = {stream: mask.before.decode("latin-1") for stream, mask in self._masks.items() if mask.before}
+        return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces, "keys": keys, "before": before}
 
     def feed(self, data: bytes) -> list[LineBatch]:
         """Parses bytes of the file. Returns the lines that they complete."""

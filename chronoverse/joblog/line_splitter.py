@@ -108,10 +108,9 @@ class LineSplitter:
             length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
         if not length:
             return
-        published = self._mask.published if self._mask is not None else 0
-        text, self.rest, self.is_open = self._masked(self.rest[:length]), self.rest[length:], True
+        text, self.rest, self.is_open = self.rest[:length], self.rest[length:], True
         if self._mask is not None:
-            self._mask.published = published + length
+            text = self._mask.mask_part(text)
         while text:
             # A mask can be longer than the text it replaces.
             cut = _cut_length(text, 0, self._max) if len(text) > self._max else len(text)

@@ -41,7 +41,7 @@ eyJ                           eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}
 _FORMS: Final = [(row.split()[0], row.split()[1]) for row in _ROWS.strip().splitlines()]
 
 #: The beginning and end of private keys, which enclose headers and lines of base64.
-_MARKER: Final = re.compile(rb"(?:-----)?(BEGIN|END) [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----")
+_MARKER: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----")
 _INLINE: Final = re.compile(rb"(?:\\+[nr]|[A-Za-z0-9+/=])*")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/=]+(?:\\+[nr])?")
 _HEADER: Final = re.compile(rb"(?:Proc-Type|DEK-Info|Version|Comment|Charset|Hash): .*|")
@@ -56,7 +56,7 @@ _WORDS: Final = (
 )
 _PARTS: Final = {
     word[:length]
-    for word in f"{_WORDS}|BEGIN|secret_access_key|SECRET_ACCESS_KEY|SecretAccessKey".split("|")
+    for word in f"{_WORDS}|secret_access_key|SECRET_ACCESS_KEY|SecretAccessKey".split("|")
     for length in range(1, len(word))
 }
 
@@ -67,7 +67,7 @@ def _held() -> re.Pattern[bytes]:
     return re.compile(
         rf"(?:(?<![A-Za-z0-9])(?:(?:{_WORDS})\S*|{'|'.join(sorted(_PARTS))}"
         r"|(?:https?|rediss?|postgres(?:ql)?|mysql|mongodb|amqps?):/?)"
-        r"|[a-z0-9]://[^\s/]*|BEGIN(?: [A-Z0-9 -]{0,45})?"
+        r"|[a-z0-9]://[^\s/]*"
         r"""|(?i:secret_?access_?key)\\?["']?[\s:=]{0,4}\\?["']?[A-Za-z0-9/+]{0,40})\Z""".encode()
     )
 
@@ -141,15 +141,24 @@ class StreamMask:
         #: Within a private key: how many bytes precede and follow its BEGIN marker in that line (each line can have the
         #: same prefix), and whether a line of base64 has come.
         self.key: tuple[int, int, bool] | None = None
-        #: Bytes of the next line that were published already.
-        self.published = 0
+        #: The last bytes that :meth:`mask_part` masked of the next line.
+        self.before = b""
 
     def __call__(self, text: bytes) -> bytes:
         """Masks lines separated by newlines. Their number stays the same."""
-        if self.key is None and not self._forms.may_be_in(text):
-            self.published = 0
+        before, self.before = self.before, b""
+        if self.key is None and not self._forms.may_be_in(before + text):
             return text
-        return b"\n".join(map(self._mask_line, text.split(b"\n")))
+        first, *others = text.split(b"\n")
+        return b"\n".join([self._mask_line(first, before), *map(self._mask_line, others)])
+
+    def mask_part(self, text: bytes) -> bytes:
+        """Masks a part of a line. The next call continues the line."""
+        key, before = self.key, self.before
+        masked = self(text)
+        # Only a whole line shows whether a key continues in the next one.
+        self.key, self.before = key, (before + text)[-_MAX_HELD:]
+        return masked
 
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of ``text``, a line's beginning, could belong to a secret that continues."""
@@ -159,7 +168,9 @@ class StreamMask:
         found = _held().search(tail)
         return len(tail) - found.start() if found else 0
 
-    def _mask_line(self, line: bytes) -> bytes:
+    def _mask_line(self, text: bytes, before: bytes = b"") -> bytes:
+        """Masks the end of a line: ``text``, which follows ``before``."""
+        line = before + text
         spans = [*self._forms.spans(line)]
         if b"\x1b" in line:
             stripped, original = strip_and_map(line.decode("latin-1"))
@@ -168,13 +179,12 @@ class StreamMask:
             spans += [(original(start), original(end - 1) + 1) for start, end in found]
         else:
             spans += self._key_spans(line)
-        masked, position = [], 0
-        for start, end in sorted(spans):
+        masked, position = [], len(before)
+        for start, end in sorted((max(start, len(before)), end) for start, end in spans if end > len(before)):
             if start >= position:
                 masked += [line[position:start], _MASKED]
             position = max(position, end)
-        self.published = 0
-        return b"".join([*masked, line[position:]]) if masked else line
+        return b"".join([*masked, line[position:]]) if masked else text
 
     def _key_spans(self, line: bytes) -> Sequence[Span]:
         """The positions of private keys, or parts of one, in a line."""
@@ -201,7 +211,5 @@ class StreamMask:
             assert inline is not None
             spans.append((start, inline.end()))
             if len(inline[0]) < _LEAST_BODY:
-                # The marker's dashes may be published already.
-                start = max(0, self.published + marker.start(1) - 5) if self.published else start
                 self.key = start, len(line) - marker.end(), False
         return spans

@@ -155,6 +155,17 @@ def test_secrets_known_by_their_form_are_masked(is_restarted: bool) -> None:
     assert [text for _, _, text, _ in found + lines_of(reader.close())] == expected
 
 
+def test_a_private_key_in_a_long_line_is_masked_across_a_restart() -> None:
+    """What was cut off the line before the restart tells that the rest is of a key."""
+    forms, text = SecretForms(), orjson.dumps({"key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
+    for cut in range(20, len(text)):
+        reader = CriReader(256, None, forms)
+        found = lines_of(reader.feed(cri_line(text[:cut], tag="P")))
+        reader = CriReader(256, orjson.loads(orjson.dumps(reader.state())), forms)
+        shown = "".join(piece for _, _, piece, _ in found + lines_of(reader.feed(cri_line(text[cut:]))))
+        assert shown.replace("[masked]", "") == '{"key":"","id":7}', cut
+
+
 def test_a_masked_line_is_no_longer_than_it_may_be() -> None:
     """A mask may be longer than a password."""
     text = "https" + "://a:abcd@h"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chronoverse.errors import SettingsError
 from chronoverse.joblog.line_splitter import LineSplitter
+from chronoverse.joblog.matcher import strip_sequences
 from chronoverse.joblog.secret_forms import SecretForms
 from tests.support.secret_keys import GITHUB, LETTERS, MASKED_PEM, PEM
 
@@ -44,6 +45,17 @@ AROUND = {
     "url, a password with @": ("https" + "://app:{}@h.example/x", "hun@ter22"),
 }
 CASES = [*((name, "{}", key) for name, key in KEYS.items()), *((name, *rest) for name, rest in AROUND.items())]
+
+SURROUNDED = [
+    ("", ""),
+    ("web-1  | ", ""),
+    ("\x1b[32m", "\x1b[0m"),
+    ("\x1b[1;32mweb-1\x1b[0m | \x1b[33m", "\x1b[0m"),
+    ('{"log":"', '\\n","stream":"stdout"}'),
+    ("2026-03-03T10:00:05.123Z key: ", "\r"),
+]
+#: The same key in a line of JSON.
+IN_JSON = json.dumps({"name": "deploy", "key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
 
 
 def masked(text: str) -> str:
@@ -97,16 +109,7 @@ def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:
             assert [batch.partial for batch in batches] == [True] * (len(batches) - 1) + [False]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", ""),
-        ("web-1  | ", ""),
-        ("\x1b[32m", "\x1b[0m"),
-        ('{"log":"', '\\n","stream":"stdout"}'),
-        ("2026-03-03T10:00:05.123Z key: ", "\r"),
-    ],
-)
+@pytest.mark.parametrize(("before", "after"), SURROUNDED)
 def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> None:
     """As many lines as it has, whatever is around each, in one text and line by line. What follows stays."""
     lines = ["reading", *PEM, "done", "MIIEow" * 10]
@@ -119,16 +122,30 @@ def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> 
         assert sum("[masked]" in text for text in shown) >= len(PEM) - 2
 
 
-@pytest.mark.parametrize("before", ["", "web-1  | ", "2026-03-03T10:00:05.123Z key: "])
-def test_a_private_key_whose_first_line_comes_in_two_chunks(before: str) -> None:
-    """The first one is published as a partial line, because the rest of the line is late."""
-    text = "\n".join(f"{before}{line}" for line in ["reading", *PEM, "done"]).encode()
-    for cut in range(text.index(b"\n"), text.index(b"\n", len(before) + 10) + 2):
-        splitter = LineSplitter("stdout", 65_536, FORMS.mask())
-        batches = splitter.feed(text[:cut], "") + splitter.flush() + splitter.feed(text[cut:], "") + splitter.close()
-        found = b"\n".join(batch.text for batch in batches)
-        assert LETTERS[:11].encode() not in found, cut
-        assert found.endswith(b"done"), cut
+@pytest.mark.parametrize("max_line_bytes", [65_536, 256])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *([f"{before}{line}{after}" for line in ["reading", *PEM, "done"]] for before, after in SURROUNDED),
+        ["reading", IN_JSON, "done"],
+        ["reading", json.dumps({"log": f"{IN_JSON}\n", "stream": "stdout"}), "done"],
+        ["reading", f"\x1b[33m{IN_JSON[:60]}\x1b[0m{IN_JSON[60:]}", "done"],
+    ],
+    ids=["plain", "named", "coloured", "both", "log", "time", "json", "json twice", "json in part"],
+)
+def test_a_private_key_in_chunks_is_masked(lines: list[str], max_line_bytes: int) -> None:
+    """However it is cut, if what is there is published as a partial line, because the rest is late."""
+    text = "\n".join(lines).encode()
+    for cut in range(len(lines[0]), len(text) - len(lines[-1])):
+        splitter = LineSplitter("stdout", max_line_bytes, FORMS.mask())
+        batches = splitter.feed(text[:cut], "") + splitter.flush()
+        batches += splitter.feed(text[cut : cut + 30], "") + splitter.flush()
+        batches += splitter.feed(text[cut + 30 :], "") + splitter.close()
+        found = b"".join(batch.text + b"\n" * (not batch.partial) for batch in batches).decode()
+        shown = strip_sequences(found)
+        assert not any(LETTERS[at : at + 4] in shown for at in range(28)), cut
+        assert len(found.splitlines()) == len(lines)
+        assert found.splitlines()[-1] == lines[-1].rstrip()
 
 
 def test_a_private_key_in_one_line_is_masked() -> None:
