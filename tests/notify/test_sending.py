@@ -105,7 +105,7 @@ def test_an_endless_answer_is_bounded() -> None:
 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n",), daemon=True).start()
-        with pytest.raises(NotDelivered, match="more than 100 headers"):
+        with pytest.raises(NotDelivered, match="no valid HTTP answer"):
             send(url)
         threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n\r\n",), daemon=True).start()
         send(url)

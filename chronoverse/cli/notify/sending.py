@@ -8,13 +8,11 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import http.client
 import re
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
@@ -28,6 +26,9 @@ _GLOBAL: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 #: Addresses reserved for protocols. Older versions of Python consider them global.
 _PROTOCOLS: Final = IPv4Network("192.0.0.0/24")
+#: The head of an answer. Nothing else of it is read.
+_ANSWER: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})\b.*?\r?\n\r?\n", re.DOTALL)
+_RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 class NotDelivered(ChronoverseError):
@@ -74,68 +75,52 @@ def post(
         parts, host, may_be_private = split_url(url, hosts)
     except (ValueError, Forbidden) as error:
         raise NotDelivered(str(error)) from error
-    deadline = time.monotonic() + seconds
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with _closing_at(deadline) as sockets:
-        try:
-            sock = _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, deadline)
-            sockets.append(sock)
-            if parts.scheme == "https":
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                sock = context.wrap_socket(sock, server_hostname=host)
-                sockets.append(sock)
-            connection = http.client.HTTPConnection(host)
-            connection.sock = sock
-            fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
-            connection.request("POST", target, body, {**fixed, **headers, "Connection": "close"})
-            # Only the headers of the response are read.
-            response = connection.getresponse()
-            response.close()
-        except ssl.SSLCertVerificationError as error:
-            raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            late = time.monotonic() >= deadline
-            why = f"no answer within {seconds:g} s" if late else getattr(error, "strerror", None) or repr(error)[:200]
-            raise NotDelivered(f"{host}: {why}") from error
-    if not 200 <= response.status < 300:
-        asked = response.headers.get("Retry-After", "")
-        seconds_asked = int(asked) if re.fullmatch("[0-9]{1,6}", asked) else 0
-        raise NotDelivered(f"{host} answered {response.status}", seconds_asked)
+    fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
+    lines = {**fixed, **headers, "Content-Length": len(body), "Connection": "close"}
+    head = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items()), "", ""]
+    request, answer, found = "\r\n".join(head).encode("latin-1") + body, b"", None
+    deadline = time.monotonic() + seconds
+
+    def left() -> float:
+        return max(deadline - time.monotonic(), 0.001)
+
+    try:
+        with _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, left) as plain:
+            plain.settimeout(left())
+            with context.wrap_socket(plain, server_hostname=host) if parts.scheme == "https" else plain as sock:
+                # A timeout limits a single call, and a TLS socket sends 16 KB at a time.
+                for at in range(0, len(request), 16_384):
+                    sock.settimeout(left())
+                    sock.sendall(request[at : at + 16_384])
+                while (found := _ANSWER.match(answer)) is None and len(answer) < 65_536:
+                    sock.settimeout(left())
+                    if not (piece := sock.recv(4_096)):
+                        break
+                    answer += piece
+    except ssl.SSLCertVerificationError as error:
+        raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)[:200]
+        late = time.monotonic() >= deadline
+        raise NotDelivered(f"{host}: {f'no answer within {seconds:g} s' if late else why}") from error
+    if found is None:
+        raise NotDelivered(f"{host}: no valid HTTP answer")
+    if not 200 <= (status := int(found[1])) < 300:
+        asked = _RETRY_AFTER.search(found[0])
+        raise NotDelivered(f"{host} answered {status}", int(asked[1]) if asked else 0)
 
 
-def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> socket.socket:
-    """Connects to the first allowed address that accepts. Raises OSError, :class:`NotDelivered`."""
-    found = dict.fromkeys(each[4] for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    allowed = [each for each in found if may_be_private or is_public(str(each[0]))]
+def _connect(host: str, port: int, may_be_private: bool, left: Callable[[], float]) -> socket.socket:
+    """Connects to the first allowed address that accepts, within ``left()`` seconds.
+
+    Raises OSError, :class:`NotDelivered`.
+    """
+    found = dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    allowed = [each for each in found if may_be_private or is_public(each)]
     if not allowed:
         raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
-    for at, address in enumerate(allowed, 1):
-        left = (deadline - time.monotonic()) / (1 if at == len(allowed) else 2)
-        try:
-            return socket.create_connection((str(address[0]), port), max(left, 0.001))
-        except OSError:
-            if at == len(allowed):
-                raise
-    raise AssertionError  # pragma: no cover
-
-
-@contextlib.contextmanager
-def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
-    """Shuts down the last listed socket at the monotonic ``deadline``: a socket's timeout only limits each read."""
-    sockets: list[socket.socket] = []
-
-    def shut_down() -> None:
-        for sock in sockets[-1:]:
-            with contextlib.suppress(OSError):
-                # SSLSocket.shutdown would drop objects that another thread uses.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(deadline - time.monotonic(), 0), shut_down)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield sockets
-    finally:
-        timer.cancel()
-        for sock in sockets:
-            sock.close()
+    for address in allowed[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), left() / 2)
+    return socket.create_connection((allowed[-1], port), left())
