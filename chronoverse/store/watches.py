@@ -132,7 +132,7 @@ class WatchStore:
         """Queues an event, unless it was queued before or too many wait. Returns whether it was queued."""
         of = watch.workflow_id
         keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
-        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, f"{watch.watch_id}:dropped")
+        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, watch.watch_id)
         return bool(self._commands.script("add_event", of, keys, *args))
 
     def retry(self, watch: Watch) -> None:
@@ -152,17 +152,14 @@ class WatchStore:
         found = self._commands.by_server([JobRef(each.workflow_id, each.watch_id) for each in watches], ask)
         return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
 
-    def settle(self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None) -> None:
-        """Records a delivery's result: done, or the watch's events are due again after ``pause`` seconds."""
+    def settle(
+        self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None, *, dropped: bool = False
+    ) -> None:
+        """Records a delivery's result: done or dropped, or the watch's events are due again after ``pause`` seconds."""
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
         due = "" if pause is None else round(1000 * pause)
-        args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)))
+        args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)), int(dropped))
         self._commands.script("settle_event", watch.workflow_id, keys, *args)
-
-    def count_dropped(self, watch: Watch) -> None:
-        self._commands.run(
-            watch.workflow_id, "HINCRBY", self._keys.watches(watch.workflow_id), f"{watch.watch_id}:dropped", 1
-        )
 
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None

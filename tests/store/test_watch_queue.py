@@ -76,16 +76,18 @@ def test_a_watch_that_waits_for_its_receiver_goes_on_when_told_to(bench: Bench, 
 
 
 def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
-    """Not its events, and nothing that a delivery which is under way could bring back."""
+    """Not its events, and nothing that a delivery or a change which is under way could bring back."""
     watches = bench.store.watches
     watches.put(WATCH)
     assert watches.workflows() == ["wf_1"]
     watches.add(WATCH, EVENTS[0])
-    watches.count_dropped(WATCH)
-    assert kept(bench).dropped == 1
     assert claimed(bench) == ["ended.0"]
+    watches.settle(WATCH, EVENTS[0], DeliveryState(1), dropped=True)
+    assert kept(bench).dropped == 1
+    watches.add(WATCH, EVENTS[1])
     assert watches.delete("wf_1", "main")
-    watches.settle(WATCH, EVENTS[0], DeliveryState(1), 3_600)
+    watches.settle(WATCH, EVENTS[1], DeliveryState(1), 3_600, dropped=True)
+    assert not watches.add(WATCH, EVENTS[2])
     assert not watches.delete("wf_1", "main")
     assert (watches.read("wf_1"), watches.workflows()) == ([], [])
     assert {key.rpartition(":")[2] for key in bench.snapshot()} <= {"told", "settings"}

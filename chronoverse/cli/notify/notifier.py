@@ -238,7 +238,6 @@ class Notifier:
         age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
         if state.failures and min(age, failing) >= RETRY_SECONDS:
             outcome = "dropped"
-            self.store.watches.count_dropped(watch)
         else:
             try:
                 body = self._message(watch, event)
@@ -252,7 +251,7 @@ class Notifier:
                 pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
-        self.store.watches.settle(watch, event, state, pause)
+        self.store.watches.settle(watch, event, state, pause, dropped=outcome == "dropped")
         return state
 
     def _message(self, watch: Watch, event: Event) -> bytes:
