@@ -1,5 +1,6 @@
 """``logs -f`` without a job: prints the lines of all running jobs of a workflow."""
 
+import contextlib
 import queue
 import sys
 import threading
@@ -23,56 +24,53 @@ _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "9
 #: Maximum number of queued events, which are printed at once. When the queue is full, jobs wait.
 _MOST_EVENTS: Final = 2_000
 
-_Item = tuple[str, Any]
-
 
 class WorkflowPrinter:
     """Prints the events of many jobs, each line prefixed with its job. Messages go to stderr."""
 
-    def __init__(self, output: str, colour: bool, **printing: Any) -> None:
+    def __init__(self, output: str, renderer: LineRenderer) -> None:
         self._is_json = output != "text"
-        self._colored = colour
-        self._printing = printing
-        self._renderers: dict[str, LineRenderer] = {}
+        self._renderer = renderer
         self._width = 0
         self._text: list[str] = []
         self._said = ""
 
-    def line(self, job_id: str, line: Line) -> None:
-        if self._is_json:
-            self._text.append(common.json_text({"id": job_id, **line.to_json()}) + "\n")
-            return
-        renderer = self._renderers.get(job_id)
-        if renderer is None:
-            renderer = self._renderers[job_id] = LineRenderer(colour=self._colored, **self._printing)
-        # The next line may be another job's, so each part of a long line gets a line.
-        self._text.append(self._prefix(job_id) + renderer.render(line._replace(partial=False)))
-
-    def job(self, job: dict[str, Any]) -> None:
-        if self._is_json:
-            self._text.append(common.json_text(job) + "\n")
-            return
-        code = f", exit code {job['exit_code']}" if job.get("exit_code") is not None else ""
-        self.message(f"{job['status']}{code}", job["id"])
-
-    def message(self, text: str, job_id: str = "") -> None:
-        self.flush()
-        if job_id or text != self._said:
-            click.echo(f"{self._prefix(job_id)}--- {text} ---", err=True) if job_id else common.print_message(text)
-        self._said = "" if job_id else text
+    def show(self, job_id: str, event: Any) -> None:
+        """Prints an event of :meth:`Client.follow`, a job as JSON, or why a job is no longer followed."""
+        match event:
+            case Line() if not self._is_json:
+                # The next line may be another job's, so each part of a long line gets a line.
+                self._text.append(self._prefix(job_id) + self._renderer.render(event._replace(partial=False)))
+            case Line():
+                self._text.append(common.json_text({"id": job_id, **event.to_json()}) + "\n")
+            case dict() if self._is_json:
+                self._text.append(common.json_text(event) + "\n")
+            case dict():
+                code = f", exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
+                self._say(f"--- {event['status']}{code} ---", job_id)
+            case Gap():
+                self._say(gap_notice(event), job_id)
+            case RedactedLines():
+                self._say(redaction_notice(event.first, event.last), job_id)
+            case Exception():
+                self._say(f"--- {event} ---", job_id)
+            case Notice() if event.reason != self._said:
+                self._say(event.reason)
 
     def flush(self) -> None:
         sys.stdout.buffer.write("".join(self._text).encode("utf-8", "replace"))
         sys.stdout.buffer.flush()
         self._text.clear()
 
-    def forget(self, job_id: str) -> None:
-        self._renderers.pop(job_id, None)
+    def _say(self, text: str, job_id: str = "") -> None:
+        self.flush()
+        click.echo(self._prefix(job_id) + text, err=True) if job_id else common.print_message(text)
+        self._said = "" if job_id else text
 
     def _prefix(self, job_id: str) -> str:
         self._width = max(self._width, min(len(job_id), 32))
-        text = f"{job_id:<{self._width}} | "
-        return f"\x1b[{_COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]}m{text}\x1b[0m" if self._colored else text
+        text, color = f"{job_id:<{self._width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
+        return f"\x1b[{color}m{text}\x1b[0m" if self._renderer.colour else text
 
 
 class WorkflowLogs:
@@ -87,7 +85,7 @@ class WorkflowLogs:
         self._label = label
         self._printer = printer
         self._start = start
-        self._queue: queue.Queue[_Item] = queue.Queue(_MOST_EVENTS)
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(_MOST_EVENTS)
         self._stop = threading.Event()
         self._followed: set[str] = set()
         self._seen: set[tuple[str, int]] = set()
@@ -100,17 +98,10 @@ class WorkflowLogs:
         self._spawn("", partial(self._client.follow_workflow, self._workflow, **wanted, stop=self._stop))
         try:
             while True:
-                for job_id, event in self._next_events():
-                    if job_id:
-                        self._print(job_id, event)
-                    elif isinstance(event, Exception):
-                        raise event
-                    elif isinstance(event, JobChange):
-                        self._follow(event)
-                    elif isinstance(event, Notice):
-                        self._printer.message(event.reason)
-                    elif isinstance(event, UpToDate):
-                        self._is_current = True
+                with contextlib.suppress(queue.Empty):
+                    self._take(*self._queue.get(timeout=0.2))
+                    for _ in range(_MOST_EVENTS):
+                        self._take(*self._queue.get_nowait())
                 self._printer.flush()
                 if until_idle and self._is_current and not self._followed and self._queue.empty() and not self._runs():
                     return
@@ -125,13 +116,18 @@ class WorkflowLogs:
         query = {"status": Status.RUNNING, "label": self._label, "limit": 1}
         return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
 
-    def _next_events(self) -> Iterator[_Item]:
-        try:
-            yield self._queue.get(timeout=0.2)
-        except queue.Empty:
-            return
-        for _ in range(min(self._queue.qsize(), _MOST_EVENTS)):
-            yield self._queue.get_nowait()
+    def _take(self, job_id: str, event: Any) -> None:
+        """Takes an event of the workflow (job id "") or of a job, whose last one is None or an exception."""
+        if isinstance(event, JobChange):
+            self._follow(event)
+        elif isinstance(event, UpToDate):
+            self._is_current = True
+        elif isinstance(event, Exception) and not job_id:
+            raise event
+        else:
+            if event is None or isinstance(event, Exception):
+                self._followed.discard(job_id)
+            self._printer.show(job_id, event)
 
     def _follow(self, change: JobChange) -> None:
         key = change.job_id, change.job["attempt"]
@@ -139,28 +135,11 @@ class WorkflowLogs:
             return
         self._followed.add(change.job_id)
         self._seen.add(key)
-        self._printer.job(change.job)
+        self._printer.show(change.job_id, change.job)
         ref = JobRef(self._workflow, change.job_id)
         # A job that starts while we follow is printed from its first line.
         start = {**self._start, "tail": None} if self._is_current else self._start
         self._spawn(change.job_id, partial(self._client.follow, ref, stop=self._stop, **start))
-
-    def _print(self, job_id: str, event: Any) -> None:
-        if isinstance(event, Line):
-            self._printer.line(job_id, event)
-        elif isinstance(event, Gap):
-            self._printer.message(gap_notice(event).strip("- "), job_id)
-        elif isinstance(event, RedactedLines):
-            self._printer.message(redaction_notice(event.first, event.last).strip("- "), job_id)
-        elif isinstance(event, Notice):
-            self._printer.message(event.reason)
-        elif isinstance(event, dict):
-            self._printer.job(event)
-        elif event is None or isinstance(event, Exception):
-            self._followed.discard(job_id)
-            self._printer.forget(job_id)
-            if event is not None:
-                self._printer.message(str(event), job_id)
 
     def _spawn(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
         threading.Thread(target=self._collect, args=(job_id, events), daemon=True).start()
@@ -173,8 +152,6 @@ class WorkflowLogs:
                 self._queue.put((job_id, event))
             if job_id and not self._stop.is_set():
                 self._queue.put((job_id, self._client.job(JobRef(self._workflow, job_id))))
-        except JobNotFound:
-            end = JobNotFound("the job was deleted") if job_id else None
         except ChronoverseError as error:
-            end = error
+            end = JobNotFound("the job was deleted") if job_id and isinstance(error, JobNotFound) else error
         self._queue.put((job_id, end))

@@ -120,7 +120,7 @@ def logs(
     start: dict[str, Any]
     if job is None:
         start = {"tail": tail, "stream": stream, "q": search, "regex": regex}
-        printer = WorkflowPrinter(output, colour, **printing)
+        printer = WorkflowPrinter(output, renderer)
         with common.open_client(workflow) as client:
             WorkflowLogs(client, workflow, status or Status.RUNNING, label, printer, **start).run(until_idle)
         return 0

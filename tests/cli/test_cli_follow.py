@@ -21,6 +21,7 @@ from chronoverse.cli.listing import _watch
 from chronoverse.client.client import Client
 from chronoverse.client.follower import JobChange, Reset, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.terminal import LineRenderer
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.changes import number_from_1
@@ -170,6 +171,11 @@ def test_colors(cli: Cli, service: Service, store: Store, workflow: str) -> None
     assert sorted(cli(*argv, **settings).stdout.splitlines()) == ["job_1 | a", "job_2 | a", "job_3 | a"]
 
 
+def test_a_workflow_that_the_token_may_not_see(cli: Cli, service: Service, workflow: str) -> None:
+    found = cli("logs", "-f", workflow, URL=service.url, TOKEN=service.token("other"))
+    assert (found.returncode, "not found, or no access" in found.stderr) == (66, True), found.stderr
+
+
 def test_ctrl_c_ends_it(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
     Job(store, workflow, "job_1").say("a")
     process = start("logs", "-f", workflow)
@@ -252,7 +258,8 @@ def test_until_idle_asks_again_whether_a_job_runs() -> None:
             assert query["status"] == Status.RUNNING
             return iter([{"jobs": answers.pop(0)}])
 
-    logs = WorkflowLogs(cast("Any", Asked()), "w", Status.RUNNING, [], WorkflowPrinter("text", False))
+    printer = WorkflowPrinter("text", LineRenderer(colour=False))
+    logs = WorkflowLogs(cast("Any", Asked()), "w", Status.RUNNING, [], printer)
     thread = threading.Thread(target=logs.run, args=(True,), daemon=True)
     thread.start()
     thread.join(PATIENCE_SECONDS)
