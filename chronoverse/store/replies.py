@@ -11,6 +11,7 @@ from chronoverse.errors import (
     Deleted,
     Fenced,
     Held,
+    JobNotFound,
     LabelSet,
     QuotaReached,
     SequenceGap,
@@ -146,6 +147,7 @@ def accepted(answer: list[Any]) -> list[Any]:
     raise {
         "HELD": Held("another live runner holds this job"),
         "RUNS": Held("a live runner holds this job"),
+        "UNKNOWN": JobNotFound("no such job"),
         "DELETED": Deleted("the job was deleted, and its id is blocked"),
         "CLOSED": Closed("the job has already ended"),
         "FENCED": Fenced("lease lost: it expired, or another runner took over the job"),

@@ -339,8 +339,7 @@ class Store:
         Raises :class:`JobNotFound`, :class:`Held`, :class:`Deleted`, and :class:`Closed` if the job has a different
         end.
         """
-        if self.get_job(ref) is None:  # Here a job whose lease has expired is declared LOST.
-            raise JobNotFound("no such job")
+        self.get_job(ref)  # Declares a job LOST whose lease has expired.
         code = "" if exit_code is None else exit_code
         own = self.catalog.retention(ref.workflow_id, PoolKind.APPENDS)
         end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")

@@ -7,7 +7,8 @@
 -- ARGV  token ('' without a runner: then the next number is '', and the attempt is the workflow's own retention in ms),
 --       now (ISO 8601), status, exit code ('' if unknown), dropped, retention in ms (PENDING: how long the job waits,
 --       in ms), next number, attempt, '1' if the exit code of a PENDING attempt counts for the job
--- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left) | RUNS (a runner holds the job)
+-- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left)
+--       | UNKNOWN (without a runner: there is no job) | RUNS (a runner holds the job)
 --       | OK status exit-code (without a runner: the job had already ended; these are the values for its end)
 -- A call repeated after a lost reply gets OK again: its attempt has already ended with this status after this line. The
 -- line is compared because a job that was declared LOST may have the same status and attempt, but lack lines.
@@ -24,6 +25,7 @@ end
 if token == '' then
   local holder = redis.call('GET', lease)
   if is_deleted(lease) or ended[6] then return {'DELETED'} end
+  if redis.call('EXISTS', log, job) == 0 then return {'UNKNOWN'} end
   if problem == 'CLOSED' or is_terminal(ended[1]) or end_seen(ended[5]) then return {'OK', status, exit_code} end
   -- If the lease has expired, settle_job.lua decides. A foreign runner has no attempt.
   if holder ~= WAITS and (holder or ended[2]) then return {'RUNS'} end

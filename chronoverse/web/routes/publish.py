@@ -133,7 +133,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])
     @routes.response(204, description="It has ended, safely by the service's CHRONOVERSE_DURABILITY.")
     @routes.alt_response(200, schema=JobSchema, description="Without `token`: the ended job.")
-    @routes.problem(409, "`reason` is GAP, FENCED or DELETED. Without `token`: HELD while it has a runner, or CLOSED.")
+    @routes.problem(
+        409, "`reason` is GAP, FENCED or DELETED. Without `token`: DELETED, HELD (it has a runner) or CLOSED."
+    )
     @routes.takes_body(bodies, EndBody())
     def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """End a job or an attempt."""

@@ -187,7 +187,7 @@ def test_what_is_not_there_is_not_ended(
     assert client.get(job.path).status_code == 404
     job.line("one")
     assert client.delete(job.path, headers=admin(service)).status_code == 204
-    assert end("COMPLETED", 0).status_code == 404
+    assert answer(end("COMPLETED", 0)) == (409, "DELETED")
 
 
 @pytest.mark.parametrize(
