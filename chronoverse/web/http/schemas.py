@@ -464,8 +464,8 @@ JobSchema: Final = answer(
         "dropped": integer(),
         "first_sequence_num": integer(),
         "last_sequence_num": integer(),
+        "labels": fields.Dict(text(), text(), metadata={"description": "The job's labels."}),
     },
-    {"labels": fields.Dict(text(), text(), metadata={"description": "The job's labels. Omitted when there are none."})},
 )
 JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
 #: Numbers of ended jobs, by status.

@@ -218,4 +218,5 @@ class Log:
             "dropped": end.get("dropped", 0),
             "first_sequence_num": self.first,
             "last_sequence_num": self.last,
+            "labels": {},
         }

@@ -204,7 +204,7 @@ def test_a_job_has_its_status_and_counts(client: httpx.Client, job: Foreign) -> 
     ended = client.get(job.path).json()
 
     names = "workflow_id id status attempt created_at started_at finished_at exit_code lines dropped"
-    assert list(ended) == [*names.split(), "first_sequence_num", "last_sequence_num"]
+    assert list(ended) == [*names.split(), "first_sequence_num", "last_sequence_num", "labels"]
     assert (running["status"], running["last_sequence_num"], running["exit_code"]) == ("RUNNING", 1, None)
     assert running["finished_at"] is None
     assert (ended["status"], ended["exit_code"], ended["lines"], ended["dropped"]) == ("FAILED", 3, 1, 2)

@@ -82,16 +82,17 @@ def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open
     assert client.get(f"{job.path}/wait?timeout=0").json()["job"]["labels"] == labels
 
 
-def test_without_labels_nothing_says_anything_of_them(
+def test_without_labels_every_job_object_has_an_empty_object(
     client: httpx.Client, job: Foreign, open_stream: Callable[..., Stream]
 ) -> None:
     job.line("a")
     job.end()
     for answer in (client.put(job.path), client.put(job.path, json={"labels": {}}), client.get(job.path)):
-        assert answer.status_code == 200
-        assert "labels" not in answer.text
-    assert b"labels" not in open_stream(job).wait_end().body
-    assert "labels" not in client.get(f"/workflows/{job.workflow_id}/jobs").text
+        assert (answer.status_code, answer.json()["labels"]) == (200, {})
+    states = [block["data"] for block in open_stream(job).wait_end().blocks() if block.get("event") == "job"]
+    assert [state["labels"] for state in states] == [{}] * len(states) != []
+    assert client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"][0]["labels"] == {}
+    assert whole_summary(client, job)["job"]["labels"] == {}
 
 
 def test_a_label_that_is_set_is_refused_and_nothing_is_done(client: httpx.Client, job: Foreign) -> None:

@@ -65,11 +65,11 @@ export interface Job {
   dropped: number;
   first_sequence_num: number;
   last_sequence_num: number;
-  /** What the job was for, such as its `branch`. Not there without any. */
-  labels?: Record<string, string>;
+  /** What the job was for, such as its `branch`. */
+  labels: Record<string, string>;
 }
 
-/** A job in a stream. The last four are there when it has ended. */
+/** A job in a stream. The optional ones are there when it has ended. */
 export interface JobState {
   status: Status;
   attempt: number;
@@ -80,7 +80,7 @@ export interface JobState {
   lines?: number;
   dropped?: number;
   finished_at?: string | null;
-  labels?: Record<string, string>;
+  labels: Record<string, string>;
 }
 
 /** `cursor` is the last number that was given or skipped: as `offset` of another `follow` it misses nothing. */
