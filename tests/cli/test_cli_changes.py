@@ -1,6 +1,7 @@
 """``chronoverse download``, ``redact`` and ``delete``: what they ask the service, what they change, how they exit."""
 
 import contextlib
+import gzip
 import json
 import os
 import pty
@@ -101,11 +102,19 @@ def test_a_download_may_be_filtered_and_printed(cli: Cli, settings: dict[str, st
     assert [json.loads(line)["sequence_num"] for line in download("--format", "jsonl").splitlines()] == [1, 2]
 
 
-def test_a_download_that_breaks_off_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
+        answer("200 OK", gzip.compress(b"hello")[:-1], Content_Encoding="gzip"),
+    ],
+    ids=["chunks", "length", "gzip"],
+)
+def test_a_download_that_breaks_off_leaves_no_file(cli: Cli, tmp_path: Path, cut: bytes) -> None:
     """An older file stays as it was. Nobody takes a part for the whole."""
     path = tmp_path / "log.txt"
     path.write_text("old")
-    cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     with ScriptedService(cut) as service:
         done = cli("download", WORKFLOW, "cut", str(path), URL=service.url)
 

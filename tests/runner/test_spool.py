@@ -526,13 +526,14 @@ from pathlib import Path
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
-spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 20_000, 10_000_000, 0))
+acknowledged, file_bytes = map(int, sys.argv[2:])
+spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 20_000, file_bytes, 0))
 def put(first, last):
     for number in range(first, last):
         spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
 spool.force_spill(True)
 put(0, 1_000)
-spool.acknowledge(500)
+spool.acknowledge(acknowledged)
 spool.force_spill(False)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
 put(1_000, 5_000)
@@ -540,15 +541,19 @@ seen = []
 while found := spool.take(spool.acked):
     seen += [int(line.message) for line in found.lines(1) if line.message.isdigit()]
     spool.acknowledge(found.end)
-print(500 + len(seen) + spool.dropped, seen == sorted(set(seen)), seen[0], seen[-1])
+print(acknowledged + len(seen) + spool.dropped, seen == sorted(set(seen)), seen[0], seen[-1], spool.first)
 """
 
 
-def test_acknowledged_lines_that_a_full_disk_keeps_do_not_stop_the_job(tmp_path: Path) -> None:
-    """SQLite needs some room on the disk even to delete. Lines in memory are dropped then."""
-    command = [sys.executable, "-c", ACKNOWLEDGED, str(tmp_path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True, timeout=30)
-    assert done.stdout.split() == ["5000", "True", "500", "4999"]
+@pytest.mark.parametrize(("acknowledged", "file_bytes"), [(500, 120_000), (0, 120_000)])
+def test_lines_that_a_full_disk_keeps_do_not_stop_the_job(acknowledged: int, file_bytes: int, tmp_path: Path) -> None:
+    """SQLite needs some room on the disk even to delete. Lines in memory are dropped then.
+
+    What could not be deleted is still there: as the first line, and not as a dropped one.
+    """
+    command = [sys.executable, "-c", ACKNOWLEDGED, str(tmp_path), str(acknowledged), str(file_bytes)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True, timeout=60)
+    assert done.stdout.split() == ["5000", "True", str(acknowledged), "4999", "0"]
 
 
 def test_a_store_that_went_back_needs_lines_that_were_safe() -> None:

@@ -1,6 +1,7 @@
 """A receiver of webhooks: a real HTTP server that can be slow, refuse, redirect and be away."""
 
 import socket
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,10 +29,10 @@ class Message(NamedTuple):
 class Receiver:
     """Listens on loopback. ``answers`` are the statuses of the next answers; then ``status``. None drops a request.
 
-    ``location`` is sent with every answer. While it is away, connections are refused.
+    ``location`` is sent with every answer. While it is away, connections are refused. With ``tls`` it takes HTTPS only.
     """
 
-    def __init__(self, status: int | None = 204, location: str = "") -> None:
+    def __init__(self, status: int | None = 204, location: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.messages: list[Message] = []
         self.answers: list[int | None] = []
         self.status = status
@@ -40,10 +41,11 @@ class Receiver:
         self.pause = self.drip = 0.0
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
+        self._tls = tls
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http{'s' * (self._tls is not None)}://127.0.0.1:{self.port}/hook"
 
     def start(self) -> Self:
         receiver = self
@@ -79,6 +81,8 @@ class Receiver:
             request_queue_size = 100
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
