@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 
 job = sys.argv[1] if len(sys.argv) > 1 else f"run-{time.time():.0f}"
 provider = LoggerProvider(Resource({"chronoverse.workflow": "shop", "chronoverse.job": job}))
-# The queue must hold what comes while the exporter repeats a request, or else the SDK drops records.
+# The queue must hold all records that arrive while the exporter retries; otherwise the SDK drops some.
 provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(), max_queue_size=100_000))
 logger = provider.get_logger("shop")
 
