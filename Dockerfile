@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # hadolint global ignore=DL3042
-# What pip caches is the builder's, or stays behind in the first stage.
+# pip's cache is a mount, or stays in the first stage.
 FROM python:3.13-slim-trixie@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6 AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv && python -m venv /opt/build

@@ -42,14 +42,14 @@ from chronoverse.settings import child_environ, reached_at, unknown_names
 from chronoverse.store import Store
 from chronoverse.store.server_checks import watch_servers
 
-# Traces may need it.
+# The service's traces may need it.
 if _modules["opentelemetry.sdk.metrics"] is None:
     del _modules["opentelemetry.sdk.metrics"]
 
 try:
     _settings = service_settings(child_environ({}))
 except SettingsError as error:
-    # gunicorn would print a traceback, or listen before it finds that no worker starts.
+    # gunicorn would print a traceback, or listen although no worker can start.
     print_message(str(error))
     sys.exit(os.EX_CONFIG)
 
