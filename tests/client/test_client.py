@@ -1,4 +1,4 @@
-"""``Client``: it yields every number once, over as many connections as needed, and gives up in time."""
+"""``Client`` yields every number once, over as many connections as needed, and eventually gives up."""
 
 import random
 import re
@@ -29,7 +29,7 @@ OVER = DONE.to_frame() + END.to_frame(30)
 
 
 class NoDelay(threading.Event):
-    """A stop event whose waits take no time. It records their timeouts, and is set after ``limit`` of them."""
+    """A stop event whose waits take no time. Records their timeouts. Set after ``limit`` waits."""
 
     def __init__(self, limit: int = 1_000) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class NoDelay(threading.Event):
 
 
 class Clock:
-    """A clock that advances by ``step`` seconds each time it is read."""
+    """A clock that advances by ``step`` seconds with each reading."""
 
     def __init__(self, step: float = 0.0) -> None:
         self.now = 0.0
@@ -77,7 +77,7 @@ def numbers(items: list[LogEvent]) -> list[int]:
 
 
 def test_a_log_is_followed_to_its_end() -> None:
-    """Following yields lines, gaps and states as values, and stops at the end of the log."""
+    """Lines, gaps and states are yielded as values until the log ends."""
     gap = Gap(2, 4, "trimmed")
     with ScriptedService(stream(CONNECTED, frames(1, 1), gap.to_frame() + frames(5, 5), OVER)) as service:
         items = follow(service.url)
@@ -87,7 +87,7 @@ def test_a_log_is_followed_to_its_end() -> None:
 
 
 def test_the_first_request_has_the_arguments() -> None:
-    """The token is in its header, and everything else in the query."""
+    """The token is in a header, everything else in the query."""
     with ScriptedService(stream(CONNECTED, OVER)) as service:
         follow(service.url, tail=5, stream="stderr", wait=20)
 
@@ -100,7 +100,7 @@ def test_the_first_request_has_the_arguments() -> None:
 
 
 def test_a_lost_connection_is_resumed_after_the_last_line() -> None:
-    """The second request has a Last-Event-ID, the same filter, and no offset that could contradict it."""
+    """The second request has a Last-Event-ID and the same filter, but no conflicting offset."""
     with ScriptedService(stream(CONNECTED, frames(1, 3), whole=False), stream(frames(4, 5), OVER, after=3)) as service:
         items = follow(service.url, offset=0, stream="stdout")
 
@@ -122,7 +122,7 @@ def test_an_incomplete_frame_is_ignored(cut: int) -> None:
 
 
 def test_repeated_lines_are_ignored() -> None:
-    """A stream that starts too early repeats lines that the client has."""
+    """A stream that starts too early repeats lines."""
     with ScriptedService(
         stream(frames(1, 3), whole=False), stream(frames(1, 5), Gap(4, 6, "x").to_frame(), OVER)
     ) as service:
@@ -133,7 +133,7 @@ def test_repeated_lines_are_ignored() -> None:
 
 @pytest.mark.long
 def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> None:
-    """The cuts are at random positions, also in the middle of lines."""
+    """The connection is cut at random positions, also within lines."""
     rng = random.Random(7)
     whole = [line(number).to_frame() for number in range(1, 100_001)]
     answers, start = [], 0
@@ -149,7 +149,7 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
 
 
 def test_a_filtered_reader_resumes_after_the_lines_that_it_skipped() -> None:
-    """A block with only an id moves the cursor and yields nothing."""
+    """A block with only an id moves the cursor without an event."""
     response = stream(line(1, "stderr").to_frame(), sse.cursor(40), whole=False)
     with ScriptedService(response, stream(OVER)) as service:
         items = follow(service.url, stream="stderr")
@@ -159,7 +159,7 @@ def test_a_filtered_reader_resumes_after_the_lines_that_it_skipped() -> None:
 
 
 def test_the_start_of_a_stream_is_taken_from_its_header() -> None:
-    """Otherwise, after a cut before the first line, ``tail=5`` would select other lines."""
+    """Otherwise ``tail=5`` would select other lines after an early disconnect."""
     with ScriptedService(stream(CONNECTED, after=95, whole=False), stream(frames(96, 97), OVER, after=95)) as service:
         assert numbers(follow(service.url, tail=5)) == [96, 97]
 
@@ -169,7 +169,7 @@ def test_the_start_of_a_stream_is_taken_from_its_header() -> None:
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
 def test_no_request_is_made_after_the_end(status: str) -> None:
-    """The end of the log, however the job ended, is the end of following."""
+    """No matter how the job ended."""
     with ScriptedService(stream(CONNECTED, frames(1, 2), OVER), answer(status)) as service:
         follow(service.url)
 
@@ -177,7 +177,7 @@ def test_no_request_is_made_after_the_end(status: str) -> None:
 
 
 def test_a_lost_job_ends_with_the_reason() -> None:
-    """An error event with the id of the terminal entry is the end."""
+    """An error event with the terminal entry's id ends the stream."""
     lost = End(2, Status.LOST, None, 1, 0, TIME)
     with ScriptedService(stream(frames(1, 1), lost.to_frame(30))) as service:
         items = follow(service.url)
@@ -186,13 +186,13 @@ def test_a_lost_job_ends_with_the_reason() -> None:
 
 
 def test_no_content_is_the_end() -> None:
-    """204 answers a client whose connection was cut between the last line and the end."""
+    """The service answers 204 if the connection was cut after the last line but before the end."""
     with ScriptedService(stream(frames(1, 1), whole=False), answer("204 No Content")) as service:
         assert numbers(follow(service.url)) == [1]
 
 
 def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
-    """The store was unreachable, and is reachable at the next attempt."""
+    """The store is unreachable at first, but not on the next attempt."""
     error = sse.frame("error", b"the store does not answer")
     with ScriptedService(stream(CONNECTED, error), stream(CONNECTED, frames(1, 1), OVER)) as service:
         items = follow(service.url)
@@ -213,7 +213,7 @@ def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
     ],
 )
 def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[ChronoverseError]) -> None:
-    """It is raised at once, with the service's detail as its message."""
+    """It is raised immediately, with the service's detail as its message."""
     with ScriptedService(problem(status, "this is why", Location="http://127.0.0.1:1/")) as service:
         with pytest.raises(error) as caught:
             follow(service.url)
@@ -223,7 +223,7 @@ def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[Ch
 
 
 def test_a_token_that_expires_during_a_stream_ends_it() -> None:
-    """The stream ends with an error event, and the next attempt is refused."""
+    """The stream ends with an error event, and the reconnection is refused."""
     expired = sse.frame("error", b"the token has expired")
     with (
         ScriptedService(stream(frames(1, 1), expired), problem("401 Unauthorized", "the token has expired")) as service,
@@ -234,7 +234,7 @@ def test_a_token_that_expires_during_a_stream_ends_it() -> None:
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Internal Server Error", "502 Bad Gateway"])
 def test_a_temporary_refusal_is_retried(status: str) -> None:
-    """The proxy does not reach the service, the service has no room, or it has failed."""
+    """The proxy cannot reach the service, or the service is full or failed."""
     with ScriptedService(problem(status, "not now"), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
@@ -242,14 +242,14 @@ def test_a_temporary_refusal_is_retried(status: str) -> None:
 
 
 def test_the_html_of_a_proxy_is_not_shown() -> None:
-    """The message has the status, unless the body is a problem document."""
+    """Only a problem document's text is shown; otherwise the status."""
     with ScriptedService(answer("502 Bad Gateway", b"<html>nginx</html>"), stream(OVER)) as service:
         assert follow(service.url)[0] == Notice("the service answers 502 Bad Gateway; trying again in 0.8 s")
 
 
 @pytest.mark.parametrize(("value", "delay"), [("7", 7), ("86400", 120), ("0", 0.75), ("soon", 0.75), ("-5", 0.75)])
 def test_retry_after_is_honoured_within_reason(value: str, delay: float) -> None:
-    """The client waits as long as the service asks, up to a maximum: a day would be too long."""
+    """Retry-After is respected up to a maximum."""
     stop = NoDelay()
     with ScriptedService(problem("503 Service Unavailable", "full", Retry_After=value), stream(OVER)) as service:
         follow(service.url, stop)
@@ -258,7 +258,7 @@ def test_retry_after_is_honoured_within_reason(value: str, delay: float) -> None
 
 
 def test_the_reconnection_time_of_the_service_is_used() -> None:
-    """The service chooses it at random, so that clients do not all reconnect at once."""
+    """The service chooses it at random so that clients do not all reconnect at once."""
     stop = NoDelay()
     with ScriptedService(stream(sse.retry(2_417), frames(1, 1)), stream(OVER)) as service:
         follow(service.url, stop)
@@ -267,7 +267,7 @@ def test_the_reconnection_time_of_the_service_is_used() -> None:
 
 
 def test_delays_double_with_each_failure_and_start_again_after_a_success() -> None:
-    """They have a maximum and are jittered."""
+    """Delays are jittered and have a maximum."""
     stop = NoDelay()
     full = [problem("503 Service Unavailable", "full")] * 7
     with ScriptedService(*full, stream(frames(1, 1)), None, stream(OVER)) as service:
@@ -277,7 +277,7 @@ def test_delays_double_with_each_failure_and_start_again_after_a_success() -> No
 
 
 def test_a_planned_close_yields_no_notice() -> None:
-    """A stream has a maximum age. Its end concerns nobody but the client."""
+    """Streams have a maximum age; reconnecting then is not worth a notice."""
     with ScriptedService(stream(CONNECTED, frames(1, 1)), stream(CONNECTED, frames(2, 2), OVER)) as service:
         items = follow(service.url)
 
@@ -285,7 +285,7 @@ def test_a_planned_close_yields_no_notice() -> None:
 
 
 def test_a_heartbeat_counts_as_success() -> None:
-    """The stream of a quiet job may be closed any number of times for its age."""
+    """A quiet job's stream can reach its maximum age any number of times."""
     quiet = stream(CONNECTED, sse.HEARTBEAT)
     with ScriptedService(*[quiet] * 20, stream(OVER)) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=10))
@@ -295,7 +295,7 @@ def test_a_heartbeat_counts_as_success() -> None:
 
 
 def test_following_gives_up_in_the_end() -> None:
-    """It raises the last failure, and not before the time that it was given."""
+    """After its time limit, with the last failure."""
     with ScriptedService(*[problem("503 Service Unavailable", "full")] * 9) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=5))
         with pytest.raises(Unreachable, match="full"):
@@ -305,7 +305,7 @@ def test_following_gives_up_in_the_end() -> None:
 
 
 def test_an_unreachable_service_is_named() -> None:
-    """The message has its URL and the error of the network."""
+    """The message contains the URL and the network error."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     stop = NoDelay(limit=1)
@@ -315,7 +315,7 @@ def test_an_unreachable_service_is_named() -> None:
 
 
 def test_a_connection_without_heartbeats_is_given_up() -> None:
-    """After three missing heartbeats, since a half-open connection never reports an error."""
+    """After three missing heartbeats: a half-open connection never reports an error."""
     hold = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -338,7 +338,7 @@ def test_a_connection_without_heartbeats_is_given_up() -> None:
 
 
 def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
-    """Each attempt asks the service to wait for the remaining seconds, and the last one not at all."""
+    """Each attempt asks the service to wait for the remaining time."""
     late = stream(CONNECTED, sse.frame("error", b"the job did not come"), after=None)
     with ScriptedService(late, problem("404 Not Found", "no such job")) as service:
         client, stop = Client(service.url, clock=Clock(step=2)), NoDelay()
@@ -350,7 +350,7 @@ def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
 
 
 def test_an_answer_that_is_not_a_stream_is_final() -> None:
-    """Another kind of document is probably a login page, so the address is wrong."""
+    """It is probably a login page, so the address is wrong."""
     with (
         ScriptedService(answer("200 OK", b"<html>", Content_Type="text/html")) as service,
         pytest.raises(ChronoverseError, match="right address"),
@@ -361,7 +361,7 @@ def test_an_answer_that_is_not_a_stream_is_final() -> None:
 @pytest.mark.parametrize("data", [b"{", b"{}", b"[]", b'{"sequence_num":"1"}', b"7", b"null"])
 @pytest.mark.parametrize("event", ["log", "gap", "job"])
 def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> None:
-    """It counts as a failed connection and raises no error."""
+    """It counts as a failed connection."""
     with ScriptedService(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
@@ -370,7 +370,7 @@ def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> 
 
 
 def test_unknown_events_are_ignored() -> None:
-    """A later service may send more kinds of events."""
+    """Later versions of the service may send other events."""
     with ScriptedService(stream(sse.frame("news", b"{}"), frames(1, 1), OVER)) as service:
         assert numbers(follow(service.url)) == [1]
 
@@ -386,7 +386,7 @@ def test_an_invalid_id_is_never_requested(job: JobRef) -> None:
 
 
 def test_a_stop_ends_the_delay() -> None:
-    """Another thread sets the event, and following ends at once."""
+    """Another thread sets the stop event."""
     stop = threading.Event()
     with ScriptedService(problem("503 Service Unavailable", "full", Retry_After="100")) as service:
         items: list[LogEvent] = []
@@ -414,7 +414,7 @@ def page(first: int, last: int, cursor: str | None) -> bytes:
 
 
 def test_all_pages_are_read() -> None:
-    """A cursor is sent with the order and the filter that it was made for, and without the offset."""
+    """A cursor is sent with the order and filter of its page, but without the offset."""
     with ScriptedService(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, None)) as service:
         lines = list(Client(service.url).logs(JOB, stream="stdout", offset=7))
 
@@ -424,7 +424,7 @@ def test_all_pages_are_read() -> None:
 
 
 def test_a_request_for_a_page_is_retried() -> None:
-    """It is retried when no answer arrives."""
+    """When no answer arrives."""
     waits: list[float] = []
     torn = page(1, 2, None)[:-9]
     answers = (problem("503 Service Unavailable", "full"), torn, page(1, 2, None))
@@ -436,7 +436,7 @@ def test_a_request_for_a_page_is_retried() -> None:
 
 
 def test_a_request_for_a_page_is_retried_three_times() -> None:
-    """After the fourth attempt an error is raised."""
+    """The fourth failure raises an error."""
     with ScriptedService(*[problem("503 Service Unavailable", "full")] * 4) as service:
         with pytest.raises(Unreachable, match="full"):
             list(Client(service.url, sleep=lambda seconds: None).logs(JOB))
@@ -444,8 +444,8 @@ def test_a_request_for_a_page_is_retried_three_times() -> None:
         assert len(service.requests) == 4
 
 
-def test_retries_end_when_their_time_is_over() -> None:
-    """The last one is then, however long the pauses have become."""
+def test_retries_end_at_the_deadline() -> None:
+    """However long the delays have become."""
     clock = Clock()
 
     def sleep(seconds: float) -> None:
@@ -459,8 +459,8 @@ def test_retries_end_when_their_time_is_over() -> None:
         assert (len(service.requests), clock.now) == (6, 20)
 
 
-def test_a_pause_that_is_too_long_is_not_waited_for() -> None:
-    """A service that wants one is not asked again. The error has the title of its problem document."""
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
+    """The error has the problem document's title."""
     with ScriptedService(problem("503 Service Unavailable", "full", Retry_After="30")) as service:
         client = Client(service.url, max_attempts=9, max_retry_seconds=20, sleep=lambda seconds: None)
         with pytest.raises(Unreachable, match="full") as refused:
@@ -470,7 +470,7 @@ def test_a_pause_that_is_too_long_is_not_waited_for() -> None:
 
 
 def test_a_page_is_read_by_its_route() -> None:
-    """With the number that its answer has reached. An id that could lead to another path is refused unasked."""
+    """Including the number that the page reached. Invalid ids are refused without a request."""
     reached = answer("200 OK", b'{"logs":[]}', Last_Event_ID="9")
     with ScriptedService(reached) as service:
         client = Client(service.url)
@@ -485,8 +485,8 @@ def test_a_page_is_read_by_its_route() -> None:
 @pytest.mark.parametrize(
     "lost", [None, answer("200 OK", orjson.dumps(DONE.to_json()), Connection="keep-alive")], ids=["new", "idle"]
 )
-def test_a_deletion_whose_answer_was_lost_has_succeeded(lost: bytes | None) -> None:
-    """The next request finds no such job, because the first has deleted it. The connection may have been idle."""
+def test_a_retried_deletion_that_finds_no_job_has_succeeded(lost: bytes | None) -> None:
+    """The first request deleted the job, but its answer was lost."""
     with ScriptedService(lost, problem("404 Not Found", "There is nothing here.")) as service:
         client = Client(service.url, sleep=lambda seconds: None)
         if lost:
@@ -500,8 +500,8 @@ def waited(outcome: str, cursor: int) -> bytes:
     return answer("200 OK", orjson.dumps({"outcome": outcome, "log": None, "cursor": cursor, "job": DONE.to_json()}))
 
 
-def test_a_wait_goes_on_over_cuts_where_it_was() -> None:
-    """It goes on over more of them than another request has attempts, with the cursor of the last answer."""
+def test_a_wait_resumes_after_disconnects() -> None:
+    """With the last answer's cursor, and more often than other requests are retried."""
     waits: list[float] = []
     cuts = [None] * 5
     with ScriptedService(waited("timeout", 7), *cuts, waited("ended", 9)) as service:
@@ -513,8 +513,8 @@ def test_a_wait_goes_on_over_cuts_where_it_was() -> None:
     assert waits == [0.75, 1.5, 3, 6, 12]
 
 
-def test_a_wait_goes_on_when_its_token_has_expired() -> None:
-    """With the token that is in the file then. One that is refused at once is a mistake."""
+def test_a_wait_continues_with_a_renewed_token() -> None:
+    """It rereads the token file. A token refused at first is an error."""
     expired = problem("401 Unauthorized", "token expired")
     with ScriptedService(expired, waited("timeout", 7), expired, waited("matched", 9), expired, expired) as service:
         client = Client(service.url, token=lambda: "a.b.c")
@@ -527,8 +527,8 @@ def test_a_wait_goes_on_when_its_token_has_expired() -> None:
 
 
 @pytest.mark.parametrize(("q", "offsets"), [("x", ["3", "7"]), (None, ["3", None])])
-def test_a_wait_goes_on_when_an_answer_came_before_its_time(q: str | None, offsets: list[str | None]) -> None:
-    """One request does not wait as long as the user may want to. Only a search for a line has a place to continue."""
+def test_a_wait_repeats_requests_until_its_own_timeout(q: str | None, offsets: list[str | None]) -> None:
+    """A single request has a shorter limit. Only a search has a position to continue from."""
     with ScriptedService(waited("timeout", 7), waited("matched", 9)) as service:
         found = Client(service.url).wait(JOB, q=q, regex=False, stream=None, offset=3, seconds=5)
 
@@ -536,8 +536,8 @@ def test_a_wait_goes_on_when_an_answer_came_before_its_time(q: str | None, offse
     assert [asked.query.get("offset") for asked in service.requests] == offsets
 
 
-def test_a_wait_ends_when_the_service_will_not_wait_for_the_job() -> None:
-    """A deleted job is Not Found at once, whatever the request asks. A service that shuts down says so once."""
+def test_a_wait_ends_when_the_service_stops_waiting_for_the_job() -> None:
+    """A deleted job is Not Found at once; a service that shuts down reports it once."""
     waits: list[float] = []
     missing = problem("404 Not Found", "no such job")
     with ScriptedService(*[missing] * 9) as service:
@@ -548,8 +548,8 @@ def test_a_wait_ends_when_the_service_will_not_wait_for_the_job() -> None:
     assert (asked, waits) == (4, [0.75, 1.5, 3])
 
 
-def test_a_wait_goes_on_while_the_service_waits_for_the_job() -> None:
-    """An answer that takes the time that it was asked to take is no reason to pause."""
+def test_a_wait_continues_while_the_service_waits_for_the_job() -> None:
+    """Without a delay after requests that took their full time."""
     clock = Clock(step=WAIT_SECONDS)
     missing = problem("404 Not Found", "no such job")
     with ScriptedService(*[missing] * 6, waited("ended", 9)) as service:
@@ -563,8 +563,8 @@ def refuse_to_sleep(seconds: float) -> None:
     pytest.fail(f"it sleeps for {seconds} s")
 
 
-def test_a_wait_ends_with_its_time_also_when_the_service_is_away() -> None:
-    """It asks for the time that is left, and does not wait for an attempt beyond it."""
+def test_a_wait_ends_at_its_deadline_even_during_an_outage() -> None:
+    """It requests only the remaining time, and makes no attempt beyond it."""
     clock = Clock()
 
     def sleep(seconds: float) -> None:
@@ -580,13 +580,13 @@ def test_a_wait_ends_with_its_time_also_when_the_service_is_away() -> None:
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}'])
 def test_an_unreadable_page_is_an_error(body: bytes) -> None:
-    """The error is one of ours, so that the command line can show it."""
+    """It is one of our errors, so the command line can show it."""
     with ScriptedService(answer("200 OK", body)) as service, pytest.raises(ChronoverseError):
         list(Client(service.url).logs(JOB))
 
 
 def test_a_job_is_the_json_of_its_route() -> None:
-    """It can be turned into a ``JobState``."""
+    """It can be converted to a ``JobState``."""
     with ScriptedService(answer("200 OK", orjson.dumps(DONE.to_json()))) as service:
         found = Client(service.url).job(JOB)
 
@@ -605,8 +605,8 @@ def test_a_follower_accepts_chunks_of_any_size() -> None:
     assert follower.ended
 
 
-def test_a_token_that_is_renewed_a_moment_too_late_ends_no_stream() -> None:
-    """A file may still have the expired token when the stream has ended with it."""
+def test_a_token_renewed_slightly_too_late_ends_no_stream() -> None:
+    """The file can still contain the expired token when the stream ends."""
     tokens = iter(["first", "first", "second"])
     expired = stream(CONNECTED, frames(1, 1) + sse.frame("error", b"token expired"))
     refused = problem("401 Unauthorized", "the token has expired")
@@ -616,13 +616,13 @@ def test_a_token_that_is_renewed_a_moment_too_late_ends_no_stream() -> None:
 
 
 def test_a_refused_first_token_is_an_error_at_once() -> None:
-    """Nobody waits for a token that was never accepted."""
+    """Waiting makes no sense for a token that was never accepted."""
     with ScriptedService(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
         list(Client(service.url, lambda: "first").follow(JOB, stop=NoDelay()))
 
 
 def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
-    """The client reconnects at once and yields no notice."""
+    """The client reconnects immediately, without a notice."""
     expired = stream(CONNECTED, frames(1, 1), sse.frame("error", TOKEN_EXPIRED.encode()))
     stop = NoDelay()
     with ScriptedService(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
@@ -634,8 +634,8 @@ def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
     assert not [item for item in items if isinstance(item, Notice)]
 
 
-def test_the_public_iterator_goes_on_where_a_connection_was_cut() -> None:
-    """It is what the README shows. The example of its page runs as it is printed, but for the address."""
+def test_the_public_iterator_resumes_after_a_disconnect() -> None:
+    """The example in the documentation runs as printed, except for its address."""
     first = stream(CONNECTED, line(1).to_frame(), whole=False)
     with ScriptedService(first, stream(CONNECTED, line(2).to_frame(), OVER, after=1)) as service:
         events = list(api.follow(service.url, *JOB, offset=0))
@@ -655,7 +655,7 @@ def test_the_public_iterator_goes_on_where_a_connection_was_cut() -> None:
 
 
 def test_the_jobs_of_a_connection_that_ended_too_early_are_forgotten() -> None:
-    """One of them may be deleted before the next connection, which begins with all jobs again."""
+    """One can be deleted before the next connection, which starts with all jobs again."""
     follower, connected = WorkflowFollower(), b'event: connected\ndata: {"status":"connected"}\n\n'
     job = b'event: job\ndata: {"id":"job_%d","status":"RUNNING"}\n\n'
     found = []

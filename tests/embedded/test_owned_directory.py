@@ -1,4 +1,4 @@
-"""Directories of killed processes are removed by the next one, and no others."""
+"""Directories of killed processes, and only those, are removed by the next process."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_directory_of_a_killed_process_is_removed() -> None:
-    """Not while the process lives."""
+    """But not while the process lives."""
     told, tell = os.pipe()
     owner = os.fork()
     if not owner:
@@ -40,8 +40,8 @@ def test_the_directory_of_a_killed_process_is_removed() -> None:
     assert not theirs.exists()
 
 
-def test_a_directory_that_several_keep_stays_until_all_have_ended() -> None:
-    """A service that was started anew keeps the directory of the one before."""
+def test_a_shared_directory_stays_until_all_its_processes_have_ended() -> None:
+    """A restarted service keeps its predecessor's directory."""
     directory = owned_directory.make(PREFIX)
     first, second = owned_directory.keep(directory), owned_directory.keep(directory)
     first.close()
@@ -52,8 +52,8 @@ def test_a_directory_that_several_keep_stays_until_all_have_ended() -> None:
     assert not directory.exists()
 
 
-def test_what_may_be_somebody_elses_stays(temporary: Path) -> None:
-    """A directory of another name, one without the file, such as of an older version, and what a link leads to."""
+def test_directories_of_other_programs_stay(temporary: Path) -> None:
+    """With another name, without our file (older versions), or behind a link."""
     lock = temporary / "other" / owned_directory.LOCK_NAME
     lock.parent.mkdir()
     lock.touch()

@@ -1,4 +1,4 @@
-"""A program that runs next to a process."""
+"""A supervised child process."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ PATIENCE_SECONDS: Final = 10.0
 
 
 def test_the_program_does_not_keep_our_listening_sockets_open(tmp_path: Path) -> None:
-    """gunicorn's listening sockets can be inherited. Once we close ours, nobody listens at the port any more."""
+    """gunicorn's listening sockets are inheritable. Once we close ours, the port must be closed."""
     started = tmp_path / "started"
     code = f"import sys; open({str(started)!r}, 'w').close(); sys.stdin.read()"
     with socket.create_server(("127.0.0.1", 0)) as listener:
