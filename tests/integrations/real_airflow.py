@@ -1,4 +1,4 @@
-"""Tries of tasks of a real Airflow. ``make test-airflow`` makes its environment, and no other run has these tests."""
+"""Task tries in a real Airflow. Run only by ``make test-airflow``, which creates its environment."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import ROOT, SECRET, Service
 from tests.support.waiting import deadline, wait_until
 
-#: Seconds for a run of a DAG, and for the start of a part of Airflow, on a busy machine.
+#: Seconds for a DAG run, and for the start of a component, on a busy machine.
 PATIENCE_SECONDS: Final = 240.0
 LEASE_SECONDS: Final = 5
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 class Airflow:
-    """All parts of an Airflow with a LocalExecutor, set up as docs/airflow.md says."""
+    """All components of an Airflow with a LocalExecutor, set up as in docs/airflow.md."""
 
     def __init__(self, home: Path, service: Service) -> None:
         self.service = service
@@ -73,7 +73,7 @@ class Airflow:
     def __enter__(self) -> "Airflow":
         try:
             self._run("db", "migrate").wait(PATIENCE_SECONDS)
-            # Its servers of log files would listen on all addresses.
+            # Its log servers would listen on all addresses.
             self._parts += [
                 self._run("dag-processor"),
                 self._run("api-server"),
@@ -90,7 +90,7 @@ class Airflow:
         self._http.close()
         for part in reversed(self._parts):
             stop_process(part, 20)
-            # A part leaves its workers behind when it is killed.
+            # A killed component leaves its workers behind.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(part.pid, signal.SIGKILL)
 
@@ -123,11 +123,11 @@ class Airflow:
         return len(dags) == 3 and all(health[part]["status"] == "healthy" for part in ("scheduler", "triggerer"))
 
     def log(self, of: str) -> str:
-        """What a part of Airflow has said."""
+        """The log of a component."""
         return (self._home / f"{of}.log").read_text()
 
     def start(self, dag: str, run: str) -> None:
-        """Begins a run of a DAG."""
+        """Starts a DAG run."""
         self._http.post(
             f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "dag_run_id": run}
         ).raise_for_status()
@@ -138,7 +138,7 @@ class Airflow:
         return {(each["task_id"], each["map_index"]): each["state"] for each in answer.json()["task_instances"]}
 
     def wait(self, dag: str, run: str) -> dict[tuple[str, int], str]:
-        """Waits for the end of a run. Returns the states of its tasks."""
+        """Waits until the run ends. Returns the states of its tasks."""
         in_time = deadline(PATIENCE_SECONDS, f"the end of {run}")
         while in_time():
             answer = self._http.get(f"/api/v2/dags/{dag}/dagRuns/{run}").raise_for_status()
@@ -148,7 +148,7 @@ class Airflow:
         return self.states(dag, run)
 
     def records(self, of: TaskTry) -> list[dict[str, Any]]:
-        """What Airflow's page shows of the try, without the sources."""
+        """The records that Airflow's page shows for the try, without sources."""
         path = f"/api/v2/dags/{of.dag_id}/dagRuns/{of.run_id}/taskInstances/{of.task_id}/logs/{of.try_number}"
         answer = self._http.get(path, params={"map_index": of.map_index}, headers={"Accept": "application/x-ndjson"})
         records = [json.loads(line) for line in answer.raise_for_status().text.splitlines()]
@@ -176,31 +176,31 @@ def client(airflow: Airflow) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def states(airflow: Airflow) -> dict[tuple[str, int], str]:
-    """The states of the tasks of a whole run of the DAG ``shop``."""
+    """The task states of a whole run of the DAG ``shop``."""
     airflow.start("shop", "run:1+x")
     return airflow.wait("shop", "run:1+x")
 
 
 def shop(task: str, *, number: int = 1, map_index: int = -1) -> TaskTry:
-    """A try of a task of that run."""
+    """A try of one of the run's tasks."""
     return TaskTry("shop", "run:1+x", task, map_index, number)
 
 
 def downloaded(client: Client, of: TaskTry) -> list[str]:
-    """The lines of the try's job as a download, without what Airflow's own records have after a tab."""
+    """The lines of the try's download, without the part after a tab in Airflow's own records."""
     text = b"".join(client.download(of.job, format="txt")).decode()
     return [re.sub(r'\t\{"(?!and").*\}$', "", line) for line in text.splitlines()]
 
 
 def same_everywhere(airflow: Airflow, client: Client, of: TaskTry) -> list[str]:
-    """The lines of the try. Airflow's page and the download have the same ones, in the same order."""
+    """The lines of the try. Checks that Airflow's page and the download have them in the same order."""
     lines = downloaded(client, of)
     assert "\n".join(record["event"] for record in airflow.records(of)).split("\n") == lines
     return lines
 
 
 def end(client: Client, of: TaskTry) -> tuple[str, int | None]:
-    """How the job has ended. Airflow knows a little earlier that the task has."""
+    """How the job ended. Airflow knows the task's end slightly earlier."""
     wait_until(lambda: client.job(of.job)["status"] != "RUNNING", PATIENCE_SECONDS, f"the end of {of.job}")
     job = client.job(of.job)
     assert job["labels"]["task"] == of.task_id
@@ -208,7 +208,7 @@ def end(client: Client, of: TaskTry) -> tuple[str, int | None]:
 
 
 def test_mapped_tasks(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """Each is a job, with all that it says, in Airflow as it was."""
+    """Each is a job with all of its output, shown unchanged in Airflow."""
     for index in range(3):
         assert states["talk", index] == "success"
         assert end(client, shop("talk", map_index=index)) == ("COMPLETED", 0)
@@ -222,7 +222,7 @@ def test_mapped_tasks(airflow: Airflow, client: Client, states: dict[tuple[str, 
 
 
 def test_tries(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """Each is a job. One that has failed ends with its traceback."""
+    """Each is a job. A failed one ends with its traceback."""
     assert (states["flaky", -1], states["fails", -1]) == ("success", "failed")
     assert end(client, shop("flaky")) == end(client, shop("fails")) == ("FAILED", 1)
     assert end(client, shop("flaky", number=2)) == ("COMPLETED", 0)
@@ -233,14 +233,14 @@ def test_tries(airflow: Airflow, client: Client, states: dict[tuple[str, int], s
 
 
 def test_ten_thousand_lines(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """Each comes once, and in order."""
+    """Each appears once and in order."""
     assert states["many", -1] == "success"
     lines = same_everywhere(airflow, client, shop("many"))
     assert [line for line in lines if line.startswith("line ")] == [f"line {number}" for number in range(10_000)]
 
 
 def test_a_killed_task(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """It has all of its lines, and is LOST."""
+    """Its job has all of its lines, and is LOST."""
     assert states["killed", -1] == "failed"
     assert end(client, shop("killed")) == ("LOST", None)
     lines = same_everywhere(airflow, client, shop("killed"))
@@ -249,7 +249,7 @@ def test_a_killed_task(airflow: Airflow, client: Client, states: dict[tuple[str,
 
 
 def test_a_deferred_task(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """It is one job, that the triggerer and then another worker goes on with."""
+    """It is one job, continued by the triggerer and then by another worker."""
     assert states["deferred", -1] == "success"
     assert end(client, shop("deferred")) == ("COMPLETED", 0)
     assert client.job(shop("deferred").job)["attempt"] >= 2
@@ -259,7 +259,7 @@ def test_a_deferred_task(airflow: Airflow, client: Client, states: dict[tuple[st
 
 
 def test_lines_are_live(airflow: Airflow, client: Client) -> None:
-    """Airflow's page has them within two seconds of when they were printed. An outage loses and repeats none."""
+    """Airflow's page shows them within two seconds. An outage neither loses nor repeats lines."""
     airflow.start("slow", "live")
     of = TaskTry("slow", "live", "clock", -1, 1)
     ages: list[float] = []
@@ -294,7 +294,7 @@ def test_lines_are_live(airflow: Airflow, client: Client) -> None:
 
 
 def test_a_task_whose_worker_is_killed_too(airflow: Airflow, client: Client) -> None:
-    """Its lines stay, and it is LOST when the lease has expired."""
+    """Its lines stay. It becomes LOST when the lease expires."""
     airflow.start("orphan", "killed")
     of = TaskTry("orphan", "killed", "wait", -1, 1)
     found: list[str] = []

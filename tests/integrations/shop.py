@@ -1,4 +1,4 @@
-"""A Celery app, whose workers the tests start. SHOP_BROKER is the URL of its broker and result backend."""
+"""A Celery app whose workers are started by tests. SHOP_BROKER is the URL of its broker and result backend."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ install(app, os.environ.get("SHOP_WORKFLOW"))
 
 @app.task
 def talk(count: int) -> int:
-    """Says something in every way that a task has."""
+    """Prints in every way that a task can."""
     print("printed")
     print("no", "newline", end=" ")
     print("until here")
@@ -40,7 +40,7 @@ def talk(count: int) -> int:
 
 @app.task(bind=True, max_retries=3)
 def flaky(self: Any, failures: int, countdown: float = 0.1) -> str:
-    """Fails that many times before it succeeds."""
+    """Fails this many times before it succeeds."""
     print("attempt", self.request.retries + 1)
     if self.request.retries < failures:
         try:
@@ -52,21 +52,21 @@ def flaky(self: Any, failures: int, countdown: float = 0.1) -> str:
 
 @app.task
 def fail(how: str) -> None:
-    """Ends in another way than by returning."""
+    """Ends without returning."""
     print("failing")
     raise {"error": ValueError("bad luck"), "ignore": Ignore(), "reject": Reject("no", requeue=False)}[how]
 
 
 @app.task
 def hang(seconds: float) -> None:
-    """Prints its process id and goes on for a while."""
+    """Prints its process id, and continues for a while."""
     print(os.getpid(), flush=True)
     time.sleep(seconds)
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def die_once(marker: str) -> str:
-    """Kills its process, and succeeds when the broker sends it again."""
+    """Kills its process, and succeeds when the broker redelivers it."""
     print("here")
     if not Path(marker).exists():
         Path(marker).touch()
@@ -85,7 +85,7 @@ def speak(text: str, seconds: float) -> None:
 
 @app.task(name="celery.usage")  # tasks with such a name are not published
 def usage() -> dict[str, int]:
-    """The process of the pool that runs the task, and the memory that it cannot free."""
+    """The pool's process that runs the task, and the bytes of memory that it cannot free."""
     gc.collect()
     libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = _MallocInfo
@@ -97,7 +97,7 @@ def usage() -> dict[str, int]:
 
 
 class _MallocInfo(ctypes.Structure):
-    """What ``mallinfo2`` of glibc returns. ``uordblks`` and ``hblkhd`` are bytes that are in use."""
+    """The result of glibc's ``mallinfo2``. ``uordblks`` and ``hblkhd`` are bytes in use."""
 
     _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
     _fields_ = tuple((name, ctypes.c_size_t) for name in _names)

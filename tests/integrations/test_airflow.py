@@ -1,4 +1,4 @@
-"""Tries of Airflow tasks as jobs, without Airflow. ``real_airflow.py`` has the real one."""
+"""Airflow task tries as jobs, without Airflow. ``real_airflow.py`` tests the real one."""
 
 import json
 import re
@@ -23,13 +23,13 @@ from tests.support.servers import RedisServer
 from tests.support.service import SECRET, serving
 from tests.support.waiting import wait_until
 
-#: Seconds for what should happen soon, on a busy machine.
+#: Seconds for prompt events on a busy machine.
 SOON: Final = 30.0
 PARTS: Final = st.text(min_size=1, max_size=20) | st.text("a.0F_-", min_size=1, max_size=8)
 
 
 def parts_of(identifier: str, count: int) -> list[str]:
-    """The ``count`` parts that an id is made of. So no two lists of parts have the same id."""
+    """The ``count`` parts of an id: two different lists of parts have different ids."""
 
     def unescape(found: re.Match[str]) -> str:
         return bytes.fromhex(found[0].replace(".", "")).decode()
@@ -42,7 +42,7 @@ def parts_of(identifier: str, count: int) -> list[str]:
 
 @given(PARTS, PARTS, PARTS, st.integers(-1, 9999), st.integers(0, 999))
 def test_the_job_of_a_try_names_the_try(dag: str, run: str, task: str, map_index: int, number: int) -> None:
-    """Whatever its parts have in them, and unless they are too long for an id."""
+    """Whatever its parts contain, unless they are too long for an id."""
     task_try = TaskTry(dag, run, task, map_index, number)
     job = task_try.job
     assert all(IDENTIFIER.fullmatch(name) and len(name) <= 120 for name in job)
@@ -52,7 +52,7 @@ def test_the_job_of_a_try_names_the_try(dag: str, run: str, task: str, map_index
 
 
 def test_ids_can_be_read() -> None:
-    """Letters, digits, and dots between them are as they were."""
+    """Letters, digits, and dots between them are unchanged."""
     task_try = TaskTry("my.deploy", "manual__2026-11-28T14:05:00+00:00", "group.extract", 3, 2)
     assert task_try.job == JobRef("my.deploy", "group.extract..manual__2026-11-28T14.3A05.3A00.2B00.3A00..2-3")
     assert dict(task_try.labels) == {
@@ -65,7 +65,7 @@ def test_ids_can_be_read() -> None:
 
 
 def test_long_ids_differ() -> None:
-    """They end with a digest. The labels say which try it is."""
+    """They end with a digest. The labels identify the try."""
     tries = [TaskTry("d" * 250, "r" * 250, "t" * 250, -1, number) for number in (1, 2)]
     assert len({each.job for each in tries}) == 2
     for each in tries:
@@ -74,7 +74,7 @@ def test_long_ids_differ() -> None:
 
 
 def test_the_path_of_a_log_file_names_the_try() -> None:
-    """Wherever the folder is. A triggerer's file is of the same try."""
+    """In any folder. A triggerer's file belongs to the same try."""
     path = "dag_id=d/run_id=a:1+x/task_id=t.u/attempt=2.log"
     assert try_of_path(path) == try_of_path(f"/opt/logs/{path}") == TaskTry("d", "a:1+x", "t.u", -1, 2)
     assert try_of_path(path.replace("attempt", "map_index=0/attempt")) == TaskTry("d", "a:1+x", "t.u", 0, 2)
@@ -85,7 +85,7 @@ def test_the_path_of_a_log_file_names_the_try() -> None:
 
 
 def through(*records: dict[str, Any], max_line: int = 10**6) -> tuple[list[str], list[dict[str, Any]]]:
-    """The lines of records, and the records that are read from them."""
+    """The lines of records, and the records read back from them."""
     lines: list[dict[str, Any]] = []
     for record in records:
         stream, text, seconds = lines_of_record(record)
@@ -130,7 +130,7 @@ TEXTS: Final = st.sampled_from(
     st.sampled_from([3, 1000]),
 )
 def test_records_come_back_as_they_were(records: list[dict[str, Any]], max_line: int) -> None:
-    """Each once and in order, with all that they have. Each is later than the one before it."""
+    """Once, in order and complete. Each is later than its predecessor."""
     _, found = through(*records, max_line=max_line)
     times = [each.pop("timestamp") for each in found]
     assert found == [{name: value for name, value in each.items() if name != "timestamp"} for each in records]
@@ -138,7 +138,7 @@ def test_records_come_back_as_they_were(records: list[dict[str, Any]], max_line:
 
 
 def test_a_value_of_any_type_is_kept_as_text() -> None:
-    """A record is never left out because of what it has."""
+    """A record is never dropped because of its content."""
     lines, _ = through(
         record("a", path=Path("/x"), big=2**70), record("b", half="\ud800"), record("c", path=Path("/x"))
     )
@@ -191,7 +191,7 @@ def test_lines_that_are_missing_are_named() -> None:
 
 
 def say(path: Path, logs: RemoteTaskLogs, text: str, **fields: Any) -> None:
-    """Logs a line as Airflow does to a task's log file, at once."""
+    """Logs a line immediately, as Airflow does to a task's log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     processors: list[Any] = [structlog.processors.add_log_level, *logs.processors, structlog.processors.JSONRenderer()]
     with path.open("a") as file:
@@ -204,7 +204,7 @@ def has_lines(logs: RemoteTaskLogs, path: str, *expected: str) -> bool:
 
 
 def events(logs: RemoteTaskLogs, path: str) -> list[str]:
-    """What Airflow's page shows of the log, without its sources."""
+    """The records that Airflow's page shows, without sources."""
     return [json.loads(line)["event"] for stream in logs.stream(path, None)[1] for line in stream]
 
 
@@ -212,7 +212,7 @@ def events(logs: RemoteTaskLogs, path: str) -> list[str]:
 def test_a_try_is_published_while_it_runs(
     server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is read again at once, and ends as its process has said. While the service is away nothing is forgotten."""
+    """Airflow reads it while it runs. It ends with its process's status. During an outage nothing is forgotten."""
     settings = Settings(data_dir=tmp_path / "data")
     with serving(tmp_path, server.url, jwt_secret=SECRET.decode(), key_prefix=tmp_path.name) as service:
         logs = RemoteTaskLogs(service.url, service.token(), settings=settings)
@@ -234,7 +234,7 @@ def test_a_try_is_published_while_it_runs(
                 None: ("LOST", None),
             }[end]
             assert logs.read(name, None)[1] == ["\n".join(*logs.stream(name, None)[1])]
-        # The deferred one goes on, and a lost one has another log if Airflow runs it again.
+        # The deferred task continues, and a lost one gets another log if Airflow reruns it.
         for number in (3, 4):
             name = f"dag_id=d/run_id=r/task_id=t/attempt={number}.log"
             say(tmp_path / name, logs, "three")

@@ -1,4 +1,4 @@
-"""Celery tasks as jobs: real workers of each kind of pool, with a real broker, and a store that may go away."""
+"""Celery tasks as jobs: real workers with each kind of pool, a real broker, and a store with outages."""
 
 import contextlib
 import importlib
@@ -27,12 +27,12 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
 
-#: Seconds for what should happen soon, on a busy machine.
+#: Seconds for prompt events on a busy machine.
 SOON: Final = 30.0
 
 
 def environment(broker: RedisServer, store: str, directory: Path, **more: str) -> dict[str, str]:
-    """The environment of a process that has the app."""
+    """The environment of a process with the app."""
     return {
         **os.environ,
         "SHOP_BROKER": url_of(broker),
@@ -78,14 +78,14 @@ class Shop:
         return self._log.read_text()
 
     def send(self, task: str, *args: Any, **options: Any) -> Any:
-        """Sends the task. Returns its result, which may not be there yet."""
+        """Sends the task. Returns its result, which may be pending."""
         return self.app.send_task(f"tests.integrations.shop.{task}", args, **options)
 
     def job(self, task: str, result: Any) -> JobRef:
         return JobRef(f"tests.integrations.shop.{task}", result.id)
 
     def end(self, job: JobRef) -> tuple[str, str | None]:
-        """Waits for the job's end. Returns its status and exit code."""
+        """Waits until the job ends. Returns its status and exit code."""
         wait_until(lambda: read_log(self.store, job)[1], SOON, f"the end of {job}")
         end = read_log(self.store, job)[1]
         assert end is not None
@@ -133,7 +133,7 @@ def prefork(broker: RedisServer, store: RedisServer, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def lone(broker: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """A worker with one process, and a store that nobody else has."""
+    """A worker with one process and a store of its own."""
     directory = tmp_path_factory.mktemp("lone")
     with (
         running(directory / "store", None, "--appendonly", "yes", "--appendfsync", "always") as store,
@@ -147,7 +147,7 @@ def texts(server: RedisServer, job: JobRef, stream: str) -> list[str]:
 
 
 def test_what_a_task_prints_and_logs_is_its_jobs_log(prefork: Shop) -> None:
-    """On the stream that it was printed to, in order. The return value is the task's own."""
+    """Each line on its own stream, in order. The return value is unchanged."""
     result = prefork.send("talk", 1)
 
     assert result.get(timeout=SOON) == 2
@@ -159,7 +159,7 @@ def test_what_a_task_prints_and_logs_is_its_jobs_log(prefork: Shop) -> None:
 
 
 def test_retries_are_attempts_of_one_job(prefork: Shop) -> None:
-    """Each attempt continues the log, with the traceback of the one before it."""
+    """Each attempt continues the log after the previous one's traceback."""
     result = prefork.send("flaky", 2)
 
     assert result.get(timeout=SOON) == "done"
@@ -178,7 +178,7 @@ def test_retries_are_attempts_of_one_job(prefork: Shop) -> None:
 
 
 def test_a_job_is_not_lost_between_two_attempts(prefork: Shop) -> None:
-    """It is RUNNING, also for longer than a lease. Then it is canceled, because its task is revoked."""
+    """It stays RUNNING, even for longer than a lease, until its task is revoked."""
     result = prefork.send("flaky", 1, 1)
     job = prefork.job("flaky", result)
     wait_until(lambda: prefork.store.ask("GET", key("lease", job)) == b"next", SOON, "the end of the first attempt")
@@ -202,7 +202,7 @@ def test_a_job_is_not_lost_between_two_attempts(prefork: Shop) -> None:
     ],
 )
 def test_the_tasks_state_is_the_jobs(prefork: Shop, how: str, end: tuple[str, str], last: str) -> None:
-    """A traceback goes to stderr. The exception is the task's own."""
+    """A traceback goes to stderr. The exception is unchanged."""
     result = prefork.send("fail", how)
     job = prefork.job("fail", result)
 
@@ -221,7 +221,7 @@ def pid_of(shop: Shop, job: JobRef) -> int:
 
 @pytest.mark.parametrize(("how", "code"), [("SIGTERM", "143"), pytest.param("SIGKILL", None, marks=pytest.mark.long)])
 def test_a_terminated_task_is_canceled(prefork: Shop, how: str, code: str | None) -> None:
-    """The main process ends the log of a process that it has killed."""
+    """The main process ends the log of a process that it killed."""
     result = prefork.send("hang", 60)
     job = prefork.job("hang", result)
     pid_of(prefork, job)
@@ -235,7 +235,7 @@ Install = Callable[..., Any]
 
 @pytest.fixture
 def eager_app(tmp_path: Path) -> Iterator[tuple[Any, Install]]:
-    """An app of this process, and a function that installs the logs of its tasks."""
+    """An app in this process, and a function that installs the logs of its tasks."""
     installed: list[Any] = []
     app = importlib.import_module("celery").Celery("eager")
     app.conf.task_always_eager = True
@@ -252,7 +252,7 @@ def eager_app(tmp_path: Path) -> Iterator[tuple[Any, Install]]:
 def test_eager_tasks_are_jobs_too(
     eager_app: tuple[Any, Install], store: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the process of the caller. A task that calls another one goes on with its own log afterwards."""
+    """In the caller's process. A task that calls another one then continues with its own log."""
     app, install_logs = eager_app
     install_logs(store=store.url)
 
@@ -282,7 +282,7 @@ def test_eager_tasks_are_jobs_too(
 def test_a_task_that_runs_again_after_its_jobs_end_has_another_log(
     eager_app: tuple[Any, Install], store: RedisServer
 ) -> None:
-    """As when its job was LOST before the broker sent the task again."""
+    """For example if its job became LOST before the broker redelivered the task."""
     app, install_logs = eager_app
     install_logs(store=store.url)
 
@@ -316,7 +316,7 @@ def test_a_refused_log_changes_no_task(
 
 
 def test_an_exit_ends_the_job(eager_app: tuple[Any, Install], store: RedisServer) -> None:
-    """With its code, and the exception goes on to the caller. Tasks of another app are not published."""
+    """With its code; the caller still gets the exception. Other apps' tasks are not published."""
     app, install_logs = eager_app
     other = importlib.import_module("celery").Celery("other")
     other.conf.task_always_eager = True
@@ -342,14 +342,14 @@ def test_an_exit_ends_the_job(eager_app: tuple[Any, Install], store: RedisServer
 
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:6379"])
 def test_another_url_is_refused(eager_app: tuple[Any, Install], url: str) -> None:
-    """At once, and not when a task runs."""
+    """At startup, not when a task runs."""
     with pytest.raises(ValueError, match="URL"):
         eager_app[1](store=url)
 
 
 @pytest.mark.long
 def test_tasks_are_published_through_a_service(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
-    """With the token that the settings name."""
+    """With the token from the settings."""
     secret = "0123456789abcdef" * 2
     with Service(tmp_path / "service", store.url, jwt_secret=secret) as service:
         token = mint(secret.encode(), "shop", ["logs:write"], ["*"], 600, time.time())
@@ -362,7 +362,7 @@ def test_tasks_are_published_through_a_service(broker: RedisServer, store: Redis
 
 @pytest.mark.long
 def test_a_killed_process_is_lost(prefork: Shop) -> None:
-    """Whoever looks at the job after its lease has expired finds it LOST. It was RUNNING until then."""
+    """Its job is RUNNING until the lease has expired, then LOST."""
     result = prefork.send("hang", 60)
     job = prefork.job("hang", result)
     os.kill(pid_of(prefork, job), signal.SIGKILL)
@@ -375,7 +375,7 @@ def test_a_killed_process_is_lost(prefork: Shop) -> None:
 
 @pytest.mark.long
 def test_a_task_that_is_delivered_again_is_a_new_attempt(prefork: Shop, tmp_path: Path) -> None:
-    """The second attempt waits for the lease of the killed one, and then continues its log."""
+    """It waits for the killed attempt's lease, and then continues its log."""
     result = prefork.send("die_once", str(tmp_path / "marker"))
     job = prefork.job("die_once", result)
 
@@ -388,7 +388,7 @@ def test_a_task_that_is_delivered_again_is_a_new_attempt(prefork: Shop, tmp_path
 @pytest.mark.long
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, pool: str) -> None:
-    """Each thread's output goes to the log of its own task. Only in a pool of processes threads of a task are known."""
+    """Each thread's output goes to its own task's log. A task's own threads are only known in a pool of processes."""
     with shop(broker, store, tmp_path, "-P", pool, "-c", "4", "-Q", pool, SHOP_WORKFLOW=f"all of {pool}") as worker:
         results = [worker.send("speak", f"task {number}", 0.2, queue=pool) for number in range(8)]
         retried = worker.send("flaky", 1, queue=pool)
@@ -402,17 +402,17 @@ def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, po
 
 
 def spooled(shop: Shop) -> list[Path]:
-    """The files with lines that were not delivered."""
+    """Files with undelivered lines."""
     return sorted(shop.spool.glob("*.sqlite"))
 
 
 @pytest.mark.long
 def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
-    """No thread, descriptor, connection to the store, file or memory."""
+    """No threads, descriptors, connections to the store, files or memory."""
     count = 100
 
     def run() -> dict[str, int]:
-        """What the pool's process has after that many tasks, when it has nothing to do."""
+        """Resources of the pool's process after this many tasks, when idle."""
         for number in range(count):
             lone.send("talk", number, queue="lone", ignore_result=True)
         process = psutil.Process(usage()["process"])
@@ -424,7 +424,7 @@ def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
         found: dict[str, int] = lone.app.send_task("celery.usage", queue="lone").get(timeout=2 * SOON)
         return found
 
-    # The first round also fills caches. The memory of the process would say less: it comes and goes by megabytes.
+    # The first round also fills caches. The process's memory is too coarse: it varies by megabytes.
     _, before, after = run(), run(), run()
     assert after.pop("blocks") - before.pop("blocks") < 3 * count
     assert after.pop("bytes") - before.pop("bytes") < count * 1024
@@ -435,9 +435,9 @@ def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
 
 @pytest.mark.long
 def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
-    """The first task waits for some seconds, and the others do not. What they say is in files.
+    """The first task waits for some seconds, later ones do not. Their lines are kept in files.
 
-    A task that runs on until the store is back has all of its lines in its log.
+    The log of a task that runs until the store is back has all of its lines.
     """
     through = lone.send("speak", "through", 3, queue="lone")
     job = lone.job("speak", through)
@@ -470,7 +470,7 @@ def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
 
 
 def example(containing: str, store: RedisServer) -> str:
-    """The example of docs/celery.md that has the text, with the address of ``store``."""
+    """The example in docs/celery.md that contains the text, with the address of ``store``."""
     page = (ROOT / "docs" / "celery.md").read_text("utf-8")
     (found,) = [text for text in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if containing in text]
     return str(found).replace("redis://127.0.0.1:6379/1", store.url)
@@ -478,7 +478,7 @@ def example(containing: str, store: RedisServer) -> str:
 
 @pytest.mark.long
 def test_the_example_of_processes(store: RedisServer, tmp_path: Path) -> None:
-    """It runs as it is printed."""
+    """It runs as printed."""
     (tmp_path / "example.py").write_text(example("ProcessPoolExecutor", store))
     command = [sys.executable, str(tmp_path / "example.py")]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -491,7 +491,7 @@ def test_the_example_of_processes(store: RedisServer, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_example_of_celery(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
-    """Its worker, and a task that is tried twice."""
+    """Its worker, and a task that is retried once."""
     text = example("celery", store).replace("redis://127.0.0.1:6379/0", url_of(broker))
     (tmp_path / "shop.py").write_text(text)
     started = Shop(broker, store, tmp_path, "-c", "1", "-Q", "shop", app="shop", PYTHONPATH=f"{tmp_path}:{ROOT}")

@@ -1,4 +1,4 @@
-"""Settings: which values are valid, and which errors the others cause."""
+"""Settings: valid values, and the errors for all others."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ PEM = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"
 
 
 def read(**settings: str) -> Settings:
-    """The settings of an environment with these variables and a home directory."""
+    """The settings for these variables and a home directory."""
     return Settings.from_env({"HOME": "/home/ada", **named(settings)})
 
 
@@ -36,7 +36,7 @@ def named(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
-    """No variable needs to be set."""
+    """No variable is required."""
     settings = read()
 
     assert settings.redis_url is None
@@ -51,7 +51,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
-    """Compose files set variables to an empty text when they mean to leave them out."""
+    """Compose files set omitted variables to an empty string."""
     assert read(REDIS_URL="", HEARTBEAT_SECONDS="", WEB_CONCURRENCY="") == read()
 
 
@@ -87,7 +87,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     ],
 )
 def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
-    """Every setting can be set, and has its own type."""
+    """Each setting has its own type."""
     assert getattr(read(**{name: text}), name.lower()) == value
 
 
@@ -170,7 +170,7 @@ def test_an_invalid_value_is_named(name: str, text: str) -> None:
 
 
 def test_forms_of_secrets_are_a_table_of_a_file(tmp_path: Path) -> None:
-    """Anything else is not taken for forms."""
+    """Anything else in the file is an error."""
     path = tmp_path / "forms.toml"
     path.write_text("[forms]\nacme = 'acme_[a-z]{8}'\n")
     assert read(MASK_FORMS=str(path)).mask_forms == (("acme", "acme_[a-z]{8}"),)
@@ -183,7 +183,7 @@ def test_forms_of_secrets_are_a_table_of_a_file(tmp_path: Path) -> None:
 
 
 def test_all_invalid_values_are_named_at_once() -> None:
-    """Nobody has to correct them one after the other."""
+    """So that users need not correct them one by one."""
     with pytest.raises(SettingsError) as caught:
         read(BIND="x", MAX_STREAMS="many", WEB_CONCURRENCY="0", JWT_SECRET="short", JWT_JWKS_URL="ftp://x")
 
@@ -194,14 +194,14 @@ def test_all_invalid_values_are_named_at_once() -> None:
     assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL cannot be combined" in message
 
 
-def test_a_token_and_a_token_file_exclude_each_other() -> None:
-    """Nobody could tell which of them counts."""
+def test_a_token_and_a_token_file_cannot_be_combined() -> None:
+    """Neither has precedence."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE cannot be combined"):
         read(TOKEN="a.b.c", TOKEN_FILE="/run/token")
 
 
 def test_a_url_of_several_hosts_gives_the_url_of_each() -> None:
-    """The user is for the servers. The options are for all, except those of the Sentinels."""
+    """The user applies to the servers. The options apply to all, except those of the Sentinels."""
     url = RedisUrl.parse("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
 
     assert (url.kind, url.service, url.hosts) == ("sentinel", "logs", (("a", 26379), ("::1", 7)))
@@ -211,13 +211,13 @@ def test_a_url_of_several_hosts_gives_the_url_of_each() -> None:
 
 
 def test_the_error_of_a_wrong_url_has_the_expected_form() -> None:
-    """There is one message for each kind of store."""
+    """One message for each kind of store."""
     with pytest.raises(SettingsError, match=r"HOST:PORT\[,HOST:PORT…\]/SERVICE"):
         read(REDIS_URL="redis+sentinel://db")
 
 
 def test_secrets_are_in_no_message_and_no_repr() -> None:
-    """Both may be written to logs."""
+    """Both can appear in logs."""
     with pytest.raises(SettingsError) as caught:
         read(REDIS_URL="redis+sentinel://:hunter2@host:port/logs", JWT_SECRET="hunter2", TOKEN="hunter2 hunter2")
     settings = read(REDIS_URL="redis://:hunter2@host", JWT_SECRET="hunter2" * 5, TOKEN="hunter2")
@@ -242,7 +242,7 @@ def test_a_public_key_may_be_the_path_of_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_the_default_data_directory_is_the_platforms(environ: dict[str, str], platform: str, path: str) -> None:
-    """It follows the XDG base directories, and their counterpart on macOS."""
+    """By the XDG base directory specification, and its counterpart on macOS."""
     assert default_data_dir(environ, platform) == Path(path)
 
 
@@ -258,25 +258,25 @@ def test_the_default_data_directory_is_the_platforms(environ: dict[str, str], pl
     ],
 )
 def test_only_loopback_counts_as_this_machine(url: str, local: bool) -> None:
-    """Tokens that are signed with the local secret must not leave the machine."""
+    """Tokens signed with the local secret must not leave the machine."""
     assert is_loopback(urlsplit(url).hostname) is local
 
 
 @pytest.mark.parametrize("settings", [{"REDIS_URL": "redis://db"}, {"JWT_SECRET": SECRET}, {"JWT_PUBLIC_KEY": PEM}])
 def test_the_local_secret_is_for_the_embedded_server_only(settings: dict[str, str]) -> None:
-    """With another key or a shared store, somebody else decides who may read."""
+    """With another key or a shared store, somebody else decides who can read."""
     assert not read(**settings).has_local_secret
 
 
 def test_a_child_process_finds_our_package_first() -> None:
-    """The changes have precedence, and the rest of the environment stays."""
+    """Other variables are kept."""
     environ = child_environ({"PYTHONPATH": "/ours", "A": "2"}, {"PYTHONPATH": "/theirs", "A": "1", "B": "3"})
 
     assert environ == {"PYTHONPATH": "/ours:/theirs", "A": "2", "B": "3"}
 
 
 def test_the_documentation_is_up_to_date() -> None:
-    """docs/settings.md has the table that the code prints."""
+    """docs/settings.md contains the table printed by the code."""
     printed = subprocess.run(
         [sys.executable, "-m", "chronoverse.settings"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -290,8 +290,8 @@ def test_every_setting_is_documented() -> None:
     assert all(knob.unit and knob.description.endswith(".") for _, _, knob in all_settings())
 
 
-def test_names_that_are_no_settings_are_said() -> None:
-    """A typo would be silent otherwise. The likely name is offered."""
+def test_unknown_names_are_reported() -> None:
+    """A typo would otherwise go unnoticed. The likely name is suggested."""
     environ = {
         "CHRONOVERSE_REDIS_URI": "redis://db",
         "CHRONOVERSE_FLUX": "1",
@@ -328,19 +328,19 @@ def test_the_variables_of_kubernetes_are_no_typos() -> None:
 
 @pytest.mark.parametrize("bucket", ["b", "ab", "Logs", "my_logs", "-logs", "logs.", "x" * 64])
 def test_a_bucket_that_s3_does_not_allow_is_named_as_the_cause(bucket: str) -> None:
-    """The form of the URL is right, so the message must not be about the form."""
+    """The URL's format is valid, so the message must be about the bucket."""
     with pytest.raises(ValueError, match="must name a bucket as S3 allows it: 3 to 63 lower-case letters"):
         archive_url(f"s3://{bucket}/prefix")
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///prefix", "s3://logs/prefix?x=1", "/var/logs", "file://host/logs"])
 def test_an_archive_url_of_another_form_is_refused(text: str) -> None:
-    """The message names the forms."""
+    """The message lists the valid formats."""
     with pytest.raises(ValueError, match="must be file:///DIRECTORY, s3://BUCKET/PREFIX or none"):
         archive_url(text)
 
 
 @pytest.mark.parametrize("text", ["none", "file:///var/logs", "s3://logs", "s3://my.logs-1/some/prefix"])
 def test_a_good_archive_url_is_accepted(text: str) -> None:
-    """It stays as it is."""
+    """It is kept unchanged."""
     assert archive_url(text) == text

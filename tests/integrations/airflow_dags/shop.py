@@ -1,4 +1,4 @@
-"""The DAGs of ``real_airflow.py``. Airflow runs this file, in an environment without the tests' packages."""
+"""The DAGs of ``real_airflow.py``, run by Airflow in an environment without the tests' packages."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ LINES = 10_000
 
 
 class Deferred(BaseOperator):
-    """Lets the triggerer wait for some seconds."""
+    """Makes the triggerer wait for some seconds."""
 
     def execute(self, context: Any) -> None:
         print("before")
@@ -26,11 +26,11 @@ class Deferred(BaseOperator):
 
 @dag(schedule=None, catchup=False)
 def shop() -> None:
-    """A task of each kind."""
+    """One task of each kind."""
 
     @task
     def talk(number: int) -> None:
-        """Says something in every way that a task has."""
+        """Prints in every way that a task can."""
         print("printed", number)
         print("to stderr", file=sys.stderr)
         print('a tab\t{"and": "JSON"}')
@@ -52,7 +52,7 @@ def shop() -> None:
 
     @task
     def killed() -> None:
-        """Says a lot, and is killed at once."""
+        """Prints a lot, and is killed."""
         for number in range(1000):
             print("line", number)
         os.kill(os.getpid(), 9)
@@ -72,7 +72,7 @@ def shop() -> None:
 
 @dag(schedule=None, catchup=False)
 def slow() -> None:
-    """A task that says the time."""
+    """Prints the time."""
 
     @task
     def clock(seconds: int) -> None:
