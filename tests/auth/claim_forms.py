@@ -1,4 +1,4 @@
-"""The forms that the claims of a token may have, as issuers write them, and what a service answers to each."""
+"""The forms of a token's claims, as issuers write them, and the service's answer to each."""
 
 import json
 import time
@@ -11,18 +11,18 @@ from chronoverse.auth.tokens import READ, WRITE
 AUDIENCE: Final = "https://logs.example.com"
 ISSUER: Final = "https://id.example.com/realms/platform"
 CLAIM: Final = "https://logs.example.com/workflows"
-#: The settings of a service beside an issuer of its own.
+#: The settings of a service, in addition to those for an issuer.
 CONFIGURED: Final[dict[str, Any]] = {"jwt_audience": AUDIENCE, "jwt_issuer": ISSUER, "jwt_workflows_claim": CLAIM}
 
 
 class Refused(NamedTuple):
-    """The status of a refusal, and words of its reason, which the log has, and the answer unless the status is 404."""
+    """A refusal's status, and words of its reason, which is logged and, unless the status is 404, in the answer."""
 
     status: int
     reason: str
 
 
-#: Changes of a good token's claims, and what a service without the settings above answers. None removes a claim.
+#: Changes to a good token's claims, and the answer of a service without the settings above. None removes a claim.
 PLAIN_FORMS: Final[dict[str, tuple[dict[str, Any], Refused | None]]] = {
     "as minted": ({}, None),
     "scope is a list": ({"scope": [READ, WRITE]}, None),
@@ -56,7 +56,7 @@ PLAIN_FORMS: Final[dict[str, tuple[dict[str, Any], Refused | None]]] = {
     "not valid yet": ({"nbf": 4_000_000_000}, Refused(401, "not valid yet (nbf)")),
     "claims that the service does not know": ({"azp": "ci", "realm_access": {"roles": ["x"]}, "typ": "Bearer"}, None),
 }
-#: The same for a service with those settings. A good token has them.
+#: The same for a service with those settings, whose good tokens match them.
 CONFIGURED_FORMS: Final[dict[str, tuple[dict[str, Any], Refused | None]]] = {
     "as minted": ({}, None),
     "one audience of several": ({"aud": ["account", AUDIENCE]}, None),
@@ -75,7 +75,7 @@ CONFIGURED_FORMS: Final[dict[str, tuple[dict[str, Any], Refused | None]]] = {
 
 
 def signed(claims: dict[str, Any], key: Any, algorithm: str) -> str:
-    """A token with these claims, whatever they are. ``jwt.encode`` would refuse some of them."""
+    """A token with these claims. ``jwt.encode`` would refuse some of them."""
     return jwt.PyJWS().encode(json.dumps(claims).encode(), key, algorithm, {"kid": "k1"})
 
 

@@ -60,14 +60,14 @@ def pem(key: Any) -> str:
 
 
 def test_a_valid_token_gives_a_principal(verifier: Verifier) -> None:
-    """The principal has everything that the claims say."""
+    """The principal has everything in the claims."""
     principal = verifier.verify("Bearer " + signed(CLAIMS), NOW)
 
     assert principal == Principal("ada", NOW + 60, {READ: Workflows(frozenset({"wf_1"}))})
 
 
 def test_a_minted_token_is_valid(verifier: Verifier) -> None:
-    """It is accepted for exactly as long as it was made for."""
+    """For exactly as long as requested."""
     token = mint(SECRET, "ada", [READ, WRITE], ["wf_1", "wf_2"], 3_600, NOW)
 
     principal = verifier.verify(f"Bearer {token}", NOW + 3_599)
@@ -77,7 +77,7 @@ def test_a_minted_token_is_valid(verifier: Verifier) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_may_be_in_any_case(verifier: Verifier, scheme: str) -> None:
-    """RFC 9110 section 11.1 says so."""
+    """RFC 9110 section 11.1."""
     assert verifier.verify(f"{scheme} {signed(CLAIMS)}", NOW).subject == "ada"
 
 
@@ -107,7 +107,7 @@ def test_the_scheme_may_be_in_any_case(verifier: Verifier, scheme: str) -> None:
     ],
 )
 def test_anything_but_one_bearer_token_is_refused(verifier: Verifier, header: str | None) -> None:
-    """A second header, a trailing newline, a fourth part and a megabyte are refused."""
+    """Such as a second header, a trailing newline, a fourth part, or a megabyte."""
     if header is not None:
         header = header.replace("{token}", signed(CLAIMS))
     with pytest.raises(Unauthorized):
@@ -142,7 +142,7 @@ def test_a_valid_token_that_is_too_long_is_refused(verifier: Verifier) -> None:
     ],
 )
 def test_a_hostile_header_is_refused(verifier: Verifier, header: Any, why: str) -> None:
-    """The token's header does not choose how the token is checked."""
+    """The token's header does not choose how the token is verified."""
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(CLAIMS, header), NOW)
 
@@ -156,7 +156,7 @@ def test_a_token_cannot_name_its_key(verifier: Verifier, header: dict[str, Any])
 
 
 def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
-    """A token with only a header and claims is refused, whatever the header says."""
+    """Whatever its header says."""
     body, _, _ = signed(CLAIMS, {"alg": "none"}).rpartition(".")
     for token in (body + ".", body):
         with pytest.raises(Unauthorized):
@@ -164,7 +164,6 @@ def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
 
 
 def test_another_secret_is_refused(tmp_path: Path) -> None:
-    """A token that is signed with another secret is refused."""
     other = Verifier(settings(tmp_path, jwt_secret=b"x" * 32))
     with pytest.raises(Unauthorized):
         other.verify("Bearer " + signed(CLAIMS), NOW)
@@ -227,7 +226,7 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_claim_is_refused(verifier: Verifier, changes: dict[str, Any]) -> None:
-    """The claim is missing, has the wrong type, is out of range, expired, or not valid yet."""
+    """It is missing, has the wrong type, is out of range, expired, or not valid yet."""
     claims = {name: value for name, value in {**CLAIMS, **changes}.items() if value != "missing"}
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(claims), NOW)
@@ -237,14 +236,14 @@ def test_an_invalid_claim_is_refused(verifier: Verifier, changes: dict[str, Any]
     "payload", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 3_000, b'{"exp":' + b"9" * 5_000 + b"}"]
 )
 def test_claims_that_are_not_an_object_are_refused(verifier: Verifier, payload: bytes) -> None:
-    """They are signed, but cannot be read."""
+    """They are signed, but unreadable."""
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(payload), NOW)
 
 
 @pytest.mark.parametrize("changes", [{"nbf": NOW + 60}, {"iat": NOW + 59.5}, {"exp": NOW + 0.5}, {"workflows": []}])
 def test_a_borderline_claim_is_accepted(verifier: Verifier, changes: dict[str, Any]) -> None:
-    """Clocks may differ by a minute, the last half second counts, and a token may allow nothing."""
+    """Clocks can differ by a minute, the last half second is valid, and a token can allow nothing."""
     assert verifier.verify("Bearer " + signed({**CLAIMS, **changes}), NOW).subject == "ada"
 
 
@@ -258,7 +257,7 @@ def test_a_borderline_claim_is_accepted(verifier: Verifier, changes: dict[str, A
     ],
 )
 def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier, claims: Any, header: Any) -> None:
-    """The message is in answers, and the reason is in the log."""
+    """The message appears in answers, and the reason in the log."""
     with pytest.raises(Unauthorized) as caught:
         verifier.verify("Bearer " + signed({**CLAIMS, **claims}, header), NOW)
 
@@ -276,7 +275,7 @@ def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier, claims: Any,
     ],
 )
 def test_before_the_signature_is_valid_only_the_log_has_the_reason(verifier: Verifier, token: str, reason: str) -> None:
-    """Whoever tries to forge a token learns nothing from the answer."""
+    """A forger learns nothing from the answer."""
     with pytest.raises(Unauthorized) as caught:
         verifier.verify("Bearer " + token, NOW)
 
@@ -289,14 +288,14 @@ def test_before_the_signature_is_valid_only_the_log_has_the_reason(verifier: Ver
     "value", ["logs:read logs:write", ["logs:read", "logs:write"], ["", "logs:write", "logs:read"]]
 )
 def test_scopes_may_be_a_text_or_a_list(verifier: Verifier, name: str, value: object) -> None:
-    """Issuers write either, under either name."""
+    """Issuers use either, under either name."""
     claims = {key: text for key, text in CLAIMS.items() if key != "scope"}
 
     assert verifier.verify("Bearer " + signed({**claims, name: value}), NOW).rights.keys() == {READ, WRITE}
 
 
-def test_scope_counts_when_a_token_has_scp_too(verifier: Verifier) -> None:
-    """Only one of them is read, so that nobody needs to think about two."""
+def test_scope_takes_precedence_over_scp(verifier: Verifier) -> None:
+    """Only one of them is read."""
     assert verifier.verify("Bearer " + signed({**CLAIMS, "scp": WRITE}), NOW).rights.keys() == {READ}
 
 
@@ -324,7 +323,7 @@ def test_an_entry_of_a_scope_list_is_one_scope(verifier: Verifier) -> None:
     ],
 )
 def test_a_token_must_be_for_the_audience_in_the_settings(tmp_path: Path, aud: object, reason: str) -> None:
-    """RFC 8725 section 3.9. The audience may be one of several."""
+    """RFC 8725 section 3.9. The audience can be one of several."""
     verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_audience="logs"))
     token = "Bearer " + signed({**CLAIMS, "aud": aud})
     if not reason:
@@ -335,21 +334,21 @@ def test_a_token_must_be_for_the_audience_in_the_settings(tmp_path: Path, aud: o
 
 
 @pytest.mark.parametrize("aud", ["another-service", ["another-service"], ["", "another-service"]])
-def test_without_an_audience_in_the_settings_the_refusal_names_the_setting(verifier: Verifier, aud: object) -> None:
+def test_without_a_configured_audience_the_refusal_names_the_setting(verifier: Verifier, aud: object) -> None:
     """Otherwise nobody would guess why a good token is refused."""
     with pytest.raises(Unauthorized, match="CHRONOVERSE_JWT_AUDIENCE is not set"):
         verifier.verify("Bearer " + signed({**CLAIMS, "aud": aud}), NOW)
 
 
 @pytest.mark.parametrize("aud", [None, "", []])
-def test_a_token_may_name_no_audience(verifier: Verifier, aud: object) -> None:
+def test_an_empty_audience_is_accepted(verifier: Verifier, aud: object) -> None:
     """An empty claim names nobody."""
     assert verifier.verify("Bearer " + signed({**CLAIMS, "aud": aud}), NOW).subject == "ada"
 
 
 @pytest.mark.parametrize("iss", [None, "", "https://id.example", "https://ID.example/", ["https://id.example/"], 7])
 def test_a_token_must_come_from_the_issuer_in_the_settings(tmp_path: Path, iss: object) -> None:
-    """RFC 8725 section 3.8. The two are compared letter by letter, and the slash at the end counts."""
+    """RFC 8725 section 3.8. The comparison is exact, including a trailing slash."""
     verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_issuer="https://id.example/"))
 
     assert verifier.verify("Bearer " + signed({**CLAIMS, "iss": "https://id.example/"}), NOW).subject == "ada"
@@ -358,7 +357,7 @@ def test_a_token_must_come_from_the_issuer_in_the_settings(tmp_path: Path, iss: 
 
 
 def test_the_claim_with_the_workflows_can_have_another_name(tmp_path: Path) -> None:
-    """The usual claim is then ignored, because it may mean something else to the issuer."""
+    """The default claim is then ignored: the issuer may use it for something else."""
     name = "https://logs.example/workflows"
     verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_workflows_claim=name))
 
@@ -368,7 +367,7 @@ def test_the_claim_with_the_workflows_can_have_another_name(tmp_path: Path) -> N
 
 
 def test_a_minted_token_obeys_the_settings(tmp_path: Path) -> None:
-    """`chronoverse token` and the service have the same settings, and the one accepts what the other makes."""
+    """The service accepts what `chronoverse token` makes with the same settings."""
     configured = settings(
         tmp_path,
         jwt_secret=SECRET,
@@ -401,7 +400,7 @@ def test_any_claim_is_accepted_or_refused_without_another_error(value: object) -
 
 
 def test_scopes_and_workflows_match_whole_and_exactly() -> None:
-    """Their beginnings, other cases and patterns do not match."""
+    """Prefixes, other cases and patterns do not match."""
     principal = Principal("ada", NOW, {"logs:read": Workflows.parse(["wf_1"])})
 
     principal.require("logs:read")
@@ -424,16 +423,16 @@ def test_scopes_and_workflows_match_whole_and_exactly() -> None:
         ([], [], ["wf_1", "*", ""]),
     ],
 )
-def test_a_prefix_is_for_the_ids_that_begin_so(entries: list[str], within: list[str], outside: list[str]) -> None:
-    """A star alone is the shortest prefix. Beside it other entries change nothing."""
+def test_a_prefix_allows_all_ids_that_begin_with_it(entries: list[str], within: list[str], outside: list[str]) -> None:
+    """A star alone is the shortest prefix, and makes other entries redundant."""
     workflows = Workflows.parse(entries)
 
     assert all(each in workflows for each in within)
     assert not any(each in workflows for each in outside)
 
 
-def test_a_scope_for_other_workflows_does_not_hide_what_may_be_seen() -> None:
-    """Whoever may read a workflow learns that they may not write there. To others it does not exist."""
+def test_a_scope_for_other_workflows_does_not_hide_readable_ones() -> None:
+    """A reader learns that they cannot write there. For others, the workflow does not exist."""
     principal = Principal("ada", NOW, {READ: Workflows.parse(["*"]), WRITE: Workflows.parse(["mine"])})
 
     principal.require(WRITE, "mine")
@@ -444,7 +443,7 @@ def test_a_scope_for_other_workflows_does_not_hide_what_may_be_seen() -> None:
 
 
 def test_only_a_space_separates_scopes(verifier: Verifier) -> None:
-    """RFC 6749 section 3.3 allows no other white space."""
+    """RFC 6749 section 3.3 allows no other whitespace."""
     principal = verifier.verify("Bearer " + signed({**CLAIMS, "scope": " logs:read  logs:write\tx\u00a0y"}), NOW)
 
     assert principal.rights.keys() == {"logs:read", "logs:write\tx\u00a0y"}
@@ -456,14 +455,14 @@ EC = ec.generate_private_key(ec.SECP256R1())
 
 @pytest.mark.parametrize(("key", "algorithm"), [(ED25519, "EdDSA"), (EC, "ES256"), (RSA, "RS256"), (RSA, "PS512")])
 def test_a_public_key_checks_tokens_of_its_private_one(tmp_path: Path, key: Any, algorithm: str) -> None:
-    """Every kind of key that the settings allow."""
+    """With each kind of key that the settings allow."""
     verifier = Verifier(settings(tmp_path, jwt_public_key=pem(key)))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
 
 
-def test_an_rsa_key_may_be_longer(tmp_path: Path) -> None:
-    """2048 bits is the least, and not the only length."""
+def test_an_rsa_key_can_be_longer(tmp_path: Path) -> None:
+    """2048 bits is only the minimum."""
     key = rsa.generate_private_key(65_537, 2_560)
     verifier = Verifier(settings(tmp_path, jwt_public_key=pem(key)))
 
@@ -472,7 +471,7 @@ def test_an_rsa_key_may_be_longer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [ED25519, EC, RSA])
 def test_a_public_key_is_not_used_as_an_hmac_secret(tmp_path: Path, key: Any) -> None:
-    """RFC 8725 section 2.1: an attacker signs with HS256 and the public key, which everybody has."""
+    """RFC 8725 section 2.1: an attacker signs with HS256 and the public key."""
     text = pem(key)
     token = signed(CLAIMS, secret=text.encode())
     verifier = Verifier(settings(tmp_path, jwt_public_key=text))
@@ -481,7 +480,7 @@ def test_a_public_key_is_not_used_as_an_hmac_secret(tmp_path: Path, key: Any) ->
 
 
 def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
-    """A key on P-256 is used with ES256 only."""
+    """A P-256 key is used with ES256 only."""
     verifier = Verifier(settings(tmp_path, jwt_public_key=pem(EC)))
     _, _, rest = jwt.encode(CLAIMS, EC, "ES256").partition(".")
     with pytest.raises(Unauthorized):
@@ -497,26 +496,26 @@ def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
     ],
 )
 def test_a_weak_or_broken_key_stops_the_start(tmp_path: Path, text: str) -> None:
-    """It is noticed at once, and not at the first request."""
+    """At startup, not at the first request."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_JWT_PUBLIC_KEY"):
         Verifier(settings(tmp_path, jwt_public_key=text))
 
 
 @pytest.mark.parametrize("secret", [pem(RSA).encode(), b"s" * 32 + b"," + pem(RSA).encode()])
-def test_a_key_of_another_kind_as_secret_stops_the_start(tmp_path: Path, secret: bytes) -> None:
-    """Its holders are meant to verify tokens, not to sign them."""
+def test_a_public_key_as_secret_stops_the_start(tmp_path: Path, secret: bytes) -> None:
+    """Its holders should verify tokens, not sign them."""
     with pytest.raises(SettingsError, match="must be a secret, not a key"):
         Verifier(settings(tmp_path, jwt_secret=secret))
 
 
 def test_a_shared_store_needs_a_configured_key(tmp_path: Path) -> None:
-    """A secret made on one machine would be wrong on another."""
+    """A secret generated on one machine would be wrong on another."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_REDIS_URL needs"):
         Verifier(settings(tmp_path, redis_url="redis://db"))
 
 
 def test_the_local_secret_is_made_once(tmp_path: Path) -> None:
-    """It is long, readable by its owner only, and the same at each call."""
+    """It is long, private, and always the same."""
     directory = tmp_path / "state" / "chronoverse"
     secret = local_secret(directory)
 
@@ -525,8 +524,8 @@ def test_the_local_secret_is_made_once(tmp_path: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (directory, *directory.iterdir())] == [0o700, 0o600]
 
 
-def test_processes_that_make_the_secret_at_once_get_the_same(tmp_path: Path) -> None:
-    """Eight processes get one secret, and no draft is left."""
+def test_concurrent_processes_generate_one_secret(tmp_path: Path) -> None:
+    """Eight processes get the same secret, and no draft remains."""
     program = "import sys; from pathlib import Path; from chronoverse.auth.local_secret import local_secret as s; " + (
         "sys.stdin.read(); print(s(Path(sys.argv[1])))"
     )

@@ -1,4 +1,4 @@
-"""Every form of a token's claims with every kind of key, as issuers write them. The service is not needed for this."""
+"""Every form of a token's claims with every kind of key, as issuers write them. Needs no running service."""
 
 import itertools
 import json
@@ -31,14 +31,14 @@ SECRET: Final = b"a secret of at least 32 bytes for HS256"
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
 
-#: The settings of each kind of key, and the key and the algorithm that sign its tokens.
+#: For each kind of key: its settings, and the key and algorithm that sign its tokens.
 KEYS: Final[dict[str, tuple[dict[str, Any], Any, str]]] = {
     "HS256": ({"jwt_secret": SECRET}, SECRET, "HS256"),
     "PEM": ({"jwt_public_key": PEM}, RSA, "RS256"),
     "JWKS": ({"jwt_jwks_url": "https://id.example.com/jwks.json"}, RSA, "RS256"),
 }
 
-#: The ways to write that a token has both scopes. None removes a claim.
+#: The ways to write both scopes. None removes a claim.
 SCOPES: Final[dict[str, dict[str, Any]]] = {
     "scope is a text": {"scope": f"{READ} {WRITE}"},
     "scope is a list": {"scope": [READ, WRITE]},
@@ -71,9 +71,9 @@ Verify = Callable[[dict[str, Any], dict[str, Any]], str]
 
 @pytest.fixture(params=KEYS)
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
-    """A function that asks to read a log of the workflow ``mine``, with some settings and a token with some claims.
+    """A function that asks to read a log of the workflow ``mine``, with these settings and a token with these claims.
 
-    It returns nothing if that is allowed, and otherwise the reason for the log.
+    It returns None if that is allowed, else the reason for the log.
     """
     key, signer, algorithm = KEYS[request.param]
 
@@ -99,7 +99,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
 @pytest.mark.parametrize("workflows", WORKFLOWS)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_good_form_is_accepted(ask: Verify, scope: str, workflows: str) -> None:
-    """With each form of the audience and of the issuer."""
+    """With each form of audience and issuer."""
     answers = {}
     for audience, issuer in itertools.product(AUDIENCES, ISSUERS):
         given = [WORKFLOWS[workflows], AUDIENCES[audience], ISSUERS[issuer]]
@@ -111,21 +111,21 @@ def test_every_good_form_is_accepted(ask: Verify, scope: str, workflows: str) ->
     assert set(answers.values()) == {""}, answers
 
 
-def test_every_form_without_further_settings(ask: Verify) -> None:
-    """The token is accepted, or the reason says why it is not."""
+def test_every_form_without_other_settings(ask: Verify) -> None:
+    """Each token is accepted, or the reason says why not."""
     for form, (changes, refused) in PLAIN_FORMS.items():
         assert_answer(form, ask({}, good_claims(workflows=["mine"]) | changes), refused)
 
 
 def test_every_form_with_an_audience_and_an_issuer(ask: Verify) -> None:
-    """The audience and the issuer must be the configured ones, and the workflows are in the configured claim."""
+    """The audience and issuer must match the configured ones; the workflows are in the configured claim."""
     for form, (changes, refused) in CONFIGURED_FORMS.items():
         claims = good_claims(aud=AUDIENCE, iss=ISSUER) | {CLAIM: ["mine"]} | changes
         assert_answer(form, ask(CONFIGURED, claims), refused)
 
 
 def assert_answer(form: str, answer: str, refused: Refused | None) -> None:
-    """The answer has the status and the reason."""
+    """The answer has this status and reason."""
     if refused is None:
         assert (form, answer) == (form, "")
     else:

@@ -1,4 +1,4 @@
-"""The tokens in docs/tokens.md: each is accepted with the settings that the page shows before it."""
+"""The tokens in docs/tokens.md: each is accepted with the settings shown before it."""
 
 import json
 import re
@@ -34,12 +34,12 @@ EXAMPLES: Final = {found["title"]: found for found in _EXAMPLE.finditer(PAGE)}
 
 
 def environ_of(example: re.Match[str]) -> dict[str, str]:
-    """The variables that an example sets."""
+    """The variables set by an example."""
     return dict(line.split("=", 1) for line in example["settings"].splitlines())
 
 
 def verifier_for(environ: dict[str, str], data_dir: Path, key: Any, kid: str | None) -> Verifier:
-    """A verifier with these settings. The key is what the file or the URL in them would have."""
+    """A verifier with these settings. ``key`` is the content of the file or URL in them."""
     if "CHRONOVERSE_JWT_PUBLIC_KEY" in environ:
         pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         environ = environ | {"CHRONOVERSE_JWT_PUBLIC_KEY": pem}
@@ -49,7 +49,7 @@ def verifier_for(environ: dict[str, str], data_dir: Path, key: Any, kid: str | N
 
 
 def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:
-    """The other tests use what is found here."""
+    """The other tests depend on these."""
     assert list(EXAMPLES) == [
         "A secret: HS256",
         "A public key: PEM",
@@ -61,7 +61,7 @@ def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:
 
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_each_token_on_the_page_is_accepted(tmp_path: Path, title: str) -> None:
-    """The token is signed with exactly the JSON that the page shows."""
+    """Signed with exactly the JSON on the page."""
     environ = environ_of(EXAMPLES[title])
     header, claims = (json.loads(EXAMPLES[title][name]) for name in ("header", "claims"))
     keys: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_each_token_on_the_page_is_accepted(tmp_path: Path, title: str) -> None:
 
 
 def test_the_program_on_the_page_makes_a_token_that_is_accepted(tmp_path: Path) -> None:
-    """It signs with the private key whose public half the service has."""
+    """It signs with the private half of the service's public key."""
     (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "private.pem").write_bytes(ED25519.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     token = subprocess.run(

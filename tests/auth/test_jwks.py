@@ -1,4 +1,4 @@
-"""Published keys: they are fetched rarely over HTTP, and used for a while when the issuer is down."""
+"""Published keys: fetched rarely over HTTP, and kept for a while when the issuer is down."""
 
 import contextlib
 import math
@@ -56,7 +56,7 @@ def published(key: Any, kid: str, **more: str) -> dict[str, Any]:
 
 
 class Clock:
-    """A clock that a test advances. No two times are the same, as with a real one."""
+    """A clock that tests advance. As with a real one, no two readings are equal."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -81,7 +81,7 @@ def issuer() -> Iterator[Issuer]:
 def test_a_token_is_checked_with_the_key_that_it_names(
     issuer: Issuer, tmp_path: Path, key: Any, algorithm: str
 ) -> None:
-    """The key set is fetched over real HTTP and has other keys, too."""
+    """The key set is fetched over real HTTP and contains other keys, too."""
     issuer.keys = [published(OTHER, "other"), published(key, "k1")]
     verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
@@ -91,7 +91,7 @@ def test_a_token_is_checked_with_the_key_that_it_names(
 
 
 def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_path: Path) -> None:
-    """With two keys, the token does not say which."""
+    """With two keys, it is refused."""
     issuer.keys = [published(EC, "k1")]
     verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
@@ -116,7 +116,7 @@ def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key:
 
 
 def test_unknown_kids_cause_few_fetches(issuer: Issuer, tmp_path: Path) -> None:
-    """Anybody can make up a kid. Each request waits until it is known that there is no such key."""
+    """Anybody can invent a kid. Each request waits until it is known that no such key exists."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
@@ -130,7 +130,7 @@ def test_unknown_kids_cause_few_fetches(issuer: Issuer, tmp_path: Path) -> None:
 
 
 def test_a_new_key_is_accepted_at_the_first_request(issuer: Issuer, tmp_path: Path) -> None:
-    """The request waits for the next fetch, although somebody has just asked for the same kid in vain."""
+    """The request waits for the next fetch, even if another request has just asked for the same kid in vain."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
@@ -143,8 +143,8 @@ def test_a_new_key_is_accepted_at_the_first_request(issuer: Issuer, tmp_path: Pa
     assert clock.now - began < MIN_REFETCH_SECONDS + 2 * POLL_SECONDS
 
 
-def test_a_request_with_an_unknown_kid_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """Another process holds the lock, and its fetch does not end."""
+def test_a_request_with_an_unknown_kid_waits_for_a_limited_time(tmp_path: Path) -> None:
+    """Another process holds the lock, and its fetch hangs."""
     clock = Clock()
     keys = PublishedKeys(
         "http://127.0.0.1/", tmp_path, fetch=lambda _: pytest.fail("no fetch"), clock=clock, sleep=clock.sleep
@@ -159,7 +159,7 @@ def test_a_request_with_an_unknown_kid_does_not_wait_for_ever(tmp_path: Path) ->
 
 
 def test_a_record_is_read_when_its_file_has_changed(tmp_path: Path) -> None:
-    """Whatever has: the file, its size, or only its time. Otherwise it is not read again."""
+    """Whether the file, its size, or only its time has changed. Otherwise it is not reread."""
     file, path = KeySetFile(tmp_path, "http://127.0.0.1/"), tmp_path / f"jwks-{key_set_name('http://127.0.0.1/')}.json"
     assert file.read_if_changed() is None
     for number, document in enumerate((b"{}", b"[]", b"[ ]")):
@@ -175,8 +175,8 @@ def test_a_record_is_read_when_its_file_has_changed(tmp_path: Path) -> None:
     assert (file.read_if_changed(), file.read_if_changed()) == (record, None)
 
 
-def test_only_so_many_requests_wait(issuer: Issuer, tmp_path: Path) -> None:
-    """The others are refused at once, and may come back."""
+def test_the_number_of_waiting_requests_is_limited(issuer: Issuer, tmp_path: Path) -> None:
+    """Others are refused immediately, and can retry."""
     issuer.keys = [published(EC, "k1")]
     asking, answer = threading.Event(), threading.Event()
 
@@ -205,13 +205,13 @@ def test_only_so_many_requests_wait(issuer: Issuer, tmp_path: Path) -> None:
     for thread in waiting:
         thread.join()
 
-    # The first request had the first fetch. The others came after it had begun, and had the second one together.
+    # The first request caused the first fetch. The others arrived during it, and shared the second one.
     assert [type(error) for error in refusals] == [Unauthorized] * MAX_WAITING
     assert issuer.requests == 2
 
 
 def test_a_fetch_is_for_all_workers_of_a_node(issuer: Issuer, tmp_path: Path) -> None:
-    """The others read the file, and a worker that has just started too. A known key needs no fetch."""
+    """The others read the file, including a worker that has just started. A known key needs no fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     workers = [PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep) for _ in range(3)]
@@ -229,7 +229,7 @@ def test_a_fetch_is_for_all_workers_of_a_node(issuer: Issuer, tmp_path: Path) ->
 
 
 def test_keys_outlive_a_restart_while_the_issuer_is_down(issuer: Issuer, tmp_path: Path) -> None:
-    """They are in the data directory. They do not outlive the time for which old keys are used."""
+    """The data directory keeps them, but not for longer than old keys are used."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1")
@@ -243,10 +243,10 @@ def test_keys_outlive_a_restart_while_the_issuer_is_down(issuer: Issuer, tmp_pat
         restarted.get("k1")
 
 
-def test_a_new_node_uses_the_keys_of_another_one_while_the_issuer_is_down(
+def test_a_new_node_uses_another_nodes_keys_while_the_issuer_is_down(
     issuer: Issuer, tmp_path: Path, store: Store
 ) -> None:
-    """They are as old as they are: the time for which old keys are used begins when the other node fetched them."""
+    """Their maximum age counts from the other node's fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
@@ -269,8 +269,8 @@ def test_a_new_node_uses_the_keys_of_another_one_while_the_issuer_is_down(
         new.check()
 
 
-def test_what_a_node_fetches_itself_comes_first(issuer: Issuer, tmp_path: Path, store: Store) -> None:
-    """What other nodes share is read only after a fetch that failed."""
+def test_a_nodes_own_fetch_takes_precedence(issuer: Issuer, tmp_path: Path, store: Store) -> None:
+    """Shared keys are read only after a failed fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
@@ -293,9 +293,7 @@ def test_what_a_node_fetches_itself_comes_first(issuer: Issuer, tmp_path: Path, 
     ],
     ids=["empty", "no JSON", "no key set", "from the future", "too long"],
 )
-def test_a_shared_record_that_cannot_be_used_is_left_alone(
-    issuer: Issuer, tmp_path: Path, store: Store, record: bytes
-) -> None:
+def test_an_unusable_shared_record_is_ignored(issuer: Issuer, tmp_path: Path, store: Store, record: bytes) -> None:
     """The keys are fetched as soon as the issuer is back."""
     store.save_key_set(key_set_name(issuer.url), record, 60)
     issuer.keys = None
@@ -312,7 +310,7 @@ def test_a_shared_record_that_cannot_be_used_is_left_alone(
 
 
 def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path) -> None:
-    """Otherwise an idle node would have old keys when the issuer goes down, and one that is not ready would stay so."""
+    """Otherwise an idle node would have old keys when the issuer goes down, or would never become ready."""
 
     class Enough(Exception):
         pass
@@ -338,10 +336,10 @@ def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path
     assert [round(seconds) for seconds in asked] == [0, 5, 10, 310]
 
 
-def test_a_store_that_is_away_or_forbids_it_changes_nothing(
+def test_an_unavailable_or_forbidden_store_changes_nothing(
     issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The node has what it fetches itself, and says that it shares nothing."""
+    """The node uses its own keys, and logs that it shares none."""
     issuer.keys = [published(EC, "k1")]
     with contextlib.closing(Store("unix:///nowhere")) as away:
         keys = PublishedKeys(issuer.url, tmp_path, store=away)
@@ -355,7 +353,7 @@ def test_a_store_that_is_away_or_forbids_it_changes_nothing(
 
 
 @pytest.mark.parametrize("damage", ["empty", "no JSON", "no key set", "writable by others", "a link"])
-def test_a_file_that_is_damaged_or_not_ours_is_not_read(issuer: Issuer, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_or_foreign_file_is_not_read(issuer: Issuer, tmp_path: Path, damage: str) -> None:
     """The keys are fetched instead."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
@@ -375,7 +373,7 @@ def test_a_file_that_is_damaged_or_not_ours_is_not_read(issuer: Issuer, tmp_path
 
 
 def test_the_keys_of_another_url_are_not_used(issuer: Issuer, tmp_path: Path) -> None:
-    """Each URL has a file of its own."""
+    """Each URL has its own file."""
     issuer.keys = [published(EC, "k1")]
     PublishedKeys(issuer.url, tmp_path).get("k1")
 
@@ -387,7 +385,7 @@ def test_the_keys_of_another_url_are_not_used(issuer: Issuer, tmp_path: Path) ->
 
 
 def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
-    """A time in the future cannot be compared with the present one."""
+    """Times in the future cannot be used to calculate an age."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock)
@@ -407,8 +405,8 @@ def test_a_directory_that_cannot_be_written_stops_the_start(tmp_path: Path) -> N
         PublishedKeys("http://127.0.0.1/", tmp_path / "file" / "data")
 
 
-def test_a_worker_whose_directory_is_gone_fetches_alone(issuer: Issuer, tmp_path: Path) -> None:
-    """It goes on with keys of its own."""
+def test_a_worker_whose_directory_was_removed_fetches_alone(issuer: Issuer, tmp_path: Path) -> None:
+    """It continues with its own keys."""
     issuer.keys = [published(EC, "k1")]
     directory = tmp_path / "data"
     keys = PublishedKeys(issuer.url, directory)
@@ -418,7 +416,7 @@ def test_a_worker_whose_directory_is_gone_fetches_alone(issuer: Issuer, tmp_path
 
 
 def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer, tmp_path: Path) -> None:
-    """Every token that is signed with it is refused after the refresh time."""
+    """Every token signed with it is refused after the refresh interval."""
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
@@ -431,7 +429,7 @@ def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer, tmp_path: Path) -> N
 
 
 def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer, tmp_path: Path) -> None:
-    """The issuer is asked again from time to time. After an hour, no token is accepted."""
+    """The issuer is retried from time to time. After an hour, no token is accepted."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
@@ -463,7 +461,7 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer, tmp_path: 
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
 )
 def test_an_invalid_key_set_is_refused(issuer: Issuer, tmp_path: Path, body: bytes) -> None:
-    """The errors are those after which the cached keys stay in use."""
+    """After these errors, the cached keys stay in use."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
@@ -478,7 +476,7 @@ def test_an_invalid_key_set_is_refused(issuer: Issuer, tmp_path: Path, body: byt
 
 
 def test_a_redirect_is_not_followed(issuer: Issuer, tmp_path: Path) -> None:
-    """The operator has said where the keys are."""
+    """The operator configured where the keys are."""
     issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
     with pytest.raises(OSError, match="302"):
         fetch_key_set(issuer.url)
@@ -487,7 +485,7 @@ def test_a_redirect_is_not_followed(issuer: Issuer, tmp_path: Path) -> None:
 
 
 def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
-    """A client would give up after a 401. There is also no second fetch at once."""
+    """A client would give up after a 401. A second fetch does not follow immediately."""
     clock = Clock()
     asked: list[float] = []
 
@@ -504,7 +502,7 @@ def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
 
 
 def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
-    """While one request asks the issuer, the others use the cached keys."""
+    """While one request waits for the issuer, others use the cached keys."""
     issuer.keys = [published(EC, "k1")]
     known = fetch_key_set(issuer.url)
     asking, answer = threading.Event(), threading.Event()
@@ -529,8 +527,8 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> 
     first.join()
 
 
-def test_the_first_request_finds_the_keys_that_were_fetched_at_the_start(issuer: Issuer, tmp_path: Path) -> None:
-    """One fetch is for both, and a worker that starts later does not fetch either."""
+def test_the_first_request_uses_the_keys_fetched_at_startup(issuer: Issuer, tmp_path: Path) -> None:
+    """A worker that starts later does not fetch either."""
     issuer.keys = [published(EC, "k1")]
     settings = Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)
     header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
@@ -543,7 +541,7 @@ def test_the_first_request_finds_the_keys_that_were_fetched_at_the_start(issuer:
     assert issuer.requests == 1
 
 
-def test_keys_that_cannot_be_fetched_at_the_start_are_only_logged(
+def test_a_failed_fetch_at_startup_is_only_logged(
     issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The issuer may start later than the service."""
@@ -554,7 +552,7 @@ def test_keys_that_cannot_be_fetched_at_the_start_are_only_logged(
 
 
 def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the cause and the setting. With the authority's certificate the keys are fetched."""
+    """The log names the cause and the setting. With the CA certificate, the keys are fetched."""
     authority = Authority(tmp_path / "certificates")
     certificate = authority.issue("issuer")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -1,4 +1,4 @@
-"""The file that gives rights to groups: what it gives, its errors, and how it is read again."""
+"""The file that gives rights to groups: its content, its errors, and reloads."""
 
 import logging
 import os
@@ -59,19 +59,19 @@ def principal(path: Path, groups: Any, **claims: Any) -> Principal:
 
 
 def workflows_map(path: Path) -> TomlFile[Any]:
-    """The file as a service reads it."""
+    """The file, as read by a service."""
     groups = Verifier(settings(path)).groups
     assert groups is not None
     return groups
 
 
 def developers(groups: TomlFile[Any]) -> dict[str, Workflows]:
-    """The rights of the group of that name."""
+    """The rights of the group ``developers``."""
     return rights_by(groups.check(), {"groups": ["developers"]}, ())
 
 
 def test_each_group_gives_its_scopes_for_its_own_workflows(path: Path) -> None:
-    """A scope of one group is not for the workflows of another."""
+    """A group's scopes do not apply to other groups' workflows."""
     user = principal(path, ["developers", "6f1f4e8c-3a55-4f7c-9a3c-6a2f0c1f7b1e", "admins", "unknown"])
 
     assert user.rights.keys() == {READ, WRITE, ADMIN}
@@ -85,8 +85,8 @@ def test_each_group_gives_its_scopes_for_its_own_workflows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("scope", [{"scope": "openid logs:read"}, {"scp": ["logs:read"]}])
-def test_a_group_without_scopes_leaves_those_of_the_token(path: Path, scope: dict[str, Any]) -> None:
-    """Only of this group: a token's scopes add nothing to what another one gives."""
+def test_a_group_without_scopes_keeps_the_tokens_scopes(path: Path, scope: dict[str, Any]) -> None:
+    """For this group only: a token's scopes add nothing to other groups'."""
     user = principal(path, ["/platform/on call"], **scope)
     user.require(READ, "anything")
     with pytest.raises(Forbidden):
@@ -97,14 +97,14 @@ def test_a_group_without_scopes_leaves_those_of_the_token(path: Path, scope: dic
 
 @pytest.mark.parametrize("groups", [[], ["unknown"], ["Developers"], ["*"], ["team-a.x"], ["/platform/on call"]])
 def test_groups_without_rights_allow_nothing(path: Path, groups: list[str]) -> None:
-    """No group is taken for a workflow. The last one's tokens need scopes."""
+    """No group name is mistaken for a workflow. The last one's tokens need scopes."""
     with pytest.raises(Forbidden, match="no group of the token"):
         principal(path, groups)
 
 
 @pytest.mark.parametrize("groups", [None, "developers", {"developers": 1}, ["developers", 7]])
-def test_a_claim_that_is_no_list_of_groups_is_refused(path: Path, groups: Any) -> None:
-    """An issuer may leave the claim out, for example when a user has too many groups."""
+def test_a_claim_that_is_not_a_list_of_groups_is_refused(path: Path, groups: Any) -> None:
+    """Issuers can omit the claim, for example if a user has too many groups."""
     with pytest.raises(Unauthorized, match="claim groups is not a list of groups"):
         principal(path, groups)
 
@@ -133,7 +133,7 @@ ERRORS: Final = {
 
 @pytest.mark.parametrize(("content", "words"), ERRORS.items(), ids=map(str, range(len(ERRORS))))
 def test_an_error_in_the_file_is_named(path: Path, content: str, words: str) -> None:
-    """With the file, and the group if it is in one."""
+    """With the file, and with the group if it is in one."""
     path.write_bytes(content.encode("latin-1"))
 
     with pytest.raises(SettingsError) as caught:
@@ -143,7 +143,7 @@ def test_an_error_in_the_file_is_named(path: Path, content: str, words: str) -> 
 
 
 def test_a_service_does_not_start_with_errors_in_the_file(path: Path) -> None:
-    """Nor without the file, nor with tokens of its own secret, which name workflows."""
+    """Nor without the file, nor with its own secret, whose tokens name workflows."""
     environ = {"CHRONOVERSE_DATA_DIR": str(path.parent), "CHRONOVERSE_JWT_WORKFLOWS_MAP": str(path)}
     keyed = {**environ, "CHRONOVERSE_JWT_SECRET": SECRET.decode()}
     assert service_settings(keyed).jwt_workflows_map == path
@@ -157,8 +157,8 @@ def test_a_service_does_not_start_with_errors_in_the_file(path: Path) -> None:
         service_settings(keyed)
 
 
-def test_a_changed_file_counts_at_once(path: Path) -> None:
-    """Also one of the same size, or one that has another file's place, as a rename or Kubernetes puts it there."""
+def test_a_changed_file_is_reloaded_immediately(path: Path) -> None:
+    """Even with the same size, or replaced by a rename or by Kubernetes."""
     groups = workflows_map(path)
     assert developers(groups).keys() == {READ}
 
@@ -175,7 +175,7 @@ def test_a_changed_file_counts_at_once(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["[a]", "", None])
 def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture, damage: str | None) -> None:
-    """The log says so once, with what is wrong. When the file is mended, it counts."""
+    """The error is logged once. Once corrected, the file applies."""
     groups = workflows_map(path)
     assert groups.refresh()
     if damage is None:
@@ -194,8 +194,8 @@ def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptur
     assert developers(groups).keys() == {WRITE}
 
 
-def test_without_any_good_file_nobody_is_told_what_is_allowed(path: Path) -> None:
-    """A worker that starts again meanwhile answers 503, so that runners try again, until the file is mended."""
+def test_without_a_valid_file_no_rights_are_decided(path: Path) -> None:
+    """A worker that restarts meanwhile answers 503, so that runners retry until the file is corrected."""
     path.write_text("[a]")
     groups = workflows_map(path)
     with pytest.raises(RightsUnavailable):
@@ -206,7 +206,7 @@ def test_without_any_good_file_nobody_is_told_what_is_allowed(path: Path) -> Non
 
 
 def test_prefixes_of_several_groups_are_joined(path: Path) -> None:
-    """For the same scope, whichever group comes first."""
+    """For the same scope, in any order of groups."""
     path.write_text(GROUPS + '[readers]\nworkflows = ["team-c.*"]\nscopes = ["logs:read"]\n')
     for groups in (["developers", "readers"], ["readers", "developers"]):
         user = principal(path, groups)

@@ -32,7 +32,7 @@ from tests.support.issuer import Issuer, OidcIssuer
 SECRET: Final = b"a secret of at least 32 bytes for HS256"
 AUDIENCE: Final = "https://logs.example.com"
 
-#: Claims as GitLab writes them into ID tokens, and as GitHub Actions and Kubernetes do.
+#: Claims as in ID tokens of GitLab, GitHub Actions and Kubernetes.
 #: https://docs.gitlab.com/ci/secrets/id_token_authentication/
 GITLAB: Final[dict[str, Any]] = {
     "aud": AUDIENCE,
@@ -86,14 +86,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def issuer(authority: Authority) -> Iterator[OidcIssuer]:
-    """An issuer that is trusted."""
+    """A trusted issuer."""
     with OidcIssuer(authority.issue("issuer")) as issuer:
         yield issuer
 
 
 @pytest.fixture(scope="module")
 def other(authority: Authority) -> Iterator[OidcIssuer]:
-    """Another issuer, whose key has the same id. Its owner may be hostile."""
+    """Another issuer, whose key has the same id. Its owner can be hostile."""
     with OidcIssuer(authority.issue("other"), "/realms/x") as other:
         yield other
 
@@ -103,7 +103,7 @@ Trust = Callable[..., Verifier]
 
 @pytest.fixture
 def trust(tmp_path: Path, authority: Authority) -> Trust:
-    """Makes the verifier of a service whose file has this text, with AUDIENCE in the place of its name."""
+    """Makes the verifier of a service whose file has this text, with AUDIENCE replaced by its name."""
 
     def make(text: str, **settings: Any) -> Verifier:
         path = tmp_path / "trust.toml"
@@ -126,7 +126,7 @@ def verified(verifier: Verifier, token: str) -> Principal:
 
 
 def entries(principal: Principal) -> dict[str, set[str]]:
-    """The rights as a token would have them."""
+    """The rights, as a token would have them."""
     return {
         scope: {*workflows.ids, *(f"{prefix}*" for prefix in workflows.prefixes)}
         for scope, workflows in principal.rights.items()
@@ -135,7 +135,7 @@ def entries(principal: Principal) -> dict[str, set[str]]:
 
 TEAM: Final = 'claim = "project_path", workflows = ["{namespace_path}.*"], scope = "logs:write"'
 
-#: Tokens of real issuers' kinds: the claims, the rules, and the rights that they give.
+#: Tokens like those of real issuers: the claims, the rules, and the resulting rights.
 KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]]]]] = {
     "GitLab": (GITLAB, (TEAM,), {WRITE: {"team-a.*"}}),
     "a subgroup of GitLab": (
@@ -194,7 +194,7 @@ KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_of_real_issuers_are_accepted(trust: Trust, issuer: OidcIssuer, kind: str) -> None:
-    """With nothing but the issuer's name in the file: its metadata name its keys. Two issuers may use one subject."""
+    """The file needs only the issuer's name: its metadata contain its keys' URL. Two issuers can use one subject."""
     claims, rules, rights = KINDS[kind]
     principal = verified(trust(block(issuer, *rules)), issuer.token(claims))
     assert entries(principal) == rights
@@ -202,7 +202,7 @@ def test_tokens_of_real_issuers_are_accepted(trust: Trust, issuer: OidcIssuer, k
 
 
 def test_each_rule_gives_its_scope_for_its_own_workflows(trust: Trust, issuer: OidcIssuer) -> None:
-    """What several rules give is added up, and what the token says of itself adds nothing."""
+    """Several rules add up. The token's own scopes add nothing."""
     verifier = trust(
         block(
             issuer,
@@ -223,7 +223,7 @@ def test_each_rule_gives_its_scope_for_its_own_workflows(trust: Trust, issuer: O
         user.require(WRITE, "team-a.shopping")
 
 
-#: Claims of an attacker with a token of the trusted issuer, for whom TEAM and the rules below must not hold.
+#: Claims of an attacker with a token of the trusted issuer, to whom TEAM and the rules below must not apply.
 HOSTILE_VALUES: Final = [
     "*",
     "team-a*",
@@ -260,21 +260,21 @@ HOSTILE_VALUES: Final = [
 
 @pytest.mark.parametrize("entry", ["{namespace_path}.*", "{namespace_path}"])
 @pytest.mark.parametrize("value", HOSTILE_VALUES, ids=lambda value: ascii(value)[:20])
-def test_a_value_that_reaches_beyond_its_place_makes_the_rule_not_hold(
+def test_a_value_that_reaches_beyond_its_place_disables_the_rule(
     trust: Trust, issuer: OidcIssuer, value: Any, entry: str
 ) -> None:
-    """Neither what it puts in, nor what the rule names besides."""
+    """Including the rule's other workflows."""
     rule = f'claim = "project_path", workflows = ["{entry}", "besides"], scope = "logs:write"'
     token = issuer.token({**GITLAB, "namespace_path": value})
     with pytest.raises((Forbidden, Unauthorized)) as caught:
         verified(trust(block(issuer, rule)), token)
-    # A header is bounded, so the longest value is refused before.
+    # The size of a header is limited, so the longest value is refused earlier.
     assert isinstance(caught.value, Forbidden) or len(token) > 8_000
 
 
 @pytest.mark.parametrize("value", ["*", "a*", "", "a b", "a\n", "\u0131", 7, ["a"], None], ids=ascii)
-def test_nothing_else_stands_for_a_value(trust: Trust, issuer: OidcIssuer, value: Any) -> None:
-    """Also where what is before it would make a good entry of it."""
+def test_nothing_replaces_an_invalid_value(trust: Trust, issuer: OidcIssuer, value: Any) -> None:
+    """Even if the text before it would be a valid entry."""
     rule = 'claim = "project_path", workflows = ["ci.{namespace_path}"], scope = "logs:write"'
     with pytest.raises(Forbidden):
         verified(trust(block(issuer, rule)), issuer.token({**GITLAB, "namespace_path": value}))
@@ -284,7 +284,7 @@ def test_nothing_else_stands_for_a_value(trust: Trust, issuer: OidcIssuer, value
     "value", ["team-a.b", "team-a/b", "team-a:b", "Team-A_1.0"], ids=["dot", "slash", "colon", "others"]
 )
 def test_a_value_stays_in_its_place(trust: Trust, issuer: OidcIssuer, value: str) -> None:
-    """Its separators become those of ids, and what follows it in the entry follows it there."""
+    """Its separators become those of ids, and the text after it stays after it."""
     rule = 'claim = "project_path", workflows = ["ci.{namespace_path}.end"], scope = "logs:write"'
     user = verified(trust(block(issuer, rule)), issuer.token({**GITLAB, "namespace_path": value}))
     assert entries(user) == {WRITE: {f"ci.{value.replace('/', '.').replace(':', '.')}.end"}}
@@ -314,15 +314,15 @@ def test_a_value_stays_in_its_place(trust: Trust, issuer: OidcIssuer, value: str
     ]
     + [("", each) for each in ("", None, 7, True, [], [7], {"x": "y"})],
 )  # fmt: skip
-def test_a_rule_holds_for_whole_values_alone(trust: Trust, issuer: OidcIssuer, test: str, value: Any) -> None:
-    """Case-sensitive, and of texts: numbers and objects are none."""
+def test_a_rule_matches_whole_strings_only(trust: Trust, issuer: OidcIssuer, test: str, value: Any) -> None:
+    """Case-sensitively. Numbers and objects never match."""
     rule = f'claim = "project_path", {test + ", " if test else ""}workflows = ["*"], scope = "logs:admin"'
     with pytest.raises(Forbidden, match="no rule of the token's issuer"):
         verified(trust(block(issuer, rule)), issuer.token({**GITLAB, "project_path": value}))
 
 
-def test_a_claim_with_dots_counts_before_an_object(trust: Trust, issuer: OidcIssuer) -> None:
-    """A name leads into objects alone, and never around a claim that has it."""
+def test_a_claim_with_dots_takes_precedence_over_an_object(trust: Trust, issuer: OidcIssuer) -> None:
+    """A path only descends into objects, and never past a claim with that name."""
     rule = 'claim = "kubernetes.io.namespace", equals = "ci", workflows = ["x"], scope = "logs:write"'
     verifier = trust(block(issuer, rule))
     for claims in (
@@ -341,8 +341,8 @@ def test_a_claim_with_dots_counts_before_an_object(trust: Trust, issuer: OidcIss
 ALL: Final = 'claim = "sub", workflows = ["*"], scope = "logs:admin"'
 
 
-def test_a_token_counts_only_with_the_keys_of_its_issuer(trust: Trust, issuer: OidcIssuer, other: OidcIssuer) -> None:
-    """Another trusted issuer cannot speak for it, with the same key id, nor the holder of the service's own secret."""
+def test_a_token_is_valid_only_with_its_issuers_keys(trust: Trust, issuer: OidcIssuer, other: OidcIssuer) -> None:
+    """Neither another trusted issuer with the same key id nor the holder of the service's own secret can sign it."""
     verifier = trust(
         block(issuer, ALL) + block(other, 'claim = "sub", workflows = ["theirs"], scope = "logs:read"'),
         jwt_secret=SECRET,
@@ -371,7 +371,7 @@ def test_a_token_counts_only_with_the_keys_of_its_issuer(trust: Trust, issuer: O
 
 
 def _signed_with(key: bytes, issuer: OidcIssuer, algorithm: str) -> str:
-    """A token whose signature is made with ``key``, whatever that is."""
+    """A token whose signature is made with ``key``."""
 
     def part(value: dict[str, Any]) -> bytes:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
@@ -382,10 +382,10 @@ def _signed_with(key: bytes, issuer: OidcIssuer, algorithm: str) -> str:
     return (body + b"." + signature).decode()
 
 
-def test_without_a_key_of_its_own_a_service_knows_the_files_issuers_alone(
+def test_without_its_own_key_a_service_accepts_only_the_files_issuers(
     trust: Trust, issuer: OidcIssuer, other: OidcIssuer
 ) -> None:
-    """Any other issuer is refused without asking it for keys."""
+    """Other issuers are refused without a request to them."""
     verifier = trust(block(issuer, ALL))
     before = other.requests
     for token in (other.token({"aud": AUDIENCE}), other.token({"aud": AUDIENCE, "iss": None}), "a.b.c", "a.e30.c"):
@@ -399,14 +399,14 @@ def test_without_a_key_of_its_own_a_service_knows_the_files_issuers_alone(
     "audience", [None, "", "other", [], ["other"], f"{AUDIENCE}/", AUDIENCE.upper(), {AUDIENCE: 1}, 7, [AUDIENCE, 7]]
 )
 def test_a_token_for_another_audience_is_refused(trust: Trust, issuer: OidcIssuer, audience: Any) -> None:
-    """Every repository on GitHub can get a token for any audience, but not for another service."""
+    """On GitHub, any repository can get a token for any audience, but not for another service."""
     verifier = trust(block(issuer, ALL), jwt_audience="other")
     with pytest.raises(Unauthorized, match="audience"):
         verified(verifier, issuer.token({"aud": audience}))
 
 
 def test_only_the_files_algorithms_are_accepted(trust: Trust, issuer: OidcIssuer) -> None:
-    """A key without ``alg`` is for RS256, and a token cannot ask for another."""
+    """A key without ``alg`` is for RS256, and a token cannot request another."""
     for allowed in ('["RS256"]', '["ES256", "RS256"]'):
         verified(trust(block(issuer, ALL, algorithms=allowed)), issuer.token({"aud": AUDIENCE}))
     for allowed, algorithm in (('["PS256"]', "RS256"), ('["EdDSA"]', "RS256"), ('["RS256", "PS256"]', "PS256")):
@@ -418,14 +418,14 @@ def test_only_the_files_algorithms_are_accepted(trust: Trust, issuer: OidcIssuer
     "claims",
     [{"exp": 1}, {"exp": None}, {"exp": "4000000000"}, {"nbf": 4_000_000_000}, {"sub": None}, {"sub": 7}, {"cnf": {}}],
 )
-def test_all_that_a_token_must_have_it_must_have_here(trust: Trust, issuer: OidcIssuer, claims: dict[str, Any]) -> None:
-    """The rules give rights, and no token is excused."""
+def test_required_claims_are_also_required_here(trust: Trust, issuer: OidcIssuer, claims: dict[str, Any]) -> None:
+    """Rules give rights, but waive no requirement."""
     with pytest.raises(Unauthorized):
         verified(trust(block(issuer, ALL)), issuer.token({"aud": AUDIENCE, **claims}))
 
 
-def test_the_keys_may_have_an_address_of_their_own(trust: Trust, other: OidcIssuer) -> None:
-    """Then nobody asks for metadata, and the issuer's name may be any text."""
+def test_the_keys_url_can_be_configured(trust: Trust, other: OidcIssuer) -> None:
+    """Then no metadata are requested, and the issuer's name can be any text."""
     name = "kubernetes/serviceaccount"
     text = block(other, ALL, jwks_url=json.dumps(f"{other.name}/keys")).replace(f'"{other.name}"', json.dumps(name))
     assert entries(verified(trust(text), other.token({"aud": AUDIENCE, "iss": name}))) == {ADMIN: {"*"}}
@@ -442,20 +442,18 @@ def test_the_keys_may_have_an_address_of_their_own(trust: Trust, other: OidcIssu
         {"jwks_uri": None},
     ],
 )
-def test_metadata_of_another_issuer_name_no_keys(
+def test_metadata_of_another_issuer_are_refused(
     trust: Trust, other: OidcIssuer, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, Any]
 ) -> None:
-    """It is not the token's fault. Here None stands for a missing member."""
+    """It is not the token's fault. Here None means a missing member."""
     changed = {name: value for name, value in {**other.metadata, **metadata}.items() if value is not None}
     monkeypatch.setattr(other, "metadata", changed)
     with pytest.raises(SigningKeysUnavailable):
         verified(trust(block(other, ALL)), other.token({"aud": AUDIENCE}))
 
 
-def test_keys_that_come_over_an_open_connection_are_refused(
-    trust: Trust, other: OidcIssuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even from this machine, when the issuer's metadata come over TLS."""
+def test_keys_over_plain_http_are_refused(trust: Trust, other: OidcIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even from this machine, if the issuer's metadata use TLS."""
     with Issuer() as plain:
         plain.keys = other.keys
         monkeypatch.setattr(other, "metadata", {**other.metadata, "jwks_uri": plain.url})
@@ -464,10 +462,10 @@ def test_keys_that_come_over_an_open_connection_are_refused(
         assert plain.requests == 0
 
 
-def test_one_issuer_that_is_away_takes_nothing_from_the_others(
+def test_an_unavailable_issuer_does_not_affect_others(
     trust: Trust, issuer: OidcIssuer, other: OidcIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service is ready as long as one of them can be asked, and names the one that is away."""
+    """The service is ready while any issuer is available, and names the unavailable ones."""
     monkeypatch.setattr(other, "keys", None)
     verifier = trust(block(issuer, ALL) + block(other, ALL))
     for keys in verifier.published():
@@ -479,12 +477,14 @@ def test_one_issuer_that_is_away_takes_nothing_from_the_others(
     away = trust(block(other, ALL))
     with pytest.raises(SigningKeysUnavailable):
         away.check()
-    # Tokens of the service's own secret need no issuer.
+    # Tokens signed with the service's own secret need no issuer.
     trust(block(other, ALL), jwt_secret=SECRET).check()
 
 
-def test_a_changed_file_counts_at_once(trust: Trust, issuer: OidcIssuer, other: OidcIssuer, tmp_path: Path) -> None:
-    """A withdrawn issuer is refused, and the keys of the others are not fetched again. Errors change nothing."""
+def test_a_changed_file_applies_immediately(
+    trust: Trust, issuer: OidcIssuer, other: OidcIssuer, tmp_path: Path
+) -> None:
+    """A removed issuer is refused, and other issuers' keys are not refetched. A file with errors changes nothing."""
     path = tmp_path / "trust.toml"
     verifier = trust(block(issuer, ALL))
     verified(verifier, issuer.token({"aud": AUDIENCE}))
@@ -502,8 +502,8 @@ def test_a_changed_file_counts_at_once(trust: Trust, issuer: OidcIssuer, other: 
     assert issuer.requests == asked
 
 
-def test_a_worker_that_starts_with_errors_in_the_file_answers_503(trust: Trust, issuer: OidcIssuer) -> None:
-    """Until the file is mended."""
+def test_a_worker_that_starts_with_an_invalid_file_answers_503(trust: Trust, issuer: OidcIssuer) -> None:
+    """Until the file is corrected."""
     verifier = trust("[[issuer]]", jwt_secret=SECRET)
     with pytest.raises(RightsUnavailable):
         verifier.check()
@@ -511,8 +511,8 @@ def test_a_worker_that_starts_with_errors_in_the_file_answers_503(trust: Trust, 
         verified(verifier, issuer.token({"aud": AUDIENCE}))
 
 
-def test_a_service_does_not_start_with_errors_in_the_file(tmp_path: Path) -> None:
-    """And makes no secret beside it."""
+def test_a_service_does_not_start_with_an_invalid_file(tmp_path: Path) -> None:
+    """And generates no secret."""
     path = tmp_path / "trust.toml"
     environ = {"CHRONOVERSE_DATA_DIR": str(tmp_path), "CHRONOVERSE_TRUST_FILE": str(path)}
     with pytest.raises(SettingsError, match="No such file"):
@@ -579,7 +579,7 @@ ERRORS: Final[dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]]] = {
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_in_the_file_is_named(error: str) -> None:
-    """With the issuer, and the rule if it is in one."""
+    """With the issuer, and with the rule if it is in one."""
     terms, rule, words = ERRORS[error]
     table = {**GOOD, **({} if rule is None else {"rule": [_without_none({**RULE, **rule})]}), **terms}
     with pytest.raises(ValueError, match=f"^issuer 1: .*{re.escape(words)}"):
@@ -601,7 +601,7 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
         ({"issuer": ["x"]}, "issuer 1: is not a table"),
     ],
 )
-def test_a_file_that_names_no_issuers_is_refused(document: dict[str, Any], words: str) -> None:
-    """Or the same one twice: nobody could tell which of the two counts."""
+def test_a_file_without_issuers_or_with_duplicates_is_refused(document: dict[str, Any], words: str) -> None:
+    """Neither of two duplicates has precedence."""
     with pytest.raises(ValueError, match=re.escape(words)):
         parse_trust(document)
