@@ -1,4 +1,4 @@
-"""Fixtures: the packed module, a service that lets pages of one other origin read, and what runs the module."""
+"""Fixtures: the packed module, a service that allows one other origin, and engines that run the module."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A directory in which programs find the packed module, and the names of the module's files."""
+    """A directory with the packed module where programs find it, and the names of its files."""
     directory = tmp_path_factory.mktemp("program")
     return directory, install(directory)
 
@@ -40,7 +40,7 @@ def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 def reader_service(
     tmp_path_factory: pytest.TempPathFactory, reader_server: RedisServer, origin: str
 ) -> Iterator[Service]:
-    """The service, with a heartbeat a second."""
+    """The service, with a heartbeat every second."""
     directory = tmp_path_factory.mktemp("reader-service")
     with serving(
         directory, reader_server.url, heartbeat_seconds=1, cors_origins=origin, webhook_hosts="hooks.example"
@@ -50,7 +50,7 @@ def reader_service(
 
 @pytest.fixture
 def job(reader_server: RedisServer) -> Foreign:
-    """A new job for each test. Nothing is written to it yet."""
+    """A new job for each test. It has no lines."""
     return Foreign(reader_server.url, "readers", f"job-{next(_numbers)}")
 
 
@@ -74,6 +74,6 @@ def engine(request: pytest.FixtureRequest, origin: str) -> Iterator[Engine]:
 
 
 def options(service: Service, job: Foreign, /, **more: Any) -> dict[str, Any]:
-    """The options that name a job and have a good token."""
+    """Options that name a job and have a valid token."""
     named = {"service": service.url, "workflow": job.workflow_id, "job": job.job_id}
     return {**named, "token": service.token(), **more}

@@ -1,4 +1,4 @@
-"""Runs the module of ``clients/js`` as others use it: packed by npm, in Node.js, and in a page of another origin."""
+"""Runs the module of ``clients/js`` like its users: packed by npm, in Node.js, and in a page of another origin."""
 
 import http.server
 import json
@@ -20,7 +20,7 @@ from tests.support.tools import tool
 
 HERE: Final = Path(__file__).parent
 PACKAGE: Final = ROOT / "clients" / "js"
-#: Seconds that a scenario, or npm, may take on a busy machine.
+#: Time limit of a scenario and of npm on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 
 _PAGE: Final = """<!doctype html><title>Another origin</title><link rel="icon" href="data:,">
@@ -34,10 +34,10 @@ window.start = (name, given) => window.readings.push(scenarios[name](chronoverse
 
 
 class Reading(Protocol):
-    """A scenario that runs. See scenarios.mjs."""
+    """A running scenario. See scenarios.mjs."""
 
     def result(self) -> dict[str, Any]:
-        """What it has returned. Waits for that."""
+        """Waits for the scenario's result."""
 
 
 class Engine(Protocol):
@@ -48,7 +48,7 @@ class Engine(Protocol):
 
 
 def install(directory: Path) -> list[str]:
-    """Packs the module, and unpacks it where a program in ``directory`` finds it. Returns the names of its files."""
+    """Packs the module, and unpacks it where programs in ``directory`` find it. Returns the names of its files."""
     command = [tool("npm"), "pack", "--json", "--pack-destination", str(directory)]
     done = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True, timeout=PATIENCE_SECONDS)
     (packed,) = json.loads(done.stdout)
@@ -64,7 +64,7 @@ def install(directory: Path) -> list[str]:
 
 
 class Node:
-    """Runs scenarios in one process of Node.js. Results are read by the thread that asks for them."""
+    """Runs scenarios in one process of Node.js. Each result is read by the thread that asks for it."""
 
     def __init__(self, directory: Path) -> None:
         command = [tool("node"), "--expose-gc", "run.mjs"]
@@ -82,7 +82,7 @@ class Node:
         return NodeReading(self, self._started)
 
     def result(self, number: int) -> dict[str, Any]:
-        """What the scenario of that number has returned."""
+        """The result of the scenario with this number."""
         assert self._process.stdout is not None
         while number not in self._seen:
             assert select.select([self._process.stdout], [], [], PATIENCE_SECONDS)[0], "the scenario is not over"
@@ -91,7 +91,7 @@ class Node:
         return self._seen.pop(number)
 
     def close(self) -> None:
-        """Lets the process end. It must do so at once: nothing that the module has left may keep it."""
+        """Lets the process end. It must do so immediately: nothing left by the module may keep it alive."""
         try:
             self._process.communicate(timeout=PATIENCE_SECONDS)
             assert self._process.returncode == 0
@@ -108,7 +108,7 @@ class NodeReading:
         self._number = number
 
     def result(self) -> dict[str, Any]:
-        """What it has returned. The process stays."""
+        """The result. The process continues."""
         return self._node.result(self._number)
 
 
@@ -120,7 +120,7 @@ class PageReading:
         self._number = number
 
     def result(self) -> dict[str, Any]:
-        """What it has returned."""
+        """The result."""
         seen: dict[str, Any] = self._page.evaluate("number => window.readings[number]", self._number)
         return seen
 
@@ -150,7 +150,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving_files(directory: Path) -> Iterator[str]:
-    """Serves a directory on a port of its own. Yields the origin."""
+    """Serves a directory on its own port. Yields the origin."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,6 +1,6 @@
-"""``clients/js``: logs followed, paged and waited for with its module, in Node.js and in a page of another origin.
+"""``clients/js``: follows, pages and waits with the module, in Node.js and in a page of another origin.
 
-The examples of its README run here, too, because they need the same service.
+The examples of its README also run here, because they need the same service.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.long
 CONNECTED = b'event: connected\ndata: {"status":"connected"}\nretry: 20\n\n'
 JOB = b'event: job\ndata: {"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":0}\n\n'
 END = b'event: end\ndata: {"status":"stream_ended"}\nid: %d\n\n'
-#: The errors of the module.
+#: The module's errors.
 ERRORS = ("Refused", "StreamError", "Unreachable")
 README = PACKAGE / "README.md"
 #: The address in its examples.
@@ -51,12 +51,12 @@ def log(number: int) -> bytes:
 
 
 def streams(service: Service) -> float:
-    """How many streams the service has open."""
+    """The number of the service's open streams."""
     return service.metric("chronoverse_streams_open")
 
 
-def test_a_log_is_read_from_a_cursor(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """The second reading goes on where the first one stopped. Missing lines are named once."""
+def test_reading_resumes_at_a_cursor(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """Missing lines are reported once."""
     job.lines(f"line {number}" for number in range(1, 51)).end(exit_code=3, status="FAILED")
     job.trim(3)
     first = engine.start("follow", **options(reader_service, job, stopAt=10)).result()
@@ -72,12 +72,12 @@ def test_a_log_is_read_from_a_cursor(engine: Engine, reader_service: Service, jo
     wait_until(lambda: streams(reader_service) == 0, PATIENCE_SECONDS, "the reader that stopped has closed its stream")
 
 
-def test_only_what_passes_the_filter_comes(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """The cursor moves over the other lines, too. A log can be followed from its last lines, and from its end."""
+def test_filtered_lines_are_omitted(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """The cursor still moves over them. A log can be followed from its last lines, or from its end."""
     job.lines([f"line {number}" for number in range(1, 31)], ("stdout", "stderr"))
 
     def read(**filters: Any) -> dict[str, Any]:
-        # On a busy machine the first answer may need longer.
+        # On a busy machine, the first answer may take longer.
         for milliseconds in (700, 10_000):
             found = engine.start(
                 "follow", **options(reader_service, job, abortAfterMs=milliseconds, **filters)
@@ -98,8 +98,8 @@ def test_only_what_passes_the_filter_comes(engine: Engine, reader_service: Servi
 
 
 @pytest.mark.long
-def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """A lost runner, a deleted log, a job that does not come, one that there is not, a refusal, and nobody there."""
+def test_the_ways_a_log_ends_are_distinguished(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """A lost runner, a deleted log, a job that does not appear or exist, a refusal, and an unreachable service."""
 
     def failure(job: Foreign, /, **more: Any) -> tuple[Any, ...]:
         failed = engine.start("follow", **options(reader_service, job, **more)).result()["failure"]
@@ -133,8 +133,8 @@ def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, j
     assert failure(job, service="http://127.0.0.1:1", giveUpAfter=0.1)[0] == "Unreachable"
 
 
-def test_an_entry_that_cannot_be_shown_ends_nothing(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The stream has an error for it, and goes on to the end of a job that has completed."""
+def test_an_unreadable_entry_does_not_end_the_stream(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The stream has an error for it, and continues to the end of a completed job."""
     job.lines(["one", "two"]).add("2-1", "message", "out of sequence")
     job.lines(["three"]).end()
     read = node.start("follow", **options(reader_service, job)).result()
@@ -145,7 +145,7 @@ def test_an_entry_that_cannot_be_shown_ends_nothing(node: Node, reader_service: 
 
 
 def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """It is followed as soon as it comes."""
+    """It is followed as soon as it appears."""
     reading = engine.start("follow", **options(reader_service, job, wait="forever"))
     wait_until(lambda: streams(reader_service) == 1, PATIENCE_SECONDS, "it is waited for")
     job.lines(["one", "two"]).end()
@@ -154,10 +154,8 @@ def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: F
 
 
 @pytest.mark.parametrize("scenario", ["follow", "pages", "wait", "get"])
-def test_a_token_that_is_refused_is_replaced(
-    engine: Engine, reader_service: Service, job: Foreign, scenario: str
-) -> None:
-    """The function is called again, once, with the refusal. A text can only be refused."""
+def test_a_refused_token_is_replaced(engine: Engine, reader_service: Service, job: Foreign, scenario: str) -> None:
+    """The function is called once more, with the refusal. A token given as a string cannot be replaced."""
     job.lines(["one"]).end()
     given = options(reader_service, job)
     good = given.pop("token")
@@ -175,7 +173,7 @@ def test_a_token_that_is_refused_is_replaced(
 
 @pytest.mark.long
 def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """In the middle of its lines, while it waits for others, and while it waits with the service."""
+    """In the middle of its lines, while it waits for lines, and during a wait request."""
     job.lines(["one", "two"])
     aborted = engine.start("follow", **options(reader_service, job, abortAt=1)).result()
     assert (aborted["numbers"], aborted["failure"]["name"]) == ([1], "AbortError")
@@ -187,7 +185,7 @@ def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: 
 
 
 def test_a_log_is_read_in_pages(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """In both orders, from a number on, and only the lines that match."""
+    """In both orders, from a number, and only matching lines."""
     job.lines([f"line {number}" for number in range(1, 251)], ("stdout", "stderr"))
 
     def read(**more: Any) -> dict[str, Any]:
@@ -205,7 +203,7 @@ def test_a_log_is_read_in_pages(engine: Engine, reader_service: Service, job: Fo
 
 
 def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """The line has come, the job has ended, the time is over, or the job has not come in that time."""
+    """A matching line, the job's end, the timeout, or no such job in time."""
 
     def start(job: Foreign, **more: Any) -> Any:
         return engine.start("wait", **options(reader_service, job, **more))
@@ -228,8 +226,8 @@ def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: 
         assert (found["outcome"], found["job"]["exit_code"], found["gaps"]) == ("ended", 3, [])
 
 
-def test_a_job_that_no_runner_holds_can_be_ended(node: Node, reader_service: Service, job: Foreign) -> None:
-    """Once. Whoever says otherwise is refused."""
+def test_a_job_without_a_runner_can_be_ended(node: Node, reader_service: Service, job: Foreign) -> None:
+    """Once. A different end is refused."""
     job.lines(["one"])
 
     def end(**how: Any) -> Any:
@@ -243,7 +241,7 @@ def test_a_job_that_no_runner_holds_can_be_ended(node: Node, reader_service: Ser
 
 @pytest.mark.long
 def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_service: Service, origin: str) -> None:
-    """If its origin is named. Then the module has the service's version."""
+    """If its origin is allowed. The module then has the service's version."""
     module = f"{reader_service.url}/ui/static/client/index.js"
     names = "async (module) => Object.keys(await import(module)).sort()"
     with browser.new_page() as page:
@@ -257,12 +255,12 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
 
 
 @pytest.mark.long
-def test_the_service_is_cut_and_nothing_is_missed(
+def test_nothing_is_missed_when_the_service_is_cut_off(
     node: Node, browser: Browser, origin: str, reader_service: Service, job: Foreign
 ) -> None:
-    """Readers in Node.js and in a page come back by themselves.
+    """Readers in Node.js and in a page reconnect by themselves.
 
-    In each are one that follows, one with a filter, and one that waits.
+    Each has one that follows, one with a filter, and one that waits.
     """
     job.lines(f"line {number}" for number in range(1, 101))
     with contextlib.closing(Chromium(browser, origin)) as page:
@@ -276,11 +274,11 @@ def test_the_service_is_cut_and_nothing_is_missed(
             for engine in engines
         ]
         wait_until(lambda: streams(reader_service) == 6, PATIENCE_SECONDS, "all are there")
-        # First the worker dies, and then nothing listens.
+        # First the worker dies, then nothing listens.
         (worker,) = reader_service.worker_pids()
         os.kill(worker, signal.SIGKILL)
         job.lines(f"line {number}" for number in range(101, 201)).trim(110)
-        # Meanwhile everybody may come back or not.
+        # Whether each reader reconnects meanwhile is not determined.
         time.sleep(0.5)
         reader_service.kill()
         job.lines(f"line {number}" for number in range(201, 301)).trim(210)
@@ -302,8 +300,8 @@ def test_the_service_is_cut_and_nothing_is_missed(
         assert (answered["outcome"], answered["cursor"]) == ("matched", 301)
 
 
-def test_torn_streams_are_joined(node: Node) -> None:
-    """A frame that was cut off comes again, whole. What came twice is given once. A number goes with each request."""
+def test_interrupted_frames_are_sent_again_in_full(node: Node) -> None:
+    """Duplicates are dropped. Each request has the last number."""
     torn = log(3)[:-1]
     answers = (
         stream(CONNECTED, JOB, log(1), log(2) + torn, whole=False),
@@ -324,8 +322,8 @@ def test_torn_streams_are_joined(node: Node) -> None:
     assert len(seen["reconnects"]) == 4
 
 
-def test_a_token_that_has_expired_and_is_renewed_causes_no_delay(node: Node) -> None:
-    """The next connection asks the function for a token, and goes on after the last line."""
+def test_a_renewed_token_causes_no_delay(node: Node) -> None:
+    """The next connection asks the function for a token, and continues after the last line."""
     expired = stream(CONNECTED, JOB, log(1), b"event: error\ndata: token expired\n\n")
     scripted = {**SCRIPTED, "tokens": ["a", "b"]}
     with ScriptedService(expired, stream(CONNECTED, log(2), END % 2)) as service:
@@ -336,8 +334,8 @@ def test_a_token_that_has_expired_and_is_renewed_causes_no_delay(node: Node) -> 
 
 
 @pytest.mark.long
-def test_the_service_says_when_to_come_back(node: Node) -> None:
-    """By ``retry:``, and by Retry-After. Each failure in a row makes the delay longer. At last the reader gives up."""
+def test_the_service_sets_the_reconnection_time(node: Node) -> None:
+    """With ``retry:`` and Retry-After. Delays grow with each failure in a row, until the reader gives up."""
     busy = problem("503 Service Unavailable", "too many", Retry_After="1")
     with ScriptedService(stream(CONNECTED, JOB), busy, None, None, stream(END % 1)) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
@@ -355,8 +353,8 @@ def test_the_service_says_when_to_come_back(node: Node) -> None:
 
 
 @pytest.mark.long
-def test_a_silent_connection_counts_as_dead(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The service sends a heartbeat each second. This reader expects five in that time."""
+def test_a_silent_connection_is_considered_dead(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The service sends a heartbeat each second; this reader expects five in that time."""
     job.line("one")
     given = options(reader_service, job, heartbeat=0.2, abortAfterMs=2500)
     seen = node.start("follow", **given).result()
@@ -364,15 +362,15 @@ def test_a_silent_connection_counts_as_dead(node: Node, reader_service: Service,
     assert seen["numbers"] == [1]
 
 
-def test_what_is_no_service_is_said(node: Node) -> None:
-    """A page of HTML, as a wrong address or a proxy answers it, is not read as an empty log."""
+def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
+    """An HTML page, as from a wrong address or a proxy, is not read as an empty log."""
     with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert seen["failure"]["message"].endswith("/events does not answer with an event stream")
 
 
-def test_a_wait_goes_on_when_it_is_answered_early(node: Node) -> None:
-    """As when a worker shuts down. It goes on from the cursor, and all gaps are named at the end."""
+def test_a_wait_continues_after_an_early_answer(node: Node) -> None:
+    """For example when a worker shuts down. It continues at the cursor, and reports all gaps at the end."""
     early = b'{"outcome":"timeout","log":null,"cursor":5,"job":{},"gaps":[{"from":1,"to":2,"reason":"trimmed"}]}'
     found = (
         b'{"outcome":"matched","log":{"sequence_num":9},"cursor":9,"job":{},"gaps":[{"from":7,"to":8,"reason":"lost"}]}'
@@ -387,8 +385,8 @@ def test_a_wait_goes_on_when_it_is_answered_early(node: Node) -> None:
 
 
 @pytest.mark.long
-def test_a_job_that_is_hidden_is_not_asked_for_all_the_time(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The service answers at once that there is no such job. The next request comes a second later."""
+def test_a_hidden_job_is_polled_slowly(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The service immediately answers that there is no such job. The next request follows a second later."""
     job.line("hay")
     given = options(reader_service, job, q="needle", timeout=2) | {"token": reader_service.token("elsewhere")}
     asked = reader_service.logs().count(f"{job.path}/wait")
@@ -402,7 +400,7 @@ def test_a_job_that_is_hidden_is_not_asked_for_all_the_time(node: Node, reader_s
 def test_an_example_of_the_readme_runs(
     installed: tuple[Path, list[str]], reader_service: Service, job: Foreign, example: str
 ) -> None:
-    """As it is printed, but for the service's address and the job."""
+    """As printed, except for the service's address and the job."""
     job.lines(["line 1", "an error", "ready"]).end(status="FAILED", exit_code=3)
     blocks = re.findall(r"^```js\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     (printed,) = [block for block in blocks if f"import {{ {example} }}" in block]
@@ -424,7 +422,7 @@ def test_an_example_of_the_readme_runs(
 
 
 def test_a_workflow_is_followed(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """The newest jobs, each change, and after a cursor the changes since then."""
+    """The newest jobs, then each change; with a cursor, the changes since then."""
     name = f"only_{job.job_id}_{type(engine).__name__}"
     workflow = {"service": reader_service.url, "workflow": name, "token": reader_service.token()}
     with contextlib.closing(Store(job.url)) as store, contextlib.closing(redis.Redis.from_url(job.url)) as raw:
@@ -447,7 +445,7 @@ def test_a_workflow_is_followed(engine: Engine, reader_service: Service, job: Fo
 
 
 def test_watches(node: Node, reader_service: Service) -> None:
-    """They are made, tested, listed and deleted, by an administrator."""
+    """An administrator creates, tests, lists and deletes them."""
     given = {"service": reader_service.url, "workflow": "watched", "id": "main"}
     watch = {"on": "change", "same": ["branch"], "url": "https://hooks.example/ci"}
     admin = reader_service.token(scopes=[ADMIN])
@@ -464,8 +462,8 @@ def test_watches(node: Node, reader_service: Service) -> None:
     )
 
 
-def test_a_workflow_is_followed_over_lost_connections(node: Node) -> None:
-    """The jobs of a connection that was lost before they were complete come again."""
+def test_a_workflow_is_followed_over_interrupted_connections(node: Node) -> None:
+    """The jobs of a connection that was interrupted before they were complete are sent again."""
     state = b'event: job\ndata: {"id":"job_%d","status":"RUNNING"}\n%b\n'
     first = CONNECTED + state % (1, b"")
     second = CONNECTED + state % (1, b"") + state % (2, b"") + b"id: 7\n\n"

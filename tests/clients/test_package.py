@@ -1,4 +1,4 @@
-"""``clients/js`` as an npm package: its files, its types, its version, and that the examples of its README compile."""
+"""``clients/js`` as an npm package: its files, types and version, and the examples in its README."""
 
 import json
 import re
@@ -24,7 +24,7 @@ declare function renewToken(): Promise<string>;
 """
 
 
-def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, list[str]]) -> None:
+def test_the_package_is_complete_and_has_no_dependencies(installed: tuple[Path, list[str]]) -> None:
     """It depends on nothing."""
     assert installed[1] == [
         "LICENSE",
@@ -41,7 +41,7 @@ def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, l
 
 
 def test_the_package_agrees_with_the_project() -> None:
-    """It is what the page uses. Version and licence are the project's."""
+    """It is the page's module. Version and license are the project's."""
     described = json.loads((PACKAGE / "package.json").read_text("utf-8"))
 
     assert PACKAGE.resolve() == ROOT / "chronoverse" / "web" / "static" / "client"
@@ -52,7 +52,7 @@ def test_the_package_agrees_with_the_project() -> None:
 
 
 def compile_types(directory: Path, *files: str) -> str:
-    """What TypeScript finds wrong in ``files``. Empty if nothing is wrong."""
+    """TypeScript's errors in ``files``."""
     compiler = HERE / "node_modules" / "typescript" / "bin" / "tsc"
     if not compiler.is_file():
         unavailable("npm install --prefix tests/clients was not run")
@@ -63,16 +63,16 @@ def compile_types(directory: Path, *files: str) -> str:
 
 
 def examples() -> dict[str, str]:
-    """The examples of the module in all documents, as they are printed, by the name of a file."""
+    """The module's examples in all documents, by the name of a file."""
     documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), README]
     printed = [text for path in documents for text in _FENCE.findall(path.read_text("utf-8"))]
     return {f"example{at}.mts": text for at, text in enumerate(printed) if 'from "chronoverse"' in text}
 
 
 def test_programs_with_types_compile(installed: tuple[Path, list[str]]) -> None:
-    """With the declarations of the package: a program in which mistakes are found, as it says, and all examples.
+    """With the package's declarations: a program whose mistakes are found where marked, and all examples.
 
-    The types are the strictest, also for examples that are JavaScript. Only what these have from elsewhere is added.
+    Types are strict, also in JavaScript examples. Only names defined elsewhere are added.
     """
     found = examples()
     assert len(found) >= 5
@@ -83,8 +83,8 @@ def test_programs_with_types_compile(installed: tuple[Path, list[str]]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("checker", ["publint", "attw"])
-def test_other_peoples_checkers_find_nothing(installed: tuple[Path, list[str]], checker: str) -> None:
-    """In the packed module. It is an ES module only, so what CommonJS would need is not looked for."""
+def test_package_linters_find_nothing(installed: tuple[Path, list[str]], checker: str) -> None:
+    """In the packed module. Checks for CommonJS are off: it is only an ES module."""
     program = HERE / "node_modules" / ".bin" / checker
     if not program.is_file():
         unavailable("npm install --prefix tests/clients was not run")
