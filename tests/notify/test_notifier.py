@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import hmac
+import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -18,7 +21,7 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
-from chronoverse.store.watches import KeptWatch
+from chronoverse.store.watches import DeliveryState, KeptWatch
 from tests.notify.conftest import URL, WORKFLOW, Site
 from tests.support.bench import Bench
 from tests.support.fleets import Cluster
@@ -153,6 +156,12 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
     found = sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages)
     assert found == [("change", "bad"), ("change", "good"), *(("main", name) for name in ("bad", "deleted", "worse"))]
     assert late() - before == 4
+    site.run("ancient", Status.FAILED)
+    bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 0)
+    site.now = notifier.CATCH_UP_SECONDS + 60
+    site.start()
+    settle(site)
+    assert len(site.receiver.messages) == 5
     assert f"{WORKFLOW}: 4 messages are late: the changes were not read in time" in caplog.messages
 
 
@@ -160,15 +169,23 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
 def test_an_end_that_cannot_be_queued_is_queued_later(
     are_gone: bool, site: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store was away after the changes were read, or while the listing was read because changes are gone."""
-    failures, add = [StoreUnavailable("away")], site.judge.watches.add
+    """The store was away after the changes were read, or while the listing was read because changes are gone. Then it
+    was away while the message was made.
+    """
+    failures = list[object]()
 
-    def add_later(watch: Watch, event: Event) -> bool:
-        if failures:
-            raise failures.pop()
-        return add(watch, event)
+    def fail_once(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def fail(*args: Any) -> Any:
+            if name not in failures:
+                failures.append(name)
+                raise StoreUnavailable(name)
+            return call(*args)
 
-    monkeypatch.setattr(site.judge.watches, "add", add_later)
+        return fail
+
+    monkeypatch.setattr(site.judge.watches, "add", fail_once("add", site.judge.watches.add))
+    monkeypatch.setattr(site.judge, "get_job", fail_once("get_job", site.judge.get_job))
+    monkeypatch.setattr("chronoverse.store.watches.CLAIM_SECONDS", 0.5)
     for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(notifier, name, 0.0)
     site.run("before", Status.COMPLETED)
@@ -179,7 +196,7 @@ def test_an_end_that_cannot_be_queued_is_queued_later(
         bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
     site.start()
     wait_for(site, 1)
-    assert (site.told(), failures) == ([("job.ended", "build-1")], [])
+    assert (site.told(), failures) == ([("job.ended", "build-1")], ["add", "get_job"])
 
 
 def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
@@ -298,23 +315,33 @@ def test_after_a_day_it_is_failing_and_drops_what_is_old(site: Site) -> None:
     assert kept(site).state.failures == 0
 
 
-@pytest.mark.long
-def test_watches_that_fail_delay_nobody(site: Site) -> None:
-    """More of them than there are threads, whose receivers never answer."""
-    with ExitStack() as stack:
-        slow = stack.enter_context(Receiver())
-        slow.pause = 30
-        for number in range(19):
-            site.watch(f"slow-{number}", url=slow.url)
-        site.start()
-        site.run("build-1", Status.FAILED)
-        wait_until(lambda: kept(site, "slow-0").state.failures, 60, "the first deliveries fail")
-        site.watch("good")
-        for number in range(2, 5):
-            began = time.monotonic()
+def test_watches_that_fail_or_have_much_to_tell_delay_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working receivers share a thread here, and get one message each in turn. One that failed before never answers."""
+    monkeypatch.setattr(notifier, "THREADS", 1)
+    monkeypatch.setattr(notifier, "CLAIM_SECONDS", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bad = site.watch("bad", url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        site.store.watches.settle(bad, Event("test.1", "", 0, "", 0), DeliveryState(1))
+        for name in ("one", "two"):
+            site.watch(name)
+        for number in range(3):
             site.run(f"build-{number}", Status.FAILED)
-            wait_for(site, number - 1)
-            assert time.monotonic() - began < 5
+        site.start()
+        assert {each.json["data"]["watch"] for each in wait_for(site, 2)[:2]} == {"one", "two"}
+        assert (kept(site, "bad").state.failures, kept(site, "bad").waiting) == (1, 3)
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("40", 40), ("999999", 3_600)])
+def test_a_receiver_says_when_to_come_again(asked: str, seconds: int, site: Site, bench: Bench) -> None:
+    """At most an hour later: a watch that may not try would miss that its receiver is back."""
+    site.receiver.status, site.receiver.headers = 429, {"Retry-After": asked}
+    site.watch()
+    site.run("build-1", Status.FAILED)
+    before = time.time()
+    site.start()
+    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it is refused")
+    due = float(bench.ask("ZSCORE", f"{bench.store.watches.slot}:{{{WORKFLOW}}}:main:queue", "")) / 1000
+    assert before + seconds - 0.01 <= due <= time.time() + seconds
 
 
 def test_one_message_that_is_refused_delays_no_other(site: Site) -> None:
@@ -338,9 +365,12 @@ def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPat
     assert (kept(site).waiting, kept(site).dropped) == (3, 2)
 
 
-def test_a_later_watch_tells_nothing_of_before(site: Site) -> None:
-    site.run("before", Status.FAILED)
+def test_a_later_watch_tells_nothing_of_before(site: Site, bench: Bench) -> None:
+    """Nor when such a job is imported from the archive."""
+    before = site.run("before", Status.FAILED)
     site.watch()
+    bench.ask("HSET", bench.key("job", before), "archive_sha256", "0" * 64, "told", "")
+    assert site.store.get_job(before)
     site.start()
     site.run("after", Status.FAILED)
     wait_for(site, 1)
