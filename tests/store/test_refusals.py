@@ -7,7 +7,7 @@ import pytest
 
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import AppendRefused, Held, JobNotFound, SequenceGap
+from chronoverse.errors import AppendRefused, Held, SequenceGap
 from chronoverse.joblog.model import Attempt, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, Bench, make_lines
@@ -88,8 +88,8 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
     "early end": lambda store, attempt: store.finish(attempt, Status.COMPLETED, 0, 0, 2),
     "foreign": lambda store, attempt: store.end(JOB, Status.CANCELED, None).status,
 }
-#: Answers in columns as the operations are. An error is named by a letter: Held, Closed, Fenced, Deleted, coRrupt or
-#: not Found; "g" and a number is a gap and the number expected. After that: "*" the stored values have changed, "'"
+#: Answers in columns as the operations are. An error is named by a letter: Held, Closed, Fenced, Deleted or coRrupt;
+#: "g" and a number is a gap and the number expected. After that: "*" the stored values have changed, "'"
 #: the lease was extended, "e" another key expires from now on.
 TABLE: Final = """
 runs          1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
@@ -109,10 +109,10 @@ trimmed       1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e
 archived      1,3'  H     H  1,3'  False  3*' 4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
 corrupt       R     R     R  R     False  R   R   R  R   R   R  R  -' 3' -*' -*e -*e -*e H
 skipped       R     R     R  R     False  R   R   R  R   R   R  R  -' 5' -*' -*e -*e -*e H
-being deleted D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   N
-deleted       D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   N
+being deleted D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D
+deleted       D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D
 """
-LETTERS: Final = {"Held": "H", "Closed": "C", "Fenced": "F", "Deleted": "D", "CorruptLog": "R", "JobNotFound": "N"}
+LETTERS: Final = {"Held": "H", "Closed": "C", "Fenced": "F", "Deleted": "D", "CorruptLog": "R"}
 
 
 def expiring(bench: Bench) -> set[str]:
@@ -132,7 +132,7 @@ def outcome(bench: Bench, state: str, operation: str) -> str:
         code = "-" if answer is None else str(answer).strip("([])").replace(", ", ",")
     except SequenceGap as error:
         code = f"g{error.expected}"
-    except (AppendRefused, Held, JobNotFound) as error:
+    except (AppendRefused, Held) as error:
         code = LETTERS[type(error).__name__]
     after, expire = bench.snapshot(), expiring(bench)
     is_renewed = bench.ttl("lease") > 10_000
