@@ -100,7 +100,7 @@ def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: P
 KEYED = f"""
 import os, time
 key, lines = {GITHUB.encode()!r}, {chr(10).join(PEM).encode()!r}
-os.write(1, b"a token: " + key[:3]); time.sleep(1.3); os.write(1, key[3:] + b" and more\\n")
+os.write(1, b"a token: " + key[:9]); time.sleep(1.3); os.write(1, key[9:] + b" and more\\n")
 os.write(1, b"x" * 65_530 + b" " + key + b" " + b"y" * 140_000 + b"\\n")
 os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + key)
 """
