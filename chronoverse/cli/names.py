@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
@@ -14,30 +14,11 @@ from chronoverse.settings import Settings
 
 _NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
 
+#: A link to the page of a workflow or job, perhaps to lines of the job.
 _PAGE: Final = re.compile(
     r"(?P<base>https?://[^?#\s]+?)/ui/workflows/(?P<workflow>[^/?#\s]+)(?:/jobs/(?P<job>[^/?#\s]+))?/?(?:\?[^#\s]*)?"
     r"(?:#L(?P<first>[0-9]{1,15})(?:-L?(?P<last>[0-9]{1,15}))?)?"
 )
-
-
-class PageLink(NamedTuple):
-    """A link to the page of a workflow or job, perhaps to lines of the job."""
-
-    base: str
-    workflow: str
-    job: str | None
-    first: str | None
-    last: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> "PageLink | None":
-        """Parses a page link. Returns None for any other text.
-
-        >>> PageLink.parse("https://logs.example.com/ui/workflows/shop-ci/jobs/build-7#L5-L9")
-        PageLink(base='https://logs.example.com', workflow='shop-ci', job='build-7', first='5', last='9')
-        """
-        found = _PAGE.fullmatch(text)
-        return None if found is None else cls(**found.groupdict())
 
 
 def expand_link(context: click.Context, command: click.Command, args: list[str]) -> list[str]:
@@ -51,17 +32,17 @@ def expand_link(context: click.Context, command: click.Command, args: list[str])
     for index, text in enumerate(args if names[:1] == ["workflow"] else ()):
         if text == "--":
             break
-        link = PageLink.parse(text)
+        link = _PAGE.fullmatch(text)
         if link is None or (index and args[index - 1] in takes_value):
             continue
-        context.meta[common.LINKED_SERVICE] = link.base
-        ids = [link.workflow]
-        if link.job is not None and "job" in names:
-            ids.append(link.job)
-            if link.first is not None and "line" in names:
-                ids.append(link.first)
-            elif link.first is not None and "--lines" in options and "--lines" not in args:
-                ids += ["--lines", f"{link.first}-{link.last or link.first}"]
+        context.meta[common.LINKED_SERVICE], workflow, job, first, last = link.groups()
+        ids = [workflow]
+        if job is not None and "job" in names:
+            ids.append(job)
+            if first is not None and "line" in names:
+                ids.append(first)
+            elif first is not None and "--lines" in options and "--lines" not in args:
+                ids += ["--lines", f"{first}-{last or first}"]
         return [*args[:index], *ids, *args[index + 1 :]]
     return args
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from chronoverse.errors import (
@@ -54,24 +55,6 @@ class JobResult(NamedTuple):
 
 
 @dataclass(eq=False)
-class _FreeId:
-    """The ids JOB.2, JOB.3, … to try instead of a taken one, and why ``asked`` was refused."""
-
-    asked: JobRef
-    refusal: ChronoverseError | None = None
-    _tried: int = 1
-
-    def next_after(self, error: ChronoverseError) -> JobRef:
-        """The job to try after ``error`` refused the last one. Raises :class:`Closed` if its id is too long."""
-        self.refusal = self.refusal or error
-        self._tried += 1
-        job = self.asked._replace(job_id=f"{self.asked.job_id}.{self._tried}")
-        if not IDENTIFIER.fullmatch(job.job_id):
-            raise Closed(f"{self.refusal}, and {job.job_id} exceeds the 128 characters of an id") from None
-        return job
-
-
-@dataclass(eq=False)
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
@@ -104,7 +87,9 @@ class Publisher:
         #: When lines can be sent again to a service that was too busy.
         self._send_at = 0.0
         self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
-        self._free_id = _FreeId(job)
+        #: With ``find_free_id``: the ids to try instead of a taken one, and why it was refused.
+        self._free_ids = (f"{job.job_id}.{number}" for number in count(2))
+        self._taken: ChronoverseError | None = None
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's index 0.
         self._base: int = spool.state.get("base", 0)
@@ -328,7 +313,10 @@ class Publisher:
             if isinstance(refusal, SequenceGap):
                 error = ForeignLines(f"{self.job} has {counted(refusal.expected - 1)} already")
             if self.find_free_id and last is None:
-                self.job = self._free_id.next_after(error)
+                self._taken, job_id = self._taken or error, next(self._free_ids)
+                if not IDENTIFIER.fullmatch(job_id):
+                    raise Closed(f"{self._taken}, and {job_id} exceeds the 128 characters of an id") from None
+                self.job = self.job._replace(job_id=job_id)
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise error from None
             return
@@ -338,9 +326,9 @@ class Publisher:
             self._rejoin(last, attempt)
         self._attempt, self._has_lease = attempt, True
         self._outage.is_silent = False
-        if (reason := self._free_id.refusal) is not None:
-            self.say(f"{reason}: this run is published as job {self.job.job_id}")
-            self._free_id.refusal = None
+        if self._taken is not None:
+            self.say(f"{self._taken}: this run is published as job {self.job.job_id}")
+            self._taken = None
         self.spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
         self._schedule_renewal()
         self._outage.end()

@@ -10,8 +10,9 @@ from typing import Any, Final
 import click
 import pytest
 
+from chronoverse.cli.common import LINKED_SERVICE
 from chronoverse.cli.main import commands
-from chronoverse.cli.names import PageLink, expand_link
+from chronoverse.cli.names import expand_link
 from chronoverse.cli.summary import end_text, markdown, screen
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
@@ -45,28 +46,20 @@ def settings_of(service: Service) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "link"),
-    [
-        (LINK, ("https://logs.example", "shop", "build-7", None, None)),
-        (f"{LINK}/?q=x&stream=stderr#L118", ("https://logs.example", "shop", "build-7", "118", None)),
-        (f"{LINK}#L118-L120", ("https://logs.example", "shop", "build-7", "118", "120")),
-        ("http://a:8000/logs/ui/workflows/shop", ("http://a:8000/logs", "shop", None, None, None)),
-        ("shop", None),
-        ("https://logs.example/workflows/shop/jobs/build-7", None),
-        (f"see {LINK}", None),
-        ("ftp://logs.example/ui/workflows/shop", None),
-    ],
-)
-def test_the_link_of_a_page(text: str, link: tuple[Any, ...] | None) -> None:
-    assert PageLink.parse(text) == (link and PageLink(*link))
-
-
-@pytest.mark.parametrize(
     ("command", "args", "expanded"),
     [
         ("logs", ["-f", LINK], ["-f", "shop", "build-7"]),
         ("logs", [f"{LINK}#L5", "-n"], ["shop", "build-7", "--lines", "5-5", "-n"]),
         ("logs", [f"{LINK}#L5-L9"], ["shop", "build-7", "--lines", "5-9"]),
+        ("logs", [f"{LINK}/?q=x&stream=stderr#L118"], ["shop", "build-7", "--lines", "118-118"]),
+        ("jobs", ["http://a:8000/logs/ui/workflows/shop"], ["shop"]),
+        (
+            "logs",
+            ["https://logs.example/workflows/shop/jobs/build-7"],
+            ["https://logs.example/workflows/shop/jobs/build-7"],
+        ),
+        ("logs", [f"see {LINK}"], [f"see {LINK}"]),
+        ("logs", ["ftp://logs.example/ui/workflows/shop"], ["ftp://logs.example/ui/workflows/shop"]),
         ("logs", [f"{LINK}#L5", "--lines", "1-2"], ["shop", "build-7", "--lines", "1-2"]),
         ("logs", ["--search", LINK, "shop", "build-7"], ["--search", LINK, "shop", "build-7"]),
         ("seen", [f"{LINK}#L5"], ["shop", "build-7", "5"]),
@@ -84,6 +77,8 @@ def test_a_link_stands_for_the_ids(command: str, args: list[str], expanded: list
     found = commands.get_command(context, command)
     assert found is not None
     assert expand_link(context, found, args) == expanded
+    base = next((each for each in args if "/ui/" in each), "").partition("/ui/")[0]
+    assert context.meta.get(LINKED_SERVICE) == (base if expanded != args else None)
 
 
 def test_a_link_is_read_at_its_own_service_only(cli: Cli, settings: dict[str, str]) -> None:
