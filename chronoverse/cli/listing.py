@@ -29,18 +29,15 @@ _HEAD: Final = ("JOB", "STATUS", "AGE", "DURATION", "LINES")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most N jobs.")
 @click.option("-w", "--watch", is_flag=True, help="Keep the list current; when piped, print each change.")
 @common.list_output_option
-def jobs(
-    workflow: str, status: str | None, label: list[str], since: str | None, limit: int | None, watch: bool, output: str
-) -> None:
+def jobs(workflow: str, since: str | None, limit: int | None, watch: bool, output: str, **filters: Any) -> None:
     """List the jobs of WORKFLOW, newest first."""
     if watch and since is not None:
         raise click.UsageError("--watch and --since cannot be combined")
     with common.open_client(workflow) as client:
         if watch:
-            _watch(client, workflow, output, status, label, min(limit or 1_000, 1_000))
+            _watch(client, workflow, output, min(limit or 1_000, 1_000), **filters)
             return
-        at_once = min(limit or 1_000, 1_000)
-        pages = client.pages("/workflows/{}/jobs", workflow, limit=at_once, status=status, label=label)
+        pages = client.pages("/workflows/{}/jobs", workflow, limit=min(limit or 1_000, 1_000), **filters)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
             # A job of another program's runner may lack created_at. Such a job does not end the list.
@@ -49,7 +46,7 @@ def jobs(
             common.require_jobs(client, workflow)
 
 
-def _watch(client: Client, workflow: str, output: str, status: str | None, label: list[str], limit: int) -> None:
+def _watch(client: Client, workflow: str, output: str, limit: int, status: str | None, label: list[str]) -> None:
     is_list = output == "text" and sys.stdout.isatty()
     show, known = common.item_text(output, _job_text), dict[str, dict[str, Any]]()
     # A list filtered by status must also get changes to other statuses.

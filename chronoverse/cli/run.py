@@ -31,7 +31,7 @@ _server_option = click.option(
 
 def _timeout_option(what: str) -> Callable[[Any], Any]:
     options: dict[str, Any] = {"type": common.duration, "metavar": "TIME", "default": "60s", "show_default": True}
-    return click.option("--deliver-timeout", help=what, **options)
+    return click.option("--deliver-timeout", "seconds", help=what, **options)
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -67,7 +67,7 @@ def run(
     workflow: str,
     job: str | None,
     server: str | None,
-    deliver_timeout: int,
+    seconds: int,
     require_log: bool,
     retry: bool,
     continues: bool,
@@ -113,7 +113,7 @@ def run(
             lease_seconds=settings.lease_seconds,
             # Long enough for a service to restart.
             open_seconds=10.0 if require_log else runner.OPEN_SECONDS,
-            deliver_seconds=deliver_timeout,
+            deliver_seconds=seconds,
             masks=masks,
             pty=pty,
             require_log=require_log,
@@ -131,21 +131,19 @@ def run(
 @click.command()
 @_timeout_option("How long to try.")
 @_server_option
-@click.option("--as", "job", type=common.identifier, metavar="JOB", help="Publish as this new job of the workflow.")
+@click.option("--as", "job_id", type=common.identifier, metavar="JOB", help="Publish as this new job of the workflow.")
 @click.option("--retry", is_flag=True, help="Publish under the first free id: JOB, JOB.2, JOB.3, ...")
 @click.option("--print", "only_print", is_flag=True, help="Print the lines; do not deliver.")
 @click.option("--raw", is_flag=True, help="With --print: keep control sequences. Use only for trusted output.")
 @click.argument("file", type=Path)
-def deliver(
-    file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
-) -> int:
+def deliver(file: Path, server: str | None, only_print: bool, raw: bool, **delivery: Any) -> int:
     """Deliver the lines that a runner kept in FILE.
 
     The end of its job is delivered, too. FILE is removed once all lines are verified in the store.
     """
     if raw and not only_print:
         raise click.UsageError("--raw requires --print")
-    if only_print and (server or job or retry):
+    if only_print and (server or delivery["job_id"] or delivery["retry"]):
         raise click.UsageError("--print cannot be combined with --server, --as or --retry")
     if only_print:
         _print_spool(file, raw)
@@ -164,11 +162,9 @@ def deliver(
             err.say,
             show=err.show_status if os.isatty(2) else lambda text: None,
             comparer_for=partial(_line_comparer, settings),
-            job_id=job,
-            retry=retry,
             lease_seconds=settings.lease_seconds,
-            seconds=deliver_timeout,
             service_url=server,
+            **delivery,
         )
         return 0 if done else os.EX_UNAVAILABLE
 

@@ -282,6 +282,6 @@ def test_a_list_on_a_terminal_begins_again_after_a_reset(
             yield from (job("three", "DELETED"), UpToDate(4))
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    _watch(cast("Any", Following()), "w", "text", None, [], 10)
+    _watch(cast("Any", Following()), "w", "text", 10, None, [])
     lists = [re.findall("one|two|three", each) for each in capsys.readouterr().out.split("\x1b[H\x1b[2J")]
     assert lists == [[], ["two", "one"], ["two", "three"], ["two"]]

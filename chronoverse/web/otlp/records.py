@@ -183,7 +183,7 @@ class RecordSorter:
         for _, same in groupby([time // 1_000_000 for time in times]):
             stop = start + len([*same])
             first = numbers[start] if numbers else 0
-            self._put(group, path, first, "", times[start], stream, messages[start:stop])
+            self._put(group, (path, stream), first, "", times[start], messages[start:stop])
             start = stop
         return True
 
@@ -220,7 +220,7 @@ class RecordSorter:
         group = found.numbered if number else found.plain
         found.end = end or found.end
         if lines is None:
-            self._put(group, path, number, first, time or observed, stream, [text])
+            self._put(group, (path, stream), number, first, time or observed, [text])
         else:
             timestamp = self._timestamp_of(time or observed)
             group.append(RecordLines(path, number, first, time or observed, timestamp, stream, lines))
@@ -228,15 +228,14 @@ class RecordSorter:
     def _put(
         self,
         group: list[RecordLines],
-        path: str,
+        source: tuple[str, str],
         number: int,
         first: str,
         time: int,
-        stream: str,
         messages: list[bytes],
     ) -> None:
-        """Adds consecutive one-line records with the same time."""
-        timestamp = self._timestamp_of(time)
+        """Adds consecutive one-line records with the same time. ``source``: their file's path, and their stream."""
+        (path, stream), timestamp = source, self._timestamp_of(time)
         while messages:
             last = group[-1] if group else None
             if (
