@@ -28,6 +28,7 @@ from chronoverse.settings.parse import is_loopback
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from chronoverse.archive.object_store import ObjectStore
     from chronoverse.joblog.model import JobRef
     from chronoverse.store import Store
 
@@ -63,6 +64,7 @@ def archive(
     """
     from chronoverse.archive.archiver import Archiver
     from chronoverse.archive.retention import RetentionPolicy
+    from chronoverse.archive.store_history import StoreHistory
 
     if delete and not orphans:
         raise click.UsageError("--delete requires --orphans")
@@ -76,14 +78,22 @@ def archive(
     # Reference counting frees the thousands of objects of a page of entries: the collector would find nothing.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
+        objects = common.open_archive(settings)
+        history = StoreHistory(store, objects)
         if orphans:
-            return _print_orphans(store, settings, delete, output)
-        if imports:
-            return _import(store, settings)
-        if verify:
-            return _verify(store, settings, output)
+            if history.went_back() and delete:
+                return os.EX_DATAERR
+            return _print_orphans(store, objects, settings, delete, output)
+        if imports or verify:
+            problems = _import(store, objects, settings) if imports else _verify(store, objects, output)
+            # Logs what an operator has to confirm if the store was rolled back, or if the archive belongs to another
+            # store.
+            history.went_back()
+            return (os.EX_DATAERR if imports else 1) if problems or history.bucket_lost else 0
         if confirm_store:
-            return _confirm_store(store, settings)
+            history.confirm()
+            click.echo("confirmed: within a minute, archivers delete again what is over its retention or garbage")
+            return 0
         # The first step of the archiver reports an unreachable store.
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
@@ -91,7 +101,7 @@ def archive(
         limits = RetentionPolicy(
             settings.hot_bytes, settings.hot_seconds, settings.retention_seconds, settings.archive_running_seconds
         )
-        archiver = Archiver(store, common.open_archive(settings), limits, stop=stop)
+        archiver = Archiver(store, objects, limits, stop=stop)
         if once:
             with common.status_line() as show:
                 failures = archiver.run_once(lambda done, total: show(f"archived {done:,} of {total:,} lines"))
@@ -132,13 +142,9 @@ def begin(
     return settings, stop
 
 
-def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str) -> int:
+def _print_orphans(store: "Store", objects: "ObjectStore", settings: Settings, delete: bool, output: str) -> int:
     from chronoverse.archive.retention import job_of, orphans
-    from chronoverse.archive.store_history import StoreHistory
 
-    objects = common.open_archive(settings)
-    if StoreHistory(store, objects).went_back() and delete:
-        return os.EX_DATAERR
     show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
     recorded: JobRef | None = None
     for (name, size, *_), reason in orphans(store, objects, time.time(), settings.retention_seconds):
@@ -159,11 +165,10 @@ def _record(store: "Store", did: str, workflow_id: str, job_id: str | None, what
     store.audit_trail.record(f"os:{user}@{socket.gethostname()}", did, workflow_id, job_id, what)
 
 
-def _import(store: "Store", settings: Settings) -> int:
+def _import(store: "Store", objects: "ObjectStore", settings: Settings) -> int:
+    """Returns the number of problems."""
     from chronoverse.archive.importing import import_jobs, wait_for_ends
-    from chronoverse.archive.store_history import StoreHistory
 
-    objects = common.open_archive(settings)
     made, known, settings_made, problems, waiting = 0, 0, 0, 0, []
     recorded: str | None = None
     with common.status_line() as show:
@@ -189,17 +194,13 @@ def _import(store: "Store", settings: Settings) -> int:
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
     click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {of_workflows}{problems} problems")
-    # Logs what an operator has to confirm if the store was rolled back, or if the archive belongs to another store.
-    history = StoreHistory(store, objects)
-    history.went_back()
-    return os.EX_DATAERR if problems or history.bucket_lost else 0
+    return problems
 
 
-def _verify(store: "Store", settings: Settings, output: str) -> int:
-    from chronoverse.archive.store_history import StoreHistory
+def _verify(store: "Store", objects: "ObjectStore", output: str) -> int:
+    """Returns the number of problems."""
     from chronoverse.archive.verifying import verify
 
-    objects = common.open_archive(settings)
     show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
     whole = problems = 0
     with common.status_line() as progress:
@@ -210,18 +211,8 @@ def _verify(store: "Store", settings: Settings, output: str) -> int:
             else:
                 whole += 1
             progress(f"{whole:,} objects are whole, {problems:,} are missing or damaged")
-    history = StoreHistory(store, objects)
-    history.went_back()
     click.echo(f"{whole} objects are whole, {problems} are missing or damaged", err=True)
-    return 1 if problems or history.bucket_lost else 0
-
-
-def _confirm_store(store: "Store", settings: Settings) -> int:
-    from chronoverse.archive.store_history import StoreHistory
-
-    StoreHistory(store, common.open_archive(settings)).confirm()
-    click.echo("confirmed: within a minute, archivers delete again what is over its retention or garbage")
-    return 0
+    return problems
 
 
 def configure_logging(settings: Settings) -> None:
