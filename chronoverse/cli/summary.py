@@ -218,8 +218,9 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         elif cause := summary.get("cause"):
             title = "Last lines" if cause["kind"] == "last" else "Cause"
             likely = "Most likely cause" if title == "Cause" and cause.get("confidence") == "low" else title
-            yield f"{likely} (lines {cause['from']:,}-{cause['to']:,}):"
-            yield numbered(cause["line"])
+            first, last = cause["from"], cause["to"]
+            yield f"{likely} ({f'line {first:,}' if first == last else f'lines {first:,}-{last:,}'}):"
+            yield from map(numbered, _visible([cause["line"]]))
         if cause and (sentence := verdict_sentence(summary)):
             yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
@@ -234,14 +235,14 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield plain_text(
                 f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}{_colon(summary, 'new')}"
             )
-        yield from map(numbered, summary["new"]["first"])
+        yield from map(numbered, _visible(summary["new"]["first"]))
         yield plain_text(
             f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}"
             f"{_colon(summary, 'errors')}"
         )
-        yield from map(numbered, summary["errors"]["first"])
+        yield from map(numbered, _visible(summary["errors"]["first"]))
         yield "Last lines:"
-        yield from map(numbered, summary["last"])
+        yield from map(numbered, _visible(summary["last"]))
     if summary.get("complete") is False:
         yield "Not all lines are scanned yet: repeat the command to continue."
     elif summary.get("truncated"):

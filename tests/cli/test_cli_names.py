@@ -13,7 +13,7 @@ import pytest
 from chronoverse.cli.common import LINKED_SERVICE
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import expand_link
-from chronoverse.cli.summary import end_text, markdown, screen
+from chronoverse.cli.summary import end_text, markdown, screen, summary_text
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -238,7 +238,7 @@ def test_no_line_ends_the_code_block_of_markdown() -> None:
     ]
 
 
-def test_a_screen_has_no_markup_of_ci_systems_and_cuts_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_has_no_markup_of_ci_systems_and_its_screen_cuts_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is nothing else is left out. An annotation keeps its place."""
     monkeypatch.setenv("COLUMNS", "40")
     messages = (
@@ -253,13 +253,16 @@ def test_a_screen_has_no_markup_of_ci_systems_and_cuts_long_lines(monkeypatch: p
     last = [{"sequence_num": number, "message": message} for number, message in enumerate(messages, 1)]
     job = {"workflow_id": "w", "id": "j", "status": "COMPLETED", "exit_code": 0, "lines": 7}
     summary = {"job": job, "cause": None, "last": last, "slower": None, "verdict": None}
-    assert list(screen(summary, {}, "https://x"))[3:-2] == [
-        "        1  Set up",
-        "        3  Next",
-        "        5  ",
-        "        6  a.py:3: no",
-        f"        7  {'x' * 28}…",
-    ]
+    shown = ["        1  Set up", "        3  Next", "        5  ", "        6  a.py:3: no"]
+    assert list(screen(summary, {}, "https://x"))[3:-2] == [*shown, f"        7  {'x' * 28}…"]
+    found = {"count": 7, "first": last}
+    full = {**summary, "new": found, "errors": found, "compared_with": ["good"]}
+    every = [*shown, f"        7  {'x' * 50}"]
+    assert [each for each in summary_text(full) if each.startswith(" ")] == every * 3
+    (number, text) = every[1].split()
+    cause = {"kind": "error", "confidence": "high", "from": 3, "to": 3, "line": last[2]}
+    said = list(summary_text({**full, "cause": cause}))
+    assert (said[1], said[2].split()) == ("Cause (line 3):", [number, text])
 
 
 @pytest.mark.parametrize(("args", "has_color"), [((), True), (("--color", "never"), False)])
