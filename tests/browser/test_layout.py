@@ -31,6 +31,12 @@ SHIFTS: Final = """window.shifted = 0;
         window.shifts.push([value, ...sources.map(({ node }) => node?.id || node?.className)]);
     }))
         .observe({ type: "layout-shift", buffered: true });"""
+#: Whether the status is beside the job's name, and whether the name is cut.
+HEAD: Final = """() => {
+    const [name, badge] = ["name", "badge"].map((id) => document.getElementById(id));
+    const isBeside = badge.getBoundingClientRect().top < name.getBoundingClientRect().bottom;
+    return [isBeside, name.scrollWidth > name.clientWidth];
+}"""
 STEPS: Final = """() => Array.from(document.querySelectorAll("#steps li"), (each) => [each.className,
     each.querySelector(".cut").textContent, each.querySelector("a").dataset.status])"""
 
@@ -59,7 +65,12 @@ def failed(page_store: Store) -> Job:
     for number in range(3):
         Job(page_store, f"good-{number}", "layout", labels).lines(*lines, "##[endgroup]").end()
     cause = f"AssertionError: expected {'a very long value ' * 12} but got another one"
-    job = Job(page_store, "failed", "layout", labels).lines(*lines).wait(60).lines(cause, "##[endgroup]")
+    job = (
+        Job(page_store, f"failed-{'in-a-job-with-a-long-name-' * 4}1", "layout", labels)
+        .lines(*lines)
+        .wait(60)
+        .lines(cause, "##[endgroup]")
+    )
     return job.end(Status.FAILED, 1)
 
 
@@ -78,6 +89,10 @@ def test_the_log_has_half_of_every_window(open_tab: OpenTab, failed: Job) -> Non
         assert (size, tab.page.evaluate("document.documentElement.scrollWidth > innerWidth")) == (size, False)
         assert tab.text("#summary code").startswith("AssertionError: expected a very long value")
         assert tab.page.is_visible("#gocause")
+        # A long name has one line, until it is tapped.
+        assert (size, tab.page.evaluate(HEAD)) == (size, [True, width < 2560])
+        tab.page.click("#name")
+        assert (size, tab.page.evaluate(HEAD)[1]) == (size, False)
 
 
 @pytest.mark.parametrize("style", ["github", "azure", "gitlab", "travis", "buildkite"])

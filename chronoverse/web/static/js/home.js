@@ -28,7 +28,7 @@ let kind = "";
 function cells(workflow) {
   const { id, running, jobs } = workflow;
   const name = link(workflowPage(id), id);
-  name.className = "cut";
+  Object.assign(name, { className: "cut", title: id });
   const status = isRedNow(workflow) ? lastEnd(workflow) : running ? "RUNNING" : workflow.last_status;
   const who = make("div", "who", ...(status ? [statusIcon(status)] : []), name, make("span", "since"), make("span", "why cut"));
   who.dataset.status = status;

@@ -322,6 +322,8 @@ for (const group of [$("card"), $("steps")]) {
 }
 for (const kind of ["keydown", "pointerdown", "wheel", "hashchange"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
+// A long name is cut, until it is tapped.
+$("name").addEventListener("click", () => $("name").classList.toggle("cut"));
 for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause")]) {
   button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
@@ -587,7 +589,7 @@ async function reveal() {
 }
 
 async function main() {
-  $("name").textContent = name;
+  Object.assign($("name"), { textContent: name, title: name });
   $("back").textContent = workflow;
   $("back").href = `/ui/workflows/${workflow}`;
   document.title = `${name} · Chronoverse`;

@@ -30,7 +30,7 @@ const filters = () => [...(status ? [["status", status]] : []), ...labels.map((l
 function cells(job) {
   const { branch, commit } = job.labels ?? {};
   const who = make("div", "who", link(jobPage(workflow, job.id), job.id), make("span", "why cut"));
-  who.firstChild.className = "cut";
+  Object.assign(who.firstChild, { className: "cut", title: job.id });
   who.dataset.status = job.status;
   const row = {
     state: [badgeElement(job)],
@@ -154,7 +154,7 @@ function showLabels() {
   $("labels").hidden = !chips.length;
 }
 
-$("name").textContent = workflow;
+Object.assign($("name"), { textContent: workflow, title: workflow });
 document.title = `${workflow} · Chronoverse`;
 showKinds();
 await begin();
