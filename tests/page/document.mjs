@@ -1,13 +1,21 @@
 // Of a browser only what the page's modules use of it, for tests of their logic in Node.js. To be imported before them.
 
+class Classes extends Set {
+  contains = this.has;
+
+  toggle(name, isOn = !this.has(name)) {
+    return isOn ? this.add(name) : this.delete(name);
+  }
+}
+
 class Element extends EventTarget {
   constructor(name) {
     super();
     this.name = name;
     this.hidden = true;
     this.dataset = {};
-    this.style = {};
-    this.classList = { add() {}, toggle() {} };
+    this.style = { setProperty() {} };
+    this.classList = new Classes();
     this.children = [];
   }
 
@@ -24,6 +32,10 @@ class Element extends EventTarget {
   }
 
   after() {}
+  click() {
+    this.dispatchEvent(new Event("click"));
+  }
+
   focus() {}
   select() {}
   contains = () => false;
@@ -62,6 +74,14 @@ class Element extends EventTarget {
     return this.children[0];
   }
 
+  get childNodes() {
+    return this.children;
+  }
+
+  get parentElement() {
+    return (this.parent ??= new Element("div"));
+  }
+
   /** The links in it. */
   get links() {
     return this.children.flatMap((each) => (each.name === "a" ? [each] : (each.links ?? [])));
@@ -79,6 +99,7 @@ globalThis.document = {
   hidden: false,
   addEventListener() {},
   removeEventListener() {},
+  querySelectorAll: () => [],
   querySelector: (selector) => document.getElementById(selector),
   createElement: (name) => new Element(name),
   createElementNS: (_, name) => new Element(name),

@@ -1,0 +1,140 @@
+// The page of a failed job: where it opens, and where the reader is after several wishes at once.
+
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+
+const LINES = 1000;
+const CAUSE = 700;
+const line = (number) => ({ sequence_num: number, message: `line ${number}`, timestamp: "2026-03-03T10:00:05Z", stream: "stdout" });
+const job = { id: "j", workflow_id: "w", status: "FAILED", exit_code: 1, first_sequence_num: 1, last_sequence_num: LINES };
+const cause = { from: CAUSE, to: CAUSE, line: line(CAUSE), kind: "error", confidence: "high" };
+const none = { count: 0, first: [] };
+const summary = { job, cause, errors: { count: 3 }, new: none, last: [line(LINES)], compared_with: null, complete: true };
+//: Searches that wait for the test's answer: what they look for, whether it is the nearest match only, and `found(number)`.
+const asked = [];
+const search = (of) => new Promise((done) => {
+  const found = (number) => done(Response.json({ logs: number ? [{ ...line(number), message: "an error", highlights: [] }] : [], cursor: null }));
+  asked.push({ q: of.get("q"), isNearest: of.get("limit") === "1", found });
+});
+const routes = {
+  "": () => Response.json(job),
+  "/summary": () => Response.json(summary),
+  "/logs": (of) => {
+    const after = Number(of.get("offset"));
+    const logs = Array.from({ length: Math.min(Number(of.get("limit")), LINES - after) }, (_, index) => line(after + 1 + index));
+    return Response.json({ logs, cursor: after + logs.length < LINES ? "next" : null });
+  },
+  "/logs/search": search,
+};
+
+const events = new EventTarget();
+Object.assign(globalThis, {
+  localStorage: sessionStorage,
+  addEventListener: events.addEventListener.bind(events),
+  history: { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) },
+  matchMedia: () => ({ matches: false }),
+  requestAnimationFrame: (draw) => setTimeout(draw, 0),
+  ResizeObserver: class {
+    observe() {}
+  },
+  Request: class extends Request {
+    constructor(address, options) {
+      super(new URL(address, location), options);
+    }
+  },
+  fetch: async (request) => {
+    const { pathname, searchParams } = new URL(request.url);
+    return routes[pathname.replace("/workflows/w/jobs/j", "")]?.(searchParams) ?? Response.json({ status: 404 }, { status: 404 });
+  },
+});
+Object.assign(document.documentElement.dataset, { errors: "error", harmless: "0 errors" });
+sessionStorage.setItem("chronoverse.token", "token");
+Object.assign($("log"), { clientHeight: 200, clientWidth: 800, scrollTop: 0 });
+Object.assign($("q"), { value: "" });
+await import("../../chronoverse/web/static/js/job.js");
+
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+const rows = () => $("log").querySelector(".rows").children.filter(({ dataset }) => dataset.number);
+const current = () => rows().find(({ classList }) => classList.has("current"))?.dataset.number;
+const press = (key, { target = $("log"), ...more } = {}) => {
+  const event = Object.assign(new Event("keydown", { cancelable: true }), { key, ...more });
+  return events.dispatchEvent(Object.defineProperty(event, "target", { value: target }));
+};
+const find = (text) => ($("q").value = text, $("q").dispatchEvent(Object.assign(new Event("keydown"), { key: "Enter" })));
+/** The search for the nearest match of a text, once it is asked for. */
+const nearest = async (text) => {
+  await until(() => asked.some(({ q, isNearest }) => isNearest && q === text));
+  return asked.find(({ q, isNearest }) => isNearest && q === text);
+};
+/** Waits until the page has had time to do what it should not. */
+const settle = () => new Promise((done) => setTimeout(done, 50));
+
+test("a failed job opens at its cause, with the lines above it", async () => {
+  await until(() => current() === CAUSE);
+  ok(rows().some(({ dataset }) => dataset.number === CAUSE - 5));
+  equal($("gocause").dataset.number, CAUSE);
+});
+
+for (const order of ["asked", "other"]) {
+  test(`a jump goes to what was asked for last, if answers come in the ${order} order`, async () => {
+    asked.length = 0;
+    press("e");
+    const first = await nearest("error");
+    find(`needle ${order}`);
+    const last = await nearest(`needle ${order}`);
+    const answers = [() => first.found(300), () => last.found(500)];
+    if (order === "other") answers.reverse();
+    answers[0]();
+    await settle();
+    answers[1]();
+    await until(() => current() === 500);
+    await settle();
+    equal(current(), 500);
+    press("Escape");
+    press("Escape");
+  });
+}
+
+test("a match that comes late moves nobody who has gone elsewhere", async () => {
+  asked.length = 0;
+  find("late");
+  const late = await nearest("late");
+  location.hash = "#L40";
+  events.dispatchEvent(new Event("hashchange"));
+  await until(() => current() === 40);
+  late.found(900);
+  await settle();
+  equal(current(), 40);
+  equal(location.hash, "#L40");
+  equal($("range").textContent, "Line 40");
+});
+
+test("one filter at a time shows its lines alone", async () => {
+  const pressed = () => ["only", "errors", "new"].filter((id) => $(id).ariaPressed === "true");
+  const click = (id) => $(id).dispatchEvent(new Event("click"));
+  asked.length = 0;
+  find("some");
+  click("only");
+  deepEqual(pressed(), ["only"]);
+  await until(() => asked.some(({ q, isNearest }) => !isNearest && q === "some"));
+  asked.find(({ q, isNearest }) => !isNearest && q === "some").found(77);
+  await until(() => rows().length === 1);
+  equal(rows()[0].dataset.number, 77);
+  click("errors");
+  deepEqual(pressed(), ["errors"]);
+  click("errors");
+  deepEqual(pressed(), []);
+  await until(() => rows().length > 1);
+});
+
+test("keys that the browser has are left to it", () => {
+  const isTaken = (key, more) => !press(key, more);
+  deepEqual([isTaken("w"), isTaken("w", { ctrlKey: true }), isTaken("w", { target: $("q") }), isTaken("x"), isTaken("f", { ctrlKey: true })], [true, false, false, false, true]);
+});
