@@ -4,6 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -361,10 +362,22 @@ def small_room(tmp_path: Path) -> SpoolRoom:
     return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
 
 
+@contextmanager
+def losing_power(server: RedisServer) -> Iterator[None]:
+    """At the end, the server restarts without what it got meanwhile: nothing is written to the disk, nor confirmed."""
+    server.ask("CONFIG", "SET", "appendfsync", "no")
+    safe = {path: path.stat().st_size for path in (server.directory / "appendonlydir").glob("*.incr.aof")}
+    yield
+    server.kill()
+    for path, size in safe.items():
+        os.truncate(path, size)
+    server.start()
+    server.ask("CONFIG", "SET", "appendfsync", "everysec")
+
+
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:
     """A power loss takes lines that were acknowledged and not yet safe. The runner still has all of them."""
     store = everysec(server)
-    kept = server.directory / "appendonlydir"
     with RunningJob(
         NUMBERS + "say(0, 50); wait(); say(50, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)
     ) as job:
@@ -372,16 +385,9 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
         with redis.Redis.from_url(server.url) as client:
             client.set("mark", 1)
             assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
-        # From now on nothing is written to the disk, so nothing is confirmed.
-        server.ask("CONFIG", "SET", "appendfsync", "no")
-        safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.release()
-        wait_for_published(server, 20_000)
-        server.kill()
-        for path, size in safe.items():
-            os.truncate(path, size)
-        server.start()
-        server.ask("CONFIG", "SET", "appendfsync", "everysec")
+        with losing_power(server):
+            job.release()
+            wait_for_published(server, 20_000)
         assert server.ask("XLEN", key("log")) < 20_000
         job.release()
         assert job.result() == 0
@@ -395,18 +401,11 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
 def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_path: Path) -> None:
     """The runner waits until the end is safe."""
     store = everysec(server)
-    kept = server.directory / "appendonlydir"
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small_room(tmp_path)) as job:
         wait_for_published(server, 50)
-        server.ask("CONFIG", "SET", "appendfsync", "no")
-        safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.release()
-        wait_for_published(server, 101)
-        server.kill()
-        for path, size in safe.items():
-            os.truncate(path, size)
-        server.start()
-        server.ask("CONFIG", "SET", "appendfsync", "everysec")
+        with losing_power(server):
+            job.release()
+            wait_for_published(server, 101)
         assert job.result() == 0
     store.close()
     lines, end = read_log(server)

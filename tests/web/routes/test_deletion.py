@@ -5,6 +5,7 @@ Its runners and viewers, and everybody who uses its id again, get errors. Tested
 
 import contextlib
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -360,20 +361,20 @@ def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, t
     stays_deleted(site, job)
 
 
+def run_again(site: Site, job: Foreign, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command as the job. Its output is shown."""
+    redis_url = str(site.service.redis_url)
+    variables = environ(site.service, CHRONOVERSE_DATA_DIR=str(data_dir), CHRONOVERSE_REDIS_URL=redis_url)
+    arguments = ("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown")
+    done = call_main(*arguments, environ=variables)
+    assert (done.returncode, done.stdout) == (0, "shown\n")
+    return done
+
+
 def test_a_new_command_is_not_published_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
     """It runs, and its lines are kept: they are not those that somebody wanted gone."""
     job = deleted(site)
-
-    variables = environ(
-        site.service,
-        CHRONOVERSE_DATA_DIR=str(tmp_path),
-        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
-    )
-    done = call_main(
-        "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown", environ=variables
-    )
-
-    assert (done.returncode, done.stdout) == (0, "shown\n")
+    done = run_again(site, job, tmp_path)
     assert "chronoverse: nothing is published: the job was deleted" in done.stderr
     assert len([*tmp_path.glob("spool/*.sqlite")]) == 1
     stays_deleted(site, job)
@@ -385,17 +386,7 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
     job = site.job()
     path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
-
-    variables = environ(
-        site.service,
-        CHRONOVERSE_DATA_DIR=str(tmp_path),
-        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
-    )
-    done = call_main(
-        "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown", environ=variables
-    )
-
-    assert (done.returncode, done.stdout) == (0, "shown\n")
+    done = run_again(site, job, tmp_path)
     assert "the job was deleted" in done.stderr
     assert "its waiting lines are dropped" in done.stderr
     assert not path.exists()

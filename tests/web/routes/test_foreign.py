@@ -88,37 +88,25 @@ def test_an_entry_that_can_be_shown_is_shown(
 
 
 @pytest.mark.parametrize(
-    "fields", [("colour", "red"), ("timestamp", TIMESTAMP, "stream", "stdout"), (b"\xff", b"\x00")]
+    ("fields", "last"),
+    [(("colour", "red"), 2), (("timestamp", TIMESTAMP, "stream", "stdout"), 2), ((b"\xff", b"\x00"), 2), ((), 5)],
 )
 def test_an_entry_without_a_message_is_a_gap(
-    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...]
+    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], last: int
 ) -> None:
-    """The gap names its number."""
+    """So are numbers that the runner has skipped. The gap names them."""
 
     def write() -> None:
         job.line("before")
-        job.add("2-0", *fields)
-        job.last = 2
+        if fields:
+            job.add("2-0", *fields)
+        job.last = last
         job.line("after")
         job.end()
 
     for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [1, 3]
-        assert named(stream, "gap") == [{"from": 2, "to": 2, "reason": "malformed"}]
-
-
-def test_numbers_that_nobody_wrote_are_a_gap(open_stream: OpenStream, job: Foreign) -> None:
-    """The runner has skipped these numbers."""
-
-    def write() -> None:
-        job.line("before")
-        job.last = 5
-        job.line("after")
-        job.end()
-
-    for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [1, 6]
-        assert named(stream, "gap") == [{"from": 2, "to": 5, "reason": "missing"}]
+        assert stream.numbers() == [1, last + 1]
+        assert named(stream, "gap") == [{"from": 2, "to": last, "reason": "malformed" if fields else "missing"}]
 
 
 def test_an_entry_between_two_numbers_does_not_stop_a_stream(open_stream: OpenStream, job: Foreign) -> None:
