@@ -3,15 +3,17 @@
 import contextlib
 import math
 import resource
+import secrets
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import gevent
 from gevent.server import StreamServer
+from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from chronoverse import metrics
 from chronoverse.errors import AtCapacity
 from chronoverse.web.guards.connection import (
     Connection,
@@ -22,18 +24,17 @@ from chronoverse.web.guards.connection import (
 )
 from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
+from chronoverse.web.http.problems import problem
+from chronoverse.web.routes.events import response_head
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-_DETAIL: Final = (
-    b'{"type":"about:blank","title":"Service Unavailable","status":503,'
-    b'"detail":"This worker has too many requests at a time; try again."}'
-)
-#: The answer to a request whose turn did not come in time.
-_AT_CAPACITY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-    b"Retry-After: %d\r\nContent-Length: %d\r\n\r\n%b" % (RETRY_AFTER_SECONDS, len(_DETAIL), _DETAIL)
-)
+#: The statuses of requests that gunicorn cannot parse, if not 400.
+_STATUSES: Final = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
 
 
 class Server(StreamServer):
@@ -72,6 +73,15 @@ def max_connections() -> float:
     return descriptors - min(100, descriptors // 2)
 
 
+def refuse(sock: Connection, status: HTTPStatus, detail: str) -> None:
+    """Answers a request that Flask does not get with a problem document, the last answer on its connection."""
+    request_id = secrets.token_hex(8)
+    response = problem(status, detail, request_id=request_id)
+    response.headers["X-Request-ID"] = request_id
+    sock.sendall(response_head(response.headers, time.time(), status) + response.data)
+    finish_sending(sock)
+
+
 class Worker(GeventWorker):
     """A gevent worker that leaves a connection alone after gunicorn's ``ALREADY_HANDLED``."""
 
@@ -104,9 +114,7 @@ class Worker(GeventWorker):
         try:
             self._take_turn(req, sock, addr)
         except AtCapacity as error:
-            metrics.REQUESTS_REFUSED.labels(503).inc()
-            sock.sendall(_AT_CAPACITY)
-            finish_sending(sock)
+            refuse(sock, HTTPStatus.SERVICE_UNAVAILABLE, "This worker has too many requests at a time; try again.")
             raise StopIteration from error
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
@@ -132,13 +140,17 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Lets gunicorn answer and log a request that was malformed, or that failed without an answer."""
+        """Answers and logs a request that was malformed. gunicorn does so for one that failed without an answer."""
         client.begin_request()
-        with contextlib.suppress(AtCapacity):
+        with contextlib.suppress(AtCapacity, OSError):
             # A refusal costs as much as an answer, so it waits, too.
             with self._connections.request_lock.hold():
                 pass
-            super().handle_error(req, client, addr, exc)
+            if isinstance(exc, errors.ParseException):
+                self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
+                refuse(client, _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST), f"invalid HTTP: {type(exc).__name__}")
+            else:
+                super().handle_error(req, client, addr, exc)
         finish_sending(client)
 
     def run(self) -> None:
