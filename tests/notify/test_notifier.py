@@ -157,11 +157,14 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
     assert found == [("change", "bad"), ("change", "good"), *(("main", name) for name in ("bad", "deleted", "worse"))]
     assert late() - before == 4
     site.run("ancient", Status.FAILED)
-    bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 0)
+    site.run("newest", Status.RUNNING)
+    bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
     site.now = notifier.CATCH_UP_SECONDS + 60
     site.start()
-    settle(site)
-    assert len(site.receiver.messages) == 5
+    site.run("fresh", Status.FAILED)
+    wait_for(site, 6)
+    wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "nothing waits")
+    assert [job for _, job in site.told()[5:]] == ["fresh"]
     assert f"{WORKFLOW}: 4 messages are late: the changes were not read in time" in caplog.messages
 
 
