@@ -1,4 +1,4 @@
-"""All that a service and its archive have, for tests that compare it before and after a restart of the store."""
+"""Everything a service and its archive contain, to compare it before and after a restart of the store."""
 
 import re
 import time
@@ -13,16 +13,16 @@ from tests.support.bench import make_lines
 
 
 def write(store: Store, job: JobRef) -> None:
-    """Writes a job with three lines, which ends."""
+    """Writes a job with three lines, and ends it."""
     attempt = store.open(job, "token")
     store.append(attempt, make_lines(1, 3))
     store.finish(attempt, Status.COMPLETED, 0, 0, 4)
 
 
 def all_answers(client: httpx.Client, over: Sequence[JobRef], others: Sequence[JobRef]) -> dict[str, tuple[int, str]]:
-    """What the service says: the listing, each job, its page, and the events of the jobs that are ``over``.
+    """The service's answers: the listing, each job, its page, and the events of jobs that are ``over``.
 
-    After a restart of the store the service is asked again for as long as it answers with an error.
+    Retries while the service answers with an error, as after a restart of the store.
     """
     answers: dict[str, tuple[int, str]] = {}
     paths = ["/jobs", *(f"/jobs/{job.job_id}/events" for job in over)]
@@ -34,11 +34,11 @@ def all_answers(client: httpx.Client, over: Sequence[JobRef], others: Sequence[J
         while answer.status_code >= 500 and time.monotonic() < deadline:
             time.sleep(0.1)
             answer = client.get(path)
-        # How long a client waits before it reconnects is random.
+        # The reconnection time is random.
         answers[path] = (answer.status_code, re.sub(r"retry: \d+", "retry", answer.text))
     return answers
 
 
 def all_objects(objects: FileObjectStore) -> dict[str, bytes]:
-    """The objects of the archive's jobs, by their names."""
+    """The objects of the archive's jobs, by name."""
     return {each.name: objects.get(each.name) for each in objects.list("") if each.name.count("/") == 2}

@@ -17,17 +17,17 @@ DEPLOY: Final = ROOT / "deploy"
 
 
 class Gunicorn(dict[str, str]):
-    """gunicorn's settings by ``gunicorn.conf.py`` in an environment without variables of ours. All values are text."""
+    """gunicorn's settings from ``gunicorn.conf.py``, without our environment variables. All values are strings."""
 
     @property
     def drain_seconds(self) -> int:
-        """The longest time that a node takes to shut down, in seconds."""
+        """The maximum duration of a node's shutdown, in seconds."""
         return int(self["graceful_timeout"])
 
 
 @pytest.fixture(scope="session")
 def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Gunicorn:
-    """The settings, as gunicorn itself prints them."""
+    """The settings, as printed by gunicorn."""
     environ = {"PATH": os.environ["PATH"], "CHRONOVERSE_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "--print-config"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=60)
@@ -35,9 +35,9 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Gunicorn:
 
 
 def interpolate(text: str, environ: dict[str, str]) -> str:
-    """``text`` with ``${NAME:?}`` and ``${NAME:-default}`` replaced as compose does it.
+    """``text`` with ``${NAME:?}`` and ``${NAME:-default}`` replaced like Compose does.
 
-    Raises KeyError when a variable is missing.
+    Raises KeyError if a variable is missing.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -47,7 +47,7 @@ def interpolate(text: str, environ: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", value, text)
 
 
-#: What the operator's ``.env`` must set for the compose file.
+#: The required variables of the operator's ``.env``.
 COMPOSE_ENVIRONMENT: Final = {
     "REDIS_ADMIN_PASSWORD": "the-administrators-password",
     "REDIS_SERVICE_PASSWORD": "the-services-password",
@@ -59,7 +59,7 @@ COMPOSE_ENVIRONMENT: Final = {
 
 
 def read_compose() -> dict[str, Any]:
-    """The compose file as compose reads it, with the variables of :data:`COMPOSE_ENVIRONMENT`."""
+    """The Compose file as Compose reads it, with the variables of :data:`COMPOSE_ENVIRONMENT`."""
     document: dict[str, Any] = yaml.safe_load(
         interpolate((DEPLOY / "compose.yaml").read_text("utf-8"), COMPOSE_ENVIRONMENT)
     )
@@ -67,7 +67,7 @@ def read_compose() -> dict[str, Any]:
 
 
 def configure_compose_redis(directory: Path) -> Path:
-    """Does in ``directory`` what the compose file's Redis does before it starts. Returns its configuration."""
+    """Does in ``directory`` what the Compose file's Redis does before it starts. Returns its configuration."""
     compose = read_compose()
     redis = compose["services"]["redis"]
     shell, option, script = redis["command"]
@@ -92,6 +92,6 @@ def seconds(text: str) -> int:
 
 
 def uid() -> int:
-    """The id of the user that the image runs as."""
+    """The user id of the image."""
     (found,) = re.findall(r"^USER ([0-9]+):", Path(ROOT / "Dockerfile").read_text(), re.MULTILINE)
     return int(found)

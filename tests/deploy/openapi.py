@@ -1,4 +1,4 @@
-"""What a later OpenAPI document breaks for programs that were written against an earlier one."""
+"""What a newer OpenAPI document breaks for programs written against an older one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -6,13 +6,13 @@ from typing import Any, Final
 Document = Mapping[str, Any]
 
 METHODS: Final = ("get", "put", "post", "delete", "head", "patch")
-#: The bounds of a value of a request. A lower upper bound makes the value narrower, and so does a higher lower one.
+#: The bounds of request values. A lower upper bound or a higher lower bound makes a value narrower.
 UPPER_BOUNDS: Final = ("maximum", "maxLength", "maxItems")
 LOWER_BOUNDS: Final = ("minimum", "minLength", "minItems")
 
 
 def breaking_changes(before: Document, after: Document) -> Iterator[str]:
-    """A sentence for each change after which a request may be refused, or an answer lacks what it had."""
+    """A sentence for each change after which a request can be refused, or an answer can lack something."""
     for path, item in before["paths"].items():
         for method in METHODS:
             if method not in item:
@@ -68,7 +68,7 @@ def _contents(
 def _values(
     where: str, before: Document, old: Document, after: Document, new: Document, *, sent: bool
 ) -> Iterator[str]:
-    """Changes of a schema. What is ``sent`` may not become narrower. What is answered may not lose members."""
+    """Changes of a schema. ``sent`` values must not become narrower; answers must not lose members."""
     old, new = _resolve(before, old), _resolve(after, new)
     types, new_types = ({*_list(schema.get("type"))} for schema in (old, new))
     if new_types and types and not (types <= new_types if sent else new_types - {"null"} <= types | {"integer"}):
@@ -102,7 +102,7 @@ def _content(document: Document, given: Document) -> Document:
 
 
 def _resolve(document: Document, given: Document) -> Document:
-    """``given``, or what its ``$ref`` names."""
+    """``given``, or the target of its ``$ref``."""
     while "$ref" in given:
         found: Any = document
         for name in given["$ref"].removeprefix("#/").split("/"):

@@ -1,9 +1,9 @@
-"""Builds what a release consists of, and tries it as a user without the checkout: ``python -m tests.deploy.release``.
+"""Builds a release and tests it without the checkout: ``python -m tests.deploy.release``.
 
-``dist`` then has the wheel, the source distribution, the npm package, the Helm chart, the OpenAPI document and an SBOM
-of what the wheel installs. The wheel, the source distribution and the npm package are each installed into an empty
-directory, and the first minutes of the README are run from there, and a page in Chromium. With a tag (``python -m
-tests.deploy.release v1.2.3``), the version and the changelog must be those of the tag. Nothing is published.
+``dist`` then contains the wheel, the source distribution, the npm package, the Helm chart, the OpenAPI document and an
+SBOM of the wheel's dependencies. The wheel, the source distribution and the npm package are each installed into an
+empty directory, where the README's first commands and a page in Chromium run. With a tag (``python -m
+tests.deploy.release v1.2.3``), version and changelog must match it. Publishes nothing.
 """
 
 import json
@@ -30,11 +30,11 @@ from tests.support.service import ROOT, SECRET
 from tests.system.readme import block
 
 DIST: Final = ROOT / "dist"
-#: The tool that lists what an environment has. It runs in an environment of its own.
+#: Lists an environment's packages. Runs in its own environment.
 SBOM_TOOL: Final = "cyclonedx-bom==7.5.0"
-#: Seconds for one command, and for a service to be ready.
+#: Time limits of one command, and of a service's start, in seconds.
 COMMAND_SECONDS, READY_SECONDS = 300, 60
-#: What the README's job prints.
+#: The output of the README's job.
 LINES: Final = "".join(f"line {number}\n" for number in range(1, 6))
 FOLLOW: Final = """
 import { follow } from "chronoverse";
@@ -43,7 +43,7 @@ for await (const { event, data } of follow({ service, workflow: "demo", job: "jo
   if (event === "log") console.log(data.message);
 }
 """
-#: A page without a bundler. Behind the ``#`` of its address are the service and a token.
+#: A page without a bundler. The fragment of its address has the service and a token.
 PAGE: Final = """<!doctype html><title>running</title><link rel="icon" href="data:,"><pre></pre>
 <script type="importmap">{"imports": {"chronoverse": "./node_modules/chronoverse/index.js"}}</script>
 <script type="module">
@@ -58,9 +58,9 @@ document.title = "ended";
 
 
 def run(*command: str | Path, cwd: Path, **environ: str) -> str:
-    """What the command prints. Nothing of this process' Python environment is passed on.
+    """The command's output. It inherits nothing of this process's Python environment.
 
-    Raises :class:`subprocess.CalledProcessError` when it fails.
+    Raises :class:`subprocess.CalledProcessError` if it fails.
     """
     done = subprocess.run(
         [str(each) for each in command],
@@ -76,7 +76,7 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> str:
 
 
 def clean_environ() -> dict[str, str]:
-    """The environment without what belongs to a checkout or to a service."""
+    """The environment without the variables of a checkout or a service."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -85,7 +85,7 @@ def clean_environ() -> dict[str, str]:
 
 
 def check_tag(tag: str) -> None:
-    """The version is the tag's, and the changelog has a dated section for it. Raises :class:`SystemExit`."""
+    """Checks that the version is the tag's, and has a dated section in the changelog. Raises :class:`SystemExit`."""
     if tag != f"v{__version__}":
         raise SystemExit(f"the tag is {tag}, and chronoverse/__init__.py has {__version__}")
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
@@ -123,7 +123,7 @@ def install(package: Path, directory: Path) -> Path:
 
 @contextmanager
 def service(commands: Path, directory: Path, origin: str) -> Iterator[str]:
-    """A service that ``chronoverse serve`` has started on its embedded store. Its URL. Pages of ``origin`` may read."""
+    """Runs ``chronoverse serve`` with its embedded store. Yields its URL. Pages of ``origin`` can read."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -146,7 +146,7 @@ def service(commands: Path, directory: Path, origin: str) -> Iterator[str]:
 
 
 def try_commands(commands: Path, directory: Path, npm: Path | None) -> None:
-    """The README's first minutes: serve, run a job, follow it, read it with curl, and with ``npm``."""
+    """The README's first commands: serve, run a job, follow it, read it with curl and ``npm``."""
     program = directory / "program"
     program.mkdir()
     with serving_files(program) as origin, service(commands, directory, origin) as url:
@@ -170,7 +170,7 @@ def try_commands(commands: Path, directory: Path, npm: Path | None) -> None:
 
 
 def try_npm(npm: Path, program: Path, origin: str, url: str, token: str) -> None:
-    """Node.js and a page of ``origin`` each show the job's lines. The page is in Chromium, without a bundler."""
+    """Node.js and a page of ``origin`` in Chromium each show the job's lines, without a bundler."""
     (program / "package.json").write_text("{}")
     run("npm", "install", "--silent", "--no-audit", "--no-fund", npm, cwd=program)
     (program / "follow.mjs").write_text(FOLLOW)
@@ -184,7 +184,7 @@ def try_npm(npm: Path, program: Path, origin: str, url: str, token: str) -> None
 
 
 def write_sbom(commands: Path) -> None:
-    """Lists what the environment has, in the form CycloneDX."""
+    """Lists the environment's packages in the CycloneDX format."""
     tool = ("uv", "tool", "run", "--from", SBOM_TOOL, "cyclonedx-py", "environment", "--output-reproducible")
     text = run(sys.executable, "-m", *tool, commands / "python", cwd=DIST)
     names = {each["name"] for each in json.loads(text)["components"]}
@@ -193,7 +193,7 @@ def write_sbom(commands: Path) -> None:
 
 
 def check_image() -> None:
-    """Each library of the image has a wheel for arm64, too. The Dockerfile builds nothing from source."""
+    """Checks that each library of the image also has a wheel for arm64: the Dockerfile builds nothing from source."""
     (version,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE))
     tags = [f"--platform=manylinux_{each}_aarch64" for each in ("2_17", "2_28")] + ["--platform=manylinux2014_aarch64"]
     wheels = ["--python-version", version, *tags, "--only-binary=:all:", "--require-hashes", "--target=unused"]
@@ -202,7 +202,7 @@ def check_image() -> None:
 
 
 def main() -> None:
-    """Builds and tries everything. Raises an exception for the first thing that is wrong."""
+    """Builds and tests everything. Raises an exception for the first problem."""
     if len(sys.argv) > 1:
         check_tag(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="release") as name:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A ``systemctl`` for tests: it starts, stops and restarts units by their own files, without systemd and its sandbox.
+"""A ``systemctl`` for tests: starts, stops and restarts units from their files, without systemd and its sandbox.
 
-It knows what the units that are named in docs/deploying.md use. A unit with ``DynamicUser`` runs as root.
+Supports what the units in docs/deploying.md use. A unit with ``DynamicUser`` runs as root.
 """
 
 import os
@@ -20,12 +20,12 @@ import psutil
 DIRECTORIES = (Path("/etc/systemd/system"), Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
 #: Process ids and output of the units.
 RUN = Path("/run/units")
-#: Seconds for a unit to start or to stop on a busy machine.
+#: Time limit of a unit's start and stop on a busy machine, in seconds.
 PATIENCE_SECONDS = 60.0
 
 
 class Unit:
-    """One unit, by its file. With two assignments of a name the last counts, except those of the environment."""
+    """A unit, read from its file. The last assignment of a name applies; those of the environment add up."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Unit:
                 self.environ |= dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.MULTILINE))
 
     def start(self) -> Callable[[], object]:
-        """Starts it. What this returns waits until it has started, as its type says."""
+        """Starts it. Returns a function that waits until it has started, according to its type."""
         user = pwd.getpwnam(self.fields.get("User", "root")) if "DynamicUser" not in self.fields else pwd.getpwuid(0)
         for parent, name in (("/run", "RuntimeDirectory"), ("/var/lib", "StateDirectory")):
             if name in self.fields:
@@ -81,13 +81,13 @@ class Unit:
         return wait_ready
 
     def _words(self, word: str) -> list[str]:
-        """``$NAME`` becomes the words of the variable, ``${NAME}`` in a word its text."""
+        """``$NAME`` becomes the words of the variable; ``${NAME}`` within a word becomes its text."""
         if found := re.fullmatch(r"\$(\w+)", word):
             return shlex.split(self.environ.get(found[1], ""))
         return [re.sub(r"\$\{(\w+)\}", lambda found: self.environ.get(found[1], ""), word)]
 
     def stop(self) -> None:
-        """Stops it, if it runs, and waits for its end."""
+        """Stops it, if it runs, and waits until it has ended."""
         path = Path(self.fields.get("PIDFile", "")) if "PIDFile" in self.fields else RUN / f"{self.name}.pid"
         if not path.exists() or not path.read_text().strip():
             return

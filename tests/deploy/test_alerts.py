@@ -1,4 +1,4 @@
-"""The alert rules, tested with Prometheus's own tool: each alert fires for its fault and for nothing else."""
+"""The alert rules, tested with promtool: each alert fires for its fault and for nothing else."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ EXAMPLES: Final = Path(__file__).with_name("prometheus-alerts.test.yaml")
 
 
 def promtool(*arguments: str) -> str:
-    """The output of promtool. Fails when promtool finds an error."""
+    """promtool's output. Fails if promtool finds an error."""
     command = [tool("promtool"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -23,18 +23,18 @@ def promtool(*arguments: str) -> str:
 
 
 def count_rules() -> int:
-    """How many alerts the file has."""
+    """The number of alerts in the file."""
     return len(re.findall(r"- alert: ", RULES.read_text("utf-8")))
 
 
 def test_prometheus_accepts_the_rules() -> None:
-    """Every expression and every template is valid, and the linter has no warnings."""
+    """All expressions and templates are valid, without warnings from the linter."""
     done = promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
 
     assert f"SUCCESS: {count_rules()} rules found" in done
 
 
-def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) -> None:
+def test_prometheus_accepts_the_documented_configuration(tmp_path: Path) -> None:
     """The rules are in the same directory, and the configuration has the job that they name."""
     (shown,) = re.findall(
         r"```yaml\n(rule_files.*?)```", (DEPLOY.parent / "docs" / "operations.md").read_text(), re.DOTALL
@@ -49,7 +49,7 @@ def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_each_alert_fires_for_its_fault(tmp_path: Path) -> None:
-    """The examples have the series of faults that no test of a service makes; and those of a healthy node."""
+    """The examples contain the series of faults that no test of a service causes, and those of a healthy node."""
     for each in (RULES, EXAMPLES):
         (tmp_path / each.name).write_text(each.read_text("utf-8"), "utf-8")
 
@@ -57,7 +57,7 @@ def test_each_alert_fires_for_its_fault(tmp_path: Path) -> None:
 
 
 def test_every_alert_is_tested() -> None:
-    """It fires in an example, or for a real service."""
+    """In an example or with a real service."""
     fired = re.findall(r"^ +alertname: (\w+)\n +exp_alerts:$", EXAMPLES.read_text("utf-8"), re.MULTILINE)
     fired += re.findall(
         r'fires\(\s*"(\w+)"', Path(__file__).with_name("test_alerts_of_a_service.py").read_text("utf-8")

@@ -1,7 +1,7 @@
 """Alerts that fire for a real service, a real archiver and a real store.
 
-Each test scrapes ``/metrics`` before and after a fault. Prometheus's own evaluator then gets what was scraped, with the
-labels that Prometheus adds to a target. So a rule fires only if it uses the names and labels that are really exported.
+Each test scrapes ``/metrics`` before and after a fault. Prometheus's own evaluator gets the result, with the labels
+that Prometheus adds to a target. So a rule only fires if its names and labels are those that are really exported.
 """
 
 import contextlib
@@ -34,26 +34,26 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-#: Seconds between two scrapes, and how many scrapes have the same result: five minutes of them before a fault, and ten
-#: minutes of each state after it.
+#: Seconds between two scrapes, and the number of equal scrapes: five minutes before a fault, and ten minutes of each
+#: state after it.
 INTERVAL_SECONDS: Final = 15
 BEFORE: Final = 20
 AFTER: Final = 40
-#: Seconds between two of our own scrapes while a test waits, at most.
+#: Maximum seconds between our own scrapes while a test waits.
 SCRAPE_SECONDS: Final = 0.5
-#: What a scrape gave: the values by their series.
+#: The result of a scrape: values by series.
 Scrape = dict[str, float]
 
 
 class Target:
-    """A target of Prometheus on a local port. ``labels`` are those that Prometheus adds."""
+    """A target of Prometheus on a local port, with the ``labels`` that Prometheus adds."""
 
     def __init__(self, port: int, **labels: str) -> None:
         self.labels = labels
         self._url = f"http://127.0.0.1:{port}/metrics"
 
     def scrape(self) -> Scrape:
-        """Our samples, and ``up``, which is all that there is when nobody answers."""
+        """Our samples, and ``up``, which is the only one if nobody answers."""
         try:
             text = httpx.get(self._url, timeout=5, verify=False).text
         except httpx.TransportError:
@@ -67,7 +67,7 @@ class Target:
         return sum(each for series, each in self.scrape().items() if series.startswith(f"chronoverse_{name}{{"))
 
     def alert(self, severity: str, summary: str, **labels: str) -> dict[str, Any]:
-        """An alert of this target, as promtool expects it."""
+        """An alert for this target, as promtool expects it."""
         return {
             "exp_labels": {**self.labels, "severity": severity, **labels},
             "exp_annotations": {"summary": summary.format(self.labels["instance"])},
@@ -83,7 +83,7 @@ class Target:
 
 
 def history(*scrapes: Scrape) -> list[dict[str, str]]:
-    """Input for promtool. Each scrape's result stays for a while. A series that a scrape lacks has ended."""
+    """Input for promtool. Each scrape's result is repeated for a while. A series missing in a scrape ends there."""
     counts = [BEFORE, *[AFTER] * (len(scrapes) - 1)]
 
     def values(series: str) -> str:
@@ -96,9 +96,9 @@ def history(*scrapes: Scrape) -> list[dict[str, str]]:
 
 
 def fires(alert: str, series: list[dict[str, str]], *expected: dict[str, Any], after: int = AFTER) -> dict[str, Any]:
-    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` in the last state, if at all.
+    """A test for promtool: ``alert`` does not fire before the fault; ``expected`` fires in the last state, if given.
 
-    It is evaluated after that many scrapes of that state, by default after all of them.
+    Evaluated after this many scrapes of that state, by default after all of them.
     """
     states = max(each["values"].count("x") for each in series)
     scrapes = (BEFORE, BEFORE + AFTER * (states - 2) + after)
@@ -113,7 +113,7 @@ def fires(alert: str, series: list[dict[str, str]], *expected: dict[str, Any], a
 
 
 def check(directory: Path, *tests: dict[str, Any]) -> None:
-    """Has promtool run the tests with the shipped rules."""
+    """Runs the tests with the shipped rules in promtool."""
     (directory / RULES.name).write_text(RULES.read_text("utf-8"), "utf-8")
     path = directory / "tests.yaml"
     content = {"rule_files": [RULES.name], "evaluation_interval": f"{INTERVAL_SECONDS}s", "tests": list(tests)}
@@ -123,14 +123,14 @@ def check(directory: Path, *tests: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A store with the settings that docs/redis.md asks for."""
+    """A store with the settings required by docs/redis.md."""
     with running(tmp_path_factory.mktemp("store"), None, "--appendonly", "yes") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the archive."""
+    """The archive's directory."""
     return tmp_path_factory.mktemp("archive")
 
 
@@ -143,7 +143,7 @@ def service(server: RedisServer, archive: Path, tmp_path_factory: pytest.TempPat
 
 @contextlib.contextmanager
 def archiving(directory: Path, redis_url: str, archive: Path) -> Iterator[tuple[subprocess.Popen[bytes], Target]]:
-    """An archiver that works, and its metrics as Prometheus sees them in Kubernetes."""
+    """A working archiver, and its metrics as Prometheus sees them in Kubernetes."""
     port = free_port()
     environ = {
         **os.environ,
@@ -165,7 +165,7 @@ def archiving(directory: Path, redis_url: str, archive: Path) -> Iterator[tuple[
 
 
 def is_working(process: subprocess.Popen[bytes], archiver: Target) -> bool:
-    """Whether the archiver has begun a step. Fails when it has ended."""
+    """Whether the archiver has begun a step. Fails if it has ended."""
     assert process.poll() is None
     return archiver.value("archiver_last_step_timestamp_seconds") > 0
 
@@ -176,7 +176,7 @@ def node(service: Service) -> Target:
 
 
 def break_jobs(server: RedisServer, archiver: Target, first: int, last: int) -> None:
-    """Makes jobs whose logs are no logs, and waits until the archiver has failed at each of them."""
+    """Makes jobs with invalid logs, and waits until the archiver has failed on each of them."""
     for number in range(first, last + 1):
         server.ask("HSET", f"chronoverse:{{wf_1}}:broken_{number}:job", "status", "COMPLETED")
         server.ask("SET", f"chronoverse:{{wf_1}}:broken_{number}:log", "no stream")
@@ -188,7 +188,7 @@ def break_jobs(server: RedisServer, archiver: Target, first: int, last: int) -> 
     )
 
 
-def test_an_archiver_that_fails_and_one_that_is_stopped(
+def test_an_archiver_that_fails_and_then_stops(
     server: RedisServer, archive: Path, service: Service, tmp_path: Path
 ) -> None:
     """Its errors fire an alert. When it has ended, Prometheus cannot scrape it, and the node misses an archiver."""
@@ -218,7 +218,7 @@ def test_an_archiver_that_fails_and_one_that_is_stopped(
 
 
 def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, service: Service, tmp_path: Path) -> None:
-    """The node's metrics say so, also when somebody else than the node was denied something."""
+    """The node's metrics report both, including commands denied to others."""
     target = node(service)
     before = target.scrape()
     server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -242,7 +242,7 @@ def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, service
 
 
 def write_ended(service: Service, job_id: str, lines: int = 3) -> JobRef:
-    """A job that has ended, in the store."""
+    """Writes an ended job into the store."""
     job = JobRef("wf_alerts", job_id)
     with contextlib.closing(Store(service.redis_url or "")) as store:
         attempt = store.open(job, "token")
@@ -256,10 +256,8 @@ def is_archived(server: RedisServer, job: JobRef) -> bool:
     return bool(server.ask("HGET", f"{key}:job", "archive_state") == b"complete")
 
 
-def test_an_archiver_that_works_fires_nothing(
-    server: RedisServer, archive: Path, service: Service, tmp_path: Path
-) -> None:
-    """As a process of its own it has neither streams nor a scan server, and says nothing of them."""
+def test_a_working_archiver_fires_nothing(server: RedisServer, archive: Path, service: Service, tmp_path: Path) -> None:
+    """As a separate process, it has neither streams nor a scan server, and does not export their metrics."""
     with archiving(tmp_path, server.url, archive) as (_, archiver):
         job = write_ended(service, "fine")
         wait_until(lambda: is_archived(server, job), PATIENCE_SECONDS, "it works", SCRAPE_SECONDS)
@@ -269,8 +267,8 @@ def test_an_archiver_that_works_fires_nothing(
     check(tmp_path, *(fires(name, series) for name in names))
 
 
-def test_an_archive_that_is_away(server: RedisServer, service: Service, tmp_path: Path) -> None:
-    """What waits is counted for as long as it waits, though each try fails."""
+def test_an_unavailable_archive(server: RedisServer, service: Service, tmp_path: Path) -> None:
+    """The backlog is counted even if each attempt fails."""
     bucket = tmp_path / "bucket"
     with archiving(tmp_path, server.url, bucket) as (_, archiver):
         before = archiver.scrape()
@@ -301,7 +299,7 @@ def test_an_archive_that_is_away(server: RedisServer, service: Service, tmp_path
 
 
 def test_an_archive_that_came_back_empty(server: RedisServer, tmp_path: Path) -> None:
-    """Readers get 502, and both the archiver and the node say so, until an operator has confirmed it."""
+    """Readers get 502, and both the archiver and the node report it, until an operator confirms it."""
     bucket = tmp_path / "bucket"
 
     def command(*arguments: str) -> None:
@@ -326,7 +324,7 @@ def test_an_archive_that_came_back_empty(server: RedisServer, tmp_path: Path) ->
         answer = httpx.get(f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/logs", headers=headers)
         assert answer.status_code == 502
         node_after = target.scrape()
-        # One that runs reads the archive's mark each minute.
+        # A running archiver reads the archive's mark each minute.
         with archiving(tmp_path, server.url, bucket) as (_, archiver):
             lost = partial(archiver.value, "archive_bucket_lost")
             wait_until(lambda: lost() == 1, PATIENCE_SECONDS, "it has noticed", SCRAPE_SECONDS)

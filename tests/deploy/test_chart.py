@@ -1,7 +1,7 @@
-"""The Helm chart: with its own values it makes what ``deploy/kubernetes.yaml`` says, and each value arrives.
+"""The Helm chart: by default it renders ``deploy/kubernetes.yaml``, and each value has an effect.
 
-:func:`render` stands in for Helm. It knows the few forms that the chart uses. Where Helm itself is installed as a
-library (``helm-python-sdk``), it must make the same.
+:func:`render` replaces Helm and supports only what the chart uses. If Helm is installed as a library
+(``helm-python-sdk``), its result must be the same.
 """
 
 import copy
@@ -22,7 +22,7 @@ TEXT: Final = (DEPLOY / "kubernetes.yaml").read_text("utf-8")
 INSTANCE: Final = "app.kubernetes.io/instance"
 
 ACTION: Final = re.compile(r"(\s*)\{\{(-?) (.*?) \}\}")
-#: One that has none in it.
+#: An ``if`` block without another one inside.
 CONDITION: Final = re.compile(
     r"[ \t]*\{\{- if (not )?(\.\S+) \}\}\n((?:(?!\{\{- if ).)*?)[ \t]*\{\{- end \}\}\n", re.DOTALL
 )
@@ -31,10 +31,9 @@ Values = dict[str, Any]
 
 
 def render(template: str, values: Values, release: str) -> str:
-    """What ``helm template`` makes of ``template``, of which it knows ``if``, a value, and text with ``nindent``; also
-    ``default`` and ``required``.
+    """The output of ``helm template`` for templates that use ``if``, values, ``nindent``, ``default`` and ``required``.
 
-    Raises :class:`AssertionError` for any other form.
+    Raises :class:`AssertionError` for anything else.
     """
     version = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"]
     scope = {"Values": values, "Release": {"Name": release, "Namespace": "default"}, "Chart": {"AppVersion": version}}
@@ -69,7 +68,7 @@ def render(template: str, values: Values, release: str) -> str:
 
 
 def rendered(values: Values, release: str = "chronoverse") -> dict[tuple[str, str], Any]:
-    """The chart's objects by kind and name, made with its own values and ``values`` over them."""
+    """The chart's objects by kind and name, rendered with ``values`` over its defaults."""
     own = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
     assert values.keys() <= own.keys()
     merged = merge(own, values)
@@ -79,7 +78,7 @@ def rendered(values: Values, release: str = "chronoverse") -> dict[tuple[str, st
 
 
 def merge(below: Values, above: Values) -> Values:
-    """Values over others, as helm merges them: maps are merged, all else is replaced."""
+    """Merges values like Helm: maps are merged, everything else is replaced."""
     merged = dict(below)
     for name, value in above.items():
         merged[name] = merge(below.get(name, {}), value) if isinstance(value, dict) else value
@@ -87,7 +86,7 @@ def merge(below: Values, above: Values) -> Values:
 
 
 def without_instance(node: Any) -> Any:
-    """A copy without the label that tells two releases of the chart apart."""
+    """A copy without the label that distinguishes releases of the chart."""
     if isinstance(node, dict):
         return {name: without_instance(value) for name, value in node.items() if name != INSTANCE}
     if isinstance(node, list):
@@ -95,8 +94,8 @@ def without_instance(node: Any) -> Any:
     return copy.copy(node)
 
 
-def test_the_chart_makes_what_the_example_says() -> None:
-    """So all that is tested of the example holds for the chart."""
+def test_the_chart_renders_the_example() -> None:
+    """So all tests of the example apply to the chart."""
     example = yaml.safe_load_all(TEXT)
     expected = {(each["kind"], each["metadata"]["name"]): each for each in example}
     made = without_instance(rendered({"tag": re.findall(r"image: .*:(\S+)", TEXT)[0], "notifier": {"enabled": True}}))
@@ -109,8 +108,8 @@ def test_the_chart_makes_what_the_example_says() -> None:
     assert made == expected
 
 
-def test_every_value_arrives_and_the_objects_are_valid() -> None:
-    """With another name and with the Prometheus Operator. Two releases do not share pods."""
+def test_every_value_has_an_effect_and_the_objects_are_valid() -> None:
+    """With another name and the Prometheus Operator. Two releases do not share pods."""
     values: Values = {
         "image": "images.example.net/logs",
         "tag": "9.9.9@sha256:0b5e",
@@ -153,7 +152,7 @@ def test_every_value_arrives_and_the_objects_are_valid() -> None:
     assert not any(kind == "Ingress" for kind, _name in rendered({"ingress": {"enabled": False}}))
 
 
-#: What an operator may add to the pods.
+#: What an operator can add to the pods.
 EXTRA: Final[Values] = {
     "imagePullSecrets": [{"name": "registry"}],
     "extraEnv": [{"name": "CHRONOVERSE_TRUST_FILE", "value": "/etc/chronoverse/trust.toml"}],
@@ -168,8 +167,8 @@ EXTRA: Final[Values] = {
 }  # fmt: skip
 
 
-def test_pods_have_what_an_operator_adds() -> None:
-    """Nodes, archivers and notifiers alike, beside what they have."""
+def test_an_operator_can_extend_the_pods() -> None:
+    """Of nodes, archivers and notifiers."""
     notifies: Values = {"notifier": {"enabled": True}}
     plain, objects = rendered(notifies), rendered(EXTRA | notifies)
     for each in objects.values():
@@ -190,15 +189,15 @@ def test_pods_have_what_an_operator_adds() -> None:
 
 
 def test_without_watches_there_is_no_notifier() -> None:
-    """And no host that the nodes may call. A release has watches only by its values."""
+    """Nor webhook hosts for the nodes. A release has watches only if its values enable them."""
     objects = rendered({"monitoring": {"operator": True}})
     assert not any("notifier" in name for _kind, name in objects)
     (container,) = objects["Deployment", "chronoverse"]["spec"]["template"]["spec"]["containers"]
     assert "CHRONOVERSE_WEBHOOK_HOSTS" not in {each["name"] for each in container["env"]}
 
 
-def test_a_scaler_takes_the_place_of_the_replicas() -> None:
-    """Otherwise each upgrade would set them back. Archivers keep theirs."""
+def test_an_autoscaler_replaces_the_replicas() -> None:
+    """Otherwise each upgrade would reset them. Archivers keep theirs."""
     objects = rendered(EXTRA)
     scaler = objects["HorizontalPodAutoscaler", "chronoverse"]["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 9)
@@ -210,7 +209,7 @@ def test_a_scaler_takes_the_place_of_the_replicas() -> None:
 
 
 def test_collectors_of_the_cluster_reach_the_nodes() -> None:
-    """And no archiver."""
+    """But no archiver."""
 
     def peers(values: Values, name: str) -> list[Any]:
         ((rule,),) = [rendered(values)["NetworkPolicy", name]["spec"]["ingress"]]
@@ -221,7 +220,7 @@ def test_collectors_of_the_cluster_reach_the_nodes() -> None:
 
 
 def test_the_image_is_of_the_charts_version() -> None:
-    """Unless a tag says otherwise, perhaps with a digest."""
+    """Unless a tag is set, which can include a digest."""
     for values, tag in (({}, __version__), ({"tag": "1.2.3@sha256:0b5e"}, "1.2.3@sha256:0b5e")):
         pods = [
             each["spec"]["template"]["spec"] for (kind, _), each in rendered(values).items() if kind == "Deployment"
@@ -237,8 +236,8 @@ def test_the_image_is_of_the_charts_version() -> None:
         {"monitoring": {"operator": True}, "ingress": {"enabled": False}},
     ],
 )
-def test_helm_itself_makes_the_same(values: Values) -> None:
-    """And finds nothing to warn of."""
+def test_helm_renders_the_same(values: Values) -> None:
+    """And without warnings."""
     helm = pytest.importorskip("helm_python.chart")
     with helm.Chart.load(CHART) as chart:
         made = chart.render(values, name="second")
@@ -249,13 +248,13 @@ def test_helm_itself_makes_the_same(values: Values) -> None:
 
 
 def test_an_account_needs_a_name() -> None:
-    """A chart without one is not installed."""
+    """Helm does not install a chart without it."""
     with pytest.raises(AssertionError, match=r"needs serviceAccount\.name"):
         rendered({"serviceAccount": {"create": True}})
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:
-    """In the form of semantic versioning that Helm demands."""
+    """In the form of semantic versioning required by Helm."""
     described = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
 
     assert described["appVersion"] == __version__

@@ -1,4 +1,4 @@
-"""The agent's manifests: the example and the chart, what the agent may do, and what it needs."""
+"""The agent's manifests: the example and the chart, the agent's permissions, and its requirements."""
 
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from tests.support.commands import call_main, visible_commands
 
 Objects = dict[tuple[str, str], Any]
 
-#: The values of the chart for the agent, each another one than by default.
+#: Values of the chart for the agent, all different from the defaults.
 VALUES: Final = {
     "enabled": True,
     "secretName": "other-secret",
@@ -36,8 +36,8 @@ def pod(objects: Objects) -> Any:
     return objects["DaemonSet", "chronoverse-collect"]["spec"]["template"]
 
 
-def test_one_switch_of_the_chart_makes_what_the_example_says(objects: Objects) -> None:
-    """Without it nothing is made."""
+def test_one_switch_of_the_chart_renders_the_example(objects: Objects) -> None:
+    """Without it, nothing is rendered."""
     image = objects["DaemonSet", "chronoverse-collect"]["spec"]["template"]["spec"]["containers"][0]["image"]
     values = {"tag": image.rpartition(":")[2], "collect": {"enabled": True}}
     made = {key: each for key, each in rendered(values).items() if key not in rendered({})}
@@ -46,7 +46,7 @@ def test_one_switch_of_the_chart_makes_what_the_example_says(objects: Objects) -
     assert without_instance(made) == objects
 
 
-def test_every_value_of_the_agent_arrives() -> None:
+def test_every_value_of_the_agent_has_an_effect() -> None:
     """Two releases do not share pods."""
     objects = rendered({"image": "images.example.net/logs", "tag": "9", "collect": VALUES}, "second")
     daemons = objects["DaemonSet", "second-collect"]["spec"]
@@ -67,8 +67,8 @@ def test_every_object_follows_the_schema(objects: Objects, release: str) -> None
         kubernetes_validate.validate(document, release, strict=True)
 
 
-def test_the_agent_may_do_no_more_than_it_needs(objects: Objects, pod: Any) -> None:
-    """It reads pods and logs, and writes nothing but its state."""
+def test_the_agent_has_only_the_permissions_it_needs(objects: Objects, pod: Any) -> None:
+    """It can read pods and logs, and write only its state."""
     spec = pod["spec"]
     (container,) = spec["containers"]
     mounts = {each["mountPath"]: each.get("readOnly", False) for each in container["volumeMounts"]}
@@ -87,8 +87,8 @@ def test_the_agent_may_do_no_more_than_it_needs(objects: Objects, pod: Any) -> N
     assert spec["priorityClassName"]
 
 
-def test_the_policies_let_it_reach_the_service(objects: Objects, pod: Any) -> None:
-    """And Prometheus reach the agent."""
+def test_the_policies_allow_the_agents_connections(objects: Objects, pod: Any) -> None:
+    """Also Prometheus's connections to the agent."""
     policy = objects["NetworkPolicy", "chronoverse-collect"]["spec"]
     to_service = objects["NetworkPolicy", "chronoverse-from-collect"]["spec"]
     (rule,) = to_service["ingress"]

@@ -1,4 +1,4 @@
-"""The compose file: it is valid, and its services start as it says, only without containers."""
+"""The Compose file: it is valid, and its services start as defined, only without containers."""
 
 import re
 import subprocess
@@ -27,13 +27,13 @@ from tests.support.waiting import wait_until
 
 FILE: Final = DEPLOY / "compose.yaml"
 START_SECONDS: Final = 10.0
-#: What ``.env`` sets for watches.
+#: The variables of ``.env`` for watches.
 WATCHES: Final = {"CHRONOVERSE_WEBHOOK_HOSTS", "CHRONOVERSE_URL"}
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """The file as compose reads it."""
+    """The file as Compose reads it."""
     return read_compose()
 
 
@@ -44,7 +44,7 @@ def nodes(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_follows_the_compose_specification() -> None:
-    """Names and types are those of the schema."""
+    """Unknown names and wrong types are errors."""
     command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -52,7 +52,7 @@ def test_it_follows_the_compose_specification() -> None:
 
 
 def test_no_secret_is_in_the_file() -> None:
-    """Each secret comes from the environment, and nothing starts without it."""
+    """Each secret comes from the environment, and is required."""
     text = FILE.read_text()
     uncommented = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
 
@@ -62,7 +62,7 @@ def test_no_secret_is_in_the_file() -> None:
 
 
 def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
-    """nginx knows them by their names in its network, and has all files that it needs."""
+    """By their names in its network. nginx has all files that it needs."""
     nginx = compose["services"]["nginx"]
     servers = re.findall(r"server ([\w-]+):8000 (.*);", compose["configs"]["nodes"]["content"])
     shipped = re.findall(r"^server [\w.]+:[0-9]+ (.*);", (DEPLOY / "nginx-nodes.conf").read_text(), re.MULTILINE)
@@ -78,21 +78,21 @@ def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes
 
 
 @pytest.mark.long
-def test_a_node_has_the_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> None:
-    """It also may open enough files for all its streams."""
+def test_a_node_has_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> None:
+    """It can also open enough files for all its streams."""
     for node in nodes.values():
         assert seconds(node["stop_grace_period"]) > gunicorn.drain_seconds
         assert node["ulimits"]["nofile"] > 2 * int(gunicorn["worker_connections"])
 
 
 def test_only_nginx_can_be_reached_from_outside(compose: dict[str, Any]) -> None:
-    """The network of Redis has no way out."""
+    """Redis' network has no outbound access."""
     assert [name for name, service in compose["services"].items() if "ports" in service] == ["nginx"]
     assert compose["services"]["redis"]["networks"] == ["store"]
     assert compose["networks"]["store"] == {"internal": True}
 
 
-def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
+def test_the_archiver_shares_the_nodes_archive(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
     """They share a volume, and its command exists. It depends on no other service, and none depends on it."""
     archiver = compose["services"]["archiver"]
 
@@ -102,14 +102,14 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
         assert each["volumes"] == ["archive:/archive"]
         assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"
     assert compose["volumes"].keys() == {"archive", "redis"}
-    # It makes no tokens and checks none.
+    # It neither makes nor verifies tokens.
     assert archiver["environment"].keys() == {"CHRONOVERSE_REDIS_URL", "CHRONOVERSE_ARCHIVE_URL"}
-    # A new volume gets the owner of the image's directory. Without such a directory it belongs to root.
+    # A new volume gets its owner from the image's directory. Without this directory, root would own it.
     assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
 
 
-def test_the_notifier_is_the_nodes_user(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
-    """It has their store, archive and hosts, a way out, and no key for tokens. Its command exists."""
+def test_the_notifier_is_set_up_like_the_nodes(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """It has their store, archive and hosts, outbound access, and no key for tokens. Its command exists."""
     notifier, node = compose["services"]["notifier"], nodes["node-1"]
 
     assert notifier["command"] == ["chronoverse", "notify", "--metrics", "0.0.0.0:8003"]
@@ -125,10 +125,10 @@ def test_the_notifier_is_the_nodes_user(compose: dict[str, Any], nodes: dict[str
 
 
 @pytest.mark.long
-def test_the_redis_of_the_file_has_its_users(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
-    """Redis accepts every option, writes an append-only file, and has a user with least rights for each program.
+def test_the_files_redis_has_its_users(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
+    """Redis accepts all options, writes an append-only file, and has a least-privilege user for each program.
 
-    A node serves on it in ``test_restarts.py``.
+    ``test_restarts.py`` serves with it.
     """
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
@@ -143,7 +143,7 @@ def test_the_redis_of_the_file_has_its_users(compose: dict[str, Any], nodes: dic
     try:
         with redis.Redis(port=port, username="admin", password=password, retry=Retry(NoBackoff(), 0)) as client:
             wait_until(lambda: answers(client), START_SECONDS, "redis answers")
-            # Nobody has the password that stands in the file.
+            # The password in the file is not usable.
             assert {line.split()[1] for line in client.acl_list()} == {"default", "admin", "service", "archiver"}
             assert not any("PASSWORD" in line for line in client.acl_list())
             assert client.config_get("appendonly", "appendfsync", "maxmemory-policy", "maxmemory") == {
@@ -154,7 +154,7 @@ def test_the_redis_of_the_file_has_its_users(compose: dict[str, Any], nodes: dic
             }
         with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
-        # Each program has a user of its own.
+        # Each program has its own user.
         with redis.Redis.from_url(archiver.replace("redis:6379", f"127.0.0.1:{port}")) as client:
             assert client.execute_command("SCAN", 0)
         with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.NoPermissionError):
