@@ -24,12 +24,12 @@ STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
 
 
 def last(word: str) -> str:
-    """The arguments of the final stage's last ``word``, which is the one that counts."""
+    """The arguments of the final stage's last ``word``, which is the one that applies."""
     return [step.rest for step in STAGES[-1] if step.word == word][-1]
 
 
 def test_the_linter_finds_nothing() -> None:
-    """It has no warnings about style either. What is ignored states its reason."""
+    """Not even about style. Each ignored rule has a reason."""
     command = [tool("hadolint"), "--no-color", "--failure-threshold", "style", str(ROOT / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -48,7 +48,7 @@ def test_every_copied_file_exists_and_is_not_ignored() -> None:
 
 
 def test_nothing_is_installed_without_a_hash() -> None:
-    """Every pip install checks hashes, or installs only the wheel that was just built."""
+    """Each pip install checks hashes, or installs only the wheel just built."""
     installs = [step.rest for stage in STAGES for step in stage if step.word == "RUN" and " install " in step.rest]
     from_index = [rest for rest in installs if "-r requirements" in rest]
 
@@ -58,7 +58,7 @@ def test_nothing_is_installed_without_a_hash() -> None:
 
 
 def test_every_image_and_action_is_pinned_by_its_digest() -> None:
-    """A tag may move. Dependabot proposes newer digests."""
+    """Tags can move. Dependabot proposes newer digests."""
     compose, workflow = ROOT / "deploy" / "compose.yaml", ROOT / ".github" / "workflows" / "ci.yml"
     images = [step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"]
     images += re.findall(r"^ +image: (?!chronoverse:)(\S+)$", compose.read_text("utf-8"), re.MULTILINE)
@@ -71,7 +71,7 @@ def test_every_image_and_action_is_pinned_by_its_digest() -> None:
 
 
 def test_nothing_is_bound_to_an_architecture() -> None:
-    """The release's workflow builds it for amd64 and arm64."""
+    """The release workflow builds it for amd64 and arm64."""
     workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
     steps = [step.rest for stage in STAGES for step in stage]
 
@@ -98,7 +98,7 @@ def test_container_runs_as_a_fixed_user_that_is_not_root() -> None:
 
 
 def test_command_gets_the_signals() -> None:
-    """In the exec form the service is process 1, so SIGTERM drains it."""
+    """In the exec form, the service is process 1, so SIGTERM drains it."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     command = json.loads(last("CMD"))
 
@@ -108,7 +108,7 @@ def test_command_gets_the_signals() -> None:
 
 
 def test_data_directory_outlives_the_container() -> None:
-    """The volume has the files of the embedded server."""
+    """The volume contains the embedded server's files."""
     assert f"CHRONOVERSE_DATA_DIR={last('VOLUME')}" in last("ENV").split()
     assert "PYTHONUNBUFFERED=1" in last("ENV").split()
 
@@ -149,7 +149,7 @@ def test_health_check_depends_on_the_status(status: int, healthy: bool) -> None:
         assert (check_health(port) == 0) is healthy
 
 
-def test_health_check_notices_that_nobody_listens() -> None:
+def test_health_check_fails_if_nobody_listens() -> None:
     """A port on which nobody listens is unhealthy."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         port = server.server_port

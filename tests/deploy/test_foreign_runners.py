@@ -1,4 +1,4 @@
-"""What docs/redis.md says of foreign runners. Its commands are run as they stand, by the user that they need."""
+"""Foreign runners as in docs/redis.md. Its commands run as printed, as the required user."""
 
 import os
 import re
@@ -20,12 +20,12 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-#: The section's blocks of commands: a whole log, its labels, the start of a job with a lease, a renewal, and an expiry.
+#: The section's blocks of commands: a whole log, labels, the start of a job with a lease, a renewal, and an expiry.
 WHOLE_LOG, LABELS, WITH_LEASE, RENEWAL, EXPIRY = re.findall(
     r"```sh\n(redis-cli .*?)```", (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8"), re.DOTALL
 )
 RETENTION_SECONDS: Final = 3
-#: Seconds that something may take on a busy machine.
+#: Time limit on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 10.0
 
 
@@ -38,14 +38,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
 
 @pytest.fixture(scope="module")
 def service(server: GuardedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that keeps jobs for three seconds, and has leases of one second."""
+    """A service that keeps jobs for three seconds. Its leases last one second."""
     url, directory = server.url_of("service"), tmp_path_factory.mktemp("service")
     with serving(directory, url, retention_seconds=RETENTION_SECONDS, lease_seconds=1) as service:
         yield service
 
 
 class Shell:
-    """Runs commands of the document, with a ``redis-cli`` that knows the server and the user."""
+    """Runs the document's commands with a ``redis-cli`` that is set up for the server and the user."""
 
     def __init__(self, server: GuardedServer, directory: Path) -> None:
         user = "foreign-runner"
@@ -57,7 +57,7 @@ class Shell:
         self._environ = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
 
     def run(self, commands: str) -> list[str]:
-        """What they print, line by line. Fails when one of them fails."""
+        """Their output, line by line. Fails if one of them fails."""
         done = subprocess.run(
             ["sh", "-euc", commands], env=self._environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
@@ -67,7 +67,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(server: GuardedServer, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """A shell of a foreign runner."""
+    """A foreign runner's shell."""
     return Shell(server, tmp_path_factory.mktemp("shell"))
 
 
@@ -78,12 +78,12 @@ def ask(service: Service, path: str, method: str = "GET") -> httpx.Response:
 
 
 def listed(service: Service, job_id: str) -> str | None:
-    """The job's state in the list of its workflow. None when it is not listed."""
+    """The job's state in its workflow's list. None if it is not listed."""
     return {job["id"]: job["status"] for job in ask(service, "").json()["jobs"]}.get(job_id)
 
 
 def test_plain_commands_are_enough(server: GuardedServer, service: Service, shell: Shell) -> None:
-    """The job is listed once it was read, and expires after its end was read. Its runner may set another time."""
+    """The job is listed once it was read, and expires after its end was read. Its runner can set a different expiry."""
     log = "chronoverse:{wf_1}:job_1:log"
     *lines, end = WHOLE_LOG.splitlines(keepends=True)
     assert shell.run("".join(lines)) == ["1-0", "2-0"]
@@ -105,14 +105,14 @@ def test_plain_commands_are_enough(server: GuardedServer, service: Service, shel
 
 
 def test_a_runner_with_a_lease_is_lost_without_it(server: GuardedServer, service: Service, shell: Shell) -> None:
-    """It is RUNNING for as long as it renews the lease. After that its next line is refused."""
+    """It is RUNNING while it renews the lease. After that, its next line is rejected."""
     assert shell.run(WITH_LEASE)[0] == "OK"
     assert shell.run(RENEWAL) == ["OK"]
     assert ask(service, "/job_2").json()["status"] == "RUNNING"
     assert listed(service, "job_2") == "RUNNING"
-    # Another runner does not get it.
+    # Another runner cannot get it.
     assert shell.run(WITH_LEASE.splitlines()[0]) == [""]
-    # The lease expires. A server declares no job LOST when it was started less than a lease ago.
+    # The lease expires. A server declares no job LOST before it has been up for a whole lease.
     time.sleep(1)
     server.ask("DEL", "chronoverse:{wf_1}:job_2:lease")
     assert ask(service, "/job_2").json()["status"] == "LOST"
@@ -121,8 +121,8 @@ def test_a_runner_with_a_lease_is_lost_without_it(server: GuardedServer, service
 
 
 @pytest.mark.long
-def test_a_registered_job_that_nobody_starts_ends(service: Service) -> None:
-    """It is PENDING for the retention and no longer. To register it again does not change that."""
+def test_a_registered_job_that_never_starts_ends(service: Service) -> None:
+    """It is PENDING for the retention, even if it is registered again."""
     began = time.monotonic()
     assert ask(service, "/job_3", "PUT").status_code == 201
     assert listed(service, "job_3") == "PENDING"

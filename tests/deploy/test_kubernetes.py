@@ -1,4 +1,4 @@
-"""The Kubernetes example: it follows the schemas of two releases, and fits what the service does."""
+"""The Kubernetes example: it follows the schemas of two releases, and fits the service."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from tests.support.service import SECRET
 
 pytestmark = pytest.mark.long
 
-#: The oldest release whose preStop can sleep without a shell, and the newest release that the tests know.
+#: The oldest release whose preStop can sleep without a shell, and the newest release with a schema here.
 RELEASES: Final = ("1.30", kubernetes_validate.latest_version())
 
 
@@ -33,7 +33,7 @@ def objects() -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["archiver", "notifier"])
 def helper(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The Deployment of a program that no viewer reaches."""
+    """The Deployment of a program without viewers."""
     found: dict[str, Any] = by_kind(f"chronoverse-{request.param}")["Deployment"]
     return found
 
@@ -66,7 +66,7 @@ def test_every_object_follows_the_schema_of_the_release(objects: dict[str, Any],
 
 
 def test_the_probes_use_routes_of_the_service(container: dict[str, Any], tmp_path: Path) -> None:
-    """Readiness also depends on the store, and liveness does not. Here there is no store."""
+    """Readiness also depends on the store, liveness does not. Here there is no store."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     client = create_app(settings).test_client()
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
@@ -81,8 +81,8 @@ def test_the_probes_use_routes_of_the_service(container: dict[str, Any], tmp_pat
     assert client.get(probes["readiness"]["path"]).status_code == 503
 
 
-def test_a_pod_has_the_time_to_drain(pod: dict[str, Any], container: dict[str, Any], gunicorn: Gunicorn) -> None:
-    """It drains after it was removed from the endpoints of the Service."""
+def test_a_pod_has_time_to_drain(pod: dict[str, Any], container: dict[str, Any], gunicorn: Gunicorn) -> None:
+    """The drain begins after the pod was removed from the Service's endpoints."""
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     readiness = container["readinessProbe"]
 
@@ -91,7 +91,7 @@ def test_a_pod_has_the_time_to_drain(pod: dict[str, Any], container: dict[str, A
 
 
 def test_there_is_always_a_pod(objects: dict[str, Any]) -> None:
-    """Neither a new release nor a drained machine stops the last pod."""
+    """Neither a new release nor a node drain stops the last pod."""
     spec, budget = objects["Deployment"]["spec"], objects["PodDisruptionBudget"]["spec"]
 
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -108,7 +108,7 @@ def test_everything_selects_the_pods(objects: dict[str, Any]) -> None:
 
 
 def test_the_container_fits_the_image(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """User, port and directory are the image's, and the root file system is read-only."""
+    """User, port and directory are the image's. The root file system is read-only."""
     assert pod["securityContext"]["runAsUser"] == uid()
     assert container["ports"] == [{"name": "http", "containerPort": 8000}]
     assert container["securityContext"]["readOnlyRootFilesystem"]
@@ -127,7 +127,7 @@ def test_the_service_accepts_the_environment(container: dict[str, Any]) -> None:
 
 
 def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None:
-    """The Ingress has only the paths that are public."""
+    """The Ingress has only public paths."""
     (rule,) = objects["Ingress"]["spec"]["rules"]
     paths = {each["path"]: each["pathType"] for each in rule["http"]["paths"]}
 
@@ -152,8 +152,8 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
         ("chronoverse-notifier", ["monitoring"]),
     ],
 )
-def test_a_policy_lets_only_those_in_who_need_it(name: str, sources: list[str]) -> None:
-    """It selects the pods, and names the port that the container has."""
+def test_the_policies_allow_only_required_connections(name: str, sources: list[str]) -> None:
+    """They select the pods and name the container's port."""
     documents = by_kind(name)
     policy, template = documents["NetworkPolicy"]["spec"], documents["Deployment"]["spec"]["template"]
     (rule,) = policy["ingress"]
@@ -165,8 +165,8 @@ def test_a_policy_lets_only_those_in_who_need_it(name: str, sources: list[str]) 
     assert rule["ports"] == [{"port": port["name"]}]
 
 
-def test_a_helpers_probes_ask_for_its_metrics(helper: dict[str, Any]) -> None:
-    """It has no other route. There is no readiness, because nothing is sent to it."""
+def test_a_helpers_probes_request_its_metrics(helper: dict[str, Any]) -> None:
+    """It has no other route, and needs no readiness, because no requests are sent to it."""
     (container,) = helper["spec"]["template"]["spec"]["containers"]
     probes = {name: each["httpGet"] for name, each in container.items() if name.endswith("Probe")}
 
@@ -175,7 +175,7 @@ def test_a_helpers_probes_ask_for_its_metrics(helper: dict[str, Any]) -> None:
 
 
 def test_a_helper_is_a_node_without_viewers(helper: dict[str, Any], pod: dict[str, Any]) -> None:
-    """It has the same image, user and settings. An archiver has a user of its own in the store. Its command exists."""
+    """It has the same image, user and settings. An archiver has its own Redis user. Its command exists."""
     command, secret, names = {
         "chronoverse-archiver": ("archive", "chronoverse-archiver", set()),
         "chronoverse-notifier": ("notify", "chronoverse", {"CHRONOVERSE_WEBHOOK_HOSTS", "CHRONOVERSE_URL"}),

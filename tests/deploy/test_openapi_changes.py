@@ -1,4 +1,4 @@
-"""The HTTP interface breaks no program that was written against the last release, unless the changelog says so."""
+"""The HTTP interface stays compatible with the last release, except for changes listed in the changelog."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def present(tmp_path_factory: pytest.TempPathFactory) -> Document:
-    """The document that the service serves."""
+    """The document served by the service."""
     data_dir = tmp_path_factory.mktemp("data")
     settings = Settings(data_dir=data_dir, redis_url=f"unix://{data_dir}/none.sock", jwt_secret=SECRET)
     document: Document = create_app(settings).test_client().get("/openapi.json").get_json()
@@ -34,8 +34,8 @@ def last_release() -> Path:
     return [path for path in documents if Version(path.stem) < Version(__version__)][-1]
 
 
-def test_the_interface_is_the_last_releases_with_additions(present: Document) -> None:
-    """Except for the changes that the newest section of CHANGELOG.md lists under *Breaking*, in these words."""
+def test_the_interface_only_adds_to_the_last_releases(present: Document) -> None:
+    """Except for the changes under *Breaking* in CHANGELOG.md's newest section, in these words."""
     section = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)[1]
     _, _, breaking = section.partition("\n### Breaking\n")
     announced = re.findall(r"^- (.*)", breaking.partition("\n### ")[0], flags=re.MULTILINE)
@@ -102,8 +102,8 @@ def demand_a_member_of_a_body(document: Document) -> None:
         (demand_a_member_of_a_body, "colour is required"),
     ],
 )
-def test_what_breaks_a_program_is_found(present: Document, change: Callable[[Document], None], says: str) -> None:
-    """The same change in the other direction adds something, and is none, except for types."""
+def test_breaking_changes_are_found(present: Document, change: Callable[[Document], None], says: str) -> None:
+    """In the other direction, each change only adds something, except for types."""
     changed = copy.deepcopy(present)
     change(changed)
 

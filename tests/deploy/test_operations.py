@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and the documents for operators: everything that they name exists."""
+"""The dashboard, the alerts and the documents for operators: everything they mention exists."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def families() -> dict[str, str]:
 
 
 def samples() -> dict[str, set[str]]:
-    """The names that a query may use, and their labels."""
+    """The names that a query can use, and their labels."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
     found = {name + suffix: set[str]() for name, kind in families().items() for suffix in suffixes[kind]}
     for metric in vars(metrics).values():
@@ -42,7 +42,7 @@ def expressions() -> list[str]:
 
 
 def test_every_metric_that_is_queried_exists() -> None:
-    """It has the labels that the query uses, and the name that ``/metrics`` shows."""
+    """With the labels that the query uses, under the name in ``/metrics``."""
     known = samples()
     assert len(expressions()) > 25
     for expression in expressions():
@@ -58,7 +58,7 @@ def test_every_metric_that_is_queried_exists() -> None:
 
 
 def test_every_query_has_balanced_brackets() -> None:
-    """A query that was cut off would have an open bracket."""
+    """An incomplete query would have an open bracket."""
     for expression in expressions():
         bare = re.sub(r'"[^"]*"', "", expression)
         assert all(bare.count(one) == bare.count(two) for one, two in ("()", "{}", "[]")), expression
@@ -66,7 +66,7 @@ def test_every_query_has_balanced_brackets() -> None:
 
 @pytest.mark.parametrize("where", ["dashboard", "page"])
 def test_every_metric_is_in_the_dashboard_and_the_document(where: str) -> None:
-    """No metric is exported that operators do not know of."""
+    """Operators know each exported metric."""
     text = (
         (DASHBOARD if where == "dashboard" else PAGE)
         .read_text("utf-8")
@@ -87,8 +87,8 @@ def test_every_alert_is_documented_and_every_documented_alert_exists() -> None:
         assert "$labels.instance" in rule["annotations"]["summary"]
 
 
-def test_documents_name_settings_that_exist() -> None:
-    """This is checked in every document and in every file for deployment."""
+def test_documented_settings_exist() -> None:
+    """In each document and each file for deployment."""
     known = {name for _, name, _ in all_settings()}
     paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*")]
     texts = [path.read_text("utf-8") for path in paths if path.is_file()]

@@ -50,7 +50,7 @@ class Pin(NamedTuple):
 
 
 def read_pins(text: str) -> Iterator[Pin]:
-    """The pins of a file that ``uv pip compile`` has written."""
+    """The pins of a file written by ``uv pip compile``."""
     body = "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#"))
     for block in body.replace("\n    ", " ").splitlines():
         requirement = Requirement(block.partition("\\")[0].partition("--hash")[0].partition("#")[0])
@@ -78,12 +78,12 @@ def stale(dependencies: Iterable[str], text: str) -> list[str]:
 
 @DECLARED
 def test_compiled_requirements_are_up_to_date(file_name: str, dependencies: list[str]) -> None:
-    """Every dependency has one pin in its range, and every pin a hash. If this fails, run ``make lock``."""
+    """Each dependency has one pin within its range, and each pin a hash. If this fails, run ``make lock``."""
     assert stale(dependencies, (ROOT / file_name).read_text(encoding="utf-8")) == []
 
 
 def test_a_stale_file_is_noticed() -> None:
-    """A changed range, a new dependency, a dropped one and a missing hash are each reported."""
+    """A changed range, a new dependency, a removed one and a missing hash are each reported."""
     text = (
         "# made by a tool\n"
         "click==8.5.1 ; sys_platform != 'emscripten' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
@@ -101,7 +101,7 @@ def test_a_stale_file_is_noticed() -> None:
 
 
 def test_development_pins_include_all_others() -> None:
-    """Tests run with the versions that are shipped, and that the wheel is built with."""
+    """Tests run with the shipped versions, and those that build the wheel."""
     runtime, build, image, dev = (
         {(pin.name, pin.version) for pin in read_pins((ROOT / name).read_text(encoding="utf-8"))}
         for name in ("requirements.txt", "requirements-build.txt", "requirements-image.txt", "requirements-dev.txt")
@@ -120,7 +120,7 @@ def test_compiled_requirements_name_no_host(file_name: str, dependencies: list[s
     assert "index-url" not in text
 
 
-#: Modules of the standard library that the oldest supported Python does not have.
+#: Modules of the standard library that the oldest supported Python lacks.
 NEWER_STANDARD = {"compression"}
 
 
@@ -137,11 +137,11 @@ def third_party_imports(package: Path) -> set[str]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    """No import works only because another library depends on the same package."""
+    """No import works only because another library has the same dependency."""
     optional = [each for extra, needed in EXTRAS.items() if extra != "dev" for each in needed]
     requirements = [Requirement(each) for each in RUNTIME + optional]
     declared = {canonicalize_name(each.name) for each in requirements}
-    # A newer Python has what these bring to an older one.
+    # Backports: newer Pythons have these modules.
     absent = {re.split("[.-]", each.name)[0] for each in requirements if each.marker and not each.marker.evaluate()}
     # Airflow is not installed.
     owners = {"airflow": ["apache-airflow-core"], **packages_distributions()}
@@ -172,7 +172,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 
 
 def test_wheel_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
-    """It has the modules, the scripts for the store, and the static files."""
+    """The modules, the store's scripts, and the static files."""
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "chronoverse").rglob("*")
@@ -189,12 +189,12 @@ def test_wheel_has_the_server_configuration(wheel: zipfile.ZipFile) -> None:
 
 
 def test_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
-    """Type checkers of other projects use our annotations only if the marker of PEP 561 is there."""
+    """Type checkers of other projects use our annotations only with the marker of PEP 561."""
     assert "chronoverse/py.typed" in wheel.namelist()
 
 
 def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
-    """The metadata has an SPDX expression, and the text of the license is in the wheel."""
+    """The metadata has an SPDX expression, and the wheel contains the license's text."""
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     (text,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
 
@@ -203,9 +203,9 @@ def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
 
 
 def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
-    """The wheel has the package's. It is the newest release of the changelog, or the development of the one after it.
+    """The wheel has the package's version: the changelog's newest release, or the development version after it.
 
-    The example for Kubernetes has the newest release.
+    The Kubernetes example has the newest release.
     """
     releases = re.findall(r"^## \[([0-9.]+)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
@@ -222,7 +222,7 @@ def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
 
 
 def test_commit_hooks_run_what_make_lint_runs() -> None:
-    """A commit that passes the hooks passes the style check of ``make check``."""
+    """A commit that passes the hooks passes the style checks of ``make check``."""
     recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     wanted = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
@@ -232,7 +232,7 @@ def test_commit_hooks_run_what_make_lint_runs() -> None:
 
 
 def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """It has one package, one console script and a plugin of Airflow, and no tests or tools."""
+    """It contains one package, one console script and an Airflow plugin, but no tests or tools."""
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
 
     assert {name.partition("/")[0].partition("-")[0] for name in wheel.namelist()} == {"chronoverse"}

@@ -1,4 +1,4 @@
-"""deploy/redis-users.acl as an operator uses it: in each kind of server, from the file, with every program."""
+"""deploy/redis-users.acl as operators use it: loaded from the file by each kind of server, with every program."""
 
 import contextlib
 import json
@@ -32,20 +32,20 @@ from tests.support.service import SECRET, Service, serving
 
 pytestmark = pytest.mark.long
 
-#: Seconds that a program may take on a busy machine.
+#: Time limit of a program on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 EC: Final = ec.generate_private_key(ec.SECP256R1())
 
 
 @pytest.fixture(params=EVERY_KIND)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GuardedServer]:
-    """A server that reads the file when it starts."""
+    """A server that loads the file at startup."""
     with GuardedServer(tmp_path / "store", binary(request.param), "--appendonly", "yes") as server:
         yield server
 
 
 def chronoverse(url: str, directory: Path, *arguments: str, **settings: str) -> str:
-    """Runs ``chronoverse …`` as a user of the store, and returns what it prints to stderr. Fails if that fails."""
+    """Runs ``chronoverse …`` as a Redis user. Returns its stderr. Fails if it fails."""
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))},
         "CHRONOVERSE_REDIS_URL": url,
@@ -60,7 +60,7 @@ def chronoverse(url: str, directory: Path, *arguments: str, **settings: str) -> 
 
 
 def messages(service: Service, job: str) -> list[str]:
-    """What the lines of the job say, by its event stream, which must end."""
+    """The messages of the job's event stream, which must end."""
     headers = {"Authorization": f"Bearer {service.token()}"}
     with httpx.stream("GET", f"{service.url}/workflows/wf_1/jobs/{job}/events", headers=headers, timeout=10) as answer:
         text = "".join(answer.iter_text())
@@ -72,7 +72,7 @@ def messages(service: Service, job: str) -> list[str]:
 def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path: Path) -> None:
     """Runners of each kind, a retry, viewers, an archiver, a redaction, a retention and a deletion.
 
-    After a restart of the server all is as before, and works again.
+    Everything is unchanged after a restart of the server, and works again.
     """
     runner, archiver = server.url_of("runner"), server.url_of("archiver")
     run = ("run", "--workflow", "wf_1", "--job")
@@ -139,10 +139,10 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
 
 KINDS: Final = ("log", "job", "lease", "deleted", "garbage", "archive")
 LOG, JOB, LEASE, DELETED, GARBAGE, ARCHIVE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in KINDS)
-#: An issuer's public keys. Whoever could write them could make tokens.
+#: An issuer's public keys. Whoever can write them can issue tokens.
 KEYS: Final = "chronoverse-issuer:0123456789abcdef"
 ISSUER_KEYS: Final = [f"SET {KEYS} x", f"GET {KEYS}", f"DEL {KEYS}", f"EXPIRE {KEYS} 1"]
-#: What each user has no use for.
+#: What each user does not need.
 DENIED: Final = {
     "service": ["KEYS *", "SCAN 0", "FLUSHALL", "CONFIG GET *", "ACL LIST", f"RENAME {LOG} x", "GET other:key"],
     "archiver": [
@@ -161,7 +161,7 @@ DENIED: Final = {
         f"XTRIM {LOG} MAXLEN 0",
         "SCAN 0",
         f"XREAD STREAMS {LOG} 0",
-        # A tombstone, objects to delete, a chunk's record, the common quotas, and what tells that the store went back.
+        # A tombstone, objects to delete, a chunk's record, the common quotas, and the mark that detects a rollback.
         f"SET {DELETED} x",
         f"HSET {GARBAGE} wf_2/job_1/1.zst 0",
         f"ZADD {ARCHIVE} 1 x",
@@ -186,8 +186,8 @@ DENIED: Final = {
 }
 
 
-def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
-    """Without a name nobody may do anything."""
+def test_users_have_only_the_rights_they_need(server: GuardedServer) -> None:
+    """Without a user name, nothing is allowed."""
     for user, commands in DENIED.items():
         for command in commands:
             answer = server.ask("ACL", "DRYRUN", user, *command.split())
@@ -202,7 +202,7 @@ def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
                 client.execute_command(*words.split(), *[""] * (words == "AUTH default"))
 
 
-#: What Redis cannot forbid: the commands are needed, and ACLs compare no options and fields. docs/redis.md says so.
+#: What Redis cannot forbid: the commands are needed, and ACLs compare neither options nor fields (docs/redis.md).
 UNAVOIDABLE: Final = {
     "service": ["XADD chronoverse-audit MAXLEN 0 * sub x"],
     "archiver": ["XADD chronoverse-audit MAXLEN 0 * sub x"],
@@ -215,8 +215,8 @@ UNAVOIDABLE: Final = {
 }
 
 
-def test_the_document_says_what_redis_cannot_forbid(server: GuardedServer) -> None:
-    """Each of these commands is in it, with other keys."""
+def test_the_document_lists_what_redis_cannot_forbid(server: GuardedServer) -> None:
+    """With these commands, for other keys."""
     document = (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8")
     section = document.partition("### What Redis cannot forbid\n")[2].partition("\n### ")[0]
     for user, commands in UNAVOIDABLE.items():
@@ -226,8 +226,8 @@ def test_the_document_says_what_redis_cannot_forbid(server: GuardedServer) -> No
             assert f"`{user}`" in section
 
 
-def test_only_services_share_an_issuers_keys(tmp_path: Path) -> None:
-    """What the service's user writes, another service reads. Nothing is denied."""
+def test_only_services_can_share_an_issuers_keys(tmp_path: Path) -> None:
+    """Another service can read what the service's user writes."""
     with GuardedServer(tmp_path / "store") as server, Issuer() as issuer:
         issuer.keys = [{**ECAlgorithm.to_jwk(EC.public_key(), as_dict=True), "kid": "k1"}]
         for name in ("old", "new"):
@@ -237,8 +237,8 @@ def test_only_services_share_an_issuers_keys(tmp_path: Path) -> None:
         assert server.ask("ACL", "LOG") == []
 
 
-def test_the_passwords_are_made_as_the_document_says(tmp_path: Path) -> None:
-    """Each user has one of its own. The server's configuration may include the file, too."""
+def test_passwords_are_set_as_documented(tmp_path: Path) -> None:
+    """Each user has its own. The server's configuration can include the file."""
     document = (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8")
     (commands,) = re.findall(r"```sh\n(umask 077\nfor user in .*?)```", document, re.DOTALL)
     shutil.copy(USERS, tmp_path)

@@ -1,6 +1,6 @@
-"""A plain restart of the store, with each configuration of users and persistence that we ship, loses nothing.
+"""A plain restart of the store loses nothing, with each shipped configuration of users and persistence.
 
-The test of ``redis-users.acl`` as it is, which Kubernetes has, is in ``test_redis_users.py``.
+``test_redis_users.py`` tests ``redis-users.acl`` unchanged, as used with Kubernetes.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long
 
 WORKFLOW: Final = "wf_1"
-#: Lines of a job under load: it prints for some 2 s, and its log is shrunk while it runs.
+#: Lines of a job under load: it prints for about 2 s, and its log is shrunk meanwhile.
 LOAD_LINES: Final = 8_000
 LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
     JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
@@ -61,7 +61,7 @@ class ComposeServer(RedisServer):
         return self.url_of("admin")
 
     def url_of(self, user: str) -> str:
-        """The URL of one of the users. Runners publish over HTTP there, and have none: ``admin`` writes for them."""
+        """A user's URL. Runners have no user here, since they publish over HTTP: ``admin`` replaces them."""
         user = user if user in ("service", "archiver") else "admin"
         return f"unix://{user}:{COMPOSE_ENVIRONMENT[f'REDIS_{user.upper()}_PASSWORD']}@{self.socket}"
 
@@ -70,7 +70,7 @@ def embedded(directory: Path, program: str) -> RedisServer:
     return RedisServer(directory, program, *SERVER_OPTIONS[SERVER_OPTIONS.index("--appendonly") :])
 
 
-#: What we ship: the compose file, and the default.
+#: The shipped configurations: the Compose file, and the default.
 SHIPPED: Final[dict[str, Callable[[Path, str], RedisServer]]] = {
     "compose": ComposeServer,
     "embedded": embedded,
@@ -83,7 +83,7 @@ def url_of(server: RedisServer, user: str) -> str:
 
 @pytest.mark.parametrize(("shipped", "kind"), [*zip(SHIPPED, KINDS[1:], strict=True)])
 def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
-    """Jobs, their pages and ends, and all objects are as before, also after further rounds of the archiver."""
+    """Jobs, their pages and ends, and all objects are unchanged, also after more rounds of the archiver."""
     objects = FileObjectStore(tmp_path / "archive")
     with (
         SHIPPED[shipped](tmp_path / "store", binary(kind)) as server,
@@ -96,7 +96,7 @@ def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> Non
         ) as client,
     ):
         assert httpx.get(f"{service.url}/readyz", verify=service.verify).status_code == 200
-        # It has a key, so it makes none, and no token with it.
+        # It has a key, so it generates neither a key nor a token.
         assert "CHRONOVERSE_TOKEN" not in service.logs()
         live = runner.open(LIVE, "token")
         runner.append(live, make_lines(1, 3))
@@ -131,7 +131,7 @@ def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> Non
 
 
 class WatchedObjects(FileObjectStore):
-    """Notes what is deleted."""
+    """Records deletions."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -143,7 +143,7 @@ class WatchedObjects(FileObjectStore):
 
 
 def test_restarts_under_load_lose_nothing(tmp_path: Path) -> None:
-    """Three restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
+    """Three restarts at random times, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
     print(f"FAULT_SEED={seed}")
     moments = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Scheduled commands: the unit template and the shell of a crontab, called as systemd and cron call them."""
+"""Scheduled commands: the unit template and the crontab's shell, called like systemd and cron do."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """The program where it is installed."""
+    """The installed program."""
     path = tmp_path / "bin" / "chronoverse"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\nexec env PYTHONPATH={shlex.quote(str(ROOT))} {sys.executable} -m chronoverse "$@"\n')
@@ -51,7 +51,7 @@ def program(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def variables(service: Service, tmp_path: Path) -> dict[str, str]:
-    """What the administrator sets."""
+    """The administrator's variables."""
     token = tmp_path / "token"
     token.write_text(service.token())
     return {
@@ -62,7 +62,7 @@ def variables(service: Service, tmp_path: Path) -> dict[str, str]:
 
 
 def job_of(service: Service, workflow: str, job: str) -> dict[str, object] | None:
-    """The status and the exit code of a job, and its lines."""
+    """A job's status, exit code and lines."""
     headers = {"Authorization": f"Bearer {service.token()}"}
     url = f"{service.url}/workflows/{workflow}/jobs/{job}"
     found = httpx.get(url, headers=headers, verify=service.verify)
@@ -74,7 +74,7 @@ def job_of(service: Service, workflow: str, job: str) -> dict[str, object] | Non
 
 
 def unit_command(text: str, name: str, environ: dict[str, str]) -> list[str]:
-    """What systemd runs: ``%i`` is the instance, and ``${NAME}`` is one argument, whatever it has."""
+    """The command that systemd runs: ``%i`` is the instance, and ``${NAME}`` is always one argument."""
     (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     parts = (part.replace("%i", name) for part in shlex.split(line))
     return [re.sub(r"\$\{(\w+)\}", lambda found: environ[found[1]], part) for part in parts]
@@ -98,7 +98,7 @@ def test_systemd_understands_every_line_of_an_instance(tmp_path: Path, program: 
         ('echo "${CHRONOVERSE_TOKEN_FILE-no token}"', "COMPLETED", 0, ["no token"]),
     ],
 )
-def test_a_unit_is_a_job_for_each_start(
+def test_each_start_of_a_unit_is_a_job(
     service: Service,
     program: Path,
     variables: dict[str, str],
@@ -107,7 +107,7 @@ def test_a_unit_is_a_job_for_each_start(
     code: int,
     lines: list[str],
 ) -> None:
-    """It fails and succeeds with the command, of which a shell reads all."""
+    """It fails and succeeds with the command, which is a whole shell command."""
     text = TEMPLATE.read_text().replace("/opt/chronoverse/bin/chronoverse", str(program))
     environ = {**variables, "PATH": "/usr/bin:/bin", "INVOCATION_ID": uuid.uuid4().hex, "COMMAND": command}
     done = subprocess.run(unit_command(text, "nightly-backup", environ), env=environ, timeout=60, check=False)
@@ -117,8 +117,8 @@ def test_a_unit_is_a_job_for_each_start(
     assert found == {"status": status, "code": code, "lines": lines}
 
 
-def test_a_unit_that_is_stopped_cancels_its_job(service: Service, program: Path, variables: dict[str, str]) -> None:
-    """With ``KillMode=mixed`` the signal goes to the main process alone, which ends the command."""
+def test_a_stopped_unit_cancels_its_job(service: Service, program: Path, variables: dict[str, str]) -> None:
+    """With ``KillMode=mixed``, only the main process gets the signal, and ends the command."""
     text = TEMPLATE.read_text().replace("/opt/chronoverse/bin/chronoverse", str(program))
     assert "KillMode=mixed" in text
     environ = {**variables, "PATH": "/usr/bin:/bin", "INVOCATION_ID": uuid.uuid4().hex}
@@ -142,7 +142,7 @@ def test_a_unit_that_is_stopped_cancels_its_job(service: Service, program: Path,
         ("echo '#x' # -report", "report", 0, ["#x"]),
     ],
 )
-def test_a_crontab_publishes_what_its_commands_print(
+def test_a_crontab_publishes_its_commands_output(
     service: Service,
     program: Path,
     variables: dict[str, str],
@@ -151,7 +151,7 @@ def test_a_crontab_publishes_what_its_commands_print(
     code: int,
     lines: list[str],
 ) -> None:
-    """cron gives its shell ``-c`` and the command, and few variables. The second run has an id of its own."""
+    """cron calls its shell with ``-c`` and the command, and few variables. The second run has its own id."""
     workflow = f"cron-{uuid.uuid4().hex}"
     environ = {
         **variables,
@@ -169,8 +169,8 @@ def test_a_crontab_publishes_what_its_commands_print(
         assert job_of(service, workflow, name) == {"status": status, "code": code, "lines": lines}
 
 
-def test_the_page_shows_what_the_files_are_for() -> None:
-    """The crontab on the page is that of the script's head, and the variables of the unit are those of its head."""
+def test_the_page_matches_the_files() -> None:
+    """The page's crontab is the one in the script's head; the unit's variables are those in its head."""
     head = [line.removeprefix("#").strip() for line in CRON.read_text().splitlines() if line.startswith("#")]
     (crontab,) = re.findall(r"^```\n(SHELL=.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert set(crontab.splitlines()) <= set(head)

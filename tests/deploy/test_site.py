@@ -12,11 +12,10 @@ from tests.support.service import ROOT
 
 
 @pytest.mark.long
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """So every link leads to a page and a heading that exist. It has the guides, all routes and the ADRs.
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    """So each link leads to an existing page and heading. The site has the guides, all routes and the ADRs.
 
-    Each page says for whom it is, but the first one and the changelog, which are for all. The list of ADRs says it for
-    them.
+    Each page names its audience, except the first one and the changelog. The list of ADRs names theirs.
     """
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
@@ -33,21 +32,21 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """A page that nothing leads to is not found."""
+    """Otherwise nobody finds it."""
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
 
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in navigation] == []
 
 
-def test_a_page_says_for_whom_it_is() -> None:
-    """Below its title. The test of the site looks at all others."""
+def test_a_page_names_its_audience() -> None:
+    """Below its title. The site's test checks all other pages."""
     pages = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
 
     assert [name for name, text in pages.items() if not re.match(r"# .+\n\n\*For .+\.\*\n\n", text)] == []
 
 
-def test_each_decision_has_a_number_of_its_own() -> None:
-    """One in its file's name and title, so that ``ADR 43`` means one decision. Removed ones leave holes."""
+def test_each_decision_has_a_unique_number() -> None:
+    """In its file name and title, so that ``ADR 43`` means one decision. Removed ones leave holes."""
     numbers = []
     for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"):
         numbers.append(int(path.name[:4]))

@@ -1,4 +1,4 @@
-"""The systemd unit: systemd's own tools read it, and its command is started as it says, only without systemd."""
+"""The systemd unit: systemd's own tools check it, and its command is started as defined, only without systemd."""
 
 import re
 import shlex
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.long
 UNIT: Final = DEPLOY / "chronoverse.service"
 ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
 NOTIFIER: Final = DEPLOY / "chronoverse-notifier.service"
-#: The highest exposure that systemd may report, in tenths. Lower is safer; a service without hardening has 96.
+#: The highest exposure that systemd can report, in tenths. Lower is safer; a service without hardening has 96.
 MOST_EXPOSED: Final = 12
 START_SECONDS: Final = 20.0
 
 
 @pytest.fixture(scope="module")
 def unit() -> dict[str, str]:
-    """The unit's assignments. Each name is there once, except names whose values add up."""
+    """The unit's assignments. Each name occurs once, unless its values add up."""
     lines = [line.partition("=") for line in UNIT.read_text().splitlines() if re.match("[A-Z]", line)]
     return {name: value for name, _, value in lines}
 
@@ -37,7 +37,7 @@ def unit() -> dict[str, str]:
     params=[(UNIT, "serve"), (ARCHIVER, "archive"), (NOTIFIER, "notify")], ids=["service", "archiver", "notifier"]
 )
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of the unit with a command that exists."""
+    """A copy of the unit with an existing command."""
     unit: Path = request.param[0]
     command: str = request.param[1]
     text = unit.read_text()
@@ -70,14 +70,14 @@ def test_the_unit_is_hardened(copy: Path) -> None:
 
 
 def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: Gunicorn) -> None:
-    """It has the time to drain, and may open as many connections as a worker accepts."""
+    """It has time to drain, and can open as many connections as a worker accepts."""
     assert seconds(unit["TimeoutStopSec"]) > gunicorn.drain_seconds
     assert int(unit["LimitNOFILE"]) > 2 * int(gunicorn["worker_connections"])
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
 
 
 def test_all_units_use_one_state_directory() -> None:
-    """They run as the same user. Each reads the URL of its user of the store; the notifier's user is the service's."""
+    """They run as the same user. Each reads its Redis user's URL; the notifier's user is the service's."""
     units = [path.read_text().splitlines() for path in (UNIT, ARCHIVER, NOTIFIER)]
     for line in ("DynamicUser=yes", "User=chronoverse", "StateDirectory=chronoverse", "StateDirectoryMode=0700"):
         assert all(line in unit for unit in units)
@@ -93,7 +93,7 @@ def test_all_units_use_one_state_directory() -> None:
 
 
 def test_the_documented_second_node_is_the_unit_with_another_port(tmp_path: Path) -> None:
-    """The command makes it from the unit, and `deploy/nginx-nodes.conf` knows the port."""
+    """The documented command makes it from the unit, and `deploy/nginx-nodes.conf` has its port."""
     commands = (ROOT / "docs" / "deploying.md").read_text().splitlines()
     (command,) = (line for line in commands if "chronoverse-2.service" in line)
     second = tmp_path / "chronoverse-2.service"
@@ -116,7 +116,7 @@ def test_the_documented_exposure_is_the_one_that_is_allowed() -> None:
 
 @pytest.mark.long
 def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tmp_path: Path) -> None:
-    """It does so as ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times."""
+    """As ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times."""
     assert (unit["Type"], unit["KillMode"]) == ("notify", "mixed")
     assert shlex.split(unit["ExecReload"]) == ["/bin/kill", "-HUP", "$MAINPID"]
     program, *arguments = shlex.split(unit["ExecStart"])

@@ -1,4 +1,4 @@
-"""The path of docs/deploying.md from nothing to two nodes runs from top to bottom, and each step shows what it says."""
+"""docs/deploying.md's path from nothing to two nodes works from top to bottom, and each step prints what is shown."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from tests.support.tools import tool, unavailable
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_path_runs_as_it_is_printed(tmp_path: Path) -> None:
+def test_the_path_runs_as_printed(tmp_path: Path) -> None:
     """With real servers: nginx, Redis, Prometheus, an OpenID provider, and moto for S3."""
     for name in ("nginx", "redis-server", "prometheus", "promtool", "moto_server", "openssl", "curl", "ip"):
         tool(name)

@@ -1,4 +1,4 @@
-"""The workflows of GitHub Actions: valid, pinned, and with no more rights than they need."""
+"""The workflows of GitHub Actions: valid, pinned, and with minimal permissions."""
 
 import os
 import re
@@ -36,9 +36,9 @@ def test_the_workflow_follows_the_schema(workflow: Path) -> None:
 
 
 def test_the_workflow_trusts_little(workflow: Path) -> None:
-    """Each action is named by its commit, and by default a job may only read.
+    """Each action is pinned to a commit, and by default jobs can only read.
 
-    Nothing that others can choose, such as the name of a branch, is put into a script before the shell sees it.
+    Nothing that others can choose, such as a branch name, is interpolated into a script.
     """
     document: dict[str, Any] = yaml.safe_load(workflow.read_text("utf-8"))
     steps = [step for job in document["jobs"].values() for step in job["steps"]]
@@ -49,8 +49,8 @@ def test_the_workflow_trusts_little(workflow: Path) -> None:
         assert set(re.findall(r"\$\{\{ (\w+)", step.get("run", ""))) <= {"matrix"}
 
 
-def test_a_release_names_what_it_publishes() -> None:
-    """The files that the workflow sends are those that the rehearsal makes."""
+def test_a_release_lists_what_it_publishes() -> None:
+    """The workflow uploads the files that the rehearsal makes."""
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
     rehearsal = (ROOT / "tests" / "deploy" / "release.py").read_text("utf-8")
     published = (ROOT / ".github" / "published" / "installing.md").read_text("utf-8")
@@ -61,8 +61,8 @@ def test_a_release_names_what_it_publishes() -> None:
         assert f"s|{name}|" in text
 
 
-def test_what_a_release_puts_in_place(tmp_path: Path) -> None:
-    """The document on installing says for whom it is, and has the version and all extras, again and again."""
+def test_a_release_updates_the_document_on_installing(tmp_path: Path) -> None:
+    """It names its audience, and has the version and all extras, also when updated repeatedly."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8"))
     script = workflow["jobs"]["announce"]["steps"][-1]["run"]
     commands = "\n".join(line for line in script.splitlines() if "installing.md" in line or line.startswith("version="))
