@@ -190,6 +190,8 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
         {"sub": 7},
         {"sub": None},
         {"sub": ["ada"]},
+        # No UTF-8 text, which the audit trail could not store.
+        {"sub": "\ud800"},
         {"nbf": NOW + 61},
         {"nbf": "0"},
         {"nbf": None},
