@@ -12,7 +12,7 @@ export const MORE_REQUESTS = 3;
 //: How each end of a run is called here.
 const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "cancelled", LOST: "lost" };
 
-let asked = 0;
+let asked = new AbortController();
 
 /** A link to a run, and to its line if the number is known. */
 const toRun = (workflow, id, number) => link(`${jobPage(workflow, id)}${number ? `#L${number}` : ""}`, id);
@@ -50,15 +50,16 @@ export function pastOf({ job, cause, verdict, baseline }) {
 
 /** Says it of the picked line, beside its buttons. Nothing of several lines, or when the service does not know. */
 export async function showSeen(path, workflow, id, picked) {
-  const mine = (asked += 1);
+  // A browser has six connections to the service. Those for lines that were picked before would delay the lines of a jump.
+  asked.abort();
+  const { signal } = (asked = new AbortController());
   $("seen").hidden = true;
   if (!picked || picked.to > picked.from) return;
   await new Promise((done) => setTimeout(done, CALM_MS));
-  if (mine !== asked) return;
   let body = null;
   for (let requests = 0; !body || (body.looked_at.without_shapes && requests <= MORE_REQUESTS); requests += 1) {
-    body = await get(`${path}/logs/${picked.from}/history`).then((answer) => answer.body, () => null);
-    if (mine !== asked || !body) return;
+    body = signal.aborted ? null : await get(`${path}/logs/${picked.from}/history`, signal).then((answer) => answer.body, () => null);
+    if (signal.aborted || !body) return;
   }
   const { looked_at: looked, seen, first } = body;
   const lookedAt = Object.keys(ENDS).reduce((sum, end) => sum + looked[end], 0);
