@@ -16,7 +16,6 @@ from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, arch
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import (
     AppendRefused,
-    JobNotFound,
     LineStillOpen,
     SearchTooExpensive,
     StoreError,
@@ -87,9 +86,7 @@ class Redaction:
         of the store and the archive.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
-            job = self.store.get_job(self.job)
-            if job is None:
-                raise JobNotFound("no such job")
+            job = self.store.require_job(self.job)
             last = min(self.request.last, job.last if job.end else job.last - 1)
             if self.request.exact and last < min(self.request.last, job.last):
                 raise LineStillOpen(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.comparing import Comparison, compare_lines, line_digest
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
@@ -24,9 +23,7 @@ def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Com
         return writer.compare
 
     def compare(ref: JobRef, lines: Sequence[Line]) -> Comparison:
-        job, first = writer.get_job(ref), lines[0].sequence_num
-        if job is None:
-            raise JobNotFound("no such job")
+        job, first = writer.require_job(ref), lines[0].sequence_num
         batches = LogReader(writer, archive or ArchiveReader(), MAX_LINE_BYTES)(job, first - 1)
         log = chain.from_iterable(batch.lines for batch in batches)
         return compare_lines(log, first, [line_digest(line) for line in lines])

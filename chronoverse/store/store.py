@@ -126,6 +126,13 @@ class Store:
         found = replies.parse_job(job, reply)
         return self._list_foreign([found])[0] if found and replies.is_unlisted(reply) else found
 
+    def require_job(self, job: JobRef) -> Job:
+        """Like :meth:`get_job`. Raises :class:`JobNotFound` if the job does not exist."""
+        found = self.get_job(job)
+        if found is None:
+            raise JobNotFound("no such job")
+        return found
+
     def _get_job(self, job: JobRef) -> list[Any] | None:
         workflow_id, keys, args = self._get_job_call(job)
         reply: list[Any] | None = self._commands.script("settle_job", workflow_id, keys, *args)
@@ -344,9 +351,7 @@ class Store:
         own = self.catalog.retention(ref.workflow_id, PoolKind.APPENDS)
         end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")
         had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self.clock()), *end)
-        job = self.get_job(ref)
-        if job is None:
-            raise JobNotFound("no such job")
+        job = self.require_job(ref)
         if had_ended and had_ended not in ([job.status.encode(), each] for each in (b"", str(job.exit_code).encode())):
             raise Closed(f"the job has already ended: {job.status}, exit code {job.exit_code}")
         return job

@@ -125,11 +125,11 @@ class ScanApp:
         :class:`NothingToCompare`, and :class:`JobNotFound`, also for the job to compare with.
         """
         budget = self._budget(scan, client_is_gone)
-        job = self._require_job(scan.ref)
+        job = self.store.require_job(scan.ref)
         new_lines: NewLines | None = None
         compared_with: list[str] = []
         if scan.only_new:
-            named = self._require_job(JobRef(scan.workflow_id, scan.against)) if scan.against else None
+            named = self.store.require_job(JobRef(scan.workflow_id, scan.against)) if scan.against else None
             others = [named] if named else self._baseline(job, scan.labels).runs
             known, compared_with = read_runs(
                 job, others, scan.labels or (), is_named=named is not None, runs=self._runs, budget=budget
@@ -229,7 +229,7 @@ class ScanApp:
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The summary's JSON. Ends early if ``client_is_gone``. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
-        job = self._require_job(scan.ref)
+        job = self.store.require_job(scan.ref)
         known: Set[int] | None = None
         compared_with: list[str] | None = None
         others, labels = self._baseline(job, scan.labels)
@@ -265,7 +265,7 @@ class ScanApp:
     def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The profile's JSON. Ends early if ``client_is_gone``. Raises what :meth:`read` raises."""
         budget = self._budget(scan, client_is_gone)
-        job = self._require_job(scan.ref)
+        job = self.store.require_job(scan.ref)
         found = read_job_profile(job, self._baseline(job, scan.labels).runs, self._runs, budget)
         return read_profile(job, found, self._read, self.unix_clock(), self._pool)
 
@@ -277,7 +277,7 @@ class ScanApp:
         Also raises :class:`JobNotFound` if the log has no such line.
         """
         budget = self._budget(scan, client_is_gone)
-        job = self._require_job(scan.ref)
+        job = self.store.require_job(scan.ref)
         lines = next(self._read(job, scan.line - 1, limit=1)).lines
         if not lines or lines[0].sequence_num != scan.line:
             raise JobNotFound("no such line")
@@ -319,12 +319,6 @@ class ScanApp:
     def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
         listed = self._listed_after(job.ref.workflow_id, self._position_of(job))
         return baseline(job, (each.job for each in listed), labels)
-
-    def _require_job(self, ref: JobRef) -> Job:
-        job = self.store.get_job(ref)
-        if job is None:
-            raise JobNotFound("no such job")
-        return job
 
     def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
         start, before = scan.start, None

@@ -14,7 +14,6 @@ from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient
-from chronoverse.joblog.model import Job, JobRef
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
@@ -57,13 +56,6 @@ class Dependencies:
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-
-    def require_job(self, ref: JobRef) -> Job:
-        """The job's current state in the store. Raises :class:`JobNotFound` if it does not exist."""
-        job = self.store.get_job(ref)
-        if job is None:
-            raise JobNotFound("no such job")
-        return job
 
     def blueprint(self, name: str, description: str, scope: str | None = None) -> Blueprint:
         """A blueprint whose routes :meth:`check_request` guards."""

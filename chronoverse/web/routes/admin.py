@@ -120,7 +120,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def redactions(workflow_id: str, job_id: str) -> Response:
         """List a job's redactions."""
         ref = JobRef(workflow_id, job_id)
-        deps.require_job(ref)
+        deps.store.require_job(ref)
         found = deps.store.chunks.audit(ref)
         return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
@@ -218,7 +218,7 @@ def stale_seconds(watched: int) -> float:
 
 
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
-    deps.require_job(ref)
+    deps.store.require_job(ref)
     if deps.object_store is None:
         raise ArchiveNotConfigured("redaction needs an archive: set CHRONOVERSE_ARCHIVE_URL")
     subject, reason = principal().subject, body.get("reason")

@@ -85,7 +85,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, JobSchema)
     def job(workflow_id: str, job_id: str) -> Response:
         """Return a job."""
-        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
+        return page_response(deps.store.require_job(JobRef(workflow_id, job_id)).to_json())
 
     @routes.route(JOB_ROUTE, methods=["PUT"])
     @routes.doc(operationId="registerJob")
@@ -97,7 +97,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
         new = deps.store.register(ref, body["labels"])
-        response = page_response(deps.require_job(ref).to_json())
+        response = page_response(deps.store.require_job(ref).to_json())
         response.status_code = 201 if new else 200
         return response
 

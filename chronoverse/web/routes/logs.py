@@ -72,7 +72,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         """Return a page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
         listing = ("logs", workflow_id, job_id, query["order"], stream)
-        job = deps.require_job(ref)
+        job = deps.store.require_job(ref)
         (position,) = start_position(query, listing, job)
         if stream is None:
             page = log_page(deps, job, position, query["limit"], descending=query["order"] == "desc")
@@ -89,7 +89,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
         filters = (query["order"], query.get("stream"), query["regex"], digest(query["q"]), *times)
         listing = ("search", workflow_id, job_id, *filters)
-        (position,) = start_position(query, listing, deps.require_job(ref))
+        (position,) = start_position(query, listing, deps.store.require_job(ref))
         page = scan_page(deps, ref, **_scanned(query, position))
         return log_page_response(ref, page, listing, query)
 
@@ -153,7 +153,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         labels = _chosen(query.get("against_label"))
         compared = (query.get("against"), *(["*"] if labels == [] else labels_in_cursor(labels or ())))
         listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
-        position, waited = start_position(query, listing, deps.require_job(ref), more=1)
+        position, waited = start_position(query, listing, deps.store.require_job(ref), more=1)
         page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
         # A page can be empty and not advance. Counting such pages makes each cursor different.
         waited = waited + 1 if page.position == position else 0

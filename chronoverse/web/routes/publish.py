@@ -125,7 +125,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def compare(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Compare lines with the log by their hashes."""
         first, digests = body["first"], body["lines"]
-        job = deps.require_job(JobRef(workflow_id, job_id))
+        job = deps.store.require_job(JobRef(workflow_id, job_id))
         batches = read_log(deps, job, first - 1, limit=len(digests))
         compared = compare_lines((line for batch in batches for line in batch.lines), first, digests)
         return page_response({"next": compared.next_number, "differs": compared.differs})

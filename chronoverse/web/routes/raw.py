@@ -47,7 +47,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
         The connection is cut when the token expires, before the end of the body.
         """
-        job = deps.require_job(JobRef(workflow_id, job_id))
+        job = deps.store.require_job(JobRef(workflow_id, job_id))
         name = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
         headers = {**PRIVATE_HEADERS, "Content-Disposition": name, "Vary": "Accept-Encoding"}
         compressed = request.accept_encodings["gzip"] > 0
