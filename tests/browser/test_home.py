@@ -68,7 +68,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     second = Tab(tab.page.context, page_service)
     second.page.goto(tab.address)
     second.wait_number(1)
-    second.page.goto(f"{tab.url}/ui/workflows/page#token={token}")
+    second.page.goto(f"{tab.url}/?workflow=page#token={token}")
     second.page.wait_for_selector("tbody tr")
     assert second.page.url == f"{tab.url}/ui/workflows/page"
     assert second.faults == []

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse.joblog.causes import ERROR_WORDS, EXIT_MEANINGS, NOTHING_WRONG
+from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.settings import Settings
 
 _HEADERS: Final = {
@@ -80,6 +81,10 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/")
     def home() -> Response:
+        """The list of workflows. Redirects ``?workflow=``, the former address of a workflow's jobs."""
+        workflow_id = request.args.get("workflow", "")
+        if IDENTIFIER.fullmatch(workflow_id):
+            return Response(status=302, headers={**headers, "Location": f"/ui/workflows/{workflow_id}"})
         return answer("home.html")
 
     @routes.route("/ui/workflows/<id:workflow_id>")

@@ -80,6 +80,12 @@ def test_the_beginning_of_an_address_leads_to_the_workflows(anybody: httpx.Clien
     assert {anybody.get(path).headers["location"] for path in ("/ui", "/ui/")} == {"/"}
 
 
+def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) -> None:
+    """Only if it names one: what is no id is not copied into the answer."""
+    assert anybody.get("/", params={"workflow": "wf_1"}).headers["location"] == "/ui/workflows/wf_1"
+    assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
+
+
 @pytest.mark.parametrize("path", [*PAGES, "/ui/nope"])
 def test_a_page_loads_all_of_its_scripts_at_once(anybody: httpx.Client, path: str) -> None:
     """The page preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
