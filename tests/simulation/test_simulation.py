@@ -1,5 +1,6 @@
 """The simulation itself: the same seed is the same run, and a failure is shrunk."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,9 @@ import pytest
 from tests.simulation.plan import Plan, Result, simulate, small
 from tests.simulation.shrink import shrink
 
-pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
-
 
 @pytest.mark.long
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which compiles clock.c, is not installed")
 @pytest.mark.parametrize(
     "plan",
     [Plan(seed=7, hours=0.02, nodes=2, jobs=2, viewers=4, round=60.0, plain=True), small(9), small(500150)],
