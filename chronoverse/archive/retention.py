@@ -11,7 +11,7 @@ from chronoverse.archive.manifest import deletion_json, manifest_name, read_mani
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import combined_sha256, folder
-from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
+from chronoverse.joblog.model import IDENTIFIER, JobRef
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 
@@ -72,15 +72,12 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
     changed retention every 15 s. Raises the store's errors.
     """
     changed = 0
-    before: ListingPosition | None = None
-    while page := store.listing.page(workflow_id, before, 1_000):
-        for _, job_id in page:
-            # Skips keys of another type, so that one bad key does not stop the rest.
-            with contextlib.suppress(NotALog):
-                changed += store.catalog.apply_retention(
-                    JobRef(workflow_id, job_id), seconds, default_seconds if seconds is None else seconds
-                )
-        before = page[-1]
+    for _, job_id in store.listing.positions(workflow_id):
+        # Skips keys of another type, so that one bad key does not stop the rest.
+        with contextlib.suppress(NotALog):
+            changed += store.catalog.apply_retention(
+                JobRef(workflow_id, job_id), seconds, default_seconds if seconds is None else seconds
+            )
     return changed
 
 

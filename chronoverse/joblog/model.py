@@ -309,6 +309,15 @@ class Job:
         """When the job was created, or else started, in Unix seconds. None if a foreign job has neither."""
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
+    @property
+    def position(self) -> ListingPosition | None:
+        """The job's position in its workflow's listing. None, the listing's start, for a foreign job without any time.
+
+        Such a job is listed when it is first read, so any other job can be older.
+        """
+        created = self.created_seconds
+        return None if created is None else (round(1000 * created), self.ref.job_id)
+
     def listed(self, created_ms: float) -> "Job":
         """The job with the listing's time in place of missing times."""
         created_at = self.created_at or iso_or_none(created_ms)

@@ -6,15 +6,23 @@ A foreign runner's job is added when it is first read.
 import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition
 from chronoverse.store.commands import Commands
+
+
+class ListedJob(NamedTuple):
+    """A listed job. ``job`` is None if it is gone or unreadable."""
+
+    created_ms: float
+    ref: JobRef
+    job: Job | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,14 @@ class JobListing:
         """The positions of up to ``count`` jobs, newest first, strictly after ``before``. See :func:`newest_first`."""
         command = partial(self._commands.run, workflow_id)
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
+
+    def positions(
+        self, workflow_id: str, before: ListingPosition | None = None, count: int = 1_000
+    ) -> Iterator[ListingPosition]:
+        """All positions strictly after ``before``, newest first. Reads ``count`` at a time."""
+        while page := self.page(workflow_id, before, count):
+            yield from page
+            before = page[-1]
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
         """The jobs that have ended with another status, except foreign ones. Faster than reading the jobs."""

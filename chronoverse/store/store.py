@@ -4,16 +4,16 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, Final
 
 import redis
 
-from chronoverse.errors import Closed, JobNotFound, NotALog, QuotaReached, StoreError
+from chronoverse.errors import Closed, JobNotFound, NotALog, QuotaReached, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import (
@@ -22,6 +22,7 @@ from chronoverse.joblog.model import (
     JobRef,
     Line,
     LineRun,
+    ListingPosition,
     Status,
     count_lines,
     iso_timestamp,
@@ -39,7 +40,7 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.durability import Durability, confirm
 from chronoverse.store.keys import RUNNER_KEYS, KeyMap
-from chronoverse.store.listing import JobListing
+from chronoverse.store.listing import JobListing, ListedJob
 from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
 from chronoverse.store.records import RecordAppender
 from chronoverse.store.sentinel import SentinelTopology
@@ -148,6 +149,22 @@ class Store:
         found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
         found |= self._commands.by_server([job for job in jobs if not job.job_id], self._changes_states)
         return [found[job] for job in jobs]
+
+    def newest_jobs(
+        self, workflow_id: str, before: ListingPosition | None = None, count: int = 20
+    ) -> Iterator[ListedJob]:
+        """The workflow's jobs strictly after ``before``, newest first. See :meth:`listed_jobs`."""
+        positions = self.listing.positions(workflow_id, before, count)
+        return self.listed_jobs(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
+
+    def listed_jobs(self, positions: Iterator[tuple[float, JobRef]], count: int = 20) -> Iterator[ListedJob]:
+        """Reads the jobs at ``positions``, ``count`` at a time. Raises :class:`StoreUnavailable`."""
+        while listed := list(islice(positions, count)):
+            jobs = self.get_jobs([ref for _, ref in listed])
+            for (created_ms, ref), found in zip(listed, jobs, strict=True):
+                if isinstance(found, StoreUnavailable):
+                    raise found
+                yield ListedJob(created_ms, ref, found if isinstance(found, Job) else None)
 
     def _changes_states(self, workflows: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self.workflows.find_changes([ref.workflow_id for ref in workflows])

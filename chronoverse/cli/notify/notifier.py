@@ -21,7 +21,7 @@ from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
 from chronoverse.errors import ChronoverseError, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
+from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch, is_change
 from chronoverse.store import Store
 from chronoverse.store.changes import read_change
@@ -144,7 +144,8 @@ class Notifier:
         """Queues ends from the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
             self._kept |= self._read_watches(workflow_id)
-            queued = sum(self._queue_end(job, late=True) for job in self._jobs(workflow_id) if job.status.terminal)
+            jobs = (each.job for each in self.store.newest_jobs(workflow_id, count=50))
+            queued = sum(self._queue_end(job, late=True) for job in jobs if job and job.status.terminal)
             self._caught_up[workflow_id] = last
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
@@ -192,20 +193,9 @@ class Notifier:
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
         """The newest older job that ``job`` is compared with for a change."""
-        created = job.created_seconds
-        position = None if created is None else (round(1000 * created), job.ref.job_id)
-        older = islice(self._jobs(job.ref.workflow_id, position), LOOK_BACK)
-        return next((each for each in older if each.ref != job.ref and watch.compares(job, each)), None)
-
-    def _jobs(self, workflow_id: str, position: ListingPosition | None = None) -> Iterator[Job]:
-        """Yields the workflow's jobs after a position in its listing, newest first."""
-        while page := self.store.listing.page(workflow_id, position, 50):
-            for found in self.store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in page]):
-                if isinstance(found, StoreUnavailable):
-                    raise found
-                if isinstance(found, Job):
-                    yield found
-            position = page[-1]
+        older = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
+        jobs = (each.job for each in islice(older, LOOK_BACK) if each.job and each.ref != job.ref)
+        return next((each for each in jobs if watch.compares(job, each)), None)
 
     def _queue_silence(self, job: Job, now: float) -> None:
         if not (watches := self._watches(job.ref.workflow_id, job)):

@@ -26,7 +26,6 @@ from chronoverse.errors import (
     ScansUnavailable,
     SearchTooExpensive,
     StoreError,
-    StoreUnavailable,
 )
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, matches
 from chronoverse.history.scans.comparison import LABELLED_JOBS, Baseline, DerivedReader, NewLines, baseline, read_runs
@@ -44,7 +43,7 @@ from chronoverse.history.scans.scan import (
     error_to_json,
 )
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
-from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
+from chronoverse.history.scans.workflow_scan import JobsPage, read_jobs_page
 from chronoverse.history.tiered_log import LogReader, Search, has_lines_after, in_archive
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
@@ -53,6 +52,7 @@ from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
+from chronoverse.store.listing import ListedJob
 
 #: Maximum seconds per scan for reading past runs that are not yet archived, and separately for a summary's pauses.
 _HOT_SECONDS: Final = 0.25
@@ -284,7 +284,7 @@ class ScanApp:
         message = lines[0].message
         (shape,) = self._hasher.hashes([message])
         start = scan.start and (float(scan.start[0]), scan.start[1])
-        others = (each for each in self._listed_after(job.ref.workflow_id, start, 50) if each.ref != job.ref)
+        others = (each for each in self.store.newest_jobs(job.ref.workflow_id, start, 50) if each.ref != job.ref)
         listed = others if start else self._up_to(job)
 
         def is_wanted(each: Job) -> bool:
@@ -300,24 +300,16 @@ class ScanApp:
 
     def _up_to(self, job: Job) -> Iterator[ListedJob]:
         """``job`` and older jobs, newest first."""
-        before = self._position_of(job)
-        older = self._listed_after(job.ref.workflow_id, before, 50)
+        before = job.position
+        older = self.store.newest_jobs(job.ref.workflow_id, before, 50)
         yield ListedJob(before[0] if before else math.inf, job.ref, job)
         yield from (each for each in older if each.ref != job.ref)
 
     def _short_budget(self) -> PageBudget:
         return PageBudget(seconds=_HOT_SECONDS, clock=self.clock)
 
-    def _position_of(self, job: Job) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None, the listing's start, for a foreign job without any time.
-
-        Such a job is listed when it is first read, so any other job can be older.
-        """
-        created = job.created_seconds
-        return None if created is None else (round(1000 * created), job.ref.job_id)
-
     def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
-        listed = self._listed_after(job.ref.workflow_id, self._position_of(job))
+        listed = self.store.newest_jobs(job.ref.workflow_id, job.position)
         return baseline(job, (each.job for each in listed), labels)
 
     def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
@@ -327,9 +319,9 @@ class ScanApp:
             if start.line is not None:
                 yield ListedJob(before[0], start.ref, self.store.get_job(start.ref))
         if scan.workflow_id:
-            yield from self._listed_after(scan.workflow_id, before)
+            yield from self.store.newest_jobs(scan.workflow_id, before)
         else:
-            yield from self._read_listed(self._merged_positions(scan), 20)
+            yield from self.store.listed_jobs(self._merged_positions(scan), 20)
 
     def _merged_positions(self, scan: WorkflowScan) -> Iterator[tuple[float, JobRef]]:
         wanted, workflow_ids = Workflows(frozenset(scan.ids), tuple(scan.prefixes)), list[str]()
@@ -345,28 +337,10 @@ class ScanApp:
                 reached = scan.start.workflow_id
                 job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
                 before = float(scan.start.created), job_id
-            return ((created, JobRef(workflow_id, job_id)) for created, job_id in self._positions(workflow_id, before))
+            listed = self.store.listing.positions(workflow_id, before, 20)
+            return ((created, JobRef(workflow_id, job_id)) for created, job_id in listed)
 
         return heapq.merge(*map(positions, workflow_ids), reverse=True)
-
-    def _listed_after(self, workflow_id: str, before: ListingPosition | None, count: int = 20) -> Iterator[ListedJob]:
-        positions = self._positions(workflow_id, before, count)
-        return self._read_listed(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
-
-    def _positions(
-        self, workflow_id: str, before: ListingPosition | None, count: int = 20
-    ) -> Iterator[ListingPosition]:
-        while page := self.store.listing.page(workflow_id, before, count):
-            yield from page
-            before = page[-1]
-
-    def _read_listed(self, positions: Iterator[tuple[float, JobRef]], count: int) -> Iterator[ListedJob]:
-        while listed := list(islice(positions, count)):
-            jobs = self.store.get_jobs([ref for _, ref in listed])
-            for (created_ms, ref), found in zip(listed, jobs, strict=True):
-                if isinstance(found, StoreUnavailable):
-                    raise found
-                yield ListedJob(created_ms, ref, found if isinstance(found, Job) else None)
 
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` if the scan has waited too long for its turn."""

@@ -9,10 +9,10 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import DerivedReader
-from chronoverse.history.scans.workflow_scan import ListedJob
 from chronoverse.joblog.model import Job, ListingPosition
 from chronoverse.joblog.past_runs import PastRuns, Run
 from chronoverse.joblog.shapes import Shapes
+from chronoverse.store.listing import ListedJob
 
 
 @dataclass(frozen=True, slots=True)

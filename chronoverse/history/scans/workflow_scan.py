@@ -11,15 +11,8 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooEx
 from chronoverse.history.pages import Page, PageBudget
 from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.labels import has_labels
-from chronoverse.joblog.model import Job, JobRef, TimeRange
-
-
-class ListedJob(NamedTuple):
-    """A listed job. ``job`` is None if it is gone or unreadable."""
-
-    created_ms: float
-    ref: JobRef
-    job: Job | None
+from chronoverse.joblog.model import Job, TimeRange
+from chronoverse.store.listing import ListedJob
 
 
 class JobsPage(NamedTuple):

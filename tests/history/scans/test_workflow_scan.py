@@ -17,9 +17,10 @@ from chronoverse.errors import ArchiveUnavailable, AtCapacity
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import WorkflowScan
-from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
+from chronoverse.history.scans.workflow_scan import JobsPage, read_jobs_page
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
+from chronoverse.store.listing import ListedJob
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
