@@ -59,7 +59,7 @@ class PastRunReader:
                 except JobNotFound:
                     continue
                 runs.append(Run(job, found))
-            if len(runs) >= count:
+            if len(runs) >= count or len(batch) < 50:
                 break
             if budget.is_out_of_time():
                 return PastRuns(runs, is_whole=False), (batch[-1].created_ms, batch[-1].ref.job_id)

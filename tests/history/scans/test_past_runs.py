@@ -149,6 +149,8 @@ def test_it_is_what_a_look_into_every_log_finds(workflow: Workflow) -> None:
         app = workflow.app(ticks)
         for job_id in ("job_69", "job_53", "job_3", "job_0"):
             check(workflow, app, job_id, len(workflow.jobs[job_id][1]), jobs)
+    # Its page ends with the listing, though the time was over before.
+    assert ask(workflow.app(0.7), "job_3", 1)[0]["position"] is None
 
 
 def test_only_jobs_with_the_labels_count(workflow: Workflow) -> None:
