@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.jwks import FETCH_SECONDS
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from tests.support.commands import call_main
+from tests.auth.claim_forms import CONFIGURED
+from tests.support.commands import call_main, environ
 from tests.support.issuer import Issuer
 from tests.support.keys import RSA
 from tests.support.nginx import Nginx
@@ -530,6 +531,45 @@ def test_tokens_that_were_refused_are_in_no_log(service: Service, endpoint: Endp
 
     logs = service.logs(before) + endpoint.logs()
     assert not [one for one in used if len(one) > 20 and one[-20:] in logs]
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "detail", "logged"),
+    [
+        (lambda: forged(signed(), signed(workflows=["*"])), 401, "invalid token", "the token's signature is invalid"),
+        (lambda: signed(scope=WRITE), 403, "the token lacks the scope logs:read", "the token lacks the scope"),
+        (lambda: signed(workflows=["theirs"]), 404, "Not found, or no access.", "the token is not for this workflow"),
+    ],
+)
+def test_only_the_log_has_a_reason_that_helps_to_guess(
+    service: Service, token: Callable[[], str], status: int, detail: str, logged: str
+) -> None:
+    """It could help to forge a token, or to find a job."""
+    before = service.log_size()
+    headers = {"Authorization": token()}
+    answer = httpx.get(f"{service.url}/workflows/mine/jobs/job", headers=headers, timeout=10, verify=service.verify)
+
+    assert (answer.status_code, answer.json()["detail"]) == (status, detail)
+    assert f"refused with {status}: {logged}" in service.logs(before)
+
+
+def forged(token: str, other: str) -> str:
+    """The claims of ``other`` with the signature of ``token``."""
+    return ".".join([*other.split(".")[:2], token.split(".")[2]])
+
+
+@pytest.mark.long
+def test_tokens_of_the_command_line_obey_the_settings_of_the_service(tmp_path: Path) -> None:
+    """`token` and `run --server` read them, so their tokens have its audience and its issuer."""
+    settings = {f"CHRONOVERSE_{name.upper()}": value for name, value in CONFIGURED.items()}
+    with serving(tmp_path, **CONFIGURED) as service:
+        env = environ(service, **settings)
+        run = ("run", "--server", service.url, "--workflow", "mine", "--job", "cli", "--", "echo", "x")
+        ran = call_main(*run, environ=env)
+        headers = {"Authorization": f"Bearer {call_main('token', environ=env).stdout.strip()}"}
+        answer = httpx.get(f"{service.url}/workflows/mine/jobs/cli", headers=headers, timeout=10, verify=False)
+
+    assert (ran.returncode, answer.json()["status"]) == (0, "COMPLETED")
 
 
 @pytest.mark.parametrize(
