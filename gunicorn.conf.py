@@ -23,16 +23,30 @@ from typing import Any
 
 import gevent
 
+from chronoverse.embedded import owned_directory
+
 # If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that the service does not use. That takes a
 # tenth of the CPU time of a start. With None in sys.modules, the import fails, and redis-py continues without it.
 _modules: dict[str, Any] = sys.modules
 _modules.setdefault("opentelemetry.sdk.metrics", None)
 
-from chronoverse import __version__
+#: Prefix of a metrics directory made here. It is removed at the end, or by the next service if this one is killed.
+#: After a reload, this file runs again, and finds the directory in the environment.
+METRICS_PREFIX = "chronoverse-metrics-"
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(owned_directory.make(METRICS_PREFIX))
+_metrics_directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+#: Kept open while this service runs, so that no other service removes the directory.
+_metrics_owner = (
+    owned_directory.keep(_metrics_directory) if _metrics_directory.name.startswith(METRICS_PREFIX) else None
+)
+
+# prometheus_client reads that variable when it is imported, and most of our modules import it.
+from chronoverse import __version__, metrics
 from chronoverse.auth.jwks import keep_fresh
 from chronoverse.cli.common import print_message
 from chronoverse.cli.serve import banner, command_name, service_settings
-from chronoverse.embedded import listeners, owned_directory
+from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError, SettingsError
@@ -105,20 +119,6 @@ def _return_freed_memory() -> None:
 
 
 _return_freed_memory()
-
-#: Prefix of a metrics directory made here. It is removed at the end, or by the next service if this one is killed.
-#: After a reload, this file runs again, and finds the directory in the environment.
-METRICS_PREFIX = "chronoverse-metrics-"
-if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(owned_directory.make(METRICS_PREFIX))
-_metrics_directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-#: Kept open while this service runs, so that no other service removes the directory.
-_metrics_owner = (
-    owned_directory.keep(_metrics_directory) if _metrics_directory.name.startswith(METRICS_PREFIX) else None
-)
-
-# Imported here, because this module reads that variable on import.
-from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:

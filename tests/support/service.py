@@ -108,12 +108,9 @@ class Service:
     def _environ(self) -> dict[str, str]:
         foreign = ("CHRONOVERSE_", "PROMETHEUS_", "GUNICORN_", "WEB_CONCURRENCY")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        metrics = self.directory / "metrics"
-        metrics.mkdir(exist_ok=True)
         environ |= {
             "CHRONOVERSE_BIND": f"{self.host}:{self.port}",
             "CHRONOVERSE_DATA_DIR": str(self.data_dir),
-            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "WEB_CONCURRENCY": str(self._workers),
         }
         environ |= self._extra_environ

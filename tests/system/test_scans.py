@@ -375,7 +375,7 @@ def test_no_process_and_no_file_outlives_its_service(redis_server: RedisServer, 
     """
     temporary, data = tmp_path / "temporary", tmp_path / "data"
     temporary.mkdir()
-    environ = {"TMPDIR": str(temporary), "PROMETHEUS_MULTIPROC_DIR": ""}
+    environ = {"TMPDIR": str(temporary)}
     with Service(data, redis_server.url, environ=environ) as service:
         assert scan_server(service)
         (made,) = temporary.iterdir()
