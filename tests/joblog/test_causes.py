@@ -1,4 +1,4 @@
-"""Without a good run, the lines of a failed log have scores, and those with the highest ones are its cause."""
+"""Without good runs, the lines of a failed log are scored, and those with the highest scores are its cause."""
 
 import random
 
@@ -38,7 +38,7 @@ def features(message: str) -> set[str]:
 )
 @pytest.mark.parametrize("mark", [[MARK], ['The command "make test" exited with 2.'], []])
 def test_the_cause_is_near_the_end_of_the_failed_step(failure: list[str], telling: int, mark: list[str]) -> None:
-    """Not at an early error that was tolerated, nor at a passing test's name, nor in what comes after the step.
+    """Not at an early, tolerated error, a passing test's name, or in the output after the step.
 
     The most telling line is one of the last ``telling`` lines of the failure.
     """
@@ -56,7 +56,7 @@ def test_the_cause_is_near_the_end_of_the_failed_step(failure: list[str], tellin
 
 
 def test_a_cause_that_stands_out_has_a_large_share() -> None:
-    """Of ten places that look alike, none has."""
+    """Among ten similar places, none has."""
     one = cause_of([*["step"] * 500, "fatal: no such branch", MARK])
     ten = cause_of([*(["step"] * 50 + ["fatal: no such branch"]) * 10, *["step"] * 900])
     assert one is not None
@@ -67,8 +67,8 @@ def test_a_cause_that_stands_out_has_a_large_share() -> None:
 
 
 @given(st.lists(st.sampled_from(["error: x", MARK, "Post job cleanup.", "step", "FAIL", "  at a.js:3:1"]), max_size=90))
-def test_the_order_of_looking_makes_no_difference(messages: list[str]) -> None:
-    """Nor does it when the clues are kept between requests."""
+def test_the_order_of_scanning_makes_no_difference(messages: list[str]) -> None:
+    """Nor does saving the clues between requests."""
     if not messages:
         return
     clues = Clues()
@@ -84,7 +84,7 @@ def test_the_order_of_looking_makes_no_difference(messages: list[str]) -> None:
 
 
 def test_a_log_full_of_errors_takes_bounded_memory() -> None:
-    """The best clues stay, wherever they are."""
+    """The best clues are kept, wherever they are."""
     found = Clues()
     weak, best = (READER.read(text).features for text in ("no such option", "FATAL ERROR: segmentation fault"))
     for number in range(20_000, 0, -1):
@@ -95,7 +95,7 @@ def test_a_log_full_of_errors_takes_bounded_memory() -> None:
     assert cause.telling == 700
 
 
-def test_lines_that_differ_in_digits_are_told_apart_where_that_matters() -> None:
+def test_digits_matter_where_they_change_the_meaning() -> None:
     """A command that exited with 0 has not failed."""
     for code, is_mark in ((1, True), (0, False), (2, True), (137, True)):
         assert ("mark of a CI system" in features(f'The command "make" exited with {code}.')) is is_mark
@@ -106,14 +106,14 @@ def test_lines_that_differ_in_digits_are_told_apart_where_that_matters() -> None
 
 
 def test_an_annotation_names_a_place() -> None:
-    """As the compiler's line has it from which it was made."""
+    """Like the compiler's line from which it was made."""
     assert "place in a file" in features("shop/mail_test.go:88:9: undefined: os")
     assert "place in a file" in features("##[error]shop/mail_test.go:88:9: undefined: os")
     assert "place in a file" not in features("##[error]undefined: os")
 
 
-def test_all_of_a_line_is_searched_for_words_of_an_error() -> None:
-    """Also in a line that is not remembered."""
+def test_the_whole_line_is_searched_for_error_words() -> None:
+    """Even if the line is not remembered."""
     for size in (100, 300, 1_100, 5_000):
         assert READER.read("x" * size + " error").is_error
         assert not READER.read("x" * size + " steps").is_error

@@ -12,7 +12,7 @@ LINES = make_lines(5, 20)
 @pytest.mark.parametrize("place", range(21))
 @pytest.mark.parametrize("text", ["another", "one more", "a third"])
 def test_lines_are_equal_up_to_the_first_difference(place: int, text: str) -> None:
-    """It differs, is missing, or comes after what is compared."""
+    """A line differs, is missing, or is beyond the compared part."""
     digests = [line_digest(line) for line in LINES]
     other = [*LINES[:place], *(line._replace(message=text) for line in LINES[place : place + 1]), *LINES[place + 1 :]]
     assert compare_lines(other, 5, digests) == Comparison(5 + place, differs=place < 20)

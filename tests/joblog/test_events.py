@@ -1,4 +1,4 @@
-"""The names and the frames of all events stand once in the code."""
+"""The names and frames of all events are defined once."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_frame_has_the_bytes_of_the_published_api() -> None:
-    """Programs of other people are tested against them."""
+    """Other programs depend on them."""
     assert events.connected_frame(2417) == b'event: connected\ndata: {"status":"connected"}\nretry: 2417\n\n'
     assert events.gap_frame(2, 900, "trimmed") == b'event: gap\ndata: {"from":2,"to":900,"reason":"trimmed"}\n\n'
     assert events.redact_frame(2, 9) == b'event: redact\ndata: {"from":2,"to":9}\n\n'
@@ -19,7 +19,7 @@ def test_each_frame_has_the_bytes_of_the_published_api() -> None:
     assert events.error_frame("runner lost", 3) == b"event: error\ndata: runner lost\nid: 3\n\n"
 
 
-def test_the_page_about_http_explains_each_event() -> None:
+def test_the_http_page_explains_each_event() -> None:
     """In its sections about events."""
     section = (ROOT / "docs" / "http.md").read_text().split("## Events")[1].split("## Routes")[0]
 

@@ -1,11 +1,11 @@
-"""What a label is, as people, runners and the store write it."""
+"""Valid labels, as written by people, runners and the store."""
 
 import pytest
 
 from chronoverse.joblog.labels import MAX_LABELS, check_labels, has_labels, parse_label, read_labels
 
 GOOD = {"branch": "main", "commit": "0" * 40, "a" * 63: "é" * 256, "team/build_1.x-y": "a=b c"}
-#: Keys that are none, and values of the label ``a`` that are none.
+#: Invalid keys, and invalid values of the label ``a``.
 BAD_KEYS = ("", "A", "1", "a b", "a:b", "a=b", "ä", "a" * 64, "a\n", "_a")
 BAD_VALUES = ("", "v" * 257, "a\nb", "\x1b[31m", "\x7f", "\x9b", "a\0", "\ud800")
 

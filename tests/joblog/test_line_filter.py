@@ -1,4 +1,4 @@
-"""A filter lets those lines pass that a search finds."""
+"""A filter passes the lines that a search finds."""
 
 from random import Random
 
@@ -10,12 +10,12 @@ from chronoverse.joblog.line_filter import MAX_CHARACTERS, LineFilter, matcher_o
 from chronoverse.joblog.matcher import Matcher
 from tests.support.memory import bytes_left_by
 
-#: Texts that are hard to compare: escapes, control sequences, letters with more than one lower case.
+#: Texts that are hard to compare: escapes, control sequences, letters with several lowercase forms.
 TEXTS = st.text(st.sampled_from('abAB"\\\n\t\x1b[31mK\u212a\u017fsß €😀event: log'), max_size=30)
 
 
 def lines_of(messages: list[str]) -> list[tuple[str | None, bytes | None]]:
-    """Lines with these messages, on both streams in turn."""
+    """Lines with these messages, on alternating streams."""
     return [("stdout" if n % 2 else "stderr", text.encode()) for n, text in enumerate(messages, 1)]
 
 
@@ -35,22 +35,22 @@ def test_an_expression_passes_where_a_search_finds_it(messages: list[str]) -> No
         assert LineFilter(None, q, True).select(lines_of(messages)) == expected, q
 
 
-def test_what_is_not_a_line_always_passes() -> None:
-    """Gaps, for example, are never left out."""
+def test_entries_that_are_not_lines_always_pass() -> None:
+    """Such as gaps."""
     gap = (None, None)
     assert LineFilter("stdout", "needle").select([gap, *lines_of(["hay", "needle"])]) == [True, False, False]
     assert LineFilter(None, "needle").select([gap]) == [True]
 
 
-def test_an_expression_has_bounds() -> None:
-    """The event loop waits for an expression. The error says how far it is from being taken."""
+def test_an_expression_is_limited() -> None:
+    """It runs on the event loop. The error says by how much it is too expensive."""
     with pytest.raises(ValueError, match=r"1809 instructions, of at most 200"):
         matcher_of("(?:a.{0,50}){4}z", True)
 
 
 @pytest.mark.parametrize("before", ["", "\x1b[1m", "\\"])
-def test_an_expression_is_compared_with_the_first_characters_of_a_long_line(before: str) -> None:
-    """Also where one search in all lines cannot decide it. A text may be anywhere."""
+def test_an_expression_only_searches_the_beginning_of_a_long_line(before: str) -> None:
+    """Also if one search over all lines is inconclusive. Literal text is found anywhere."""
     long = before + "é" * (MAX_CHARACTERS - len(before) - 1)
     lines = lines_of([f"{long}error", f"{long[:-5]}error"])
     assert LineFilter(None, "err?or", True).select(lines) == [False, True]
@@ -65,5 +65,5 @@ def filter_by_many_expressions() -> None:
 
 
 def test_the_states_of_many_expressions_need_little_memory() -> None:
-    """All that a worker has cached stay for as long as their streams."""
+    """Cached matchers stay as long as their streams."""
     assert bytes_left_by(filter_by_many_expressions) < 20 * 2**20

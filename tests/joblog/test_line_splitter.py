@@ -1,4 +1,4 @@
-"""Bytes become lines: none is lost, none is too long, and no character is cut, however the bytes arrive."""
+"""Bytes become lines: none is lost or too long, and no character is split, however the bytes arrive."""
 
 import random
 
@@ -12,7 +12,7 @@ PIECES = ["\n", "\n", "a", "bc" * 5, "\N{EURO SIGN}", "\N{GRINNING FACE}" * 4, "
 
 @pytest.mark.parametrize("seed", range(60))
 def test_lines_are_what_was_written(seed: int) -> None:
-    """In parts where they are too long. A part is as long as it can be, unless it was asked for earlier."""
+    """Too long lines become parts, each as long as possible unless flushed earlier."""
     choice = random.Random(seed)
     text = "".join(choice.choices(PIECES, k=choice.randrange(60))).encode()
     most, flushes = choice.choice([4, 7, 64]), choice.random() < 0.5

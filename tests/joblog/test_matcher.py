@@ -19,7 +19,7 @@ TEXTS = st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
 
 @given(TEXTS, st.sampled_from(["a", "ab", "b\x1b", "üa", "[31m"]))
 def test_spans_are_in_characters_of_the_line_as_it_was_written(text: str, query: str) -> None:
-    """A span may contain control sequences. Without them it contains the query."""
+    """A span can contain control sequences. Without them, it contains the query."""
     matcher = Matcher(query)
     spans = [span for span in matcher.spans(text) if span]
 
@@ -42,19 +42,19 @@ def test_texts_of_which_none_matches_are_passed_over(query: str) -> None:
 
 @pytest.mark.parametrize("text", ["ab" * 5000, "\x1b[1m" + "ab" * 5000])
 def test_the_number_of_spans_is_bounded(text: str) -> None:
-    """The bound applies to the line as it was written, and again to the line without control sequences."""
+    """The limit applies to the raw line, and again to the line without control sequences."""
     times = 2 if "\x1b" in text else 1
 
     assert len(list(Matcher("a").spans(text))) == times * MAX_SPANS
 
 
 def test_an_empty_match_yields_none() -> None:
-    """It has no span. It is yielded nevertheless, so that a caller can check the time after each match."""
+    """It has no span, but is yielded so that callers can check the time after each match."""
     assert list(Matcher("b*", regex=True).spans("aba")) == [None, (1, 2), None, None]
 
 
-#: Parts of expressions: one byte and more, classes of all sizes, anchors, nothing. No class is without characters: RE2
-#: drops what needs one, however large it is, and nobody searches for what can never match.
+#: Parts of expressions: single and multi-byte characters, classes of all sizes, anchors, nothing. No empty class: RE2
+#: drops everything that needs one, and nobody searches for what can never match.
 ATOMS = [
     *(
         "",
@@ -94,12 +94,12 @@ def any_expression(random: Random, depth: int) -> str:
 
 @pytest.mark.parametrize(("count", "seed"), [(30, 3), pytest.param(400, 4, marks=pytest.mark.long)])
 def test_spans_are_those_of_re2(count: int, seed: int) -> None:
-    """Also where an expression matches nothing at many characters, which are not looked at one by one."""
+    """Also where an expression matches the empty text at many characters, which are skipped in groups."""
     random, jumped = Random(seed), 0
     options = re2.Options()
     options.case_sensitive, options.never_capture, options.log_errors = False, True, False
     while jumped < count:
-        # These may match within a character, where the module counts wrong.
+        # These can match within a character, where the module's positions are wrong.
         expression = re.sub(r"\\[BC]", ".", any_expression(random, random.randint(1, 3)))
         parts = (
             random.choice("abxé🙂.7") * random.choice((1, 2, 63, 64, 65, 130)) for _ in range(random.randint(1, 6))
@@ -115,7 +115,7 @@ def test_spans_are_those_of_re2(count: int, seed: int) -> None:
 
 @pytest.mark.parametrize(("count", "seed"), [(60, 27), pytest.param(120, 28, marks=pytest.mark.long)])
 def test_an_expression_is_refused_only_for_its_size(count: int, seed: int) -> None:
-    """Compiling it with little memory first refuses no expression that may be searched for."""
+    """First compiling it with little memory refuses no usable expression."""
     random, passed, large = Random(seed), 0, 0
     options = re2.Options()
     options.case_sensitive, options.never_capture, options.log_errors = False, True, False
@@ -133,7 +133,7 @@ def test_an_expression_is_refused_only_for_its_size(count: int, seed: int) -> No
 
 
 def test_a_refused_expression_costs_little() -> None:
-    """The worker waits for it. Compiling it with all of the memory takes 49 ms, another number each time."""
+    """The worker waits for it. Compiling it with the full memory takes 49 ms for each new number."""
     options = re2.Options()
     options.case_sensitive, options.log_errors, options.max_mem = False, False, PROGRAM_BYTES
 
@@ -156,13 +156,13 @@ def search_for_many_expressions() -> None:
         assert not Matcher(f"a.{{12}}b.{{12}}x{number}", regex=True).matches(text)
 
 
-def test_no_pattern_stays_in_memory_when_its_matcher_is_gone() -> None:
-    """The RE2 module would keep the last 128 of them, each with its states."""
+def test_no_pattern_outlives_its_matcher() -> None:
+    """The RE2 module would keep the last 128, each with its states."""
     assert bytes_left_by(search_for_many_expressions) < 10 * 2**20
 
 
-def test_the_patterns_for_json_leave_most_lines_out() -> None:
-    """Those with the first characters of a query, but not in its order, or in other text than the message's."""
+def test_the_patterns_for_json_exclude_most_lines() -> None:
+    """Such as those with the query's characters in another order, or outside the message."""
     found = Matcher('an "old" needle').in_json
     assert found.search(rb'{"message":"an \"old\" needle"}')
     assert found.search(rb'{"message":"\u001b[1man\u001b[0m \"old\" needle"}')

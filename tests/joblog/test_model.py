@@ -1,4 +1,4 @@
-"""The values of a log: a line in Redis, SSE and JSON, the parser of numbers, and what any entries are read as."""
+"""The values of a log: lines in Redis, SSE and JSON, the parser of numbers, and arbitrary entries."""
 
 import json
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ lines = st.builds(
 @example(line=Line(1, NOW, "\0\u2028\x85\x0b\r\n\nevent: end\ndata: x\n\n", "stderr"))
 @example(line=Line(MAX_NUMBER, NOW, "", "stdout", partial=True))
 def test_a_line_can_be_read_back_from_redis(line: Line) -> None:
-    """Reading its Redis fields gives the same line."""
+    """From its Redis fields."""
     entry = raw(f"{line.sequence_num}-0", *redis_fields(line))
 
     assert list(read_entries([entry], line.sequence_num - 1)) == [line]
@@ -82,7 +82,7 @@ def test_a_line_can_be_read_back_from_redis(line: Line) -> None:
 @given(line=lines)
 @example(line=Line(1, NOW, "\0\u2028\x85\x0b\r\n\nevent: end\ndata: x\n\nid: 9\n\n", "stderr"))
 def test_a_line_can_be_read_back_from_sse(line: Line) -> None:
-    """Its frame is one event. The event's id is the number, and reading the data gives the same line."""
+    """Its frame is one event, whose id is the number and whose data is the line."""
     [event] = Decoder().feed(line.to_frame())
 
     assert (event.event, event.id) == ("log", str(line.sequence_num))
@@ -91,7 +91,7 @@ def test_a_line_can_be_read_back_from_sse(line: Line) -> None:
 
 @given(line=lines)
 def test_a_line_can_be_read_back_from_json(line: Line) -> None:
-    """The keys are in the published order, and ``partial`` is there only if it is true."""
+    """The keys are in the published order; ``partial`` is present only if true."""
     keys = ["timestamp", "message", "sequence_num", "stream"] + ["partial"] * line.partial
 
     assert list(line.to_json()) == keys
@@ -99,7 +99,7 @@ def test_a_line_can_be_read_back_from_json(line: Line) -> None:
 
 
 def test_the_published_bytes_of_a_line() -> None:
-    """The JSON is compact, its keys are in the published order, and the id comes last."""
+    """Compact JSON with keys in the published order. The id comes last."""
     message = "Starting workflow execution"
     frame = Line(1, NOW, message, "stdout").to_frame()
 
@@ -113,20 +113,20 @@ def test_the_published_bytes_of_a_line() -> None:
 
 
 def test_the_published_bytes_of_a_gap() -> None:
-    """It has no id, because only lines and the end move a client's cursor."""
+    """It has no id: only lines and the end move a client's cursor."""
     assert Gap(2, 900, "trimmed").to_frame() == b'event: gap\ndata: {"from":2,"to":900,"reason":"trimmed"}\n\n'
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 def test_the_published_bytes_of_the_end(status: Status) -> None:
-    """They are the same for each of these statuses."""
+    """They are equal for all of these statuses."""
     end = End(1548, status, 0, 1547, 0, NOW)
 
     assert end.to_frame(30) == b'event: end\ndata: {"status":"stream_ended"}\nid: 1548\n\n'
 
 
 def test_the_published_bytes_of_a_lost_job() -> None:
-    """An error event with the id of the end. So the client's next reconnect gets 204."""
+    """An error event with the id of the end, so the client's next reconnect gets 204."""
     assert End(8, Status.LOST, None, 7, 0, NOW).to_frame(30) == (
         b"event: error\ndata: runner lost: nothing heard from it for 30 s\nid: 8\n\n"
     )
@@ -144,7 +144,7 @@ def test_the_published_bytes_of_a_running_job() -> None:
 
 
 def test_the_published_bytes_of_an_ended_job() -> None:
-    """There are four more keys. ``exit_code`` is null if it is not known."""
+    """Four more keys; ``exit_code`` is null if unknown."""
     job = Job(JobRef("w", "j"), Status.LOST, 2, None, NOW, NOW, None, 7, 3, 1, 7, End(8, Status.LOST, None, 7, 3, NOW))
 
     assert job.to_frame() == (
@@ -156,7 +156,7 @@ def test_the_published_bytes_of_an_ended_job() -> None:
 
 
 def test_a_jobs_json_has_the_published_keys() -> None:
-    """They are in the published order. ``lines`` of a running job is the number of its last line."""
+    """In the published order. ``lines`` of a running job is its last line's number."""
     assert list(Job(JobRef("w", "j"), Status.RUNNING, last=4).to_json().items()) == [
         ("workflow_id", "w"),
         ("id", "j"),
@@ -183,7 +183,7 @@ LONG = ("9" * 16, "0" * 16, str(2**53 + 1), str(2**63), str(2**64 - 1), str(2**6
 
 @pytest.mark.parametrize("text", [*SIGNED, *SPACED, *SPELT, *NOT_ASCII, *LONG], ids=lambda text: ascii(text)[:24])
 def test_a_text_that_is_not_a_number_is_refused(text: str) -> None:
-    """Some of these texts would be accepted by ``int``. No text raises an error."""
+    """Some of these texts would be accepted by ``int``."""
     assert parse_number(text) is None
 
 
@@ -192,7 +192,7 @@ def test_a_text_that_is_not_a_number_is_refused(text: str) -> None:
     [("0", 0), ("1", 1), ("0007", 7), ("999999999999999", MAX_NUMBER), ("000000000000000", 0), ("1000000000", 10**9)],
 )
 def test_a_number_is_accepted(text: str, number: int) -> None:
-    """It has one to fifteen digits, and may begin with zeros."""
+    """One to fifteen digits, with any leading zeros."""
     assert parse_number(text) == number
 
 
@@ -209,7 +209,7 @@ def test_a_parsed_number_is_its_digits(text: str) -> None:
     [("0", 0), ("137", 137), ("-9", -9), ("", None), ("x", None), ("1.0", None), ("1\n", None), ("9" * 10, None)],
 )
 def test_exit_codes(text: str, code: int | None) -> None:
-    """An exit code is a positive or negative integer. Any other text is an unknown exit code."""
+    """A positive or negative integer. Any other text is an unknown exit code."""
     assert parse_exit_code(text) == code
 
 
@@ -222,31 +222,30 @@ def test_exit_codes(text: str, code: int | None) -> None:
     ],
 )
 def test_timestamps_have_milliseconds_and_a_z(seconds: float, text: str) -> None:
-    """There are always three digits after the point, also if they are zeros."""
+    """Always three digits, even zeros."""
     assert iso_timestamp(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["wf_abc123", "a", "A" * 128, "0.9-_", "7f3c2a4e-0d1b-4c55-9a5e-0b8f6a1d2c3e"])
 def test_good_identifiers(text: str) -> None:
-    """They are up to 128 letters, digits, dots, underscores and dashes."""
+    """Up to 128 letters, digits, dots, underscores and dashes."""
     assert IDENTIFIER.fullmatch(text)
 
 
 @pytest.mark.parametrize("text", ["", "A" * 129, ".a", "-a", "_a", "..", *"*?%{", "[a]", "{x}", "a/b", "a:b", "a;x=1"])
 def test_bad_identifiers(text: str) -> None:
-    """They would have a special meaning in a key, a path or a pattern, or are empty or too long."""
+    """They are empty or too long, or have a special meaning in keys, paths or patterns."""
     assert not IDENTIFIER.fullmatch(text)
 
 
 @pytest.mark.parametrize("character", [*" \n\r\0\x7f\x85\u00e9\u0661\u017f\u212a\u2028\ufffd", "\r\n"], ids=ascii)
 def test_identifiers_are_printable_ascii(character: str) -> None:
-    """Other characters are refused at both ends and in the middle. So no identifier can forge a line of our log."""
+    """Other characters are refused everywhere, so that no identifier can forge a line of our log."""
     for text in (f"a{character}", f"a{character}b", f"{character}b"):
         assert not IDENTIFIER.fullmatch(text)
 
 
 def test_only_two_statuses_are_not_terminal() -> None:
-    """The other four are terminal."""
     assert [status for status in Status if not status.terminal] == [Status.PENDING, Status.RUNNING]
 
 
@@ -266,32 +265,32 @@ def test_only_two_statuses_are_not_terminal() -> None:
     ],
 )
 def test_every_number_is_accounted_for(ids: list[int], after: int, first: int, found: list[object]) -> None:
-    """Each number is a line or in a gap, and the gap has the reason."""
+    """Each number is a line, or in a gap with the right reason."""
     assert numbers([line(number) for number in ids], after, first) == found
 
 
 @pytest.mark.parametrize(("said", "start"), [("1", 3), ("2", 3), ("3", 3), ("4", 4), ("5", 5), ("6", 5), ("x", 5)])
 def test_lost_lines_begin_after_those_that_were_read(said: str, start: int) -> None:
-    """Whatever the entry says. Numbers between are missing."""
+    """Whatever the entry says. Numbers in between are missing."""
     lost = (b"5-0", [b"event", b"lost", b"from", said.encode()])
     missing = [Gap(3, start - 1, "missing")] if start > 3 else []
     assert [*read_entries([lost], 2)] == [*missing, Gap(start, 5, "lost")]
 
 
 def test_a_second_id_with_the_same_number_is_out_of_sequence() -> None:
-    """``5-1`` after ``5-0`` is reported, and the numbering continues as if it did not exist."""
+    """``5-1`` after ``5-0`` is reported, and the numbering continues without it."""
     entries = [line(5), raw("5-1", "message", "x"), raw("5-2", "event", "end"), line(6)]
 
     assert numbers(entries, after=4) == [5, "out of sequence 5-1", "out of sequence 5-2", 6]
 
 
 def test_an_id_with_a_second_part_may_be_a_line() -> None:
-    """``5-1`` without a ``5-0`` is line 5."""
+    """``5-1`` without ``5-0`` is line 5."""
     assert numbers([raw("5-1", "message", "x")], after=4) == [5]
 
 
 def test_an_id_made_by_the_server_is_a_number_after_a_large_gap() -> None:
-    """``XADD … *`` makes ids from the time in milliseconds. The numbers before them were never written."""
+    """``XADD … *`` generates ids from the time in ms. All earlier numbers were never written."""
     entries = [line(1), raw("1772532005123-0", "message", "x"), raw("1772532005123-1", "message", "y")]
 
     assert numbers(entries) == [1, (2, 1772532005122, "missing"), 1772532005123, "out of sequence 1772532005123-1"]
@@ -299,7 +298,7 @@ def test_an_id_made_by_the_server_is_a_number_after_a_large_gap() -> None:
 
 @pytest.mark.parametrize("entry_id", ["0-1", "1000000000000000-0", "18446744073709551615-18446744073709551615"])
 def test_an_id_that_is_not_a_valid_number_is_out_of_sequence(entry_id: str) -> None:
-    """Clients never get a number that they could not send as an offset."""
+    """Clients never get a number that is not a valid offset."""
     assert numbers([raw(entry_id, "message", "x")]) == [f"out of sequence {entry_id}"]
     entries = [(entry_id.encode(), [b"message", b"x"]), (b"1-0", [b"message", b"after"])]
     first, *others = read_entries(entries, 0)
@@ -326,14 +325,14 @@ def test_missing_fields_of_a_foreign_line_have_defaults() -> None:
 def test_the_stream_of_a_foreign_line_is_stdout_or_stderr(
     stream: str | bytes, shown: str, more: tuple[str, ...]
 ) -> None:
-    """Any other name counts as stdout. Unknown fields are ignored."""
+    """Any other name means stdout. Unknown fields are ignored."""
     entry = raw("1-0", "timestamp", NOW, "message", "x", "stream", stream, *more)
 
     assert list(read_entries([entry], 0)) == [Line(1, NOW, "x", shown)]
 
 
 def test_fields_in_any_order() -> None:
-    """A foreign runner need not write them in our order."""
+    """As a foreign runner may write them."""
     entry = raw("1-0", "partial", "1", "stream", "stderr", "message", "x", "timestamp", NOW)
 
     assert list(read_entries([entry], 0)) == [Line(1, NOW, "x", "stderr", partial=True)]
@@ -341,14 +340,13 @@ def test_fields_in_any_order() -> None:
 
 @pytest.mark.parametrize(("value", "partial"), [("1", True), ("0", False), ("true", False), ("", False)])
 def test_only_a_partial_of_1_marks_a_partial_line(value: str, partial: bool) -> None:
-    """Other values count as not partial."""
     [entry] = read_entries([raw("1-0", "message", "x", "partial", value)], 0)
 
     assert entry == Line(1, NO_TIMESTAMP, "x", "stdout", partial)
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """They are replaced in every field, whether the fields are in our order or in another."""
+    """In every field, in any order of fields."""
     usual = raw("1-0", "timestamp", b"\xff", "message", b"a\xff\xed\xa0\x80\0", "stream", "stdout")
     other = raw("2-0", "message", b"\xc3", "timestamp", b"\xfe")
 
@@ -360,7 +358,7 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 @pytest.mark.parametrize("fields", [["foo", "bar"], ["timestamp", NOW, "stream", "stdout"], ["event", "start"], []])
 def test_an_entry_without_a_message_is_a_gap(fields: list[str]) -> None:
-    """The gap has its number and the reason ``malformed``, and nothing of its content."""
+    """With its number and the reason ``malformed``, but without its content."""
     assert numbers([line(1), raw("2-0", *fields), line(3)]) == [1, (2, 2, "malformed"), 3]
 
 
@@ -372,7 +370,7 @@ def test_nothing_follows_the_end() -> None:
 
 
 def test_a_complete_terminal_entry() -> None:
-    """Our own runner writes it like this."""
+    """As written by our runner."""
     fields = "event", "end", "status", "FAILED", "lines", "6", "dropped", "2", "timestamp", NOW, "exit_code", "137"
 
     assert list(read_entries([raw("7-0", *fields)], 6)) == [End(7, Status.FAILED, 137, 6, 2, NOW)]
@@ -397,7 +395,7 @@ def test_a_complete_terminal_entry() -> None:
     ],
 )
 def test_an_incomplete_terminal_entry(fields: list[str | bytes], end: End) -> None:
-    """Missing and invalid fields have defaults."""
+    """Missing and invalid fields get defaults."""
     assert list(read_entries([raw("7-0", "event", "end", *fields)], 6)) == [end]
 
 
@@ -421,7 +419,7 @@ entry_ids = st.tuples(small | any_number, st.integers(0, 2))
 def test_numbers_are_contiguous_whatever_the_entries_are(
     contents: list[tuple[tuple[int, int], list[bytes]]], after: int, first: int
 ) -> None:
-    """After the offset, lines, gaps and the end have every number once and in order."""
+    """After the offset, every number appears once and in order, as a line, in a gap, or as the end."""
     contents = sorted(contents, key=itemgetter(0))
     entries = [(b"%d-%d" % entry_id, fields) for entry_id, fields in contents]
     expected = after + 1
@@ -437,7 +435,7 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
 
 @given(ids=st.lists(entry_ids, max_size=12, unique=True), after=st.integers(0, 8), first=st.integers(0, 14))
 def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: int) -> None:
-    """If entries are in the order of the store, every number up to the last valid one is a line or in a gap."""
+    """In stored order, every number up to the last valid one is a line or in a gap."""
     entries = [raw(f"{number}-{part}", "message", "x") for number, part in sorted(ids)]
     known = [after, *(number for number, _ in ids if after < number <= MAX_NUMBER)]
 
@@ -448,7 +446,7 @@ def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: in
 
 @given(contents=st.lists(st.tuples(entry_ids, fields), max_size=12), after=st.integers(0, 8))
 def test_every_value_that_was_read_can_be_sent(contents: list[tuple[tuple[int, int], list[bytes]]], after: int) -> None:
-    """Its frame is one event."""
+    """As one event."""
     for entry in read_entries([(b"%d-%d" % entry_id, fields) for entry_id, fields in contents], after):
         if not isinstance(entry, OutOfSequence):
             frame = entry.to_frame(30) if isinstance(entry, End) else entry.to_frame()
@@ -467,7 +465,7 @@ def test_every_value_that_was_read_can_be_sent(contents: list[tuple[tuple[int, i
     ],
 )
 def test_in_sequence(ids: list[str], after: int, answer: bool) -> None:
-    """True if the entries have the numbers after ``after`` without a gap. Only the last entry is checked."""
+    """True if the entries continue after ``after`` without a gap. Only the last entry is checked."""
     entries: list[Any] = [raw(entry_id, "message", "x") for entry_id in ids]
 
     assert in_sequence(entries, after) is answer

@@ -1,4 +1,4 @@
-"""What the runs before say of a line and of a failure."""
+"""What earlier runs reveal about a line and a failure."""
 
 from typing import Final
 
@@ -12,9 +12,9 @@ _STATUSES: Final = {"C": Status.COMPLETED, "F": Status.FAILED, "X": Status.CANCE
 
 
 def past(runs: str, is_whole: bool = True) -> PastRuns:
-    """Runs from the oldest, which is ``job_0``, to the newest, in two characters each: its status, and what it has.
+    """Runs, oldest first (``job_0``), in two characters each: the status, and whether it has the line.
 
-    ``+`` has a line of the shape, ``-`` has none, of ``?`` nobody knows.
+    ``+``: it has a line of the shape; ``-``: it has none; ``?``: unknown.
     """
     found = []
     for index, run in enumerate(runs.split()):
@@ -30,26 +30,26 @@ def past(runs: str, is_whole: bool = True) -> PastRuns:
     [
         ("F+", ("new", None)),
         ("C- F- X- L- F+", ("new", None)),
-        # Canceled runs do not count, whether they have the line, do not have it, or cannot be looked at.
+        # Canceled runs are ignored, whether they have the line, lack it, or cannot be read.
         ("C- X+ F+", ("new", None)),
         ("X? F+", ("new", None)),
         ("C- F+ X? F+", ("since", "job_1")),
         ("C- F+ F+", ("since", "job_1")),
         ("F+ L+ L+", ("since", "job_0")),
-        # A canceled run is no part of the row, and does not break it.
+        # A canceled run neither extends nor breaks the series.
         ("C- F+ X- F+ X+ F+", ("since", "job_1")),
         ("F- F+ F+", ("since", "job_1")),
-        # Good runs long ago had it, but not the last one before the row.
+        # Older good runs had it, but not the last one before the series.
         ("C+ C- F+ F+", ("since", "job_2")),
         ("F+ C- F+", ("recurring", None)),
         ("F+ C- C- F+ F+", ("recurring", None)),
         ("L+ C+ F+", ("recurring", None)),
-        # What good runs print, too, says nothing of a failure.
+        # What good runs also print says nothing about a failure.
         ("C+ F+", None),
         ("C+ F+ F+", None),
-        # It was there, then another failure came first: neither an unbroken row, nor a good run in between.
+        # It was there, then another failure came first: neither an unbroken series, nor a good run in between.
         ("C- F+ F- F+", None),
-        # Not everything is known. What is found is true all the same.
+        # Not everything is known, but what is found is true.
         ("C? C- F+", None),
         ("C? F+ F+", None),
         ("F? F+", None),

@@ -1,4 +1,4 @@
-"""Carriage returns: the states of a progress bar, and line ends, for any bytes in any chunks."""
+"""Carriage returns: states of progress bars, and line ends, for any bytes in any chunks."""
 
 import re
 import time
@@ -13,14 +13,14 @@ from tests.support.parameters import long_after
 #: Bytes of a state that these tests hold back.
 HELD = 5
 
-#: Bytes that are hard for the filter, and states that are about as long as the limit.
+#: Bytes that are hard for the filter, and states of about the maximum length.
 bars = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\r\n", b"10%", b" ", "é".encode(), b"\xff", b"xxxxx", b"y"])
 ).map(b"".join)
 
 
 def expected_lines(data: bytes) -> list[bytes]:
-    """The lines of ``data`` as they are when no time passes: each one's last state, and states too long to hold."""
+    """The lines of ``data`` if no time passes: each line's last state, and states too long to hold back."""
     lines = []
     for line in data.split(b"\n"):
         *overwritten, last = re.split(rb"\r+", line.rstrip(b"\r"))
@@ -30,7 +30,7 @@ def expected_lines(data: bytes) -> list[bytes]:
 
 @given(st.lists(bars))
 def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> None:
-    """The chunks do not matter as long as no time passes."""
+    """Chunks do not matter while no time passes."""
     progress_filter = ProgressFilter(HELD)
     given_out = b"".join([*map(progress_filter.feed, chunks), progress_filter.release()])
     assert given_out.split(b"\n") == expected_lines(b"".join(chunks))
@@ -38,7 +38,7 @@ def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> No
 
 @given(st.lists(st.tuples(bars, st.booleans())))
 def test_a_state_is_published_or_dropped_as_a_whole(steps: list[tuple[bytes, bool]]) -> None:
-    """The output is lines of the input's states, in order, with the last state of every line."""
+    """The output consists of lines of the input's states, in order, including each line's last state."""
     progress_filter = ProgressFilter(HELD)
     given_out = b""
     for chunk, quiet in steps:
@@ -75,13 +75,13 @@ def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: s
     ],
 )
 def test_a_line_is_its_last_state(data: bytes, given_out: bytes) -> None:
-    """The carriage return may come before or after a state, and lines may end in any way."""
+    """A carriage return can come before or after a state, and lines can end in any way."""
     progress_filter = ProgressFilter()
     assert progress_filter.feed(data) + progress_filter.release() == given_out
 
 
 def test_a_state_that_was_shown_for_a_while_is_a_line() -> None:
-    """If it was incomplete at that time, its rest still comes."""
+    """If it was incomplete at that time, its rest still follows."""
     progress_filter = ProgressFilter()
     parts = [
         progress_filter.feed(b"\r1%\r2%\r3"),
@@ -94,7 +94,7 @@ def test_a_state_that_was_shown_for_a_while_is_a_line() -> None:
 
 @pytest.mark.parametrize("hostile", long_after(2, [b"\r\r\n", b"x" * 5_000 + b"\r", b"\r", b"\rx", b"x\r"]))
 def test_four_megabytes_of_returns_take_linear_time(hostile: bytes) -> None:
-    """They come in one chunk and in many."""
+    """In one chunk and in many."""
     data = hostile * (4_000_000 // len(hostile))
     started = time.process_time()
     for size in (4_000_000, 10_000):

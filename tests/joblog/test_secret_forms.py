@@ -1,4 +1,4 @@
-"""Secrets that are known by their form become ``[masked]``."""
+"""Secrets with a known form become ``[masked]``."""
 
 import json
 import time
@@ -35,7 +35,7 @@ KEYS = {
     "pypi": "py" + "pi-AgE" + LETTERS * 3,
     "jwt": "ey" + "J" + LETTERS + ".ey" + "J" + LETTERS + "." + LETTERS,
 }
-#: A text with the secret instead of {}, where the form includes what is around.
+#: A text with {} in place of the secret, if the form includes its context.
 AROUND = {
     "aws secret": ("aws_secret_" + "access_key = {}", LETTERS + "/+Zz12/+"),
     "slack hook": ("https://hooks." + "slack.com/services/{}", "T00000000/B00000000/" + LETTERS[:24]),
@@ -64,7 +64,7 @@ def masked(text: str) -> str:
 
 @pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
 def test_each_form_is_masked(name: str, around: str, key: str) -> None:
-    """Whole, twice in a line, in colours, highlighted in part, in JSON, and in the path of a URL."""
+    """Whole, twice in a line, in color, partly highlighted, in JSON, and in a URL's path."""
     text = around.format(key)
     expected = around.format("[masked]")
     assert masked(text) == expected
@@ -82,9 +82,9 @@ def test_each_form_is_masked(name: str, around: str, key: str) -> None:
 
 @pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
 def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key: str) -> None:
-    """However it is cut, also if the first chunk is published as a partial line when its newline is late.
+    """However it is cut, even if its first chunk is published as a partial line because the newline is late.
 
-    Then the chunk may show a part of what all keys of the form begin with.
+    Then the chunk can show a part that all keys of the form have in common.
     """
     parts = [key[:length] for length in range(len(key) if around == "{}" else 1)]
     begun = [part for part in parts if not FORMS.may_be_in(part.encode())]
@@ -102,7 +102,7 @@ def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key
 
 
 def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:
-    """The pieces are no longer than is allowed."""
+    """The pieces do not exceed the limit."""
     key = GITHUB
     for before in range(1_000 - len(key), 1_001):
         for is_whole in (True, False):
@@ -119,7 +119,7 @@ def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:
 
 @pytest.mark.parametrize(("before", "after"), SURROUNDED)
 def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> None:
-    """As many lines as it has, whatever is around each, in one text and line by line. What follows stays."""
+    """Any number of lines, with any text around each, at once or line by line. Later text is kept."""
     lines = ["reading", *PEM, "done", "MIIEow" * 10]
     texts = [f"{before}{line}{after}" for line in lines]
     for found in (masked("\n".join(texts)).split("\n"), list(map(FORMS.mask(), [text.encode() for text in texts]))):
@@ -142,7 +142,7 @@ def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> 
     ids=["plain", "named", "coloured", "both", "log", "time", "json", "json twice", "json in part"],
 )
 def test_a_private_key_in_chunks_is_masked(lines: list[str], max_line_bytes: int) -> None:
-    """However it is cut, if what is there is published as a partial line, because the rest is late."""
+    """However it is cut, and published as partial lines."""
     text = "\n".join(lines).encode()
     for cut in range(len(lines[0]), len(text) - len(lines[-1]), 13):
         splitter = LineSplitter("stdout", max_line_bytes, FORMS.mask())
@@ -157,7 +157,7 @@ def test_a_private_key_in_chunks_is_masked(lines: list[str], max_line_bytes: int
 
 
 def test_a_private_key_in_one_line_is_masked() -> None:
-    """As JSON has it, also if it is cut."""
+    """As in JSON, also if it is cut."""
     whole = json.dumps({"key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
     assert masked(whole) == '{"key": "[masked]", "id": 7}'
     cut = whole[:400]
@@ -165,8 +165,8 @@ def test_a_private_key_in_one_line_is_masked() -> None:
     assert masked(f"{PEM[0]} {PEM[-1]} text {PEM[0]}\nok") == "[masked] text [masked]\nok"
 
 
-def test_text_after_a_key_that_does_not_end_stays() -> None:
-    """A program may only speak of a key."""
+def test_text_after_an_unfinished_key_is_kept() -> None:
+    """A program may only mention a key."""
     assert masked(f"no {PEM[0]} in id_rsa\nok\ndone") == "no [masked] in id_rsa\nok\ndone"
     assert masked(f"{PEM[0]}\n{PEM[3]}\nStep 2\n{PEM[3]}") == f"[masked]\n[masked]\nStep 2\n{PEM[3]}"
 
@@ -189,8 +189,8 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
 
 
-def test_a_prompt_does_not_wait() -> None:
-    """Only what may be the beginning of a secret does."""
+def test_a_prompt_is_not_held_back() -> None:
+    """Only the possible beginning of a secret is."""
     for prompt in ("Password:", "Go on? [y/N] ", "....", "-----", "user@host:~$ ", "12 s", "https://h.example/ready"):
         splitter = LineSplitter("stdout", 65_536, FORMS.mask())
         assert not splitter.feed(prompt.encode(), "")
@@ -202,8 +202,8 @@ def test_a_prompt_does_not_wait() -> None:
 
 
 @given(st.lists(st.sampled_from([*PEM[:1], *PEM[3:4], *PEM[-1:], "x", "", *KEYS.values(), "\\n", " ", "\n"])))
-def test_the_number_of_lines_stays(parts: list[str]) -> None:
-    """And what was masked stays as it is."""
+def test_the_number_of_lines_is_unchanged(parts: list[str]) -> None:
+    """And masking again changes nothing."""
     text = " ".join(parts)
     found = masked(text)
     assert found.count("\n") == text.count("\n")
@@ -211,7 +211,7 @@ def test_the_number_of_lines_stays(parts: list[str]) -> None:
 
 
 def test_lists_are_masked_in_place() -> None:
-    """A private key may go on in the next list of its stream."""
+    """A private key can continue in its stream's next list."""
     out, err, rest = [*map(str.encode, PEM[:5])], [b"fine"], [*map(str.encode, PEM[5:])]
     FORMS.mask_lists([("stdout", out), ("stderr", err), ("stdout", rest), ("stderr", [])])
     assert err == [b"fine"]
@@ -219,7 +219,7 @@ def test_lists_are_masked_in_place() -> None:
 
 
 def test_more_forms() -> None:
-    """Of a form with groups, the first one that matches is the secret. A form can be of a whole line."""
+    """The first matching group is the secret. A form can match a whole line."""
     more = [("acme", "acme_[a-z]{8}"), ("pin", "(?i)pin: ([0-9]{4})|code=([0-9]{6})"), ("line", "^tok-[a-z]{8}$")]
     forms = SecretForms(more)
     text = f"acme_abcdefgh PIN: 1234 code=123456 {GITHUB}"
@@ -236,7 +236,7 @@ def test_an_invalid_form_is_named(expression: str, reason: str) -> None:
 
 
 def test_a_hostile_line_takes_linear_time() -> None:
-    """A megabyte of beginnings."""
+    """A megabyte of beginnings of secrets."""
     for text in (PEM[0] + " ", "-----", "https" + "://a:", KEYS["github"][:20], "\x1b]", "ey" + "Jaaaaaaaaaaaa."):
         lines = (text * (2**20 // len(text))).encode()
         start = time.process_time()

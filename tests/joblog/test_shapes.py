@@ -1,4 +1,4 @@
-"""The shape of a line: what it leaves out, what it keeps, and what it costs."""
+"""The shape of a line: what it omits, what it keeps, and its cost."""
 
 import random
 import time
@@ -79,7 +79,7 @@ def test_what_differs_from_run_to_run_has_a_placeholder(message: str, expected: 
 
 
 def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
-    """A set of hashes is read by other processes and by later versions, so a hash must never change."""
+    """Other processes and later versions read sets of hashes, so a hash must never change."""
     first, second, third = ShapeHasher().hashes(["took 12 ms", "took 1.3 s", "took too long"])
     assert first == second != third
     assert ShapeHasher().hashes(["took 1 ms"]) == [15398201453281826935]
@@ -95,7 +95,7 @@ def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
     )
 )
 def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None:
-    """A message may contain anything: a foreign runner may even write newlines into it."""
+    """Messages can contain anything, even newlines from a foreign runner."""
     hasher = ShapeHasher()
     assert hasher.hashes(messages) == [found for each in messages for found in ShapeHasher().hashes([each])]
     assert hasher.hashes(messages) == hasher.hashes(messages)
@@ -109,7 +109,7 @@ def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None
     st.sampled_from(["", ",", ")", '"]', ">.", ";"]),
 )
 def test_an_id_in_a_word_is_masked(before: str, found: str, after: str) -> None:
-    """It is masked whatever its digits are, and among other masked words, too."""
+    """Whatever its digits, and also among other masked words."""
     if found.isalpha():
         found = f"0{found}"
     assert ShapeHasher().shape(before + found + after) == f"{before}#{after}"
@@ -125,7 +125,7 @@ _PARTS = (
 @given(st.lists(st.sampled_from([" ", *_PARTS.split()]), max_size=9))
 @example(["\x1b", "\x1b[0m", "[", "deadbeef"])
 def test_a_hash_is_that_of_the_shape(parts: list[str]) -> None:
-    """Lines that have different ids only are looked up as one line. That makes no difference to the shape."""
+    """Lines that differ only in ids are looked up as one line, without changing the shape."""
     message = "".join(parts)
     digest = blake2b(ShapeHasher().shape(message).encode(), digest_size=8).digest()
     assert ShapeHasher().hashes([message]) == [int.from_bytes(digest, "little")]
@@ -185,7 +185,7 @@ def test_a_hash_is_that_of_the_shape(parts: list[str]) -> None:
     ],
 )
 def test_the_time_is_linear(part: str) -> None:
-    """Four times 60,000 characters take some 0.2 s at most. With quadratic time they would take minutes."""
+    """Four times 60,000 characters take about 0.2 s. With quadratic time, they would take minutes."""
     began = time.process_time()
     for end in ("", "!"):
         message = part * (60_000 // len(part)) + end
@@ -196,7 +196,7 @@ def test_the_time_is_linear(part: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_packed_set_has_the_first_line_of_each_shape(seed: int) -> None:
-    """Like a dict, also for shapes that are not there. A line's number has up to 48 bits; others are unknown."""
+    """Like a dict, also for missing shapes. Line numbers have up to 48 bits; larger ones are unknown."""
     choice, shapes, first = random.Random(seed), ShapeSet(), dict[int, int]()
     for _ in range(30):
         hashes = [
@@ -222,7 +222,7 @@ def test_a_packed_set_has_the_first_line_of_each_shape(seed: int) -> None:
 
 
 def test_a_set_of_too_many_shapes_is_full() -> None:
-    """It has none then, and stays so. With one less it has all."""
+    """It is then permanently empty. With one less, it has all."""
     shapes = ShapeSet()
     shapes.add(range(MAX_SHAPES), range(1, MAX_SHAPES + 1))
     assert (shapes.is_full, len(shapes.first)) == (False, MAX_SHAPES)

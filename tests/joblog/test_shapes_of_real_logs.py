@@ -1,7 +1,7 @@
-"""New lines of real logs: three good runs, a further good run, and one with a planted failure, of each kind.
+"""New lines of real logs of each kind: three good runs, a further good run, and one with a planted failure.
 
-The logs come from tools that were really run; ``tests/data/runs`` has them. The names of hosts and directories were
-replaced. Each archive has good1.log, good2.log, good3.log, further.log and failed.log.
+The logs in ``tests/data/runs`` are from real tools, with names of hosts and directories replaced. Each archive has
+good1.log, good2.log, good3.log, further.log and failed.log.
 """
 
 import re
@@ -16,7 +16,7 @@ from chronoverse.joblog.shapes import ShapeHasher
 
 RUNS: Final = Path(__file__).parents[1] / "data" / "runs"
 ANSWERS: Final = Path(__file__).parents[2] / "docs" / "answers.md"
-#: The lines of the planted failure, and the lines between which all others belong to it too.
+#: The lines of the planted failure, and lines between which all others are part of it.
 FAILURES: Final = {
     "pytest": (r" FAILED |^FAILED |[0-9] failed", r"^=+ FAILURES =", r"^=+ slowest"),
     "npm": (
@@ -40,7 +40,7 @@ def read_run(kind: str, run: str) -> list[str]:
 
 
 def planted(kind: str, lines: list[str]) -> Iterator[int]:
-    """The indices of the planted failure's lines. Lines without a letter or a digit say nothing, and do not count."""
+    """The indices of the planted failure's lines. Ignores lines without letters and digits."""
     pattern, first, last = FAILURES[kind]
     inside = False
     for index, line in enumerate(lines):
@@ -50,8 +50,8 @@ def planted(kind: str, lines: list[str]) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_the_planted_failure_is_new_and_little_else(kind: str) -> None:
-    """At least 95 % of the failure's lines, at most 1 % of the further good run's: the documented table has both."""
+def test_almost_only_the_planted_failure_is_new(kind: str) -> None:
+    """At least 95 % of its lines, and at most 1 % of the further good run's. The documented table has both."""
     hasher = ShapeHasher()
     known: set[int] = set()
     for run in ("good1", "good2", "good3"):

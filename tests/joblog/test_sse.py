@@ -1,4 +1,4 @@
-"""The codec of Server-Sent Events: the examples of the WHATWG standard, and streams that are cut anywhere."""
+"""The codec of Server-Sent Events: the WHATWG standard's examples, and streams cut at any position."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -72,13 +72,13 @@ def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
     ],
 )
 def test_the_standards_examples(stream: bytes, events: list[Event]) -> None:
-    """Each example of section 9.2.6 of the standard gives the events that the standard names."""
+    """Section 9.2.6."""
     assert decode(stream) == events
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_any_line_end_at_any_chunk_boundary(end: bytes) -> None:
-    """All three line ends mean the same wherever a chunk ends. Only the byte after a CR shows whether it is a CR LF."""
+    """All line ends are equivalent, wherever a chunk ends. Only the byte after a CR shows whether it is a CR LF."""
     stream = b"event: log\ndata: a\ndata: b\nid: 7\n\n: comment\n\ndata: c\n\n".replace(b"\n", end) + b":"
 
     for position in range(len(stream) + 1):
@@ -86,7 +86,7 @@ def test_any_line_end_at_any_chunk_boundary(end: bytes) -> None:
 
 
 def test_one_byte_at_a_time() -> None:
-    """The stream has every line end, and characters of one to four bytes."""
+    """With all line ends, and characters of one to four bytes."""
     stream = BOM + "data: aé€😀\r\ndata: b\rid: 1\n\r\ndata: c\n\n".encode()
 
     assert decode(*(bytes([byte]) for byte in stream)) == [
@@ -101,7 +101,7 @@ def test_mixed_line_ends_make_an_empty_line() -> None:
 
 
 def test_a_byte_order_mark_is_dropped_only_at_the_very_start() -> None:
-    """One mark before the first line is not part of it. Any other mark makes the name of its field an unknown one."""
+    """Any other byte order mark is part of a field name, which is then unknown."""
     once, twice = BOM + b"data: a\n\n", BOM + BOM + b"data: b\n\n"
 
     assert [decode(*cut(once, [position])) for position in range(5)] == [[Event("message", "a", "")]] * 5
@@ -116,12 +116,12 @@ def test_an_incomplete_byte_order_mark_is_not_dropped() -> None:
 
 
 def test_an_id_with_nul_is_ignored() -> None:
-    """The field is skipped, and the id before it stays. The event of its block is dispatched."""
+    """Its block's event is dispatched with the previous id."""
     assert decode(b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n") == [Event("message", "a", "1"), Event("message", "b", "1")]
 
 
 def test_an_id_lasts_until_the_next_one() -> None:
-    """Blocks without an id have the last one. An empty id removes it."""
+    """Blocks without an id have the last one. An empty id resets it."""
     decoder = Decoder("4")
     events = decode(b"data: a\n\nid: 5\ndata: b\n\ndata: c\n\nid:\ndata: d\n\n", decoder=decoder)
 
@@ -138,7 +138,7 @@ def test_an_id_only_block_moves_the_cursor_and_dispatches_nothing() -> None:
 
 
 def test_an_incomplete_block_does_not_move_the_cursor() -> None:
-    """Wherever a frame is cut off, the client resumes before it."""
+    """Wherever a frame is interrupted, the client resumes before it."""
     stream = sse.frame("log", b"{}", id=12)
 
     for length in range(len(stream)):
@@ -148,7 +148,7 @@ def test_an_incomplete_block_does_not_move_the_cursor() -> None:
 
 
 def test_an_event_name_lasts_for_its_block_only() -> None:
-    """That is so even if the block had no data and was dropped."""
+    """Even if the block had no data and was dropped."""
     assert decode(b"event: log\ndata: a\n\ndata: b\n\nevent: end\n\ndata: c\n\n") == [
         Event("log", "a", ""),
         Event("message", "b", ""),
@@ -157,7 +157,7 @@ def test_an_event_name_lasts_for_its_block_only() -> None:
 
 
 def test_heartbeats_dispatch_nothing() -> None:
-    """They may be before, between, after and inside blocks."""
+    """Before, between, after and inside blocks."""
     frames = sse.frame("log", b"a", id=1), sse.frame("log", b"b", id=2)
     stream = sse.HEARTBEAT + frames[0] + 3 * sse.HEARTBEAT + b"data: x\n" + sse.HEARTBEAT + b"\n" + frames[1] + b": c\n"
 
@@ -165,7 +165,7 @@ def test_heartbeats_dispatch_nothing() -> None:
 
 
 def test_unknown_fields_and_lines_without_a_colon_are_ignored() -> None:
-    """White space and upper case make a name another name, as the standard says."""
+    """Whitespace and uppercase letters make a different name."""
     assert decode(b"foo: 1\nbar\nData: 2\n data: 3\ndata : 4\n\n") == []
 
 
@@ -180,7 +180,7 @@ def test_retry_is_a_number_of_milliseconds(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "-1", "+1", "1.5", "1 ", " 1", "1e3", "1_0", "a", "\uff11", "\u00b2"], ids=ascii)
 def test_retry_takes_ascii_digits_only(value: str) -> None:
-    """Any other value does not change the reconnection time."""
+    """Other values do not change the reconnection time."""
     decoder = Decoder()
 
     assert decode(b"retry: 5\n", f"retry: {value}\n\n".encode(), decoder=decoder) == []
@@ -188,7 +188,7 @@ def test_retry_takes_ascii_digits_only(value: str) -> None:
 
 
 def test_the_retry_block() -> None:
-    """It sets the reconnection time, dispatches nothing, and does not change the id."""
+    """It sets the reconnection time, dispatches nothing, and keeps the id."""
     decoder = Decoder("3")
 
     assert decode(sse.retry(2417), decoder=decoder) == []
@@ -197,17 +197,17 @@ def test_the_retry_block() -> None:
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\0"])
 def test_only_cr_and_lf_end_a_line(character: str) -> None:
-    """Other characters at which ``str.splitlines`` ends a line are data."""
+    """Other line separators of ``str.splitlines`` are data."""
     assert decode(sse.frame("log", f"a{character}b".encode())) == [Event("log", f"a{character}b", "")]
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """Such bytes never stop a stream."""
+    """They never stop a stream."""
     assert decode(b"data: a\xff\xc3\n", b"data: \xe2\x82\n\n") == [Event("message", "a\ufffd\ufffd\n\ufffd", "")]
 
 
 def test_the_bytes_of_a_frame() -> None:
-    """The fields are in this order: event, data, retry, id."""
+    """Fields are in this order: event, data, retry, id."""
     assert sse.frame("connected", b"{}", retry_ms=2417) == b"event: connected\ndata: {}\nretry: 2417\n\n"
     assert sse.frame("end", b"{}", id=4, retry_ms=1) == b"event: end\ndata: {}\nretry: 1\nid: 4\n\n"
     assert sse.frame("log", b"", id=0) == b"event: log\ndata: \nid: 0\n\n"
@@ -226,7 +226,7 @@ def test_the_bytes_of_a_frame() -> None:
     ],
 )
 def test_folding_makes_one_line_of_data(text: str, folded: bytes) -> None:
-    """No text can end its line. So no text can forge a field."""
+    """No text can end its line and forge a field."""
     assert sse.fold(text) == folded
 
 
@@ -240,7 +240,7 @@ frames = st.lists(st.tuples(names, one_line, st.none() | st.integers(0, 10**15 -
 def test_frames_are_decoded_however_they_are_cut(
     frames: list[tuple[str, str, int | None]], positions: list[int], heartbeats: bool
 ) -> None:
-    """The decoder gives the events that were encoded, wherever chunks end."""
+    """The decoder returns the encoded events, wherever chunks end."""
     comment = sse.HEARTBEAT if heartbeats else b""
     stream = comment.join([sse.frame(name, data.encode(), id=number) for name, data, number in frames])
     expected, last = [], ""
@@ -261,7 +261,7 @@ def test_folded_text_is_always_one_frame(text: str, number: int) -> None:
 
 @given(chunks=st.lists(st.binary(max_size=40)), positions=st.lists(st.integers(0, 400)))
 def test_any_bytes_mean_the_same_in_any_chunks(chunks: list[bytes], positions: list[int]) -> None:
-    """Random bytes raise no error, and give the same events wherever they are cut."""
+    """Random bytes raise no error, and give the same events in any chunks."""
     stream = b"".join(chunks)
 
     assert decode(*cut(stream, positions)) == decode(stream)
@@ -269,5 +269,5 @@ def test_any_bytes_mean_the_same_in_any_chunks(chunks: list[bytes], positions: l
 
 @given(chunks=st.lists(st.sampled_from([b"\r", b"\n", b"data", b"id", b":", b" ", b"1", b"\0", BOM, b"\xef"])))
 def test_random_fields_mean_the_same_in_any_chunks(chunks: list[bytes]) -> None:
-    """Here the bytes are parts of valid fields. Each part is a chunk."""
+    """The bytes are parts of valid fields. Each part is a chunk."""
     assert decode(*chunks) == decode(b"".join(chunks))

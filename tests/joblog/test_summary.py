@@ -1,4 +1,4 @@
-"""A summary has the most important lines in a bounded number of bytes, and says when it has left something out."""
+"""A summary has the most important lines in a limited number of bytes, and marks omissions."""
 
 import re
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def line(number: int, message: str) -> Line:
 
 
 def weigh(message: str) -> int:
-    """Errors are telling."""
+    """The weight of a line: errors are telling."""
     return int("error" in message)
 
 
 def group(lines: list[Line], low: int = 1) -> FoundLines:
-    """The lines, those that differ in numbers only together. The lines from number ``low`` on were looked at."""
+    """The lines, grouped without regard to digits. Those from number ``low`` on were scanned."""
     groups = FoundLines(lambda message: hash(re.sub("[0-9]+", "0", message)), weigh, low, len(lines))
     for each in lines:
         groups.add(each)
@@ -44,7 +44,7 @@ def group(lines: list[Line], low: int = 1) -> FoundLines:
 
 
 def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **more: Any) -> dict[str, Any]:
-    """A summary, which is no longer than it may be."""
+    """A summary, after checking its size."""
     job = Job(JobRef("w" * 128, "j" * 128), more.pop("status", Status.FAILED), last=len(last))
     found = group(errors, more.pop("low", 1))
     others = {name: more.pop(name) for name in ("read_past", "baseline") if name in more}
@@ -63,7 +63,7 @@ def read(lines: list[Line]) -> Callable[[int], Line]:
 
 
 def test_lines_of_one_shape_come_once() -> None:
-    """The first line of a shape stands for all of them, and says how many there are."""
+    """The first line represents all lines of its shape, with their number."""
     errors = [line(3, "error 1"), line(4, "fatal"), line(7, "error 2")]
     summary = summarize(errors, [line(7, "error 2")])
     assert summary["errors"] == {
@@ -75,7 +75,7 @@ def test_lines_of_one_shape_come_once() -> None:
 
 
 def test_pauses_get_a_quarter_of_the_room() -> None:
-    """What does not fit is left out, and said. None at all would say that nothing was slower."""
+    """Omitted pauses are marked: without any, nothing would seem slower."""
     slower = [b'"%b"' % (b"x" * 1_000)] * 3
     for max_bytes, count in ((16_384, 3), (6_000, 1), (1_024, None)):
         summary = summarize([], [line(1, "one")], max_bytes, slower=slower)
@@ -85,7 +85,7 @@ def test_pauses_get_a_quarter_of_the_room() -> None:
 
 
 def test_new_lines_and_what_they_were_compared_with() -> None:
-    """They come in the order of the log."""
+    """In the order of the log."""
     new = [line(1, "one"), line(2, "two")]
     summary = summarize([], [], compared_with=["job_1", "job_2"], new=group(new))
     assert summary["compared_with"] == ["job_1", "job_2"]
@@ -99,7 +99,7 @@ def test_a_long_line_is_cut_and_marked() -> None:
 
 
 def test_the_kinds_of_lines_share_the_room() -> None:
-    """Each kind has some lines. The last lines are the very last ones, in the order of the log."""
+    """Each kind has some lines. The last lines are the log's very last ones, in order."""
     many = [line(number, f"{chr(97 + number % 26)}{chr(97 + number // 26 % 26)} error") for number in range(1, 400)]
     summary = summarize(many, many, 8_000, compared_with=["job_1"], new=group(many))
     sizes = [len(summary["new"]["first"]), len(summary["errors"]["first"]), len(summary["last"])]
@@ -109,15 +109,15 @@ def test_the_kinds_of_lines_share_the_room() -> None:
     assert summary["truncated"] is True
 
 
-def test_a_summary_that_leaves_something_out_says_so() -> None:
-    """It says so even when all the lines that were found fit into it."""
+def test_a_summary_marks_omissions() -> None:
+    """Even if all found lines fit."""
     errors = [line(n, "error " + "x" * n) for n in range(1, MAX_GROUPS + 2)]
     summary = summarize(errors, errors[-1:], MAX_BYTES)
     assert (summary["errors"]["count"], summary["truncated"]) == (MAX_GROUPS + 1, True)
 
 
-def test_what_was_not_looked_at_is_not_counted() -> None:
-    """There is no count, and the summary says from which line on it has looked."""
+def test_unscanned_lines_are_not_counted() -> None:
+    """There is no count, and the summary says where scanning stopped."""
     lines = [line(number, "error") for number in range(1, 11)]
     summary = summarize(lines[5:], lines, low=6)
     assert (summary["complete"], summary["scanned_to"], summary["truncated"]) == (False, 6, True)
@@ -130,8 +130,8 @@ def test_what_was_not_looked_at_is_not_counted() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 60), st.integers(0, 60))
-def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: int, stop: int) -> None:
-    """From the end backwards, with lines that are written meanwhile, and kept between requests, or in one go."""
+def test_the_order_of_scanning_makes_no_difference(is_found: list[bool], start: int, stop: int) -> None:
+    """From the end backwards, with new lines meanwhile and saved state between requests, or in one pass."""
     lines = [line(number, f"{'xyz'[number % 3]} {number}") for number, each in enumerate(is_found, 1) if each]
     start, stop = sorted((start, stop))
     backwards = FoundLines(lambda message: ord(message[0]), lambda message: message[0] == "x", start, start)
@@ -154,7 +154,7 @@ def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: i
 @pytest.mark.parametrize("telling", [1, 301, 3 * MAX_HUNKS + 1])
 @pytest.mark.parametrize("step", [3, -3])
 def test_the_best_of_too_many_hunks_is_kept(telling: int, step: int) -> None:
-    """Wherever it is, and in whichever order the lines are read."""
+    """Wherever it is, and in whichever order lines are scanned."""
     found = FoundLines(hash, lambda message: 3 * weigh(message), 1, 1)
     for number in range(1, 3 * MAX_HUNKS + 2, 3)[:: step // 3]:
         found.add(line(number, "error" if number == telling else "x"))
@@ -162,7 +162,7 @@ def test_the_best_of_too_many_hunks_is_kept(telling: int, step: int) -> None:
 
 
 def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLines | None = None) -> Any:
-    """The cause of a job whose lines from 1 to 100 are none of ``messages``, but these. A guess is that of line 40."""
+    """The cause of a job with 100 lines: ``messages`` by number, and ``step`` for all others. A guess is line 40."""
     lines = [line(number, messages.get(number, "step")) for number in range(1, 101)]
     guess = Cause(30, 59, 40, 0.7) if messages else None
     job = Job(JobRef("w", "j"), status, last=100)
@@ -173,7 +173,7 @@ def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLi
 
 
 def test_the_cause_of_a_job() -> None:
-    """It is the best hunk of new lines, or the guess, or the last lines. Only failed and lost jobs have one."""
+    """The best hunk of new lines, the guess, or the last lines. Only failed and lost jobs have one."""
     errors = {40: "error a", 90: "error c"}
     assert cause(errors) == (30, 59, 40, "error", "high")
     assert cause(errors, new=group([line(70, "x"), line(71, "error y")])) == (70, 71, 71, "error", "high")
@@ -184,7 +184,7 @@ def test_the_cause_of_a_job() -> None:
     assert {cause(errors, status) for status in (Status.RUNNING, Status.COMPLETED, Status.CANCELED)} == {None}
 
 
-def test_the_subject_of_a_commit_is_no_hunk() -> None:
+def test_a_commit_subject_is_not_a_hunk() -> None:
     """It is new in every run."""
     found = FoundLines(hash, lambda message: weight_of(message, "error" in message), 1, 9)
     found.add(line(3, "HEAD is now at 0a1b2c3 Fix the error of the totals"))
@@ -216,10 +216,10 @@ def test_how_telling_a_line_is(message: str, weight: int) -> None:
     st.lists(st.text("j", min_size=128, max_size=128), max_size=10),
     st.integers(MIN_BYTES, 20_000),
 )
-def test_it_never_has_more_bytes_than_it_may(
+def test_it_never_exceeds_its_size(
     errors: list[str], last: list[str], compared_with: list[str], max_bytes: int
 ) -> None:
-    """That holds whatever the lines contain."""
+    """Whatever the lines contain."""
     lines = [line(number, text) for number, text in enumerate(errors, 1)]
     summarize(
         lines,

@@ -1,4 +1,4 @@
-"""Lines of a job are made safe for a terminal: text and colours stay, everything else is removed."""
+"""Lines are made safe for a terminal: text and colors stay, everything else is removed."""
 
 import re
 import time
@@ -101,14 +101,14 @@ def test_a_control_sequence_is_removed_and_the_text_around_it_stays(hostile: str
 
 
 def test_no_control_character_is_left() -> None:
-    """All of C0 except the tab, all of C1, and DEL are removed."""
+    """All of C0 except tabs, all of C1, and DEL."""
     controls = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))]
     assert [each for each in controls if each in sanitize(f"a{each}b", colour=True)] == []
 
 
 @pytest.mark.parametrize("start", [ESC + "]0;", ESC + "P", ESC + "X", ESC + "^", ESC + "_", "\x9d", "\x90"])
 def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
-    """It removes nothing of the next line."""
+    """Nothing of the next line is removed."""
     assert sanitize(f"a{start}title", colour=True) == "a"
     assert sanitize(f"a{start}title\nnext", colour=True) == "a<U+000A>next"
     assert sanitize("the next line", colour=True) == "the next line"
@@ -130,7 +130,7 @@ def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
     ],
 )
 def test_a_broken_sequence_hides_no_later_text(text: str, clean: str) -> None:
-    """A character that aborts a sequence is read again as the start of something new."""
+    """A character that aborts a sequence is parsed again."""
     assert sanitize(text, colour=True) == clean
 
 
@@ -153,19 +153,19 @@ def test_removing_a_sequence_creates_no_new_one() -> None:
     ],
 )
 def test_colours_stay(text: str, expected: str) -> None:
-    """People read the output of builds by its colours."""
+    """Build output is easier to read with colors."""
     assert sanitize(text, colour=True) == expected
     assert ESC not in sanitize(text, colour=False)
 
 
 def test_colours_end_with_their_line() -> None:
-    """Otherwise they would colour the next line, our own messages and the prompt."""
+    """Otherwise they would color the next line, our own messages and the prompt."""
     assert sanitize(ESC + "[31mred", colour=True) == ESC + "[31mred" + ESC + "[0m"
 
 
 @pytest.mark.parametrize("parameters", ["8", "08", "8:1", "1;8", "8;31", "38;5;8;8"])
 def test_text_cannot_be_hidden(parameters: str) -> None:
-    """SGR 8 is removed, because a reader would copy the invisible text without seeing it."""
+    """SGR 8 is removed: readers would copy invisible text without knowing."""
     shown = sanitize(f"{ESC}[{parameters}mhidden", colour=True)
 
     assert re.sub("38;5;8", "", shown.removeprefix(ESC + "[").partition("m")[0]).count("8") == 0
@@ -173,7 +173,7 @@ def test_text_cannot_be_hidden(parameters: str) -> None:
 
 @pytest.mark.parametrize("control", ["\u202e", "\u202a", "\u2066", "\u2069", "\u200e", "\u200f", "\u061c", "\u2028"])
 def test_characters_that_change_the_direction_are_shown_as_numbers(control: str) -> None:
-    """The reader sees that they are there, and the text stays in its order."""
+    """They become visible, and the text stays in order."""
     assert sanitize(f"a{control}b", colour=True) == f"a<U+{ord(control):04X}>b"
 
 
@@ -191,14 +191,14 @@ def test_only_complete_colours_stay(text: str, colour: bool) -> None:
 
 
 def test_a_huge_line_is_sanitized_in_linear_time() -> None:
-    """It has a million beginnings without ends. A quadratic pattern would take hours."""
+    """A million beginnings without ends. A quadratic pattern would take hours."""
     assert sanitize((ESC + "]0;") * 1_000_000, colour=True) == ""
     assert sanitize((ESC + "[0;") * 1_000_000, colour=True) == ""
 
 
 @pytest.mark.parametrize("character", ["\x01", "\u202e"])
-def test_a_huge_line_of_unsafe_characters_takes_less_than_a_function_call_for_each(character: str) -> None:
-    """A download is rendered in the worker, whose viewers wait meanwhile."""
+def test_a_huge_line_of_unsafe_characters_is_fast(character: str) -> None:
+    """A download is rendered in the worker, while its viewers wait. A function call per character would be too slow."""
 
     def seconds(work: Callable[[], object]) -> float:
         started = time.thread_time()
@@ -219,21 +219,20 @@ def test_a_huge_line_of_unsafe_characters_takes_less_than_a_function_call_for_ea
     ],
 )
 def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
-    """It says which lines are missing, and why."""
+    """It names the missing lines and the reason."""
     assert gap_notice(gap) == notice
     assert redaction_notice(2, 2) == "--- line 2 has been redacted ---"
     assert redaction_notice(2, 9) == "--- lines 2-9 have been redacted ---"
 
 
 def test_a_line_ends_with_a_newline() -> None:
-    """An empty line is only a newline."""
     rendering = LineRenderer()
 
     assert [rendering.render(line(1, "a")), rendering.render(line(2, ""))] == ["a\n", "\n"]
 
 
 def test_timestamps_come_first_and_are_sanitized() -> None:
-    """A foreign runner may write anything into them."""
+    """A foreign runner can write anything into them."""
     rendering = LineRenderer(timestamps=True)
 
     assert rendering.render(line(1, "a")) == f"{TIME} a\n"
@@ -241,7 +240,7 @@ def test_timestamps_come_first_and_are_sanitized() -> None:
 
 
 def test_partial_lines_are_joined() -> None:
-    """The joined line has one timestamp and one newline."""
+    """With one timestamp and one newline."""
     rendering = LineRenderer(timestamps=True)
     lines = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
 
@@ -257,7 +256,7 @@ def test_another_stream_does_not_continue_an_open_line() -> None:
 
 
 def test_raw_lines_are_unchanged() -> None:
-    """With ``raw`` the reader gets the bytes of the job."""
+    """With ``raw``, the reader gets the job's bytes."""
     assert LineRenderer(raw=True).render(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"
 
 

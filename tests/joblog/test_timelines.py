@@ -1,4 +1,4 @@
-"""Where the time of a job went: its timeline, the comparison with good runs, and how long it has yet."""
+"""Where a job's time went: its timeline, the comparison with good runs, and its remaining time."""
 
 import random
 import struct
@@ -29,12 +29,12 @@ BEGIN = 1_772_000_000_000
 def built(
     times: Sequence[int], shapes: Sequence[int] | None = None, numbers: Sequence[int] | None = None, end: int = 0
 ) -> Timeline:
-    """The timeline of lines at these ms. Without ``shapes`` each line has a shape of its own."""
+    """The timeline of lines at these ms. Without ``shapes``, each line has a unique shape."""
     builder = TimelineBuilder()
     stamps = [iso_timestamp((BEGIN + time) / 1000) for time in times]
     shapes = shapes or [1_000_003 * (each + 1) for each in range(len(times))]
     numbers = numbers or range(1, len(times) + 1)
-    # In pieces, as the archive has them.
+    # In pieces, as in the archive.
     for start in range(0, len(times), 1_000):
         part = slice(start, start + 1_000)
         builder.add(shapes[part], numbers[part], stamps[part])
@@ -60,8 +60,8 @@ def test_a_clock_that_goes_back_counts_as_0() -> None:
     assert built([500, 400], end=200).after_last == 0
 
 
-def test_what_is_no_time_has_that_of_the_line_before() -> None:
-    """A line that came without a time has the beginning of 1970."""
+def test_an_invalid_time_is_replaced_by_the_previous_lines() -> None:
+    """Lines without a time have the beginning of 1970."""
     builder = TimelineBuilder()
     stamps = ["?", "2026-03-03T10:00:05.500Z", "1970-01-01T00:00:00.000Z", "2026-03-03T12:00:07.500+02:00", ""]
     builder.add([1, 2, 3, 4, 5], range(1, 6), stamps)
@@ -71,8 +71,8 @@ def test_what_is_no_time_has_that_of_the_line_before() -> None:
     assert timeline.after_last == 0
 
 
-def test_any_text_may_stand_for_a_time() -> None:
-    """A foreign runner may have written it."""
+def test_any_text_can_be_in_place_of_a_time() -> None:
+    """As a foreign runner may write it."""
     choice = random.Random(8)
     for _ in range(400):
         texts = [list(iso_timestamp((BEGIN + choice.randrange(10**6)) / 1000)) for _ in range(3)]
@@ -88,8 +88,8 @@ def test_any_text_may_stand_for_a_time() -> None:
         assert [anchor.number for anchor in builder.timeline().anchors] == [1, 2, 3, 4]
 
 
-def test_a_time_with_an_exponent_is_no_time() -> None:
-    """As a number it would be a fraction, and could not be stored."""
+def test_a_time_with_an_exponent_is_invalid() -> None:
+    """As a number it would be a fraction, which cannot be stored."""
     builder = TimelineBuilder()
     builder.add(
         [1, 2, 3], [1, 2, 3], ["2026-03-03T10:00:05.000Z", "2026-03-03T10:00:06.e03Z", "2026-03-03T10:00:05.123Z"]
@@ -136,7 +136,7 @@ def test_no_line_and_one_line() -> None:
 
 
 def test_a_long_log_keeps_its_longest_pauses() -> None:
-    """They are kept with the lines before them, and with lines from all over the log."""
+    """Also the lines before them, and lines from all over the log."""
     choice = random.Random(5)
     times, waited = [0], {}
     for number in range(2, 20_001):
@@ -164,8 +164,8 @@ def test_a_long_log_keeps_its_longest_pauses() -> None:
     assert Timeline.from_bytes(timeline.to_bytes()) == timeline
 
 
-def test_a_timeline_is_never_larger_than_its_bound() -> None:
-    """The worst that a foreign runner may write: every value is as large and as random as it can be."""
+def test_a_timeline_never_exceeds_its_size() -> None:
+    """The worst case of a foreign runner: all values as large and random as possible."""
     choice = random.Random(6)
     numbers = sorted(choice.sample(range(1, 10**15, 10), 5_000))
     numbers = [number + step for number in numbers for step in range(5)]
@@ -176,8 +176,8 @@ def test_a_timeline_is_never_larger_than_its_bound() -> None:
     assert Timeline.from_bytes(packed) == timeline
 
 
-def test_the_memory_is_bounded_for_a_log_of_any_length() -> None:
-    """Of shapes beyond the bound, no line is an anchor. Those that came before are still counted."""
+def test_memory_is_limited_for_logs_of_any_length() -> None:
+    """Lines with shapes beyond the limit are never anchors. Earlier shapes are still counted."""
     builder = TimelineBuilder()
     size = 5_000
     stamps = [iso_timestamp((BEGIN + each) / 1000) for each in range(size)]
@@ -205,14 +205,14 @@ def test_a_damaged_timeline_is_refused(damage: str) -> None:
 
 
 def timeline_of(values: list[int], more: bytes = b"") -> Timeline:
-    """What is read from these numbers: their lowest bytes come first, then the next ones, and so on."""
+    """The timeline read from these numbers: their lowest bytes come first, then the next ones, and so on."""
     raw = struct.pack(f"<{len(values)}Q", *values)
     packed = zlib.compress(b"".join(raw[byte::8] for byte in range(8))) + more
     return Timeline.from_bytes(blake2b(packed, digest_size=16).digest() + packed)
 
 
-def test_numbers_that_are_no_timeline_are_refused() -> None:
-    """Of another version, of another length, too large, too many, or with something after them."""
+def test_invalid_timelines_are_refused() -> None:
+    """Another version or length, too large or too many numbers, or trailing data."""
     head = [VERSION, 9, 1, 9, 8, 0, 0]
     for count in range(16):
         values = (head + [1] * 9)[:count]
@@ -268,7 +268,7 @@ def test_a_run_without_a_common_line_says_nothing() -> None:
         ([[500, 99_500]], 3_000),
         # 30 % of the slowest good run's pause.
         ([[20_000, 80_000], [19_000, 80_000]], 6_000),
-        # The difference of the good runs.
+        # The difference between the good runs.
         ([[10_000, 90_000], [5_500, 90_000]], 4_500),
         # A quarter of a second.
         ([[100, 900]], 250),
@@ -282,8 +282,8 @@ def test_what_is_within_the_noise_is_not_slower(usual: list[list[int]], noise: i
     assert (found.number, found.excess) == (2, noise + 1)
 
 
-def test_other_lines_in_between_are_no_delay() -> None:
-    """A long step is followed by another line than in the good runs, or by one more, or by one less."""
+def test_other_lines_in_between_are_not_a_delay() -> None:
+    """A long step is followed by a different line than in the good runs, by an additional one, or by one less."""
     good = [built([0, 10_000, 10_005, 20_000], [1, 2, 3, 4])] * 3
     for shapes, times in (
         ([1, 9, 3, 4], [0, 10_000, 10_005, 20_000]),
@@ -296,8 +296,8 @@ def test_other_lines_in_between_are_no_delay() -> None:
     assert found == [(4, 9_000, Spread(5, 5, 5), 8_995), (3, 1_000, Spread(0, 0, 0), 1_000)]
 
 
-def test_a_line_that_comes_once_less_does_not_shift_the_others() -> None:
-    """Here each part has a line of its own and one that all have. The first part leaves out the second."""
+def test_a_missing_repetition_does_not_shift_the_others() -> None:
+    """Each part has a line of its own and a common one. The first part lacks the second."""
 
     def log(skipped: int | None, seconds: Sequence[int]) -> Timeline:
         times, shapes = [0], [99]
@@ -326,7 +326,7 @@ def test_a_line_that_a_cut_good_run_left_out_paused_as_long_as_its_shortest_one(
 def test_the_time_left_is_what_good_runs_needed_from_here() -> None:
     good = [built([0, 1_000, 2_000 + each, 3_000 + each], end=4_000 + each) for each in (0, 300, 600)]
     running = built([0, 1_500])
-    # The margin is the distance of the least and the most from each other.
+    # The margin is the distance between minimum and maximum.
     assert progress(running, good, 400).left == Spread(2_600 - 600, 2_900, 3_200 + 600)
     assert progress(running, good, 400).usual == Spread(1_000, 1_300, 1_600)
     # While it is silent for longer than usual, the time after the next line remains.
@@ -347,8 +347,8 @@ def test_seconds_are_what_json_says() -> None:
     assert Spread(1, 2_500, 61_000).to_json() == {"least": 0.001, "median": 2.5, "most": 61.0}
 
 
-def test_a_forged_timeline_with_numbers_that_no_log_has_is_refused() -> None:
-    """Whoever may write to the archive may have written it. Its hash is right."""
+def test_a_forged_timeline_with_impossible_numbers_is_refused() -> None:
+    """Anybody with write access to the archive can write one with a valid hash."""
     anchors = (timelines.Anchor(2**62, 1, 0, 0), timelines.Anchor(2**63, 2, 0, 0))
     with pytest.raises(ValueError, match="without a log"):
         Timeline.from_bytes(Timeline(2, 1, 2, 0, 0, None, anchors).to_bytes())
