@@ -73,7 +73,7 @@ class Filter extends Matches {
     if (!scan) return this.showCount(null);
     if (scan.done && !scan.error) this.#known = count(scan.count);
     const { all, found, far } = this.progress;
-    this.#shown = scan.error ? this.unknown : scan.count || scan.done ? (this.isAsked ? found : all) + far : `…${far}`;
+    this.#shown = scan.error ? this.unknown : scan.count || scan.done ? (this.isAsked ? found + far : all) : "…";
   }
 }
 
