@@ -36,8 +36,8 @@ const ABOVE_CAUSE = 5;
 const CAUSE_MS = 5000;
 //: Share of the lines up to which the new ones are marked unasked.
 const MARKED_SHARE = 0.8;
-//: Milliseconds that the first lines wait for the steps.
-const LATE_MS = 300;
+//: Milliseconds that the first lines wait for the steps and the cause.
+const LATE_MS = 900;
 //: Milliseconds of work on events after which the browser may draw.
 const BUSY_MS = 12;
 
@@ -581,7 +581,7 @@ async function explain(opensAtEnd) {
 
 /** Shows the first lines, or those around the cause of a failure, with what is above and beside them, unless that takes too long. */
 async function reveal() {
-  const late = new Promise((done) => setTimeout(done, hasFailed() ? 3 * LATE_MS : LATE_MS));
+  const late = new Promise((done) => setTimeout(done, LATE_MS));
   const lines = Promise.all([log.last && log.loaded, log.fetchHead()]);
   await Promise.race([late, Promise.all([lines.then(findGroups), hasFailed() && isExplained])]);
   document.body.classList.add("ready");
@@ -595,7 +595,7 @@ async function main() {
   document.title = `${name} · Chronoverse`;
   await begin();
   // A service that does not answer does not keep the page empty.
-  setTimeout(() => document.body.classList.add("ready"), 5 * LATE_MS);
+  setTimeout(() => document.body.classList.add("ready"), 2 * LATE_MS);
   showAccount();
   const job = await untilAnswered(fetchJob);
   // After the listener that takes a token out of the address: a jump changes the address.
