@@ -1,4 +1,4 @@
-"""One log in two tiers. While lines move from the store to the archive, a reader misses none and reports no gap."""
+"""One log in two tiers. While lines move from the store to the archive, readers miss none and report no gap."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
 class UnreachableStore(FileObjectStore):
-    """An object store that can be made unavailable, and that counts reads."""
+    """An object store that can be made unavailable. Counts reads."""
 
     unavailable = False
     reads = 0
@@ -50,7 +50,7 @@ class UnreachableStore(FileObjectStore):
 
 
 class Rig:
-    """A log in two tiers, with a tail reader and viewers. They do something only when the test calls them."""
+    """A log in two tiers, with a tail reader and viewers. Each acts only when the test calls it."""
 
     def __init__(self, server: RedisServer, store: Store, prefix: str, directory: Path) -> None:
         self.store = store
@@ -89,7 +89,7 @@ class Rig:
         return Viewer(self.replay_cache, self.tail, JOB, self.store.get_job(JOB), after=after)
 
     def read(self) -> None:
-        """Lets the tail read everything that there is."""
+        """Makes the tail read everything available."""
         for _ in range(3):
             self.tail.read_once()
 
@@ -114,7 +114,7 @@ def names(chunk: bytes) -> list[str]:
 def test_pages_add_up_while_lines_move(
     server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """This holds upwards and downwards. Between any two reads of a page, lines are archived and trimmed."""
+    """Ascending and descending. Between the reads of a page, lines are archived and trimmed."""
     prefix = f"h{secrets.token_hex(6)}"
     own = Store(server.url, prefix=prefix)
     rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
@@ -139,8 +139,8 @@ def test_pages_add_up_while_lines_move(
     assert found == ([*range(total, 0, -1)] if descending else [*range(1, total + 1)])
 
 
-def test_without_an_archive_archived_lines_are_refused(rig: Rig) -> None:
-    """The lines that the store has can be read."""
+def test_without_an_archive_archived_lines_are_unavailable(rig: Rig) -> None:
+    """Lines in the store can still be read."""
     rig.write(20)
     rig.archive_up_to(10)
     log = TieredLog(rig.store, ArchiveReader(), rig.get_job())
@@ -170,7 +170,7 @@ def test_lines_that_were_archived_before_the_tail_read_them_are_no_gap(rig: Rig)
 
 
 def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
-    """When the tail checks the job, its lines are no longer in the store, but in the archive."""
+    """When the tail checks the job, its lines have moved from the store to the archive."""
     rig.write(5)
     viewer = rig.viewer(after=5)
     assert names(drained(viewer)) == ["connected", "job"]
@@ -184,7 +184,7 @@ def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
 
 
 def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:
-    """They end after a while, with one error. Streams that have caught up continue."""
+    """After a while, with one error. Streams that have caught up continue."""
     rig.write(20)
     rig.archive_up_to(15)
     rig.objects.unavailable = True
@@ -216,7 +216,7 @@ def test_a_replay_continues_when_the_archive_is_available_again(rig: Rig) -> Non
 
 
 def test_many_replays_read_each_frame_of_the_archive_once(rig: Rig) -> None:
-    """Twelve viewers replay at the same time, and the object is read once."""
+    """Twelve viewers replay at the same time; the object is read once."""
     rig.write(60)
     rig.archive_up_to(60, trim=False)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
@@ -243,7 +243,7 @@ def texts(chunk: bytes) -> list[str]:
 
 @pytest.mark.parametrize("archived", [0, 100])
 def test_a_replay_of_an_ended_log_reports_a_redaction(rig: Rig, archived: int) -> None:
-    """The report comes before the end. A viewer that connects afterwards gets only the redacted text."""
+    """Before the end. A viewer that connects later only gets the redacted text."""
     rig.write(100)
     rig.end()
     if archived:
@@ -265,7 +265,7 @@ def test_a_replay_of_an_ended_log_reports_a_redaction(rig: Rig, archived: int) -
 
 
 def test_a_slow_replay_of_an_ended_log_reports_a_redaction_before_the_next_lines(rig: Rig) -> None:
-    """The replay checks for redactions every few seconds, and reports each once."""
+    """It checks for redactions every few seconds, and reports each once."""
     rig.write(100)
     rig.end()
     viewer = rig.viewer()
@@ -300,8 +300,8 @@ def test_a_viewer_that_is_behind_when_the_log_ends_gets_a_redaction(rig: Rig) ->
 
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("archived", [0, 50, 99])
-def test_a_viewer_of_a_log_that_is_deleted_gets_an_error(rig: Rig, archived: int, ended: bool) -> None:
-    """That is so even if the log had ended, wherever its lines were. The stream reports neither an end nor damage."""
+def test_a_viewer_of_a_deleted_log_gets_an_error(rig: Rig, archived: int, ended: bool) -> None:
+    """Even if the log had ended, wherever its lines were. The stream reports neither an end nor damage."""
     rig.write(100)
     if ended:
         rig.end()
@@ -322,7 +322,7 @@ def test_a_viewer_of_a_log_that_is_deleted_gets_an_error(rig: Rig, archived: int
 @pytest.mark.parametrize("archived", [0, 99])
 @pytest.mark.parametrize("interrupted", [False, True], ids=["deleted", "being deleted"])
 def test_a_replay_of_a_deleted_log_ends_with_an_error(rig: Rig, archived: int, interrupted: bool) -> None:
-    """Lines may still come from a cache, or because they are not deleted yet. But the log does not seem complete."""
+    """Lines can still come from a cache, or not be deleted yet. But the log does not seem complete."""
     rig.write(100)
     rig.end()
     if archived:

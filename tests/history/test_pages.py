@@ -1,4 +1,4 @@
-"""A page of all lines has the bytes of the archive, where the archive has every number."""
+"""A page without filters has the archive's bytes, if the archive has every number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def pages(store: Store, archive: ArchiveReader, limit: int, descending: bool, pa
 def test_pages_have_every_line_once(
     store: Store, tmp_path: Path, archived: int, descending: bool, limit: int, page_bytes: int
 ) -> None:
-    """They are the same wherever the lines are, and stop at the limit of lines and of bytes."""
+    """Wherever the lines are, pages are the same and stop at the limit of lines and bytes."""
     objects, lines = FileObjectStore(tmp_path), make_lines(1, 100)
     store.append(store.open(JOB, "token"), lines)
     if archived:
@@ -49,8 +49,8 @@ def test_pages_have_every_line_once(
     assert all(sum(map(len, page.lines)) < page_bytes for page in found)
 
 
-def test_a_long_line_is_cut_off() -> None:
-    """It is marked, as on every page."""
+def test_a_long_line_is_truncated() -> None:
+    """And marked, as on every page."""
     line = Line(1, "2026-03-03T10:00:05.123Z", "x" * (MAX_LINE_CHARACTERS + 1), "stdout")
     job = Job(JOB, Status.RUNNING, last=1)
     whole = iter([Page([line.encode()], 1, True)])
@@ -59,8 +59,8 @@ def test_a_long_line_is_cut_off() -> None:
     assert len(page.lines[0]) < MAX_LINE_CHARACTERS + 200
 
 
-def test_a_page_takes_what_fits_to_the_byte() -> None:
-    """With its comma. The first line always fits, also alone."""
+def test_a_page_is_filled_to_the_byte() -> None:
+    """Including the comma. The first line always fits."""
     budget = PageBudget(page_bytes=20)
     assert [budget.take(b"x" * size) for size in (9, 10, 9, 0)] == [True, False, True, False]
     assert budget.is_used_up()

@@ -1,4 +1,4 @@
-"""The scan server's application answers scans with pages, and with errors that say what went wrong."""
+"""The scan server's application answers scans with pages, or with errors that name the problem."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,18 +29,18 @@ from tests.support.bench import NOW as BENCH_NOW
 from tests.support.bench import make_lines
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: The monotonic time of the tests, in seconds.
+#: The tests' monotonic time, in seconds.
 NOW: Final = 1000.0
 
 
 def scan(**fields: Any) -> LineScan:
-    """A scan of the whole of :data:`JOB`, with other ``fields``."""
+    """A scan of all of :data:`JOB`, with other ``fields``."""
     common: dict[str, Any] = {"workflow_id": JOB.workflow_id, "job_id": JOB.job_id, "asked_at": NOW, "patience": 5.0}
     return LineScan(**({**common, "position": 0, "limit": 100} | fields))
 
 
 class SlowStore:
-    """A log of very many lines. Each read takes a tenth of a second of the clock."""
+    """A log with very many lines. Each read advances the clock by 0.1 s."""
 
     listing: Any = None
 
@@ -77,7 +77,7 @@ def pair() -> Iterator[tuple[socket, socket]]:
 
 
 def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, bytes]:
-    """The status and the body of an answer."""
+    """An answer's status and body."""
     said: list[str] = []
     environ = {"PATH_INFO": asked.PATH, "wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
     (body,) = app(environ, lambda status, headers: said.append(status))
@@ -85,7 +85,7 @@ def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, bytes]:
 
 
 def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket]) -> None:
-    """The body has a line that says how far the page has come, and then one for each line of the log."""
+    """The body's first line says how far the page got; then each line of the log follows."""
     status, body = ask(app, scan(stream="stderr", limit=2), pair[0])
     head, *lines = [orjson.loads(line) for line in body.split(b"\n")]
 
@@ -102,7 +102,7 @@ def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket
     ],
 )
 def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, expected: Any) -> None:
-    """The scan asks for the last line, downwards."""
+    """The scan requests the last line, descending."""
     page = app.read(scan(position=11, limit=1, descending=True, form=form, q="10"))
     found = orjson.loads(page.lines[0])
 
@@ -113,7 +113,7 @@ def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, exp
         assert {key: found.get(key) for key in expected} == expected
 
 
-def test_lines_before_one_that_is_too_long_for_a_search_make_a_page(app: ScanApp, store: Store) -> None:
+def test_lines_before_one_too_long_to_search_make_a_page(app: ScanApp, store: Store) -> None:
     """The next page raises the error."""
     lines = [Line(1, BENCH_NOW, "aaaaz", "stdout"), Line(2, BENCH_NOW, "a" * 3 * 2**20, "stdout")]
     store.append(store.open(JobRef(JOB.workflow_id, "long"), "token"), lines)
@@ -124,8 +124,8 @@ def test_lines_before_one_that_is_too_long_for_a_search_make_a_page(app: ScanApp
         app.read(asked(position=1))
 
 
-def test_lines_that_were_read_are_looked_at_however_late_they_came(app: ScanApp, store: Store) -> None:
-    """A busy machine took longer than a page may to connect to the store. The tail of one stream is still found."""
+def test_lines_that_were_read_are_searched_even_if_late(app: ScanApp, store: Store) -> None:
+    """On a busy machine, connecting to the store took longer than a page may. The tail of one stream is still found."""
     times = iter([NOW, NOW])
     late = ScanApp(store, ArchiveReader(), 65_536, lambda: next(times, NOW + 2 * PAGE_SECONDS))
     asked = scan(position=11, limit=2, descending=True, form="number", stream="stderr")
@@ -133,14 +133,14 @@ def test_lines_that_were_read_are_looked_at_however_late_they_came(app: ScanApp,
 
 
 def test_a_scan_that_has_waited_too_long_is_refused(app: ScanApp) -> None:
-    """By then the worker does not wait for it any more."""
+    """By then the worker has stopped waiting for it."""
     assert app.read(scan(asked_at=NOW - 4.9)).lines
     with pytest.raises(AtCapacity, match="did not get its turn within 5 s"):
         app.read(scan(asked_at=NOW - 5.1))
 
 
 def test_an_error_is_the_same_error_for_the_worker(app: ScanApp, pair: tuple[socket, socket]) -> None:
-    """The class and the message arrive."""
+    """With class and message."""
     status, body = ask(app, scan(job_id="other"), pair[0])
     error = error_from_json(body)
 
@@ -149,14 +149,14 @@ def test_an_error_is_the_same_error_for_the_worker(app: ScanApp, pair: tuple[soc
 
 
 def test_an_error_with_more_than_a_message_becomes_a_store_error() -> None:
-    """The worker cannot make such an error from its message alone."""
+    """Such an error cannot be made from its message alone."""
     error: ChronoverseError = error_from_json(error_to_json(TooFast("slower", 3.0)))
 
     assert (type(error), str(error)) == (StoreError, "slower")
 
 
 def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket]) -> None:
-    """The process does not die of it."""
+    """The process survives it."""
 
     class Hungry(SlowStore):
         def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
@@ -171,7 +171,7 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
 
 @pytest.mark.parametrize(("leaves", "seconds"), [(False, PAGE_SECONDS), (True, CLIENT_GONE_SECONDS)])
 def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds: float) -> None:
-    """It ends much earlier when the worker says that its client has left. The next page goes on where it has ended."""
+    """Much earlier if the worker reports that its client has left. The next page continues from there."""
     log: Any = SlowStore()
     ours, theirs = pair
     if leaves:

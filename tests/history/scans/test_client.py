@@ -1,4 +1,4 @@
-"""A worker that asks the scan server gets an answer or :class:`ScansUnavailable`, within a bounded time."""
+"""A worker's scan gets an answer or :class:`ScansUnavailable`, within a limited time."""
 
 import socket
 import threading
@@ -16,20 +16,20 @@ from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.scan import LineScan, ReplayScan, error_to_json
 
-#: Seconds that a scan of these tests waits for its turn.
+#: Seconds that these tests' scans wait for their turn.
 PATIENCE: Final = 0.3
 #: The head of an answer, and the first line of one with a page.
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 FIRST_LINE: Final = b'{"position":7,"has_more":true}\n'
 #: An answer with an empty page.
 EMPTY_PAGE: Final = HEAD % len(FIRST_LINE) + FIRST_LINE
-#: What the server says when it begins with a scan.
+#: The server's message when it starts a scan.
 BEGINS: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.fixture
 def endpoint() -> Iterator[ScanEndpoint]:
-    """Where nobody accepts connections yet."""
+    """An endpoint without a server."""
     found = ScanEndpoint()
     yield found
     found.listener.close()
@@ -37,7 +37,7 @@ def endpoint() -> Iterator[ScanEndpoint]:
 
 @contextmanager
 def answering(endpoint: ScanEndpoint, answer: Callable[[socket.socket], object]) -> Iterator[ScanClient]:
-    """A client of a server that calls ``answer`` with its first connection, once the request has come."""
+    """A client of a server that calls ``answer`` with its first connection, after the request has arrived."""
 
     def serve() -> None:
         connection, _ = endpoint.listener.accept()
@@ -71,13 +71,13 @@ def ask(scans: ScanClient) -> Page:
 
 @pytest.mark.parametrize(("body", "lines"), [(b"", []), (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}'])])
 def test_a_page_is_what_the_server_has_found(endpoint: ScanEndpoint, body: bytes, lines: list[bytes]) -> None:
-    """A page may be empty, although the scan has made progress."""
+    """A page can be empty although the scan has made progress."""
     with answering(endpoint, lambda sock: sock.sendall(HEAD % len(FIRST_LINE + body) + FIRST_LINE + body)) as scans:
         assert ask(scans) == Page(lines, 7, True)
 
 
 def test_an_error_of_the_server_is_raised(endpoint: ScanEndpoint) -> None:
-    """The worker raises the error that it would raise if it had read the log itself."""
+    """Like when the worker reads the log itself."""
     body = error_to_json(NotALog("this key holds a list"))
     head = b"HTTP/1.1 500 Error\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
     with (
@@ -89,13 +89,13 @@ def test_an_error_of_the_server_is_raised(endpoint: ScanEndpoint) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", HEAD % 100, HEAD % 100 + FIRST_LINE])
 def test_a_server_that_dies_is_unavailable(endpoint: ScanEndpoint, sent: bytes) -> None:
-    """That is so however much of its answer has come: a part of a page is never taken for a page."""
+    """However much of its answer has arrived: an incomplete page is never used."""
     with answering(endpoint, lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
         ask(scans)
 
 
 def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker waits as long as a scan that has begun may take, and no longer."""
+    """The worker waits as long as a started scan may take."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 3 * PATIENCE)
     over = threading.Event()
 
@@ -113,7 +113,7 @@ def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch:
 
 @pytest.mark.parametrize("accepts", [True, False])
 def test_a_server_that_does_not_begin_is_unavailable(endpoint: ScanEndpoint, accepts: bool) -> None:
-    """The worker waits for as long as a scan may wait for its turn. Where the server stands still does not matter."""
+    """The worker waits as long as a scan may wait for its turn, wherever the server hangs."""
     over = threading.Event()
     with answering(endpoint, lambda _: over.wait(60)) if accepts else nullcontext(client_of(endpoint)) as scans:
         began = time.monotonic()
@@ -124,7 +124,7 @@ def test_a_server_that_does_not_begin_is_unavailable(endpoint: ScanEndpoint, acc
 
 
 def test_a_server_that_starts_late_is_waited_for(endpoint: ScanEndpoint) -> None:
-    """A restart of the server is a short delay for its clients: they wait in the queue of the socket."""
+    """A restart only delays its clients: they wait in the socket's queue."""
     found = list[Page]()
     thread = threading.Thread(target=lambda: found.append(ask(client_of(endpoint))))
     thread.start()
@@ -136,13 +136,13 @@ def test_a_server_that_starts_late_is_waited_for(endpoint: ScanEndpoint) -> None
 
 
 def test_without_a_server_the_message_says_why() -> None:
-    """A gunicorn with another configuration than ours starts no scan server."""
+    """With another configuration, gunicorn starts no scan server."""
     with pytest.raises(ScansUnavailable, match=r"gunicorn\.conf\.py"):
         ask(ScanClient())
 
 
-def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None:
-    """It can still answer: the client may have closed its side only for sending."""
+def test_the_server_notices_that_a_client_has_left(endpoint: ScanEndpoint) -> None:
+    """It can still answer: the client may have closed only its sending side."""
     heard: list[bytes] = []
 
     def answer(sock: socket.socket) -> None:
@@ -169,8 +169,8 @@ def test_the_scans_of_a_subject_delay_no_other_subject(endpoint: ScanEndpoint) -
         pass
 
 
-def test_a_replay_does_not_wait_for_a_server_that_does_not_run(endpoint: ScanEndpoint) -> None:
-    """The worker then filters by itself: while the server starts, and when it is down, which operators are told."""
+def test_a_replay_does_not_wait_for_a_missing_server(endpoint: ScanEndpoint) -> None:
+    """The worker filters by itself while the server starts or is down, which is reported to operators."""
     scan = ReplayScan(
         workflow_id="w",
         job_id="j",

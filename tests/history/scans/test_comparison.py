@@ -1,4 +1,4 @@
-"""New lines are those that a brute-force comparison finds, in every tier, over any number of pages."""
+"""New lines are those of a brute-force comparison, in every tier, over any number of pages."""
 
 import functools
 import itertools
@@ -29,13 +29,13 @@ from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
 
-#: The monotonic time of the tests, in seconds.
+#: The tests' monotonic time, in seconds.
 BEGAN: Final = 1000.0
 JOBS: Final = 16
 
 
 def scan(job_id: str, **fields: Any) -> LineScan:
-    """Asks for new lines of a job, with other ``fields``."""
+    """Requests a job's new lines, with other ``fields``."""
     common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "position": 0, "limit": 100, "only_new": True}
     asked = LineScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
     assert LineScan.from_json(asked.to_json()) == asked
@@ -44,12 +44,12 @@ def scan(job_id: str, **fields: Any) -> LineScan:
 
 @functools.cache
 def shape_of(message: str) -> str:
-    """The shape of a message."""
+    """A message's shape."""
     return ShapeHasher().shape(message)
 
 
 class Logs:
-    """Jobs of one workflow in ``store``, and their lines by job, the oldest first."""
+    """Jobs of one workflow in ``store``, and their lines by job, oldest first."""
 
     def __init__(self, store: Store, objects: FileObjectStore) -> None:
         self.store = store
@@ -58,7 +58,7 @@ class Logs:
         self.statuses: dict[str, Status | None] = {}
 
     def write(self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED) -> None:
-        """Writes a job. With ``status`` None it still runs."""
+        """Writes a job. With ``status`` None, it keeps running."""
         attempt = self.store.open(JobRef("wf_1", job_id), "token")
         streams = ("stdout", "stderr")
         lines = [Line(at, NOW, message, streams[at % 3 == 0]) for at, message in enumerate(messages, 1)]
@@ -69,13 +69,13 @@ class Logs:
         self.lines[job_id], self.statuses[job_id] = lines, status
 
     def app(self, ticks: float = 0.0) -> ScanApp:
-        """The application. Each look at its clock takes ``ticks`` seconds."""
+        """The application. Each reading of its clock advances it by ``ticks`` seconds."""
         times = itertools.count()
         reader = ArchiveReader(self.objects, self.store.chunks.chunk)
         return ScanApp(self.store, reader, 65_536, lambda: BEGAN + ticks * next(times))
 
     def expected(self, job_id: str, against: str | None = None) -> tuple[list[str], list[Line]]:
-        """What a brute-force comparison finds: the jobs to compare with, and the new lines."""
+        """The result of a brute-force comparison: the jobs to compare with, and the new lines."""
         before = list(self.lines)[: list(self.lines).index(job_id)][::-1]
         good = [each for each in before if self.statuses[each] is Status.COMPLETED][:COMPARED_JOBS]
         others = good if against is None else [against]
@@ -85,7 +85,7 @@ class Logs:
 
 @pytest.fixture
 def logs(server: Any, prefix: str, tmp_path: Path) -> Iterator[Logs]:
-    """No jobs yet. Each job is created a second after the one before."""
+    """No jobs yet. Each job is created a second after its predecessor."""
     times = itertools.count(1_772_532_005)
     store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
     yield Logs(store, FileObjectStore(tmp_path))
@@ -94,7 +94,7 @@ def logs(server: Any, prefix: str, tmp_path: Path) -> Iterator[Logs]:
 
 @pytest.fixture
 def many(logs: Logs) -> Logs:
-    """Jobs of which some are archived, some half, and some run. Their lines come from a few dozen shapes."""
+    """Archived, partly archived and running jobs. Their lines have a few dozen shapes."""
     choice = random.Random(7)
     words = ["start", "stop", "read", "write", "open", "close", "error", "retry", "sync"]
     for number in range(JOBS):
@@ -117,7 +117,7 @@ def read_all(app: ScanApp, job_id: str, **fields: Any) -> tuple[list[str], list[
     """The jobs that a job is compared with, and the lines of all pages."""
     position, lines = fields.pop("position", 10**9 if fields.get("descending") else 0), []
     for _ in range(2_000):
-        # A scan that has waited does not get its turn. Here the clock goes on all the time.
+        # A scan that has waited gets no turn. Here the clock advances constantly.
         page = app.read(scan(job_id, **{"patience": 1e9, "position": position} | fields))
         lines += [json.loads(line) for line in page.lines]
         position = page.position
@@ -127,7 +127,7 @@ def read_all(app: ScanApp, job_id: str, **fields: Any) -> tuple[list[str], list[
 
 
 def check(logs: Logs, app: ScanApp, job_id: str, against: str | None = None, **fields: Any) -> None:
-    """Compares what the application finds with a brute-force comparison."""
+    """Compares the application's result with a brute-force comparison."""
     others, lines = logs.expected(job_id, against)
     if not others:
         with pytest.raises(NothingToCompare, match="COMPLETED"):
@@ -140,14 +140,14 @@ def check(logs: Logs, app: ScanApp, job_id: str, against: str | None = None, **f
 @pytest.mark.parametrize("ticks", [0.15, 0.0, 0.6])
 @pytest.mark.parametrize("descending", [False, True])
 def test_new_lines_are_those_of_a_brute_force_comparison(many: Logs, ticks: float, descending: bool) -> None:
-    """They are, whatever is archived, and even if a page has only time to read a part of the runs."""
+    """Whatever is archived, and even if each request only has time to read a part of the runs."""
     app = many.app(ticks)
     for job_id in many.lines:
         check(many, app, job_id, descending=descending, limit=3 if ticks else 100)
 
 
 def test_any_job_can_be_named(many: Logs) -> None:
-    """The named job may still run, have failed, or be newer. Compared with itself, a job has no new lines."""
+    """It can be running, failed, or newer. Compared with itself, a job has no new lines."""
     app = many.app()
     for against in many.lines:
         check(many, app, "job_9", against)
@@ -155,7 +155,7 @@ def test_any_job_can_be_named(many: Logs) -> None:
 
 
 def test_a_running_job_grows(logs: Logs) -> None:
-    """The job may be on either side of the comparison. Lines that come later count, too."""
+    """On either side of the comparison. Later lines are included."""
     logs.write("good", ["one 1", "two 2"])
     app = logs.app()
     attempt = logs.store.open(JobRef("wf_1", "runs"), "token")
@@ -169,7 +169,7 @@ def test_a_running_job_grows(logs: Logs) -> None:
 
 
 def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
-    """Cached shapes are dropped, whether or not the archiver has made a new set."""
+    """Cached shapes are dropped, whether or not the archiver has written a new set."""
     logs.write("good", ["started 1", "password is hunter"])
     archive(logs.store, logs.objects)
     logs.write("later", ["started 2", "password is hunter", "[redacted]"])
@@ -186,8 +186,8 @@ def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
     assert [line.message for line in logs.expected("later")[1]] == ["password is hunter"]
 
 
-def test_a_redaction_reaches_shapes_that_were_cached(logs: Logs) -> None:
-    """No archiver has made a set of the job, neither before nor after."""
+def test_a_redaction_reaches_cached_shapes(logs: Logs) -> None:
+    """Without a set of the job, neither before nor after."""
     logs.write("good", ["started 1", "password is hunter"])
     good = JobRef("wf_1", "good")
     archive_up_to(logs.store, logs.objects, good, 2)
@@ -201,7 +201,7 @@ def test_a_redaction_reaches_shapes_that_were_cached(logs: Logs) -> None:
 
 
 def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
-    """An older run takes the place of the deleted one. A new job of the same id is not taken for the old one."""
+    """An older run replaces the deleted one. A new job with the same id is not mistaken for the old one."""
     for number in range(COMPARED_JOBS + 2):
         logs.write(f"good_{number}", ["common 1", f"only {chr(97 + number)}"])
     archive(logs.store, logs.objects)
@@ -219,7 +219,7 @@ def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
 
 
 def test_a_set_is_read_instead_of_the_log(logs: Logs) -> None:
-    """It is enough even if the chunks of the archived run are gone."""
+    """Even if the archived run's chunks are gone."""
     logs.write("good", ["one 1", "two 2"])
     archive(logs.store, logs.objects, hot_seconds=0)
     logs.write("later", ["one 2", "three 3"])
@@ -230,7 +230,7 @@ def test_a_set_is_read_instead_of_the_log(logs: Logs) -> None:
 
 
 def test_context_and_stream(logs: Logs) -> None:
-    """Lines of context are marked. They may be new themselves, and then come as new lines."""
+    """Context lines are marked. New lines among them appear again as new lines."""
     logs.write("good", ["common 1"])
     logs.write("later", ["common 1", "new a", "common 2", "common 3", "new b", "new c", "common 4"])
     app = logs.app()
@@ -243,8 +243,8 @@ def test_context_and_stream(logs: Logs) -> None:
     assert [line["sequence_num"] for line in read_all(app, "later", position=2)[1]] == [5, 6]
 
 
-def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
-    """If there is no other run, or if a user has named this one, there is nothing to compare with."""
+def test_a_run_with_too_many_shapes_is_skipped(logs: Logs) -> None:
+    """Without other runs, or if the user named it, there is nothing to compare with."""
     logs.write("varied", ["common 1"])
     logs.write("good", ["common 1"])
     logs.write("later", ["common 1", "new"])
@@ -259,7 +259,7 @@ def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
         app.read(scan("later", against="varied"))
 
 
-def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) -> None:
+def test_an_unreadable_run_is_skipped_unless_it_is_named(logs: Logs) -> None:
     """The log is compared with the other runs."""
     logs.write("lost", ["common 1"])
     archive(logs.store, logs.objects, hot_seconds=0)
@@ -272,7 +272,7 @@ def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) ->
 
 
 def test_cached_shapes_are_bounded(logs: Logs) -> None:
-    """The sets of shapes that were used last stay in the cache."""
+    """The most recently used sets of shapes stay in the cache."""
     reads: list[str] = []
 
     def read(job: Job, position: int, **options: Any) -> Iterator[Batch]:
@@ -288,8 +288,8 @@ def test_cached_shapes_are_bounded(logs: Logs) -> None:
     assert reads == ["a", "b", "c", "b"]
 
 
-def test_a_run_that_is_half_read_makes_no_line_new() -> None:
-    """Shapes count once all runs are read. Each request without time for more reads one batch, and the next goes on."""
+def test_a_partly_read_run_makes_no_line_new() -> None:
+    """Lines are compared once all runs are read. Requests with little time read one batch each."""
 
     def read(job: Job, position: int, **options: Any) -> Iterator[Batch]:
         for number in range(position + 1, 4):
@@ -301,8 +301,8 @@ def test_a_run_that_is_half_read_makes_no_line_new() -> None:
     assert found == [*[(None, ["a", "b"])] * 4, ({*ShapeHasher().hashes(["x", "xx", "xxx"])}, ["a", "b"])]
 
 
-def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Logs) -> None:
-    """Neither failed runs nor later ones count."""
+def test_a_job_without_earlier_good_runs_has_nothing_to_compare_with(logs: Logs) -> None:
+    """Neither failed nor later runs are used."""
     logs.write("failed", ["one"], Status.FAILED)
     logs.write("this", ["one"], Status.FAILED)
     logs.write("good", ["one"])
@@ -314,7 +314,7 @@ def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Log
 
 
 def test_a_scan_that_has_waited_too_long_is_refused(logs: Logs) -> None:
-    """Its worker does not wait for it any more."""
+    """Its worker has stopped waiting for it."""
     app = ScanApp(logs.store, ArchiveReader(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read(scan("job"))

@@ -1,4 +1,4 @@
-"""Matches with the lines around them: each line once on a page, and no more lines than a page may have."""
+"""Matches with context: each line once per page, up to the maximum number of lines."""
 
 import random
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ JOB = Job(JobRef("wf_1", "job_1"), Status.RUNNING)
 
 
 def log_of(size: int, matches: set[int]) -> dict[int, Line]:
-    """A log of lines by their numbers, every third on stderr. Those that match have an x."""
+    """A log with these lines by number, every third on stderr. Matches contain an x."""
     streams = ("stderr", "stdout", "stdout")
     return {n: Line(n, NOW, "an x" if n in matches else "-", streams[n % 3]) for n in range(1, size + 1)}
 
@@ -26,7 +26,7 @@ def log_of(size: int, matches: set[int]) -> dict[int, Line]:
 def encoder(log: dict[int, Line], stream: str | None, descending: bool, before: int, after: int) -> MatchEncoder:
     def read(job: Job, start: int, *, descending: bool, limit: int, **_: Any) -> Iterator[Batch]:
         step = -1 if descending else 1
-        # In batches of three lines, and further than is asked for.
+        # In batches of three lines, beyond the request.
         for at in range(start + step, start + step * (limit + 4), 3 * step):
             numbers = [n for n in range(at, at + 3 * step, step) if n in log]
             yield Batch([log[n] for n in numbers], at + 2 * step, is_last=not numbers)
@@ -37,7 +37,7 @@ def encoder(log: dict[int, Line], stream: str | None, descending: bool, before: 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
-    """In any order, with lines of one stream or of both. A match is one wherever it is, also near another one."""
+    """In both orders, with lines of one or both streams. A match stays a match near another one."""
     choice = random.Random(seed)
     matches = set(choice.sample(range(1, 121), choice.choice([1, 5, 40])))
     stream = choice.choice([None, "stdout"])
@@ -66,7 +66,7 @@ def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("b", 2**20 - 1), ("é", 2**19 - 1)])
 def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
-    """Also by an expression that matches nothing at each of its characters."""
+    """Even by an expression that matches the empty text at each character."""
     encode = MatchEncoder(lambda *_, **__: iter(()), JOB, Matcher("a*", regex=True), None, False, 0, 0)
     found = encode(Line(1, NOW, text * size + "a", "stdout"), PageBudget(clock=lambda: 0.0))
     assert found
@@ -77,7 +77,7 @@ def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
     ("step", "before", "after"), [(1, 0, 0), (10, 0, 0), (10, 1, 1), (1, 1, 1), (1, 0, 2), (2, 1, 0), (100, 50, 49)]
 )
 def test_a_page_has_two_thousand_lines(step: int, before: int, after: int) -> None:
-    """And no match of which not all lines have room."""
+    """And no match whose context does not fit."""
     log = log_of(30_000, set(range(1_000, 30_000, step)))
     encode, budget, page = (
         encoder(log, None, False, before, after),

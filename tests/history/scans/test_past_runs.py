@@ -1,4 +1,4 @@
-"""In which runs a line was seen before: the same as a look into every log, wherever the logs and their shapes are."""
+"""Earlier runs with a line: the same result as reading every log, wherever the logs and their shapes are."""
 
 import functools
 import itertools
@@ -33,12 +33,12 @@ ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
 
 @functools.cache
 def shape_of(message: str) -> str:
-    """The shape of a message."""
+    """A message's shape."""
     return ShapeHasher().shape(message)
 
 
 class Workflow:
-    """Jobs of one workflow in ``store``, the oldest first: the status and the messages of each by its id."""
+    """Jobs of one workflow in ``store``, oldest first: the status and messages of each by id."""
 
     def __init__(self, store: Store, objects: FileObjectStore) -> None:
         self.store = store
@@ -48,7 +48,7 @@ class Workflow:
     def write(
         self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED, branch: str | None = None
     ) -> None:
-        """Writes a job. With ``status`` None it still runs."""
+        """Writes a job. With ``status`` None, it keeps running."""
         labels = (("branch", branch),) if branch else ()
         attempt = self.store.open(JobRef("wf_1", job_id), "token", labels=labels)
         if messages:
@@ -58,7 +58,7 @@ class Workflow:
         self.jobs[job_id] = status, messages
 
     def app(self, ticks: float = 0.0) -> ScanApp:
-        """The application. Each look at its clock takes ``ticks`` seconds."""
+        """The application. Each reading of its clock advances it by ``ticks`` seconds."""
         times = itertools.count()
         reader = ArchiveReader(self.objects, self.store.chunks.chunk)
         return ScanApp(self.store, reader, 65_536, lambda: BEGAN + ticks * next(times))
@@ -69,7 +69,7 @@ class Workflow:
         return derived_names(ref, combined_sha256(self.store.chunks.chunks(ref)))[0]
 
     def expected(self, job_id: str, line: int, jobs: int) -> dict[str, Any]:
-        """What a look into every log finds."""
+        """The result of reading every log."""
         shape = shape_of(self.jobs[job_id][1][line - 1])
         ids = [*self.jobs][: [*self.jobs].index(job_id) + 1][::-1]
         ended = [each for each in ids if self.jobs[each][0] is not None][:jobs]
@@ -91,7 +91,7 @@ class Workflow:
 
 @pytest.fixture
 def workflow(server: Any, prefix: str, tmp_path: Path) -> Iterator[Workflow]:
-    """No jobs yet. Each job is created a second after the one before."""
+    """No jobs yet. Each job is created a second after its predecessor."""
     times = itertools.count(1_772_532_005)
     store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
     yield Workflow(store, FileObjectStore(tmp_path))
@@ -106,7 +106,7 @@ def ask(app: ScanApp, job_id: str, line: int, jobs: int = 200, **fields: Any) ->
 
 
 def check(workflow: Workflow, app: ScanApp, job_id: str, line: int, jobs: int = 200) -> None:
-    """Compares the sum of all pages with a look into every log."""
+    """Compares the sum of all pages with the result of reading every log."""
     expected = workflow.expected(job_id, line, jobs)
     counts: dict[str, dict[str, int]] = {"looked_at": {}, "seen": {}}
     places: list[tuple[str, int]] = []
@@ -132,8 +132,8 @@ def check(workflow: Workflow, app: ScanApp, job_id: str, line: int, jobs: int = 
     assert oldest == (expected["places"][-1] if expected["places"] else None)
 
 
-def test_it_is_what_a_look_into_every_log_finds(workflow: Workflow) -> None:
-    """Whatever is archived, over any number of pages. Jobs that still run are not counted."""
+def test_it_is_the_result_of_reading_every_log(workflow: Workflow) -> None:
+    """Whatever is archived, over any number of pages. Running jobs are not counted."""
     choice = random.Random(5)
     words = ["start", "stop", "read", "write", "open", "close", "error", "retry", "sync"]
     for number in range(70):
@@ -144,17 +144,17 @@ def test_it_is_what_a_look_into_every_log_finds(workflow: Workflow) -> None:
             archive(workflow.store, workflow.objects)
     for ticks, jobs in ((0.0, 200), (0.0, 7), (0.7, 200)):
         if ticks:
-            # Without time, logs that are not archived are not read.
+            # Without time, unarchived logs are not read.
             archive(workflow.store, workflow.objects)
         app = workflow.app(ticks)
         for job_id in ("job_69", "job_53", "job_3", "job_0"):
             check(workflow, app, job_id, len(workflow.jobs[job_id][1]), jobs)
-    # Its page ends with the listing, though the time was over before.
+    # Its page ends with the listing, even after the time limit.
     assert ask(workflow.app(0.7), "job_3", 1)[0]["position"] is None
 
 
-def test_only_jobs_with_the_labels_count(workflow: Workflow) -> None:
-    """Those must have all of them, the job itself as well."""
+def test_only_jobs_with_the_labels_are_counted(workflow: Workflow) -> None:
+    """They must have all of them, including the job itself."""
     for number, branch in enumerate(("main", "other", "main", "other")):
         ref = JobRef("wf_1", f"job_{number}")
         attempt = workflow.store.open(ref, "token", labels=(("branch", branch), ("step", "test")))
@@ -167,8 +167,8 @@ def test_only_jobs_with_the_labels_count(workflow: Workflow) -> None:
     assert ask(workflow.app(), "job_3", 1, labels=[["branch", "none"]])[1]["first"] is None
 
 
-def test_a_line_that_is_not_there_is_not_found(workflow: Workflow) -> None:
-    """Neither is one of a job that is not there."""
+def test_a_missing_line_is_not_found(workflow: Workflow) -> None:
+    """Nor is a line of a missing job."""
     workflow.write("job", ["one"])
     for job_id, line in (("job", 2), ("job", 10**14), ("other", 1)):
         with pytest.raises(JobNotFound):
@@ -176,7 +176,7 @@ def test_a_line_that_is_not_there_is_not_found(workflow: Workflow) -> None:
 
 
 def test_any_line_has_a_shape(workflow: Workflow) -> None:
-    """A long one, a coloured one, and one of placeholders only."""
+    """A long one, a colored one, and one with only placeholders."""
     texts = ["word " * 13_000, "\x1b[31mred\x1b[0m 7", "12 2026-01-01 0xff", ""]
     workflow.write("before", texts)
     workflow.write("job", texts)
@@ -188,7 +188,7 @@ def test_any_line_has_a_shape(workflow: Workflow) -> None:
 
 
 def test_jobs_without_shapes_are_counted(workflow: Workflow) -> None:
-    """Their set is missing, damaged, or of a later version."""
+    """Their set is missing, damaged, or from a later version."""
     for name in ("missing", "damaged", "later", "good"):
         workflow.write(name, ["one 1", "two"])
     archive(workflow.store, workflow.objects)
@@ -204,7 +204,7 @@ def test_jobs_without_shapes_are_counted(workflow: Workflow) -> None:
 
 
 def test_a_redaction_and_a_deletion_reach_all_counts(workflow: Workflow) -> None:
-    """Also in a process that has read the shapes before."""
+    """Also in a process that has already read the shapes."""
     for number in range(3):
         workflow.write(f"job_{number}", ["started", "password is hunter", "done"], Status.FAILED)
     archive(workflow.store, workflow.objects)
@@ -223,8 +223,8 @@ def test_a_redaction_and_a_deletion_reach_all_counts(workflow: Workflow) -> None
     check(workflow, app, "job_2", 1)
 
 
-def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: Workflow) -> None:
-    """Of a long line the whole shape counts, though only its beginning is shown."""
+def test_a_summary_has_earlier_occurrences_and_the_verdict(workflow: Workflow) -> None:
+    """For a long line, its whole shape, though only its beginning is shown."""
     long = "error: " + "word " * 900
     workflow.write("good_1", ["started 1", f"{long}one"])
     workflow.write("bad_1", ["started 2", f"{long}two", "error: disk"], Status.FAILED)
@@ -261,8 +261,8 @@ def summarize(workflow: Workflow, job_id: str, **more: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_good_run_of_another_branch_does_not_end_a_row(workflow: Workflow) -> None:
-    """By default, and when the label is named; all runs count with ``*``, which are no labels."""
+def test_a_good_run_of_another_branch_does_not_end_a_series(workflow: Workflow) -> None:
+    """By default, and with the label. With ``*`` (no labels), all runs are used."""
     for number in range(3):
         workflow.write(f"good_{number}", ["started"], branch="main")
     workflow.write("bad_1", ["started", "error: disk"], Status.FAILED, "main")
@@ -280,7 +280,7 @@ def test_a_good_run_of_another_branch_does_not_end_a_row(workflow: Workflow) -> 
 
 
 def test_a_branch_with_few_good_runs_is_compared_with_the_default_branch(workflow: Workflow) -> None:
-    """With fewer good runs there, too, a job is compared with all. So is one without a branch."""
+    """If it also has few good runs there, a job is compared with all. So is one without a branch."""
     for number in range(2):
         workflow.write(f"main_{number}", ["started"], branch="main")
     workflow.write("topic_0", ["started", "odd"], branch="topic")
@@ -291,7 +291,7 @@ def test_a_branch_with_few_good_runs_is_compared_with_the_default_branch(workflo
     workflow.write("bad_1", ["started", "error: disk"], Status.FAILED, "topic")
     summary = summarize(workflow, "bad_1")
     assert (summary["baseline"], summary["compared_with"]) == ({"label": "branch=main"}, ["main_2", "main_1", "main_0"])
-    # Its own runs come first, and good runs of the default branch do not end their row.
+    # Its own runs come first, and good runs of the default branch do not end their series.
     assert summary["verdict"] == {"kind": "since", "id": "bad_0"}
     workflow.write("main_3", ["started", "error: net"], Status.FAILED, "main")
     workflow.write("bad_net", ["started", "error: net"], Status.FAILED, "topic_2")
@@ -305,8 +305,8 @@ def test_a_branch_with_few_good_runs_is_compared_with_the_default_branch(workflo
     assert summarize(workflow, "bad_3")["baseline"] is None
 
 
-def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) -> None:
-    """The failure may have been there before. The summary says how many jobs could not be read."""
+def test_a_verdict_left_open_by_a_damaged_set_is_marked(workflow: Workflow) -> None:
+    """The failure may have occurred before. The summary says how many jobs were unreadable."""
     workflow.write("good", ["started 1"])
     workflow.write("bad", ["started 2", "error: disk"], Status.FAILED)
     archive(workflow.store, workflow.objects)
@@ -320,8 +320,8 @@ def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) ->
 
 
 @pytest.mark.long
-def test_large_sets_of_shapes_are_not_held_at_once(workflow: Workflow) -> None:
-    """Neither for a history nor for a summary: only the cache, the sets that are being read, and what was found."""
+def test_large_sets_of_shapes_are_not_held_all_at_once(workflow: Workflow) -> None:
+    """For a history or a summary, only the cache, the sets being read, and the result are in memory."""
     shapes = ShapeSet()
     (shape,) = ShapeHasher().hashes(["error: disk"])
     shapes.add([shape, *range(2**40, 2**40 + MAX_SHAPES - 1)], range(1, MAX_SHAPES + 1))
@@ -345,5 +345,5 @@ def test_large_sets_of_shapes_are_not_held_at_once(workflow: Workflow) -> None:
         tracemalloc.stop()
     assert found["seen"]["FAILED"] == summary["cause"]["line"]["seen"]["FAILED"] == runs
     assert summary["verdict"] == {"kind": "since", "id": "job_0"}
-    # Eight sets are read at a time, each perhaps into two buffers.
+    # Eight sets are read at a time, each into up to two buffers.
     assert peak < SHAPES_BYTES + 20 * len(data)

@@ -1,4 +1,4 @@
-"""Where the time of a job went: the same wherever the logs are, and what is said when something is not known."""
+"""Where a job's time went: the same wherever the logs are, with unknown parts marked."""
 
 import contextlib
 import itertools
@@ -23,9 +23,9 @@ from tests.support.archivers import archive
 from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 
-#: The monotonic time of the application.
+#: The application's monotonic time.
 NOW: Final = 1000.0
-#: The Unix time at which every job begins. It is to come yet, so no time passes from the last line of a job to its end.
+#: The Unix time at which every job begins: in the future, so no time passes between a job's last line and its end.
 BEGAN: Final = round(time.time()) + 3_600.0
 MESSAGES: Final = ("started", "collected 12 items", "test 1 passed", "test 2 passed", "test 3 passed", "done")
 
@@ -46,7 +46,7 @@ class Workflow:
         messages: Sequence[str] = MESSAGES,
         labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """Writes a job that pauses for so long before each line. With ``status`` None it still runs."""
+        """Writes a job with these pauses before its lines. With ``status`` None, it keeps running."""
         attempt = self.store.open(JobRef("wf_1", job_id), "token", labels=labels)
         stamps = [iso_timestamp(BEGAN + seconds) for seconds in itertools.accumulate(pauses)]
         lines = [
@@ -58,20 +58,20 @@ class Workflow:
             self.store.finish(attempt, status, 0, 0, len(lines) + 1)
 
     def app(self, clock: Callable[[], float] = lambda: NOW, after: float = 0.0) -> ScanApp:
-        """The application. Its Unix clock says that all jobs began ``after`` seconds ago."""
+        """The application. By its Unix clock, all jobs began ``after`` seconds ago."""
         reader = ArchiveReader(self.objects, self.store.chunks.chunk)
         return ScanApp(self.store, reader, 65_536, clock, unix_clock=lambda: BEGAN + after)
 
 
 @pytest.fixture
 def workflow(server: RedisServer, prefix: str, tmp_path: Path) -> Iterator[Workflow]:
-    """No jobs yet. Each job is created later than the one before."""
+    """No jobs yet. Each job is created later than its predecessor."""
     with contextlib.closing(Store(server.url, prefix=prefix, clock=ticking())) as store:
         yield Workflow(store, FileObjectStore(tmp_path))
 
 
 def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:
-    """The profile of a job."""
+    """A job's profile."""
     common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "asked_at": NOW, "patience": 1e9}
     scan = ProfileScan(**(common | fields))
     found: dict[str, Any] = orjson.loads(app.read_profile(ProfileScan.from_json(scan.to_json())))
@@ -79,7 +79,7 @@ def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def summary(app: ScanApp, job_id: str) -> dict[str, Any]:
-    """The summary of a job."""
+    """A job's summary."""
     scan = SummaryScan(workflow_id="wf_1", job_id=job_id, asked_at=NOW, patience=1e9, page_bytes=16_384)
     found: dict[str, Any] = orjson.loads(app.read_summary(scan))
     return found
@@ -127,7 +127,7 @@ def test_the_planted_pause_comes_first(workflow: Workflow, archived: str) -> Non
 
 
 def test_a_job_without_good_runs(workflow: Workflow) -> None:
-    """Its pauses are known all the same, and nothing is called slower."""
+    """Its pauses are known, but none is called slower."""
     workflow.write("bad", [0, 1, 5], Status.FAILED)
     workflow.write("first", [0, 1, 5])
     found = profile(workflow.app(), "first")
@@ -142,8 +142,8 @@ def test_a_job_without_good_runs(workflow: Workflow) -> None:
         profile(workflow.app(), "none")
 
 
-def test_only_good_runs_with_the_labels_count(workflow: Workflow) -> None:
-    """They have all of them."""
+def test_only_good_runs_with_the_labels_are_compared(workflow: Workflow) -> None:
+    """They must have all of them."""
     workflow.write("main", [0, 1, 1], labels=(("branch", "main"),))
     workflow.write("other", [0, 1, 9], labels=(("branch", "other"),))
     workflow.write("deleted", [0, 1, 9], labels=(("branch", "main"),))
@@ -155,8 +155,8 @@ def test_only_good_runs_with_the_labels_count(workflow: Workflow) -> None:
 
 
 @pytest.mark.parametrize("is_archived", [False, True])
-def test_what_few_lines_and_odd_clocks_say(workflow: Workflow, is_archived: bool) -> None:
-    """A time that goes back is no pause. A job of one line has none, and neither has a job without lines."""
+def test_few_lines_and_odd_clocks(workflow: Workflow, is_archived: bool) -> None:
+    """A time that goes back is not a pause. Jobs with one line or none have no pauses."""
     workflow.write("back", [0, 5, -30, 1], messages=MESSAGES)
     workflow.write("one", [0], messages=["only"])
     workflow.write("empty", [])
@@ -173,7 +173,7 @@ def test_what_few_lines_and_odd_clocks_say(workflow: Workflow, is_archived: bool
 
 
 def test_a_redacted_line_and_a_gap(workflow: Workflow) -> None:
-    """The text of the line is gone, and its pause is there. Nobody knows how long it was silent after a gap."""
+    """The line's text is gone, but its pause is kept. The silence after a gap is unknown."""
     workflow.write("good", [0, 1, 1, 1, 1, 1])
     attempt = workflow.store.open(JobRef("wf_1", "this"), "token")
     stamps = [iso_timestamp(BEGAN + seconds) for seconds in (0, 1, 9, 10, 60, 61)]
@@ -191,7 +191,7 @@ def test_a_redacted_line_and_a_gap(workflow: Workflow) -> None:
         archive(workflow.store, workflow.objects, hot_seconds=0)
     request = RedactionRequest(3, 3, lambda line: True, {}, exact=True)
     Redaction(workflow.store, workflow.objects, JobRef("wf_1", "this"), request).run()
-    # A process may use the record of an archived chunk for a second more.
+    # A process can use an archived chunk's record for another second.
     app = workflow.app()
     for _ in range(2):
         found = profile(app, "this")
@@ -200,8 +200,8 @@ def test_a_redacted_line_and_a_gap(workflow: Workflow) -> None:
         archive(workflow.store, workflow.objects, hot_seconds=0)
 
 
-def test_without_time_the_same_request_goes_on(workflow: Workflow) -> None:
-    """It says how far it has come, and nothing that is not known yet."""
+def test_without_time_the_same_request_continues(workflow: Workflow) -> None:
+    """It says how far it got, and nothing that is still unknown."""
     messages = [f"line {number}" for number in range(3_000)]
     workflow.write("good", [0.01] * 3_000, messages=messages)
     workflow.write("this", [0.01] * 2_000 + [5.0] + [0.01] * 999, messages=messages)
@@ -219,8 +219,8 @@ def test_without_time_the_same_request_goes_on(workflow: Workflow) -> None:
     assert numbers(found["slower"]) == [(2_000, 2_001)]
 
 
-def test_one_good_run_that_is_half_read_is_no_comparison(workflow: Workflow) -> None:
-    """The next one is in the archive, so all of it is known. The job itself is short."""
+def test_one_partly_read_good_run_is_not_a_comparison(workflow: Workflow) -> None:
+    """The next one is archived, so all of it is known. The job itself is short."""
     workflow.write("archived", [0, 1, 1])
     archive(workflow.store, workflow.objects, hot_seconds=0)
     workflow.write("long", [0.01] * 3_000, messages=[f"line {number}" for number in range(3_000)])
@@ -236,7 +236,7 @@ def test_one_good_run_that_is_half_read_is_no_comparison(workflow: Workflow) -> 
 
 
 def test_a_running_job(workflow: Workflow) -> None:
-    """How long it was silent, what is usual there, and how much longer good runs took. Two are too few to say that."""
+    """Its silence, the usual silence at this point, and the remaining time, for which two good runs are too few."""
     for run in range(3):
         workflow.write(f"good_{run}", [0, 1, 1, 10 + run, 1, 1])
     workflow.write("this", [0, 1, 1], None)
@@ -249,6 +249,6 @@ def test_a_running_job(workflow: Workflow) -> None:
     assert (found["silent_seconds"], found["seconds_left"]) == (0, None)
     workflow.write("silent", [], None)
     assert profile(workflow.app(), "silent")["running"]["usual"] is None
-    # A foreign runner has given its line no time.
+    # The line of a foreign runner has no time.
     workflow.write("timeless", [-BEGAN], None)
     assert profile(workflow.app(), "timeless")["running"] == dict.fromkeys(("silent_seconds", "usual", "seconds_left"))

@@ -1,4 +1,4 @@
-"""A summary's errors and last lines are those of the whole log, wherever it is kept."""
+"""A summary has the errors and last lines of the whole log, wherever it is stored."""
 
 import contextlib
 import random
@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer
 
 JOB = JobRef("wf_1", "job_1")
 TEXTS = ("compiling", "0 errors", "error: one", "Traceback (most recent call last):", "no failures", "2 FAILED")
-#: Which of these texts look like errors.
+#: The texts that look like errors.
 ERRORS = frozenset({"error: one", "Traceback (most recent call last):", "2 FAILED"})
 
 
@@ -38,7 +38,7 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
 
 @pytest.fixture(params=["live", "half archived", "archived"])
 def log(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> tuple[ScanApp, list[Line]]:
-    """The application, and the lines of a job."""
+    """The application, and a job's lines."""
     choice, objects = random.Random(3), FileObjectStore(tmp_path)
     lines = [Line(number, NOW, choice.choice(TEXTS), "stdout") for number in range(1, 301)]
     attempt = store.open(JOB, "token")
@@ -50,7 +50,7 @@ def log(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> tuple[S
 
 
 def summarize(app: ScanApp, ref: JobRef = JOB, **more: Any) -> dict[str, Any]:
-    """The summary of a job. What its lines say of other runs is tested with these."""
+    """A job's summary. These tests do not check what it says about other runs."""
     fields: dict[str, Any] = {"page_bytes": 65_536, "asked_at": 1000.0, "patience": 5.0}
     scan = SummaryScan(workflow_id=ref.workflow_id, job_id=ref.job_id, **(fields | more))
     found: dict[str, Any] = orjson.loads(app.read_summary(SummaryScan.from_json(scan.to_json())))
@@ -75,10 +75,10 @@ def test_a_summary_of_the_whole_log(log: tuple[ScanApp, list[Line]]) -> None:
 
 
 @pytest.mark.parametrize("archived", [0, 700, 2_000])
-def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_path: Path, archived: int) -> None:
-    """It looks from the end backwards, says how far it has come, and ends with the counts of the whole log.
+def test_a_summary_without_time_continues_in_another_process(store: Store, tmp_path: Path, archived: int) -> None:
+    """It scans from the end backwards, says how far it got, and finally has the whole log's counts.
 
-    A line that the job writes in between is looked at, too.
+    Lines written meanwhile are included.
     """
     objects, ref, good = FileObjectStore(tmp_path), JobRef("wf_1", "bad"), JobRef("wf_1", "good")
     attempt = store.open(good, "token")
@@ -117,7 +117,7 @@ def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_pat
 
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
-    """An empty log has an empty summary. Without a log there is an error."""
+    """An empty log has an empty summary. A missing log is an error."""
     app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
     with pytest.raises(JobNotFound):
         summarize(app)
@@ -127,7 +127,7 @@ def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
-    """These are the lines whose shape no good run before has. Each shape comes once."""
+    """Lines whose shape no earlier good run has, once per shape."""
     good = [Line(number, NOW, f"step {number} took {number * 7} ms", "stdout") for number in range(1, 31)]
     bad = [*good[:20], Line(21, NOW, "cannot open 17 files", "stderr"), Line(22, NOW, "cannot open 4 files", "stderr")]
     for name, lines, status in (("good", good, Status.COMPLETED), ("bad", bad, Status.FAILED)):
@@ -142,7 +142,7 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
 
 
 def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix: str, tmp_path: Path) -> None:
-    """What was found in one is not said of the other, and nothing of a line that was redacted since."""
+    """Results of one are not used for the other, nor lines that were redacted since."""
     objects = FileObjectStore(tmp_path)
     with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: 1_772_532_005.0)) as store:
         app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: 1000.0)
@@ -158,7 +158,7 @@ def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix:
 
 
 def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None:
-    """Even when the new lines have used up all of theirs."""
+    """Even if new lines used up all of theirs."""
     for name, status in (("good", Status.COMPLETED), ("bad", Status.FAILED)):
         attempt = store.open(JobRef("wf_1", name), "token")
         texts = [f"step {number}" if number % 50 else "fatal" for number in range(1, 3_001)]

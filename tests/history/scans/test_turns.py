@@ -1,4 +1,4 @@
-"""Each subject has one scan at a time, also over several processes; a process that dies holds up nobody."""
+"""Each subject has one scan at a time, across processes; a killed process blocks nobody."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from chronoverse.errors import ShareExceeded
 from chronoverse.history.scans.endpoint import ScanTurns
 from tests.support.waiting import wait_until
 
-#: Seconds for something that does happen, and for something that does not.
+#: Seconds for something that happens, and for something that does not.
 PATIENCE_SECONDS: Final = 10.0
 SHORT_SECONDS: Final = 0.1
 
@@ -36,7 +36,7 @@ def is_free(turns: ScanTurns, subject: str) -> bool:
 
 
 def test_a_subject_has_one_turn_and_others_have_theirs(file: int) -> None:
-    """Whoever does not get a turn in time is told that its own scans are why."""
+    """A subject that gets no turn in time is told that its own scans are the reason."""
     turns = ScanTurns(file)
     with turns.hold("a", time.monotonic() + PATIENCE_SECONDS):
         assert not is_free(turns, "a")
@@ -71,7 +71,7 @@ def test_all_of_many_come_to_their_turns_one_at_a_time(file: int) -> None:
 
 
 def test_a_killed_process_leaves_no_turn_taken(file: int) -> None:
-    """The other process has one of its own file descriptors, as gunicorn's workers do."""
+    """The other process has its own file descriptor, like gunicorn's workers."""
     turns = ScanTurns(file)
     told, tell = os.pipe()
     holder = os.fork()

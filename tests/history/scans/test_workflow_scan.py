@@ -1,4 +1,4 @@
-"""A search of a workflow finds the matches in all jobs, over any number of pages, and names jobs it cannot read."""
+"""A workflow's search finds all matches in its jobs, over any number of pages, and names unreadable jobs."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ from tests.support.bench import NOW
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: The monotonic time of the tests, in seconds.
+#: The tests' monotonic time, in seconds.
 BEGAN: Final = 1000.0
 JOBS: Final = 30
 
@@ -41,7 +41,7 @@ def scan(**fields: Any) -> WorkflowScan:
 
 
 def write(store: Store, job_id: str, lines: list[Line], status: Status | None = Status.COMPLETED) -> None:
-    """A job with these lines. With ``status`` None it still runs."""
+    """A job with these lines. With ``status`` None, it keeps running."""
     attempt = store.open(JobRef("wf_1", job_id), "token")
     if lines:
         store.append(attempt, lines)
@@ -57,7 +57,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> FileObjectStore:
 
 @pytest.fixture(scope="module")
 def logs(server: RedisServer, objects: FileObjectStore) -> Iterator[tuple[Store, dict[str, list[Line]]]]:
-    """Jobs of which some are archived, some half, and some run: the store, and their lines by job, the newest first.
+    """Archived, partly archived and running jobs: the store, and their lines by job, newest first.
 
     About one line in five has the word.
     """
@@ -80,7 +80,7 @@ def logs(server: RedisServer, objects: FileObjectStore) -> Iterator[tuple[Store,
 
 
 def app_of(store: Store, objects: FileObjectStore, ticks: float = 0.0) -> ScanApp:
-    """The application. Each look at its clock takes ``ticks`` seconds."""
+    """The application. Each reading of its clock advances it by ``ticks`` seconds."""
     times = itertools.count()
     return ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: BEGAN + ticks * next(times))
 
@@ -89,7 +89,7 @@ def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
     """All pages of a search."""
     start = None
     for _ in range(2_000):
-        # A scan that has waited does not get its turn. Here the clock goes on all the time.
+        # A scan that has waited gets no turn. Here the clock advances constantly.
         page = app.read_workflow(scan(**{"patience": 1e9, "start": start} | fields))
         yield page
         start = page.position
@@ -99,7 +99,7 @@ def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
 
 
 def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
-    """The jobs with the numbers of their matches, in the order of the pages. Parts of a job are joined."""
+    """The jobs with the numbers of their matches, in page order. Parts of a job are joined."""
     jobs: list[tuple[str, list[int]]] = []
     for page in pages_:
         for job in map(json.loads, page.jobs):
@@ -125,7 +125,7 @@ def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
         ({"per_job": 5, "q": "nowhere"}, "nowhere"),
     ],
 )
-def test_it_finds_what_is_there(
+def test_it_finds_all_matches(
     logs: tuple[Store, dict[str, list[Line]]],
     objects: FileObjectStore,
     fields: dict[str, Any],
@@ -133,7 +133,7 @@ def test_it_finds_what_is_there(
     ticks: float,
     limit: int,
 ) -> None:
-    """It finds matches in either tier, in the newest job first, whether pages have much time or little."""
+    """In both tiers, newest job first, with much or little time per page."""
     store, written = logs
     expected = []
     for job_id, lines in written.items():
@@ -147,8 +147,8 @@ def test_it_finds_what_is_there(
     assert found(pages(app_of(store, objects, ticks), limit=limit, **fields)) == expected
 
 
-def test_more_says_that_there_are_others(server: RedisServer, prefix: str) -> None:
-    """The search looks for one line more than it shows."""
+def test_more_means_further_matches(server: RedisServer, prefix: str) -> None:
+    """The search looks for one line more than it returns."""
     store = Store(server.url, prefix=prefix)
     write(store, "two", _needles(2))
     write(store, "three", _needles(3))
@@ -161,7 +161,7 @@ def test_more_says_that_there_are_others(server: RedisServer, prefix: str) -> No
 def test_jobs_are_chosen_by_status_and_start(
     logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore
 ) -> None:
-    """The start is that of the first attempt."""
+    """Start means the first attempt's."""
     store, written = logs
     app = app_of(store, objects)
     jobs = {job_id: store.get_job(JobRef("wf_1", job_id)) for job_id in written}
@@ -176,10 +176,10 @@ def test_jobs_are_chosen_by_status_and_start(
     assert [job_id for job_id, _ in found(pages(app, **times))] == all_found[3:8]
 
 
-def test_what_is_wrong_with_one_job_is_named_with_it(
+def test_a_jobs_error_is_reported_with_it(
     logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore, tmp_path: Path
 ) -> None:
-    """The other jobs are searched all the same."""
+    """Other jobs are still searched."""
     store, _ = logs
     app = app_of(store, objects)
     expected = [job_id for job_id, _ in found(pages(app, limit=100))]
@@ -196,8 +196,8 @@ def test_what_is_wrong_with_one_job_is_named_with_it(
     assert [job["id"] for job in jobs if "error" in job] == [broken]
 
 
-def test_an_archive_that_is_away_ends_the_page(server: RedisServer, prefix: str, tmp_path: Path) -> None:
-    """What was found before comes first. Then the page fails, and can be asked for again."""
+def test_an_unavailable_archive_ends_the_page(server: RedisServer, prefix: str, tmp_path: Path) -> None:
+    """Earlier matches are returned first. The next page fails, and can be retried."""
     times = itertools.count(1_772_532_005)
     store, lines = Store(server.url, prefix=prefix, clock=lambda: float(next(times))), _needles(20)
     write(store, "archived", lines, None)
@@ -215,7 +215,7 @@ def _needles(count: int) -> list[Line]:
 
 
 class BusyObjects(FileObjectStore):
-    """Answers the first reads when four of them are under way."""
+    """Answers its first reads once four of them are in progress."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -227,10 +227,8 @@ class BusyObjects(FileObjectStore):
         return super().get(name, start, stop)
 
 
-def test_jobs_are_read_ahead_from_an_archive_that_takes_its_time(
-    server: RedisServer, prefix: str, tmp_path: Path
-) -> None:
-    """Only those that are searched, and each once."""
+def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: str, tmp_path: Path) -> None:
+    """Only searched ones, once each."""
     times = itertools.count(1_772_532_005)
     store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
     for number in range(20):
@@ -246,14 +244,14 @@ def test_jobs_are_read_ahead_from_an_archive_that_takes_its_time(
 
 
 def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
-    """Its worker does not wait for it any more."""
+    """Its worker has stopped waiting for it."""
     app = ScanApp(logs[0], ArchiveReader(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_workflow(scan())
 
 
-def test_a_page_ends_among_jobs_that_are_gone() -> None:
-    """The listing may have any number of them. The next page goes on after them."""
+def test_a_page_can_end_among_deleted_jobs() -> None:
+    """The listing can have any number of them. The next page continues after them."""
     times = iter(BEGAN + tick for tick in range(1_000))
     listed = iter(
         ListedJob(float(1_000_000 - number), JobRef("w", f"gone_{number}"), None) for number in range(1_000_000)
