@@ -38,6 +38,7 @@ def test_a_broken_main_branch_is_told(service: Service, receiver: Receiver) -> N
     assert made[1].startswith("secret, printed once: whsec_")
     assert call(service, "watch", "shop", "main", "--test") == ("delivered\n", "")
     assert receiver.messages[0].json["text"].startswith("Test of the watch main: shop has no jobs http")
+    assert receiver.messages[0].json["data"]["job"] is None
 
     run = ("run", "--workflow", "shop", "--label", "branch=main", "--job")
     call(service, *run, "build-1", "--", "true")
