@@ -6,9 +6,8 @@ from typing import Final
 
 import pytest
 
-from chronoverse.errors import BadRequest
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
-from chronoverse.store.watches import CLAIM_SECONDS, MAX_WATCHES, DeliveryState, KeptWatch
+from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
 
@@ -95,18 +94,6 @@ def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
     assert not watches.delete("wf_1", "main")
     assert (watches.read("wf_1"), watches.workflows()) == ([], [])
     assert {key.rpartition(":")[2] for key in bench.snapshot()} <= {"told", "settings"}
-
-
-def test_a_workflow_has_a_bounded_number_of_watches(bench: Bench) -> None:
-    """One that is replaced counts once."""
-    watches = bench.store.watches
-    named = [replace(WATCH, watch_id=f"w{number}") for number in range(MAX_WATCHES + 1)]
-    assert [watches.put(each) for each in named[:MAX_WATCHES]] == [True] * MAX_WATCHES
-    assert not watches.put(named[0])
-    with pytest.raises(BadRequest):
-        watches.put(named[-1])
-    watches.delete("wf_1", "w3")
-    assert watches.put(named[-1])
 
 
 @pytest.mark.parametrize(
