@@ -167,13 +167,17 @@ def _last(summary: Mapping[str, Any], around: Iterable[int]) -> list[dict[str, A
 def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields the lines without CI markup. Skips lines that are only markup."""
     for line in lines:
-        message = str(line["message"])
-        found = _MARKUP.match(message)
-        text = message[found.end() :] if found else message
-        if found and (named := dict(pair.split("=", 1) for pair in (found["place"] or "").split(",") if "=" in pair)):
-            text = ":".join([*(named[key] for key in ("file", "line") if key in named), f" {text}"])
-        if text or not found:
+        if (text := _without_markup(str(line["message"]))) or not line["message"]:
             yield {**line, "message": text}
+
+
+def _without_markup(message: str) -> str:
+    """The text after CI markup. An annotation's begins with its file and line."""
+    if not (found := _MARKUP.match(message)):
+        return message
+    named = dict(pair.split("=", 1) for pair in (found["place"] or "").split(",") if "=" in pair)
+    place = "".join(f"{named[key]}:" for key in ("file", "line") if key in named)
+    return f"{place} {message[found.end() :]}" if place else message[found.end() :]
 
 
 def _fitted(line: dict[str, Any], rows: int = 1) -> str:
@@ -276,7 +280,8 @@ def numbered(line: dict[str, Any]) -> str:
     """A line with its number, and how often and where it was seen."""
     repeated = f"  ({line['repeated']} times)" if "repeated" in line else ""
     cut = " …" if line.get("truncated") else ""
-    return plain_text(f"{line['sequence_num']:>9}  {_one_line(line['message'])}{cut}{repeated}{_seen(line)}")
+    text = _one_line(_without_markup(line["message"]) or line["message"])
+    return plain_text(f"{line['sequence_num']:>9}  {text}{cut}{repeated}{_seen(line)}")
 
 
 def _seen(line: dict[str, Any]) -> str:

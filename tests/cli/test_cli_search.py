@@ -279,7 +279,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     found = json.loads(cli("profile", WORKFLOW, "job_2", "-o", "json", **settings).stdout)
     assert (found["seconds"], found["slower"], found["complete"]) == (1_140, [], True)
     usual = {"least": 0.1, "median": 0.1, "most": 0.2}
-    after, before = ({"sequence_num": number, "message": f"step {number}"} for number in (3, 4))
+    after, before = ({"sequence_num": number, "message": f"##[group]step {number}"} for number in (3, 4))
     found["slower"] = [{"after": after, "before": before, "seconds": 3.154, "usual": usual, "excess": 2.954}]
     found["pauses"] = []
     found["running"] = {"silent_seconds": 250, "usual": usual, "seconds_left": {"least": 61, "median": 80, "most": 130}}
