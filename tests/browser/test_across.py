@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
@@ -129,37 +129,6 @@ def test_all_workflows_are_searched_from_the_home_page(
     assert tab.address == f"{tab.url}/?q=rare+word"
     page.go_back()
     page.wait_for_selector("tbody tr:nth-child(2)")
-
-
-def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service) -> None:
-    """Each answer may end within a job, and says where. Here that job turns out to have no more matches."""
-    line = {"timestamp": "", "message": "a word", "sequence_num": 7, "stream": "stdout", "highlights": [[2, 6]]}
-    job = {"id": "job-1", "status": "RUNNING", "created_at": None, "logs": [line], "more": True}
-    headers = {"Content-Type": "application/json", "Searched-To": "job-1;created=2026-03-03T10:00:05.123Z;line=70000"}
-    tab = open_tab()
-    asked: list[str] = []
-
-    def answer(route: Route) -> None:
-        """The second answer does not come."""
-        asked.append(route.request.url)
-        if len(asked) == 1:
-            route.fulfill(json={"jobs": [job], "cursor": "further"}, headers=headers)
-        elif len(asked) == 3:
-            route.fulfill(json={"jobs": [], "cursor": None})
-
-    tab.page.route(SEARCHES, answer)
-    page = open_workflow(tab, page_service, "stopped", "?q=word")
-    found = "1+ match in 1 job so far · searched back to line 70,000 of job-1, "
-    page.wait_for_selector(f"#progress:has-text('Searching… · {found}')")
-    page.focus("#stop")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(f"#progress:has-text('Stopped · {found}')")
-    assert page.evaluate("document.activeElement.id") == "progress"
-    assert page.evaluate(GROUPS) == [["job-1", ["7"], True]]
-    page.click("#further")
-    tab.wait_text("#progress", "1 match in 1 job · all jobs were searched")
-    assert page.evaluate(GROUPS) == [["job-1", ["7"], False]]
-    assert ["cursor=further" in url for url in asked] == [False, True, True]
 
 
 def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None:
