@@ -19,12 +19,6 @@ CONTEXT = ssl.create_default_context()
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def tls_receiver(tmp_path: Path) -> Iterator[tuple[Receiver, ssl.SSLContext]]:
     """A receiver with a certificate for localhost and 127.0.0.1, and a context that trusts its authority."""
     authority = Authority(tmp_path)

@@ -127,13 +127,6 @@ def test_a_workflow_without_jobs_is_waited_for(
     assert second == first + 1
 
 
-def test_jobs_0(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
-    store.register(JobRef(workflow, "job_1"))
-    stream = open_workflow("?jobs=0").wait_for(b"id: 1\n\n")
-    store.open(JobRef(workflow, "job_1"), "token")
-    wait_told(stream, ("2", "job_1", "RUNNING"))
-
-
 def test_a_client_resumes_after_any_change(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
     for number in range(1, 6):
         store.register(JobRef(workflow, f"job_{number}"))
