@@ -749,6 +749,7 @@ def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileOb
     with archive_lock(bench.store, JOB) as token:
         bench.store.chunks.begin_upload(JOB, token, left)
     objects.put(left, b"")
+    assert left not in [stored.name for stored, _ in orphans(bench.store, objects, time.time() + 1, DAY, age=0)]
     periodic.run_once()
     now[0] += 61
     periodic.run_once()

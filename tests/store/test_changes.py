@@ -19,6 +19,7 @@ from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.bench import JOB, NOW, Bench, make_lines
 from tests.support.changes import number_from_1
 from tests.support.histories import Histories, alive, said
+from tests.support.parameters import long_after
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -240,7 +241,7 @@ def check(histories: Histories) -> None:
         assert (said(before.job), before.deleted) != (said(after.job), after.deleted)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", long_after(2, range(6)))
 def test_random_histories(bench: Bench, tmp_path: Path, seed: int) -> None:
     objects = FileObjectStore(tmp_path) if seed % 2 else None
     judge = bench.new_store(lease_seconds=0.001)
