@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.support.commands import call_main
+from tests.support.servers import RedisServer, running
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "chronoverse")
@@ -24,6 +25,13 @@ def environ(home: Path, **settings: str) -> dict[str, str]:
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
     return {**inherited, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A store for the tests of one module."""
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -20,19 +20,13 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.scripted import ScriptedService, answer, problem
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
 WORKFLOW: Final = "wf_changes"
 
 NewJob = Callable[..., Attempt]
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("store")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -25,19 +25,13 @@ from chronoverse.joblog.terminal import LineRenderer
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.changes import number_from_1
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("store")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

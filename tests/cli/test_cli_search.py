@@ -17,7 +17,7 @@ from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.bench import ticking
 from tests.support.scripted import ScriptedService, answer
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign, ask_all
 
@@ -28,12 +28,6 @@ RUNS = {
     "good": (["started in 12 ms", "step a", "step b", "done"], Status.COMPLETED),
     "failed": (["started in 13 ms", "step a", "error: x", "step b", "step c", "gave up"], Status.FAILED),
 }
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("store")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

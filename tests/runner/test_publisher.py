@@ -208,15 +208,9 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
     """After a power loss the log is shorter than what was acknowledged, and the runner goes back."""
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:
         wait_for_published(server, 50)
-        kept = server.directory / "appendonlydir"
-        durable = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.release()
-        wait_for_published(server, 3_000)
-        server.kill()
-        for path, size in durable.items():
-            with path.open("r+b") as log:
-                log.truncate(size)
-        server.start()
+        with losing_power(server):
+            job.release()
+            wait_for_published(server, 3_000)
         assert server.ask("XLEN", key("log")) == 50
         job.release()
         assert job.result() == 0

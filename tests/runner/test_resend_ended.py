@@ -254,13 +254,18 @@ def test_a_file_can_be_printed(server: RedisServer, kill_runner: KillRunner, tmp
     server.start()
 
 
+def deliver_copy(server: RedisServer, tmp_path: Path, path: Path) -> None:
+    """Delivers the file, and puts it back."""
+    content = path.read_bytes()
+    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
+    path.write_bytes(content)
+
+
 @pytest.mark.long
 def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
     """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
     path = kill_runner(lease_seconds=30)
-    content = path.read_bytes()
-    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
-    path.write_bytes(content)
+    deliver_copy(server, tmp_path, path)
     spool = Spool.recover(path, keep_all=True)
     spool.save_state(ending=["COMPLETED", 0])
     assert spool.preserve() == path
@@ -276,9 +281,7 @@ def test_a_file_is_kept_if_the_log_has_other_lines(
 ) -> None:
     """The log has all numbers, and somebody else wrote one of the messages."""
     path = kill_runner(lease_seconds=30)
-    content = path.read_bytes()
-    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
-    path.write_bytes(content)
+    deliver_copy(server, tmp_path, path)
     entries = server.ask("XRANGE", key("log"), "-", "+")
     server.ask("DEL", key("log"))
     changed = [[b"theirs" if field == b"2000" else field for field in fields] for _, fields in entries]
@@ -377,9 +380,7 @@ def test_archived_lines_are_read_back_from_the_archive(
 ) -> None:
     """The log has left the store. Without access to the archive the file is kept."""
     path = kill_runner(lease_seconds=30)
-    content = path.read_bytes()
-    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
-    path.write_bytes(content)
+    deliver_copy(server, tmp_path, path)
     with contextlib.closing(Store(server.url)) as store:
         Archiver(
             store, FileObjectStore(tmp_path / "archive"), RetentionPolicy(1, 0, 1000), stop=threading.Event()
