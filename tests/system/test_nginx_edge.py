@@ -77,7 +77,7 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> dict[str
         (403, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
         (404, b"GET /.problem HTTP/1.1\r\nHost: x\r\n\r\n"),
         (405, b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n"),
-        (413, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16777217\r\n\r\n"),
+        (413, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 33554433\r\n\r\n"),
         (414, b"GET /?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
         (431, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n"),
         (501, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n"),
