@@ -59,7 +59,7 @@ class Server(StreamServer):
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        connection = Connection(self.socket.family, self.socket.type, self.socket.proto, fileno=descriptor)
+        connection = Connection(fileno=descriptor)
         self._connections.add(connection)
         return connection, address
 

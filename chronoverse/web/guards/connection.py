@@ -334,7 +334,7 @@ class HangupWatch:
 @contextlib.contextmanager
 def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
     """The socket without gevent, with the same descriptor."""
-    raw = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    raw = _socket.socket(fileno=sock.fileno())
     try:
         yield raw
     finally:

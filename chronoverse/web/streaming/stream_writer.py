@@ -48,7 +48,7 @@ class StreamWriter:
 
     def __init__(self, viewer: Viewer, sock: Any, writers: "StreamWriters", closed: Callable[[], None]) -> None:
         # Detached, because gunicorn closes its own socket object when the handler returns.
-        self._socket = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
+        self._socket = _socket.socket(fileno=sock.detach())
         self._socket.setblocking(False)
         self.viewer = viewer
         self._writers = writers
