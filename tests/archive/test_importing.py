@@ -283,13 +283,19 @@ def test_a_store_that_went_back_gets_what_it_lacks(bench: Bench, objects: FileOb
     assert bench.snapshot() == snapshot
 
 
-def test_two_imports_at_once_do_no_harm(bench: Bench, objects: FileObjectStore) -> None:
+def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], list[Any]]:
+    """Four archived jobs, and what was seen of them before the store lost them."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
     for job in jobs:
         write_ended(bench.store, job, Status.COMPLETED, 0, 3)
     assert archive(bench.store, objects, hot_seconds=0) == 0
     before = seen(bench.store, objects, *jobs)
     empty(bench)
+    return jobs, before
+
+
+def test_two_imports_at_once_do_no_harm(bench: Bench, objects: FileObjectStore) -> None:
+    jobs, before = lose_four(bench, objects)
     found: list[Imported] = []
     threads = [threading.Thread(target=lambda: found.extend(run_import(bench.store, objects))) for _ in range(2)]
     for thread in threads:
@@ -313,12 +319,7 @@ class Breaking(FileObjectStore):
 
 
 def test_an_import_that_broke_off_is_repeated(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
-    for job in jobs:
-        write_ended(bench.store, job, Status.COMPLETED, 0, 3)
-    assert archive(bench.store, objects, hot_seconds=0) == 0
-    before = seen(bench.store, objects, *jobs)
-    empty(bench)
+    jobs, before = lose_four(bench, objects)
     with pytest.raises(ArchiveUnavailable):
         run_import(bench.store, Breaking(tmp_path / "archive"))
     assert len(made(run_import(bench.store, objects))) == 2
