@@ -12,7 +12,7 @@ def test_the_logic_of_the_page() -> None:
     """Each ``*.test.mjs`` of this folder."""
     files = sorted(map(str, HERE.glob("*.test.mjs")))
     done = subprocess.run(
-        [tool("node"), "--test", "--test-force-exit", *files], capture_output=True, text=True, timeout=60, check=False
+        [tool("node"), "--test", "--test-force-exit", *files], capture_output=True, text=True, timeout=240, check=False
     )
     assert files
     assert done.returncode == 0, done.stdout + done.stderr
