@@ -7,6 +7,7 @@ ends by itself within :data:`LONGEST_SECONDS`, and tells the story what it does.
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from tests.simulation.actions import delete, import_archive, redact
@@ -196,9 +197,15 @@ class Faults:
     # The store
 
     def full_disk(self) -> str:
-        store, seconds = self._site.store, self._seconds(15)
-        store.cannot_write = True
-        loop.call_later(seconds, setattr, store, "cannot_write", False)
+        return self._limit(15, "has_no_disk")
+
+    def no_memory(self) -> str:
+        return self._limit(20, "has_no_memory")
+
+    def _limit(self, most: float, what: str) -> str:
+        store, seconds = self._site.store, self._seconds(most)
+        store.limit(**{what: True})
+        loop.call_later(seconds, partial(store.limit, **{what: False}))
         return f"for {seconds:.1f} s"
 
     def crash_store(self) -> str | None:
@@ -250,12 +257,6 @@ class Faults:
         loop.call_later(seconds, elect)
         self._site.unsafe_until = loop.time + 90.0
         return f"{address} after {seconds:.1f} s, the old master is told after {demoted:.1f} s more"
-
-    def no_memory(self) -> str:
-        store, seconds = self._site.store, self._seconds(20)
-        store.limit_memory(True)
-        loop.call_later(seconds, store.limit_memory, False)
-        return f"for {seconds:.1f} s"
 
     def lose_reports(self) -> str:
         seconds = self._seconds(25)

@@ -97,7 +97,7 @@ class StoreServer:
         self.lags_until = 0.0
         self.was_replaced = False
         #: Whether there is no memory for writes, and whether its disk is full: then it refuses all writes.
-        self._is_full = self.cannot_write = False
+        self._has_no_memory = self._has_no_disk = False
         #: Share of the reports of changes that are lost, as a proxy may lose them, and until when it is half.
         self.lost_reports = 0.0
         self.loses_reports_until = 0.0
@@ -112,6 +112,8 @@ class StoreServer:
     # The real server
 
     def _start(self) -> None:
+        # It does not start on a full disk.
+        self._has_no_disk = False
         self._waiting.clear()
         self._replicating.clear()
         self._set_clock()
@@ -125,7 +127,7 @@ class StoreServer:
         while self._link.ask([("PING",)])[1] != [b"PONG"]:
             _sleep(0.001)  # It reads its file.
         self._link.ask([("DEBUG", "SET-ACTIVE-EXPIRE", 0)])
-        self.limit_memory(self._is_full)
+        self.limit()
         self._network.listen(self._address, self.process, self._accept)
         self.process.spawn(self._tick)
 
@@ -147,7 +149,7 @@ class StoreServer:
             self._pid = 0
 
     def _set_clock(self) -> None:
-        struct.pack_into("qq", self._page, 0, round((EPOCH + loop.time) * 1e6), self.cannot_write)
+        struct.pack_into("qq", self._page, 0, round((EPOCH + loop.time) * 1e6), self._has_no_disk)
 
     def _accept(self, sock: SimSocket) -> None:
         self._clients[Client(self, sock, self._connect())] = None
@@ -188,15 +190,17 @@ class StoreServer:
     def _file(self) -> Path:
         return self._directory / "appendonlydir/appendonly.aof.1.incr.aof"
 
-    def limit_memory(self, is_full: bool) -> None:
-        """From now on there is no memory for writes, or there is again."""
-        self._is_full = is_full
+    def limit(self, *, has_no_memory: bool | None = None, has_no_disk: bool | None = None) -> None:
+        """From now on there is no memory, or no room on the disk, for writes; or there is again."""
+        self._has_no_memory = self._has_no_memory if has_no_memory is None else has_no_memory
+        self._has_no_disk = self._has_no_disk if has_no_disk is None else has_no_disk
         if self._pid:
-            self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(is_full))])
+            # The server tries to write again after each command.
+            self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(self._has_no_memory))])
 
     def sync(self) -> None:
         """The append-only file is synced."""
-        if self.cannot_write:
+        if self._has_no_disk:
             return
         self._synced = self._file.stat().st_size
         waiting, self._waiting = self._waiting, []
