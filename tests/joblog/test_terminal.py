@@ -117,6 +117,7 @@ def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
+        # A character that aborts a sequence is read again as the start of something new.
         ("a" + ESC, "a"),
         ("a" + ESC + "[", "a"),
         ("a" + ESC + "[31", "a"),
@@ -127,18 +128,18 @@ def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
         (ESC + "[" + ESC + "[2Jb", "b"),
         (ESC + "]0;x\x18b", "b"),
         (ESC + "é", "é"),
+        # Removing a sequence creates no new one.
+        (ESC + ESC + "[2J[2J" + "\x9b" + ESC + "[K2J", "[2J2J"),
+        # Colours end with their line. Otherwise they would colour the next line, our own messages and the prompt.
+        (ESC + "[31mred", ESC + "[31mred" + ESC + "[0m"),
+        # A foreign runner could write a line break, and the rest would look like another line.
+        ("a\n\nevent: end", "a<U+000A><U+000A>event: end"),
+        # Characters that change the direction are shown, and the text stays in its order.
+        *((f"a{each}b", f"a<U+{ord(each):04X}>b") for each in "\u202e\u202a\u2066\u2069\u200e\u200f\u061c\u2028"),
     ],
 )
-def test_a_broken_sequence_hides_no_later_text(text: str, clean: str) -> None:
-    """A character that aborts a sequence is parsed again."""
+def test_nothing_hides_or_changes_later_text(text: str, clean: str) -> None:
     assert sanitize(text, colour=True) == clean
-
-
-def test_removing_a_sequence_creates_no_new_one() -> None:
-    """Sanitizing the result again changes nothing."""
-    text = ESC + ESC + "[2J[2J" + "\x9b" + ESC + "[K2J"
-
-    assert ESC not in sanitize(text, colour=True)
 
 
 @pytest.mark.parametrize(
@@ -158,28 +159,12 @@ def test_colours_stay(text: str, expected: str) -> None:
     assert ESC not in sanitize(text, colour=False)
 
 
-def test_colours_end_with_their_line() -> None:
-    """Otherwise they would color the next line, our own messages and the prompt."""
-    assert sanitize(ESC + "[31mred", colour=True) == ESC + "[31mred" + ESC + "[0m"
-
-
 @pytest.mark.parametrize("parameters", ["8", "08", "8:1", "1;8", "8;31", "38;5;8;8"])
 def test_text_cannot_be_hidden(parameters: str) -> None:
     """SGR 8 is removed: readers would copy invisible text without knowing."""
     shown = sanitize(f"{ESC}[{parameters}mhidden", colour=True)
 
     assert re.sub("38;5;8", "", shown.removeprefix(ESC + "[").partition("m")[0]).count("8") == 0
-
-
-@pytest.mark.parametrize("control", ["\u202e", "\u202a", "\u2066", "\u2069", "\u200e", "\u200f", "\u061c", "\u2028"])
-def test_characters_that_change_the_direction_are_shown_as_numbers(control: str) -> None:
-    """They become visible, and the text stays in order."""
-    assert sanitize(f"a{control}b", colour=True) == f"a<U+{ord(control):04X}>b"
-
-
-def test_a_line_break_within_a_line_is_shown_as_its_number() -> None:
-    """A foreign runner could write one, and the rest would look like another line."""
-    assert sanitize("a\n\nevent: end", colour=True) == "a<U+000A><U+000A>event: end"
 
 
 @given(st.text(st.sampled_from("\x1b[]P\\;:0138mJ \x07\x18\x9b\x9c\x9d\n\t\u202eaé")), st.booleans())
@@ -225,39 +210,26 @@ def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
     assert redaction_notice(2, 9) == "--- lines 2-9 have been redacted ---"
 
 
-def test_a_line_ends_with_a_newline() -> None:
-    rendering = LineRenderer()
-
-    assert [rendering.render(line(1, "a")), rendering.render(line(2, ""))] == ["a\n", "\n"]
-
-
-def test_timestamps_come_first_and_are_sanitized() -> None:
-    """A foreign runner can write anything into them."""
-    rendering = LineRenderer(timestamps=True)
-
-    assert rendering.render(line(1, "a")) == f"{TIME} a\n"
-    assert rendering.render(Line(2, ESC + "[2Jnow", "b", "stdout")) == "now b\n"
-
-
-def test_partial_lines_are_joined() -> None:
-    """With one timestamp and one newline."""
-    rendering = LineRenderer(timestamps=True)
-    lines = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
-
-    assert "".join(map(rendering.render, lines)) == f"{TIME} abc\n"
-
-
-def test_another_stream_does_not_continue_an_open_line() -> None:
-    """Its line begins on a new line."""
-    rendering = LineRenderer()
-    lines = [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b")]
-
-    assert "".join(map(rendering.render, lines)) == "a\noops\nb\n"
-
-
-def test_raw_lines_are_unchanged() -> None:
-    """With ``raw``, the reader gets the job's bytes."""
-    assert LineRenderer(raw=True).render(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"
+@pytest.mark.parametrize(
+    ("renderer", "lines", "shown"),
+    [
+        (LineRenderer(), [line(1, "a"), line(2, "")], "a\n\n"),
+        # A foreign runner may write anything into a timestamp.
+        (LineRenderer(timestamps=True), [line(1, "a"), Line(2, ESC + "[2Jnow", "b", "stdout")], f"{TIME} a\nnow b\n"),
+        # A joined line has one timestamp and one newline.
+        (
+            LineRenderer(timestamps=True),
+            [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")],
+            f"{TIME} abc\n",
+        ),
+        # A line of another stream does not continue an open one.
+        (LineRenderer(), [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b")], "a\noops\nb\n"),
+        (LineRenderer(raw=True), [line(1, ESC + "[2J\r")], ESC + "[2J\r\n"),
+    ],
+    ids=["newlines", "timestamps", "parts", "streams", "raw"],
+)
+def test_lines_are_rendered(renderer: LineRenderer, lines: list[Line], shown: str) -> None:
+    assert "".join(map(renderer.render, lines)) == shown
 
 
 def test_a_text_of_several_lines_has_no_colours() -> None:
