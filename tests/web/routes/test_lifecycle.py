@@ -16,7 +16,7 @@ from chronoverse.embedded import server as embedded
 from tests.support.servers import RedisServer
 from tests.support.service import Service, is_alive, serving
 from tests.support.waiting import wait_until
-from tests.web.routes.foreign import Foreign
+from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 pytestmark = pytest.mark.long
@@ -66,7 +66,17 @@ def last_event_id_of(stream: Stream) -> str:
 
 
 def test_a_full_worker_refuses_streams_and_answers_everything_else(small: Service, job: Foreign) -> None:
-    """They get 503 with Retry-After, and are not counted. A stream is admitted again when another one has ended."""
+    """They get 503 with Retry-After, and are not counted. A stream is admitted again when another one has ended.
+
+    Downloads that fail at once leave no stream behind.
+    """
+    headers = {"Authorization": f"Bearer {small.token()}"}
+    lost = job.sibling("lost").lines(["x"] * 3)
+    # As if an archive that this service does not have had its first lines.
+    lost.trim(2)
+    ask_all(str(small.redis_url), [("HSET", lost.key.replace(":log", ":job"), "archived", "2", "archived_first", "1")])
+    for _ in range(3):
+        assert httpx.get(f"{small.url}{lost.path}/logs/raw", headers=headers, verify=small.verify).status_code == 503
     with ExitStack() as stack:
         open_stream = opener(small, stack)
         wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
