@@ -1,4 +1,4 @@
-"""An adversary delays, reorders and repeats the answers of the store, and lets a master that was replaced answer."""
+"""An adversary delays, reorders and repeats the store's answers, and lets a replaced master answer."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,21 +23,22 @@ STAMP: Final = "2026-03-03T10:00:05.123Z"
 #: Steps before which the job does not end.
 YOUNG_STEPS: Final = 10
 MAX_VIEWERS: Final = 3
-#: Rounds of reading after its end in which every viewer must have come to it.
+#: Rounds of reading after its end in which every viewer must reach it.
 ROUNDS: Final = 20
 
-#: What may happen between the moment when an answer is made and the moment when the caller gets it.
+#: What can happen between the creation of an answer and its arrival at the caller.
 meanwhile = st.lists(st.sampled_from(["append", "append", "read", "check", "open", "connect"]), max_size=6)
 
 
 class Answers(RuleBasedStateMachine):
-    """One job whose lines all stay in the store, its runner, the tail and some viewers. So no viewer may ever be told
-    of a line that is gone, or of a log that is gone.
+    """One job whose lines all stay in the store, its runner, the tail and some viewers.
+
+    So no viewer may ever be told that lines or the log are gone.
     """
 
     ask: ClassVar[Callable[..., Any]]
     store: ClassVar[Store]
-    #: Its server does not report changes: a read always finds all that is there.
+    #: Its server does not report changes: each read finds everything.
     poller: ClassVar[Store]
     prefix: ClassVar[str]
     runs: ClassVar[Iterator[int]]
@@ -52,7 +53,7 @@ class Answers(RuleBasedStateMachine):
         self.written: dict[int, Line] = {}
         self.attempt: Attempt | None = None
         self.last, self.steps, self.ended = 0, 0, False
-        #: Which of the tail's two threads is at work.
+        #: Which of the tail's two threads is active.
         self.busy: set[str] = set()
         self.viewers: list[tuple[Viewer, StreamCheck]] = []
 
@@ -74,7 +75,7 @@ class Answers(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: not self.ended)
     def open(self) -> None:
-        """A new attempt begins, and the one before is over."""
+        """A new attempt begins, which ends the previous one."""
         self.ask("DEL", self._key("lease"))
         self.attempt = self.store.open(self.ref, f"token-{self.steps}")
 
@@ -109,8 +110,9 @@ class Answers(RuleBasedStateMachine):
         twice=st.booleans(),
     )
     def delay(self, method: str, steps: list[str], thread: str, twice: bool = False) -> None:
-        """The next answer is late: other things happen first. With ``twice`` both threads of the tail asked, and one of
-        them gets the answer at once.
+        """The next answer is late: other things happen first. With ``twice``, both threads of the tail have asked.
+
+        One of them gets its answer immediately.
         """
 
         def deliver(answer: Any) -> Any:
@@ -129,7 +131,7 @@ class Answers(RuleBasedStateMachine):
     @rule(thread=st.sampled_from(["check", "check", "poll", "connect"]), lines=st.integers(1, 4))
     @precondition(lambda self: self.last and not self.ended)
     def let_a_replaced_master_answer(self, thread: str, lines: int) -> None:
-        """It counts lines that were never replicated. The new master gets them from the runner later."""
+        """It reports lines that were never replicated. The runner later writes them to the new master."""
         old = self.job_of_a_replaced_master(lines)
         self.source.late = {"get_jobs": lambda _: [old]} if thread == "check" else {"get_job": lambda _: old}
         self._do(thread)
@@ -152,7 +154,7 @@ class Answers(RuleBasedStateMachine):
 
     @rule()
     def check(self) -> None:
-        # After 30 seconds without a read, viewers are told that the store is away.
+        # After 30 seconds without a read, viewers get an error.
         self.clock.now += 1.125 if self.tail.silent_seconds() < 25 else 0
         self._work("housekeeper", self.tail.housekeep_once)
 
@@ -214,9 +216,9 @@ def answers(server: RedisServer, store: Store, prefix: str) -> Iterator[type[Ans
     Answers.poller.close()
 
 
-@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a pass takes a hundredth of that
-def test_an_answer_that_comes_too_late_changes_nothing(answers: type[Answers]) -> None:
-    """Whenever the answers of the store arrive, each viewer gets each line once, and then the end."""
+@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a passing run takes a hundredth of that
+def test_a_late_answer_changes_nothing(answers: type[Answers]) -> None:
+    """Whenever the store's answers arrive, each viewer gets each line once, and then the end."""
     run_state_machine_as_test(
         answers,
         settings=settings(
@@ -231,8 +233,8 @@ def test_an_answer_that_comes_too_late_changes_nothing(answers: type[Answers]) -
     )
 
 
-def test_a_job_that_begins_while_it_is_asked_for_is_not_gone(answers: type[Answers]) -> None:
-    """The answer "no such job" comes after the job's first line. Its viewer gets the line, and no error."""
+def test_a_job_that_begins_during_a_request_is_not_gone(answers: type[Answers]) -> None:
+    """The answer "no such job" arrives after the job's first line. Its viewer gets the line, and no error."""
     world = answers()
     world.connect(0)
     world.delay("get_jobs", ["append", "read"], "check")
@@ -241,8 +243,8 @@ def test_a_job_that_begins_while_it_is_asked_for_is_not_gone(answers: type[Answe
     world.teardown()
 
 
-def test_lines_that_only_a_replaced_master_counts_are_not_missing(answers: type[Answers]) -> None:
-    """A live viewer gets them when the new master has them."""
+def test_lines_reported_only_by_a_replaced_master_are_not_missing(answers: type[Answers]) -> None:
+    """A live viewer gets them once the new master has them."""
     world = answers()
     world.connect(0)
     world.append(2)
@@ -253,8 +255,8 @@ def test_lines_that_only_a_replaced_master_counts_are_not_missing(answers: type[
     world.teardown()
 
 
-def test_lines_that_only_a_replaced_master_counts_are_not_missing_in_a_replay(answers: type[Answers]) -> None:
-    """A viewer that reads older lines gets them when the new master has them."""
+def test_lines_reported_only_by_a_replaced_master_are_not_missing_in_a_replay(answers: type[Answers]) -> None:
+    """A viewer of older lines gets them once the new master has them."""
     world = answers()
     world.append(2)
     old = world.job_of_a_replaced_master(3)
@@ -267,7 +269,7 @@ def test_lines_that_only_a_replaced_master_counts_are_not_missing_in_a_replay(an
 
 
 def test_no_redaction_is_hidden_by_a_later_one(store: Store, server: RedisServer, prefix: str) -> None:
-    """Another redaction comes between the read of the job and that of its redactions."""
+    """Another redaction happens between the reads of the job and of its redactions."""
     ref = JobRef("wf", "redacted")
     store.append(store.open(ref, "token"), [Line(number, STAMP, "text", "stdout") for number in range(1, 9)])
     job = f"{prefix}:{{wf}}:redacted"
@@ -290,7 +292,7 @@ class _Waiter:
     def wake(self) -> None: ...
 
 
-def test_lines_that_come_while_changes_are_read_hide_no_redaction(
+def test_lines_that_arrive_while_changes_are_read_hide_no_redaction(
     store: Store, server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading a workflow's changes takes several round trips."""

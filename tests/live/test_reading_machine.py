@@ -1,4 +1,4 @@
-"""An adversary plays runners, foreign writers, trims, power cuts and slow clients against the reading side."""
+"""An adversary plays runners, foreign writers, trims, power losses and slow clients against the reading side."""
 
 import contextlib
 import itertools
@@ -40,17 +40,17 @@ from tests.support.reading import (
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
-#: Seconds a lease lives. No test takes so long: leases end when the adversary ends them.
+#: Seconds of a lease, longer than any test: leases end only when the adversary ends them.
 LEASE_SECONDS: Final = 3600.0
-#: The lease as those who look know it. One look, which waits for a part of it, finds out that a runner is lost.
+#: The lease as readers know it. One look, which waits for a part of it, finds that a runner is lost.
 LOOK_LEASE_SECONDS: Final = 0.003
-#: Entries read at once, far below a log's length, so that every batch has neighbours.
+#: Entries per read: far fewer than a log has, so that every batch has neighbors.
 MOST: Final = 7
-#: Seconds of silence that the tail is never left with: beyond 30 viewers are told that the store is away.
+#: The maximum seconds of silence for the tail: after 30, viewers get an error.
 SILENCE_SECONDS: Final = 25.0
-#: Steps before which no job ends: most of what can go wrong needs a log that has grown.
+#: Steps before which no job ends: most failures need a log that has grown.
 YOUNG_STEPS: Final = 15
-#: Rounds of the closing in which every viewer must have come to its end.
+#: Rounds at the end in which every viewer must reach the end of its log.
 ROUNDS: Final = 60
 
 STAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -67,7 +67,7 @@ picks = st.integers(0, 5)
 
 
 class Client:
-    """Somebody who comes back with the last id received, and what all its connections said."""
+    """A client that reconnects with the last id received, and what all its connections received."""
 
     def __init__(self, after: int, line_filter: LineFilter | None) -> None:
         self.after = after
@@ -84,14 +84,14 @@ class Client:
         self.wakes += 1
 
     def over(self) -> bool:
-        """Whether its present connection, if it has one, was closed by the service."""
+        """Whether the service has closed its current connection, if any."""
         return self.viewer is None or self.viewer.done
 
 
 class Reading(RuleBasedStateMachine):
-    """One job, its writers, the tail and the clients. ``written`` is the truth: what each number ever said."""
+    """One job, its writers, the tail and the clients. ``written`` is the truth: every text that each number has had."""
 
-    #: The same connections serve every example; what an example writes, it takes away.
+    #: The same connections serve all examples. Each example deletes what it wrote.
     redis: ClassVar[redis.Redis]
     runner: ClassVar[Store]
     reader: ClassVar[Store]
@@ -103,9 +103,9 @@ class Reading(RuleBasedStateMachine):
         super().__init__()
         run = next(self.runs)
         self.ref = JobRef("wf", f"job-{run}")
-        # In every other run the server does not report changes.
+        # In every other run, the server does not report changes.
         self.source = ControlledStore(self.reader, MOST, self.reader if run % 2 else self.poller)
-        # In half of all runs a scan server filters what is stored.
+        # In half of all runs, a scan server filters stored lines.
         self.scans = run % 4 > 1
         self.clock = Clock()
         self.cache = self._cache()
@@ -141,7 +141,7 @@ class Reading(RuleBasedStateMachine):
         return not self.ended and self.steps > YOUNG_STEPS
 
     def gone(self, first: int, last: int) -> bool:
-        """Whether nothing that could be shown is left of these numbers."""
+        """Whether none of these numbers can still be shown."""
         entries = self.redis.execute_command("XRANGE", self.key("log"), f"{first}-0", f"{last}-0")
         return self.rewound or not any(b"message" in fields[::2] for id, fields in entries if id.endswith(b"-0"))
 
@@ -153,7 +153,7 @@ class Reading(RuleBasedStateMachine):
         scans = ReplayCache(self.source, most_lines=4, most_bytes=SMALL_CACHE_BYTES, clock=self.clock)
 
         def scan(scan: ReplayScan, subject: str) -> tuple[bytes, int]:
-            """What the scan server answers. It has a cache of its own."""
+            """The scan server's answer. It has its own cache."""
             return read_frames(scans, scan, PageBudget(page_bytes=300, clock=self.clock))
 
         return ReplayCache(
@@ -198,7 +198,7 @@ class Reading(RuleBasedStateMachine):
         self._append(self.last + 1, batch)
 
     def _append(self, start: int, batch: list[tuple[str, str, bool]]) -> None:
-        """Appends as a runner does: lines once written are written again as they were."""
+        """Appends like a runner: rewritten lines are the same as before."""
         assert self.attempt
         fresh = [Line(start + at, STAMP, *one) for at, one in enumerate(batch)]
         lines = [self.written.get(line.sequence_num, line) for line in fresh]
@@ -209,7 +209,7 @@ class Reading(RuleBasedStateMachine):
         self.written |= {line.sequence_num: line for line in lines}
 
     def _refill(self, start: int) -> None:
-        """What the runner does when told that the log's next line is one it had written before."""
+        """What the runner does if the log's next line is one that it has already written."""
         while (line := self.written.get(start)) is not None:
             self._append(start, [(line.message, line.stream, line.partial)])
             start += 1
@@ -273,7 +273,7 @@ class Reading(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.attempt is not None and self.may_end())
     def lose_the_runner(self) -> None:
-        """Its lease ends, and somebody looks: when the grace is over is the server's own clock's business."""
+        """Its lease ends, and a reader looks. The end of the grace period depends on the server's clock."""
         self.redis.execute_command("DEL", self.key("lease"))
         for _ in range(3):
             self.reader.get_job(self.ref)
@@ -283,7 +283,7 @@ class Reading(RuleBasedStateMachine):
     @rule(keep=st.integers(0, 12))
     @precondition(lambda self: self.last > 0)
     def trim(self, keep: int) -> None:
-        """Down to ``keep`` entries, or to none; a foreign job's end stays, for nothing else says that it ended."""
+        """Down to ``keep`` entries, or to none. A foreign job's end stays, because nothing else records it."""
         self.redis.execute_command("XTRIM", self.key("log"), "MAXLEN", max(keep, int(self.ended and not self.kept)))
 
     @rule(picks=st.lists(st.integers(1, 60), min_size=1, max_size=4))
@@ -300,7 +300,7 @@ class Reading(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.saved is not None)
     def power_loss(self) -> None:
-        """The server comes back as it was at the checkpoint; the runner of that time still holds the lease."""
+        """The server restarts with its state at the checkpoint. That time's runner still holds the lease."""
         assert self.saved
         for kind, dump in zip(("log", "job"), self.saved[:2], strict=True):
             if dump is None:
@@ -316,7 +316,7 @@ class Reading(RuleBasedStateMachine):
 
     @rule(lines=st.lists(streams, min_size=3, max_size=8), reads=st.integers(0, 3), quick=st.integers(0, 5))
     def live(self, lines: list[str], reads: int, quick: int) -> None:
-        """What happens most of the time: lines come, are read, and ``quick`` of the clients take them at once."""
+        """The usual case: lines arrive and are read, and ``quick`` of the clients receive them immediately."""
         for number, stream in enumerate(lines if not self.ended else [], start=self.last + 1):
             self._foreign_line(number, b"live", stream)
         for _ in range(reads):
@@ -366,7 +366,7 @@ class Reading(RuleBasedStateMachine):
         self._connect(client)
 
     def _connect(self, client: Client) -> None:
-        """As the events route does."""
+        """Like the events route."""
         resumed = client.check is not None
         after = client.check.last_event_id if client.check else client.after
         job = self.source.get_job(self.ref)
@@ -482,14 +482,14 @@ class Reading(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that lets a blocked read go when it should, not only at its next tenth of a second."""
+    """A server that ends a blocked read at its timeout, not at its next tenth of a second."""
     with running(tmp_path_factory.mktemp("server"), None, "--hz", "500") as server:
         yield server
 
 
 @pytest.fixture
 def reading(server: RedisServer, prefix: str) -> Iterator[type[Reading]]:
-    """The machine with its connections, on a server old enough to judge."""
+    """The machine with its connections, on a server that has been up for long enough to declare a job LOST."""
     wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
     with redis.Redis.from_url(server.url, protocol=2) as Reading.redis:
         Reading.redis.response_callbacks.clear()
@@ -503,9 +503,9 @@ def reading(server: RedisServer, prefix: str) -> Iterator[type[Reading]]:
         Reading.poller.close()
 
 
-@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a pass takes a twentieth of that
+@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a passing run takes a twentieth of that
 def test_every_number_once_in_order_or_named_by_a_gap(reading: type[Reading]) -> None:
-    """Whatever happens to a log and to its readers, each reader can account for every number."""
+    """Whatever happens to a log and its readers, each reader can account for every number."""
     run_state_machine_as_test(
         reading,
         settings=settings(
@@ -520,8 +520,8 @@ def test_every_number_once_in_order_or_named_by_a_gap(reading: type[Reading]) ->
     )
 
 
-def test_a_viewer_of_an_end_that_the_store_lost_does_not_spin(reading: type[Reading]) -> None:
-    """The job continued from before that end, and ended again further on."""
+def test_a_viewer_of_a_lost_end_does_not_spin(reading: type[Reading]) -> None:
+    """The store lost the end; the job continued before it, and ended again later."""
     state = reading()
     state.begin(owner="ours", lines=0)
     state.look_behind_the_scenes()

@@ -1,4 +1,4 @@
-"""The past in segments: the same bytes as line by line, read once for all, and nobody misses a line for that."""
+"""Stored lines in segments: the same bytes as line by line, read once for all viewers, without missing a line."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ from tests.support.waiting import deadline
 
 JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
-#: Seconds for what takes a fraction of one.
+#: Seconds for something that takes a fraction of a second.
 LONG: Final = 20.0
 
 
@@ -44,7 +44,7 @@ def line_filter(stream: str | None) -> LineFilter | None:
     return LineFilter(stream) if stream else None
 
 
-#: A replay cache with segments of eight lines, which holds three of them.
+#: A replay cache with segments of eight lines. It holds three of them.
 Eights: Final = partial(ReplayCache, most_lines=8, most_bytes=SMALL_CACHE_BYTES)
 
 
@@ -63,7 +63,7 @@ class Rig:
             self.ask("XADD", self.key, f"{number}-0", *redis_fields(Line(number, STAMP, f"line {number}", stream)))
 
     def segment(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
-        """The segment after ``cursor``, which has to be there."""
+        """The segment after ``cursor``, which must exist."""
         segment = self.cache.read_after(JOB, line_filter(stream), cursor, lines)
         assert segment is not None
         return segment
@@ -80,7 +80,7 @@ class Rig:
 
 @pytest.fixture
 def rig(server: RedisServer, store: Store, prefix: str) -> Iterator[Rig]:
-    """Whatever a test does, the cache counts the bytes that it holds."""
+    """After each test, checks that the cache has counted its bytes correctly."""
     rig = Rig(server, store, prefix)
     yield rig
     assert rig.cache._cached_bytes == sum(len(segment.frames) for _, segment in rig.cache._segments.values())
@@ -110,7 +110,7 @@ def raw_fields(draw: st.DrawFn) -> list[bytes]:
 
 @st.composite
 def raw_entries(draw: st.DrawFn) -> list[RawEntry]:
-    """Entries as a store may hold them after line 5: mostly one after the other."""
+    """Entries that a store can have after line 5, mostly consecutive."""
     number, part = 5, 0
     found: list[RawEntry] = []
     for step in draw(
@@ -122,8 +122,8 @@ def raw_entries(draw: st.DrawFn) -> list[RawEntry]:
 
 
 @given(entries=raw_entries(), stream=st.sampled_from([None, "stdout", "stderr"]))
-def test_a_segment_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry], stream: str | None) -> None:
-    """The quick way for plain lines is the same as the way of all others, byte for byte."""
+def test_a_segment_equals_its_entries_one_by_one(entries: Sequence[RawEntry], stream: str | None) -> None:
+    """The fast path for plain lines and the general one give the same bytes."""
     items, closing = encode(read_entries(entries, 5, 1), 5)
 
     segment = make_segment(entries, 5, 1, line_filter(stream))
@@ -136,7 +136,7 @@ def test_a_segment_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry
     ("length", "lines"), [(0, SEGMENT_LINES[1]), (100, 256), (1000, 32), (3 * 2**16, SEGMENT_LINES[0])], ids=str
 )
 def test_segments_grow_to_what_fits(length: int, lines: int) -> None:
-    """To some 64 KiB, and never to more than four times the lines there were before."""
+    """To about 64 KiB, but never to more than four times the previous number of lines."""
     message, wanted, seen = b"x" * length, FIRST_LINES, []
     for _ in range(4):
         fields = [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout"]
@@ -151,8 +151,8 @@ def test_segments_grow_to_what_fits(length: int, lines: int) -> None:
 @pytest.mark.parametrize("stream", [None, "stdout"])
 @pytest.mark.parametrize("partial", [False, True], ids=["plain", "partial"])
 @pytest.mark.parametrize("short", [0, 100])
-def test_a_segment_ends_where_its_lines_have_become_long(short: int, partial: bool, stream: str | None) -> None:
-    """With the line that goes beyond the bound, in whichever way it is spelled."""
+def test_a_segment_ends_where_lines_become_long(short: int, partial: bool, stream: str | None) -> None:
+    """With the line that exceeds the limit, in any encoding."""
     messages = [b"short"] * short + [b"\x01" * 65_536] * 10
     more = [b"partial", b"1"] if partial else []
     entries: list[RawEntry] = [
@@ -170,8 +170,8 @@ def test_a_segment_ends_where_its_lines_have_become_long(short: int, partial: bo
     assert whole == join(encode(read_entries(entries, 0), 0)[0], line_filter(stream))
 
 
-def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
-    """Those of one read come to 32 MiB at most."""
+def test_where_lines_can_be_long_fewer_are_read_at_once(rig: Rig) -> None:
+    """The lines of one read are at most 32 MiB."""
     rig.write(1, 40)
     cache = ReplayCache(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
 
@@ -183,8 +183,8 @@ def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
 # Who shares it
 
 
-def test_what_several_want_is_read_once(rig: Rig) -> None:
-    """They get the very same bytes."""
+def test_concurrent_viewers_share_one_read(rig: Rig) -> None:
+    """They get the same bytes object."""
     rig.write(1, 20)
     first = rig.walk(0)
     reads = rig.source.calls["read"]
@@ -195,7 +195,7 @@ def test_what_several_want_is_read_once(rig: Rig) -> None:
     assert (reads, rig.source.calls["read"] - reads) == (4, 2)
 
 
-def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
+def test_viewers_from_different_lines_converge(rig: Rig) -> None:
     """Segments end at multiples of their length, so that viewers soon share them."""
     rig.write(1, 16)
     rig.segment(0)
@@ -206,8 +206,8 @@ def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
     assert rig.source.calls["read"] == reads + 1
 
 
-def test_a_segment_that_is_larger_than_the_cache_is_read_anew(rig: Rig) -> None:
-    """A foreign runner may write a line of any length."""
+def test_a_segment_larger_than_the_cache_is_read_again(rig: Rig) -> None:
+    """A foreign runner can write lines of any length."""
     rig.ask("XADD", rig.key, "1-0", *redis_fields(Line(1, STAMP, "x" * SMALL_CACHE_BYTES, "stdout")))
 
     assert rig.segment(0, lines=1).cursor == 1
@@ -215,7 +215,7 @@ def test_a_segment_that_is_larger_than_the_cache_is_read_anew(rig: Rig) -> None:
     assert rig.cache.cached(JOB, None, 0) == (b"", 0)
 
 
-def test_a_filter_has_segments_of_its_own(rig: Rig) -> None:
+def test_each_filter_has_its_own_segments(rig: Rig) -> None:
     """Nobody gets another's."""
     rig.write(1, 8, "stderr")
 
@@ -224,8 +224,8 @@ def test_a_filter_has_segments_of_its_own(rig: Rig) -> None:
     assert rig.segment(0, "stderr").frames == rig.segment(0).frames
 
 
-def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
-    """What was appended since follows, whoever has read there before."""
+def test_the_tip_of_a_log_is_read_again(rig: Rig) -> None:
+    """Later lines follow, even if other viewers have already read the tip."""
     rig.write(1, 10)
     assert rig.segment(8).cursor == 10
     assert rig.cache.read_after(JOB, None, 10, 8) is None
@@ -235,8 +235,8 @@ def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
     assert rig.segment(10).cursor == 12
 
 
-def test_a_segment_with_a_hole_is_read_anew(rig: Rig) -> None:
-    """What a gap is called depends on what the store still has."""
+def test_a_segment_with_a_gap_is_read_again(rig: Rig) -> None:
+    """The gap's reason depends on what the store still has."""
     rig.write(1, 12)
     rig.ask("XDEL", rig.key, "3-0")
     assert b'{"from":3,"to":3,"reason":"missing"}' in rig.segment(0).frames
@@ -245,8 +245,8 @@ def test_a_segment_with_a_hole_is_read_anew(rig: Rig) -> None:
     assert rig.segment(0).frames.startswith(b'event: gap\ndata: {"from":1,"to":3,"reason":"trimmed"}')
 
 
-def test_what_has_gone_is_shown_no_longer_than_a_second(rig: Rig) -> None:
-    """A job deleted and begun again soon shows its new lines."""
+def test_outdated_lines_are_shown_for_at_most_a_second(rig: Rig) -> None:
+    """A job that was deleted and started again soon shows its new lines."""
     rig.write(1, 8)
     old = rig.segment(0)
     rig.ask("DEL", rig.key)
@@ -257,8 +257,8 @@ def test_what_has_gone_is_shown_no_longer_than_a_second(rig: Rig) -> None:
     assert b"stderr" in rig.segment(0).frames
 
 
-def test_what_is_kept_is_bounded(rig: Rig) -> None:
-    """The oldest go first."""
+def test_the_cache_is_bounded(rig: Rig) -> None:
+    """Oldest first."""
     rig.write(1, 32)
     size = len(rig.segment(0).frames)
     for cursor in (8, 16, 24):
@@ -272,8 +272,8 @@ def test_what_is_kept_is_bounded(rig: Rig) -> None:
     assert rig.source.calls["read"] == reads + 1
 
 
-def test_a_failed_read_is_nobodys(rig: Rig) -> None:
-    """Whoever comes next reads for himself."""
+def test_a_failed_read_is_not_shared(rig: Rig) -> None:
+    """The next viewer reads for itself."""
     rig.write(1, 8)
     rig.source.fault = StoreUnavailable("gone")
     with pytest.raises(StoreUnavailable):
@@ -289,7 +289,7 @@ def test_a_failed_read_is_nobodys(rig: Rig) -> None:
 
 
 def at_once(number: int, task: Callable[[int], None]) -> None:
-    """Runs ``task`` in as many threads, which begin together."""
+    """Runs ``task`` in this many threads, which start together."""
     failures: list[BaseException] = []
     start = threading.Barrier(number)
 
@@ -309,7 +309,7 @@ def at_once(number: int, task: Callable[[int], None]) -> None:
 
 
 def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
-    """However many come at the same time, and while others have their say in between."""
+    """However many viewers arrive at the same time, with other threads running in between."""
     rig.write(1, 24)
     rig.cache = Eights(rig.source, pause=lambda: time.sleep(0), clock=rig.clock)
     found: list[list[int]] = []
@@ -321,7 +321,7 @@ def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
 
 
 def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
-    """While the log grows and is trimmed, each viewer sees every number once, in order, or in a gap."""
+    """While the log grows and is trimmed, each viewer gets every number once, in order, as a line or in a gap."""
     written = {number: Line(number, STAMP, f"line {number}", "stdout") for number in range(1, 401)}
     rig.write(1, 40)
     cache = Eights(rig.source, pause=lambda: time.sleep(0))
@@ -356,8 +356,8 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 # What is at hand
 
 
-def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Rig) -> None:
-    """Cached segments that follow each other are returned together without another read, even incomplete ones."""
+def test_cached_segments_are_returned_together(rig: Rig) -> None:
+    """Consecutive ones, without another read, even incomplete ones."""
     rig.write(1, 11)
     frames = b"".join(segment.frames for segment in rig.walk(0))
     reads = rig.source.calls["read"]
@@ -367,8 +367,8 @@ def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Ri
     assert rig.source.calls["read"] == reads
 
 
-def test_a_segment_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
-    """Only who asks for what is at hand gets the shorter one, and goes on after it."""
+def test_a_grown_segment_is_reread_by_viewers_that_can_wait(rig: Rig) -> None:
+    """Only a viewer that asks for cached segments gets the shorter one, and continues after it."""
     rig.write(1, 3)
     rig.segment(0)
     rig.write(4, 5)
@@ -378,8 +378,8 @@ def test_a_segment_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> Non
     assert rig.cache.cached(JOB, None, 0)[1] == 5
 
 
-def test_nothing_old_is_at_hand(rig: Rig) -> None:
-    """As with segments that are read."""
+def test_cached_segments_expire(rig: Rig) -> None:
+    """Like segments that are read."""
     rig.write(1, 3)
     rig.segment(0)
     rig.clock.now += CACHE_SECONDS
@@ -387,8 +387,8 @@ def test_nothing_old_is_at_hand(rig: Rig) -> None:
     assert rig.cache.cached(JOB, None, 0) == (b"", 0)
 
 
-def test_a_scan_that_began_before_a_redaction_is_nobodys(rig: Rig) -> None:
-    """Its lines may be as they were before. Without a redaction they are there for all."""
+def test_a_scan_from_before_a_redaction_is_not_shared(rig: Rig) -> None:
+    """Its lines may be outdated. Without a redaction, it is shared."""
     asked: list[ReplayScan] = []
 
     def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
@@ -403,8 +403,8 @@ def test_a_scan_that_began_before_a_redaction_is_nobodys(rig: Rig) -> None:
     assert len(asked) == 2
 
 
-def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig, store: Store) -> None:
-    """Of each filter, and what was read ahead. Another job's segments stay, and the freed bytes are free again."""
+def test_a_redaction_drops_all_cached_segments_of_the_job(rig: Rig, store: Store) -> None:
+    """For each filter, and lines read ahead. Another job's segments stay, and the freed bytes are available again."""
     rig.write(1, 24)
     other = JobRef(JOB.workflow_id, "other")
     rig.ask("COPY", rig.key, rig.key.replace(JOB.job_id, other.job_id))
@@ -427,7 +427,7 @@ def test_a_redaction_drops_all_that_is_cached_of_the_job(rig: Rig, store: Store)
     assert ahead.read_after(JOB, None, 16, 8) is None
 
 
-def test_a_scan_is_not_answered_with_a_segment_that_may_have_grown(rig: Rig) -> None:
+def test_a_scan_does_not_return_a_segment_that_may_have_grown(rig: Rig) -> None:
     """A viewer may have compared the last lines by itself. More may follow them by now."""
     rig.write(1, 3)
     asked: list[ReplayScan] = []

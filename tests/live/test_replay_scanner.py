@@ -1,5 +1,4 @@
-"""A replay with a query that asks the scan server sends what one sends that filters by itself, to the last byte that
-counts."""
+"""A replay with a query sends the same bytes with the scan server as when the worker filters by itself."""
 
 import math
 import random
@@ -28,7 +27,7 @@ FILTERS: Final = (LineFilter(q="needle"), LineFilter("stderr", "ne+dle [0-9]", T
 
 
 class Rig:
-    """The reading side of a worker, and of the scan server. The answers of this one have at most 300 bytes or so."""
+    """The reading side of a worker and of the scan server, whose answers have at most about 300 bytes."""
 
     def __init__(self, server: RedisServer, store: Store, prefix: str) -> None:
         self.source = ControlledStore(store)
@@ -41,20 +40,20 @@ class Rig:
         self._theirs = ReplayCache(self.source, clock=self.clock)
 
     def scan(self, scan: ReplayScan, subject: str) -> tuple[bytes, int]:
-        """The answer of the scan server."""
+        """The scan server's answer."""
         self.asked.append(scan)
         if self.fault:
             raise self.fault
         return read_frames(self._theirs, scan, PageBudget(page_bytes=300, clock=self.clock))
 
     def redact(self, number: int) -> None:
-        """Notes a redaction, as the script does that records it."""
+        """Records a redaction, like the script does."""
         job = self._key.removesuffix("log")
         self._server.ask("HSET", f"{job}job", "redactions", "1")
         self._server.ask("RPUSH", f"{job}audit", f'{{"from":{number},"to":{number},"count":1}}')
 
     def write(self, chance: random.Random, count: int) -> None:
-        """A log with lines of both streams, and with all that a foreign runner may write."""
+        """A log with lines of both streams, and everything that a foreign runner can write."""
         number = 0
         for _ in range(count):
             number += chance.choice((1, 1, 1, 1, 1, 1, 3))
@@ -63,7 +62,7 @@ class Rig:
             if chance.random() < 0.05:
                 fields = ["note", "nothing"]
             self._server.ask("XADD", self._key, f"{number}-0", *fields)
-        # Whoever reads just up to the last line of a segment does not see what has the same number.
+        # A viewer that reads just up to a segment's last line does not see other entries with the same number.
         out_of_sequence = f"{number}-1" if number % FIRST_LINES else ""
         if end := chance.choice((f"{number + 1}-0", out_of_sequence, "")):
             self._server.ask("XADD", self._key, end, "event", "end", "status", "COMPLETED")
@@ -71,13 +70,13 @@ class Rig:
     def viewer(
         self, line_filter: LineFilter, after: int, scan: ReplayScanner | None, expires_at: float = math.inf
     ) -> Viewer:
-        """A viewer of the job as it is now."""
+        """A viewer of the job in its current state."""
         cache = ReplayCache(self.source, clock=self.clock, scan=scan)
         job = self.source.get_job(JOB)
         return Viewer(cache, self.tail, JOB, job, after=after, line_filter=line_filter, expires_at=expires_at)
 
     def read(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> list[object]:
-        """All events of a viewer, each with the number that its client would come back with."""
+        """All events of a viewer, each with the number from which its client would resume."""
         viewer = self.viewer(line_filter, after, scan)
         found: list[object] = [(each.event, each.data, each.id) for each in events(drained(viewer))]
         cursor, reason = viewer.cursor, viewer.reason
@@ -94,7 +93,7 @@ def rig(server: RedisServer, store: Store, prefix: str) -> Iterator[Rig]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_it_makes_no_difference_who_filters(rig: Rig, seed: int) -> None:
-    """Gaps, malformed entries, an entry out of sequence and the end come in both ways, wherever a client begins."""
+    """Gaps, malformed entries, an entry out of sequence and the end are the same in both, wherever a client begins."""
     chance = random.Random(seed)
     rig.write(chance, 90)
     for line_filter in FILTERS:
@@ -103,8 +102,8 @@ def test_it_makes_no_difference_who_filters(rig: Rig, seed: int) -> None:
     assert len(rig.asked) >= 6
 
 
-def test_a_scan_is_not_waited_for_beyond_the_end_of_the_stream(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token may expire meanwhile. With less than a second left, the scan still has one to answer."""
+def test_a_scan_does_not_outlast_its_stream(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token can expire meanwhile. With less than a second left, the scan still gets one."""
     monkeypatch.setattr("chronoverse.live.replay_cache.time", SimpleNamespace(monotonic=float))
     rig.write(random.Random(2), 60)
     for seconds, patience in ((600, 5.0), (3, 3.0), (0.5, 1.0)):
@@ -115,8 +114,8 @@ def test_a_scan_is_not_waited_for_beyond_the_end_of_the_stream(rig: Rig, monkeyp
         viewer.close()
 
 
-def test_the_worker_compares_only_what_comes_live(rig: Rig) -> None:
-    """It asks for what is stored, and then for nothing more."""
+def test_the_worker_compares_only_live_lines(rig: Rig) -> None:
+    """It requests stored lines, then nothing more."""
     rig.write(random.Random(2), 60)
     viewer = rig.viewer(FILTERS[2], 0, rig.scan)
     drained(viewer)
@@ -128,8 +127,8 @@ def test_the_worker_compares_only_what_comes_live(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("error", [AtCapacity("full"), ScansUnavailable("away")])
-def test_a_refused_scan_is_tried_again(rig: Rig, error: ChronoverseError) -> None:
-    """Nothing is skipped. Only when there is no scan server for long, the stream ends and says so."""
+def test_a_refused_scan_is_retried(rig: Rig, error: ChronoverseError) -> None:
+    """Nothing is skipped. If there is no scan server for a long time, the stream ends with an error."""
     rig.write(random.Random(3), 60)
     rig.fault = error
     viewer = rig.viewer(FILTERS[0], 0, rig.scan)
@@ -141,8 +140,8 @@ def test_a_refused_scan_is_tried_again(rig: Rig, error: ChronoverseError) -> Non
     viewer.close()
 
 
-def test_a_stream_that_waits_for_others_of_its_token_shows_that_it_lives(rig: Rig) -> None:
-    """It never ends because of them."""
+def test_a_stream_that_waits_for_others_of_its_token_stays_alive(rig: Rig) -> None:
+    """They never end it."""
     rig.write(random.Random(3), 60)
     viewer = rig.viewer(FILTERS[0], 0, rig.scan)
     viewer.next()
@@ -155,8 +154,8 @@ def test_a_stream_that_waits_for_others_of_its_token_shows_that_it_lives(rig: Ri
     viewer.close()
 
 
-def test_the_scan_server_is_told_of_a_redaction_of_an_ended_log(rig: Rig, store: Store) -> None:
-    """It has a cache of its own. The redaction happens midway."""
+def test_the_scan_server_learns_of_a_redaction_of_an_ended_log(rig: Rig, store: Store) -> None:
+    """It has its own cache. The redaction happens midway."""
     attempt = store.open(JOB, "token")
     store.append(attempt, [Line(number, STAMP, f"a needle {number}", "stdout") for number in range(1, 201)])
     store.finish(attempt, Status.COMPLETED, 0, 0, 201)
@@ -175,8 +174,8 @@ def test_the_scan_server_is_told_of_a_redaction_of_an_ended_log(rig: Rig, store:
     assert (told[0], set(told[1:])) == (False, {True})
 
 
-def test_an_answer_that_came_late_is_not_cached_for_longer(rig: Rig) -> None:
-    """Its lines may have been read when it was asked for. They are kept for a second from then on."""
+def test_a_late_answer_is_not_cached_for_longer(rig: Rig) -> None:
+    """Its lines may have been read at the time of the request. They are kept for a second from then on."""
     rig.write(random.Random(3), 20)
 
     def late(scan: ReplayScan, subject: str) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""The tail with its threads running, on real servers: one connection, low delay, order, and recovery from failures."""
+"""The tail with its threads on real servers: one connection, low delay, order, and recovery from failures."""
 
 import threading
 import time
@@ -30,9 +30,9 @@ from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
-#: Seconds to wait for an event whose delay depends only on how busy the machine is.
+#: Time limit of events whose delay depends only on the machine's load, in seconds.
 SOON: Final = 20.0
-#: The most seconds, as a median, from a line's append until a viewer that joined while the reader waited has it.
+#: The maximum median delay from a line's append until a viewer that joined while the reader waited has it, in seconds.
 #: A reader that is not woken waits for almost a second.
 PROMPT: Final = 0.25
 
@@ -40,7 +40,7 @@ STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
 class WatchedJob:
-    """A viewer that runs in its own thread, and a check of everything that it sent so far."""
+    """A viewer in its own thread, and a check of everything that it has sent."""
 
     def __init__(self, job: JobRef, cache: ReplayCache, tail: Tail, written: dict[int, Line]) -> None:
         self.check = StreamCheck(0, None, written, lambda first, last: False)
@@ -66,7 +66,7 @@ class WatchedJob:
         return self.check.cursor >= number
 
     def leave(self) -> None:
-        """Disconnects the viewer, as a client that goes away does."""
+        """Disconnects the viewer, like a client that leaves."""
         self.viewer.close_with_retry(1000)
         self.thread.join(SOON)
         assert not self.thread.is_alive()
@@ -96,17 +96,17 @@ class World:
         self.runner.append(attempt, batch)
 
     def foreign(self, job: JobRef, id: str, *fields: str) -> None:
-        """Adds an entry as a foreign runner does, with a plain XADD."""
+        """Adds an entry like a foreign runner, with a plain XADD."""
         self.server.ask("XADD", f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:log", id, *fields)
 
     def watch(self, job: JobRef) -> WatchedJob:
-        """Starts a viewer of the job from its first line on."""
+        """Starts a viewer of the job from its first line."""
         self.tail.start()
         self.watched.append(WatchedJob(job, self.cache, self.tail, self.written.setdefault(job, {})))
         return self.watched[-1]
 
     def waiting(self) -> list[bytes]:
-        """The connections that the server tells of changes, as lines of CLIENT LIST."""
+        """The connections to which the server reports changes, as lines of CLIENT LIST."""
         return [line for line in self.server.ask("CLIENT", "LIST").splitlines() if b" flags=t" in line]
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ def world(server: RedisServer, prefix: str) -> Iterator[World]:
 
 
 def test_one_connection_waits_for_all_jobs(world: World) -> None:
-    """One connection waits for all 40 watched jobs, and the store opens at most 8 connections."""
+    """It serves 40 watched jobs, and the store opens at most 8 connections."""
     before = len(world.server.ask("CLIENT", "LIST").splitlines())
     for number in range(40):
         world.write(job(number))
@@ -140,8 +140,10 @@ def test_one_connection_waits_for_all_jobs(world: World) -> None:
     assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
 
 
-def test_a_line_whose_report_was_lost_comes_with_the_next_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some proxies lose the server's reports. The server sends no other one until the log is read."""
+def test_a_line_whose_report_was_lost_arrives_with_the_next_check(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some proxies lose the server's reports, which are not repeated until the log is read."""
     is_lost = threading.Event()
 
     def lose(connection: Any, handler: Callable[[Any], object]) -> bool:
@@ -158,7 +160,7 @@ def test_a_line_whose_report_was_lost_comes_with_the_next_check(world: World, mo
 
 
 def test_a_new_job_does_not_wait_for_other_jobs(world: World) -> None:
-    """A job that joins wakes a reader that waits for another job, so its line does not wait for the read's end."""
+    """It wakes a reader that waits for another job."""
     world.write(job(1))
     world.watch(job(1))
     delays = []
@@ -173,7 +175,7 @@ def test_a_new_job_does_not_wait_for_other_jobs(world: World) -> None:
 
 
 def test_viewers_get_only_their_own_jobs_lines(world: World) -> None:
-    """Each of 100 viewers gets the three lines of its own job, and no line of another job."""
+    """Each of 100 viewers gets the three lines of its own job, and no others."""
     for number in range(100):
         world.watch(job(number))
     for _ in range(3):
@@ -183,7 +185,7 @@ def test_viewers_get_only_their_own_jobs_lines(world: World) -> None:
     assert all(watched.check.lines == [1, 2, 3] for watched in world.watched)
 
 
-def test_a_job_that_nobody_watches_is_not_read(world: World) -> None:
+def test_an_unwatched_job_is_not_read(world: World) -> None:
     """The tail stops reading when the last viewer leaves, and reads again when a viewer joins."""
     world.write(job())
     watched = world.watch(job())
@@ -211,7 +213,7 @@ def test_a_job_is_read_until_its_last_viewer_leaves(world: World) -> None:
 
 
 def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
-    """The tail sleeps when all watched jobs have ended. Under gevent a busy tail would stop the whole worker."""
+    """The tail sleeps when all watched jobs have ended. Under gevent, a busy tail would block the whole worker."""
     world.foreign(job(), "1-0", "message", "x")
     world.tail.start()
     stalled = Viewer(ReplayCache(world.store), world.tail, job(), world.store.get_job(job()))
@@ -225,7 +227,7 @@ def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
 
 
 def test_many_lines_at_once(world: World) -> None:
-    """8,000 lines reach a viewer that follows and a viewer that joins halfway, complete and in order."""
+    """8,000 lines reach a viewer that follows and one that joins halfway, complete and in order."""
     first = world.watch(job())
     for _ in range(8):
         world.write(job(), 500)
@@ -237,20 +239,20 @@ def test_many_lines_at_once(world: World) -> None:
 
 
 def test_long_lines_are_published_in_parts(world: World) -> None:
-    """Entries of one read that are beyond the publish bound are read again, and no viewer misses a line."""
+    """Entries of one read beyond the publish limit are read again, and no viewer misses a line."""
     world.write(job())
     watcher = world.watch(job())
     wait_until(lambda: watcher.has(1), SOON, "the first line is there")
     long = "\x01" * 65_536
-    # The first read asks for 32 lines, which are 12 MiB as frames.
+    # The first read requests 32 lines, which are 12 MiB as frames.
     world.write(job(), 40, long)
     wait_until(lambda: watcher.has(41), SOON, "all lines are there")
     assert watcher.check.lines == list(range(1, 42))
 
 
 @pytest.mark.parametrize("method", ["block", "get_jobs"])
-def test_a_thread_goes_on_after_an_unexpected_error(server: RedisServer, prefix: str, method: str) -> None:
-    """The tail's reader and its housekeeper log an unexpected error and go on. No viewer misses a line."""
+def test_a_thread_continues_after_an_unexpected_error(server: RedisServer, prefix: str, method: str) -> None:
+    """The tail's reader and its housekeeper log it. No viewer misses a line."""
     sources: list[ControlledStore] = []
     failed = threading.Event()
 
@@ -281,8 +283,8 @@ def tail_threads() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
 
 
-def test_who_leaves_is_not_woken_any_more(world: World) -> None:
-    """Others who watch the job are, and the feed stays until the last has left."""
+def test_a_viewer_that_left_is_not_woken(world: World) -> None:
+    """Other viewers of the job are, and the feed stays until the last has left."""
     world.write(job())
     state = world.store.get_job(job())
     first, second = (Viewer(world.cache, world.tail, job(), state) for _ in range(2))
@@ -297,7 +299,7 @@ def test_who_leaves_is_not_woken_any_more(world: World) -> None:
 
 
 def test_a_job_is_not_known_while_reads_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last line may be an old one. Whoever comes then asks the store."""
+    """Its last line may be outdated. New viewers ask the store."""
     world.write(job(), 3)
     watched = world.watch(job())
     wait_until(lambda: watched.has(3), SOON, "the lines are there")
@@ -315,7 +317,7 @@ def test_a_job_is_not_known_while_reads_fail(world: World, monkeypatch: pytest.M
 
 
 def test_a_stopped_tail_ends_its_threads(world: World) -> None:
-    """After a stop, both threads have ended, the connection is closed, and another start has no effect."""
+    """Both threads have ended, the connection is closed, and another start has no effect."""
     world.watch(job()).leave()
     world.tail.stop()
     world.tail.start()
@@ -324,7 +326,7 @@ def test_a_stopped_tail_ends_its_threads(world: World) -> None:
 
 
 def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
-    """A server is killed twice while lines are appended. The viewer gets each line once, in order."""
+    """It is killed twice while lines are appended. The viewer gets each line once, in order."""
     with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         world = World(server, "killed")
         try:
@@ -350,7 +352,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
 
 
 def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
-    """Appends one line after the other, and tries each again until the store has it."""
+    """Appends lines one by one, and retries each until the store has it."""
     while not stop.is_set():
         following = len(world.written[job]) + 1
         world.written[job][following] = Line(following, STAMP, f"line {following}", "stdout")
@@ -363,7 +365,7 @@ def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
 
 
 def test_many_lines_after_a_foreign_end_do_not_undo_it(world: World) -> None:
-    """A live viewer's stream has come to its end, and not to an error, although a look at the job does not find it."""
+    """A live viewer's stream ends without an error, although reading the job does not find its end."""
     world.write(job())
     watched = world.watch(job())
     wait_until(lambda: watched.has(1), SOON, "the viewer waits")
@@ -375,7 +377,7 @@ def test_many_lines_after_a_foreign_end_do_not_undo_it(world: World) -> None:
 
 
 class Bystander:
-    """Somebody who is woken, and does nothing."""
+    """A waiter that does nothing when woken."""
 
     due = float("inf")
     line_filter = None
@@ -385,7 +387,7 @@ class Bystander:
 
 
 def test_the_end_of_a_log_waits_for_its_last_lines(world: World) -> None:
-    """Lines and the end were read, but the feed has moved on before they are published. They are read again."""
+    """Lines and the end were read, but the feed has advanced before they are published. They are read again."""
     busy, ended = job(1), job(2)
     world.write(busy)
     world.foreign(ended, "1-0", "message", "x")
@@ -414,12 +416,12 @@ def test_the_end_of_a_log_waits_for_its_last_lines(world: World) -> None:
 
 @pytest.mark.parametrize(("jobs", "check"), [(0, 1.0), (1, 1.0), (1000, 2.0), (4000, 8.0)])
 def test_many_jobs_are_checked_less_often(jobs: int, check: float) -> None:
-    """For many jobs, the work per second is bounded."""
+    """The work per second is bounded."""
     assert check_seconds(jobs) == check
 
 
-def test_jobs_that_came_together_are_checked_in_several_rounds(world: World) -> None:
-    """Checking thousands of jobs in one round would delay the lines of all. No job is checked twice before another."""
+def test_jobs_that_joined_together_are_checked_in_several_rounds(world: World) -> None:
+    """Checking thousands of jobs in one round would delay all lines. No job is checked twice before another."""
     feeds = [world.tail.join(job(number), None, Bystander()) for number in range(2 * ROUND_JOBS + 1)]
 
     def checked() -> int:
@@ -431,14 +433,14 @@ def test_jobs_that_came_together_are_checked_in_several_rounds(world: World) -> 
 
 @pytest.mark.parametrize("jobs", [0, 1, 32, 100, 4096, 100_000])
 def test_rings_share_a_workers_memory(jobs: int) -> None:
-    """A ring's size stays within its bounds, and all rings within the worker's, unless the least size is more."""
+    """Each ring stays within its limits, and all rings within the worker's, unless their minimum exceeds it."""
     least, most = RING_BYTES
     assert least <= ring_bytes(jobs) <= most
     assert ring_bytes(jobs) * jobs <= max(RINGS_BYTES, least * jobs)
 
 
-def test_what_is_delivered_is_counted_once(store: Store) -> None:
-    """Lines and changes apart, for each viewer, with what viewers read by themselves; and errors by their kinds."""
+def test_deliveries_are_counted_once(store: Store) -> None:
+    """Lines and changes separately, per viewer, including lines that viewers read by themselves; errors by kind."""
     names = ["lines_delivered", "changes_delivered", "bytes_delivered", "replay_reads", "delivery_delay_seconds_count"]
     names = [f"chronoverse_{name}" + "_total" * (not name.endswith("count")) for name in names]
     kinds = [("tail", "unavailable"), ("replay", "refused"), ("request", "unexpected")]
