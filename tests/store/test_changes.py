@@ -107,17 +107,6 @@ def test_a_foreign_job_is_told_when_somebody_looks(bench: Bench, store: Store) -
     assert [dict(each.job.labels) for each in changes(bench)[:3]] == [{}, {"branch": "main"}, {"branch": "main"}]
 
 
-def test_a_registered_job_that_a_foreign_runner_writes(bench: Bench, store: Store) -> None:
-    store.register(JOB)
-    bench.xadd("1-0", "message", "a line")
-    for _ in range(2):
-        store.get_job(JOB)
-        store.register(JOB)
-    bench.xadd("2-0", "event", "end", "status", "CANCELED")
-    store.get_job(JOB)
-    assert [status for _, _, status in told(bench)] == ["PENDING", "RUNNING", "CANCELED"]
-
-
 def test_log_records_begin_and_end_a_job(bench: Bench, store: Store) -> None:
     run = RecordRun(NOW, "stdout", False, 0, 0, 0, [b"a", b"b"])
     store.records.append(JOB, RecordBatch([run], "1"))

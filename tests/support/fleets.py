@@ -256,6 +256,12 @@ class Cluster(Fleet):
         (key,) = (str(word) for word in command if "{" in str(word))
         return self.servers[self.owner(key.partition("{")[2].partition("}")[0])].ask(*command)
 
+    def restart(self, number: int) -> None:
+        """Kills a node, which loses what it has not saved, and starts it. Waits until all nodes are ready again."""
+        self.servers[number].kill()
+        self.servers[number].start()
+        wait_until(lambda: all(map(self._is_ready, self.servers)), 60, "all nodes are ready")
+
     def begin_move(self, workflow_id: str, source: int, target: int) -> int:
         """Begins to move the workflow's slot, and returns it. From now on its keys may be on either node."""
         slot = slot_of(workflow_id)

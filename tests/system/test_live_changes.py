@@ -5,6 +5,7 @@ connections are cut anywhere.
 """
 
 import contextlib
+import itertools
 import os
 import random
 import secrets
@@ -152,8 +153,8 @@ def test_workers_and_the_store_are_killed(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_workers_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -> None:
-    """In a Cluster: key after key, while the workflow is read and written."""
+def test_workers_and_a_node_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -> None:
+    """In a Cluster: key after key, while the workflow is read and written. A node goes back to what it has saved."""
     chance = random.Random(1)
 
     def move() -> None:
@@ -173,5 +174,11 @@ def test_workers_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -
                 raise AssertionError(f"{error}: both servers have {set(both[0]) & set(both[1])}") from error
         cluster.end_move(slot, source, target)
 
+    def restart() -> None:
+        owner = cluster.owner(WORKFLOW)
+        cluster.servers[owner].ask("SAVE")
+        cluster.restart(owner)
+
     with site(tmp_path, cluster.url, cluster.ask) as found:
-        found.run(move)
+        faults = itertools.cycle((restart, move))
+        found.run(lambda: next(faults)())
