@@ -195,16 +195,26 @@ def start_answer(client: Client, limits: SendLimits | None = None) -> gevent.Gre
     return answering
 
 
+def wait_longer(clients: list[Client], seconds: float) -> None:
+    for client in clients:
+        client.connection.progress_at -= seconds
+
+
 def test_the_connection_that_has_waited_longest_makes_room(connections: Connections) -> None:
     """These stay open: a stream, a connection whose request is being answered, and a connection that has just come."""
     clients = [Client(connections) for _ in range(2)]
     stream, stuck = start_answer(clients[0], SendLimits()), start_answer(clients[1])
+    # They have just come, and later wait, whatever the time that this takes.
+    wait_longer(clients, -60)
     clients.append(Client(connections))
     clients[2].connection.begin_request()
     assert not stuck.ready()
-    gevent.sleep(MIN_IDLE_SECONDS)
-    clients.append(Client(connections))
-    clients.append(Client(connections))
+    wait_longer(clients, 60 + MIN_IDLE_SECONDS)
+    for _ in range(2):
+        # Room is made once a millisecond.
+        gevent.sleep(0.01)
+        clients.append(Client(connections))
+        wait_longer(clients[-1:], -60)
 
     with pytest.raises(OSError, match=r"pipe|reset"):
         stuck.get(timeout=5)
