@@ -86,6 +86,8 @@ class Worker(GeventWorker):
     """A gevent worker that leaves a connection alone after gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
+    #: When :meth:`run` returns although streams are open, on the monotonic clock.
+    _ends_at = math.inf
 
     def init_process(self) -> None:
         # Caches the settings: gunicorn needs three calls for each, 6 % of the cost of a new viewer.
@@ -95,6 +97,13 @@ class Worker(GeventWorker):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().init_process()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Makes :meth:`run` return at once.
+
+        gunicorn's own handler exits in a greenlet. That prints a traceback if the worker is already exiting.
+        """
+        self.alive, self._ends_at = False, time.monotonic() + 0.1
 
     def is_already_handled(self, respiter: Any) -> bool:
         """Raises StopIteration, which makes gunicorn's handlers leave the connection alone."""
@@ -168,8 +177,8 @@ class Worker(GeventWorker):
                 # Otherwise a proxy could send its next request here.
                 stop_receiving(connection)
         # 5 s more for requests and full sockets, as the table of settings says.
-        deadline = time.monotonic() + deps.settings.drain_seconds + 5.0
-        while time.monotonic() < deadline and (deps.stream_writers.open_count or len(self._connections)):
+        self._ends_at = min(self._ends_at, time.monotonic() + deps.settings.drain_seconds + 5.0)
+        while time.monotonic() < self._ends_at and (deps.stream_writers.open_count or len(self._connections)):
             self._tick()
         deps.tail.report_metrics()
         if deps.traces:

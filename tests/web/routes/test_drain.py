@@ -2,13 +2,15 @@
 
 import http.client
 import itertools
+import os
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from signal import SIGTERM
+from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any, Final
 
 import httpx
@@ -149,6 +151,22 @@ def answer(sock: socket.socket, target: str, *lines: bytes) -> tuple[int, dict[s
     request = request_bytes(target.encode(), token("late"), *lines).replace(b"Connection: close\r\n", b"")
     sock.sendall(request)
     return receive(sock)
+
+
+def test_ctrl_c_ends_the_service_at_once_and_prints_no_traceback(
+    tmp_path: Path, redis_server: RedisServer, job: Foreign
+) -> None:
+    """A terminal sends SIGINT to the master and to its workers. There is no drain, which would take ten minutes."""
+    with Service(tmp_path, redis_server.url, workers=2, drain_seconds=600) as service:
+        wait_until(lambda: len(service.worker_pids()) == 2, 60, "both workers are there")
+        stream = Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {service.token()}"})
+        stream.wait_for(b"id: 3\n\n")
+        for pid in (*service.worker_pids(), service.pid):
+            os.kill(pid, SIGINT)
+        service.wait(60)
+        stream.close()
+
+        assert "Traceback" not in service.logs()
 
 
 @pytest.mark.long
