@@ -75,7 +75,6 @@ def kubernetes(
     from chronoverse.joblog.secret_forms import SecretForms
 
     settings = common.read_settings()
-    forms = SecretForms(settings.mask_forms)
     # A hundred logs can have the same problem at once, so each message is printed once a minute.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))
 
@@ -88,12 +87,9 @@ def kubernetes(
     watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)
     with contextlib.ExitStack() as stack:
         connect, read_end = _publishing(settings, common.meant_service(settings, server), stack)
-
-        def surround(has_room: Callable[[], bool]) -> Surroundings:
-            limits = settings.max_line_bytes, settings.lease_seconds, forms
-            return Surroundings(connect, read_end, has_room, Checkpoints(state, say), say, *limits)
-
-        agent = Agent(Path(pods), watcher, surround, namespaces, labels)
+        limits = settings.max_line_bytes, settings.lease_seconds, SecretForms(settings.mask_forms)
+        around = Surroundings(connect, read_end, Checkpoints(state, say), say, *limits)
+        agent = Agent(Path(pods), watcher, around, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: agent.stop())
         try:

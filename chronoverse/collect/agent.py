@@ -7,24 +7,24 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import InitVar, dataclass, field
-from functools import partial
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from chronoverse.collect.container_log import LEAST_BYTES, ContainerLog, RunKey, Surroundings
+from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
-from chronoverse.joblog.labels import read_labels
-from chronoverse.joblog.model import JobRef
 
 #: Seconds between two turns (0 if a log has more to read), and between two scans for new logs and ended runs.
 TURN_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.5
 #: Seconds after which a container that does not start becomes a failed job. If it starts later, it gets another job.
 STUCK_SECONDS: Final = 30.0
-#: Maximum bytes in flight of all logs, not counting the LEAST_BYTES that each log may always have.
+#: Bytes that a log may always have in flight, the most that it may ever have, and the most that all logs may have
+#: beyond their LEAST_BYTES.
+LEAST_BYTES: Final = 262_144
+MOST_BYTES: Final = 8_388_608
 TOTAL_BYTES: Final = 33_554_432
 
 _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
@@ -34,29 +34,25 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 class Agent:
     """Publishes the logs below ``directory`` for the pods of ``watcher``, in ``namespaces`` (empty: all).
 
-    ``label_names`` are the pod labels to copy to jobs. ``surround`` gets a function that returns whether logs may have
-    more bytes in flight.
+    ``label_names`` are the pod labels to copy to jobs.
     """
 
     directory: Path
     watcher: PodWatcher
-    surround: InitVar[Callable[[Callable[[], bool]], Surroundings]]
+    around: Surroundings
     namespaces: Collection[str] = ()
     label_names: Collection[str] = ()
-    logs: dict[RunKey, ContainerLog] = field(default_factory=dict)
-    #: Runs whose jobs have ended. They are kept until their pods are gone.
-    _done: set[RunKey] = field(default_factory=set)
-    #: How runs ended; None if that will never be known.
-    _ends: dict[RunKey, ContainerEnd | None] = field(default_factory=dict)
+    #: The runs' logs, until their pods are gone. None if the job has ended.
+    _logs: dict[RunKey, ContainerLog | None] = field(default_factory=dict)
     #: When each container was first seen not to start.
     _stuck: dict[RunKey, float] = field(default_factory=dict)
-    _cost: int = 0
     #: When the last turn began, in monotonic seconds.
     turned_at: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __post_init__(self, surround: Callable[[Callable[[], bool]], Surroundings]) -> None:
-        self._around = surround(lambda: self._cost < TOTAL_BYTES)
+    def active(self) -> list[ContainerLog]:
+        """The logs whose jobs have not ended."""
+        return [log for log in list(self._logs.values()) if log]
 
     def run(self, stop_seconds: float = 10.0) -> None:
         """Runs until :meth:`stop`. Unfinished jobs then wait for the next agent, for up to a week."""
@@ -69,10 +65,10 @@ class Agent:
                 look_at = began + LOOK_SECONDS
             if not self._turn():
                 self._stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
-        for log in self.logs.values():
+        for log in self.active():
             log.suspend()
         deadline = time.monotonic() + stop_seconds
-        for log in self.logs.values():
+        for log in self.active():
             log.close(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
@@ -80,32 +76,27 @@ class Agent:
 
     def _turn(self) -> bool:
         """Reads each log once. Returns whether any has more to read now."""
-        is_busy, cost = False, 0
-        for key, log in list(self.logs.items()):
+        is_busy = False
+        has_room = sum(max(0, log.cost - LEAST_BYTES) for log in self.active()) < TOTAL_BYTES
+        for log in self.active():
             try:
-                is_busy |= log.step(self._ends.get(key), key in self._ends)
+                is_busy |= log.step(MOST_BYTES if has_room else LEAST_BYTES)
             except OSError as error:
-                self._around.say(f"{log.job}: {error}")
+                self.around.say(f"{log.job}: {error}")
             if log.is_done:
-                del self.logs[key]
-                self._done.add(key)
-            else:
-                cost += max(0, log.cost - LEAST_BYTES)
-        self._cost = cost
+                self._logs[log.key] = None
         return is_busy
 
     def _resume(self) -> None:
         """Resumes the logs of an earlier agent, even if the API server is unavailable."""
-        for name in self._around.checkpoints.names():
-            saved = self._around.checkpoints.load(name)
+        for name in self.around.checkpoints.names():
+            saved = self.around.checkpoints.load(name)
             uid, container, restart = name.split("_")
-            key, path = RunKey(uid, container, int(restart)), Path(saved.get("path", ""))
+            key = RunKey(uid, container, int(restart))
             if saved.get("ended"):
-                self._done.add(key)
+                self._logs[key] = None
             elif "job" in saved and key.restart >= 0:
-                job, labels = JobRef(*saved["job"]), read_labels(saved.get("labels"))
-                started = saved.get("started")
-                self._open(key, partial(ContainerLog, key, job, path, labels, self._around, None, started))
+                self._open(key, saved)
 
     def _look(self) -> None:
         """Finds new logs, and the ends of known ones. Drops the records of deleted pods."""
@@ -113,37 +104,21 @@ class Agent:
         for pod in pods.values():
             if pod.is_collected(self.namespaces):
                 self._look_at(pod, time.monotonic())
-        self._ends = {}
-        for key in self.logs:
-            known = pods.get(key.uid)
-            end = known.end(key.container, key.restart) if known else None
+        for log in self.active():
+            key, known = log.key, pods.get(log.key.uid)
             # The pod's status only has the current run and the one before.
             is_gone = known is None or known.is_gone or known.restarts(key.container) > key.restart + 1
-            if end or (is_gone and self.watcher.is_synced):
-                self._ends[key] = end
-        active = {key.uid for key in self.logs}
+            end = known.end(key.container, key.restart) if known else None
+            log.end = log.failure or end or (ContainerEnd(None, "") if is_gone and self.watcher.is_synced else None)
+        active = {log.key.uid for log in self.active()}
         gone = {uid for uid, pod in pods.items() if pod.is_gone and uid not in active}
         self.watcher.forget(gone)
-        for key in list(self._done) if self.watcher.is_synced else ():
-            if key.uid in gone or key.uid not in pods.keys() | active:
-                self._around.checkpoints.delete(str(key))
-                self._done.discard(key)
+        for key in list(self._logs) if self.watcher.is_synced else ():
+            if key.uid not in (pods.keys() - gone) | active:
+                self.around.checkpoints.delete(str(key))
+                del self._logs[key]
 
     def _look_at(self, pod: Pod, now: float) -> None:
-        found = set(self._restarts(pod))
-        for container, restart in found:
-            self._begin(pod, RunKey(pod.uid, container, restart))
-        for container in pod.containers:
-            key = RunKey(pod.uid, container, -1)
-            has_run = RunKey(pod.uid, container, 0) in self._done or any(each == container for each, _ in found)
-            failure = None if has_run else pod.start_failure(container)
-            if failure is None:
-                self._stuck.pop(key, None)
-            elif pod.has_ended or now - self._stuck.setdefault(key, now) >= STUCK_SECONDS:
-                self._begin(pod, key, failure)
-
-    def _restarts(self, pod: Pod) -> Iterator[tuple[str, int]]:
-        """Yields a container and a run's number for each log file of the pod."""
         for container in pod.containers:
             names: list[str] = []
             try:
@@ -151,19 +126,28 @@ class Agent:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                self._around.say(f"logs cannot be read: {error}")
-            yield from ((container, int(found[1])) for name in names if (found := _LOG_NAME.fullmatch(name)))
+                self.around.say(f"logs cannot be read: {error}")
+            restarts = {int(found[1]) for name in names if (found := _LOG_NAME.fullmatch(name))}
+            for restart in restarts:
+                self._begin(pod, RunKey(pod.uid, container, restart))
+            key, has_run = RunKey(pod.uid, container, -1), restarts or RunKey(pod.uid, container, 0) in self._logs
+            failure = None if has_run else pod.start_failure(container)
+            if failure is None:
+                self._stuck.pop(key, None)
+            elif pod.has_ended or now - self._stuck.setdefault(key, now) >= STUCK_SECONDS:
+                self._begin(pod, key, failure)
 
     def _begin(self, pod: Pod, key: RunKey, failure: ContainerEnd | None = None) -> None:
-        if key not in self.logs and key not in self._done:
-            restart = max(0, key.restart)
-            path = self.directory / pod.directory / key.container / f"{restart}.log"
-            labels = pod.labels(key.container, self.label_names)
-            job, started = pod.job(key.container, restart), pod.started(key.container, restart)
-            self._open(key, partial(ContainerLog, key, job, path, labels, self._around, failure, started))
+        if key not in self._logs:
+            container, restart = key.container, max(0, key.restart)
+            path = self.directory / pod.directory / container / f"{restart}.log"
+            labels = dict(pod.labels(container, self.label_names))
+            new: dict[str, Any] = {"job": pod.job(container, restart), "path": str(path), "labels": labels}
+            new["started"] = pod.started(container, restart)
+            self._open(key, new | self.around.checkpoints.load(str(key)), failure)
 
-    def _open(self, key: RunKey, make: Callable[[], ContainerLog]) -> None:
+    def _open(self, key: RunKey, saved: dict[str, Any], failure: ContainerEnd | None = None) -> None:
         try:
-            self.logs[key] = make()
+            self._logs[key] = ContainerLog(key, self.around, saved, failure)
         except OSError as error:  # such as a file that may not be read
-            self._around.say(f"{key}: {error}")
+            self.around.say(f"{key}: {error}")

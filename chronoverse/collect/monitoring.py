@@ -26,7 +26,7 @@ class _Lags(Collector):
         in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
         what = "Age of the oldest line that was read but is not safe in the store."
         in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
-        logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in list(self._agent.logs.values())]
+        logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in self._agent.active()]
         # At most 500 containers, those with the longest lag first.
         for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:500]:
             values = [labels.get(name, "") for name in names]

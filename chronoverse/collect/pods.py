@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.labels import Labels, read_labels
-from chronoverse.joblog.model import JobRef
+from chronoverse.joblog.model import JobRef, Status
 
 #: Pod labels that name the workflow of a pod. The CronJob of its Job takes precedence.
 _OWNER_LABELS: Final = (
@@ -34,11 +34,18 @@ _KINDS: Final = ("container", "initContainer", "ephemeralContainer")
 
 
 class ContainerEnd(NamedTuple):
-    """How a container ended. If it never started, it has a ``message``, and may have no ``exit_code``."""
+    """How a container ended. If it never started, it has a ``message``, and may have no ``exit_code``.
+
+    Without a ``reason``, nobody will ever know.
+    """
 
     exit_code: int | None
     reason: str
     message: str = ""
+
+    @property
+    def status(self) -> Status:
+        return Status.LOST if not self.reason else Status.FAILED if self.exit_code != 0 else Status.COMPLETED
 
 
 class Pod:

@@ -27,7 +27,6 @@ class PodWatcher:
         self, connection: ServiceConnection, node: str, selector: str | None, say: Callable[[str], None]
     ) -> None:
         self._connection = connection
-        self._node = node
         self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._say = say
         self._lock = threading.Lock()
@@ -62,15 +61,14 @@ class PodWatcher:
             except Exception as error:
                 # Unless only the connection was lost, the server may no longer know the version.
                 self._version = self._version if isinstance(error, Unreachable) else ""
-                if not isinstance(error, _Expired):
-                    if not self._backoff.failures:
-                        self._say(f"cannot read pods from the API server, retrying: {error}")
-                    self._backoff.record_failure()
+                if not self._backoff.failures:
+                    self._say(f"cannot read pods from the API server, retrying: {error}")
+                self._backoff.record_failure()
                 pause.wait(self._backoff.delay())
 
     def _list(self) -> None:
         answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, {})[0])
-        found = {pod.uid: pod for each in answer["items"] if (pod := Pod(each)).node == self._node}
+        found = {pod.uid: pod for pod in map(Pod, answer["items"])}
         with self._lock:
             gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in self._pods.items() if uid not in found}
             self._pods = {**gone, **found}
@@ -78,26 +76,26 @@ class PodWatcher:
         self.is_synced = True
 
     def _watch(self) -> None:
-        """Applies changes until the server ends the watch."""
+        """Applies changes until the server ends the watch, or no longer knows the version to continue from."""
         more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS}
         query = {**self._query, **more, "resourceVersion": self._version}
         with self._connection.stream("GET", "/api/v1/pods", query, {}) as response:
-            while line := response.readline():
+            while self._version and (line := response.readline()):
                 self._take(orjson.loads(line))
                 self._backoff.record_success()
 
     def _take(self, event: dict[str, Any]) -> None:
         kind, told = event["type"], event["object"]
         if kind == "ERROR":
-            raise (_Expired if told.get("code") == 410 else ChronoverseError)(str(told.get("message")))
-        if kind != "BOOKMARK" and (pod := Pod(told, is_gone=kind == "DELETED")).node == self._node:
+            self._version = ""
+            if told.get("code") != 410:
+                raise ChronoverseError(str(told.get("message")))
+            return
+        if kind != "BOOKMARK":
+            pod = Pod(told, is_gone=kind == "DELETED")
             with self._lock:
                 known = self._pods.get(pod.uid)
                 # Events may arrive again, out of order.
                 if not known or known.version <= pod.version:
                     self._pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
-
-
-class _Expired(ChronoverseError):
-    """Raised when the server no longer has the version from which a watch should continue."""
