@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import orjson
 import pytest
 
 from chronoverse.joblog.model import Gap
@@ -282,7 +283,7 @@ def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiS
     [
         pytest.param("2026-03-03T10:00:05Z", False, id="first"),
         pytest.param("2026-03-03T10:00:02Z", True, id="late"),
-        pytest.param(None, True, id="unknown"),
+        pytest.param(None, True, id="unknown", marks=pytest.mark.long),
     ],
 )
 def test_lines_that_were_removed_before_the_first_look_are_named(
@@ -301,6 +302,32 @@ def test_lines_that_were_removed_before_the_first_look_are_named(
 
     gap = [Gap(1, 1, "missing")] if has_gap else []
     assert jobs.summary(WORKFLOW, JOB) == [*gap, "early", "last"]
+
+
+def test_an_agent_compares_what_its_checkpoint_does_not_say(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """It was killed before it noted a gap, which has a number but no line. It does so while the API server is away."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={"startedAt": "2026-03-03T10:00:00Z"}))
+    writer.write(cri_line("early", at=1_772_532_005.0))
+    rotate(writer, now=1_772_532_006)
+    writer.write(cri_line("last", at=1_772_532_007.0))
+    with node:
+        node.wait_for_state('"next":4')
+    (checkpoint,) = node.state.glob("*.json")
+    saved = orjson.loads(checkpoint.read_bytes())
+    (first,) = writer.path.parent.glob("0.log.*")
+    position = [first.stat().st_ino, first.read_bytes()[:64].hex(), 0, saved["position"][3]]
+    checkpoint.write_bytes(orjson.dumps({**saved, "next": 1, "position": position}))
+    writer.print("more")
+    api.refuses = 503
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 4)
+        api.refuses = None
+        api.apply(ended(one))
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "COMPLETED"
+
+    assert jobs.summary(WORKFLOW, JOB) == [Gap(1, 1, "missing"), "early", "last", "more"]
 
 
 def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
