@@ -130,9 +130,8 @@ def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServe
         jobs.wait_for_lines("shop.p5", "p5.main", 1)
         api.apply(ended(pods[0], 0))
         jobs.wait_for_end("shop.p0", "p0.main")
-        api.resend(4)
-        api.cut()
         api.apply(ended(pods[1], 1))
+        api.resend(8)
         jobs.wait_for_end("shop.p1", "p1.main")
         api.apply(ended(pods[2], 2), quietly=True)
         api.expire()
@@ -140,9 +139,9 @@ def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServe
         api.delete(with_state(pods[3], running={}), quietly=True)
         api.expire()
         assert jobs.wait_for_end("shop.p3", "p3.main")["status"] == "LOST"
-        api.refuses = 503
         api.cut()
-        api.apply(ended(pods[4], 4))
+        api.refuses = 410
+        api.apply(ended(pods[4], 4), quietly=True)
         wait_until(lambda: "cannot read pods from the API server" in node.log.read_text(), SOON, "the agent says that")
         api.refuses = None
         assert jobs.wait_for_end("shop.p4", "p4.main")["exit_code"] == 4
