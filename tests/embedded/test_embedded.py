@@ -80,13 +80,18 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def is_leased(data_dir: Path) -> bool:
-    with open(data_dir / "holders", "ab") as holders:
+def is_free(path: Path) -> bool:
+    """Whether nobody has locked the file."""
+    with open(path, "ab") as lock:
         try:
-            fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-        return False
+            return False
+        return True
+
+
+def is_leased(data_dir: Path) -> bool:
+    return not is_free(data_dir / "holders")
 
 
 def answers(url: str, pid_before: int) -> bool:
@@ -106,16 +111,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "data"
     yield path
     for lock in path.rglob("keeper"):
-        wait_until(partial(is_unused, lock.parent), SOON, "the supervisor and the server have ended")
-
-
-def is_unused(data_dir: Path) -> bool:
-    with open(data_dir / "keeper", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        wait_until(partial(is_free, lock), SOON, "the supervisor and the server have ended")
 
 
 def script(path: Path, body: str) -> Path:

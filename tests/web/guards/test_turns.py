@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack
+from operator import attrgetter
 from typing import Final
 
 import pytest
@@ -16,14 +17,9 @@ A: Final = JobRef("a", "job_1")
 B: Final = JobRef("b", "job_1")
 
 
-@pytest.fixture
-def turns() -> Turns:
-    """Turns for two servers, each of which has the jobs of one workflow."""
-    return Turns(lambda ref: ref.workflow_id, UnreadAnswers())
-
-
 @pytest.mark.parametrize("kind", ["page", "scan", "read", "download"])
-def test_a_server_whose_turns_are_taken_delays_no_other(turns: Turns, kind: str) -> None:
+def test_a_server_whose_turns_are_taken_delays_no_other(kind: str) -> None:
+    turns = Turns(attrgetter("workflow_id"), UnreadAnswers())
     with ExitStack() as held:
         for number in range(12 if kind in ("page", "scan") else 2):
             held.enter_context(getattr(turns, kind)(A, f"subject {number}"))
@@ -32,9 +28,9 @@ def test_a_server_whose_turns_are_taken_delays_no_other(turns: Turns, kind: str)
             pass
 
 
-def test_a_page_looks_for_room_again_after_it_has_waited_for_its_turn(turns: Turns) -> None:
+def test_a_page_looks_for_room_again_after_it_has_waited_for_its_turn() -> None:
     """Another request of its subject may have used the room meanwhile."""
-    had_room: list[bool] = []
+    turns, had_room = Turns(attrgetter("workflow_id"), UnreadAnswers()), list[bool]()
 
     def ask() -> None:
         with turns.page(A, "s"):
