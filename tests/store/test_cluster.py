@@ -1,4 +1,4 @@
-"""The store as a Cluster: operations on every master, one live reader for all slots, and slots that move."""
+"""The store on a Cluster: operations on every master, one live reader for all slots, and moving slots."""
 
 import contextlib
 import itertools
@@ -25,14 +25,14 @@ from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import deadline, wait_until
 
-#: Seconds that a read blocks: where no line comes, and where one does.
+#: A read's maximum wait where no line is expected, and where one is, in seconds.
 SHORT: Final = 0.1
 LONG: Final = 20.0
 
 
 @pytest.fixture
 def store(cluster: Cluster, prefix: str) -> Iterator[Store]:
-    """A store with nothing under its prefix."""
+    """A store with an unused prefix."""
     store = Store(cluster.url, prefix=prefix)
     yield store
     store.close()
@@ -55,7 +55,7 @@ def reading(store: Store, block_seconds: float) -> Iterator[LiveReader]:
 
 
 def write_soon(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """Writes a line to a job on each node in a moment. A reader ends only when its reads end, which wait long."""
+    """Soon appends a line on each node, which ends the long reads. A reader closes only after its reads have ended."""
     keys = {cluster.owner(job.workflow_id): f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log" for job in jobs}
 
     def write() -> None:
@@ -66,18 +66,18 @@ def write_soon(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
 
 
 def node_threads() -> int:
-    """How many threads of live readers there are in this process."""
+    """Number of live reader threads in this process."""
     return len([each for each in threading.enumerate() if each.name == "tail-node"])
 
 
 def numbers(found: Sequence[Found]) -> dict[JobRef, list[bytes]]:
-    """The ids of the entries that a read has brought."""
+    """The entry ids of a read."""
     assert not any(isinstance(entries, StoreError) for _, _, entries in found)
     return {job: [entry[0] for entry in entries] for job, _, entries in found if not isinstance(entries, StoreError)}
 
 
 def read_all(reader: LiveReader, cursors: dict[JobRef, int], count: int = 1) -> dict[JobRef, list[bytes]]:
-    """Watches the jobs, and returns the next ``count`` ids of each after these cursors."""
+    """Watches the jobs, and returns each job's next ``count`` ids after its cursor."""
     found: dict[JobRef, list[bytes]] = {job: [] for job in cursors}
     for job, cursor in cursors.items():
         reader.watch(job, cursor)
@@ -85,7 +85,7 @@ def read_all(reader: LiveReader, cursors: dict[JobRef, int], count: int = 1) -> 
     def has_all() -> bool:
         for job, after, entries in reader.read(100):
             assert not isinstance(entries, StoreError)
-            # A result of an earlier cursor may have waited to be taken.
+            # An earlier cursor's result may have been pending.
             if after == cursors[job]:
                 found[job] += [entry_id for entry_id, _ in entries]
                 cursors[job] += len(entries)
@@ -97,7 +97,7 @@ def read_all(reader: LiveReader, cursors: dict[JobRef, int], count: int = 1) -> 
 
 
 def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix: str) -> None:
-    """A job on each master, from its registration to its end."""
+    """From registration to end, for a job on each master."""
     for number in cluster.masters():
         job = JobRef(cluster.workflow(number), "job_1")
         assert store.register(job)
@@ -122,9 +122,9 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
     store.ping()
 
 
-def test_what_workflows_share_has_a_server_of_its_own(cluster: Cluster, prefix: str) -> None:
-    """While the server of the list and of the common quotas stands still, jobs begin: only the first waits for it."""
-    # Both are on one server, and no replica can take its place.
+def test_shared_keys_of_workflows_delay_no_job(cluster: Cluster, prefix: str) -> None:
+    """If the server of the list and of the common quotas hangs, only the first new job waits for it."""
+    # Both are on one server, which no replica can replace.
     candidates = (
         (each, cluster.owner(f"{each}:workflows")) for each in (f"{prefix}{count}" for count in itertools.count())
     )
@@ -149,20 +149,20 @@ def test_what_workflows_share_has_a_server_of_its_own(cluster: Cluster, prefix: 
             for count in range(6):
                 for workflow_id in others:
                     store.open(JobRef(workflow_id, f"job_{count}"), "token")
-            # If each of them waited, it would be twelve seconds.
+            # Twelve seconds, if each of them waited.
             assert time.monotonic() - began < 8
         finally:
             os.kill(cluster.servers[number].pid, signal.SIGCONT)
-        # As an archiver that has found the jobs.
+        # As an archiver does once it finds the jobs.
         assert len(workflows(store, others)) == len(others)
         assert {workflow_id for _, workflow_id in store.workflows.page(None, 10)} == {*names, *others}
 
 
 @pytest.mark.long
-def test_a_workflow_whose_server_is_away_is_named(
+def test_a_workflow_on_an_unresponsive_server_is_reported(
     store: Store, jobs: list[JobRef], cluster: Cluster, prefix: str
 ) -> None:
-    """The others are counted. No replica takes over here."""
+    """The other workflows are counted. No replica takes over here."""
     names, busy = [job.workflow_id for job in jobs], {cluster.owner(f"{prefix}:workflows"), *cluster.pair}
     number = next(each for each in cluster.masters() if each not in busy)
     expected = [cluster.owner(workflow_id) == number for workflow_id in names]
@@ -175,13 +175,13 @@ def test_a_workflow_whose_server_is_away_is_named(
 
 
 def workflows(store: Store, names: list[str]) -> list[Workflow | None]:
-    """The workflows, all of which can be read."""
+    """The workflows, without those that cannot be read."""
     found = store.workflows.read(names)
     return [each for each in found if not isinstance(each, StoreError)]
 
 
 def test_get_jobs_keeps_the_order(store: Store, jobs: list[JobRef]) -> None:
-    """The jobs are on different servers, and one does not exist."""
+    """For jobs on different servers and a nonexistent one."""
     unknown = JobRef(jobs[1].workflow_id, "unknown")
     found = store.get_jobs([*jobs, unknown, *reversed(jobs)])
 
@@ -189,7 +189,7 @@ def test_get_jobs_keeps_the_order(store: Store, jobs: list[JobRef]) -> None:
 
 
 def test_the_durability_probe_asks_the_jobs_master(cluster: Cluster, prefix: str) -> None:
-    """That master has a replica."""
+    """The master with a replica."""
     store = Store(cluster.url, prefix=prefix, durability=Durability.REPLICATED)
     attempt = store.open(JobRef(cluster.workflow(cluster.pair[0]), "job_1"), "token")
     store.append(attempt, make_lines(1, 2))
@@ -200,7 +200,7 @@ def test_the_durability_probe_asks_the_jobs_master(cluster: Cluster, prefix: str
 
 
 def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) -> None:
-    """It brings the lines that are there, and then waits. There is a thread for each node that has jobs."""
+    """It returns existing lines and then waits, with one thread per node that has watched jobs."""
     with reading(store, SHORT) as reader:
         assert read_all(reader, dict.fromkeys(jobs, 1)) == {job: [b"2-0"] for job in jobs}
         assert reader.read(100) == []
@@ -213,11 +213,11 @@ def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) ->
 
 
 @pytest.mark.long
-def test_a_thousand_slots_take_a_connection_for_each_node(store: Store, cluster: Cluster, prefix: str) -> None:
-    """Each of 1,000 jobs is in a slot of its own. There are three threads and three connections."""
+def test_a_thousand_slots_need_one_connection_per_node(store: Store, cluster: Cluster, prefix: str) -> None:
+    """1,000 jobs in as many slots, three threads, three connections."""
     names = {slot_of(name): name for name in (f"slots-{number}" for number in range(2000))}
     jobs = [JobRef(name, "job_1") for name in list(names.values())[:1000]]
-    # A thread ends after its read when all its jobs have moved to other nodes, as after a failover in an earlier test.
+    # A thread whose jobs all moved to other nodes, as after an earlier test's failover, ends after its read.
     with reading(store, 1.0) as reader:
         for job in jobs:
             reader.watch(job, 0)
@@ -231,15 +231,15 @@ def test_a_thousand_slots_take_a_connection_for_each_node(store: Store, cluster:
 
 
 def write_all(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """Writes a line to each job."""
+    """Appends a line to each job."""
     with redis.RedisCluster(host="127.0.0.1", port=cluster.ports[0]) as client:
         for job in jobs:
             client.xadd(f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log", {"message": "a line"}, id="1-0")
 
 
 @pytest.mark.long
-def test_a_new_job_is_read_at_once(store: Store, cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """It is on a node whose reader is waiting already, or on another node."""
+def test_a_new_job_is_read_immediately(store: Store, cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
+    """On a node whose reader already waits, and on another node."""
     first, other = jobs[0], jobs[1]
     second = JobRef(first.workflow_id, "job_2")
     attempt = store.open(second, "token")
@@ -255,10 +255,8 @@ def test_a_new_job_is_read_at_once(store: Store, cluster: Cluster, prefix: str, 
         write_soon(cluster, prefix, jobs)
 
 
-def test_a_server_that_stands_still_silences_only_its_own_jobs(
-    store: Store, jobs: list[JobRef], cluster: Cluster
-) -> None:
-    """Lines of jobs on the other servers come, and the reader knows which server does not answer."""
+def test_an_unresponsive_server_silences_only_its_own_jobs(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
+    """Lines on the other servers arrive, and the reader reports which server is unresponsive."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     (silent,) = [job for job in jobs if cluster.owner(job.workflow_id) == number]
     others = [job for job in jobs if job != silent]
@@ -269,7 +267,7 @@ def test_a_server_that_stands_still_silences_only_its_own_jobs(
         try:
 
             def is_noticed() -> bool:
-                """Whether that server is silent for longer than the others, which a busy machine delays, too."""
+                """Whether that server has been silent for longer than the others, which a busy machine delays too."""
                 assert reader.read(100) == []
                 return reader.silent_seconds(silent) > 0.4 + 2 * max(map(reader.silent_seconds, others))
 
@@ -287,10 +285,10 @@ def test_a_server_that_stands_still_silences_only_its_own_jobs(
         assert found == {silent: [b"3-0"]}
 
 
-def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
-    """Each failed command makes the map stale, and all callers wait for the next one.
+def test_an_unresponsive_server_is_asked_for_the_map_last(cluster: Cluster) -> None:
+    """Each failed command invalidates the map, and all callers wait for the next one.
 
-    Here the server is also the one that the last slot moved to, which is asked first while it answers.
+    Here it is also the server that the last slot moved to, which is asked first while it responds.
     """
     now = [0.0]
     topology = ClusterTopology(RedisUrl.parse(cluster.url), clock=lambda: now[0])
@@ -310,12 +308,12 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
         os.kill(cluster.servers[number].pid, signal.SIGCONT)
     topology.close()
 
-    # A busy machine may delay some of them. If the server was asked first, each would take a second.
+    # A busy machine may delay some. If the server was asked first, each would take a second.
     assert sorted(seconds)[len(seconds) * 3 // 4] < MAP_SECONDS / 2
 
 
 def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:
-    """While its keys are on two servers, commands with several keys must wait. Commands with one key work."""
+    """Commands with several keys must wait while the keys are on two servers; single-key commands work."""
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, "moving"), "job_1")
     attempt = store.open(job, "token")
@@ -343,7 +341,7 @@ def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) ->
 
 
 def test_a_log_that_is_new_after_its_slot_has_moved(store: Store, cluster: Cluster, prefix: str) -> None:
-    """The node that was asked for it reports nothing. The next check of the job finds out where it is now."""
+    """The node that was asked reports nothing. The next check of the job finds its new node."""
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, "not yet"), "job_1")
     with reading(store, SHORT) as reader:
@@ -357,7 +355,7 @@ def test_a_log_that_is_new_after_its_slot_has_moved(store: Store, cluster: Clust
 
 
 def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix: str) -> None:
-    """The id stays deleted meanwhile. The workflow's other jobs, which have no tombstone, can be read."""
+    """The id stays deleted during the move, and the workflow's other jobs can be read."""
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, "moving tombstone"), "job_1")
     other = JobRef(job.workflow_id, "job_2")
@@ -388,8 +386,8 @@ def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix:
     assert (store.get_job(job), store.is_deleted(job)) == (None, True)
 
 
-def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
-    """Each call raises, and none takes long."""
+def test_a_cluster_without_a_responsive_node(prefix: str) -> None:
+    """Each call raises soon."""
     store = Store("redis+cluster://127.0.0.1:1,127.0.0.1:2", prefix=prefix)
     job = JobRef("wf_1", "job_1")
     began = time.monotonic()
@@ -398,7 +396,7 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
         for operation in (store.ping, lambda: store.get_jobs([job])):
             with pytest.raises(StoreUnavailable):
                 operation()
-        # It raises when the thread of each node has failed.
+        # It raises once every node's thread has failed.
         with pytest.raises(StoreUnavailable):
             wait_until(lambda: reader.read(1), 10, "the first read has failed")
     assert time.monotonic() - began < 10
@@ -406,7 +404,7 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
 
 @pytest.mark.long
 def test_the_changes_of_workflows_on_each_master(store: Store, jobs: list[JobRef]) -> None:
-    """Each is on its workflow's server. One call asks all servers how far they go, and one reader reads them."""
+    """Each is on its workflow's server. One call gets every newest number, and one reader reads them all."""
     changes = [JobRef(job.workflow_id, "") for job in jobs]
     with reading(store, LONG) as reader:
         for each in changes:

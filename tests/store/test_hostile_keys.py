@@ -1,7 +1,7 @@
-"""Bad values in one job's keys do no harm to other jobs.
+"""Bad values in one job's keys do not affect other jobs.
 
-Anybody who may write to the store may write anything there. Each test makes many jobs, and writes one bad value of the
-same kind into each of them. There are good jobs in the same workflow and in another one. Then the test does with all
+Anybody with write access to the store can write anything there. Each test creates many jobs, and writes one bad value
+of the same kind into each of them, next to good jobs in the same workflow and in another one. Then it does with all
 jobs what the service does.
 """
 
@@ -35,9 +35,9 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-#: The workflow of the bad jobs, which has good ones too, and another.
+#: The workflow of the bad jobs, which has good ones too, and a workflow of good jobs only.
 SHARED, OTHER = "shared", "other"
-#: Seconds. The store declares a job LOST after that time without a lease. Nobody here renews one.
+#: Seconds until a job without a lease is declared LOST. These tests renew no lease.
 LEASE_SECONDS: Final = 0.5
 #: More lines than a running log may keep in the store.
 MANY: Final = 3_000
@@ -51,7 +51,7 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "stream": ("XADD", "1-0", "no", "no"),
 }
 RIGHT_TYPES: Final = {**JOB_KEYS, **WORKFLOW_KEYS}
-#: Texts for places where a number is read, and texts that may break a parser.
+#: Invalid and extreme numbers, and texts that may break a parser.
 TEXTS: Final[tuple[Any, ...]] = (
     "",
     "no number",
@@ -76,7 +76,7 @@ TEXTS: Final[tuple[Any, ...]] = (
     "[" * 10_000,
     b"x" * 2**20,
 )
-#: Those that are no number for scripts and clients either, but another kind of JSON: for records alone.
+#: JSON, tested only in records: elsewhere it is one more invalid number.
 JSON_TEXTS: Final = ('{"first":1}', "[" * 10_000)
 #: Fields of a job's hash that scripts parse or compare.
 FIELDS: Final = (
@@ -137,7 +137,7 @@ AUDITS: Final[tuple[Any, ...]] = (
     '{"from":1,"to":18446744073709551616}',
 )
 LEASES: Final = (*TEXTS, *(f"grace:{text}" for text in TEXTS if isinstance(text, str)))
-#: Ids and fields of entries that are added after the three lines.
+#: Ids and fields of entries appended to the three lines.
 ENTRIES: Final[tuple[tuple[tuple[str, ...], ...], ...]] = (
     (("3-1", "message", "x"),),
     (("5-1", "event", "end"),),
@@ -157,26 +157,26 @@ ENTRIES: Final[tuple[tuple[tuple[str, ...], ...], ...]] = (
 
 
 class BadValue(NamedTuple):
-    """Something that is written into a job's keys. ``name`` describes it."""
+    """A value to write into a job's keys. ``name`` describes it."""
 
     name: str
     write: Callable[[Bench, JobRef], object]
 
 
 def _command(name: str, kind: str, command: str, *arguments: Any) -> BadValue:
-    """One command on one key of the job."""
+    """A command on one of the job's keys."""
     return BadValue(name, lambda bench, job: bench.ask(command, bench.key(kind, job), *arguments))
 
 
 def _commands(kind: str, command: str, *arguments: Any, values: Iterable[Any]) -> Iterator[BadValue]:
-    """The command with each of the values as its last argument."""
+    """A command with each value as its last argument."""
     for value in values:
         name = f"{kind}: {command} {arguments} {value[:40]!r}, {len(value)} long"
         yield _command(name, kind, command, *arguments, value)
 
 
 def other_types(kind: str) -> Iterator[BadValue]:
-    """A key of each type but the right one."""
+    """A key of every wrong type."""
 
     def bad(name: str, command: str, *arguments: Any) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
@@ -192,7 +192,7 @@ def log_values() -> Iterator[BadValue]:
     def bad(entries: tuple[tuple[str, ...], ...]) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
             for entry_id, *fields in entries:
-                # The log may have a higher id already, and then Redis refuses this one.
+                # Redis refuses the entry if the log already has a higher id.
                 with contextlib.suppress(redis.ResponseError):
                     bench.xadd(entry_id, *(field.encode("utf-8", "surrogatepass") for field in fields), job=job)
 
@@ -269,7 +269,7 @@ KINDS: Final = {
 
 
 class MemoryObjects:
-    """An object store in memory, which is faster than a disk."""
+    """An in-memory object store, faster than a disk."""
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
@@ -303,7 +303,7 @@ class Waiting:
 
 
 class World:
-    """Good jobs in two workflows, bad ones in one of them, and all that the service does with them."""
+    """Good jobs in two workflows, bad ones in one of them, and what the service does with them."""
 
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self.bench = Bench(server, prefix)
@@ -317,7 +317,7 @@ class World:
         self.states: dict[JobRef, str] = {}
 
     def make(self, state: str, job: JobRef) -> JobRef:
-        """Makes a job with three lines in that state."""
+        """Creates a job with three lines in this state."""
         if state == "foreign":
             for line in make_lines(1, 3):
                 self.bench.xadd(f"{line.sequence_num}-0", *redis_fields(line), job=job)
@@ -334,11 +334,11 @@ class World:
         return job
 
     def good(self, state: str) -> list[JobRef]:
-        """The good jobs in that state, one in each workflow."""
+        """The good jobs in this state, one per workflow."""
         return [JobRef(workflow, f"good-{state}") for workflow in (SHARED, OTHER)]
 
     def populate(self, values: list[BadValue]) -> None:
-        """Makes all jobs. :meth:`write_bad_values` then writes the bad values."""
+        """Creates all jobs; :meth:`write_bad_values` corrupts them."""
         self._note({JobRef(SHARED, f"bad-{number}"): each for number, each in enumerate(values)})
         for state in ("expired", "archived"):
             self._make_all(state)
@@ -349,7 +349,7 @@ class World:
             self._make_all(state)
 
     def populate_apart(self, values: list[BadValue]) -> None:
-        """Makes no good job, and each bad one in a workflow of its own."""
+        """Creates only bad jobs, each in its own workflow."""
         self._note({JobRef(f"bad-{number}", "job"): each for number, each in enumerate(values)})
         for state in BAD_STATES:
             for job in self._bad(state):
@@ -374,16 +374,16 @@ class World:
             bad.write(self.bench, job)
 
     def archive(self) -> int:
-        """Does all archiving that is due. Returns the number of jobs with an error."""
+        """Archives everything due, and returns the number of jobs with an error."""
         return archive(self.bench.store, self.objects, hot_bytes=HOT_BYTES, retention_seconds=7 * DAY)
 
     def watch(self) -> None:
-        """Makes the tail watch every job."""
+        """Watches every job with the tail."""
         for job in (*self.bad_values, *(ref for state in GOOD_STATES for ref in self.good(state))):
             self.feeds[job] = self.tail.join(job, self.store.get_job(job), Waiting())
 
     def follow(self) -> None:
-        """Does what the tail does in some seconds."""
+        """Does the tail's work of several seconds."""
         for _ in range(2):
             self.clock.now += 11
             self.tail.housekeep_once()
@@ -396,9 +396,9 @@ class World:
 
 
 GOOD_STATES: Final = ("running", "large", "dead", "ended", "archived", "expired", "foreign")
-#: The archived ones come first: what is made after them is not archived yet.
+#: Archived jobs first, since all jobs that exist by then are archived.
 BAD_STATES: Final = ("archived", "running", "dead", "ended", "foreign")
-#: Bytes that a running log may take in the store.
+#: Size limit of a running log in the store, in bytes.
 HOT_BYTES: Final = 2**18
 
 
@@ -476,7 +476,7 @@ def _view(world: World, ref: JobRef) -> None:
     viewer.close()
 
 
-#: All operations on one job. Those that remove something come last.
+#: All operations on one job, destructive ones last.
 OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
     "get_job": lambda world, ref: world.store.get_job(ref),
     "archive_state": lambda world, ref: world.store.catalog.archive_state(ref),
@@ -504,7 +504,7 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) -> None:
-    """No script fails in its middle, and no unexpected error is raised."""
+    """No script fails halfway, and no unexpected error is raised."""
     world.populate_apart(list(KINDS[kind]()))
     world.write_bad_values()
     for (ref, bad), (name, work) in itertools.product(world.bad_values.items(), OPERATIONS.items()):
@@ -518,7 +518,7 @@ def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) 
 
 
 def test_bad_values_of_one_workflow_do_not_affect_others(world: World) -> None:
-    """Bad settings count as none, or are limited. A bad listing stops no other workflow."""
+    """Bad settings are ignored or clamped, and a bad listing does not stop other workflows."""
     settings = [*other_types("settings"), *_commands("settings", "HSET", "retention_seconds", values=TEXTS)]
     listings = [*other_types("jobs"), *_commands("jobs", "ZADD", "inf", values=[text for text in TEXTS if text != "1"])]
     worlds = {f"wf_{number}": bad for number, bad in enumerate([*settings, *listings])}
@@ -533,7 +533,7 @@ def test_bad_values_of_one_workflow_do_not_affect_others(world: World) -> None:
     for number in range(len(settings)):
         job = JobRef(f"wf_{number}", "job_1")
         found = world.store.get_job(job)
-        # A valid number of seconds may be so small that the job is gone.
+        # A number that is valid as a retention may be so small that the job is gone.
         assert found is None or world.store.catalog.archive_state(job).complete, settings[number].name
         assert world.store.register(JobRef(job.workflow_id, "job_2"))
         world.make("ended", JobRef(job.workflow_id, "job_3"))

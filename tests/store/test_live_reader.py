@@ -1,4 +1,4 @@
-"""The live reader on one server: it reads only logs that have changed, and misses no line."""
+"""The live reader on one server reads only changed logs, and misses no line."""
 
 import contextlib
 import logging
@@ -31,12 +31,12 @@ from tests.support.waiting import deadline, wait_until
 POLLING: Final = "?protocol=2"
 #: A script that writes a line to each key.
 WRITE_EACH: Final = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
-#: Seconds that a read waits, those between two polls, and those after which a test fails.
+#: A read's maximum wait, the polling interval, and a failing test's timeout, in seconds.
 BLOCK, POLL, SOON = 0.05, 0.005, 20.0
 
 
 class World:
-    """A store with a reader, and the cursor of each job that is watched."""
+    """A store with a reader, and the cursor of each watched job."""
 
     def __init__(self, server: RedisServer, prefix: str, options: str = "", block_seconds: float = BLOCK) -> None:
         self.server = server
@@ -44,7 +44,7 @@ class World:
         self.store = Store(server.url + options, prefix=prefix)
         self.reader = self.store.live_reader(block_seconds, POLL)
         self.cursors: dict[JobRef, int] = {}
-        #: The errors about single jobs of the last read.
+        #: The last read's errors about single jobs.
         self.errors: dict[JobRef, StoreError] = {}
 
     def key(self, job: JobRef) -> str:
@@ -65,7 +65,7 @@ class World:
             self.reader.unwatch(job)
 
     def read(self, count: int = 100) -> dict[JobRef, list[int]]:
-        """The numbers that one read brings. Each read continues where the one before it ended."""
+        """The line numbers of one read, which continues after the previous one."""
         found, self.errors = {}, {}
         for job, cursor, entries in self.reader.read(count):
             assert cursor == self.cursors[job]
@@ -77,7 +77,7 @@ class World:
         return found
 
     def read_all(self) -> dict[JobRef, list[int]]:
-        """What comes until a read brings nothing."""
+        """Reads until a read is empty."""
         everything: dict[JobRef, list[int]] = {}
         in_time = deadline(SOON, "a read brings nothing")
         while in_time() and (found := self.read()):
@@ -86,7 +86,7 @@ class World:
         return everything
 
     def asked(self) -> int:
-        """How many keys the server has looked up so far. XREAD looks up each key twice."""
+        """Number of key lookups on the server so far. XREAD looks up each key twice."""
         stats = self.server.ask("INFO", "stats")
         return sum(int(number) for number in re.findall(rb"keyspace_(?:hits|misses):(\d+)", stats))
 
@@ -97,14 +97,14 @@ class World:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that no other test uses."""
+    """A server for this test alone."""
     with RedisServer(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
 def world(server: RedisServer) -> Iterator[World]:
-    """A world with a server that reports changes."""
+    """A reader on a server that reports changes."""
     world = World(server, "tracked")
     yield world
     world.close()
@@ -112,7 +112,7 @@ def world(server: RedisServer) -> Iterator[World]:
 
 @pytest.fixture(params=["", POLLING], ids=["reported", "polled"])
 def either(request: pytest.FixtureRequest, server: RedisServer) -> Iterator[World]:
-    """A world with a server that reports changes, and one without reports."""
+    """Readers with and without reported changes."""
     world = World(server, "either", request.param)
     yield world
     world.close()
@@ -126,7 +126,7 @@ JOBS: Final = [job(number) for number in range(300)]
 
 
 def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
-    """When all have been read once, new lines of two of 300 jobs cost a read of those two."""
+    """Once all 300 jobs are read, new lines in two of them cost a read of those two."""
     world.watch(*JOBS)
     assert world.read() == {}
     world.write(JOBS[7], 1)
@@ -139,7 +139,7 @@ def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
 
 
 def test_many_jobs_are_read_at_once(either: World) -> None:
-    """Each is read from its own cursor, up to ``count`` entries. Jobs without new entries are left out."""
+    """Each from its own cursor, up to ``count`` entries. Jobs without new entries are omitted."""
     either.write(JOBS[0], *range(1, 6))
     either.write(JOBS[1], 1, 2)
     either.watch(JOBS[0], cursor=2)
@@ -149,7 +149,7 @@ def test_many_jobs_are_read_at_once(either: World) -> None:
 
 
 def test_the_entries_are_the_same_as_those_of_a_read(either: World) -> None:
-    """In both protocols."""
+    """In both modes."""
     either.write(JOBS[0], 1, 2, 3)
     either.watch(JOBS[0], cursor=1)
     [(job, after, entries)] = either.reader.read(100)
@@ -160,7 +160,7 @@ def test_the_entries_are_the_same_as_those_of_a_read(either: World) -> None:
 
 
 def test_lines_beyond_the_count_come_with_the_next_read(either: World) -> None:
-    """A job has more lines than one read brings. The next read brings the rest, although nothing has changed."""
+    """The next read returns the rest, even without further changes."""
     either.write(JOBS[0], *range(1, 8))
     either.watch(*JOBS[:3])
 
@@ -168,8 +168,7 @@ def test_lines_beyond_the_count_come_with_the_next_read(either: World) -> None:
     assert either.read(3) == {}
 
 
-def test_more_logs_than_one_round_trip_reads(either: World) -> None:
-    """All are read."""
+def test_more_logs_than_fit_one_round_trip_are_all_read(either: World) -> None:
     jobs = [job(number) for number in range(2 * READ_LOGS + 1)]
     either.server.ask("EVAL", WRITE_EACH, len(jobs), *map(either.key, jobs))
     either.watch(*jobs)
@@ -177,8 +176,8 @@ def test_more_logs_than_one_round_trip_reads(either: World) -> None:
     assert either.read_all() == {each: [1] for each in jobs}
 
 
-def test_a_cursor_that_was_set_back_is_read_again(either: World) -> None:
-    """A job whose cursor is elsewhere than after the lines that were found is read from its cursor."""
+def test_a_cursor_that_was_set_back_is_honoured(either: World) -> None:
+    """Reading continues at the new cursor, not after the last line that was read."""
     either.write(JOBS[0], *range(1, 8))
     either.watch(JOBS[0])
     assert either.read() == {JOBS[0]: [1, 2, 3, 4, 5, 6, 7]}
@@ -188,7 +187,7 @@ def test_a_cursor_that_was_set_back_is_read_again(either: World) -> None:
 
 
 def test_a_job_that_is_watched_again_is_read(either: World) -> None:
-    """Lines that came while the job was not watched are read."""
+    """Including the lines that arrived while it was not watched."""
     either.watch(*JOBS)
     either.read()
     either.unwatch(*JOBS[1:])
@@ -200,8 +199,8 @@ def test_a_job_that_is_watched_again_is_read(either: World) -> None:
     assert either.read() == {JOBS[1]: [1]}
 
 
-def test_a_read_without_watched_jobs_waits_for_one(either: World) -> None:
-    """It has no connection, and comes back empty."""
+def test_a_read_without_watched_jobs_waits_and_returns_nothing(either: World) -> None:
+    """It keeps no connection."""
     assert either.read() == {}
     either.watch(JOBS[0])
     either.read()
@@ -212,7 +211,7 @@ def test_a_read_without_watched_jobs_waits_for_one(either: World) -> None:
 
 
 def test_a_read_waits_after_a_job_has_joined_and_left(either: World) -> None:
-    """It does not come back at once again and again. Under gevent that would stop the whole worker."""
+    """Returning immediately each time would be a busy loop, which blocks the whole worker under gevent."""
     either.watch(JOBS[0])
     either.unwatch(JOBS[0])
     began = time.monotonic()
@@ -221,7 +220,7 @@ def test_a_read_waits_after_a_job_has_joined_and_left(either: World) -> None:
 
 
 def wake(world: World, act: Callable[[], object]) -> list[dict[JobRef, list[int]]]:
-    """The result of a read that waits while ``act`` is called."""
+    """The result of a read that ``act`` interrupts."""
     found: list[dict[JobRef, list[int]]] = []
     thread = threading.Thread(target=lambda: found.append(world.read()))
     thread.start()
@@ -237,7 +236,7 @@ def wake(world: World, act: Callable[[], object]) -> list[dict[JobRef, list[int]
 
 @pytest.mark.parametrize("options", ["", POLLING], ids=["reported", "polled"])
 def test_a_waiting_reader_is_woken(server: RedisServer, options: str) -> None:
-    """By the first line of a watched job, and by a job that joins."""
+    """By the first line of a watched job, and by a newly watched job."""
     world = World(server, "woken", options, block_seconds=SOON)
     world.watch(*JOBS[:2])
     try:
@@ -249,8 +248,8 @@ def test_a_waiting_reader_is_woken(server: RedisServer, options: str) -> None:
 
 
 @pytest.mark.parametrize("command", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda command: command[0])
-def test_a_log_that_was_deleted_and_is_written_again(world: World, command: tuple[str, ...]) -> None:
-    """However it was deleted, its new lines are read."""
+def test_a_log_that_was_deleted_and_written_again(world: World, command: tuple[str, ...]) -> None:
+    """Its new lines are read, however it was deleted."""
     world.write(JOBS[0], 1, 2)
     world.watch(*JOBS[:9])
     world.read()
@@ -264,7 +263,7 @@ def test_a_log_that_was_deleted_and_is_written_again(world: World, command: tupl
 
 
 def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> None:
-    """The server sends a message about each key that it forgets, and the reader reads that key again."""
+    """The server invalidates keys that it stops tracking, and the reader reads them again."""
     server.ask("CONFIG", "SET", "tracking-table-max-keys", "10")
     world.watch(*JOBS)
     world.read()
@@ -278,7 +277,7 @@ def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> Non
 
 
 def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One script changes 3,000 keys. The server sends a message about each before its next reply, and all are read."""
+    """A script changes 3,000 keys; all invalidation messages precede the next reply, and all keys are read."""
     world = World(server, "thousands", block_seconds=1.0)
     jobs = [job(number) for number in range(3000)]
     world.watch(*jobs)
@@ -295,7 +294,7 @@ def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: p
 
 
 class KeptConnection(Topology):
-    """Keeps the reader's connection in ``connection``."""
+    """Keeps the reader's last connection in ``connection``."""
 
     def new_connection_to(self, server: Hashable) -> redis.Connection:
         self.connection = super().new_connection_to(server)
@@ -303,7 +302,7 @@ class KeptConnection(Topology):
 
 
 def test_an_unexpected_reply(world: World) -> None:
-    """The next reply would be taken for that of another command. So the connection is closed, and no line is lost."""
+    """The connection is closed, since replies would no longer match commands. No line is lost."""
     topology = KeptConnection(world.server.url)
     world.reader.close()
     world.reader = LiveReader(topology, world.key, world.store.read, BLOCK)
@@ -320,7 +319,7 @@ def test_an_unexpected_reply(world: World) -> None:
 
 
 def test_changes_without_lines_are_collected(world: World) -> None:
-    """A log changes all the time without an append. The reader does not ask the server after each change."""
+    """A log that changes constantly without an append costs no query per change."""
     world.write(JOBS[0], 1)
     world.watch(*JOBS)
     world.read()
@@ -343,14 +342,14 @@ def test_changes_without_lines_are_collected(world: World) -> None:
 
 
 def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
-    """Sets the log's time to live as fast as it can."""
+    """Sets the log's time to live in a busy loop."""
     with redis.Redis.from_url(world.server.url) as client:
         while not stop.is_set():
             client.execute_command("PEXPIRE", world.key(job), 1_000_000)
 
 
-def test_lines_that_follow_each_other_are_read_together(world: World) -> None:
-    """A read costs as much as the lines of some jobs. So one that follows another soon begins 4 ms after it."""
+def test_lines_in_quick_succession_are_read_together(world: World) -> None:
+    """Each read costs as much as several lines, so a read soon after another starts 4 ms later."""
     lines = 300
     world.watch(*JOBS[:lines])
     world.read()
@@ -372,8 +371,8 @@ def test_lines_that_follow_each_other_are_read_together(world: World) -> None:
     assert reads <= took / (GATHER_SECONDS / 2) + 2
 
 
-def test_a_line_after_a_quiet_time_is_read_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is nothing to wait for."""
+def test_a_line_after_a_pause_is_read_immediately(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the delay that gathers further lines."""
     world.watch(*JOBS[:3])
     world.read()
     pauses: list[float] = []
@@ -385,7 +384,7 @@ def test_a_line_after_a_quiet_time_is_read_at_once(world: World, monkeypatch: py
 
 
 def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) -> None:
-    """One read fails. The next reads all jobs on a new connection, on which changes are tracked again."""
+    """One read fails. The next reads all jobs on a new connection, with tracking enabled again."""
     world.watch(*JOBS)
     world.read()
     server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -401,8 +400,8 @@ def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) ->
     assert world.asked() - before <= 2
 
 
-def test_a_server_that_stands_still_is_noticed(server: RedisServer) -> None:
-    """A read without any message asks the server with PING whether it still answers."""
+def test_an_unresponsive_server_is_noticed(server: RedisServer) -> None:
+    """A read that receives nothing sends a PING."""
     world = World(server, "still", "?socket_timeout=0.2")
     world.watch(*JOBS)
     world.read()
@@ -420,15 +419,15 @@ def test_a_server_that_stands_still_is_noticed(server: RedisServer) -> None:
 
 
 def read_safely(world: World) -> dict[JobRef, list[int]]:
-    """A read; empty when it fails."""
+    """A read, empty if it fails."""
     try:
         return world.read()
     except StoreError:
         return {}
 
 
-def test_a_key_of_another_type_concerns_its_job_only(either: World) -> None:
-    """The read says which job that is, and brings the lines of the others."""
+def test_a_key_of_another_type_affects_only_its_job(either: World) -> None:
+    """The read reports that job's error and returns the lines of the others."""
     either.server.ask("SET", either.key(JOBS[0]), "no stream")
     either.write(JOBS[1], 1)
     either.watch(*JOBS[:9])
@@ -445,7 +444,7 @@ def test_a_key_of_another_type_concerns_its_job_only(either: World) -> None:
 def test_a_server_that_does_not_report_changes_is_polled(
     server: RedisServer, caplog: pytest.LogCaptureFixture, options: str, rules: list[str]
 ) -> None:
-    """There is one warning, also after a new connection, and every line comes."""
+    """Every line is read, and there is one warning, even after a reconnect."""
     if rules:
         server.ask("ACL", "SETUSER", "default", *rules)
     world = World(server, "polled", options)
@@ -453,7 +452,7 @@ def test_a_server_that_does_not_report_changes_is_polled(
     with caplog.at_level(logging.WARNING):
         for number in range(1, 4):
             world.write(JOBS[9], number)
-            # A read may end before the next poll is due.
+            # A read may end before the next poll.
             wait_until(lambda: world.read() == {JOBS[9]: [number]}, SOON, f"line {number}")  # noqa: B023
         server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         wait_until(lambda: not raises(world.read), SOON, "it reads again")
@@ -465,7 +464,7 @@ def test_a_server_that_does_not_report_changes_is_polled(
 
 
 def raises(read: Callable[[], object]) -> bool:
-    """Whether the store is unavailable."""
+    """Whether ``read`` finds the store unavailable."""
     try:
         read()
     except StoreUnavailable:
@@ -485,12 +484,12 @@ def test_a_server_is_not_polled_all_the_time(server: RedisServer) -> None:
 
 
 def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
-    """Where hiredis is not installed, the driver uses this parser of its own."""
+    """Without hiredis, the driver uses this parser of its own."""
     assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 
 
-def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
-    """The BUSY error of a server that runs a script is no refusal of tracking."""
+def test_tracking_is_retried_on_a_busy_server(server: RedisServer, world: World) -> None:
+    """A BUSY error, while the server runs a script, does not mean that it refuses tracking."""
     world.watch(*JOBS)
     server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
     script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
@@ -511,7 +510,7 @@ def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: 
 
 
 def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
-    """The same function, but errors of the server are ignored: SCRIPT KILL makes EVAL fail."""
+    """The same function, ignoring server errors: SCRIPT KILL makes EVAL fail."""
 
     def asked(*command: object) -> None:
         with contextlib.suppress(redis.RedisError):
@@ -521,7 +520,7 @@ def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
 
 
 def is_busy(server: RedisServer) -> bool:
-    """Whether the server refuses commands because it runs a script."""
+    """Whether the server refuses commands because a script is running."""
     try:
         return not server.ask("PING")
     except redis.ResponseError as error:
@@ -533,7 +532,7 @@ def is_busy(server: RedisServer) -> bool:
     ("options", "rounds"), [("", examples(150)), (POLLING, examples(60))], ids=["reported", "polled"]
 )
 def test_random_events_lose_no_line(server: RedisServer, options: str, rounds: int) -> None:
-    """New lines, jobs that come and go, closed connections, forgotten keys: each job gets every number."""
+    """New lines, watched and unwatched jobs, closed connections, invalidated keys: every line of every job is read."""
     world, chance = World(server, "random", options), random.Random(4)
     written = dict.fromkeys(JOBS, 0)
     world.watch(*JOBS[:150])

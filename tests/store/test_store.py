@@ -1,6 +1,6 @@
-"""The operations of a runner: open, append, renew and finish, each repeated, and each refused.
+"""A runner's operations (open, append, renew, finish), repeated and refused.
 
-Each test runs on every kind of server and in both protocols. It checks the answer, and what a plain client finds then.
+Each test runs on every kind of server and in both protocols, and checks the result and what a plain client reads.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def store(bench: Bench) -> Store:
 
 @pytest.fixture
 def judge(bench: Bench) -> Store:
-    """A store with a lease of one millisecond, so that it declares a job LOST soon after its lease is gone."""
+    """A store with a lease of one millisecond, which declares a job LOST as soon as its lease is gone."""
     return bench.new_store(lease_seconds=0.001)
 
 
@@ -38,7 +38,7 @@ def attempt(store: Store) -> Attempt:
 
 
 def refused(bench: Bench, error: type[RefusedType], operation: Callable[[], object]) -> RefusedType:
-    """The error that ``operation`` raises. Asserts that it has changed nothing."""
+    """The error of ``operation``, after asserting that nothing has changed."""
     before = bench.snapshot()
     with pytest.raises(error) as caught:
         operation()
@@ -56,7 +56,7 @@ def status(store: Store, job: JobRef) -> Status | None:
 
 
 def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest, bench: Bench, store: Store) -> None:
-    """Some tests run with RESP2 and with RESP3. The connection must really use the one that is named."""
+    """RESP2 and RESP3 tests really use that protocol."""
     store.ping()
     clients = bench.ask("CLIENT", "LIST").decode().splitlines()
     protocols = {word for client in clients if " cmd=ping " in client for word in client.split() if "resp=" in word}
@@ -69,7 +69,7 @@ def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest,
 
 
 def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> None:
-    """It writes the hash, the lease and the listing. There is no log before the first line."""
+    """Writes the hash, the lease and the listing. The log is created by the first line."""
     assert store.open(JOB, "token-1") == Attempt(JOB, "token-1", 1, 1)
     written = bench.snapshot()
     del written["{wf_1}:changes"]
@@ -95,7 +95,7 @@ def test_only_the_lease_of_an_open_job_expires(bench: Bench, attempt: Attempt) -
 
 
 def test_a_second_attempt_continues_after_the_last_line(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It has the next attempt number. The job's times stay as they were."""
+    """With the next attempt number. The job's times are unchanged."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("DEL", bench.key("lease"))
     bench.ask("HSET", bench.key("job"), "created_at", "long ago", "started_at", "later")
@@ -108,7 +108,7 @@ def test_a_second_attempt_continues_after_the_last_line(bench: Bench, store: Sto
 
 
 def test_open_removes_the_time_to_live_of_a_registered_job(bench: Bench, store: Store) -> None:
-    """Also that of the log, if somebody has set one."""
+    """Including a time to live of its log."""
     store.register(JOB)
     bench.xadd("1-0", "message", "a")
     bench.ask("PEXPIRE", bench.key("log"), RETENTION_MS)
@@ -119,7 +119,7 @@ def test_open_removes_the_time_to_live_of_a_registered_job(bench: Bench, store: 
 
 
 def test_open_continues_a_foreign_log(bench: Bench, store: Store) -> None:
-    """A foreign runner has written the first two lines."""
+    """Numbers continue after the foreign runner's two lines."""
     bench.xadd("1-0", "message", "a")
     bench.xadd("2-0", "message", "b")
 
@@ -128,7 +128,7 @@ def test_open_continues_a_foreign_log(bench: Bench, store: Store) -> None:
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELED", "LOST"])
 def test_open_after_the_log_has_expired_is_closed(bench: Bench, store: Store, status: str) -> None:
-    """A status in the hash is enough."""
+    """The status in the hash is sufficient."""
     bench.ask("HSET", bench.key("job"), "status", status)
 
     refused(bench, Closed, lambda: store.open(JOB, "token-1"))
@@ -136,7 +136,7 @@ def test_open_after_the_log_has_expired_is_closed(bench: Bench, store: Store, st
 
 @pytest.mark.parametrize("ids", [["1-0", "1-1"], ["*"], ["1-0", "3-0"], ["2-0"], ["0-1"]], ids=" ".join)
 def test_open_of_a_corrupt_log_is_refused(bench: Bench, store: Store, ids: list[str]) -> None:
-    """Nothing can be appended safely to a log with such ids."""
+    """Appending to a log with such ids is unsafe."""
     for entry_id in ids:
         bench.xadd(entry_id, "message", "a")
 
@@ -147,7 +147,7 @@ def test_open_of_a_corrupt_log_is_refused(bench: Bench, store: Store, ids: list[
 
 
 def test_append_stores_lines_with_the_documented_fields(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The ids, fields and values are checked. Only partial lines have the field ``partial``."""
+    """Ids, fields and values are checked. Only partial lines have a ``partial`` field."""
     lines = [Line(1, NOW, "a", "stdout"), Line(2, NOW, "b", "stderr", partial=True)]
 
     assert store.append(attempt, lines) == 3
@@ -168,13 +168,13 @@ def test_append_stores_any_text(bench: Bench, store: Store, attempt: Attempt, me
 
 
 def test_append_takes_thousands_of_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """There are more arguments than Lua's unpack() takes."""
+    """More arguments than Lua's unpack() accepts."""
     assert store.append(attempt, make_lines(1, 5000)) == 5001
     assert bench.ids() == [f"{number}-0" for number in range(1, 5001)]
 
 
-def test_append_skips_known_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Lines that are there stay unchanged, and the others are added."""
+def test_append_skips_stored_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """They are unchanged, and the rest of the batch is added."""
     store.append(attempt, make_lines(1, 3, "first"))
 
     assert store.append(attempt, make_lines(2, 4, "second")) == 6
@@ -183,7 +183,7 @@ def test_append_skips_known_lines(bench: Bench, store: Store, attempt: Attempt) 
 
 
 def test_a_lost_log_is_expected_from_its_first_line(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A store that lost its last seconds may have lost a whole log."""
+    """A store that lost the last seconds may have lost a whole log."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("DEL", bench.key("log"))
 
@@ -193,7 +193,7 @@ def test_a_lost_log_is_expected_from_its_first_line(bench: Bench, store: Store, 
 
 @pytest.mark.parametrize("left", [0, 1])
 def test_append_continues_a_trimmed_log(bench: Bench, store: Store, attempt: Attempt, left: int) -> None:
-    """Numbers go on, even if no entry is left. A repeated append does not restore trimmed lines."""
+    """Numbering continues, even without any entry left. Appending trimmed lines again does not restore them."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", left)
 
@@ -205,7 +205,7 @@ def test_append_continues_a_trimmed_log(bench: Bench, store: Store, attempt: Att
 
 
 def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The lease gets its full length, each time."""
+    """To its full length, each time."""
     bench.ask("PEXPIRE", bench.key("lease"), 10_000)
     before = bench.snapshot()
 
@@ -220,7 +220,7 @@ def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -
 
 
 def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The terminal entry and the hash have the documented fields."""
+    """Terminal entry and hash have the documented fields."""
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.FAILED, 137, 4, 3)
 
@@ -251,7 +251,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
 
 
 def test_an_attempt_may_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
-    """The job waits for its next attempt: it is not LOST, another token opens it at once, and the log goes on."""
+    """Until its next attempt the job is not LOST. Another token opens it immediately and continues the log."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3, Status.PENDING)
     finish(store, attempt, 3, Status.PENDING)
@@ -273,7 +273,7 @@ def test_an_attempt_may_end_before_the_job(bench: Bench, store: Store, judge: St
 def test_a_next_attempt_that_does_not_come_is_lost(
     bench: Bench, store: Store, judge: Store, attempt: Attempt, command: tuple[str, ...]
 ) -> None:
-    """After a week, which is over here as soon as the lease is gone. No clock that went back prolongs it."""
+    """Normally after a week, here as soon as the lease is gone. Setting the clock back does not extend the wait."""
     finish(store, attempt, 1, Status.PENDING)
     assert bench.ttl("lease") > RETENTION_MS
     bench.ask(command[0], bench.key("lease"), *command[1:])
@@ -283,7 +283,7 @@ def test_a_next_attempt_that_does_not_come_is_lost(
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 def test_an_unknown_exit_code_is_absent(bench: Bench, store: Store, attempt: Attempt, status: Status) -> None:
-    """Neither the entry nor the hash has the field, whatever the status is."""
+    """Whatever the status, neither the entry nor the hash has the field."""
     store.finish(attempt, status, None, 0, 1)
 
     assert bench.log() == [("1-0", {"event": "end", "status": status, "lines": "0", "dropped": "0", "timestamp": NOW})]
@@ -291,7 +291,7 @@ def test_an_unknown_exit_code_is_absent(bench: Bench, store: Store, attempt: Att
 
 
 def test_an_ended_job_expires_after_its_retention(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The log and the hash expire together. The listing does not expire."""
+    """Log and hash expire together; the listing does not expire."""
     finish(store, attempt)
 
     for kind in ("log", "job"):
@@ -303,7 +303,7 @@ def test_an_ended_job_expires_after_its_retention(bench: Bench, store: Store, at
 def test_a_workflow_may_have_a_retention_of_its_own(
     bench: Bench, store: Store, attempt: Attempt, judge: Store, own: int
 ) -> None:
-    """It holds for a job that ends, one that is LOST, and one that nobody starts."""
+    """Applied to jobs that end, are LOST, or are never started."""
     lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=own)
     finish(store, store.open(JOB, attempt.token))
@@ -316,8 +316,8 @@ def test_a_workflow_may_have_a_retention_of_its_own(
         assert own * 1000 - TTL_TOLERANCE_MS < bench.ttl(kind, job) <= own * 1000
 
 
-def test_a_changed_retention_holds_for_existing_jobs(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """For ended jobs it counts from their end. Running jobs get it at their end. Other workflows keep theirs."""
+def test_a_changed_retention_applies_to_existing_jobs(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Ended jobs: counted from their end. Running jobs: once they end. Other workflows are unchanged."""
     running, other = JobRef(JOB.workflow_id, "running"), JobRef("wf_2", "job_1")
     finish(store, attempt)
     store.append(store.open(running, "token-1"), make_lines(1, 1))
@@ -339,7 +339,7 @@ def test_a_changed_retention_holds_for_existing_jobs(bench: Bench, store: Store,
 def test_a_changed_retention_is_applied_to_every_job(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Jobs leave the listing meanwhile, and one job's log is no stream."""
+    """Even if jobs leave the listing meanwhile, and one log has another type."""
     read_page = store.listing.page
     monkeypatch.setattr(type(store.listing), "page", lambda _, workflow, before, count: read_page(workflow, before, 2))
     jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
@@ -360,7 +360,7 @@ def test_a_changed_retention_is_applied_to_every_job(
 
 
 def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The end comes after the last entry, whatever it is. Otherwise viewers would wait for ever."""
+    """The end follows the last entry, whatever its id. Otherwise viewers would wait forever."""
     store.append(attempt, make_lines(1, 2))
     bench.xadd("5-1", "message", "a")
 
@@ -369,12 +369,12 @@ def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt
     assert (bench.ids()[-1], bench.hash()["status"]) == ("6-0", "COMPLETED")
 
 
-# A deleted job
+# Deleted jobs
 
 
 @pytest.fixture
 def deleted(store: Store, attempt: Attempt) -> Attempt:
-    """An attempt at a job that has ended and was deleted."""
+    """An attempt at a job that ended and was deleted."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3)
     delete_job(store, None, JOB, tombstone_ms=60_000)
@@ -387,14 +387,14 @@ def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: At
 
 
 def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The tombstone is written before the keys are deleted. While a runner lives, it is not written."""
+    """The tombstone precedes the deletion of the keys, and is refused while a runner is alive."""
     with archive_lock(store, JOB) as token:
         refused(bench, Held, lambda: store.chunks.mark_deleting(JOB, token, 60_000))
         bench.expire_lease()
         store.chunks.mark_deleting(JOB, token, 60_000)
         refused(bench, Deleted, lambda: store.append(attempt, make_lines(1, 1)))
         refused(bench, Deleted, lambda: store.open(JOB, "token-2"))
-        # get_job leaves this entry in place, since the deletion removes the whole key.
+        # get_job leaves this entry in place: the deletion removes the whole key.
         bench.xadd("1-0", "message", "a line")
         assert store.get_job(JOB) is None
         store.chunks.delete(JOB, token)
@@ -403,7 +403,7 @@ def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store:
 
 
 def test_a_job_beyond_its_retention_leaves_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Its id can be used again. A tombstone that is there already stays."""
+    """Its id can be reused. An existing tombstone stays."""
     finish(store, attempt, 1)
     delete_job(store, None, JOB)
     assert bench.keys() == {bench.key("changes")}
@@ -425,7 +425,7 @@ def test_get_job_removes_what_was_written_under_a_deleted_id(bench: Bench, store
 
 
 def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A foreign runner that may only add to streams cannot delete a job."""
+    """Foreign runners that may only append to streams cannot delete a job."""
     bench.ask("XADD", bench.key("deleted"), "1-0", "message", "a line")
 
     assert store.append(attempt, make_lines(1, 1)) == 2
@@ -434,7 +434,7 @@ def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attem
 
 
 def test_only_documented_keys_are_written(bench: Bench, store: Store) -> None:
-    """From the registration to the end. Two jobs share only the lists of their workflow, and that of workflows."""
+    """From registration to end. Jobs share only the lists of their workflow, and the list of workflows."""
     jobs, running, log, job, lease = (bench.key(kind) for kind in ("jobs", "running", "log", "job", "lease"))
     listed = {jobs, bench.key("changes"), f"{bench.prefix}:workflows"}
     assert bench.keys() == set()

@@ -1,4 +1,4 @@
-"""The store when something fails: runners that die, and servers that refuse writes, restart or do not answer."""
+"""The store under failure: dead runners, and servers that refuse writes, restart or hang."""
 
 import contextlib
 import os
@@ -21,19 +21,19 @@ from tests.support.bench import JOB, NOW, RETENTION_MS, TTL_TOLERANCE_MS, Bench,
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline, wait_until
 
-#: Seconds for anything on a busy machine.
+#: Time limit of any event on a busy machine, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: Seconds. No server here has been up for so long.
+#: Longer than any of these servers' uptime, in seconds.
 YEAR: Final = 365 * 86_400
-#: Threads that do the same at once.
+#: Number of concurrent threads.
 THREADS: Final = 8
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
-    """The servers of the kinds. These tests do not share them with others.
+    """One server of each kind, not shared with other tests.
 
-    A server that was a replica once says for an hour that its writes may be undone. So an archive deletes no garbage.
+    For an hour after it was a replica, a server reports that its writes may be undone, and archives delete no garbage.
     """
     with server_of_each_kind(tmp_path_factory) as servers:
         yield servers
@@ -47,15 +47,15 @@ def store(bench: Bench) -> Store:
 
 @pytest.fixture
 def judge(bench: Bench) -> Store:
-    """A store with a lease so short that every server here has been up for long enough.
+    """A store with a lease shorter than the uptime of any server here.
 
-    On a busy machine the lease may expire before the next call. So another store opens a job that is written to.
+    On a busy machine the lease may expire before the next call, so tests that write open the job with another store.
     """
     return bench.new_store(lease_seconds=0.05)
 
 
 def in_many_threads(operation: Callable[[int], Any]) -> list[Any]:
-    """What ``operation`` returns or raises in each of many threads that start together."""
+    """The results or errors of ``operation``, called concurrently from many threads."""
     start, found = threading.Barrier(THREADS), [None] * THREADS
 
     def run(number: int) -> None:
@@ -77,7 +77,7 @@ def in_many_threads(operation: Callable[[int], Any]) -> list[Any]:
 
 
 def test_one_of_many_runners_gets_the_job(bench: Bench, store: Store) -> None:
-    """The others get Held."""
+    """The others get ``Held``."""
     found = in_many_threads(lambda number: store.open(JOB, f"token-{number}"))
 
     [winner] = [attempt for attempt in found if isinstance(attempt, Attempt)]
@@ -86,7 +86,7 @@ def test_one_of_many_runners_gets_the_job(bench: Bench, store: Store) -> None:
 
 
 def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: Store) -> None:
-    """All get the same answer."""
+    """Every call returns the same number."""
     attempt = store.open(JOB, "token-1")
 
     assert in_many_threads(lambda _: store.append(attempt, make_lines(1, 50))) == [51] * THREADS
@@ -97,7 +97,7 @@ def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: St
 
 
 def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> None:
-    """The call that finds this out writes the terminal entry and the hash."""
+    """The read that detects it writes the terminal entry and the hash."""
     judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     wait_until(lambda: bench.ttl("lease") == -2, TIMEOUT_SECONDS, "the lease expires")
     bench.expire_lease()
@@ -123,7 +123,7 @@ def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> No
 
 
 def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
-    """Many threads ask for it, and all get the same end."""
+    """Concurrent readers all get the same end."""
     judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
 
@@ -139,12 +139,12 @@ FOREIGN_LINE: Final = ("XADD", "log", "1-0", "message", "a")
 @pytest.mark.parametrize(
     ("is_open", "before", "after", "status", "ids"),
     [
-        # Before its first line: its log has only the terminal entry. With a corrupt log viewers would wait for ever.
+        # Lost before its first line: only the terminal entry. A corrupt log ends too, or viewers would wait forever.
         (True, [], [], Status.LOST, ["1-0"]),
         (True, [("XADD", "log", "5-1", "message", "a")], [], Status.LOST, ["5-1", "6-0"]),
-        # A runner has renewed the lease, or has taken the job over, however long the server has been up.
+        # A runner renewed the lease or took the job over.
         (True, [], [("SET", "lease", "token-1")], Status.RUNNING, []),
-        # A foreign runner has no lease, even if it writes a hash. A log has only one end.
+        # Foreign runners have no lease, even if they write a hash. A log has only one end.
         (False, [FOREIGN_LINE], [], Status.RUNNING, ["1-0"]),
         (False, [FOREIGN_LINE, ("HSET", "job", "status", "RUNNING", "started_at", NOW)], [], Status.RUNNING, ["1-0"]),
         (False, [FOREIGN_LINE, ("HSET", "job", "status", "PENDING", "started_at", NOW)], [], Status.RUNNING, ["1-0"]),
@@ -173,7 +173,7 @@ def test_which_jobs_are_lost_without_a_lease(
 
 
 def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Bench, judge: Store) -> None:
-    """No runner had the time to renew its lease."""
+    """Runners had no time to renew their leases."""
     judge.open(JOB, "token-1")
     bench.expire_lease()
 
@@ -197,7 +197,7 @@ def no_memory(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_disk(bench: Bench) -> Iterator[None]:
-    """The last snapshot failed: where its file should be there is a directory."""
+    """The last snapshot failed, because a directory has its file's name."""
     obstacle = bench.server.directory / "dump.rdb"
     obstacle.mkdir()
     bench.ask("CONFIG", "SET", "save", "86400 1000000")
@@ -213,7 +213,7 @@ def no_disk(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_replica(bench: Bench) -> Iterator[None]:
-    """Fewer replicas than ``min-replicas-to-write``."""
+    """Fewer replicas than ``min-replicas-to-write`` requires."""
     bench.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     try:
         yield
@@ -223,7 +223,7 @@ def no_replica(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(bench: Bench) -> Iterator[None]:
-    """A replica, whose master does not exist."""
+    """A replica of a nonexistent master."""
     bench.ask("REPLICAOF", "127.0.0.1", "1")
     try:
         yield
@@ -239,7 +239,7 @@ EACH_REFUSAL = pytest.mark.parametrize(
 
 @EACH_REFUSAL
 def test_a_refused_batch_is_not_stored_in_part(bench: Bench, store: Store, refusal: Refusal) -> None:
-    """None of it is stored while the server refuses, and all of it by the next try."""
+    """Nothing is stored while the server refuses; a retry then stores all of it."""
     attempt = store.open(JOB, "token-1")
     store.append(attempt, make_lines(1, 2))
     with refusal(bench):
@@ -253,7 +253,7 @@ def test_a_refused_batch_is_not_stored_in_part(bench: Bench, store: Store, refus
 
 @EACH_REFUSAL
 def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Store, refusal: Refusal) -> None:
-    """No runner could renew its lease. The job can be read meanwhile, and is declared LOST afterwards."""
+    """Runners could not renew their leases. The job stays readable, and is declared LOST afterwards."""
     judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
     with refusal(bench):
@@ -268,7 +268,7 @@ def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Sto
 
 
 def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Store) -> None:
-    """No operation is done in part."""
+    """Operations are atomic."""
     attempt = store.open(JOB, "token-1")
     other = JobRef("wf_1", "job_2")
     before = bench.snapshot()
@@ -287,7 +287,7 @@ def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Sto
 
 
 def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
-    """Otherwise a full server would cost each runner its job."""
+    """Otherwise a full server would cost every runner its job."""
     attempt = store.open(JOB, "token-1")
     bench.ask("PEXPIRE", bench.key("lease"), 1000)
     with no_memory(bench):
@@ -300,7 +300,7 @@ def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
 
 
 def test_every_operation_works_after_a_script_flush(bench: Bench, store: Store) -> None:
-    """The scripts are sent again."""
+    """Scripts are loaded again."""
 
     def after_flush() -> Store:
         bench.ask("SCRIPT", "FLUSH")
@@ -317,10 +317,10 @@ def test_every_operation_works_after_a_script_flush(bench: Bench, store: Store) 
 
 @pytest.fixture(params=EVERY_KIND)
 def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Bench]:
-    """A bench on a server of its own, which keeps all that it has acknowledged.
+    """A bench on its own server, which keeps every acknowledged write.
 
-    Only ``always`` does that. With ``everysec`` a write waits in the server's memory while an fsync runs, for up to two
-    seconds, and SIGKILL loses it although it was acknowledged.
+    That needs ``always``. With ``everysec``, writes stay in memory for up to two seconds while an fsync runs, and
+    SIGKILL loses them although they were acknowledged.
     """
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with RedisServer(tmp_path, binary(request.param), *options) as server:
@@ -330,7 +330,7 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iter
 
 
 def when_reachable(operation: Callable[[], Any]) -> Any:
-    """What ``operation`` returns when the store can be reached."""
+    """The result of ``operation``, once the store is reachable."""
     found: list[Any] = []
 
     def reached() -> bool:
@@ -342,8 +342,8 @@ def when_reachable(operation: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def test_a_runner_goes_on_after_a_killed_server(durable: Bench) -> None:
-    """Its lease, its lines and its numbers are there again. It goes on with the same store."""
+def test_a_runner_continues_after_a_killed_server(durable: Bench) -> None:
+    """With the same store: lease, lines and numbers are still there."""
     store, server = durable.store, durable.server
     attempt = store.open(JOB, "token-1")
     store.append(attempt, make_lines(1, 1000))
@@ -359,8 +359,8 @@ def test_a_runner_goes_on_after_a_killed_server(durable: Bench) -> None:
     assert durable.ids() == [f"{number}-0" for number in range(1, 1004)]
 
 
-def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
-    """It raises while the server is away, and reads when it is back."""
+def test_a_reader_resumes_after_a_killed_server(durable: Bench) -> None:
+    """Reads raise while the server is down, and succeed once it is back."""
     attempt = durable.store.open(JOB, "token-1")
     durable.store.append(attempt, make_lines(1, 2))
     reader = durable.store.live_reader(0.01)
@@ -378,11 +378,11 @@ def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
     assert [entry_id for entry_id, _ in entries] == [b"2-0"]
 
 
-# Servers that do not answer
+# Unresponsive servers
 
 
 def read_live(store: Store, times: int = 1) -> None:
-    """Reads of a live reader, which is closed in any case. In a Cluster, a thread has to meet an error first."""
+    """Reads from a live reader and closes it. In a Cluster, several reads: a node's thread must hit the error first."""
     with contextlib.closing(store.live_reader(0.01)) as reader:
         reader.watch(JOB, 0)
         for _ in range(times):
@@ -408,7 +408,7 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
 }
 
 
-#: What must work while readers have taken all connections for commands. ``ATTEMPT`` is a live attempt.
+#: Operations that work while readers use all command connections. ``ATTEMPT`` is a live attempt.
 RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
     "ping": lambda store: store.ping(),
     "open": lambda store: store.open(JOB, "token-1"),
@@ -424,7 +424,7 @@ RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
 
 @pytest.fixture
 def used_up(bench: Bench, store: Store) -> Iterator[Bench]:
-    """A store whose connections for commands are all in use during the test, and a job with a runner."""
+    """A job with a runner, and a store whose command connections are all in use during the test."""
     store.open(JOB, "token-1")
     pool = store._commands.work(JOB.workflow_id, lambda client: client.connection_pool)
     taken = [pool.get_connection() for _ in range(COMMAND_CONNECTIONS)]
@@ -435,7 +435,7 @@ def used_up(bench: Bench, store: Store) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("operation", RESERVED.values(), ids=RESERVED)
 def test_readers_cannot_use_up_the_connections_of_others(used_up: Bench, operation: Callable[[Store], Any]) -> None:
-    """The tail reader, health checks and runners have connections of their own."""
+    """The tail reader, health checks and runners have their own connections."""
     began = time.monotonic()
     operation(used_up.store)
 
@@ -452,7 +452,7 @@ NOWHERE: Final = (
 
 @pytest.mark.parametrize("url", NOWHERE, ids=lambda url: url.partition(":")[0])
 def test_no_server_at_the_address(url: str) -> None:
-    """Every operation raises at once."""
+    """Every operation raises immediately."""
     for name, operation in OPERATIONS.items():
         store = Store(url)
         began = time.monotonic()
@@ -464,7 +464,7 @@ def test_no_server_at_the_address(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that accepts connections and answers nothing."""
+    """A server that accepts connections and never answers."""
     with RedisServer(tmp_path_factory.mktemp("frozen")) as server:
         os.kill(server.pid, signal.SIGSTOP)
         yield server
@@ -473,7 +473,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "reader"])
 def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
-    """Every operation raises after its timeout, perhaps after one more. Here the timeout is short."""
+    """Every operation raises after one or two timeouts."""
     store = Store(f"{frozen.url}?socket_timeout=0.1")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -484,7 +484,7 @@ def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
 
 
 def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
-    """Its first answer counts."""
+    """A timeout is not retried."""
     store = Store(f"{frozen.url}?socket_timeout=2")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -494,11 +494,11 @@ def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
     assert 2 <= time.monotonic() - began < 3.9
 
 
-# Keys that others have changed
+# Keys changed by other programs
 
 
 def test_a_listing_with_any_scores_is_read_to_its_end(bench: Bench, store: Store) -> None:
-    """A foreign program may write fractions and infinities."""
+    """Foreign programs may write fractions and infinities."""
     for score, job_id in (("1.7", "a"), ("1.5", "b"), ("1.2", "c"), ("inf", "d"), ("-inf", "e")):
         bench.ask("ZADD", bench.key("jobs"), score, job_id)
     found: list[tuple[float, str]] = []
@@ -510,7 +510,7 @@ def test_a_listing_with_any_scores_is_read_to_its_end(bench: Bench, store: Store
 
 
 def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, store: Store) -> None:
-    """Neither a lease nor an attempt is written."""
+    """Neither lease nor attempt is written."""
     bench.ask("SET", bench.key("jobs"), "not a zset")
     with pytest.raises(NotALog):
         store.open(JOB, "token")
@@ -519,7 +519,7 @@ def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, 
 
 
 def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store: Store) -> None:
-    """All is written or nothing."""
+    """Finishing is atomic."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
     bench.ask("SET", bench.key("job"), "not a hash")
@@ -530,7 +530,7 @@ def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store
 
 
 def test_a_deleted_terminal_entry_keeps_its_number(bench: Bench, store: Store) -> None:
-    """The hash says how many lines there were."""
+    """It is derived from the line count in the hash."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 10))
     store.finish(attempt, Status.COMPLETED, 0, 0, 11)
@@ -544,7 +544,7 @@ def test_a_deleted_terminal_entry_keeps_its_number(bench: Bench, store: Store) -
 
 @pytest.mark.parametrize("entry_id", ["999999999999999-0", "9007199254740993-0", "18446744073709551615-0"])
 def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, entry_id: str) -> None:
-    """No number is left for its end. The runner gets an error, and the job can still be read."""
+    """No number is left for its end. The runner gets an error, and the job stays readable."""
     attempt = store.open(JOB, "token")
     bench.xadd(entry_id, "message", "x")
     with pytest.raises(CorruptLog):
@@ -561,7 +561,7 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
-    """With ``everysec`` the server's own sync would take half a second on average. The probe renews the lease."""
+    """With ``everysec``, the server's own sync takes half a second on average. The probe renews the lease."""
     synced: list[int] = []
     with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:
         store = Store(
@@ -577,7 +577,7 @@ def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefi
         server.ask("PEXPIRE", lease, 5_000)
         probe.confirm(attempt)
         assert server.ask("PTTL", lease) > 5_000
-        # Of a job that has ended its last attempt is told, also when only the archive still has the log.
+        # An ended job is confirmed only to its last attempt, even if only the archive still has the log.
         store.finish(attempt, Status.COMPLETED, 0, 0, 21)
         assert probe.confirm(attempt, may_sync=True) == 22
         with pytest.raises(Fenced):
@@ -589,7 +589,7 @@ def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefi
         with pytest.raises(Fenced):
             probe.confirm(attempt, may_sync=True)
         store.close()
-    # While the server itself runs an fsync, the probe asks the server instead.
+    # During the server's own fsync, the probe asks the server instead.
     assert len(synced) > 10
 
 
@@ -610,7 +610,7 @@ def test_a_line_is_replicated_when_a_replica_has_it(
 
         with RedisServer(tmp_path / "replica", None, "--replicaof", "127.0.0.1", str(port)) as replica:
             wait_until(lambda: probe.confirm(attempt) == 4, TIMEOUT_SECONDS, "the replica has the lines")
-            # The first time it acknowledges what it has received, and may still be loading it.
+            # Its first acknowledgement covers what it has received, and it may still be loading that.
             log = f"{prefix}:{{wf_1}}:job_1:log"
             wait_until(lambda: replica.ask("XLEN", log) == 3, TIMEOUT_SECONDS, "the replica has loaded them")
             store.append(attempt, make_lines(4, 2))

@@ -1,4 +1,4 @@
-"""Reading jobs and logs that any program wrote, in every state that they may be in."""
+"""Reading jobs and logs in every state, whoever wrote them."""
 
 import contextlib
 import itertools
@@ -33,7 +33,7 @@ def ids(entries: Sequence[RawEntry]) -> list[str]:
 
 
 def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
-    """Writes a job of our own runner with ``count`` lines, which failed with code 3."""
+    """Writes a job of our own runner with ``count`` lines and exit code 3."""
     attempt = store.open(job, "token-1")
     if count:
         store.append(attempt, make_lines(1, count))
@@ -44,14 +44,14 @@ def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
 
 
 def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
-    """Asking for it writes nothing."""
+    """The lookup writes nothing."""
     assert store.get_job(JOB) is None
     assert store.get_jobs([JOB, OTHER]) == [None, None]
     assert bench.keys() == set()
 
 
 def test_jobs_of_our_runners_that_have_ended_otherwise(bench: Bench, store: Store) -> None:
-    """What may still change, or is no job of ours, is read."""
+    """Excludes jobs that can still change and foreign jobs: a listing reads those."""
     write_job(store, 1, OTHER)
     store.register(JobRef("wf_1", "pending"))
     store.open(JobRef("wf_1", "running"), "token-1")
@@ -66,7 +66,7 @@ def test_jobs_of_our_runners_that_have_ended_otherwise(bench: Bench, store: Stor
 
 
 def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
-    """It is listed. Its hash expires if no runner comes."""
+    """It is listed, and its hash expires unless a runner opens the job."""
     assert store.register(JOB)
     assert store.get_job(JOB) == Job(JOB, Status.PENDING, created_at=NOW)
     written = bench.snapshot()
@@ -89,7 +89,7 @@ def test_a_job_is_registered_once(bench: Bench, store: Store) -> None:
 
 
 def test_registering_a_running_job_changes_nothing(bench: Bench, store: Store) -> None:
-    """Neither its state nor its time to live changes."""
+    """State and time to live are unchanged."""
     store.open(JOB, "token-1")
     before = bench.snapshot()
 
@@ -115,7 +115,7 @@ def foreign(status: Status, exit_code: int | None = None, at: str | None = None)
     return Job(JOB, status, 1, NOW, NOW, at, exit_code, 1, 0, 1, 1, end)
 
 
-#: Commands of a foreign runner, and others that take something away.
+#: Commands of a foreign runner, and of someone who deletes parts of a log.
 LINE: Final = ("XADD", "log", "1-0", "timestamp", NOW, "message", "a")
 END: Final = ("XADD", "log", "2-0", "event", "end")
 HOSTILE: Final = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
@@ -142,22 +142,22 @@ def trim(count: int) -> tuple[str | int, ...]:
             [LINE, (*END, "status", "CANCELED", "exit_code", "130", "timestamp", "2026-03-03T10:00:06Z")],
             foreign(Status.CANCELED, 130, "2026-03-03T10:00:06.000Z"),
         ),
-        # Its code and its time are unknown. It counts from when it was first read.
+        # Exit code and time are unknown; the retention starts when the end is first read.
         ("", 0, [(*LINE[:4], "yesterday", *LINE[5:]), (*END, "timestamp", "today")], foreign(Status.COMPLETED)),
-        # Logs that lack entries. No line is left, but the number of the next one is known, also of one that ended.
+        # Logs without some or all of their entries. The next number is still known, also of an ended log.
         ("open", 10, [("XTRIM", "log", "MINID", 7)], runs(10, 7)),
         ("open", 10, [trim(0)], runs(10, 11)),
         ("open", 3, [NO_LOG], runs(0)),
         ("finish", 10, [trim(1)], ended(10, 11)),
         *(("finish", count, [how], ended(count, count + 1)) for count in (0, 1, 10) for how in (trim(0), NO_LOG)),
-        # All that can be known comes from its entries.
+        # Everything is derived from the log's entries.
         ("finish", 3, [("DEL", "job")], ended(3)),
     ],
 )
 def test_a_job_in_each_of_its_states(
     bench: Bench, store: Store, begin: str, lines: int, commands: list[tuple[Any, ...]], expected: Job
 ) -> None:
-    """All fields of it. A foreign runner needs only XADD, and nothing that it writes is trusted."""
+    """All fields are checked. A foreign runner needs only XADD, and its values are not trusted."""
     if begin == "register":
         store.register(JOB)
     elif begin == "finish":
@@ -175,9 +175,9 @@ def test_a_job_in_each_of_its_states(
 
 
 def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, store: Store) -> None:
-    """It is by the server's clock, and set once. It is cleared when a new log is written under the same id.
+    """By the server's clock, and only once. A new log under the same id clears it.
 
-    A time in the future is set again: until then the job would not be deleted.
+    A time in the future is replaced; otherwise the job would be kept until then.
     """
     bench.xadd("1-0", "message", "a", "timestamp", NOW)
     store.get_job(JOB)
@@ -204,7 +204,7 @@ def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, stor
 
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_the_first_end_of_a_foreign_log_is_its_end(bench: Bench, store: Store, is_seen: bool) -> None:
-    """Whether or not somebody has seen the job before more was written. A hundred entries change nothing then."""
+    """Whether or not the job was read before more entries were added, and however many there are."""
     bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
     bench.xadd("2-0", "event", "end", "status", "CANCELED", "timestamp", NOW)
     end = End(2, Status.CANCELED, None, 1, 0, NOW)
@@ -222,7 +222,7 @@ def test_the_first_end_of_a_foreign_log_is_its_end(bench: Bench, store: Store, i
 
 
 def test_an_end_out_of_sequence_ends_no_job(bench: Bench, store: Store) -> None:
-    """Its number is the line's before it."""
+    """The end has the same number as the line before it."""
     for entry_id, fields in (("1-0", ["message", "a"]), ("1-1", ["event", "end"]), ("2-0", ["message", "b"])):
         bench.xadd(entry_id, *fields)
     job = store.get_job(JOB)
@@ -231,7 +231,7 @@ def test_an_end_out_of_sequence_ends_no_job(bench: Bench, store: Store) -> None:
 
 
 def test_of_a_long_end_only_the_beginning_is_read(bench: Bench, store: Store) -> None:
-    """A page reads a thousand jobs together."""
+    """A page reads a thousand jobs in one round trip."""
 
     def sent() -> int:
         return int(bench.ask("INFO", "stats").split(b"total_net_output_bytes:")[1].split()[0])
@@ -243,7 +243,7 @@ def test_of_a_long_end_only_the_beginning_is_read(bench: Bench, store: Store) ->
 
 
 def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store) -> None:
-    """Also when somebody adds an entry after that with XADD."""
+    """Even if a program appends an entry with XADD afterwards."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
@@ -253,7 +253,7 @@ def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store)
 
 
 def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, store: Store) -> None:
-    """An expiry that its runner has set stays."""
+    """An expiry that its runner has set is kept."""
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=9)
     other = JobRef(JOB.workflow_id, "job_2")
     for job in (JOB, other):
@@ -266,7 +266,7 @@ def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, st
 
 
 def test_a_foreign_runner_with_a_lease_is_listed_and_may_be_lost(bench: Bench, store: Store) -> None:
-    """It is RUNNING for as long as it has a lease."""
+    """RUNNING until its lease expires."""
     bench.ask("SET", bench.key("lease"), "me", "PX", LEASE_MS)
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", 1)
     bench.xadd("1-0", "message", "a")
@@ -291,7 +291,7 @@ def test_a_foreign_runner_with_a_lease_is_listed_and_may_be_lost(bench: Bench, s
 def test_a_foreign_job_that_had_a_lease_is_not_lost_when_its_log_expires(
     bench: Bench, fields: tuple[str, ...], status: Status
 ) -> None:
-    """Its runner has ended it, and does not update the hash."""
+    """Its log has ended, but foreign runners do not update the hash."""
     hasty = bench.new_store(lease_seconds=1)
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", 1)
     bench.xadd("1-0", "event", "end", *fields)
@@ -306,7 +306,7 @@ def test_a_foreign_job_that_had_a_lease_is_not_lost_when_its_log_expires(
 
 
 def test_a_corrupt_log_can_be_read(bench: Bench, store: Store) -> None:
-    """The first part of its last id counts."""
+    """The first part of its last id is used."""
     bench.xadd("5-1", "message", "a")
     bench.xadd("5-2", "message", "b")
 
@@ -319,7 +319,7 @@ def test_a_corrupt_log_can_be_read(bench: Bench, store: Store) -> None:
 
 
 def test_get_jobs_keeps_the_order(bench: Bench, store: Store) -> None:
-    """There are more jobs than fit into one round trip, known and unknown ones."""
+    """More jobs than fit into one round trip, some of them unknown."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(JOBS_AT_ONCE + 2)]
     for job in jobs[::100]:
         store.register(job)
@@ -333,7 +333,7 @@ def test_get_jobs_keeps_the_order(bench: Bench, store: Store) -> None:
 
 
 def test_an_error_about_one_job_does_not_affect_the_others(bench: Bench, store: Store) -> None:
-    """The error is returned in the position of that job."""
+    """The error is returned at that job's position."""
     write_job(store, 1)
     bench.ask("SET", bench.key("log", OTHER), "no stream")
 
@@ -357,7 +357,7 @@ def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Stor
 
 @pytest.fixture
 def listed(bench: Bench) -> list[tuple[int, str]]:
-    """A workflow's jobs, newest first. Many have the same time, and their ids sort before and after each other."""
+    """A workflow's jobs, newest first. Many share a time, and their ids collate differently."""
     created = [
         (3, "c"),
         (2, "B"),
@@ -377,7 +377,7 @@ def listed(bench: Bench) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 10, 11])
 def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[float, str]], size: int) -> None:
-    """Each job comes once, newest first, although many have the same time."""
+    """Each job appears exactly once, newest first, even if many share a time."""
     found: list[tuple[float, str]] = []
     in_time = deadline(30, "the last page")
     while in_time() and (page := store.listing.page("wf_1", found[-1] if found else None, size)):
@@ -388,7 +388,7 @@ def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[t
 
 
 def test_a_page_after_very_many_jobs_of_one_time_takes_few_commands(bench: Bench, store: Store) -> None:
-    """The job before the page may still be there or not."""
+    """Whether or not the job before the page still exists."""
     names = sorted((f"job_{number}" for number in range(5_000)), reverse=True)
     bench.ask("ZADD", bench.key("jobs"), *itertools.chain.from_iterable((7, name) for name in names))
     bench.ask("ZADD", bench.key("jobs"), 6, "older")
@@ -408,7 +408,7 @@ def test_a_page_after_very_many_jobs_of_one_time_takes_few_commands(bench: Bench
 def test_members_that_are_no_jobs_cost_a_listing_few_commands(
     bench: Bench, store: Store, before: tuple[float, str] | None
 ) -> None:
-    """All of them come before the only job. While a listing reads them, other requests wait."""
+    """They all precede the only job, and other requests wait while a listing skips them."""
     invalid = [each for number in range(10_000) for each in (number + 10, f"no job's id {number}")]
     bench.ask("ZADD", bench.key("jobs"), 1, "job", *invalid)
     bench.ask("CONFIG", "RESETSTAT")
@@ -420,7 +420,7 @@ def test_members_that_are_no_jobs_cost_a_listing_few_commands(
 
 
 def test_a_new_job_does_not_shift_the_next_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
-    """The next page begins after the last job of the page before, even if that job is gone."""
+    """The next page starts after the last job of the previous one, even if that job is gone."""
     page = store.listing.page("wf_1", None, 4)
     bench.ask("ZADD", bench.key("jobs"), 9, "new")
     bench.ask("ZREM", bench.key("jobs"), page[-1][1])
@@ -429,7 +429,7 @@ def test_a_new_job_does_not_shift_the_next_page(bench: Bench, store: Store, list
 
 
 def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
-    """They are in milliseconds, in both protocols."""
+    """Milliseconds, in both protocols."""
     store.register(JOB)
 
     assert store.listing.page("wf_1", None, 1) == [(1_772_532_005_123, "job_1")]
@@ -437,7 +437,7 @@ def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
 
 
 def test_unlist_removes_jobs_that_do_not_exist(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
-    """The others stay. None of them counts as running."""
+    """Existing jobs stay, and removed ones no longer count as running."""
     bench.ask("SADD", bench.key("running"), "never there", "b")
     store.listing.unlist("wf_1", ["c", "y", "never there"])
 
@@ -446,7 +446,7 @@ def test_unlist_removes_jobs_that_do_not_exist(bench: Bench, store: Store, liste
 
 
 def test_unlist_keeps_a_job_that_has_just_begun(bench: Bench, store: Store) -> None:
-    """A caller asks for jobs, and unlists those that it did not find. This job has begun in between."""
+    """Callers unlist jobs that an earlier read did not find. This one began in between."""
     begun, foreign, gone = (JobRef("wf_1", name) for name in ("begun", "foreign", "gone"))
     for job in (begun, foreign, gone):
         bench.ask("ZADD", bench.key("jobs"), 1, job.job_id)
@@ -463,7 +463,7 @@ def test_unlist_keeps_a_job_that_has_just_begun(bench: Bench, store: Store) -> N
 
 
 def test_a_foreign_job_is_listed_by_its_creation_time(bench: Bench, store: Store) -> None:
-    """It is in the hash, or else the time of the first entry, or else now. A score that is there stays."""
+    """The hash's creation time, else the first entry's time, else the current time. An existing score is kept."""
     by_hash, by_entry, by_clock, known = jobs = [JobRef("wf_1", name) for name in ("hash", "entry", "clock", "known")]
     for job in jobs:
         bench.xadd("1-0", "timestamp", "not a time", "message", "a line", job=job)
@@ -479,7 +479,7 @@ def test_a_foreign_job_is_listed_by_its_creation_time(bench: Bench, store: Store
 
 
 def test_a_foreign_job_is_added_once(bench: Bench, store: Store) -> None:
-    """A read of one that is listed writes nothing. One that has left the listing is added again."""
+    """Reading a listed job writes nothing; one that was removed from the listing is added again."""
     bench.xadd("1-0", "message", "a line")
     store.get_job(JOB)
     before = bench.snapshot()
@@ -491,7 +491,7 @@ def test_a_foreign_job_is_added_once(bench: Bench, store: Store) -> None:
 
 
 def test_a_job_of_our_own_runner_is_not_added(bench: Bench, store: Store) -> None:
-    """Its runner has added it, so asking for it takes no further command."""
+    """Its runner lists it, so a read takes no extra command."""
     write_job(store, 1)
     bench.ask("ZREM", bench.key("jobs"), JOB.job_id)
     store.get_job(JOB)
@@ -502,7 +502,7 @@ def test_a_job_of_our_own_runner_is_not_added(bench: Bench, store: Store) -> Non
 
 @pytest.mark.parametrize("reason", ["full", "replica", "another type"])
 def test_a_foreign_job_that_cannot_be_listed_can_be_read(tmp_path: Path, reason: str) -> None:
-    """A server that is full, or a replica, refuses the write. The listing's key may be of another type."""
+    """The write is refused by a full server or a replica, or fails because the listing has another type."""
     with running(tmp_path) as server, contextlib.closing(Store(server.url)) as store:
         server.ask("XADD", "chronoverse:{wf_1}:job_1:log", "1-0", "message", "a line")
         if reason == "full":
@@ -523,7 +523,7 @@ def test_a_foreign_job_that_cannot_be_listed_can_be_read(tmp_path: Path, reason:
 
 
 def test_read_returns_the_entries_after_a_line(store: Store) -> None:
-    """It returns no more than ``count``."""
+    """At most ``count`` entries."""
     write_job(store, 5)
 
     assert ids(store.read(JOB, 0, 3)) == ["1-0", "2-0", "3-0"]
@@ -534,7 +534,7 @@ def test_read_returns_the_entries_after_a_line(store: Store) -> None:
 
 
 def test_read_and_page_return_what_was_appended(store: Store) -> None:
-    """In both protocols the entries are parsed to the same lines."""
+    """In both protocols, the entries parse to the same lines."""
     lines = make_lines(1, 5)
     store.append(store.open(JOB, "token-1"), lines)
 
@@ -544,7 +544,7 @@ def test_read_and_page_return_what_was_appended(store: Store) -> None:
 
 @pytest.fixture
 def gaps(bench: Bench) -> None:
-    """A foreign log with gaps and with unusual ids."""
+    """A foreign log with gaps and unusual ids."""
     for entry_id in ("1-0", "2-0", "5-0", "5-1", "6-3", "9-0"):
         bench.xadd(entry_id, "message", "a")
 
@@ -564,7 +564,7 @@ def gaps(bench: Bench) -> None:
     ],
 )
 def test_reading_upwards_over_gaps(store: Store, after: int, count: int, found: list[str]) -> None:
-    """A page and a read begin after their offset, whatever entries there are."""
+    """A page and a read start after the offset, whether or not an entry has that number."""
     assert ids(store.page(JOB, after=after, count=count)) == found
     assert ids(store.read(JOB, after, count)) == found
 
@@ -585,7 +585,7 @@ def test_reading_upwards_over_gaps(store: Store, after: int, count: int, found: 
     ],
 )
 def test_reading_downwards_over_gaps(store: Store, before: int, count: int, found: list[str]) -> None:
-    """A page begins before its offset, whatever entries there are."""
+    """A page starts before the offset, whether or not an entry has that number."""
     assert ids(store.page(JOB, before=before, count=count)) == found
 
 
@@ -594,7 +594,7 @@ def test_a_page_of_an_unknown_job_is_empty(store: Store) -> None:
     assert ids(store.page(JOB, count=5)) == ids(store.page(JOB, before=5, count=5)) == []
 
 
-# Keys that hold something else
+# Keys of another type
 
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "get_job": lambda store: store.get_job(JOB),
@@ -614,7 +614,7 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     + [("lease", "open"), ("jobs", "jobs"), ("jobs", "register")],
 )
 def test_a_key_of_another_type_raises_not_a_log(bench: Bench, store: Store, kind: str, operation: str) -> None:
-    """Each operation that needs the key raises it."""
+    """From every operation that needs the key."""
     bench.ask("RPUSH", bench.key(kind), "a list")
 
     with pytest.raises(NotALog, match="not a log"):
@@ -622,7 +622,7 @@ def test_a_key_of_another_type_raises_not_a_log(bench: Bench, store: Store, kind
 
 
 def test_a_runner_whose_log_is_of_another_type(bench: Bench, store: Store) -> None:
-    """The error tells it that another try is useless."""
+    """The error is permanent, so the runner does not retry."""
     attempt = store.open(JOB, "token-1")
     bench.ask("SET", bench.key("log"), "no stream")
 
