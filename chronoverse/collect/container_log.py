@@ -276,7 +276,9 @@ class ContainerLog:
         changes["lacks"] = not place.found and place.last_number > 0
         before = _CONTINUED.search(self.job.job_id)
         self.job = self.job._replace(job_id=_CONTINUED.sub("", self.job.job_id))
-        self._begin_as(f"-from-{place.last_number + (int(before[1]) if before else 1)}", **changes)
+        # A job that was LOST before its first line keeps its id.
+        first = int(before[1]) + max(place.last_number, 1) if before else place.last_number + 1
+        self._begin_as(f"-from-{first}", **changes)
 
     # Reading
 

@@ -12,7 +12,8 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.joblog.model import Gap
+from chronoverse.joblog.model import Gap, JobRef
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import (
     SOON,
@@ -30,6 +31,7 @@ from tests.collect.node import (
 from tests.support.faultproxy import FaultProxy
 from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
+from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
@@ -212,6 +214,28 @@ def test_a_lost_job_is_continued_by_another(
     assert (job["status"], job["exit_code"], job["labels"]["continues"]) == ("FAILED", 3, JOB)
     assert jobs.texts(WORKFLOW, JOB) == texts(3)
     assert jobs.summary(WORKFLOW, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
+
+
+@short_lease
+@pytest.mark.long
+def test_a_job_that_is_lost_before_its_first_line_is_continued(
+    agent: Agents, api: ApiServer, jobs: Jobs, service: Service
+) -> None:
+    """The agent that continued another job was killed after it had opened this one."""
+    node, one, writer = node_with_pod(agent(), api)
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as other:
+        other.open(JobRef(WORKFLOW, f"{JOB}-from-4"), "0" * 32)
+    writer.print(*texts(5, 3))
+    for job in (JOB, f"{JOB}-from-4"):
+        assert jobs.wait_for_end(WORKFLOW, job)["status"] == "LOST"
+    api.apply(ended(one))
+    with node:
+        jobs.wait_for_end(WORKFLOW, f"{JOB}-from-5")
+
+    assert jobs.texts(WORKFLOW, f"{JOB}-from-5") == texts(5, 3)
 
 
 @short_lease
