@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
@@ -187,15 +188,13 @@ class RegisterBody(Schema):
     labels = LabelsField()
 
 
+_token: Final = partial(matching, "[0-9a-f]{32,128}", error="must be 32 to 128 hexadecimal digits", required=True)
+
+
 class RunnerBody(Schema):
     """Fields of all requests of a runner."""
 
-    token = matching(
-        "[0-9a-f]{32,128}",
-        "Chosen by the runner, unguessable, the same for all requests of an attempt.",
-        error="must be 32 to 128 hexadecimal digits",
-        required=True,
-    )
+    token = _token("Chosen by the runner, unguessable, the same for all requests of an attempt.")
 
 
 class AttemptBody(RunnerBody):
@@ -240,7 +239,7 @@ class TextForm(Schema):
     """The fields that accompany a plain-text body, in the query and in headers."""
 
     attempt = QueryInteger("As in a JSON body.", 1, data_key="Chronoverse-Attempt", required=True)
-    token = matching("[0-9a-f]{32,128}", "As in a JSON body.", data_key="Chronoverse-Token", required=True)
+    token = _token("As in a JSON body.", data_key="Chronoverse-Token")
     first = QueryInteger("For plain text: the first line's number.", 1, MAX_NUMBER - MAX_RUN_LINES, required=True)
     stream = one_of(STREAMS, "For plain text.", load_default=STREAMS[0])
 

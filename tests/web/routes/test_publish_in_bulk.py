@@ -169,7 +169,7 @@ def test_plain_text_is_lines(client: httpx.Client, job: Foreign, opened: Runner)
         ({"stream": "both"}, 400, "stream: "),
         ({"lines": 5}, 400, "lines: Unknown field"),
         ({"Chronoverse-Attempt": None}, 400, "Chronoverse-Attempt: Missing data"),
-        ({"Chronoverse-Token": "short"}, 400, "Chronoverse-Token: "),
+        ({"Chronoverse-Token": "short"}, 400, "Chronoverse-Token: must be 32 to 128 hexadecimal digits"),
         ({"Chronoverse-Attempt": 2}, 409, "lease"),
         ({"first": 5}, 409, "the log's next line is 1"),
         ({"Content-Type": "text/plain; charset=latin-1"}, 415, "UTF-8"),
