@@ -1,4 +1,4 @@
-"""The audit trail keeps the entries of others, however much one subject does."""
+"""One subject's activity cannot push other entries out of the audit trail."""
 
 import contextlib
 from typing import Any
@@ -8,10 +8,7 @@ from tests.support.reading import Clock
 
 
 def test_many_deletions_do_not_push_out_the_entries_of_others(server: Any, prefix: str) -> None:
-    """Of one subject's deletions, the first hundred of a day have entries, then each hundredth.
-
-    All workflows count together.
-    """
+    """A subject's first hundred deletions of a day have entries, then every hundredth, across all workflows."""
     clock = Clock()
     with contextlib.closing(Store(server.url, prefix=prefix, clock=clock)) as store:
         audit = store.audit_trail

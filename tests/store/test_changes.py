@@ -1,4 +1,4 @@
-"""The changes of a workflow: each change of a job is in them once, in order, with the job's state."""
+"""A workflow's changes contain each change of a job exactly once, in order, with the job's state."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def store(bench: Bench) -> Store:
-    """The bench's store. The workflow's changes begin with 1."""
+    """The bench's store, with the workflow's changes numbered from 1."""
     number_from_1(bench.ask, bench.key("changes"))
     return bench.store
 
@@ -42,8 +42,8 @@ def told(bench: Bench) -> list[tuple[int, str, str]]:
     return [(each.number, each.job.ref.job_id, each.to_json()["status"]) for each in changes(bench)]
 
 
-def test_each_change_of_a_job_is_told_once(bench: Bench, store: Store) -> None:
-    """What is repeated, and what changes nothing that a job says of itself, is no change."""
+def test_each_change_of_a_job_is_recorded_once(bench: Bench, store: Store) -> None:
+    """Neither repeated operations nor new lines are changes."""
     for _ in range(2):
         store.register(JOB, check_labels({"branch": "main"}))
     for _ in range(2):
@@ -75,7 +75,7 @@ def test_each_change_of_a_job_is_told_once(bench: Bench, store: Store) -> None:
     assert found[4].to_json() == {**found[3].to_json(), "status": "DELETED"}
 
 
-def test_a_lost_job_is_told_when_somebody_looks(bench: Bench, store: Store) -> None:
+def test_a_lost_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     bench.expire_lease()
     judge = bench.new_store(lease_seconds=0.001)
@@ -85,8 +85,8 @@ def test_a_lost_job_is_told_when_somebody_looks(bench: Bench, store: Store) -> N
     assert changes(bench)[-1].job == judge.get_job(JOB)
 
 
-def test_a_foreign_job_is_told_when_somebody_looks(bench: Bench, store: Store) -> None:
-    """Its beginning, its labels, its end, and that it is gone."""
+def test_a_foreign_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
+    """Its start, labels, end and disappearance are recorded."""
 
     def look() -> Any:
         store.get_job(JOB)
@@ -118,8 +118,8 @@ def test_log_records_begin_and_end_a_job(bench: Bench, store: Store) -> None:
     ]
 
 
-def test_what_an_older_version_changed_is_told_with_the_next_read(bench: Bench, store: Store) -> None:
-    """Of a job that it began, nothing is told until it changes again: a listing of old jobs is no news."""
+def test_a_change_by_an_older_version_is_recorded_at_the_next_read(bench: Bench, store: Store) -> None:
+    """A job opened by an older version is recorded only once it changes: listing old jobs creates no changes."""
     other = JobRef("wf_1", "old")
     for job in (JOB, other):
         store.open(job, "token")
@@ -132,10 +132,10 @@ def test_what_an_older_version_changed_is_told_with_the_next_read(bench: Bench, 
     assert [(job_id, status) for _, job_id, status in told(bench)] == [("job_1", "FAILED")]
 
 
-def test_numbers_do_not_begin_again_where_changes_were_lost(bench: Bench, store: Store) -> None:
-    """A reader that continues after an older number is never given the changes of another time."""
+def test_numbers_are_not_reused_after_changes_were_lost(bench: Bench, store: Store) -> None:
+    """A reader that resumes after an old number never receives unrelated changes."""
     for _ in range(2):
-        # All of the workflow is lost.
+        # All keys of the workflow are lost.
         bench.ask("DEL", *(bench.keys() or {"nothing"}))
         before = time.time() * 1000
         store.open(JobRef("wf_1", "job_3"), "token")
@@ -146,7 +146,7 @@ def test_numbers_do_not_begin_again_where_changes_were_lost(bench: Bench, store:
 
 
 def test_the_newest_change_is_written_again_after_a_restart(tmp_path: Path) -> None:
-    """By whoever reads the changes, with the time as its number: the server may have lost changes that readers have."""
+    """The first reader writes it, numbered by the current time: readers may have changes that the server lost."""
     with (
         RedisServer(tmp_path, None, "--appendonly", "yes") as server,
         contextlib.closing(Bench(server, "t")) as bench,
@@ -177,7 +177,7 @@ def test_the_newest_change_is_written_again_after_a_restart(tmp_path: Path) -> N
 
 
 def test_the_newest_ten_thousand_are_kept(bench: Bench, store: Store) -> None:
-    """For a week after the last one."""
+    """For a week after the newest one."""
     bench.ask("XADD", bench.key("changes"), "20000-0", "id", "job_0", "status", "PENDING", "state", "")
     for number in range(20_001, 30_001):
         bench.ask("XADD", bench.key("changes"), f"{number}-0", "id", "job_0", "status", "PENDING", "state", "")
@@ -207,14 +207,14 @@ def test_a_key_of_another_type_delays_no_job(bench: Bench, store: Store, kind: s
         ["id", "job_1", "status", "RUNNING", "state", "1"],
     ],
 )
-def test_an_entry_that_is_no_change(bench: Bench, fields: list[str]) -> None:
+def test_an_invalid_change(bench: Bench, fields: list[str]) -> None:
     bench.ask("XADD", bench.key("changes"), "1-0", *fields)
     with pytest.raises(StoreError, match="invalid change 1-0 of wf_1"):
         changes(bench)
 
 
 def check(histories: Histories) -> None:
-    """After everybody was read, the changes, the listing and the jobs agree."""
+    """Once all jobs are read, the changes, the listing and the jobs agree."""
     store, workflow = histories.store, histories.workflow
     listed = store.listing.page(workflow, None, 100)
     found = [job for job in store.get_jobs(histories.refs) if isinstance(job, Job)]

@@ -29,7 +29,7 @@ JOB: Final = JobRef("wf_1", "job_1")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server of these tests alone. Other tests take snapshots of the shared one, so that it may go back to them."""
+    """A server for this module: other tests take snapshots of the shared one, which it may go back to."""
     with running(tmp_path_factory.mktemp("server")) as server:
         yield server
 
@@ -41,7 +41,7 @@ def is_permanent(store: Store) -> bool | None:
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
-    """Starts a server with these options, and asks it."""
+    """Asks a new server with these options."""
     stores: list[Store] = []
     servers: list[RedisServer] = []
 
@@ -61,7 +61,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_an_append_only_file_makes_writes_permanent(ask: Callable[..., bool | None], kind: str) -> None:
-    """A server without one that never had a snapshot has no older state; one with a snapshot cannot tell."""
+    """A server without append-only file and snapshots has no older state; one with a snapshot cannot tell."""
     assert ask(kind, "--appendonly", "yes") is True
     assert ask(kind, "--appendonly", "yes", "--appendfsync", "always") is True
     assert ask(kind) is True
@@ -81,7 +81,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 
 
 def test_a_replica_that_lacks_writes_may_take_over(pair: tuple[RedisServer, RedisServer]) -> None:
-    """While the replica is stopped, writes are not permanent. When it has caught up they are."""
+    """Writes are not permanent while the replica is stopped, and are permanent once it has caught up."""
     master, replica = pair
     store = Store(master.url)
     assert is_permanent(store) is True
@@ -95,7 +95,7 @@ def test_a_replica_that_lacks_writes_may_take_over(pair: tuple[RedisServer, Redi
 def test_a_failover_to_a_replica_that_lacks_writes_loses_no_line(
     pair: tuple[RedisServer, RedisServer], tmp_path: Path
 ) -> None:
-    """The replica has the old record, whose object still exists. A second redaction does the whole work again."""
+    """The replica has the old record, whose object still exists. Repeating the redaction does all of its work again."""
     master, replica = pair
     store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
     store.append(store.open(JOB, "token"), make_lines(1, 100))
@@ -119,8 +119,8 @@ def test_a_failover_to_a_replica_that_lacks_writes_loses_no_line(
     store.close()
 
 
-def test_a_redaction_whose_reply_is_lost_counts(server: RedisServer, tmp_path: Path, prefix: str) -> None:
-    """The store has executed the script, but the reply was lost twice. The lines are counted; their object stays."""
+def test_a_redaction_whose_reply_is_lost_is_counted(server: RedisServer, tmp_path: Path, prefix: str) -> None:
+    """The store executed the script, but both replies were lost. Lines are counted, and their object is kept."""
     with FaultProxy(server.socket) as proxy:
         store, objects = Store(proxy.redis_url, prefix=prefix), FileObjectStore(tmp_path)
         store.append(store.open(JOB, "token"), make_lines(1, 100))
@@ -139,7 +139,7 @@ def test_a_redaction_whose_reply_is_lost_counts(server: RedisServer, tmp_path: P
 def test_a_line_that_is_too_long_for_the_expression_ends_the_redaction_before_it(
     server: RedisServer, tmp_path: Path, prefix: str
 ) -> None:
-    """The lines before it are counted, and their old object is deleted. The next request raises for that line."""
+    """The lines before it are counted, and their old object is deleted. The next request fails at that line."""
 
     def wanted(line: Line) -> bool:
         if line.sequence_num == 80:
@@ -158,7 +158,7 @@ def test_a_line_that_is_too_long_for_the_expression_ends_the_redaction_before_it
 
 
 def test_objects_are_deleted_when_old_where_permanence_is_unknown(tmp_path: Path) -> None:
-    """The server makes only snapshots. After an hour it will have made one that has the mark."""
+    """A server with snapshots only: after an hour, one of them contains the mark."""
     objects = FileObjectStore(tmp_path / "archive")
     with RedisServer(tmp_path / "server") as server, archive_lock(store := Store(server.url), JOB) as token:
         server.ask("SAVE")

@@ -1,4 +1,4 @@
-"""Quotas: what is stored of the messages of a job, and of a workflow on one day. The scripts bind every runner."""
+"""Quotas on the stored message bytes of a job, and of a workflow per day. Scripts enforce them for every runner."""
 
 import contextlib
 import random
@@ -25,19 +25,19 @@ def store(bench: Bench) -> Store:
 
 
 def tens(first: int, last: int) -> list[Line]:
-    """Lines of ten bytes."""
+    """Lines of ten bytes each."""
     return [Line(number, NOW, f"{number:010}", "stdout") for number in range(first, last + 1)]
 
 
 def append(store: Store, attempt: Attempt, first: int, last: int) -> int:
-    """Appends lines of which some are beyond the quota. Returns the next number."""
+    """Appends lines beyond the quota, and returns the next number."""
     with pytest.raises(QuotaReached) as reached:
         store.append(attempt, tens(first, last))
     return reached.value.expected
 
 
 def shape(bench: Bench, job: JobRef = JOB) -> list[Any]:
-    """The whole log as a reader gets it: the numbers of its lines, its gaps, and its end's number and dropped lines."""
+    """A reader's view of the log: line numbers, gaps, and the end's number and dropped lines."""
     entries = read_entries(bench.ask("XRANGE", bench.key("log", job), "-", "+"), 0)
     return [
         entry.sequence_num
@@ -49,14 +49,14 @@ def shape(bench: Bench, job: JobRef = JOB) -> list[Any]:
     ]
 
 
-def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
-    """What is beyond is left out, named by one gap, and counted as dropped beside what its runner has dropped."""
+def test_a_job_is_stored_up_to_its_quota(bench: Bench, store: Store) -> None:
+    """Further lines are omitted, covered by one gap, and added to the runner's own dropped lines."""
     store.catalog.change_settings("wf_1", job_bytes=35)
     attempt = store.open(JOB, "token")
     assert append(store, attempt, 1, 5) == 6
     assert shape(bench) == [1, 2, 3, Gap(4, 5, "quota")]
     assert append(store, attempt, 6, 8) == 9
-    # Five bytes are left, but after the first line that is left out no other is stored.
+    # Five bytes are left, but nothing is stored after the first omitted line.
     with pytest.raises(QuotaReached):
         store.append(attempt, [Line(9, NOW, "", "stderr")])
     assert store.open(JOB, "token").next == 10
@@ -67,8 +67,8 @@ def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
     assert (job.lines, job.dropped, job.last) == (9, 8, 9)
 
 
-def test_a_gap_that_is_archived_is_not_replaced(bench: Bench, store: Store) -> None:
-    """The archive has its numbers. What is left out after it gets an entry of its own."""
+def test_an_archived_gap_is_not_replaced(bench: Bench, store: Store) -> None:
+    """Lines omitted after it get a gap of their own."""
     store.catalog.change_settings("wf_1", job_bytes=35)
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 5)
@@ -80,7 +80,7 @@ def test_a_gap_that_is_archived_is_not_replaced(bench: Bench, store: Store) -> N
 
 
 def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
-    """Otherwise a job of empty lines would have no bound. That is so for a runner and for log records."""
+    """Otherwise a job of empty lines would be unlimited, from a runner as well as from log records."""
     store.catalog.change_settings("wf_1", job_bytes=3)
     attempt = store.open(JOB, "token")
     with pytest.raises(QuotaReached):
@@ -90,8 +90,8 @@ def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
     assert store.records.append(OTHER, batch).left_out == 2
 
 
-def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> None:
-    """Its lines have their numbers already, whether they were stored or left out."""
+def test_a_repeated_append_is_not_counted_twice(bench: Bench, store: Store) -> None:
+    """Its lines already have numbers, stored or not."""
     store.catalog.change_settings("wf_1", job_bytes=25)
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 5)
@@ -105,7 +105,7 @@ def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> N
 
 
 def test_nothing_fits(bench: Bench, store: Store) -> None:
-    """A log may begin with what was left out. It is LOST with the exact numbers when its runner dies."""
+    """A log can begin with omitted lines. Its numbers are exact even if its runner is lost."""
     store.catalog.change_settings("wf_1", job_bytes=5)
     append(store, store.open(JOB, "token"), 1, 2)
     attempt = store.open(JOB, "token")
@@ -117,7 +117,7 @@ def test_nothing_fits(bench: Bench, store: Store) -> None:
 
 
 def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
-    """A higher one lets lines in again, a lower one holds at once, the workflow's own goes before the common one."""
+    """A higher quota stores lines again, a lower one applies immediately, a workflow's own overrides the common one."""
     attempt = store.open(JOB, "token")
     store.catalog.set_common_bounds(20, 0, lambda: ["wf_1"])
     append(store, attempt, 1, 4)
@@ -137,8 +137,8 @@ def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
     ]
 
 
-def test_jobs_of_a_workflow_share_a_day(bench: Bench, store: Store) -> None:
-    """When another day has begun, lines are stored again."""
+def test_jobs_of_a_workflow_share_a_daily_quota(bench: Bench, store: Store) -> None:
+    """The next day, lines are stored again."""
     store.catalog.change_settings("wf_1", day_bytes=55)
     attempt, other = store.open(JOB, "token"), store.open(OTHER, "token")
     elsewhere = store.open(JobRef("wf_2", "job_1"), "token")
@@ -156,8 +156,8 @@ def test_jobs_of_a_workflow_share_a_day(bench: Bench, store: Store) -> None:
     assert store.catalog.bytes_today(["wf_1"], day) == {"wf_1": 30}
 
 
-def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
-    """A job gets them from the store when it is opened. A service without any writes none."""
+def test_common_quotas_apply_to_new_workflows(bench: Bench, store: Store) -> None:
+    """A job gets them from the store when it is opened. A service without quotas writes none."""
     store.catalog.set_common_bounds(0, 0, lambda: ["wf_1"])
     assert bench.keys() == set()
     assert store.catalog.common_bounds() is None
@@ -168,15 +168,15 @@ def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
 
 
 def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store) -> None:
-    """Lines are stored all the same."""
+    """Lines are still stored."""
     store.catalog.set_common_bounds(10, 10, list)
     bench.ask("SET", bench.key("settings"), "foreign")
     attempt = store.open(JOB, "token")
     assert store.append(attempt, tens(1, 9)) == 10
 
 
-def test_appends_go_on_after_the_quota(bench: Bench, store: Store) -> None:
-    """The answer is no failure: lines are numbered on."""
+def test_appends_continue_after_the_quota(bench: Bench, store: Store) -> None:
+    """The reply is not an error: numbering continues."""
     store.catalog.change_settings("wf_1", job_bytes=10)
     attempt = store.open(JOB, "token")
     for first in (1, 3, 5):
@@ -187,7 +187,7 @@ def test_appends_go_on_after_the_quota(bench: Bench, store: Store) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_number_is_a_line_or_in_a_gap(bench: Bench, store: Store, seed: int) -> None:
-    """Whatever is appended, repeated, named as lost, opened anew, and whatever the bounds are meanwhile."""
+    """However lines are appended, repeated, reported as lost and reopened, and however quotas change meanwhile."""
     draw = random.Random(seed)
     attempt, last = store.open(JOB, "token"), 0
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Log records that came by OpenTelemetry: each is in the log once and in order, or a gap names it."""
+"""OpenTelemetry log records: each is in the log once and in order, or covered by a gap."""
 
 import random
 import secrets
@@ -22,9 +22,9 @@ def store(bench: Bench) -> Store:
 
 
 def numbered(first: int, last: int, generation: str = "aa", name: str = "a.log", time: int = 0) -> RecordBatch:
-    """Records of one file, each with one line that is its number and the file's generation. ``time`` is the first's."""
+    """Records of one file, one line each with its number and the file's generation. ``time`` is that of the first."""
     messages = [f"{generation} {number}".encode() for number in range(first, last + 1)]
-    # Another batch with the same records, such as of another sender.
+    # A new batch with the same records, as from another sender.
     digest = secrets.token_hex(8)
     source = (name, generation if first == 1 else "")
     return RecordBatch([RecordRun(NOW, "stdout", False, 1, first, 1, messages, time)], digest, [source])
@@ -37,7 +37,7 @@ def plain(digest: str, *texts: str, end: tuple[Status, int | None] | None = None
 
 
 def content(bench: Bench) -> list[Any]:
-    """The log as its readers get it: texts, gaps, and the status of the end."""
+    """A reader's view of the log: texts, gaps, and the end's status."""
     entries = read_entries(bench.ask("XRANGE", bench.key("log"), "-", "+"), 0)
     return [e.message if isinstance(e, Line) else e.status if isinstance(e, End) else e for e in entries]
 
@@ -47,7 +47,7 @@ def texts(first: int, last: int, generation: str = "aa") -> list[str]:
 
 
 def age_holes(bench: Bench, seconds: float) -> None:
-    """Makes the store believe that it waits for missing records for that much longer."""
+    """Makes the store's wait for missing records that much longer."""
     for name, value in _pairs(bench.ask("HGETALL", bench.key("files"))):
         number, first, since, *rest = value.decode().split(" ")
         since = str(int(since) - round(1000 * seconds)) if since != "0" else since
@@ -58,8 +58,8 @@ def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def test_batches_that_come_again_or_in_another_order_are_appended_once(bench: Bench, store: Store) -> None:
-    """A batch after a hole waits. Senders repeat it until the hole is filled."""
+def test_repeated_and_reordered_batches_are_appended_once(bench: Bench, store: Store) -> None:
+    """A batch after a hole waits; senders retry it until the hole is filled."""
     batches = [numbered(first, first + 9) for first in range(1, 201, 10)]
     waiting, rng = [*batches, *batches[:5]], random.Random(7)
     rounds = 0
@@ -72,14 +72,14 @@ def test_batches_that_come_again_or_in_another_order_are_appended_once(bench: Be
     assert store.listing.page("wf_1", None, 10) != []
 
 
-def test_a_hole_is_named_after_some_seconds(bench: Bench, store: Store) -> None:
-    """The gap stands for as many numbers as records are missing. What comes for it later is skipped."""
+def test_a_hole_becomes_a_gap_after_some_seconds(bench: Bench, store: Store) -> None:
+    """The gap has one number per missing record. Records that arrive for it later are skipped."""
     store.records.append(JOB, numbered(1, 3))
     later, last = numbered(6, 8), numbered(11, 12)
     for batch in (last, later, last):
         assert store.records.append(JOB, batch).waits
     age_holes(bench, MISSING_SECONDS)
-    # The least number that has come goes first, whoever asks first.
+    # The batch with the lowest number received is appended first, whoever asks first.
     assert store.records.append(JOB, last).waits
     assert not store.records.append(JOB, later).waits
     assert content(bench) == [*texts(1, 3), Gap(4, 5, "missing"), *texts(6, 8)]
@@ -93,31 +93,31 @@ def test_a_hole_is_named_after_some_seconds(bench: Bench, store: Store) -> None:
     assert content(bench) == [*expected, Status.COMPLETED]
 
 
-def test_a_sender_of_the_least_number_that_never_returns_holds_nobody_up(bench: Bench, store: Store) -> None:
-    """After twice the time any later record may go on."""
+def test_a_sender_of_the_lowest_number_that_never_returns_blocks_nobody(bench: Bench, store: Store) -> None:
+    """After twice the time, any later batch is appended."""
     store.records.append(JOB, numbered(5, 6))
     age_holes(bench, 2 * MISSING_SECONDS)
     assert not store.records.append(JOB, numbered(9, 9)).waits
     assert content(bench) == [Gap(1, 8, "missing"), "aa 9"]
 
 
-def test_a_rotated_file_begins_anew(bench: Bench, store: Store) -> None:
-    """Its records have small numbers again. Its first record differs from that of the file before."""
+def test_a_rotated_file_restarts_its_numbers(bench: Bench, store: Store) -> None:
+    """A different first record identifies the new file."""
     for batch in (numbered(1, 5), numbered(1, 5), numbered(1, 2, "bb"), numbered(3, 9, "bb"), numbered(1, 2, "bb")):
         assert not store.records.append(JOB, batch).waits
     assert content(bench) == [*texts(1, 5), *texts(1, 9, "bb")]
 
 
 @pytest.mark.parametrize("ends_at", [500, 75])
-def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(bench: Bench, store: Store, ends_at: int) -> None:
-    """It is told by its time, also where its numbers are the next ones of the other file, and when it comes again."""
+def test_the_rest_of_a_rotated_file_can_follow_the_next_file(bench: Bench, store: Store, ends_at: int) -> None:
+    """Recognized by its time, even if its numbers are the next ones of the other file, and if it is repeated."""
     rest = [numbered(first, first + 19, time=first) for first in range(ends_at + 1, ends_at + 81, 20)]
     store.records.append(JOB, numbered(1, ends_at, time=1))
     store.records.append(JOB, numbered(1, 2, "bb", time=1000))
     assert store.records.append(JOB, numbered(4, 4, "bb", time=999)).waits
     for batch in (
         numbered(3, 75, "bb", time=1003),
-        # The times of a program need not be in order. Where the numbers fit both files, they must be.
+        # A program's times need not be in order, unless the numbers fit both files.
         numbered(76, 80, "bb", time=900 if ends_at == 500 else 1076),
         rest[0],
         numbered(81, 90, "bb", time=1081),
@@ -132,8 +132,8 @@ def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(bench: Bench, s
     assert [text for text in both if "bb" in text] == texts(1, 700, "bb")
 
 
-def test_the_rest_of_a_rotated_file_may_have_the_time_of_the_next_file(bench: Bench, store: Store) -> None:
-    """Some programs give times in seconds, and some senders give none. Then the numbers tell, if they can."""
+def test_the_rest_of_a_rotated_file_can_share_the_time_of_the_next_file(bench: Bench, store: Store) -> None:
+    """Times in seconds, or none at all: then the numbers decide, where they can."""
     for first, last, generation in ((1, 500, "aa"), (1, 75, "bb"), (501, 600, "aa"), (76, 80, "bb"), (601, 610, "aa")):
         assert not store.records.append(JOB, numbered(first, last, generation)).waits
     assert content(bench) == [
@@ -145,8 +145,8 @@ def test_the_rest_of_a_rotated_file_may_have_the_time_of_the_next_file(bench: Be
     ]
 
 
-def test_files_that_are_rotated_while_senders_overtake_each_other_lose_nothing(bench: Bench, store: Store) -> None:
-    """Each batch is one of the next four, and comes again after it has waited."""
+def test_rotated_files_from_overtaking_senders_lose_nothing(bench: Bench, store: Store) -> None:
+    """Each batch is one of the next four, and is retried after it has waited."""
     rng, batches, expected = random.Random(5), list[RecordBatch](), dict[str, list[str]]()
     for generation in ("aa", "bb", "cc", "dd"):
         count, number = rng.randint(150, 400), 1
@@ -158,7 +158,7 @@ def test_files_that_are_rotated_while_senders_overtake_each_other_lose_nothing(b
     firsts = [batch for batch in batches if batch.sources[0][1]]
     while batches:
         batch = rng.choice(batches[:4])
-        # What comes before the first record of a file cannot be told from it.
+        # A batch from before a file's first record cannot be distinguished from that file.
         if batch is not batches[0] and any(each in firsts for each in batches[: batches.index(batch)]):
             continue
         if not store.records.append(JOB, batch).waits:
@@ -170,7 +170,7 @@ def test_files_that_are_rotated_while_senders_overtake_each_other_lose_nothing(b
 
 
 def test_a_record_of_several_lines_is_appended_whole(bench: Bench, store: Store) -> None:
-    """All its lines have one number, and a second file has numbers of its own."""
+    """All its lines share a number, and a second file is numbered separately."""
     runs = [
         RecordRun(NOW, "stdout", False, 1, 1, 0, [b"a", b"b"]),
         RecordRun(NOW, "stdout", True, 1, 1, 0, [b"c"]),
@@ -184,7 +184,7 @@ def test_a_record_of_several_lines_is_appended_whole(bench: Bench, store: Store)
 
 
 def test_a_batch_without_numbers_is_appended_once(bench: Bench, store: Store) -> None:
-    """Its digest is remembered for ten minutes, also after the end of the job."""
+    """Its digest is remembered for ten minutes, even after the job's end."""
     last = plain("2", "b", end=(Status.FAILED, 7))
     bench.ask("ZADD", bench.key("batches"), 1, "an old digest")
     for batch in (plain("1", "a"), plain("1", "a"), last, last, plain("1", "a")):
@@ -200,7 +200,7 @@ def test_a_batch_without_numbers_is_appended_once(bench: Bench, store: Store) ->
 
 
 def test_marks_outlive_the_end_and_expire_with_the_log(bench: Bench, store: Store) -> None:
-    """Whoever sends the last lines again is not refused."""
+    """A retry of the last lines is not refused."""
     store.records.append(JOB, numbered(1, 5))
     assert bench.ttl("files") == -1
     store.records.append(JOB, plain("d", end=(Status.COMPLETED, None)))
@@ -211,7 +211,7 @@ def test_marks_outlive_the_end_and_expire_with_the_log(bench: Bench, store: Stor
 
 
 def test_a_job_of_a_runner_is_refused(bench: Bench, store: Store) -> None:
-    """So is the log of a foreign runner, and a job that was deleted. A runner may continue a job of records."""
+    """As are the logs of foreign runners and deleted jobs. A runner can continue a job of records."""
     store.records.append(JOB, numbered(1, 2))
     attempt = store.open(JOB, "token")
     assert (attempt.attempt, attempt.next) == (2, 3)
@@ -228,8 +228,8 @@ def test_a_job_of_a_runner_is_refused(bench: Bench, store: Store) -> None:
         store.records.append(gone, plain("d", "y"))
 
 
-def test_records_go_on_with_an_imported_job_until_a_runner_has_it(bench: Bench, store: Store) -> None:
-    """The import does not know whose it was. These are the keys that it makes."""
+def test_records_continue_an_imported_job_until_a_runner_opens_it(bench: Bench, store: Store) -> None:
+    """The import cannot know who wrote it. These are the keys that it creates."""
     fields = {"status": "RUNNING", "attempt": "1", "archived": "3", "archived_first": "1", "imported": "3"}
     bench.ask("HSET", bench.key("job"), *chain(*fields.items()))
     bench.ask("SET", bench.key("lease"), "next")
@@ -241,8 +241,8 @@ def test_records_go_on_with_an_imported_job_until_a_runner_has_it(bench: Bench, 
         store.records.append(JOB, plain("b", "y"))
 
 
-def test_a_registered_job_begins_with_its_first_record(bench: Bench, store: Store) -> None:
-    """Until then it would expire."""
+def test_a_registered_job_starts_with_its_first_record(bench: Bench, store: Store) -> None:
+    """From then on it does not expire."""
     store.register(JOB)
     store.records.append(JOB, numbered(1, 2))
     job = store.get_job(JOB)
@@ -250,8 +250,8 @@ def test_a_registered_job_begins_with_its_first_record(bench: Bench, store: Stor
     assert (job.status, job.attempt, bench.ttl("job")) == (Status.RUNNING, 1, -1)
 
 
-def test_only_with_a_setting_a_silent_job_is_lost(bench: Bench, store: Store) -> None:
-    """Each batch puts the time off, whatever it brings."""
+def test_a_silent_job_is_lost_only_with_a_setting(bench: Bench, store: Store) -> None:
+    """Every batch restarts the timeout, even a repeated one."""
     other = JOB._replace(job_id="job_2")
     store.records.append(other, numbered(1, 2))
     assert bench.ttl("lease", other) == -1
@@ -270,8 +270,8 @@ def status_of(store: Store) -> Status | None:
     return job.status if job else None
 
 
-def test_quotas_leave_lines_out(bench: Bench, store: Store) -> None:
-    """Their numbers are in a gap, and their records count as appended."""
+def test_quotas_omit_lines(bench: Bench, store: Store) -> None:
+    """A gap covers their numbers, and their records are acknowledged as appended."""
     store.catalog.set_common_bounds(116, 0, list)
     assert store.records.append(JOB, numbered(1, 6)).left_out == 2
     assert store.records.append(JOB, numbered(5, 8)).left_out == 2
@@ -282,7 +282,7 @@ def test_quotas_leave_lines_out(bench: Bench, store: Store) -> None:
 
 
 def test_marks_of_files_count_in_quotas(bench: Bench, store: Store) -> None:
-    """Without room for its mark the records of a file are left out at once, whatever their numbers are."""
+    """Records of a file without room for its mark are omitted immediately, whatever their numbers."""
     store.catalog.set_common_bounds(2_000, 0, list)
     for first in range(0, 100, 10):
         sources = [(f"{number}.log", "aa") for number in range(first, first + 10)]
@@ -299,8 +299,8 @@ def test_marks_of_files_count_in_quotas(bench: Bench, store: Store) -> None:
     assert job.dropped == 202 - (len(found) - 2)
 
 
-def test_whatever_comes_in_whatever_order_no_record_is_doubled(bench: Bench, store: Store) -> None:
-    """Some batches never come, and some come again. Each record is there once, in order, or in a gap."""
+def test_no_record_is_duplicated_in_any_order(bench: Bench, store: Store) -> None:
+    """Some batches are lost and some repeated. Each record is in the log once and in order, or in a gap."""
     rng = random.Random(11)
     batches = [numbered(first, first + 6) for first in range(1, 300, 7)]
     lost = set(rng.sample(range(len(batches) - 1), 6))

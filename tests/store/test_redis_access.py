@@ -1,4 +1,4 @@
-"""The users of deploy/redis-users.acl: their rights are enough, and none is superfluous."""
+"""The users of deploy/redis-users.acl have all the rights they need, and no others."""
 
 import contextlib
 import re
@@ -29,45 +29,45 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
-#: Jobs. HALF is half archived, and its log is lost. LOST is the same, and its runner is gone too. LARGE is too large,
-#: and ENDED ended long ago. DELETED is deleted, and a foreign runner has written to it since.
+#: Jobs. HALF is half archived, and its log is lost. LOST is the same without a runner. LARGE is too large, and ENDED
+#: ended long ago. DELETED is deleted, and a foreign runner has written to it since.
 HALF, LOST, LARGE, ENDED, DELETED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended", "deleted"))
 RECORDS: Final = JobRef("wf_1", "records")
 CONFIRMED: Final = JobRef("wf_1", "confirmed")
-#: The runner of this job is gone, too, and a quota has left its lines out.
+#: A job without a runner, some of whose lines exceeded a quota.
 OVER: Final = JobRef("wf_1", "over")
-#: The rules of the file's users, by the user's name.
+#: The rules of the file's users, by user name.
 USERS: Final = {
     line.split()[1]: line.split()[2:]
     for line in (Path(__file__).parents[2] / "deploy" / "redis-users.acl").read_text("utf-8").splitlines()
 }
-#: The same of a user on the Sentinels, from the document.
+#: The rules of the user on the Sentinels, from the document.
 (SENTINEL_RULES,) = [line.split()[3:] for line in DOCUMENT.splitlines() if line.startswith("  ACL SETUSER ")]
 
 
 def add_user(server: RedisServer, name: str, *more: str) -> str:
-    """Gives the server one of the file's users, with ``more`` rules. Returns the server's URL for that user."""
+    """Gives the server one of the file's users, with ``more`` rules, and returns that user's URL."""
     server.ask("ACL", "SETUSER", name, *merge_selectors(USERS[name]), *more)
     return server.url.replace("unix://", f"unix://{name}:{password(name)}@")
 
 
 def merge_selectors(rules: list[str]) -> list[str]:
-    """The rules as ACL SETUSER takes them: a selector, which has spaces, is one argument."""
+    """The rules as arguments of ACL SETUSER: a selector, which contains spaces, is one argument."""
     return re.findall(r"\([^)]*\)|\S+", " ".join(rules))
 
 
 def password(name: str) -> str:
-    """The user's password in the file, which operators replace."""
+    """The user's placeholder password in the file."""
     return f"PASSWORD-OF-{name.upper()}"
 
 
 def used_commands(server: RedisServer) -> set[str]:
-    """The commands that the server has run since its statistics were reset."""
+    """The commands that the server has run since CONFIG RESETSTAT."""
     names = re.findall(rb"cmdstat_(\S+?):", server.ask("INFO", "commandstats"))
     return {name.decode() for name in names}
 
 
-#: What is stored about a redaction.
+#: The stored fields of a redaction.
 AUDIT: Final = {"at": NOW, "subject": "ada", "request_id": None, "reason": None}
 
 
@@ -76,19 +76,19 @@ def granted_commands(rules: list[str]) -> set[str]:
 
 
 def continue_lost_log(store: Store) -> None:
-    """Appends to a log that was lost. The next number is the one after the archive."""
+    """Appends to a lost log. The next number is the one after the archive."""
     assert store.append(store.open(HALF, "token"), make_lines(6, 1)) == 7
 
 
 def exceed_quota(store: Store, attempt: Attempt, number: int) -> None:
-    """Appends two lines that are left out. When the job ends, one entry about both replaces that about the first."""
+    """Appends two lines beyond the quota. At the job's end, one entry for both replaces that of the first."""
     for line in make_lines(number, 2, "a longer line"):
         with pytest.raises(QuotaReached):
             store.append(attempt, [line])
 
 
 def append_records(store: Store) -> None:
-    """Appends log records of both kinds. Some are missing, and some are left out."""
+    """Appends log records of both kinds, some missing and some omitted."""
     store.catalog.change_settings(RECORDS.workflow_id, job_bytes=1)
     run = RecordRun(NOW, "stdout", False, 1, 1, 1, [b"a", b"b"])
     store.records.append(RECORDS, RecordBatch([run, run._replace(number=9)], "1", [("file", "first")]))
@@ -98,7 +98,7 @@ def append_records(store: Store) -> None:
 
 
 def serve(store: Store) -> None:
-    """Does all that a service does, but for redactions and deletions."""
+    """Does everything a service does, except redactions and deletions."""
     store.ping()
     assert store.warnings() == []
     assert [info["evicted_keys"] for info in store.server_infos()] == ["0"]
@@ -139,14 +139,14 @@ WATCH: Final = Watch(workflow_id="wf_1", watch_id="main", on="end", url="https:/
 
 
 def administrate(store: Store) -> None:
-    """Does all that a service does: also redacts a line, once before it is archived and once after, and deletes."""
+    """Does everything a service does, including redactions before and after archiving, and a deletion."""
     serve(store)
     assert store.watches.put(WATCH)
     for number in range(2):
         # There is room for one.
         store.watches.add(WATCH, Event(f"test.{number}", JOB.job_id, 1, "", 0))
     store.watches.retry(WATCH)
-    # As a notifier does it.
+    # As a notifier does.
     assert store.watches.workflows() == ["wf_1"]
     attempt = store.open(WATCHED, "token")
     assert store.watches.running("wf_1")
@@ -170,7 +170,7 @@ def administrate(store: Store) -> None:
 
 
 def confirm(store: Store) -> None:
-    """Does what a runner does of which a stronger durability is wanted."""
+    """Does what a runner does for a stronger durability."""
     attempt = store.open(CONFIRMED, "token")
     probe = store.durability_probe()
     assert probe
@@ -179,7 +179,7 @@ def confirm(store: Store) -> None:
 
 
 def run(store: Store) -> None:
-    """Does all that a runner does, and then all that ``deliver`` does."""
+    """Does everything a runner does, then everything ``deliver`` does."""
     attempt = store.open(JOB, "token", labels=(("branch", "main"),))
     store.append_runs(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
     exceed_quota(store, attempt, 2)
@@ -191,7 +191,7 @@ def run(store: Store) -> None:
 
 
 def archive_all(store: Store) -> None:
-    """Does all that an archiver does: a large log, an ended one, one beyond its retention, a lost runner's, garbage."""
+    """Does everything an archiver does: large, ended, expired and lost jobs, and garbage."""
     assert store.warnings() == []
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjectStore(Path(directory))
@@ -207,7 +207,7 @@ def archive_all(store: Store) -> None:
         found = store.get_job(ref)
         assert found
         assert found.status is Status.LOST
-    # As ``chronoverse retention`` does it.
+    # As ``chronoverse retention`` does.
     store.audit_trail.record("os:ada@host", "retention", JOB.workflow_id, None, "5 s")
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=5)
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=None)
@@ -215,7 +215,7 @@ def archive_all(store: Store) -> None:
 
 
 def prepare(store: Store) -> None:
-    """Writes the jobs that are there before."""
+    """Writes the existing jobs."""
     store.open(LOST, "token")
     store.catalog.change_settings(JOB.workflow_id, job_bytes=12)
     exceed_quota(store, store.open(OVER, "token"), 1)
@@ -227,7 +227,7 @@ def prepare(store: Store) -> None:
         store.chunks.mark_deleting(DELETED, token, 60_000)
 
 
-#: What a service need not have that neither redacts nor deletes.
+#: Optional rights of a service that neither redacts nor deletes.
 (_ADMINISTRATION,) = re.findall(r"nor has watches\s+works without `([^`]*)`", DOCUMENT)
 
 
@@ -244,7 +244,7 @@ def prepare(store: Store) -> None:
 def test_the_rights_are_enough_and_all_are_needed(
     tmp_path: Path, user: str, work: Callable[[Store], None], unused: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All operations work, nothing is denied, each granted command is used, and other commands are refused."""
+    """Every operation works, nothing is denied, every granted command is used, and other commands are refused."""
     # There is no replica to wait for.
     monkeypatch.setattr("chronoverse.store.durability.WAIT_MS", 10)
     monkeypatch.setattr("chronoverse.store.watches.MAX_WAITING", 0)
@@ -287,14 +287,14 @@ def test_the_rights_are_enough_and_all_are_needed(
 
 
 def delete_lease(server: RedisServer) -> None:
-    """Deletes two leases, and waits until the server is up for long enough to declare a job LOST."""
+    """Deletes two leases, and waits until the server's uptime exceeds a lease: then the jobs can be declared LOST."""
     for job in (LOST, OVER):
         server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:lease")
     wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
 
 
 def test_a_runner_deletes_no_log(tmp_path: Path) -> None:
-    """It deletes its own lease when its job ends. Its scripts delete nothing else."""
+    """It deletes its own lease at its job's end, and its scripts delete nothing else."""
     with (
         RedisServer(tmp_path) as server,
         contextlib.closing(Store(url := add_user(server, "runner"))) as store,
@@ -307,8 +307,8 @@ def test_a_runner_deletes_no_log(tmp_path: Path) -> None:
                 client.execute_command(*command)
 
 
-def test_a_runner_may_be_limited_to_a_workflow(tmp_path: Path) -> None:
-    """The pattern of its keys limits it."""
+def test_a_runner_can_be_limited_to_a_workflow(tmp_path: Path) -> None:
+    """By the pattern of its keys."""
     limited = [rule.replace("{*}", "{wf_1}") for rule in merge_selectors(USERS["runner"])]
     with RedisServer(tmp_path) as server:
         server.ask("ACL", "SETUSER", "runner", *limited)
@@ -328,13 +328,13 @@ def additional_rights(right: str) -> list[str]:
 
 
 def rules_under(prefix: str, name: str) -> list[str]:
-    """The rules of one of the file's users, for keys under another prefix."""
+    """The rules of one of the file's users, with another key prefix."""
     return [re.sub("~chronoverse(?=[:-])", f"~{prefix}", rule) for rule in merge_selectors(USERS[name])]
 
 
 @pytest.mark.parametrize("name", ["service", "runner", "archiver"])
 def test_the_rights_behind_sentinels(sentinels: SentinelFleet, prefix: str, name: str) -> None:
-    """The users need a few more rights on the servers, and very few on the Sentinels."""
+    """A few more rights on the servers, and very few on the Sentinels."""
     user = f"{prefix}-{name}"
     for server in sentinels.servers[:2]:
         server.ask("ACL", "SETUSER", user, *rules_under(prefix, name), *additional_rights("+role"))
@@ -348,7 +348,7 @@ def test_the_rights_behind_sentinels(sentinels: SentinelFleet, prefix: str, name
 
 @pytest.mark.parametrize("name", ["service", "runner", "archiver"])
 def test_the_rights_in_a_cluster(cluster: Cluster, prefix: str, name: str) -> None:
-    """The rights are enough to find the job, also while its slot moves."""
+    """They suffice to find the job, even while its slot moves."""
     user = f"{prefix}-{name}"
     for server in cluster.servers:
         server.ask("ACL", "SETUSER", user, *rules_under(prefix, name), *additional_rights("+cluster"))

@@ -17,12 +17,12 @@ from tests.support.fleets import Cluster, SentinelFleet, node
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_until
 
-#: Seconds for a failover on a busy machine.
+#: Time limit of a failover on a busy machine, in seconds.
 FAILOVER_SECONDS: Final = 20.0
 
 
 class TlsCertificates:
-    """Certificates for Redis servers that speak only TLS, and for their clients. All trust one authority."""
+    """Certificates for TLS-only Redis servers and their clients, issued by one authority."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = Authority(directory)
@@ -30,27 +30,27 @@ class TlsCertificates:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """A server's options, also for its connections to other servers. Its port is a ``--tls-port``."""
+        """Options of a TLS-only server, including its connections to other servers."""
         return (
             *("--tls-cert-file", str(self._server), "--tls-key-file", str(self._server.with_suffix(".key"))),
             *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes", "--tls-cluster", "yes"),
         )
 
     def query(self, ca: Path | None = None, client: bool = True) -> str:
-        """The query of a store's URL: by default with our authority and a client's certificate."""
+        """The query of a store's URL, by default with our authority and a client certificate."""
         own = f"&ssl_certfile={self._client}&ssl_keyfile={self._client.with_suffix('.key')}" if client else ""
         return f"?ssl_ca_certs={ca or self.authority.path}{own}"
 
 
 class Secured(NamedTuple):
-    """A store that accepts only TLS, and only clients with a certificate. ``url`` has no query."""
+    """A TLS-only store that requires client certificates. ``url`` has no query."""
 
     url: str
     certificates: TlsCertificates
     fleet: SentinelFleet | Cluster | None = None
 
     def store(self, prefix: str, ca: Path | None = None, client: bool = True) -> Store:
-        """A store that trusts ``ca`` (by default our authority), with or without a certificate of its own."""
+        """A store that trusts ``ca`` (by default our authority), with or without a client certificate."""
         return Store(self.url + self.certificates.query(ca, client), prefix=prefix)
 
 
@@ -82,14 +82,14 @@ def cluster(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]
     ],
 )
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Each kind of store in turn."""
+    """Each kind of store."""
     start: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
     with start(tmp_path_factory.mktemp("secured"), TlsCertificates(tmp_path_factory.mktemp("certificates"))) as secured:
         yield secured
 
 
 def publish_and_read(store: Store, job: JobRef = JOB) -> None:
-    """Uses each kind of connection that a store has."""
+    """Uses every kind of connection of a store."""
     attempt = store.open(job, "token")
     assert store.append_runs(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])]) == attempt.next + 1
     reader = store.live_reader(1)
@@ -101,7 +101,7 @@ def publish_and_read(store: Store, job: JobRef = JOB) -> None:
 
 
 def test_a_client_with_a_certificate_is_accepted(secured: Secured, prefix: str) -> None:
-    """Each connection to each server works."""
+    """On every connection to every server."""
     workflows = [JOB.workflow_id]
     if isinstance(secured.fleet, Cluster):
         workflows = [secured.fleet.workflow(number) for number in secured.fleet.masters()]
@@ -113,7 +113,7 @@ def test_a_client_with_a_certificate_is_accepted(secured: Secured, prefix: str) 
 
 @pytest.mark.parametrize("missing", ["client", "authority", "TLS"])
 def test_a_connection_without_trust_is_refused(secured: Secured, prefix: str, tmp_path: Path, missing: str) -> None:
-    """The client has no certificate, or does not trust the server's authority, or does not use TLS."""
+    """The client has no certificate, does not trust the server's authority, or does not use TLS."""
     other_authority = Authority(tmp_path).path if missing == "authority" else None
     store = secured.store(prefix, other_authority, client=missing != "client")
     if missing == "TLS":
@@ -124,7 +124,7 @@ def test_a_connection_without_trust_is_refused(secured: Secured, prefix: str, tm
 
 @pytest.mark.parametrize("secured", [cluster], ids=["Cluster"], indirect=True)
 def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) -> None:
-    """Connections to the node that ASK or MOVED names use TLS too."""
+    """Connections to a node that ASK or MOVED names use TLS, too."""
     fleet = secured.fleet
     assert isinstance(fleet, Cluster)
     source, target = fleet.masters()[:2]
@@ -143,7 +143,7 @@ def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) ->
 @pytest.mark.long
 @pytest.mark.parametrize("secured", [sentinels, cluster], ids=["Sentinels", "Cluster"], indirect=True)
 def test_a_failover_with_tls(secured: Secured, prefix: str) -> None:
-    """The server that takes over has a certificate of the same authority, and accepts ours."""
+    """The new master has a certificate of the same authority, and accepts ours."""
     fleet, job = secured.fleet, JOB
     assert fleet is not None
     if isinstance(fleet, Cluster):

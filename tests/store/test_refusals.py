@@ -1,4 +1,4 @@
-"""What each operation of a runner answers in each state of its job, and whether it changes anything."""
+"""The answer of each runner operation in each state of its job, and whether it changes anything."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,7 +17,7 @@ Step = Callable[[Bench, Attempt], object]
 
 
 def ask(command: str, kind: str, *values: object) -> Step:
-    """A plain command on a key of the job."""
+    """Runs a command on one of the job's keys."""
     return lambda bench, attempt: bench.ask(command, bench.key(kind), *values)
 
 
@@ -39,7 +39,7 @@ def delete(bench: Bench, attempt: Attempt) -> None:
 
 
 EXPIRE: Final = ask("DEL", "lease")
-#: What happened after the runner had opened the job with the token "a" and had appended two lines.
+#: Events after the runner opened the job with the token "a" and appended two lines.
 STATES: Final[dict[str, tuple[Step, ...]]] = {
     "runs": (),
     "expired": (EXPIRE,),
@@ -88,9 +88,9 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
     "early end": lambda store, attempt: store.finish(attempt, Status.COMPLETED, 0, 0, 2),
     "foreign": lambda store, attempt: store.end(JOB, Status.CANCELED, None).status,
 }
-#: Answers in columns as the operations are. An error is named by a letter: Held, Closed, Fenced, Deleted or coRrupt;
-#: "g" and a number is a gap and the number expected. After that: "*" the stored values have changed, "'"
-#: the lease was extended, "e" another key expires from now on.
+#: Answers, one column per operation. Errors are letters: Held, Closed, Fenced, Deleted or coRrupt; "g" and a number
+#: is a gap with the expected number. Suffixes: "*" the stored values have changed, "'" the lease was extended,
+#: "e" another key expires from now on.
 TABLE: Final = """
 runs          1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
 expired       2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
@@ -120,7 +120,7 @@ def expiring(bench: Bench) -> set[str]:
 
 
 def outcome(bench: Bench, state: str, operation: str) -> str:
-    """The cell of the table."""
+    """The table's cell."""
     attempt = bench.store.open(JOB, "a")
     bench.store.append(attempt, make_lines(1, 2))
     for step in STATES[state]:
@@ -144,13 +144,13 @@ def outcome(bench: Bench, state: str, operation: str) -> str:
 def test_what_each_operation_answers(
     bench_server: tuple[str, int], servers: Callable[[str], RedisServer], prefix: str, state: str
 ) -> None:
-    """A refusal changes nothing, and extends no lease."""
+    """Refusals change nothing and do not extend a lease."""
     kind, protocol = bench_server
     rows = {line[:13].strip(): line[13:].split() for line in TABLE.splitlines()}
     found = []
     for number, operation in enumerate(OPERATIONS):
         bench = Bench(servers(kind), f"{prefix}{number}", protocol)
-        # A job is LOST only when its server is older than a lease, which this one shall never be.
+        # Keeps jobs from being LOST, which requires that the server's uptime exceeds a lease.
         bench.store = bench.new_store(lease_seconds=86_400)
         found.append(outcome(bench, state, operation))
         bench.close()

@@ -1,4 +1,4 @@
-"""The state of a job, from what the store's scripts answer: each rule alone."""
+"""The state of a job, derived from the replies of the store's scripts: each rule separately."""
 
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ def reply(
     listed: bytes | str = "",
     labels: tuple[bytes, ...] = (),
 ) -> list[Any]:
-    """What ``settle_job.lua`` answers. ``ids`` are those of the first and of the last entry."""
+    """A reply of ``settle_job.lua``, with the ids of the first and last entry."""
 
     def flat(fields: dict[str, str] | None) -> list[bytes]:
         return [text.encode() for pair in (fields or {}).items() for text in pair]
@@ -56,11 +56,11 @@ TIMES: Final = ("created_at", "started_at")
         (reply(OWN, ("1-0", "3-0"), "soon"), (*TIMES, *NUMBERS), (EARLY, LATE, 1, 1, 3, 0)),
         (reply({"status": "RUNNING", "created_at": EARLY}, ("1-0", "1-0"), LATE), TIMES, (EARLY, LATE)),
         (reply({"status": "RUNNING", "created_at": EARLY}), TIMES, (EARLY, EARLY)),
-        # Without a hash everything follows from the entries, and the listing.
+        # Without a hash, everything follows from the entries and the listing.
         (reply({}, ("1-0", "1-0"), EARLY), ("status", "attempt", *TIMES), ("RUNNING", 1, EARLY, EARLY)),
         (reply({}, ("1-0", "1-0"), EARLY, listed=LATE_MS), TIMES, (LATE, LATE)),
         (reply({}, ("1-0", "1-0"), listed=b"1e300"), TIMES, (None, None)),
-        # The numbers that are left: in the store, and in the archive.
+        # Remaining numbers, in the store and in the archive.
         (reply(OWN, ("4-0", "9-0")), NUMBERS, (4, 4, 9, 0)),
         (reply(OWN, ("", "9-0")), NUMBERS, (10, 10, 9, 0)),
         (reply(OWN, ("0-1", "9-0")), NUMBERS, (1, 1, 9, 0)),
@@ -69,7 +69,7 @@ TIMES: Final = ("created_at", "started_at")
         (reply({**OWN, "archived": "5", "archived_first": "3"}), NUMBERS, (3, 6, 5, 5)),
         (reply({**OWN, "archived_first": "3"}, ("4-0", "9-0")), NUMBERS, (4, 4, 9, 0)),
         (reply({"archived": "5"}, ("6-0", "9-0"), EARLY), ("status", "attempt", *TIMES), ("RUNNING", 1, None, None)),
-        # The end: first the entry counts, then the hash. An entry beside the numbers comes after its line.
+        # The end: the entry takes precedence over the hash. An out-of-sequence entry follows its line.
         (reply(OWN, ("1-0", "4-0"), "", {"event": "end"}), ("end", "last"), (bare_end(4), 3)),
         (reply(OWN, ("1-0", "4-1"), "", {"event": "end"}), ("end", "last"), (bare_end(5), 4)),
         (
@@ -91,7 +91,7 @@ TIMES: Final = ("created_at", "started_at")
         (reply(ended(lines="12", **COMPLETE), ("", "11-0")), ("lines", "last"), (12, 12)),
         (reply(ended(lines="3", exit_code="x", dropped="y", finished_at="z")), ("end",), (bare_end(4, Status.FAILED),)),
         (reply({"status": "LOST"}), ("status",), ("LOST",)),
-        # What else the hash says.
+        # The hash's other fields.
         (reply({"redactions": "4", "archive_sha256": "a" * 64}), ("redactions", "archive_sha256"), (4, "a" * 64)),
         (reply({"redactions": "-4", "archive_sha256": "A" * 64}), ("redactions", "archive_sha256"), (0, None)),
         (reply(labels=(b"branch", b"main", b"odd", b"\xff")), ("labels",), ((("branch", "main"),),)),
@@ -133,7 +133,7 @@ def test_any_answer_but_ok_is_an_error(answer: list[Any], error: type[Exception]
 
 
 def test_small_replies() -> None:
-    """Both protocols' streams, the place between two lines, and the entries by which scripts recognize a log."""
+    """Both protocols' streams, the position between two lines, and the entries by which scripts recognize a log."""
     entries = [(b"1-0", [b"message", b"a"])]
     assert [*stream_entries({b"k": entries})] == [*stream_entries([(b"k", entries)])] == [(b"k", entries)]
     assert [*stream_entries(None)] == []

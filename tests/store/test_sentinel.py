@@ -1,4 +1,4 @@
-"""The store behind Sentinels: its connections lead to the master that they name, and to no replica."""
+"""The store behind Sentinels connects to the master that they name, and to no replica."""
 
 import time
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from tests.support.fleets import SentinelFleet
 
 @pytest.fixture
 def store(sentinels: SentinelFleet, prefix: str) -> Iterator[Store]:
-    """A store with nothing under its prefix."""
+    """A store with an unused prefix."""
     store = Store(sentinels.url, prefix=prefix)
     yield store
     store.close()
 
 
 def test_the_store_is_the_master_that_they_name(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
-    """Commands, appends and the live reader go there."""
+    """For commands, appends and the live reader."""
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     reader = store.live_reader(0.01)
     reader.watch(JOB, 0)
@@ -36,8 +36,8 @@ def test_the_store_is_the_master_that_they_name(store: Store, sentinels: Sentine
     assert sentinels.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
 
 
-def test_a_sentinel_that_does_not_answer_is_skipped(sentinels: SentinelFleet, prefix: str) -> None:
-    """One Sentinel that answers is enough."""
+def test_an_unresponsive_sentinel_is_skipped(sentinels: SentinelFleet, prefix: str) -> None:
+    """One responsive Sentinel is enough."""
     store = Store(sentinels.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
     assert store.get_job(JOB) is None
     store.close()
@@ -45,7 +45,7 @@ def test_a_sentinel_that_does_not_answer_is_skipped(sentinels: SentinelFleet, pr
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1:1,127.0.0.1:2/logs", "{sentinels}/unknown"])
 def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> None:
-    """No Sentinel answers, or none knows the name. The error comes at once."""
+    """None responds, or none knows the name. The error is immediate."""
     own_hosts = sentinels.url.partition("://")[2].partition("/")[0]
     store = Store(f"redis+sentinel://{hosts.format(sentinels=own_hosts)}")
     began = time.monotonic()
@@ -56,8 +56,8 @@ def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> Non
     assert time.monotonic() - began < 10
 
 
-def test_a_replica_is_not_taken_for_the_master(sentinels: SentinelFleet) -> None:
-    """The Sentinels' answer may be old. A server that says that it is a replica is left at once."""
+def test_a_replica_is_not_used_as_the_master(sentinels: SentinelFleet) -> None:
+    """The Sentinels' answer may be stale. A server that reports itself a replica is not used."""
     replica = sentinels.ports[sentinels.servers.index(sentinels.replica)]
     connection = new_connection(f"redis://127.0.0.1:{replica}", redis_connect_func=require_master)
     with pytest.raises(redis.ConnectionError, match="is not the master"):

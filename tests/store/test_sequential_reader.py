@@ -1,4 +1,4 @@
-"""Reading in sequence brings the same entries as reading each on request, but sooner."""
+"""Reading in sequence returns the same entries as reading on request, but sooner."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -19,7 +19,7 @@ OTHER: Final = JobRef("wf_1", "job_2")
 
 
 class Rig:
-    """A reader, and logs as a foreign runner writes them."""
+    """A reader, and logs of a foreign runner."""
 
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self.ask: Callable[..., Any] = server.ask
@@ -53,14 +53,14 @@ def rig(server: RedisServer, prefix: str) -> Iterator[Rig]:
 
 
 def test_a_log_is_read_to_its_end(rig: Rig) -> None:
-    """It comes in parts. After its end each read is empty."""
+    """In several parts. Reads after the end are empty."""
     rig.write(1, 7)
 
     assert [rig.read(after) for after in (0, 2, 4, 6, 7, 7)] == [[1, 2], [3, 4], [5, 6], [7], [], []]
 
 
-def test_the_next_entries_are_asked_for_before_they_are_wanted(rig: Rig) -> None:
-    """After a read that began where the last one ended, they are there even if the log is deleted."""
+def test_the_next_entries_are_prefetched(rig: Rig) -> None:
+    """After a read that continued the previous one, they are available even if the log is deleted."""
     rig.write(1, 8)
     rig.read(0)
     rig.read(2)
@@ -69,8 +69,8 @@ def test_the_next_entries_are_asked_for_before_they_are_wanted(rig: Rig) -> None
     assert (rig.read(4), rig.read(6)) == ([5, 6], [])
 
 
-def test_long_entries_are_not_read_ahead(rig: Rig) -> None:
-    """A caller may take fewer of them than it was given, and then asks for others."""
+def test_long_entries_are_not_prefetched(rig: Rig) -> None:
+    """A caller may consume only some of them and then request others."""
     rig.write(1, 3)
     rig.ask("XADD", rig.key(), "4-0", "message", b"x" * 2**20)
     rig.write(5, 8)
@@ -81,8 +81,8 @@ def test_long_entries_are_not_read_ahead(rig: Rig) -> None:
     assert rig.read(4) == []
 
 
-def test_an_answer_is_used_only_for_its_own_request(rig: Rig) -> None:
-    """A request for another line, another count or another job is sent on its own."""
+def test_a_prefetched_answer_is_used_only_for_its_own_request(rig: Rig) -> None:
+    """Another line, count or job is requested separately."""
     rig.write(1, 8)
     rig.write(1, 3, OTHER)
     for after, count, job, found in ((1, 2, JOB, [2, 3]), (4, 3, JOB, [5, 6, 7]), (0, 9, OTHER, [1, 2, 3])):
@@ -91,8 +91,8 @@ def test_an_answer_is_used_only_for_its_own_request(rig: Rig) -> None:
         assert rig.read(after, count, job) == found
 
 
-def test_an_answer_that_is_not_full_is_not_used(rig: Rig) -> None:
-    """More entries may have come since."""
+def test_a_partial_answer_is_not_used(rig: Rig) -> None:
+    """More entries may have been added since."""
     rig.write(1, 5)
     rig.read(0)
     rig.read(2)
@@ -103,7 +103,7 @@ def test_an_answer_that_is_not_full_is_not_used(rig: Rig) -> None:
 
 @pytest.mark.parametrize("why", ["old", "discarded"])
 def test_an_answer_from_before_a_change_is_not_used(rig: Rig, why: str) -> None:
-    """The log may have been deleted, or lines may have been redacted."""
+    """The log may have been deleted, or lines redacted."""
     rig.write(1, 8)
     rig.read(0)
     rig.read(2)
@@ -116,8 +116,8 @@ def test_an_answer_from_before_a_change_is_not_used(rig: Rig, why: str) -> None:
     assert rig.read(4) == []
 
 
-def test_what_follows_a_gap_is_read_ahead(rig: Rig) -> None:
-    """The next request begins after the last entry that was returned."""
+def test_entries_after_a_gap_are_prefetched(rig: Rig) -> None:
+    """The next request starts after the last returned entry."""
     rig.write(1, 9)
     rig.ask("XDEL", rig.key(), "3-0")
     rig.read(0)
@@ -128,7 +128,7 @@ def test_what_follows_a_gap_is_read_ahead(rig: Rig) -> None:
 
 
 def test_an_error_is_raised_only_for_its_own_job(rig: Rig) -> None:
-    """The key of one job is no stream. A reader of another job does not get the error."""
+    """One job's key is no stream. A reader of another job does not get that error."""
     rig.write(1, 2, OTHER)
     rig.ask("SET", rig.key(), "no stream")
 
@@ -138,8 +138,8 @@ def test_an_error_is_raised_only_for_its_own_job(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("reads", [1, 2], ids=["nothing ahead", "ahead"])
-def test_a_closed_connection_is_opened_again(rig: Rig, reads: int) -> None:
-    """It was closed between two reads, with or without an answer under way."""
+def test_a_closed_connection_is_reopened(rig: Rig, reads: int) -> None:
+    """Closed between two reads, with or without a pending answer."""
     rig.write(1, 8)
     for after in range(0, 2 * reads, 2):
         rig.read(after)
@@ -152,7 +152,7 @@ def test_a_closed_connection_is_opened_again(rig: Rig, reads: int) -> None:
 
 
 def test_a_connection_to_an_earlier_server_is_not_used(rig: Rig) -> None:
-    """A master that was cut off from its Sentinels still answers, also what it was asked for ahead."""
+    """A master that was cut off from its Sentinels still answers, including prefetch requests."""
     rig.write(1, 8)
     rig.read(0)
     rig.read(2)
@@ -162,8 +162,8 @@ def test_a_connection_to_an_earlier_server_is_not_used(rig: Rig) -> None:
     assert rig.read(4) == []
 
 
-def test_a_server_that_stops_and_starts_again(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Reads raise while it is stopped, and work at once when it is back."""
+def test_a_server_that_restarts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Reads raise while it is down, and work immediately once it is back."""
     with running(tmp_path_factory.mktemp("own")) as server:
         rig = Rig(server, "own")
         rig.write(1, 8)

@@ -1,4 +1,4 @@
-"""A store that may evict logs, or has done so: services, archivers and runners warn of it."""
+"""Services, archivers and runners warn about a store that can evict logs, or has done so."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ METRIC: Final = "chronoverse_store_evicted_keys"
 
 @pytest.fixture
 def evicting(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that has evicted keys, and may do so again."""
+    """A server that has evicted keys and can evict more."""
     with running(tmp_path / "store", None, "--maxmemory-policy", "allkeys-lru") as server:
         for number in range(100):
             server.ask("SET", f"other:{number}", b"x" * 10_000)
@@ -43,13 +43,13 @@ def evicting(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def safe(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server with the settings that docs/redis.md asks for."""
+    """A server with the settings that docs/redis.md requires."""
     with running(tmp_path / "store", None, "--appendonly", "yes") as server:
         yield server
 
 
 class ScriptedStore:
-    """A store whose checks fail with these errors, one after the other, and then succeed."""
+    """A store whose checks fail with these errors in turn, and then succeed."""
 
     def __init__(self, *failures: StoreError) -> None:
         self.failures = list(failures)
@@ -65,8 +65,8 @@ class ScriptedStore:
         return [{"evicted_keys": "0"}]
 
 
-def test_the_start_says_why_the_store_does_not_answer() -> None:
-    """Each reason once, and then the warnings. Without that, a wrong password showed only when a request came."""
+def test_startup_reports_why_the_store_does_not_answer() -> None:
+    """Each reason once, then the warnings. Otherwise a wrong password would show only at the first request."""
     away, refused = (
         StoreUnavailable("the store cannot be reached"),
         StoreUnavailable("the store does not accept our password"),
@@ -82,8 +82,8 @@ def test_the_start_says_why_the_store_does_not_answer() -> None:
     assert said == [str(away), str(refused), "a warning"]
 
 
-def test_after_the_start_an_outage_is_not_reported_here() -> None:
-    """Requests and streams report it."""
+def test_outages_after_startup_are_not_reported_here() -> None:
+    """Requests and streams report them."""
     store, said, rounds = ScriptedStore(), list[str](), iter(range(3))
 
     def fail_from_now_on(_: float) -> None:
@@ -96,8 +96,8 @@ def test_after_the_start_an_outage_is_not_reported_here() -> None:
     assert said == ["a warning"]
 
 
-def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
-    """Also when nobody asks for anything. A store that answers and refuses is not away."""
+def test_a_metric_reports_whether_the_store_answered_the_last_check() -> None:
+    """Even without any requests. A store that refuses commands is not away."""
     store, found = ScriptedStore(), list[float | None]()
     outcomes = iter([StoreUnavailable("away"), StoreRefused("the store rejects writes"), None])
 
@@ -113,7 +113,7 @@ def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
 
 @pytest.mark.long
 def test_a_service_warns_and_counts(evicting: RedisServer, tmp_path: Path) -> None:
-    """It warns once at its start, whatever the number of workers. Its metric counts the evicted keys."""
+    """Once at startup, however many workers there are. Its metric counts evicted keys."""
     with serving(tmp_path / "service", evicting.url, workers=2) as service:
         wait_until(lambda: has_logged(service, EVICTION, NO_FILE), PATIENCE_SECONDS, "both warnings are logged")
         wait_until(lambda: service.metric(METRIC) > 0, PATIENCE_SECONDS, "the metric counts them")
@@ -129,7 +129,6 @@ def has_logged(service: Service, *texts: str) -> bool:
 
 @pytest.mark.long
 def test_a_service_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
-    """The metric is 0."""
     with serving(tmp_path / "service", safe.url) as service:
         wait_until(lambda: safe.ask("INFO", "commandstats").count(b"cmdstat_info:calls=") == 1, 10, "INFO was sent")
 
@@ -139,7 +138,7 @@ def test_a_service_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Pa
 
 
 def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
-    """It warns at its start."""
+    """At startup."""
     environ = {
         **os.environ,
         "CHRONOVERSE_REDIS_URL": evicting.url,
@@ -156,7 +155,7 @@ def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
 
 
 def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
-    """It warns once of what endangers its own lines."""
+    """Once, about what endangers its own lines."""
     with contextlib.closing(Store(evicting.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
@@ -165,15 +164,15 @@ def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
 
 
 def test_a_runner_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
-    """It checks the settings, and finds nothing."""
+    """It checks the settings without finding problems."""
     with contextlib.closing(Store(safe.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
     assert job.stderr_text == ""
 
 
-def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Path) -> None:
-    """The runner publishes all the same."""
+def test_a_user_without_the_right_to_run_info_gets_a_warning(safe: RedisServer, tmp_path: Path) -> None:
+    """The runner still publishes."""
     safe.ask("ACL", "SETUSER", "blind", "on", ">secret", "allkeys", "allchannels", "+@all", "-info")
     url = safe.url.replace("unix://", "unix://blind:secret@")
     with contextlib.closing(Store(url)) as store:
@@ -186,7 +185,7 @@ def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Pat
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[GuardedServer]:
-    """A server with the users that we ship, and an append-only file."""
+    """A server with the users of deploy/redis-users.acl and an append-only file."""
     with GuardedServer(tmp_path / "store", None, "--appendonly", "yes") as server:
         yield server
 
@@ -197,8 +196,8 @@ def warnings_of(server: GuardedServer, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize("rules", ["-@all", "-zadd", "resetkeys ~other:*"])
-def test_a_default_user_without_rights_is_warned_of(guarded: GuardedServer, rules: str) -> None:
-    """A restart would drop what he may not write: the server replays its append-only file as this user."""
+def test_a_default_user_without_rights_causes_a_warning(guarded: GuardedServer, rules: str) -> None:
+    """The server replays its append-only file as this user: a restart would drop what it may not write."""
     assert warnings_of(guarded, "service") == []
     guarded.ask("ACL", "SETUSER", "default", *rules.split())
 
@@ -209,8 +208,8 @@ def test_a_default_user_without_rights_is_warned_of(guarded: GuardedServer, rule
     assert DROPS not in "".join(warnings_of(guarded, "service"))
 
 
-def test_a_runner_warns_of_such_a_default_user(guarded: GuardedServer, tmp_path: Path) -> None:
-    """Once, beside its job's own output."""
+def test_a_runner_warns_about_such_a_default_user(guarded: GuardedServer, tmp_path: Path) -> None:
+    """Once, in addition to its job's output."""
     guarded.ask("ACL", "SETUSER", "default", "-@all")
     with contextlib.closing(Store(guarded.url_of("runner"))) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
@@ -218,16 +217,16 @@ def test_a_runner_warns_of_such_a_default_user(guarded: GuardedServer, tmp_path:
     assert job.stderr_text.count(DROPS) == 1
 
 
-def test_nothing_is_said_of_a_default_user_that_we_may_not_ask_for(guarded: GuardedServer) -> None:
-    """Users of before this check lack the right."""
+def test_no_warning_about_a_default_user_without_the_right_to_check(guarded: GuardedServer) -> None:
+    """Users from before this check lack the right."""
     guarded.ask("ACL", "SETUSER", "default", "-@all")
     guarded.ask("ACL", "SETUSER", "service", "-acl|dryrun")
 
     assert warnings_of(guarded, "service") == []
 
 
-def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
-    """Those are the lines that the runner no longer has. It sends the others again, with their old numbers."""
+def test_a_runner_whose_log_is_evicted_reports_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
+    """Only lines that it no longer has are lost; it sends the others again, with their old numbers."""
     code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
     room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0)
     with (
@@ -235,7 +234,7 @@ def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, t
         RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,
     ):
         wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "the store has all lines but the last")
-        # An eviction deletes a key like this.
+        # Has the same effect as an eviction.
         safe.ask("DEL", key("log"))
         job.release()
         assert job.result() == 0

@@ -1,4 +1,4 @@
-"""What a watch has still to tell: who gets it, when, and what of it is left after each way to end."""
+"""The event queue of a watch: claims, delays, and what each way to end leaves."""
 
 import time
 from dataclasses import replace
@@ -16,7 +16,7 @@ EVENTS: Final = [Event(f"ended.{number}", "job_1", 1, "FAILED", 1_000 * number) 
 
 
 def claimed(bench: Bench, *watches: Watch) -> list[str]:
-    """The names of the events that are due."""
+    """The names of the due events."""
     return [each.name for each in bench.store.watches.claim(watches or (WATCH,)).values()]
 
 
@@ -25,8 +25,8 @@ def kept(bench: Bench) -> KeptWatch:
     return found
 
 
-def test_events_are_told_in_turn_and_once(bench: Bench) -> None:
-    """While one is being told, nobody gets another. One that was queued before is not queued again."""
+def test_events_are_delivered_in_order_and_once(bench: Bench) -> None:
+    """During a delivery, nobody else can claim an event. An event that was queued before is not queued again."""
     watches, before = bench.store.watches, time.time()
     assert watches.put(WATCH)
     assert [watches.add(WATCH, each) for each in (*EVENTS[:2], EVENTS[0])] == [True, True, False]
@@ -42,7 +42,7 @@ def test_events_are_told_in_turn_and_once(bench: Bench) -> None:
 
 
 def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
-    """A receiver knows a repeat by its id. When and how it was queued makes no other event of it."""
+    """Receivers recognize a repeat by its id, which is independent of when and how the event was queued."""
     event, ids = EVENTS[0], [EVENTS[0].webhook_id(WATCH)]
     others = [event._replace(name="ended.9"), event._replace(job_id="job_2"), event._replace(attempt=2)]
     ids += [each.webhook_id(WATCH) for each in others]
@@ -52,8 +52,8 @@ def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
 
 
 @pytest.mark.parametrize("how", ["retry", "put", "settle", "another"])
-def test_a_watch_that_waits_for_its_receiver_goes_on_when_told_to(bench: Bench, how: str) -> None:
-    """When somebody retries or replaces it, and not before. Meanwhile others are not held up."""
+def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: str) -> None:
+    """Or replaced, and not before. Other watches are not delayed meanwhile."""
     watches, other = bench.store.watches, replace(WATCH, watch_id="other")
     for watch in (WATCH, other):
         watches.put(watch)
@@ -74,12 +74,12 @@ def test_a_watch_that_waits_for_its_receiver_goes_on_when_told_to(bench: Bench, 
         watches.retry(WATCH)
     else:
         watches.settle(WATCH, EVENTS[0], failing, 0.01)
-    # What failed is due later than what waited behind it.
+    # The failed event is due after the one queued behind it.
     wait_until(lambda: claimed(bench) == ["ended.1"], 60, "the other event")
 
 
 def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
-    """Not its events, and nothing that a delivery or a change which is under way could bring back."""
+    """Neither events, nor anything that a concurrent delivery or change could restore."""
     watches = bench.store.watches
     watches.put(WATCH)
     assert watches.workflows() == ["wf_1"]
@@ -105,8 +105,8 @@ def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
         (DeliveryState(0, 1_000, ""), 10.0**9, "ok"),
     ],
 )
-def test_how_deliveries_go_in_a_word(state: DeliveryState, now: float, word: str) -> None:
-    """A watch is failing after a day. Its secret is not shown."""
+def test_the_state_of_deliveries(state: DeliveryState, now: float, word: str) -> None:
+    """A watch is failing after a day of retries. Its secret is not shown."""
     shown = KeptWatch(WATCH, state, 3, 4).to_json(now)
     assert (shown["state"], shown["waiting"], shown["dropped"]) == (word, 3, 4)
     assert (shown["failing_since"] is None) == (not state.failures)

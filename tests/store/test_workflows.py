@@ -1,4 +1,4 @@
-"""The list of workflows: what is in it, what repairs it, and what it must not delay."""
+"""The list of workflows: its contents, its repair, and what it must not delay."""
 
 from functools import partial
 
@@ -22,23 +22,23 @@ def store(bench: Bench) -> Store:
 
 
 def counts(store: Store, *workflow_ids: str) -> list[tuple[int, int, float] | None]:
-    """How many jobs the workflows have, how many run, and when the newest was created."""
+    """Number of jobs and of running jobs, and the creation time of the newest, of each workflow."""
     found = store.workflows.read(workflow_ids)
     return [each and (each.jobs, each.running, each.last_job_ms) for each in found if not isinstance(each, StoreError)]
 
 
 def begin(store: Store, ref: JobRef) -> None:
-    """Begins a job, which has one line."""
+    """Begins a job with one line."""
     store.append(store.open(ref, "token"), make_lines(1, 1))
 
 
 def end(store: Store, ref: JobRef) -> None:
-    """Begins a job and ends it."""
+    """Begins and ends a job."""
     store.finish(store.open(ref, "token"), Status.COMPLETED, 0, 0, 1)
 
 
-def test_a_workflow_is_listed_from_its_first_job_on(store: Store) -> None:
-    """A job that waits for its runner counts as a job that does not run."""
+def test_a_workflow_is_listed_with_its_first_job(store: Store) -> None:
+    """A pending job does not count as running."""
     assert store.workflows.page(None, 10) == []
     store.register(JobRef("wf_1", "waiting"))
     begin(store, JobRef("wf_1", "begun"))
@@ -48,8 +48,8 @@ def test_a_workflow_is_listed_from_its_first_job_on(store: Store) -> None:
     assert counts(store, "wf_1", "wf_2") == [(3, 1, NOW_MS), None]
 
 
-def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store) -> None:
-    """Its first entry says when it was created. Its end is found by whoever reads the list."""
+def test_a_foreign_job_is_counted_once_it_is_read(bench: Bench, store: Store) -> None:
+    """Its first entry has its creation time. Reading the list detects its end."""
     bench.xadd("1-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", "a line")
     assert store.workflows.page(None, 10) == []
     store.get_job(JOB)
@@ -60,8 +60,8 @@ def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store)
     assert counts(store, "wf_1") == [(1, 0, created)]
 
 
-def test_the_newest_jobs_are_told_with_their_statuses(bench: Bench, store: Store) -> None:
-    """Ten at most, the newest first, as the jobs themselves say. What is gone or cannot be read is left out."""
+def test_the_newest_jobs_are_returned_with_their_statuses(bench: Bench, store: Store) -> None:
+    """At most ten, newest first, with each job's current status. Deleted and unreadable jobs are omitted."""
     for number in range(8):
         end(bench.new_store(clock=partial(float, NOW_SECONDS - 100 + number)), JobRef("wf_1", f"old-{number}"))
     begin(store, JobRef("wf_1", "runs"))
@@ -90,7 +90,7 @@ def test_the_newest_jobs_are_told_with_their_statuses(bench: Bench, store: Store
 
 
 def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
-    """A walk through the list would meet it again. The time is that of the newest job, as in its listing."""
+    """Otherwise paging through the list would return it twice. Its time is its newest job's, as in the listing."""
     begin(store, JobRef("wf_2", "job_1"))
     store.register(JOB)
     bench.xadd("1-0", "message", "a line without a time", job=JobRef("wf_3", "foreign"))
@@ -106,8 +106,8 @@ def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", ["register", "open"])
-def test_an_id_that_is_used_again_is_listed_anew(bench: Bench, store: Store, how: str) -> None:
-    """The earlier job has expired, and nobody has asked for it since."""
+def test_a_reused_id_is_listed_again(bench: Bench, store: Store, how: str) -> None:
+    """The earlier job has expired, unread since."""
     begin(store, JOB)
     for kind in ("log", "job", "lease"):
         bench.ask("DEL", bench.key(kind))
@@ -118,7 +118,7 @@ def test_an_id_that_is_used_again_is_listed_anew(bench: Bench, store: Store, how
 
 @pytest.mark.parametrize("how", ["register", "open"])
 def test_a_foreign_log_keeps_its_times(bench: Bench, store: Store, how: str) -> None:
-    """Whoever registers or opens its job has not begun it."""
+    """Registering or opening its job does not change when it began."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T09:00:00Z")
     assert isinstance(before := store.get_job(JOB), Job)
     if how == "register":
@@ -130,17 +130,17 @@ def test_a_foreign_log_keeps_its_times(bench: Bench, store: Store, how: str) -> 
 
 
 def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> None:
-    """The read declares the job LOST, as every look at it does."""
+    """Reading the list declares the job LOST, as any read of the job does."""
     begin(store, JOB)
     bench.expire_lease()
     judge = bench.new_store(lease_seconds=0.001)
-    # The first look begins the grace period.
+    # The first read starts the grace period.
     judge.workflows.read(["wf_1"])
     wait_until(lambda: counts(judge, "wf_1") == [(1, 0, NOW_MS)], 5, "the job is LOST")
 
 
-def test_deleting_the_last_job_takes_the_workflow_off_the_list(bench: Bench, store: Store) -> None:
-    """While another job is there, it stays, with the time of that one."""
+def test_deleting_the_last_job_removes_the_workflow(bench: Bench, store: Store) -> None:
+    """While another job remains, it stays, with that job's time."""
     end(store, JOB)
     end(store, JobRef("wf_1", "job_2"))
     bench.ask("ZADD", bench.key("jobs"), NOW_MS - 1_000, "job_2")
@@ -152,8 +152,8 @@ def test_deleting_the_last_job_takes_the_workflow_off_the_list(bench: Bench, sto
     assert bench.keys() == {bench.key("changes")}
 
 
-def test_expired_jobs_are_let_go_of_some_at_a_time(bench: Bench, store: Store) -> None:
-    """After enough reads, all of them are gone, and the workflow with them."""
+def test_expired_jobs_are_removed_in_batches(bench: Bench, store: Store) -> None:
+    """After enough reads all of them are gone, and the workflow with them."""
     for number in range(CHECKED_OLDEST + 1):
         end(store, JobRef("wf_1", f"job_{number}"))
     for number in range(CHECKED_OLDEST + 1):
@@ -165,8 +165,8 @@ def test_expired_jobs_are_let_go_of_some_at_a_time(bench: Bench, store: Store) -
     assert store.workflows.page(None, 10) == []
 
 
-def test_a_list_that_was_not_written_is_repaired(bench: Bench, store: Store) -> None:
-    """A runner may die between its job's own keys and the list."""
+def test_an_incomplete_list_is_repaired(bench: Bench, store: Store) -> None:
+    """A runner can die between writing its job's keys and the list."""
     begin(store, JOB)
     bench.ask("DEL", f"{bench.prefix}:workflows")
     store.workflows.read(["wf_1"])
@@ -174,7 +174,7 @@ def test_a_list_that_was_not_written_is_repaired(bench: Bench, store: Store) -> 
 
 
 def test_pages_go_from_the_newest_to_the_oldest(store: Store, bench: Bench) -> None:
-    """Workflows of the same time are in the order of their names."""
+    """Workflows with the same time are ordered by name."""
     for number, created in enumerate((5, 7, 7, 1, float("inf"))):
         bench.ask("ZADD", f"{bench.prefix}:workflows", created, f"wf_{number}")
     bench.ask("ZADD", f"{bench.prefix}:workflows", 6, "no id!")
@@ -187,8 +187,8 @@ def test_pages_go_from_the_newest_to_the_oldest(store: Store, bench: Bench) -> N
 
 
 @pytest.mark.parametrize("kind", ["jobs", "running"])
-def test_a_key_of_another_type_concerns_its_workflow_only(bench: Bench, store: Store, kind: str) -> None:
-    """Without the listing nothing is known of a workflow. Without the running jobs none counts as running."""
+def test_a_key_of_another_type_affects_only_its_workflow(bench: Bench, store: Store, kind: str) -> None:
+    """Without its listing, nothing is known about a workflow. Without its running jobs, none counts as running."""
     begin(store, JobRef("wf_2", "job_1"))
     begin(store, JOB)
     bench.ask("SET", bench.key(kind), "text")
@@ -202,7 +202,7 @@ def test_a_key_of_another_type_concerns_its_workflow_only(bench: Bench, store: S
 
 
 def test_a_broken_list_delays_no_job(bench: Bench, store: Store) -> None:
-    """Jobs begin and end as ever. Only the list cannot be read."""
+    """Jobs begin and end as usual; only the list is unreadable."""
     bench.ask("SET", f"{bench.prefix}:workflows", "text")
     end(store, JOB)
     with pytest.raises(NotALog):
