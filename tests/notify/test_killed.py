@@ -41,7 +41,7 @@ def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(argv, env=clean | ours, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.long
 def test_each_end_is_told_through_kills(tmp_path: Path) -> None:
     chance = random.Random(48)
@@ -86,7 +86,7 @@ def test_each_end_is_told_through_kills(tmp_path: Path) -> None:
                 return len(told) >= count
 
             for kill in range(KILLS):
-                wait_until(partial(are_told, ENDS * (kill + 1) // (KILLS + 2)), 60, "some more are told")
+                wait_until(partial(are_told, ENDS * (kill + 1) // (KILLS + 2)), 120, "some more are told")
                 victim = chance.randrange(2)
                 processes[victim].kill()
                 processes[victim].wait(10)

@@ -95,7 +95,13 @@ class Receiver:
             self._server = None
 
     def __enter__(self) -> Self:
+        # Bound, but not listening: connections are refused while it is away, and nobody else gets its port.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         return self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+        self._place.close()
