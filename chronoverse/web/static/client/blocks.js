@@ -3,13 +3,13 @@
 // https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
 /**
- * A block, which a blank line ends. Without a line of `data` it is no event.
+ * A block, ended by a blank line. Without a `data` line it is not an event.
  * @typedef {{ id?: string, event?: string, data?: string }} Block
  */
 
 export class BlockReader {
   #on;
-  /** What has come of a line whose end has not. @type {string[]} */
+  /** The pieces of an incomplete line. @type {string[]} */
   #pieces = [];
   /** @type {Block} */
   #block = {};
@@ -20,10 +20,10 @@ export class BlockReader {
     this.#on = on;
   }
 
-  /** Reads the next part of the stream, which may end anywhere. @param {string} text */
+  /** Reads the next part of the stream, which can end anywhere. @param {string} text */
   read(text) {
     if (!text) return;
-    // A line feed after a carriage return ends the same line, also in another part.
+    // CR LF ends one line, even if the two arrive in different parts.
     const rest = this.#endsInReturn && text[0] === "\n" ? text.slice(1) : text;
     this.#endsInReturn = text.endsWith("\r");
     const lines = rest.split(/\r\n|\r|\n/);

@@ -1,6 +1,5 @@
 // @ts-check
-// Follows a log: Server-Sent Events over as many connections as it takes. It uses fetch, because EventSource cannot
-// send a token.
+// Follows a log over Server-Sent Events, reconnecting as needed. Uses fetch, because EventSource cannot send a token.
 
 import { BlockReader } from "./blocks.js";
 import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
@@ -8,20 +7,21 @@ import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreach
 /** @typedef {import("./index.js").Frame} Frame */
 /** @typedef {import("./index.js").FollowOptions} FollowOptions */
 
-//: Seconds between two heartbeats of the service, and how many may be missing before a connection counts as dead.
+//: The service's heartbeat interval in seconds, and how many heartbeats may be missed before a connection is considered
+//: dead.
 const HEARTBEAT_SECONDS = 15;
 const MISSED = 3;
-//: Seconds for which failures are followed by another attempt.
+//: Seconds of continuous failures after which to give up.
 const GIVE_UP_SECONDS = 600;
-//: The longest that the service waits for a job that does not exist yet, in seconds.
+//: The longest time the service waits for a job that does not exist yet, in seconds.
 const MAX_WAIT_SECONDS = 300;
-//: Events with JSON. The service may have others one day.
+//: Events with JSON data. Unknown events are ignored: a newer service may send others.
 const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end", "reset"]);
-//: The text of the `error` event with which a stream ends when its token does.
+//: The text of the `error` event that ends a stream when its token expires.
 export const TOKEN_EXPIRED = "token expired";
 const NUMBER = /^[0-9]{1,15}$/;
 
-/** The log has ended with an error: the job was lost, or its log is gone. `cursor` is the last number. */
+/** The log ended with an error: the job was lost, or its log is gone. `cursor` is the last line number. */
 export class StreamError extends Error {
   name = "StreamError";
 
@@ -37,9 +37,9 @@ export class StreamError extends Error {
 }
 
 /**
- * Follows the log of a job until it ends. Gives each number once and in order, or a `gap` that names it. It ends after
- * the `end` frame. Everything else that ends it is thrown: StreamError, Refused, Unreachable after `giveUpAfter` seconds,
- * and the signal's reason.
+ * Follows the log of a job until it ends. Yields each line number once and in order, or a `gap` that covers it. Ends
+ * after the `end` frame. Otherwise throws: StreamError, Refused, Unreachable after `giveUpAfter` seconds, or the
+ * signal's reason.
  * @type {typeof import("./index.js").follow}
  */
 export function follow(options) {
@@ -53,7 +53,7 @@ export function follow(options) {
 }
 
 /**
- * Follows the jobs of a workflow: the newest ones, then each change. It has no end. What ends it is thrown, as by follow.
+ * Follows the jobs of a workflow: the newest ones, then each change. Never ends. Throws what `follow` throws.
  * @type {typeof import("./index.js").followWorkflow}
  */
 export function followWorkflow(options) {
@@ -65,11 +65,11 @@ export function followWorkflow(options) {
 }
 
 /**
- * What `reader` reads, over as many connections as it takes.
+ * The frames of `reader`, over as many connections as needed.
  * @param {Omit<FollowOptions, "job">} options
  * @param {FrameReader} reader
  * @param {Backoff} backoff
- * @param {(begins: boolean, wait?: number) => string} urlOf Its address; of the first connection when it `begins`.
+ * @param {(begins: boolean, wait?: number) => string} urlOf The stream's address; with `begins`, that of the first connection.
  * @returns {AsyncGenerator<Frame, void, undefined>}
  */
 async function* read(options, reader, backoff, urlOf) {
@@ -79,7 +79,7 @@ async function* read(options, reader, backoff, urlOf) {
   let isFirst = true;
   while (!reader.isOver) {
     const waitSeconds = reader.hasJob ? 0 : Math.min(MAX_WAIT_SECONDS, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
-    // The first connection sends an offset, so that also a log that has ended says how. Later ones send Last-Event-ID.
+    // The first connection sends an offset, so that even an ended log reports its end. Later ones send Last-Event-ID.
     const begins = (isFirst && !reader.isOfWorkflow) || reader.cursor === null;
     /** @type {Record<string, string>} */
     const headers = begins ? {} : { "Last-Event-ID": String(reader.cursor) };
@@ -88,7 +88,7 @@ async function* read(options, reader, backoff, urlOf) {
     let failure;
     try {
       const response = await send(url, token, { ...headers, Accept: "text/event-stream" }, limit);
-      // 204: the log has ended, and its end was read before.
+      // 204: the log has ended, and its end has been read already.
       if (response.status === 204) break;
       if (!response.headers.get("Content-Type")?.startsWith("text/event-stream") || !response.body) {
         throw new TypeError(`${url} does not answer with an event stream`);
@@ -108,9 +108,9 @@ async function* read(options, reader, backoff, urlOf) {
       }
       failure = new Unreachable(reader.error ?? "the service closed the stream");
     } catch (error) {
-      // While a log is followed, a token may expire a moment before its function has another.
+      // While following, a token can expire just before its function has the next one.
       const isLate = error instanceof Refused && error.status === 401 && typeof token === "function" && !isFirst;
-      // The `error` event with which the stream has just ended says more than "no such job".
+      // The `error` event that just ended the stream says more than "no such job".
       if (error instanceof Refused && error.status === 404 && reader.error !== null) {
         throw new StreamError(reader.error, reader.cursor, { cause: error });
       }
@@ -138,13 +138,13 @@ async function* read(options, reader, backoff, urlOf) {
   if (reader.error !== null) throw new StreamError(reader.error, reader.cursor);
 }
 
-/** Turns the text of event streams into frames, over one connection after the other. */
+/** Parses event streams into frames, across connections. */
 class FrameReader {
-  /** The last number that was given or skipped; null before the first connection. */
+  /** The number of the last line that was returned or skipped; null before the first connection. */
   cursor;
   hasJob = false;
   isOver = false;
-  /** The text of the `error` event with which the last stream ended. @type {string | null} */
+  /** The text of the `error` event that ended the last stream. @type {string | null} */
   error = null;
   #backoff;
   #on;
@@ -155,7 +155,7 @@ class FrameReader {
   /**
    * @param {Backoff} backoff
    * @param {number | null} cursor
-   * @param {boolean} isOfWorkflow Whether it reads the changes of a workflow. Their numbers may go back.
+   * @param {boolean} isOfWorkflow Whether it reads a workflow's changes, whose numbers can decrease.
    */
   constructor(backoff, cursor, isOfWorkflow = false) {
     this.cursor = cursor;
@@ -169,15 +169,15 @@ class FrameReader {
     this.#blocks = new BlockReader(this.#on);
   }
 
-  /** Begins a connection. `startsAfter` is its Last-Event-ID header. @param {string | null} startsAfter */
+  /** Starts a connection. `startsAfter` is its Last-Event-ID header. @param {string | null} startsAfter */
   begin(startsAfter) {
     this.#blocks = new BlockReader(this.#on);
-    // Where a workflow's stream starts is known when its jobs have come.
+    // A workflow's cursor is known only once its jobs have arrived.
     if (this.isOfWorkflow) return;
     if (this.cursor === null && startsAfter !== null && NUMBER.test(startsAfter)) this.cursor = Number(startsAfter);
   }
 
-  /** The next frames. Throws Unreachable when they cannot be read. @param {string} text */
+  /** Parses the next frames. Throws Unreachable for an invalid frame. @param {string} text */
   read(text) {
     this.#frames = [];
     try {
@@ -188,7 +188,7 @@ class FrameReader {
     return this.#frames;
   }
 
-  /** Moves the cursor. False if it has been there before. @param {number} number */
+  /** Advances the cursor. False if it was there before. @param {number} number */
   #advance(number) {
     if (!this.isOfWorkflow && this.cursor !== null && number <= this.cursor) return false;
     this.cursor = number;
@@ -206,14 +206,14 @@ class FrameReader {
   /** @param {import("./blocks.js").Block} block */
   #receive({ event, data: text, id }) {
     const number = id !== undefined && NUMBER.test(id) ? Number(id) : null;
-    // A block that is only an id: the filter has left out the lines up to it.
+    // An id without data: the filter has skipped all lines up to it.
     if (text === undefined && number !== null && this.#advance(number)) this.#give("cursor", null);
     if (text === undefined) return;
     if (this.isOver) return;
     if (event !== "connected" && event !== "error") this.#backoff.succeeded();
     if (event === "error") {
       this.error = text;
-      // An error with a number is the log's end: the job was lost. Others end this stream only.
+      // An error with an id ends the log: the job was lost. Other errors end only this stream.
       this.isOver = number !== null;
       if (number !== null) this.#advance(number);
       return this.#give("error", text);
@@ -223,7 +223,7 @@ class FrameReader {
     if (event === "connected") {
       this.error = null;
       if (this.isOfWorkflow && this.hasJob && this.cursor === null) {
-        // Not all jobs of an earlier connection had come. One that was deleted since does not come again.
+        // Not all jobs arrived over the previous connection, and those deleted since then will not be reported.
         this.#give("connected", data);
         return this.#give(/** @type {any} */ ("reset"), { reason: "incomplete" });
       }
@@ -237,7 +237,7 @@ class FrameReader {
       this.hasJob = true;
       if (number !== null) this.#advance(number);
     } else if (event === "end") {
-      // An error before it was about a single entry.
+      // An earlier error concerned a single entry only.
       this.error = null;
       this.isOver = true;
       if (number !== null) this.#advance(number);

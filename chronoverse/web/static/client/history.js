@@ -1,17 +1,17 @@
 // @ts-check
-// Pages of a log, waiting for a line or for the end, and ending a job.
+// Log pages, waiting for a line or the end, and ending a job.
 
 import { Backoff, get, isTransient, jobUrl, now, pause, Refused, REQUEST_MS } from "./request.js";
 
-//: Attempts at one page. They are few because somebody waits for the answer.
+//: Attempts per page. Few, because a user is waiting.
 const MAX_ATTEMPTS = 4;
-//: Seconds of one request that waits. Proxies of others may give up after a minute.
+//: Seconds of one waiting request. Third-party proxies can time out after a minute.
 const WAIT_SECONDS = 20;
-//: Seconds for which a wait that nobody answers continues.
+//: Seconds for which a wait continues while the service does not respond.
 const GIVE_UP_SECONDS = 600;
 
 /**
- * One page of a log, or of the lines that match `q`. The answer's `cursor` leads to the next page; it is null at the end.
+ * One page of a log, or of the lines that match `q`. The result's `cursor` leads to the next page; null at the end.
  * @type {typeof import("./index.js").page}
  */
 export async function page(options) {
@@ -25,7 +25,7 @@ export async function page(options) {
 }
 
 /**
- * Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
+ * Ends a job that no runner holds, and returns it. Idempotent for the same status.
  * @type {typeof import("./index.js").end}
  */
 export async function end(options) {
@@ -37,7 +37,7 @@ export async function end(options) {
 }
 
 /**
- * The result of `attempt`, which is called MAX_ATTEMPTS times at most.
+ * The result of `attempt`, after at most MAX_ATTEMPTS calls.
  * @template T
  * @param {AbortSignal | undefined} signal
  * @param {() => Promise<T>} attempt
@@ -56,9 +56,9 @@ export async function retry(signal, attempt) {
 }
 
 /**
- * Waits until a line after `offset` matches `q`, the job ends, or `timeout` seconds are over. Without `q` it waits for
- * the end. It asks as often as it takes, also when the service answers early. Throws Refused with status 404 when the
- * job has not come in that time.
+ * Waits until a line after `offset` matches `q`, the job ends, or `timeout` seconds have passed. Without `q`, waits for
+ * the end. Sends as many requests as needed, even if the service responds early. Throws Refused with status 404 if the
+ * job does not appear in time.
  * @type {typeof import("./index.js").wait}
  */
 export async function wait(options) {
@@ -76,12 +76,12 @@ export async function wait(options) {
       backoff.succeeded();
       gaps.push(...(body.gaps ?? []));
       if (body.outcome !== "timeout" || now() >= deadline) return { ...body, gaps };
-      // Without a text, each request begins at the end of the log.
+      // Without `q`, each request starts at the end of the log.
       if (q !== undefined) offset = body.cursor;
     } catch (error) {
       const isMissing = error instanceof Refused && error.status === 404;
       if (!(isMissing || isTransient(error)) || now() >= deadline) throw error;
-      // The service has waited for the job as long as it was asked to. Otherwise the next request must not come at once.
+      // If the service waited for the job as long as requested, ask again immediately; otherwise back off.
       if (isMissing && now() - began >= seconds * 1000) {
         backoff.succeeded();
         continue;

@@ -1,27 +1,27 @@
 /** Reads job logs of a Chronoverse service. README.md has examples. */
 
 /**
- * A bearer token, or a function that returns one. The function is called for each request, and once more, with the
- * refusal and the token that was used, when the service has answered 401. What it throws ends the call.
+ * A bearer token, or a function that returns one. The function is called for each request, and once more after a 401,
+ * with the refusal and the rejected token. If it throws, the call fails with that error.
  */
 export type Token = string | ((refused?: Refused, used?: string) => string | Promise<string>);
 
-/** Which job, and as whom. */
+/** A job, and the token to access it with. */
 export interface JobOptions {
-  /** The address of the service, such as `https://logs.example`. In a page of the service itself it may be left out. */
+  /** The service's address, such as `https://logs.example`. Optional in a page of the service itself. */
   service?: string;
   workflow: string;
   job: string;
   token?: Token;
-  /** Ends the call and closes its connection. The call then throws the signal's reason. */
+  /** Aborts the call and closes its connection. The call then throws the signal's reason. */
   signal?: AbortSignal;
 }
 
-/** Which lines. */
+/** Which lines to return. */
 export interface Filter {
-  /** Only lines that contain this text, in upper or lower case. */
+  /** Only lines that contain this text, case-insensitive. */
   q?: string;
-  /** `q` is a regular expression of RE2. */
+  /** `q` is an RE2 regular expression. */
   regex?: boolean;
   stream?: "stdout" | "stderr";
 }
@@ -31,21 +31,21 @@ export type Status = "PENDING" | "RUNNING" | "COMPLETED" | "FAILED" | "CANCELED"
 export interface Line {
   timestamp: string;
   message: string;
-  /** The line's number. The first line of a log is 1. */
+  /** The line number, starting at 1. */
   sequence_num: number;
   stream: "stdout" | "stderr";
   /** The line continues in the next entry of its stream. */
   partial?: true;
 }
 
-/** A line of a search. `highlights` are the matches, as `[start, end)` in characters. */
+/** A search result. `highlights` are the matches, as `[start, end)` in characters. */
 export interface FoundLine extends Line {
   highlights?: [start: number, end: number][];
-  /** It does not match: it is before or after a line that does. */
+  /** Context: a line before or after a match that does not match itself. */
   context?: true;
 }
 
-/** Lines that cannot be had any more, from `from` to `to`. */
+/** Lines `from` to `to` are no longer available. */
 export interface Gap {
   from: number;
   to: number;
@@ -65,11 +65,11 @@ export interface Job {
   dropped: number;
   first_sequence_num: number;
   last_sequence_num: number;
-  /** What the job was for, such as its `branch`. */
+  /** What the job is for, such as its `branch`. */
   labels: Record<string, string>;
 }
 
-/** A job in a stream. The optional ones are there when it has ended. */
+/** A job's state in a stream. The optional fields are set once it has ended. */
 export interface JobState {
   status: Status;
   attempt: number;
@@ -83,7 +83,10 @@ export interface JobState {
   labels: Record<string, string>;
 }
 
-/** `cursor` is the last number that was given or skipped: as `offset` of another `follow` it misses nothing. */
+/**
+ * `cursor` is the number of the last line that was returned or skipped. Pass it as the `offset` of another `follow` to
+ * resume without missing a line.
+ */
 interface FrameOf<Event extends string, Data> {
   event: Event;
   data: Data;
@@ -91,93 +94,97 @@ interface FrameOf<Event extends string, Data> {
 }
 
 export type Frame =
-  /** A connection is there, the first or another. */
+  /** A connection was established, the first or a later one. */
   | FrameOf<"connected", { status: string }>
-  /** The job's state, whenever it changes. */
+  /** The job's state, on every change. */
   | FrameOf<"job", JobState>
   | FrameOf<"log", Line>
   | FrameOf<"gap", Gap>
-  /** These lines were redacted: their old text must not be shown any more. */
+  /** These lines were redacted: stop showing their old text. */
   | FrameOf<"redact", { from: number; to: number }>
-  /** Why this connection ends. Another one follows, or the StreamError. */
+  /** Why this connection ends. Either the client reconnects, or StreamError is thrown. */
   | FrameOf<"error", string>
-  /** The job has completed, failed or was cancelled. Nothing comes after it. */
+  /** The job has completed, failed or been canceled. This is the last frame. */
   | FrameOf<"end", { status: string }>
-  /** The filter has left out the lines up to `cursor`. */
+  /** The filter has skipped all lines up to `cursor`. */
   | FrameOf<"cursor", null>;
 
 export interface FollowOptions extends JobOptions, Filter {
-  /** The number after which to begin, 0 for the beginning, or `latest` for new lines only. The default is 0. */
+  /** Start after this line number: 0 for the beginning, `latest` for new lines only. The default is 0. */
   offset?: number | "latest";
-  /** Begin with so many last lines. Not together with `offset`. */
+  /** Start with this many of the last lines. Cannot be combined with `offset`. */
   tail?: number;
-  /** Seconds in which the job must come if it does not exist yet. May be Infinity. The default is 0. */
+  /** Seconds to wait for a job that does not exist yet. May be Infinity. The default is 0. */
   wait?: number;
-  /** Seconds between two heartbeats of the service. Without three of them the connection counts as dead. Default 15. */
+  /**
+   * The service's heartbeat interval in seconds. A connection is considered dead after three missed heartbeats. Default
+   * 15.
+   */
   heartbeat?: number;
-  /** Seconds of failures after which the last one is thrown. May be Infinity. The default is 600. */
+  /** Seconds of continuous failures after which the last error is thrown. May be Infinity. The default is 600. */
   giveUpAfter?: number;
-  /** Called when a connection has ended and another is tried in `delay` milliseconds. */
+  /** Called when a connection has ended. The next attempt starts in `delay` milliseconds. */
   onReconnect?: (failure: Error, delay: number) => void;
 }
 
 /**
- * Follows the log of a job until it ends, over as many connections as it takes. Gives each number once and in order, or a
- * `gap` that names it. It ends after the `end` frame. Throws StreamError when the log ended with an error, Refused when
- * no other attempt can help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
+ * Follows the log of a job until it ends, reconnecting as needed. Yields each line number once and in order, or a `gap`
+ * that covers it. Ends after the `end` frame. Throws StreamError if the log ended with an error, Refused if retrying
+ * cannot help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
  */
 export function follow(options: FollowOptions): AsyncGenerator<Frame, void, undefined>;
 
 export interface FollowWorkflowOptions {
-  /** As for a job. */
+  /** As in JobOptions. */
   service?: string;
   workflow: string;
   token?: Token;
   signal?: AbortSignal;
-  /** Begin with so many of the newest jobs, up to 1,000. The default is 100. */
+  /** Start with this many of the newest jobs, up to 1,000. The default is 100. */
   jobs?: number;
-  /** Only jobs with this status. That one of them gets another is not given. */
+  /** Only jobs with this status. A job's change to another status is not reported. */
   status?: Status;
   /** Only jobs with these labels. */
   labels?: Record<string, string>;
-  /** A `cursor` of an earlier call, after which to go on. */
+  /** The `cursor` of an earlier call, to resume after. */
   after?: number;
   heartbeat?: number;
   giveUpAfter?: number;
   onReconnect?: (failure: Error, delay: number) => void;
 }
 
-/** A job in a workflow's stream. A deleted one has the status DELETED. */
+/** A job in a workflow's stream. A deleted job has the status DELETED. */
 export type WorkflowJob = Omit<Job, "status"> & { status: Status | "DELETED" };
 
-/** With `cursor` as `after`, another call misses no change. It is null until the newest jobs have come. */
+/**
+ * Pass `cursor` as `after` to another call to resume without missing a change. Null until the newest jobs have arrived.
+ */
 export type WorkflowFrame =
   | FrameOf<"connected", { status: string }>
-  /** Changes are missing. All that is known of the jobs is out of date, and they follow. */
+  /** Changes were missed: discard the state of all jobs. The current jobs follow. */
   | FrameOf<"reset", { reason: string }>
   /** One of the newest jobs, or a job that has changed. */
   | FrameOf<"job", WorkflowJob>
-  /** Why this connection ends. Another one follows. */
+  /** Why this connection ends. The client reconnects. */
   | FrameOf<"error", string>
-  /** The newest jobs have come, or the filter has left out the changes up to `cursor`. */
+  /** The newest jobs have arrived, or the filter has skipped all changes up to `cursor`. */
   | FrameOf<"cursor", null>;
 
 /**
- * Follows the jobs of a workflow: the newest ones, oldest first, then each change, over as many connections as it takes. It
- * has no end. Throws Refused when no other attempt can help, and Refused or Unreachable after `giveUpAfter` seconds of
- * failures.
+ * Follows the jobs of a workflow: the newest ones, oldest first, then each change, reconnecting as needed. Never ends.
+ * Throws Refused if retrying cannot help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
  */
 export function followWorkflow(options: FollowWorkflowOptions): AsyncGenerator<WorkflowFrame, void, undefined>;
 
 export interface PageOptions extends JobOptions, Filter {
-  /** Lines of the page, from 1 to 1,000. The default is 100. */
+  /** Lines per page, from 1 to 1,000. The default is 100. */
   limit?: number;
   order?: "asc" | "desc";
-  /** The number after which the page begins, in its order. */
+  /** The line number after which the page starts, in its order. */
   offset?: number;
-  /** The cursor of the page before. It is bound to the job, the order and the filter. */
+  /** The cursor of the previous page. It is bound to the job, the order and the filter. */
   cursor?: string;
-  /** With `q`: so many lines before and after each match. */
+  /** With `q`: the number of context lines before and after each match. */
   before?: number;
   after?: number;
 }
@@ -187,49 +194,49 @@ export interface Page {
   id: string;
   /** A page may be short or empty and still have a `cursor`. */
   logs: FoundLine[];
-  /** For the next page. Null at the end of the log. */
+  /** The cursor of the next page. Null at the end of the log. */
   cursor: string | null;
-  /** How far the page has come: the `offset` with which to go on later. */
+  /** How far the page has read: an `offset` to resume from later. */
   position: number | null;
 }
 
-/** One page of a log, or of the lines that match `q`. Tries four times. Throws Refused or Unreachable. */
+/** One page of a log, or of the lines that match `q`. Makes up to four attempts. Throws Refused or Unreachable. */
 export function page(options: PageOptions): Promise<Page>;
 
 export interface WaitOptions extends JobOptions, Filter {
-  /** The number after which to look. The default is 0. */
+  /** The line number after which to search. The default is 0. */
   offset?: number;
-  /** Also the lines after the first that match and are there already, up to 1,000 in all, as `logs`. */
+  /** Return `logs`, too: the match and later matches that already exist, up to this many in all. At most 1,000. */
   limit?: number;
   /** Seconds. May be Infinity. The default is 30. */
   timeout?: number;
-  /** Seconds of failures after which the last one is thrown. May be Infinity. The default is 600. */
+  /** Seconds of continuous failures after which the last error is thrown. May be Infinity. The default is 600. */
   giveUpAfter?: number;
 }
 
 interface WaitedOf<Outcome extends string, Found> {
   outcome: Outcome;
   log: Found;
-  /** With `limit`: `log`, and lines after it that match. */
+  /** With `limit`: `log` and the matches after it. */
   logs?: Line[];
-  /** How far it has looked. As `offset` of another wait it misses nothing, and sees nothing twice. */
+  /** How far the log was searched. Pass it as the `offset` of another wait to miss nothing and see nothing twice. */
   cursor: number;
   job: Job;
-  /** Lines that could not be read. Of each request of the wait these are the first 100 gaps. */
+  /** Unavailable lines: the first 100 gaps of each of the wait's requests. */
   gaps: Gap[];
-  /** How many gaps the last request had beyond these. */
+  /** The number of further gaps of the last request. */
   more_gaps?: number;
 }
 
 export type Waited =
-  /** A line matches: `log`. */
+  /** A line matched: `log`. */
   | WaitedOf<"matched", Line>
-  /** The job has ended without such a line (also as LOST: see `job.status`), or the time is over. */
+  /** The job ended without a match (possibly as LOST: see `job.status`), or the wait timed out. */
   | WaitedOf<"ended" | "timeout", null>;
 
 /**
- * Waits until a line after `offset` matches `q`, the job ends, or the time is over. Without `q` it waits for the end. A job
- * that does not exist yet is waited for: when it has not come in time, Refused with status 404 is thrown.
+ * Waits until a line after `offset` matches `q`, the job ends, or the timeout expires. Without `q`, waits for the end.
+ * A job that does not exist yet is waited for, too; Refused with status 404 is thrown if it does not appear in time.
  */
 export function wait(options: WaitOptions): Promise<Waited>;
 
@@ -238,10 +245,12 @@ export interface EndOptions extends JobOptions {
   exitCode?: number;
 }
 
-/** Ends a job that no runner holds, if it has not ended so already. Throws Refused: HELD by a runner, CLOSED otherwise. */
+/**
+ * Ends a job that no runner holds. Idempotent for the same status. Throws Refused: HELD (it has a runner) or CLOSED.
+ */
 export function end(options: EndOptions): Promise<Job>;
 
-/** A workflow, and as whom: here one with `logs:admin`. */
+/** A workflow, and the token to access it with. The token needs `logs:admin`. */
 export interface WorkflowOptions {
   service?: string;
   workflow: string;
@@ -249,28 +258,30 @@ export interface WorkflowOptions {
   signal?: AbortSignal;
 }
 
-/** Whom to tell what of a workflow's jobs. */
+/** What to report about a workflow's jobs, and where to send it. */
 export interface WatchBody {
   on: "end" | "change" | "silent";
   url: string;
-  /** Ends to tell. The default is FAILED and LOST, and of a `change` also COMPLETED. */
+  /** Ends to report. The default is FAILED and LOST, and for `change` also COMPLETED. */
   status?: ("COMPLETED" | "FAILED" | "CANCELED" | "LOST")[];
-  /** Labels that a job must have. */
+  /** Only jobs with these labels. */
   label?: Record<string, string>;
-  /** Of a `change`: labels in which the job before it must agree. */
+  /** For `change`: compare with the previous job that has the same values of these labels. */
   same?: string[];
-  /** Of `silent`: for how long a running job has printed nothing. */
+  /** For `silent`: seconds without output after which a running job is reported. */
   seconds?: number;
-  /** Signs messages: `whsec_` and base64. Without it a new watch gets one, and another keeps its own. */
+  /**
+   * Signs messages: `whsec_` followed by base64. If omitted, a new watch gets one, and an existing watch keeps its own.
+   */
   secret?: string;
 }
 
-/** A watch, and how its deliveries go. */
+/** A watch and the state of its deliveries. */
 export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
   workflow_id: string;
   id: string;
   seconds: number | null;
-  /** Once, of a secret that was generated. */
+  /** Returned once, if the secret was generated. */
   secret?: string;
   /** `failing` when no delivery has succeeded for a day. */
   state: "ok" | "retrying" | "failing";
@@ -281,38 +292,39 @@ export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
   dropped: number;
 }
 
-/** A workflow's watches. These four try four times, and throw Refused or Unreachable. */
+/** A workflow's watches. These four functions make up to four attempts, and throw Refused or Unreachable. */
 export function watches(options: WorkflowOptions): Promise<Watch[]>;
 /** Adds or replaces a watch. */
 export function putWatch(options: WorkflowOptions, id: string, watch: WatchBody): Promise<Watch>;
 export function deleteWatch(options: WorkflowOptions, id: string): Promise<null>;
-/** Sends a message now. When it was sent, `delivered_at` or `error` of the watch changes. */
+/** Sends a test message now. Once it was sent, `delivered_at` or `error` of the watch changes. */
 export function testWatch(options: WorkflowOptions, id: string): Promise<Watch>;
 
 /**
- * The JSON of any route of the service. `position` is the number in the answer's `Last-Event-ID`. It tries once. Throws
- * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000). `headers` are sent, too.
+ * The JSON of any route of the service. `position` is the number in the response's `Last-Event-ID`. Makes one attempt.
+ * Throws Refused, or Unreachable, also after `limitMs` milliseconds without data (30,000). `headers` are added to the
+ * request.
  */
 export function get(
   url: string,
   options?: { token?: Token; signal?: AbortSignal; limitMs?: number; headers?: Record<string, string> },
 ): Promise<{ body: any; headers: Headers; position: number | null }>;
 
-/** The service has refused. The message is its explanation. */
+/** The service refused the request. The message is its explanation. */
 export class Refused extends Error {
   constructor(status: number, detail: string, retryAfter: number, reason?: string);
-  /** The status of the HTTP answer. */
+  /** The HTTP status of the response. */
   status: number;
-  /** The machine-readable reason of some answers. */
+  /** The machine-readable reason, if the response has one. */
   reason: string | undefined;
-  /** The seconds of its Retry-After header, or 0. */
+  /** The seconds of the Retry-After header, or 0. */
   retryAfter: number;
 }
 
-/** The service does not answer, or a connection broke. */
+/** The service does not respond, or the connection broke. */
 export class Unreachable extends Error {}
 
-/** The log has ended with an error: its runner was lost, or the log is gone. The message says which. */
+/** The log ended with an error, given in the message: its runner was lost, or the log is gone. */
 export class StreamError extends Error {
   constructor(message: string, cursor: number | null, options?: ErrorOptions);
   cursor: number | null;

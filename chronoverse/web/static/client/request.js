@@ -1,30 +1,30 @@
 // @ts-check
-// Requests with a token, what can go wrong with them, and how long to wait before the next attempt.
+// Authenticated requests, their errors, and the delay before a retry.
 
 /** @typedef {import("./index.js").Token} Token */
 /** @typedef {import("./index.js").JobOptions} JobOptions */
 
 //: Milliseconds after which an unanswered request is aborted.
 export const REQUEST_MS = 30_000;
-//: Milliseconds until the second attempt, before the service has sent a `retry`; the longest delay, and that of a tab
-//: that somebody sees. Jitter makes each a quarter longer or shorter.
+//: Milliseconds until the first retry, unless the service has sent a `retry`; the longest delay; and the longest delay
+//: in a visible tab. Jitter of ±25% is added.
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
 const MAX_VISIBLE_RETRY_MS = 4000;
-//: Statuses of answers that another attempt may not get.
+//: Statuses that are worth a retry.
 const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
 
 const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
-/** An answer that is not 2xx. */
+/** A response other than 2xx. */
 export class Refused extends Error {
   name = "Refused";
 
   /**
    * @param {number} status
-   * @param {string} detail What the service says.
-   * @param {number} retryAfter The seconds of its Retry-After, or 0.
-   * @param {string} [reason] The machine-readable reason of some answers.
+   * @param {string} detail The service's explanation.
+   * @param {number} retryAfter The seconds of its Retry-After header, or 0.
+   * @param {string} [reason] The machine-readable reason, if any.
    */
   constructor(status, detail, retryAfter, reason) {
     super(detail);
@@ -34,26 +34,26 @@ export class Refused extends Error {
   }
 }
 
-/** The service does not answer, or the connection broke. */
+/** The service does not respond, or the connection broke. */
 export class Unreachable extends Error {
   name = "Unreachable";
 }
 
-/** Whether another attempt may succeed. @param {unknown} error */
+/** Whether a retry can succeed. @param {unknown} error */
 export const isTransient = (error) =>
   error instanceof Unreachable || (error instanceof Refused && TRANSIENT.has(error.status));
 
-/** Milliseconds of a clock that nobody sets. */
+/** A monotonic clock in milliseconds. */
 export const now = () => performance.now();
 
-/** The seconds of a Retry-After header, which may be a date. @param {string | null} value */
+/** The seconds of a Retry-After header, which can also be a date. @param {string | null} value */
 function retrySeconds(value) {
   if (!value) return 0;
   const seconds = /^[0-9]+$/.test(value.trim()) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
   return Math.max(0, seconds || 0);
 }
 
-/** The error for an answer that is a refusal. @param {Response} response */
+/** The error for a non-2xx response. @param {Response} response */
 export async function refusal(response) {
   let { status } = response;
   let detail = response.statusText || `the service answers ${status}`;
@@ -64,12 +64,12 @@ export async function refusal(response) {
     detail = problem.detail ?? problem.title ?? detail;
     reason = problem.reason;
   } catch {
-    // A proxy answered with a page of its own. The status is enough.
+    // A proxy responded with a page of its own. The status is enough.
   }
   return new Refused(status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
 }
 
-/** Aborts one request when `signal` is aborted, when a step of it takes longer than `ms`, or when it is closed. */
+/** Aborts a request when `signal` is aborted, when one of its steps takes longer than `ms`, or when it is closed. */
 export class Limit {
   #controller = new AbortController();
   #outer;
@@ -93,7 +93,8 @@ export class Limit {
   }
 
   /**
-   * The result of a step. Throws Unreachable when it fails or takes too long, and the outer signal's reason.
+   * The result of a step. Throws Unreachable if it fails or times out, and the outer signal's reason if that is
+   * aborted.
    * @template T
    * @param {() => Promise<T>} step
    * @returns {Promise<T>}
@@ -115,7 +116,7 @@ export class Limit {
     }
   }
 
-  /** Ends the request, wherever it is. */
+  /** Ends the request at any stage. */
   close() {
     this.#outer?.removeEventListener("abort", this.#abort);
     this.#controller.abort();
@@ -123,12 +124,12 @@ export class Limit {
 }
 
 /**
- * Sends a request, by default a GET. After a 401 it asks the function for another token, once. Throws Refused.
+ * Sends a request, by default a GET. After a 401, retries once with a new token from the function. Throws Refused.
  * @param {string} url
  * @param {Token | undefined} token
  * @param {Record<string, string>} headers
  * @param {Limit} limit
- * @param {RequestInit} [init] Its method and body.
+ * @param {RequestInit} [init] The request's method and body.
  * @returns {Promise<Response>}
  */
 export async function send(url, token, headers, limit, init) {
@@ -139,11 +140,11 @@ export async function send(url, token, headers, limit, init) {
   for (;;) {
     value = typeof token === "function" ? await token(refused, value) : token;
     const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
-    // What is no token, or no address, throws a TypeError here. It is not tried again.
+    // An invalid token or address throws a TypeError here, and is not retried.
     const request = new Request(url, { ...init, headers: all, cache: "no-store" });
-    // The signal is not the Request's: Node.js may collect that one, and then an abort does not reach the connection.
+    // Not the Request's own signal: Node.js can garbage-collect that, and then an abort does not reach the connection.
     const response = await limit.run(() => fetch(request, { signal: limit.signal }));
-    // With `Prefer: status=200`, some refusals have that status.
+    // With `Prefer: status=200`, some refusals have this status.
     const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
     if (response.ok && !isProblem) return response;
     const problem = await limit.run(() => refusal(response));
@@ -153,7 +154,7 @@ export async function send(url, token, headers, limit, init) {
 }
 
 /**
- * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has come in a log.
+ * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has read in a log.
  * @param {string} url
  * @param {Parameters<typeof import("./index.js").get>[1]} [options]
  * @param {RequestInit} [init] As for `send`.
@@ -171,7 +172,7 @@ export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = 
 }
 
 /**
- * The address of a job's route. Parameters that are undefined are left out.
+ * The address of a job's route. Undefined parameters are omitted.
  * @param {JobOptions} options
  * @param {string} route
  * @param {Record<string, string | number | boolean | undefined>} parameters
@@ -182,7 +183,7 @@ export function jobUrl({ service, workflow, job }, route, parameters) {
 }
 
 /**
- * The same of a workflow's route. A parameter that is a list is repeated.
+ * The address of a workflow's route. A parameter with a list is repeated.
  * @param {{ service?: string, workflow: string }} options
  * @param {string} route
  * @param {Record<string, string | number | boolean | string[] | undefined>} parameters
@@ -196,9 +197,9 @@ export function workflowUrl({ service = "", workflow }, route, parameters) {
   return `${service.replace(/\/+$/, "")}/workflows/${workflow}/${route}?${query}`.replace(/\?$/, "");
 }
 
-/** Counts failures in a row, and waits longer after each. */
+/** Counts consecutive failures, and increases the delay after each. */
 export class Backoff {
-  /** Milliseconds that the service has asked for. */
+  /** The base delay in milliseconds; the service can set it. */
   retryMs = RETRY_MS;
   failures = 0;
   #since = 0;
@@ -212,12 +213,15 @@ export class Backoff {
     this.failures += 1;
   }
 
-  /** Seconds since the first of these failures. */
+  /** Seconds since the first of the consecutive failures. */
   get seconds() {
     return this.failures ? (now() - this.#since) / 1000 : 0;
   }
 
-  /** Milliseconds until the next attempt, with jitter, and no fewer than the Retry-After of `error`. @param {unknown} error */
+  /**
+   * Milliseconds until the next attempt, with jitter, but at least the Retry-After of `error`.
+   * @param {unknown} error
+   */
   delay(error) {
     const most = globalThis.document?.visibilityState === "visible" ? MAX_VISIBLE_RETRY_MS : MAX_RETRY_MS;
     const base = Math.min(most, this.retryMs * 2 ** Math.max(0, this.failures - 1));
@@ -226,7 +230,7 @@ export class Backoff {
 }
 
 /**
- * Waits before the next attempt. In a browser this ends early when the network is back, or when the tab is shown.
+ * Waits before a retry. In a browser, ends early when the network is back, or when the tab becomes visible.
  * @param {number} ms
  * @param {AbortSignal} [signal]
  * @returns {Promise<void>}

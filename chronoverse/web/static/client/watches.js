@@ -1,5 +1,5 @@
 // @ts-check
-// The watches of a workflow: whom to tell what of its jobs.
+// The watches of a workflow: what to report about its jobs, and where to send it.
 
 import { get, workflowUrl } from "./request.js";
 import { retry } from "./history.js";
