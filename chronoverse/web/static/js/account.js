@@ -1,14 +1,14 @@
-// The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
+// The account button: shows whose token this tab uses, for what and until when, and lets the reader change it.
 
 import { $, button, make } from "./dom.js";
 import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
 
-/** The patterns of workflows that the token names. */
+/** The workflow patterns in the token. */
 export const namedWorkflows = () => [claims().workflows ?? []].flat().map(String);
 
-/** The workflows that the token names, as text. Without that claim the service decides by another one. */
+/** The token's workflows as text. Without that claim, the service decides by another one. */
 function scopeText() {
   if (claims().workflows === undefined) return "what the service allows";
   const named = namedWorkflows();
@@ -16,21 +16,21 @@ function scopeText() {
   return named.length ? named.join(", ") : "no workflow";
 }
 
-/** Two buttons: for another token, where readers paste tokens, and to sign out. */
+/** The buttons to sign out and, where readers paste tokens, to use another token. */
 function tokenButtons() {
   const other = async () => (await signIn("Paste another token.", { canCancel: true })) && location.reload();
   const out = () => (signOut(), location.reload());
   return make("p", "choices", ...(issuer ? [] : [button(other, "Use another token")]), button(out, "Sign out"));
 }
 
-/** Where a list is empty: what the token is for, and the ways out. `hint()` says what to do, and `more()` are other elements. */
+/** Shows, for an empty list, what the token is for and what to do. `hint()` is a text, and `more()` are additional elements. */
 export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").hidden = !isEmpty;
   if (!isEmpty || $("empty").childElementCount) return;
   $("empty").append(make("p", "", `This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
 }
 
-/** Puts the button at the end of the page's head. */
+/** Appends the button to the page header. */
 export function showAccount() {
   const { sub, exp } = claims();
   const opens = Object.assign(button(() => {}, icon("account")), { id: "account", title: "Account", ariaLabel: "Account" });

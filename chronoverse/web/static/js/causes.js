@@ -1,11 +1,11 @@
-// What the lists say of red jobs: why they failed. Each is asked for once, and only a few at the same time.
+// Why red jobs failed, for the lists. Each cause is requested once, with limited concurrency.
 
 import { causeText } from "./summary.js";
 import { get, persist } from "./session.js";
 
-//: Bytes of a summary of which only the cause is shown.
+//: Requested size of a summary, in bytes; only the cause is needed.
 const BYTES = 2000;
-//: Requests that wait or are on their way, and those on their way.
+//: Maximum number of pending requests, and of concurrent ones.
 const MOST = 20;
 const AT_ONCE = 4;
 
@@ -14,8 +14,8 @@ const waiting = [];
 let asked = 0;
 
 /**
- * What `ask()` gives for a key, which is asked for once. Until it is known, and when it cannot be had, it is undefined; `told()` is
- * called when it is known. Of what is wanted at the same time, what `costs` least is asked for first.
+ * The cached result of `ask()` for a key. Undefined until it is known, or if it is unavailable; `told()` is called once
+ * it is known. Among pending requests, the one with the lowest `costs` is sent first.
  */
 export function cached(key, ask, told, costs = 0) {
   if (found.has(key)) return found.get(key);
@@ -36,10 +36,10 @@ async function next() {
   next();
 }
 
-/** Why a red job of so many lines failed, in one line, or undefined while that is not known. */
+/** Why a red job with that many lines failed, in one line; undefined while it is unknown. */
 export const causeOf = (workflow, job, told, lines) =>
   cached(`${workflow}/${job}`, async () => causeText((await get(`/workflows/${workflow}/jobs/${job}/summary?bytes=${BYTES}`)).body), told, lines);
 
-/** The last ten jobs of a workflow. `version` is what changes with them. */
+/** The last ten jobs of a workflow. `version` changes whenever they do. */
 export const lastTen = (workflow, version, told) =>
   cached(`${workflow} ${version}`, async () => (await get(`/workflows/${workflow}/jobs?limit=10`)).body.jobs, told);

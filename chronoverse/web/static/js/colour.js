@@ -1,11 +1,11 @@
-// A terminal's colours, adjusted so that text is readable on the page's light and dark backgrounds.
+// Terminal colours, adjusted for readable text on the page's light and dark backgrounds.
 
-//: The sixteen colours as backgrounds. These are a terminal's own, because areas need less contrast than letters.
+//: The sixteen colours as backgrounds. These are the terminal's own, because areas need less contrast than text.
 const BACKGROUNDS = ["1b1f24", "b4232a", "1a7f37", "9a6700", "0b57c2", "8430a8", "0a6570", "c8ced5"]
   .concat(["57606a", "e5534b", "46954a", "c69026", "539bf5", "b083f0", "39c5cf", "ffffff"]);
-//: WCAG AA asks for a contrast of 4.5. The rest is for the tints that rows may have.
+//: WCAG AA requires a contrast of 4.5. The margin is for tinted rows.
 const CONTRAST = 5;
-//: Combinations of colours that are cached. A log with more of them has its colours computed again.
+//: Maximum number of cached colour combinations. When it is exceeded, the cache is cleared.
 const CACHE_SIZE = 2000;
 
 const parse = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
@@ -31,7 +31,7 @@ export function contrast(a, b) {
   return (high + 0.05) / (low + 0.05);
 }
 
-/** `ink` if it is readable on the background `ground`, otherwise the nearest colour that is. */
+/** `ink` if it is readable on the background `ground`, otherwise the nearest readable colour. */
 function readable(ink, ground) {
   if (contrast(ink, ground) >= CONTRAST) return ink;
   const toward = contrast([0, 0, 0], ground) > contrast([255, 255, 255], ground) ? 0 : 255;
@@ -50,9 +50,9 @@ function themed(name) {
   return value.match(/[0-9a-f]{6}/g).map(parse);
 }
 
-/** The colours of a style, as values of CSS: `{ink, ground}`. The ground is undefined if it is the page's. */
+/** The colours of a style as CSS values: `{ink, ground}`. `ground` is undefined for the page's background. */
 export function paint(style) {
-  // These can be read on the page's background.
+  // These are readable on the page's background.
   if (typeof style.ink === "number" && style.ground === null && !style.inverse) return { ink: `var(--ink${style.ink})` };
   const key = `${style.ink} ${style.ground} ${style.inverse}`;
   let found = cache.get(key);

@@ -4,7 +4,7 @@ import { ago } from "./format.js";
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element with a class and children. Children are elements, or strings, which become text. */
+/** A new element with a class and children: elements, or strings, which become text. */
 export function make(name, className, ...children) {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -12,7 +12,7 @@ export function make(name, className, ...children) {
   return element;
 }
 
-/** A button with a text or an icon in it. */
+/** A button with text or an icon. */
 export function button(clicked, ...children) {
   const element = make("button", "", ...children);
   element.type = "button";
@@ -20,7 +20,7 @@ export function button(clicked, ...children) {
   return element;
 }
 
-/** Gives an element these children. The focus stays where it is. True if they are others than before. */
+/** Replaces an element's children, keeping the focus. True if they have changed. */
 export function fill(element, children) {
   if (children.length === element.children.length && children.every((each, i) => each === element.children[i])) return false;
   const focused = document.activeElement;
@@ -29,21 +29,21 @@ export function fill(element, children) {
   return true;
 }
 
-/** A link, with text or elements in it. */
+/** A link with text or elements. */
 export function link(href, ...children) {
   const element = make("a", "", ...children);
   element.href = href;
   return element;
 }
 
-/** How long ago a time was, with the exact time as a title. Empty if it is not a time. */
+/** How long ago a time was, with the exact time as a title. Empty for an invalid time. */
 export function timeElement(iso) {
   const element = make("time", "", ago(iso));
   if (element.textContent) Object.assign(element, { dateTime: iso, title: new Date(iso).toLocaleString() });
   return element;
 }
 
-/** Has screen readers read `text`, one text a second. Of those that wait only the newest three are read. */
+/** Announces `text` to screen readers, at most one text per second. Only the newest three pending texts are kept. */
 export function announce(text) {
   if (text === waiting.at(-1)) return;
   waiting.push(text);
@@ -63,7 +63,7 @@ export function notice(text) {
   if (text !== null && $("notice").textContent !== (text.textContent ?? text)) $("notice").replaceChildren(text);
 }
 
-/** Sets a button to pressed or not, by default to the other state. Returns the new state. */
+/** Sets the pressed state of a button, by default to the opposite. Returns the new state. */
 export function toggle(button, pressed = button.ariaPressed !== "true") {
   button.ariaPressed = String(pressed);
   return pressed;

@@ -1,4 +1,4 @@
-// The lines that the toolbar counts, steps through and filters by: errors, and new lines.
+// The lines that the toolbar counts, filters and navigates: errors and new lines.
 
 import { againstLabels } from "./addresses.js";
 import { $, make, toggle } from "./dom.js";
@@ -8,56 +8,56 @@ import { toQuery } from "./share.js";
 import { showRuns } from "./summary.js";
 import { plain } from "./text.js";
 
-//: Characters at the beginning of a message that the page looks at itself. The service looks at the whole message.
+//: Leading characters of a message that the page checks itself. The service checks the whole message.
 const LOOKED_AT = 2000;
 
 const { errors: words, harmless } = document.documentElement.dataset;
 const WORDS = new RegExp(words, "i");
 const HARMLESS = new RegExp(harmless, "gi");
 
-/** Whether a message looks like an error, by the words of the service's summary. */
+/** Whether a message looks like an error, by the same words as in the service's summary. */
 export const looksLikeError = (message) => WORDS.test(plain(message.slice(0, LOOKED_AT)).replace(HARMLESS, ""));
 
 class Filter extends Matches {
-  /** Whether the reader looks for them, and they are not only counted or marked. */
+  /** Whether the reader filters by these lines. Otherwise they are only counted or marked. */
   isAsked = false;
   #name;
   #known = "";
   #stays = false;
 
-  /** `name` is "error" or "new": of the buttons for the previous and the next one, and of the count. */
+  /** `name` is "error" or "new": a part of the ids of the previous and next buttons and of the count. */
   constructor(path, log, on, criteria, name) {
     super(path, log, on, criteria, `previous${name}`, `next${name}`);
     this.#name = name;
   }
 
-  /** Looks for them because the reader wants it. */
+  /** Finds the lines because the reader filters by them. */
   ask() {
     this.isAsked = true;
     if (this.active) this.changed();
     else this.look(false);
   }
 
-  /** The reader wants them no more. */
+  /** The reader has removed the filter. */
   leave() {
     this.isAsked = false;
     if (this.#stays) this.changed();
     else this.drop();
   }
 
-  /** Looks for them as long as the page is open. */
+  /** Finds the lines for as long as the page is open. */
   keep() {
     this.#stays = true;
     if (!this.active) this.look(false);
   }
 
-  /** Jumps to the next one, or to the previous one. The first step begins to look for them. */
+  /** Jumps to the next or previous line. The first step starts the scan. */
   step(direction) {
     if (!this.isAsked) this.ask();
     return super.step(direction);
   }
 
-  /** Shows how many there are, of a summary. Null if that is not known. */
+  /** Shows the number of lines from a summary; null if it is unknown. */
   showCount(all) {
     if (all !== null) this.#known = count(all);
     if (!this.active) this.#shown = this.#known;
@@ -86,7 +86,7 @@ export class Errors extends Filter {
     super(path, log, on, { q: words, regex: true, accepts }, "error");
   }
 
-  /** To be called for each line of the live stream, before the log has grown. */
+  /** To be called for each line of the live stream, before it is added to the log. */
   added(line) {
     if (this.scan?.added(line, ({ message }) => looksLikeError(message))) this.changed();
   }
@@ -120,7 +120,7 @@ export class NewLines extends Filter {
     });
   }
 
-  /** Offers to compare with good runs of the job's `branch`, if it has one, or with others. `baseline` is that of a summary. */
+  /** Offers to compare with good runs of the job's `branch`, if it has one, or with others. `baseline` is from the summary. */
   offer(branch, baseline) {
     const chosen = againstLabels().map(([, label]) => label).join(" ");
     const own = branch && `branch=${branch}`;
@@ -135,12 +135,12 @@ export class NewLines extends Filter {
     $("against").parentElement.hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
   }
 
-  /** Whether the line is marked as a new one. */
+  /** Whether the line is marked as new. */
   has(number) {
     const { scan } = this;
     if (!scan) return false;
     if (number <= scan.position) return scan.numbers[scan.rowOf(number)] === number;
-    // Before the scan has come anywhere, the service is still reading the runs.
+    // At position 0, the service is still reading the runs.
     if (scan.position > 0) this.fetchAround(number);
     return scan.highlights.has(number);
   }

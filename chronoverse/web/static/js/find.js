@@ -1,4 +1,4 @@
-// The search box: what it searches for, and how many matches there are.
+// The search box: the search criteria and the number of matches.
 
 import { $, toggle } from "./dom.js";
 import { count } from "./format.js";
@@ -6,7 +6,7 @@ import { Matches } from "./matches.js";
 import { toQuery } from "./share.js";
 import { findVisible, toUtf16Spans } from "./text.js";
 
-//: Milliseconds without typing after which the search begins.
+//: Milliseconds without typing after which the search starts.
 const TYPING_MS = 200;
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
@@ -37,7 +37,7 @@ export class Find extends Matches {
     this.begin();
   }
 
-  /** The spans of a line that match, in UTF-16 units. */
+  /** The matching spans of a line, in UTF-16 units. */
   marks(line) {
     if (!this.active || (this.criteria.stream && line.stream !== this.criteria.stream)) return [];
     if (this.#local) return findVisible(line.message, this.#local);
@@ -46,7 +46,7 @@ export class Find extends Matches {
     return spans ? toUtf16Spans(line.message, spans) : [];
   }
 
-  /** Takes the search from the page's address. True if it has one. `begin` begins it. */
+  /** Reads the search from the page's address. True if there is one. `begin` starts it. */
   fromAddress() {
     const parameters = new URLSearchParams(location.search);
     $("q").value = parameters.get("q") ?? "";
@@ -71,7 +71,7 @@ export class Find extends Matches {
     this.#timer = setTimeout(() => this.begin(), TYPING_MS);
   }
 
-  /** Searches for what is in the box, and puts it into the address. It jumps to the next match from the top, unless `jumps` is false. */
+  /** Searches for the text in the box, and puts it into the address. Jumps to the next match from the top, unless `jumps` is false. */
   begin({ jumps = true } = {}) {
     clearTimeout(this.#timer);
     this.#timer = 0;
@@ -83,7 +83,7 @@ export class Find extends Matches {
     else this.drop();
   }
 
-  /** Shows "3 of 1,240", with a "+" while there may be more; or that the expression is refused. */
+  /** Shows "3 of 1,240", with a "+" while there may be more, or that the expression is invalid. */
   show() {
     const { scan } = this;
     const output = $("count");

@@ -24,7 +24,7 @@ export function outcome(job) {
   return showsExitCode ? `${word} · exit ${job.exit_code}` : word;
 }
 
-/** The milliseconds that a job took, or has run so far. Null if that is not known. */
+/** The milliseconds that a job took, or has run so far. Null if unknown. */
 export function tookMs({ status, started_at: started, finished_at: finished }) {
   const start = Date.parse(started ?? "");
   const stop = ended(status) ? Date.parse(finished ?? "") : Date.now();
@@ -45,7 +45,7 @@ export function span(ms) {
   return `${Math.floor(total / 86_400)} d ${twoDigits(Math.floor(total / 3600) % 24)} h`;
 }
 
-/** The time of day of an ISO 8601 time, in the reader's time zone. Empty if it is not a time. */
+/** The time of day of an ISO 8601 time, in the reader's time zone. Empty for an invalid time. */
 export function clock(iso) {
   const date = new Date(iso);
   if (Number.isNaN(date.getTime()) || date.getTime() === 0) return "";
@@ -53,7 +53,7 @@ export function clock(iso) {
   return `${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}:${twoDigits(date.getSeconds())}.${ms}`;
 }
 
-/** The time from `start` to `iso`, such as "+1:02:03.456". Empty if either is not a time. */
+/** The time from `start` to `iso`, such as "+1:02:03.456". Empty if either is invalid. */
 export function elapsed(iso, start) {
   const ms = Date.parse(iso) - Date.parse(start);
   if (Number.isNaN(ms) || Date.parse(iso) === 0) return "";
@@ -73,7 +73,7 @@ export function age(iso, now = Date.now()) {
   return minutes < 1440 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`;
 }
 
-/** How long ago a time was, such as "just now", "5 min ago" or "3 d ago". After a month it is a date. */
+/** How long ago a time was, such as "just now", "5 min ago" or "3 d ago". A date after 30 days. */
 export function ago(iso, now = Date.now()) {
   const ms = now - Date.parse(iso);
   if (Number.isNaN(ms)) return "";

@@ -1,22 +1,24 @@
-// The groups of a log, as CI systems mark them: where they end, how long they took, and which of them had no error. And
-// the steps of a job, which are made of them.
+// The groups of a log, as CI systems mark them: their ends, durations and errors. A job's steps are made of them.
 
 import { MARKERS, markup } from "./markup.js";
 import { findOne, query } from "./scan.js";
 import { get, persist } from "./session.js";
 import { plain } from "./text.js";
 
-//: Lines of one request.
+//: Lines per request.
 const PAGE = 1000;
-//: Groups that are kept. Groups after them can be folded one by one.
+//: Maximum number of groups kept. Later groups can be folded individually.
 const MAX_GROUPS = 20_000;
-//: Styles whose groups have names, by which they end.
+//: Styles whose groups have names, which also mark their ends.
 const NAMED = ["gitlab", "travis"];
 
 export class Groups {
-  /** The groups by their first lines: `{start, end, ms, at, of, title, badLine, isOpen}`. `end` is the last line, Infinity while it is open; its markup is in the group. */
+  /**
+   * The groups by their first lines: `{start, end, ms, at, of, title, badLine, isOpen}`. `end` is the last line,
+   * including the end marker; Infinity while the group is open.
+   */
   known = new Map();
-  /** The number of the line up to which groups are known, and whether that is the end of the log. */
+  /** The line number up to which groups are known, and whether that is the end of the log. */
   position = 0;
   done = false;
   #path;
@@ -27,7 +29,7 @@ export class Groups {
     this.#path = path;
   }
 
-  /** Asks the service for groups with at most that many requests, each of which looks at up to 200,000 lines. */
+  /** Searches for groups with at most this many requests, each of which scans up to 200,000 lines. */
   find(requests) {
     this.#finding ??= this.#find(requests).finally(() => (this.#finding = null));
     return this.#finding;
@@ -46,7 +48,7 @@ export class Groups {
     }
   }
 
-  /** To be called for each line that is added to a log. Lines after one that was left out are ignored. */
+  /** To be called for each line added to a log. Lines after a skipped one are ignored. */
   added(line) {
     if (this.#finding || line.sequence_num !== this.position + 1) return;
     this.position += 1;
@@ -63,7 +65,7 @@ export class Groups {
     if (kind !== "group") return;
     if (ends) this.#close(of, ends, number - 1, line, found.at);
     const at = found.at ?? Date.parse(line.timestamp);
-    // A group without a name ends where the next one begins, unless an end of its own comes later: then that one is in it.
+    // A group without a name ends where the next one starts, unless its own end marker follows later: then the next one is nested.
     if (!NAMED.includes(of)) this.#end(this.#open.findLast((group) => group.of === of), number - 1, at);
     if (of === "buildkite") this.#open = this.#open.filter((group) => group.of !== of);
     const title = plain(line.message.slice(skip)).replace(/^(?:---|\+\+\+|~~~) /, "").trim() || name || "group";
@@ -76,7 +78,7 @@ export class Groups {
     if (group) Object.assign(group, { end, ms: at - group.at });
   }
 
-  /** Ends the innermost open group of that style and name, and those in it. */
+  /** Ends the innermost open group of that style and name, and the groups in it. */
   #close(of, name, end, line, at = Date.parse(line.timestamp)) {
     const index = this.#open.findLastIndex((group) => group.of === of && group.name === name);
     if (index < 0) return;
@@ -85,7 +87,7 @@ export class Groups {
     for (const each of inner) if (each.end === Infinity) this.#end(each, end, at);
   }
 
-  /** The groups that have ended, had no error, and are not to be open (Buildkite's `+++`), as pairs of their first and last lines. */
+  /** Groups that have ended without an error and should not stay open (Buildkite's `+++`), as pairs of their first and last lines. */
   get good() {
     return this.ended.filter(([start]) => !this.known.get(start).badLine && !this.known.get(start).isOpen);
   }
@@ -96,8 +98,9 @@ export class Groups {
   }
 
   /**
-   * The steps of a log, in their order: `{start, end, title, at, ms, depth}`. A step ends with its group, except that what
-   * GitHub runs in a step comes after the group of its head. The last one lasts until `last`, the end in ms.
+   * The steps of a log, in order: `{start, end, title, at, ms, depth}`. A step ends with its group. Exception: the
+   * output of a GitHub step follows the group with its header. The last step lasts until `last`, the end in
+   * milliseconds.
    */
   steps(last) {
     const around = [];
@@ -115,7 +118,7 @@ export class Groups {
     return steps;
   }
 
-  /** The last line of the group that begins with `line`. It is asked for if it is not known. */
+  /** The last line of the group that starts with `line`. Requested if unknown. */
   async endOf(line) {
     const start = line.sequence_num;
     const known = this.known.get(start);

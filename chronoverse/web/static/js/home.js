@@ -1,4 +1,4 @@
-// The home page: the workflows that the token may see. The failing ones come first, then those that run.
+// The home page: the workflows that the token can see. Failing ones come first, then running ones.
 
 import { namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
@@ -11,12 +11,12 @@ import { SearchBox } from "./search_box.js";
 import { begin } from "./session.js";
 import { dotsElement, isRed, statusIcon } from "./state.js";
 
-//: Failing is a workflow whose last ended job has failed or is lost, also while the next one runs.
+//: A workflow is failing if its last ended job has failed or is lost, even while the next one runs.
 const lastEnd = ({ recent = [] }) => recent.find(ended);
 const isRedNow = (each) => isRed(lastEnd(each));
 const rank = (each) => (isRedNow(each) ? 0 : each.running ? 1 : 2);
 const typed = () => $("workflow").value.trim();
-//: What the reader may look at alone: its name, its icon, and which workflows it has.
+//: The filters: name, icon, and a predicate.
 const KINDS = {
   "": ["All", "", () => true],
   red: ["Failing", "FAILED", isRedNow],
@@ -24,7 +24,7 @@ const KINDS = {
 };
 let kind = "";
 
-/** The cells of a workflow. While the server that has its jobs does not answer, they are not known. */
+/** The cells of a workflow. Its numbers are unknown while the server that stores its jobs does not respond. */
 function cells(workflow) {
   const { id, running, jobs } = workflow;
   const name = link(workflowPage(id), id);
@@ -36,7 +36,7 @@ function cells(workflow) {
   return [make("td", "name", who), make("td", "ten"), make("td", "runs", ...runs), make("td", "when")];
 }
 
-/** What changes with time, and what is asked for when a row is there: the last ten jobs, and why and since when it fails. */
+/** Refreshes time-dependent cells, and those requested later: the last ten jobs, and why and since when the workflow fails. */
 function update(row, workflow) {
   const { id, recent = [], last_job: job, last_job_at: at } = workflow;
   const when = timeElement(at ?? "");
@@ -60,13 +60,13 @@ function update(row, workflow) {
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
-/** The workflows that the reader wants, the failing ones first, then those that run. Others stay the newest first. */
+/** The workflows that match the filter: failing ones first, then running ones, each newest first. */
 function arrange(items) {
   const text = typed().toLowerCase();
   return items.filter((each) => each.id.toLowerCase().includes(text) && KINDS[kind][2](each)).sort((a, b) => rank(a) - rank(b));
 }
 
-/** The counts, as links, and in the head. */
+/** Shows the counts, as links and in the header. */
 function showKinds() {
   const { items } = list;
   const plus = list.hasMore ? "+" : "";
@@ -77,7 +77,7 @@ function showKinds() {
   $("overview").hidden = !items.length;
 }
 
-/** When there is nothing to show: why that may be, and the ways out. */
+/** If there is nothing to show: the possible reasons, and what to do. */
 function showOthers() {
   const hint = () => (namedWorkflows().length ? "" : "Ask your administrator for access.");
   const named = () => namedWorkflows().filter((each) => IDENTIFIER.test(each));
@@ -85,7 +85,7 @@ function showOthers() {
   showEmpty(!list.items.length, hint, () => [make("p", "", ...links(named()))]);
 }
 
-/** What stands instead of workflows: with a filter the way to all. */
+/** The text instead of an empty table; with a filter, including a link that removes it. */
 function emptyNotice(all) {
   if (!all) return "No workflows yet. They appear here when their first job starts.";
   const what = [kind ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");

@@ -1,4 +1,4 @@
-// The icons: an area in the text's colour, lines in the colour of the ground, and lines in the text's colour.
+// The icons: an area in the text's colour, lines in the background colour, and lines in the text's colour.
 
 const CIRCLE = "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1z";
 const RING = "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2z";
@@ -15,7 +15,7 @@ const ICONS = {
 };
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An icon, which screen readers do not read. */
+/** An icon, hidden from screen readers. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const attributes = { class: "i", viewBox: "0 0 16 16", "aria-hidden": "true" };

@@ -1,4 +1,4 @@
-// The page of one job. It connects the log, the search, the viewport and the stream.
+// The job page: connects the log, the search, the viewport and the stream.
 
 import { follow, TOKEN_EXPIRED } from "../client/follow.js";
 import { showAccount } from "./account.js";
@@ -25,20 +25,20 @@ import { openCard, reason, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
-//: Share of the screen that is above a line after a jump to it.
+//: Share of the screen above the target line of a jump.
 const JUMP_SHARE = 0.35;
-//: Requests for the groups of a log when it is opened, and when all are to be folded.
+//: Requests for a log's groups when it is opened, and when all groups are to be folded.
 const GROUPS_AT_FIRST = 1;
 const GROUPS_OF_ALL = 25;
 const TIMES = ["none", "clock", "elapsed"];
-//: A failed job opens at its cause, this many lines above it, if the service says so within so many milliseconds.
+//: A failed job opens this many lines above its cause, if the service reports it within this many milliseconds.
 const ABOVE_CAUSE = 5;
 const CAUSE_MS = 5000;
-//: Share of the lines up to which the new ones are marked unasked.
+//: New lines are marked automatically up to this share of all lines.
 const MARKED_SHARE = 0.8;
 //: Milliseconds that the first lines wait for the steps and the cause.
 const LATE_MS = 900;
-//: Milliseconds of work on events after which the browser may draw.
+//: Milliseconds of event processing after which to yield to the browser.
 const BUSY_MS = 12;
 
 const [, , , workflow, , name] = location.pathname.split("/");
@@ -60,7 +60,7 @@ const scanned = {
 const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
 const newLines = new NewLines(path, workflow, log, scanned);
 const errors = new Errors(path, log, scanned);
-//: The buttons that filter, and what each looks for. One at a time is pressed.
+//: The filter buttons and their matches. At most one button is pressed.
 const FILTERS = new Map([[$("only"), find], [$("errors"), errors], [$("new"), newLines]]);
 const ruler = new Ruler(
   log,
@@ -76,7 +76,7 @@ const strip = new Strip((number) => jump(number), numbersInView);
 const profile = new Profile(path, log, strip);
 const steps = new Steps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
 tellProgress((foot, ms) => ((viewport.foot = foot), profile.showRunning(ms)));
-//: The scan whose lines alone are shown, and the same if nothing else needs it.
+//: The scan whose lines are shown, or null for all lines; and the scan of a stream filter.
 let filtered = null;
 let own = null;
 let position = 1;
@@ -85,7 +85,7 @@ let live = false;
 let status = null;
 let lastSeen = 0;
 let hasReaderActed = false;
-//: Counts where the reader has wanted to be.
+//: Incremented whenever the reader wants to be somewhere else.
 let intention = 0;
 let groupsFound = null;
 //: The cause at which a failed job was opened, and the first line to show with it.
@@ -114,13 +114,13 @@ function changed() {
   $("q").placeholder = log.last ? `Find in ${many(log.last, "line")}` : "Find";
 }
 
-/** Draws all rows again. */
+/** Redraws all rows. */
 function redraw() {
   maker.renew();
   viewport.refresh();
 }
 
-/** The scan whose lines alone the reader wants, of those that also mark lines while all are shown. */
+/** The scan of the pressed filter button, or null. Other scans only mark lines. */
 function wanted() {
   const scan = FILTERS.get([...FILTERS.keys()].find(isPressed))?.scan;
   return scan && !scan.isRefused ? scan : null;
@@ -142,7 +142,7 @@ function moved(isLarge) {
   showNewCount();
 }
 
-/** The strip and the steps show what is in view. */
+/** Updates the strip and the steps to the lines in view. */
 function inView() {
   strip.moved();
   const [from, to] = numbersInView();
@@ -159,7 +159,7 @@ function showNewCount() {
   if (!$("newer").hidden) $("newer").textContent = `↓ ${many(more, "new line")}`;
 }
 
-/** The numbers of the first and the last line in view. If no line is in view, both are the one that was on top. */
+/** The numbers of the first and the last line in view. If none is, the last known top line, twice. */
 function numbersInView() {
   return viewport.source.count ? viewport.view.map((row) => viewport.source.numberAt(row)) : [position, position];
 }
@@ -169,7 +169,7 @@ function topNumber() {
   return position;
 }
 
-/** As Matches asks for it: who presses *Errors* and then searches gets to the match, whichever answer comes last. */
+/** See `Matches`: after *Errors* and then a search, the reader ends at the match, whichever response arrives last. */
 function intend() {
   const mine = (intention += 1);
   return () => mine === intention;
@@ -181,7 +181,7 @@ function setCurrent(number) {
   for (const matches of FILTERS.values()) matches.show();
 }
 
-/** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
+/** Brings a line into view and makes it the current one. A selection that does not contain it moves there. */
 function jump(number) {
   log.reveal(number);
   setCurrent(number);
@@ -209,7 +209,7 @@ function filter() {
   showNewCount();
 }
 
-/** Shows the state of a scan, and scrolls to where the reader was once the scan has reached that line. */
+/** Shows a scan's progress. Once the scan has reached the line where the reader was, scrolls there. */
 function showScan(scan) {
   if (target && scan.count && (scan.position >= target || scan.done)) {
     viewport.show(Math.min(scan.rowOf(target), scan.count - 1));
@@ -219,7 +219,7 @@ function showScan(scan) {
   else notice(scan.done ? "No matching lines." : "Scanning the log…");
 }
 
-// What the reader does: clicks and keys.
+// Clicks and keys.
 
 function pick(number, extend) {
   const anchor = extend && maker.picked ? maker.picked : { from: number, to: number };
@@ -246,7 +246,7 @@ function goTo(number) {
   jump(maker.picked.from);
 }
 
-/** Jumps to the lines in the address. True if it names any. */
+/** Jumps to the lines in the address. False if there are none. */
 function goToAddress() {
   const named = fromAddress();
   if (!named) return false;
@@ -263,7 +263,7 @@ async function fold(number) {
   if (end > number) log.fold(number, end);
 }
 
-/** Folds all groups that can be found, or unfolds all. */
+/** Folds all known groups after searching for more, or unfolds all. */
 async function foldAll() {
   if (log.hasFolds) {
     log.foldAll([]);
@@ -274,7 +274,7 @@ async function foldAll() {
   return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
 }
 
-/** When lines with groups were loaded: finds the first groups, and folds those of a completed job that had no error. */
+/** Once lines with groups are loaded: finds the first groups, and folds the error-free ones of a completed job. */
 function findGroups() {
   if (!log.hasGroups || filtered) return groupsFound;
   return (groupsFound ??= foldFirst());
@@ -282,7 +282,7 @@ function findGroups() {
 
 async function foldFirst() {
   $("foldall").hidden = false;
-  // The room for the steps.
+  // Reserve space for the steps.
   document.body.classList.add("stepped");
   await groups.find(GROUPS_AT_FIRST);
   if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(groups.good);
@@ -304,8 +304,8 @@ $("log").addEventListener("click", (event) => {
   }
 });
 $("newer").addEventListener("click", () => toEnd());
-// After a click on a button, keys go to the log again. After a key press on a button the focus stays there, unless the click
-// has hidden it: until the browser draws again, a hidden button still gets the keys.
+// After a mouse click on a button, return the keyboard focus to the log. After a key press the focus stays on the
+// button, unless that is now hidden: until the next frame, a hidden button still receives keys.
 for (const group of document.querySelectorAll("#tools, #card, #steps, #views, #picked, #newer")) {
   group.addEventListener("click", ({ detail, target }) => {
     if (target.closest("a, button:not([popovertarget])") && (detail || group.hidden)) $("log").focus({ focusVisible: false });
@@ -322,12 +322,12 @@ for (const group of [$("card"), $("steps")]) {
 }
 for (const kind of ["keydown", "pointerdown", "wheel", "hashchange"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
-// A long name is cut, until it is tapped.
+// A long name is truncated until it is tapped.
 $("name").addEventListener("click", () => $("name").classList.toggle("cut"));
 for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause")]) {
   button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
-/** Presses a button that filters, or releases it. The others are released. */
+/** Toggles a filter button, and releases the others. */
 function choose(button) {
   toggle(button);
   for (const [each, matches] of FILTERS) {
@@ -354,7 +354,7 @@ $("time").addEventListener("click", () => {
   announce(`Times: ${maker.times}`);
   redraw();
 });
-// On a phone, lines wrap unless the reader says otherwise.
+// On phones, lines wrap by default.
 if (matchMedia("(max-width: 700px)").matches) viewport.wrap = toggle($("wrap"), true);
 $("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
@@ -387,7 +387,7 @@ const toStart = () => (viewport.show(0), showNewCount());
 const showGoto = () => $("goto").showModal();
 const stepSlower = (direction) => strip.step(maker.current || topNumber(), direction);
 
-//: What the dialog shows of each key, and what it does.
+//: The keys: the label and description in the help dialog, and the actions.
 const KEYS = [
   ["/ Ctrl-F", "find", { "/": () => find.focus() }],
   ["n N", "next, previous match", { n: () => find.step(1), N: () => find.step(-1) }],
@@ -418,7 +418,7 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     return find.focus();
   }
-  // Keys that scroll go to the log, wherever the reader has clicked last.
+  // Scroll keys go to the log, wherever the reader last clicked.
   if (event.target === document.body && SCROLLING.has(event.key)) return $("log").focus({ focusVisible: false });
   const free = event.target === document.body || event.target === $("log");
   if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in ACTIONS)) return undefined;
@@ -426,7 +426,7 @@ addEventListener("keydown", (event) => {
   return ACTIONS[event.key]();
 });
 
-// What the service sends.
+// Events from the service.
 
 const events = {
   log: (line) => (groups.added(line), errors.added(line), log.append(line)),
@@ -436,7 +436,7 @@ const events = {
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: showState,
-  // The stream continues with the next token.
+  // If the token is renewed, the stream continues with the next one.
   error: (text) => (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
 
@@ -457,7 +457,7 @@ function showState(state) {
   showNewCount();
 }
 
-/** Shows the job's labels. A foreign runner may set more of them at any time. */
+/** Shows the job's labels. A foreign runner can add labels at any time. */
 function showLabels(labels = {}) {
   const shown = JSON.stringify(labels);
   if ($("labels").dataset.shown === shown) return;
@@ -471,7 +471,7 @@ function showLabels(labels = {}) {
   newLines.offer(labels.branch);
 }
 
-/** Shows why no more lines come. `why` is null when the log is complete. */
+/** Shows why no more lines will arrive. `why` is null if the log is complete. */
 function showEnd(why) {
   showConnection(true);
   live = live && why === null;
@@ -483,7 +483,7 @@ function showEnd(why) {
 
 const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
 
-/** Shows what the live stream brings after line `offset`, until it ends. It waits for a job that does not exist yet. */
+/** Shows the live stream after line `offset` until it ends. Waits for a job that does not exist yet. */
 async function followStream(offset, isThere) {
   const heartbeat = Number(document.documentElement.dataset.heartbeat);
   const frames = follow({
@@ -509,7 +509,7 @@ async function followStream(offset, isThere) {
     }
     showEnd(null);
   } catch (error) {
-    // The head says that a job was lost.
+    // The header already shows that a job was lost.
     showEnd(status !== null && ended(status) ? null : error.message);
   }
 }
@@ -526,9 +526,9 @@ async function fetchJob() {
 
 const hasFailed = () => status === "FAILED" || status === "LOST";
 
-/** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
+/** Marks the new lines, and if `moves`, jumps to the cause of a failure. */
 function showCause({ cause, compared_with: runs, new: found }, moves) {
-  // Where nearly all lines are new, marks would say nothing.
+  // Marks would be useless if nearly all lines are new.
   if (runs && found.count <= MARKED_SHARE * log.last) newLines.keep();
   const number = maker.cause;
   if (!moves || !number || number === maker.current) return;
@@ -537,22 +537,19 @@ function showCause({ cause, compared_with: runs, new: found }, moves) {
   showOpened();
 }
 
-/** Shows the lines around the cause, so many that it is in view. What comes late above the log may have made it lower. */
+/** Shows the cause with as many lines above it as keep it in view. Called again when late content above the log has moved it. */
 function showOpened() {
   if (!opened || hasReaderActed) return;
   const [top, bottom] = viewport.view;
   const [row, above] = [opened.number, opened.from].map((number) => viewport.source.rowOf(number));
   if (!viewport.wrap && row - above < bottom - top - 3) viewport.show(above);
   else viewport.show(row, { share: JUMP_SHARE });
-  // New elements come into view, and none moves.
+  // New elements appear in place instead of moving.
   viewport.refresh(true);
 }
 new ResizeObserver(showOpened).observe($("log"));
 
-/**
- * Shows the summary. If `opens`, the new lines are marked, until the reader has done something, and the log moves to the cause,
- * until some seconds are over.
- */
+/** Shows the summary. If `opens` and until the reader acts: marks the new lines, and within CAUSE_MS moves the log to the cause. */
 function summarize(opens, answered) {
   const until = performance.now() + CAUSE_MS;
   return showSummary(path, (body) => {
@@ -568,18 +565,18 @@ function summarize(opens, answered) {
   }).then(answered);
 }
 
-/** When the first lines are there: what the service has to compute about the job. Why it failed comes first. */
+/** Once the first lines are loaded: requests what the service computes about the job, starting with why it failed. */
 async function explain(opensAtEnd) {
   const isFailure = hasFailed();
   if (log.last) await log.loaded;
   if (isFailure) await new Promise((answered) => summarize(opensAtEnd, answered));
   explained();
-  // The first lines are drawn in the next frame. The service is busy with the answers, so the profile is asked for after it.
+  // The first lines are drawn in the next frame. Answering keeps the service busy, so request the profile after that.
   for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
   await profile.follow(() => live);
 }
 
-/** Shows the first lines, or those around the cause of a failure, with what is above and beside them, unless that takes too long. */
+/** Shows the first lines, or those around a failure's cause, together with what is above and beside them, unless that takes too long. */
 async function reveal() {
   const late = new Promise((done) => setTimeout(done, LATE_MS));
   const lines = Promise.all([log.last && log.loaded, log.fetchHead()]);
@@ -594,11 +591,11 @@ async function main() {
   $("back").href = `/ui/workflows/${workflow}`;
   document.title = `${name} · Chronoverse`;
   await begin();
-  // A service that does not answer does not keep the page empty.
+  // Don't keep the page empty if the service does not respond.
   setTimeout(() => document.body.classList.add("ready"), 2 * LATE_MS);
   showAccount();
   const job = await untilAnswered(fetchJob);
-  // After the listener that takes a token out of the address: a jump changes the address.
+  // Added after the listener that removes a token from the address, because a jump changes the address.
   addEventListener("hashchange", goToAddress);
   if (job) {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);

@@ -1,19 +1,19 @@
-// The labels of a job. Whoever writes the job chooses them, so they may say anything.
+// The labels of a job. They are untrusted, because the job's author chooses them.
 
 import { workflowPage } from "./addresses.js";
 import { link, make } from "./dom.js";
 import { icon } from "./icons.js";
 
-/** A label as the address of a workflow's page has it. */
+/** A label as in the address of a workflow's page. */
 export const labelText = ([key, value]) => `${key}=${value}`;
 
-/** The address in the CI system that the label `url` names, or null if there is none that a browser should open. */
+/** The CI system's address in the label `url`, or null if there is none that a browser should open. */
 export function ciAddress({ url }) {
   const address = url !== undefined && URL.canParse(url) ? new URL(url) : null;
   return address && ["http:", "https:"].includes(address.protocol) ? address.href : null;
 }
 
-/** A chip with a label. It leads to `href`. */
+/** A chip with a label that links to `href`. */
 export function chip(label, href, ...more) {
   const [key, value] = label;
   const name = key === "branch" ? [icon("branch"), make("span", "sr", "branch")] : [make("span", "quiet", key)];
@@ -23,17 +23,17 @@ export function chip(label, href, ...more) {
   return element;
 }
 
-/** A label as a chip that leads to the jobs of its workflow that have it. */
+/** A label as a chip that links to the workflow's jobs with this label. */
 export const filterChip = (workflow, label) => chip(label, `${workflowPage(workflow)}?${new URLSearchParams({ label: labelText(label) })}`);
 
-/** A commit as its first seven characters. */
+/** A commit, abbreviated to seven characters. */
 export function commitElement(commit) {
   const code = make("code", "commit", commit.slice(0, 7));
   code.title = `commit ${commit}`;
   return code;
 }
 
-/** For the head of a job: its branch and its commit, and the others behind a button. */
+/** The labels for a job's header: the branch and the commit, and a menu with the others. */
 export function labelElements(workflow, { branch, commit, url, ...others }) {
   const rest = Object.entries({ ...others, ...(url !== undefined && !ciAddress({ url }) && { url }), ...(commit && { commit }) });
   const shown = [...(branch ? [filterChip(workflow, ["branch", branch])] : []), ...(commit ? [commitElement(commit)] : [])];

@@ -1,5 +1,5 @@
-// A table of what a route lists in pages, the newest first. It follows the changes of the items where there is a stream of
-// them. Elsewhere it reads the list again every few seconds while its tab is visible.
+// A table of a paged list, newest first. Follows the stream of changes if there is one; otherwise reloads the list
+// every few seconds while the tab is visible.
 
 import { isTransient } from "../client/request.js";
 import { $, announce, fill, make, notice } from "./dom.js";
@@ -7,15 +7,15 @@ import { many } from "./format.js";
 import { get } from "./session.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
-//: Milliseconds until the list is read again, and until a request that has failed is repeated.
+//: Milliseconds until the list is reloaded, or a failed request is retried.
 const AGAIN_MS = 5000;
-//: Milliseconds after a change until it is shown. Others may come meanwhile.
+//: Milliseconds by which showing a change is delayed, to combine it with others.
 const SHOW_MS = 100;
-//: The most items of one request.
+//: Maximum number of items per request.
 const PAGE = 1000;
 
 export class List {
-  /** All that was listed, the newest first. */
+  /** All listed items, newest first. */
   items = [];
   #options;
   #isLoaded = false;
@@ -24,20 +24,20 @@ export class List {
   #request = 0;
   #rows = new Map();
   #focusAt = null;
-  //: Whether further items were asked for, and have not come yet.
+  //: Whether more items were requested but have not arrived.
   #wantsMore = false;
-  //: The connection that is followed, and what it brings while a request is on its way.
+  //: The open stream; the timer for showing its changes; and the changes that arrive during a request.
   #following = null;
   #later = 0;
   #changed = null;
 
   /**
-   * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
-   * `cells(item)` makes the cells of a row, and `update(row, item)` sets in them what changes with time.
-   * `arrange(items)` are those to show, in their order. The list begins with `size` items. `empty` is shown when
-   * there are no items: a text or an element of how many `arrange` has left out. `refused(error)` is shown when the first
-   * request fails. `loaded()` is called after every change. `changes(signal)`, if given, are the frames of a stream of
-   * changes, and `wants(item)` whether the list has a changed item.
+   * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is the key of the items in the
+   * response. `cells(item)` makes the cells of a row, and `update(row, item)` refreshes the time-dependent ones.
+   * `arrange(items)` selects and sorts the items to show. The list starts with `size` items. `empty(count)` is the text
+   * or element to show instead of an empty table; `count` items were left out by `arrange`. `refused(error)` is shown
+   * if the first request fails. `loaded()` is called after every change. The optional `changes(signal)` is a stream of
+   * changes, and `wants(item)` whether a changed item belongs in the list.
    */
   constructor(options) {
     this.#options = options;
@@ -49,12 +49,12 @@ export class List {
     document.addEventListener("visibilitychange", () => document.hidden || (this.#timer && this.refresh()));
   }
 
-  /** Whether there are further items that were not asked for. */
+  /** Whether there are more items than were requested. */
   get hasMore() {
     return this.#cursor !== null;
   }
 
-  /** Begins at the first page, because the filters are others now. */
+  /** Starts again at the first page, because the filters have changed. */
   restart() {
     this.stop();
     this.items = [];
@@ -62,7 +62,7 @@ export class List {
     this.refresh();
   }
 
-  /** Ends the refreshing, and forgets a request on its way. */
+  /** Stops refreshing, and ignores a pending request. */
   stop() {
     this.#following?.abort();
     this.#following = null;
@@ -70,7 +70,7 @@ export class List {
     this.#schedule(null);
   }
 
-  /** Reads the list again, or further items if they were asked for. */
+  /** Reloads the list, or loads more items if requested. */
   refresh() {
     this.#schedule(null);
     this.#changed = [];
@@ -87,7 +87,7 @@ export class List {
     });
   }
 
-  /** Refreshes after `ms`; never if that is null. */
+  /** Refreshes after `ms`, or never if that is null. */
   #schedule(ms) {
     clearTimeout(this.#timer);
     this.#timer = ms === null ? 0 : setTimeout(() => (document.hidden ? this.#schedule(ms) : this.refresh()), ms);
@@ -98,7 +98,7 @@ export class List {
     const [path, parameters] = address();
     const isMore = this.#wantsMore;
     const wanted = isMore ? this.items.length + size : Math.max(size, this.items.length);
-    // An item may have moved to the top since it was found further down.
+    // An item may have moved to the top after it was found further down.
     const found = new Map((isMore ? this.items : []).map((item) => [item.id, item]));
     let cursor = isMore ? this.#cursor : null;
     do {
@@ -120,7 +120,7 @@ export class List {
     else if (!this.#following) this.#follow();
   }
 
-  /** Follows the changes. The stream begins with the newest items, so that no change is between the two. */
+  /** Follows the changes. The stream starts with the newest items, so that no change is lost between list and stream. */
   async #follow() {
     const stop = (this.#following = new AbortController());
     try {
@@ -139,7 +139,7 @@ export class List {
     }
   }
 
-  /** Puts a changed item where it belongs. A new one that is older than all is among those that were not asked for, if there are any. */
+  /** Puts a changed item in its place. A new item that is older than all others is on a later page, if there is one. */
   #apply(item) {
     const isWanted = this.#options.wants(item);
     const known = this.items.findIndex(({ id }) => id === item.id);
@@ -150,7 +150,7 @@ export class List {
     else if (!this.hasMore) this.items.push(item);
   }
 
-  /** Shows what there is, as the page arranges it now. */
+  /** Renders the items, as currently arranged. */
   show() {
     if (!this.#isLoaded) return;
     const { arrange, empty, loaded, name } = this.#options;

@@ -1,4 +1,4 @@
-// The part of a job's log that the page holds: the most recently used windows of lines.
+// The part of a job's log that is in memory: the most recently used windows of lines.
 
 import { Backoff, isTransient } from "../client/request.js";
 import { markup } from "./markup.js";
@@ -8,27 +8,27 @@ import { countBefore, Ranges } from "./ranges.js";
 import { plain } from "./text.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
-//: Lines of a window, and so of one request.
+//: Lines per window, and so per request.
 export const WINDOW = 200;
-//: Windows that are held. With 200 characters a line they have about 10 MB.
+//: Maximum number of windows. At 200 characters a line, these take about 10 MB.
 const MAX_WINDOWS = 64;
-//: Characters that all windows together may have.
+//: Maximum number of characters in all windows.
 const MAX_CHARACTERS = 16_000_000;
-//: Requests for windows at the same time.
+//: Maximum number of concurrent requests for windows.
 const MAX_REQUESTS = 2;
-//: Milliseconds that the rows in view must stay the same before theirs are requested, unless they were the same before that.
-//: So a jump requests at once, and dragging the scroll bar requests only a few.
+//: Milliseconds that the rows in view must be stable before they are requested. The first rows after a rest are
+//: requested immediately. So a jump loads without delay, and dragging the scroll bar sends only a few requests.
 const SETTLE_MS = 40;
-//: Milliseconds after which a failed request is repeated the first time. Each further failure doubles them.
+//: Milliseconds until the first retry of a failed request. Doubled after each further failure.
 const RETRY_MS = 150;
-//: Milliseconds after which the page says that it still waits for lines.
+//: Milliseconds after which the page reports that it is still waiting for lines.
 const LATE_MS = 900;
 
-//: A row of a progress bar: it has a share, a bar, or one count of another. What changes from one state to the next.
+//: A progress bar's row has a percentage, a bar, or a count of a total; and the parts that change from one state to the next.
 const BAR = /\d\s?%|[█▉▊▋▌▍▎▏]|\[[=#>. -]{4,}\]/;
 const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|(?:[kKMGT]i?B?|B)(?:\/s)?\b|it\/s|m?s\b)|\d+(?::\d\d)+|\d[\d.,]*\s?\/\s?\d[\d.,]*|[=#>.█▉▊▋▌▍▎▏ -]{2,}|\s+/g;
 
-/** What states of one progress bar have in common. Null for any other line. */
+/** What all states of a progress bar have in common. Null for any other line. */
 const barOf = (message) => (message.length < 500 && BAR.test(message) ? plain(message).replace(CHANGING, " ").replace(/ +/g, " ") : null);
 
 export class Log {
@@ -42,9 +42,9 @@ export class Log {
   #gaps = [];
   #folds = new Map();
   #ends = new Set();
-  /** Whether a line that was held has the markup of a group. */
+  /** Whether any loaded line had the markup of a group. */
   hasGroups = false;
-  //: The states of progress bars that are hidden: of each last row, the first number.
+  //: Hidden states of progress bars: maps the number of the last state to that of the first.
   #bars = new Map();
   #opened = new Ranges();
   #parts = new Map();
@@ -56,7 +56,7 @@ export class Log {
   #away = false;
   #backoff = Object.assign(new Backoff(), { retryMs: RETRY_MS });
   #load;
-  /** Resolves after the first lines have arrived. */
+  /** Resolves once the first lines have arrived. */
   loaded = new Promise((done) => (this.#load = done));
 
   /** `path` is the job's route. `changed` is called after every change. */
@@ -65,7 +65,7 @@ export class Log {
     this.#changed = changed;
   }
 
-  // Rows. Every number has a row, but for hidden ones.
+  // Rows. Each number has a row, unless it is hidden.
 
   get count() {
     return this.last - this.#hidden.below(this.last + 1);
@@ -75,13 +75,13 @@ export class Log {
     return this.#hidden.outside(row);
   }
 
-  /** The row of a number. For a hidden number it is the row that stands for it. */
+  /** The row of a number; for a hidden number, the row that represents it. */
   rowOf(number) {
     const above = number - 1 - this.#hidden.below(number);
     return Math.max(0, this.#hidden.has(number) ? above - 1 : above);
   }
 
-  /** What is in a row: `{number, line}`, `{number, gap}`, or `{number}` while it is being loaded. */
+  /** A row's content: `{number, line}`, `{number, gap}`, or `{number}` while it is loading. */
   itemAt(row) {
     const number = this.numberAt(row);
     const gap = this.#gapAt(number);
@@ -93,19 +93,19 @@ export class Log {
     return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number), updates };
   }
 
-  /** The numbers of the parts after the first of a long line, as far as they are known. */
+  /** The known numbers of a long line's later parts. */
   partsOf(number) {
     return this.#parts.get(number) ?? [];
   }
 
-  /** The line with that number, if it is held. */
+  /** The line with that number, if it is in memory. */
   get(number) {
     return this.#windows.get(Math.floor((number - 1) / WINDOW))?.lines[(number - 1) % WINDOW];
   }
 
   // Additions and changes.
 
-  /** Sets the first and the last number of the log, as the service reports them. */
+  /** Sets the log's first and last number, as reported by the service. */
   setExtent(first, last) {
     this.last = Math.max(this.last, last);
     if (first > this.first && first > 1) {
@@ -115,7 +115,7 @@ export class Log {
     this.#changed();
   }
 
-  /** Adds a line from the live stream. A line that is held already is ignored. */
+  /** Adds a line from the live stream, unless it is already there. */
   append(line) {
     const number = line.sequence_num;
     if (number > this.last + 1) this.gap(this.last + 1, number - 1, "missing");
@@ -128,7 +128,7 @@ export class Log {
     this.#load();
   }
 
-  /** Adds a gap: numbers that cannot be had. */
+  /** Adds a gap: unavailable line numbers. */
   gap(from, to, reason) {
     this.last = Math.max(this.last, to);
     const touching = this.#gaps.filter((gap) => gap.from <= to + 1 && from <= gap.to + 1 && gap.reason === reason);
@@ -145,7 +145,7 @@ export class Log {
     this.#changed();
   }
 
-  /** Drops these lines, which were redacted. They are requested again. */
+  /** Drops redacted lines, which are then requested again. */
   redact(from, to) {
     this.#epoch += 1;
     for (const { index, characters } of this.#windows.values()) {
@@ -163,7 +163,7 @@ export class Log {
 
   // Windows.
 
-  /** Fetches what is missing of the rows in view and around them, the nearest first. */
+  /** Fetches the missing lines in view and around it, nearest first. */
   load(top, bottom) {
     const rows = [top, bottom, Math.floor((top + bottom) / 2), top - WINDOW / 2, bottom + WINDOW / 2];
     const indexes = new Set();
@@ -184,7 +184,7 @@ export class Log {
     this.#timer = missing.length ? setTimeout(() => this.#fetchMissing(), this.#windows.size && isMoving ? SETTLE_MS : 0) : 0;
   }
 
-  /** Fetches the beginning, which says whether the log has groups. */
+  /** Fetches the beginning, which shows whether the log has groups. */
   async fetchHead() {
     if (this.last && !this.#complete(0) && !this.#fetching.has(0)) await this.#fetch(0);
   }
@@ -202,7 +202,7 @@ export class Log {
     const late = setTimeout(() => this.#isAway(0, null), LATE_MS);
     try {
       const [known, epoch, end] = [this.last, this.#epoch, (index + 1) * WINDOW];
-      // A page of long lines may end before its limit, because pages are bounded in bytes.
+      // A page of long lines can end before its limit, because pages are bounded in bytes.
       for (let start = index * WINDOW; start < end; ) {
         const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${end - start}`);
         if (epoch !== this.#epoch) break;
@@ -219,25 +219,25 @@ export class Log {
       this.#fetchMissing();
     } catch (error) {
       this.#fetching.delete(index);
-      // A deleted log is not requested again. The stream reports that.
+      // A deleted log is not requested again. The stream reports the deletion.
       if (error.status === 404) return;
       this.#backoff.failed();
       const ms = this.#backoff.delay(error);
       this.#timer ||= setTimeout(() => this.#fetchMissing(), ms);
-      // A service that is only busy answers the next request.
+      // A busy service will answer a later request.
       if (isTransient(error) && error.status !== 429) this.#isAway(ms, error);
     } finally {
       clearTimeout(late);
     }
   }
 
-  /** Says that lines that are needed do not come. */
+  /** Shows that required lines are late. */
   #isAway(ms, error) {
     this.#away = true;
     showRetry(ms, error, () => this.#fetchMissing());
   }
 
-  /** Adds the answer to a request for the lines after `start`. Numbers up to `reached` that it does not have are a gap. */
+  /** Adds the response to a request for the lines after `start`. Absent numbers up to `reached` become a gap. */
   #fill(index, start, logs, reached) {
     const end = (index + 1) * WINDOW;
     const window = this.#window(index);
@@ -277,7 +277,7 @@ export class Log {
     }
     const found = markup(line.message);
     if (found?.of) this.hasGroups = true;
-    // The end of a group has no row. Text after its markup is shown.
+    // The end marker of a group has no row. Text after the markup is shown.
     if (found?.kind !== "end" || line.message.length > found.skip || line.partial || this.#ends.has(number)) return;
     this.#ends.add(number);
     this.#hidden.add(number, number);
@@ -304,9 +304,9 @@ export class Log {
     }
   }
 
-  // Long lines. The parts of a line that are held next to each other get one row.
+  // Long lines. The consecutive parts of a line share one row.
 
-  /** Joins parts in a window, and then in the windows after it. The window before may have left long lines open. */
+  /** Joins the parts in a window, then in the following windows. The previous window can end with unfinished lines. */
   #joinParts(window) {
     const before = this.#windows.get(window.index - 1);
     if (before?.joined === WINDOW && !sameOpenLines(before.open, window.incoming)) {
@@ -331,7 +331,7 @@ export class Log {
     if (parts.includes(part)) return;
     parts.push(part);
     this.#parts.set(head, parts);
-    // The part may have counted as a head of its own while the real head was not held.
+    // The part may have been taken for a first part while the real one was not in memory.
     const ownParts = this.#parts.get(part);
     if (ownParts) {
       this.#parts.delete(part);
@@ -364,7 +364,7 @@ export class Log {
     this.#hidden.add(number, number);
   }
 
-  /** Shows all states of the progress bar whose last one has that number. */
+  /** Shows all states of the progress bar whose last state has this number. */
   showStates(last) {
     this.#opened.add(this.#bars.get(last), last - 1);
     this.#bars.delete(last);
@@ -381,7 +381,7 @@ export class Log {
     this.#changed();
   }
 
-  /** Folds these groups, pairs of `start` and `end`, or unfolds all if there are none. */
+  /** Folds these groups, given as pairs of `start` and `end`, and unfolds all others. */
   foldAll(groups) {
     this.#folds = new Map(groups);
     this.#rehide();
@@ -401,7 +401,7 @@ export class Log {
     return this.#folds.has(start);
   }
 
-  /** Opens the folds and the progress bar that `number` is in. */
+  /** Opens the folds and the progress bar that contain `number`. */
   reveal(number) {
     for (const [last, start] of this.#bars) if (start <= number && number < last) this.showStates(last);
     for (const [start, end] of this.#folds) if (start < number && number <= end) this.unfold(start);

@@ -1,4 +1,4 @@
-// The markup that CI systems put into logs: groups, annotations and commands. Only the beginning of a line is looked at.
+// The markup of CI systems in logs: groups, annotations and commands. Only the beginning of a line is examined.
 
 // GitHub Actions and Azure Pipelines: ::group::title, ::error file=a.js,line=3::text, ##[error]text, [command]text.
 const COMMAND = /^(?:::(group|endgroup|error|warning|notice|debug)( [^\n]{0,500}?)?::|(?:##)?\[(command)\]|##\[(group|endgroup|error|warning|debug|section)\])/;
@@ -6,19 +6,20 @@ const COMMAND = /^(?:::(group|endgroup|error|warning|notice|debug)( [^\n]{0,500}
 const SECTION = /^(?:\x1b\[0?K)?section_(start|end):(\d{1,12}):([\w.-]{1,100})(?:\[[^\]\r\n]{0,200}\])?[\r\n]*(?:\x1b\[0?K)?/;
 // Travis CI: travis_fold:start:name, a carriage return, a sequence that clears the line, and the title.
 const FOLD = /^(?:\x1b\[0?K)?travis_(fold|time):(start|end):([\w.:,=-]{1,200})[\r\n]*(?:\x1b\[0?K)?/;
-// Buildkite: --- title, +++ title, ~~~ title. The heads of a diff and the results of go test are none.
+// Buildkite: --- title, +++ title, ~~~ title. Excludes the headers of a diff and the results of go test.
 const HEADING = /^(?:---|\+\+\+|~~~) (?=\S)(?![ab]\/|\/dev\/|(?:FAIL|PASS|SKIP|BENCH)\b)(?![^\n]{0,500}\t)/;
 
-/** Lines that begin or end a group, and errors, as an expression of RE2 that finds every such line, and some others. */
+/** An RE2 expression for lines that start or end a group, and errors. Matches all of them, and some other lines. */
 export const MARKERS = "^(\\x1b\\[0?K)?((::|##\\[)((end)?group|error)|section_(start|end):[0-9]|travis_(fold|time):(start|end):|(---|\\+\\+\\+|~~~) )";
 
 const NONE = null;
 
 /**
- * What the markup at the beginning of a message says: `{kind, skip, of, name, at, where, ends}`, or null. `kind` is "group",
- * "end", "error", "warning", "notice", "debug", "command" or "section". The first `skip` characters are not shown. `of` is
- * the style of a group: "github", "gitlab", "travis" or "buildkite". `name` is GitLab's or Travis CI's, `at` (ms) GitLab's, `where` is an annotation's
- * place, such as "app.js:3". `ends` is the name of a section that ends in the same line.
+ * The markup at the beginning of a message: `{kind, skip, of, name, at, where, ends}`, or null. `kind` is "group",
+ * "end", "error", "warning", "notice", "debug", "command" or "section". The first `skip` characters are hidden. `of` is
+ * the style of a group: "github", "gitlab", "travis" or "buildkite". `name` is from GitLab or Travis CI, `at` (ms) from
+ * GitLab, and `where` is an annotation's place, such as "app.js:3". `ends` is the name of a section that ends in the
+ * same line.
  */
 export function markup(message) {
   const first = message.charCodeAt(0);
@@ -42,7 +43,7 @@ export function markup(message) {
   }
   const fold = FOLD.exec(message);
   if (fold) {
-    // The timing of a command comes after the start of its fold, or before its end, in the same line.
+    // In the same line, the timing of a command follows the start of its fold, or precedes its end.
     const second = FOLD.exec(message.slice(fold[0].length));
     const skip = fold[0].length + (second ? second[0].length : 0);
     const [, , what, name] = [fold, second].find((each) => each?.[1] === "fold") ?? [];
@@ -51,7 +52,7 @@ export function markup(message) {
   return HEADING.test(message) ? { kind: "group", skip: 0, of: "buildkite" } : NONE;
 }
 
-/** The place in the properties of an annotation, such as "app.js:3". Empty if they name no file. */
+/** The place in an annotation's properties, such as "app.js:3". Empty without a file. */
 function place(properties) {
   const values = Object.fromEntries(properties.trim().split(",").map((pair) => pair.split("=", 2)));
   if (!values.file) return "";

@@ -1,4 +1,4 @@
-// A line that a search of several jobs has found: a link to it, with its number and an excerpt of its text.
+// A match of a search across jobs: a link to the line, with its number and an excerpt of its text.
 
 import { jobPage } from "./addresses.js";
 import { make } from "./dom.js";
@@ -6,15 +6,15 @@ import { count } from "./format.js";
 import { segmentElement } from "./row.js";
 import { segments, toUtf16Spans } from "./text.js";
 
-//: Characters of a match that are shown, and how many of them may be in front of its first highlight.
+//: Maximum number of characters shown of a match, and of those before its first highlight.
 const SHOWN = 400;
 const BEFORE = 120;
-//: Characters around the first highlight of which the excerpt is made. The rest, which may be megabytes, is not read.
+//: Characters around the first highlight from which the excerpt is made. The rest, possibly megabytes, is not processed.
 const AROUND = 4000;
-//: Half a character at an end, which is left of one that was cut in two.
+//: A lone surrogate at either end, left by a cut.
 const HALVES = /^[\udc00-\udfff]|[\ud800-\udbff]$/g;
 
-/** What is shown of a message: segments of at most `SHOWN` characters in all, and whether text was left out on a side. */
+/** The excerpt of a message: segments of at most `SHOWN` characters in all, and on which sides text was cut off. */
 export function excerpt(message, highlights) {
   const spans = toUtf16Spans(message, highlights);
   const first = spans[0]?.[0] ?? 0;
@@ -34,7 +34,7 @@ export function excerpt(message, highlights) {
   return { shown, cutBefore: start > 0 || skipped > 0, cutAfter: end < message.length || length - skipped > SHOWN };
 }
 
-/** The item of a list for a line of a job. Addresses in the text are no links, because all of it is one. */
+/** The list item for a line of a job. Addresses in the text are not links, because the whole item is one. */
 export function matchElement(workflow, job, line, search = "") {
   const number = make("span", "number", count(line.sequence_num));
   const text = make("span", "text");

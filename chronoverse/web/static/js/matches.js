@@ -1,4 +1,4 @@
-// The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
+// The matches of a scan, and the reader's place among them: the current, next and previous match.
 
 import { $, announce, button } from "./dom.js";
 import { count } from "./format.js";
@@ -7,7 +7,7 @@ import { accepted, findOne, query, route, Scan } from "./scan.js";
 import { get, persist } from "./session.js";
 
 export class Matches {
-  /** The scan, or null while nothing is looked for. */
+  /** The scan, or null while there is no search. */
   scan = null;
   criteria;
   #path;
@@ -20,10 +20,11 @@ export class Matches {
   #more = button(() => (this.scan.goOn(), this.changed()), "Continue");
 
   /**
-   * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
-   * `current()`, the line to which the reader has jumped last, or 0. `intend()` notes that the reader wants to be elsewhere,
-   * and returns a function: whether this is still the latest such wish. `criteria` are as in a scan. `show()` of a subclass
-   * shows how many matches there are; the buttons with the ids `previous` and `next` step through them.
+   * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()` for the first line in view,
+   * and `current()` for the last line that the reader jumped to, or 0. `intend()` records that the reader wants to be
+   * somewhere else, and returns a function that tells whether that is still the latest such intention. `criteria` are
+   * those of a scan. A subclass's `show()` displays the number of matches; the buttons with the ids `previous` and
+   * `next` step through them.
    */
   constructor(path, log, on, criteria, previous, next) {
     this.#path = path;
@@ -40,22 +41,22 @@ export class Matches {
     return this.scan !== null;
   }
 
-  /** The numbers of the matches that are known. */
+  /** The numbers of the known matches. */
   get numbers() {
     return this.scan?.numbers ?? [];
   }
 
-  /** Looks only at the lines of one stream from now on, or of both. */
+  /** Restricts the matches to one stream, or to both if empty. */
   set stream(stream) {
     this.criteria = { ...this.criteria, stream };
     if (this.active) this.look(false);
   }
 
-  /** For a button that filters: the reader wants these lines alone, or all lines again. */
+  /** For filter buttons: called when the filter is turned on or off. */
   ask() {}
   leave() {}
 
-  /** Looks for the lines. It jumps to the next one from the top if `jumps`. */
+  /** Starts the scan. If `jumps`, jumps to the next match from the top. */
   look(jumps) {
     this.#end();
     this.#begin();
@@ -63,13 +64,13 @@ export class Matches {
     this.changed();
   }
 
-  /** Drops what was found. */
+  /** Discards the matches. */
   drop() {
     this.#end();
     this.changed();
   }
 
-  /** Looks again, because lines were redacted. The current line stays. */
+  /** Starts the scan again, because lines were redacted. The current line stays. */
   restart() {
     if (!this.active) return;
     this.#begin();
@@ -102,13 +103,13 @@ export class Matches {
     this.#on.changed();
   }
 
-  /** Has screen readers read `text`, unless they have read it already. */
+  /** Announces `text` to screen readers, unless it was the last text. */
   say(text) {
     if (text !== this.#said) announce(text);
     this.#said = text;
   }
 
-  /** Asks the service for the matches of the window of a line that the scan has not reached. */
+  /** Requests the matches in a line's window that the scan has not reached. */
   async fetchAround(number) {
     const { scan } = this;
     const { signal } = this.#stop;
@@ -117,7 +118,7 @@ export class Matches {
     this.#fetching = true;
     this.#fetchedWindows.add(index);
     const range = query(this.criteria, { offset: index * WINDOW, limit: WINDOW });
-    // The scan reports what is refused.
+    // The scan reports refusals.
     const answer = await persist(() => get(`${this.#path}${route(this.criteria)}?${range}`, signal), { signal }).catch(() => null);
     for (const line of accepted(this.criteria, answer?.body.logs ?? [])) scan.highlights.set(line.sequence_num, line.highlights ?? []);
     this.#fetching = false;
@@ -125,8 +126,8 @@ export class Matches {
   }
 
   /**
-   * Jumps to the next match, or to the previous one. After the last it continues from the first. With `criteria.hunks`,
-   * matches with adjacent numbers are one stop, at the first of them.
+   * Jumps to the next or previous match, wrapping around at the ends. With `criteria.hunks`, matches with consecutive
+   * numbers are one stop, at the first of them.
    */
   async step(direction) {
     if (!this.scan) return;
@@ -143,13 +144,13 @@ export class Matches {
     const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[start(at - 1)] : undefined;
     if (known !== undefined) return this.#on.jump(known);
     if (done) return numbers.length ? this.#on.jump(numbers[direction > 0 ? 0 : start(numbers.length - 1)]) : undefined;
-    // The service finds the nearest match, which is in another hunk if it is not adjacent to the ones before it.
+    // The service finds the nearest match, which is in another hunk unless it is adjacent to the previous ones.
     let edge = from;
     const isElsewhere = ({ sequence_num: number }) => number - edge !== direction || ((edge = number), false);
     await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.criteria.hunks && isElsewhere);
   }
 
-  /** Jumps to the nearest match, which the scan may not have reached, unless the reader wants to be elsewhere meanwhile. */
+  /** Jumps to the nearest match, which the scan may not have reached, unless the reader goes elsewhere in the meantime. */
   async #findNearest(from, order, accepts = null) {
     const signal = this.#stop.signal;
     const isWanted = this.#on.intend();
@@ -158,14 +159,14 @@ export class Matches {
     const nearest = async () =>
       (await findOne(this.#path, criteria, Math.max(0, from), order, signal)) ??
       (await findOne(this.#path, this.criteria, beyond, order, signal));
-    // The scan reports what is refused.
+    // The scan reports refusals.
     const found = await persist(nearest, { signal }).catch(() => null);
     if (!found || signal.aborted || !isWanted()) return;
     this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
     this.#on.jump(found.sequence_num);
   }
 
-  /** How many there are; which match is the current one, as "3 of 1,240"; and how far the scan is, until it is done. */
+  /** The number of matches; the current match, as "3 of 1,240"; and the scan's progress until it is done. */
   get progress() {
     const { scan } = this;
     const all = count(scan.count) + (scan.done ? "" : "+");

@@ -1,10 +1,10 @@
-// What the page of a job says as long as there is no such job: the way to others, and those with a name like it.
+// The notice for a job that does not exist (yet): a link to all jobs, and jobs with similar names.
 
 import { jobPage, workflowPage } from "./addresses.js";
 import { $, link, make } from "./dom.js";
 import { get } from "./session.js";
 
-/** Shows it in the notice, which the page clears when the job begins. */
+/** Shows the notice, which the page clears when the job starts. */
 export async function showMissing(workflow, name) {
   const waits = "It appears here when it starts.";
   const parts = [`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), ` · ${waits}`];
@@ -13,13 +13,13 @@ export async function showMissing(workflow, name) {
   const shown = $("notice").textContent;
   const jobs = await get(`/workflows/${workflow}/jobs?limit=200`).then(({ body }) => body.jobs, () => []);
   const near = nearIds(name, jobs.map(({ id }) => id));
-  // The job may have begun meanwhile.
+  // The job may have started in the meantime.
   if (!near.length || $("notice").textContent !== shown) return;
   const links = near.flatMap((id, at) => [at ? " or " : "", link(jobPage(workflow, id), id)]);
   $("notice").append(make("br"), "Did you mean ", ...links, "?");
 }
 
-/** How much of the longer id both have in common at their beginnings and ends, from 0 to 1. */
+/** The common prefix and suffix of both ids, as a fraction of the longer one. */
 function nearness(wanted, id) {
   const [a, b] = [wanted.toLowerCase(), id.toLowerCase()];
   const shorter = Math.min(a.length, b.length);
@@ -31,7 +31,7 @@ function nearness(wanted, id) {
   return shorter >= 3 && (a.includes(b) || b.includes(a)) ? Math.max(share, 0.5) : share;
 }
 
-/** Up to three of `ids` that are near, the nearest first. The command line finds the same ones. */
+/** Up to three similar `ids`, most similar first. The command line finds the same ones. */
 export function nearIds(wanted, ids) {
   const all = ids.map((id) => ({ id, share: nearness(wanted, id) })).filter(({ share }) => share >= 0.5);
   return all.sort((a, b) => b.share - a.share).slice(0, 3).map(({ id }) => id);

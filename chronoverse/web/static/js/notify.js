@@ -1,4 +1,4 @@
-// A notification at the end of a job, for readers who have asked for one. The browser is asked at their click only.
+// Optional browser notification when a job ends. Permission is requested only on a click.
 
 import { $, announce, toggle } from "./dom.js";
 
@@ -11,9 +11,9 @@ $("notify").addEventListener("click", async () => {
   return announce($("notify").textContent);
 });
 
-/** Shows the button while the job runs. When it has ended, readers who have asked for it are told how. */
+/** Shows the button while the job runs, and sends the requested notification when it ends. */
 export function notifyOfEnd(isLive, how, name) {
-  // Phones have the class, and its constructor throws there: https://developer.mozilla.org/en-US/docs/Web/API/Notification/Notification
+  // Phones have the class, but its constructor throws: https://developer.mozilla.org/en-US/docs/Web/API/Notification/Notification
   const mayNotify = "Notification" in globalThis && !matchMedia("(pointer: coarse)").matches;
   $("notify").hidden = !isLive || !mayNotify;
   if (isLive || $("notify").ariaPressed !== "true") return;

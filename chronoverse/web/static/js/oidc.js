@@ -1,36 +1,38 @@
-// A sign-in at an issuer (OpenID Connect): how the page renews its tokens, and ends them. sign_in.js gets the first ones.
+// OpenID Connect sessions: renewing and revoking tokens. sign_in.js gets the first ones.
 
 import { Unreachable } from "../client/request.js";
 
 //: Milliseconds after which an unanswered request to the issuer is aborted.
 export const ISSUER_MS = 15_000;
-//: Seconds that a token is used if the issuer does not say how long it lives.
+//: Token lifetime in seconds if the issuer does not specify it.
 const DEFAULT_SECONDS = 300;
-//: A token is renewed this long before its end, in milliseconds, or when a quarter of its life is left.
+//: A token is renewed this many milliseconds before it expires, or when a quarter of its lifetime is left, whichever is later.
 const EARLY_MS = 60_000;
 
-/** What the settings say: the issuer, the page's client there, the scopes, and the audience. They may be empty. */
+/** From the settings: the issuer, the page's client id, the scopes, and the audience. Any may be empty. */
 export const { issuer, clientId, scopes, audience } = document.documentElement.dataset;
 
-/** The issuer does not answer. A later attempt may succeed. */
+/** The issuer does not respond. A retry can succeed. */
 export class IssuerAway extends Unreachable {
   name = "IssuerAway";
 }
 
-/** The sign-in is over. The message says why. */
+/** The sign-in is no longer valid. The message explains why. */
 export class SignedOut extends Error {
   name = "SignedOut";
 }
 
-/** Throws SignedOut for a token that is bound to a key, such as DPoP's. */
+/** Throws SignedOut for tokens bound to a key, such as DPoP tokens. */
 export function requireBearer({ token_type = "Bearer" }) {
   if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer's token has the type ${token_type}, and only Bearer can be used`);
 }
 
-/** What renews a token, to be stored: from the issuer's answer to a request of the time `at`, and from its metadata or
- * from the session before. Times are those of this machine, so that it does not matter whether its clock is right. */
+/**
+ * The data for renewing a token: from the issuer's response to a request made at `at`, and from its metadata or the
+ * previous session. Uses only this machine's clock, which therefore need not be right.
+ */
 export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh }, at) {
-  // The times in a token are whole seconds.
+  // Times in a token are whole seconds.
   const until = at + ((answer.expires_in ?? DEFAULT_SECONDS) - 1) * 1000;
   return { refresh: answer.refresh_token ?? refresh, token_endpoint, revocation_endpoint, at, until };
 }
@@ -38,7 +40,7 @@ export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh
 /** Whether the session's token is still valid. The clock may have been set back. */
 export const isValid = ({ at, until }) => at <= Date.now() && Date.now() < until;
 
-/** Whether it is time for another token. */
+/** Whether the token should be renewed. */
 export function isDue(session) {
   const early = session.refresh ? Math.min(EARLY_MS, (session.until - session.at) / 4) : 0;
   return !isValid({ ...session, until: session.until - early });
@@ -54,7 +56,7 @@ const send = (endpoint, values, options) =>
     ...options,
   });
 
-/** Gets another token: `[token, session]`. Throws SignedOut or IssuerAway. */
+/** Gets a new token: `[token, session]`. Throws SignedOut or IssuerAway. */
 export async function renew(session) {
   if (!session.refresh) throw new SignedOut("the sign-in has expired");
   const at = Date.now();
@@ -74,7 +76,7 @@ export async function renew(session) {
   return [answer.access_token, sessionOf(answer, session, at)];
 }
 
-/** Tells the issuer that the session is over, also while the page goes. Nothing depends on the answer. */
+/** Revokes the session at the issuer, even while the page unloads. The response is ignored. */
 export function revoke({ refresh, revocation_endpoint }) {
   if (!refresh || !revocation_endpoint) return;
   send(revocation_endpoint, { token: refresh, token_type_hint: "refresh_token" }, { keepalive: true }).catch(() => {});

@@ -1,5 +1,4 @@
-// Where the time went: asks for a job's profile, and shows what it says in the strip of time, on the card of a failed
-// job, and on that of a running one.
+// A job's profile, shown in the time strip and on the card of a failed or running job.
 
 import { pause } from "../client/request.js";
 import { againstLabels } from "./addresses.js";
@@ -9,14 +8,14 @@ import { get, token } from "./session.js";
 import { code, linkToLine, openCard } from "./summary.js";
 import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
-//: Milliseconds between two requests for a running job, and the least multiple of the time that one takes.
+//: Minimum milliseconds between requests for a running job, also as a multiple of the duration of one request.
 const REFRESH_MS = 30_000;
 const REFRESH_SHARE = 50;
-//: Requests until the service has looked at all lines, each of which takes up to a second. A log that is archived takes one.
+//: Maximum number of requests until the service has scanned all lines, each of which takes up to a second. An archived log takes one.
 const MAX_REQUESTS = 40;
-//: Requests for an ended job that fail one after the other.
+//: Maximum number of consecutive failures for an ended job.
 const MAX_FAILURES = 3;
-//: Milliseconds between two looks whether it is time to ask.
+//: Polling interval in milliseconds for whether a request is due.
 const LOOK_MS = 1000;
 
 export class Profile {
@@ -34,7 +33,10 @@ export class Profile {
     this.#strip = strip;
   }
 
-  /** Asks once, and rarely again as long as `isLive()` is true: not while the tab is hidden or nobody is signed in, nor while no line comes. */
+  /**
+   * Requests the profile once, and repeatedly but rarely while `isLive()`. Pauses while the tab is hidden, nobody is
+   * signed in, or no lines arrive.
+   */
   async follow(isLive) {
     for (let failures = 0; failures < MAX_FAILURES; ) {
       while (document.hidden || !token()) await pause(LOOK_MS);
@@ -51,7 +53,7 @@ export class Profile {
     }
   }
 
-  /** The profile, or null if it cannot be had. */
+  /** The profile, or null if it is unavailable. */
   async #ask() {
     for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
       const body = await get(`${this.#path}/profile?${new URLSearchParams(againstLabels())}`).then((answer) => answer.body, () => null);
@@ -60,13 +62,16 @@ export class Profile {
     return null;
   }
 
-  /** Forgets the texts of lines, because some were redacted. */
+  /** Discards the texts of lines, because some were redacted. */
   forget() {
     this.#epoch += 1;
     if (this.#body) this.#show({ ...this.#body, slower: [] });
   }
 
-  /** Shows how long a job has been running beside what is usual, and a silence that is longer than usual. `ms` is null when it does not run. */
+  /**
+   * Shows how long a job has been running compared with the usual duration, and an unusually long silence. `ms` is null
+   * if the job is not running.
+   */
   showRunning(ms) {
     if (ms === null) return;
     openCard("RUNNING");
@@ -101,7 +106,7 @@ export class Profile {
     this.#strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, this.#log.get(this.#log.first)?.timestamp) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
-    // A job that has succeeded as fast as others needs no explanation.
+    // A job that succeeded in the usual time needs no explanation.
     $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= (usual?.most ?? 0));
     if (job.status === "COMPLETED") openCard($("slower").hidden ? null : "COMPLETED");
     if ($("slower").hidden) return;

@@ -1,7 +1,6 @@
-// The numbers that have no row of their own: lines in a fold, all but the first number of a gap, and later parts of a
-// long line.
+// Line numbers without a row of their own: folded lines, all but the first number of a gap, and later parts of a long line.
 
-/** How many of the indexes from 0 to `length` - 1 are before a place, by halving. `isBefore(index)` is true of these. */
+/** How many of the indexes from 0 to `length` - 1 satisfy `isBefore(index)`, by binary search. Those that do come first. */
 export function countBefore(length, isBefore) {
   let low = 0;
   let high = length;
@@ -13,14 +12,14 @@ export function countBefore(length, isBefore) {
   return low;
 }
 
-/** Disjoint ranges of whole numbers, in order. Each has the count of all numbers in the ranges before it. */
+/** Sorted disjoint ranges of integers, each with the count of all numbers in the previous ranges. */
 export class Ranges {
   #from = [];
   #to = [];
   #before = [];
   #stale = 0;
 
-  /** Adds the numbers `from` to `to`, both included. `to` may be Infinity. */
+  /** Adds the numbers `from` to `to`, both inclusive. `to` may be Infinity. */
   add(from, to) {
     let low = this.#search(from - 1);
     if (low >= 0 && this.#to[low] >= to) return;
@@ -57,7 +56,7 @@ export class Ranges {
     return this.#before[at] + Math.min(number - 1, this.#to[at]) - this.#from[at] + 1;
   }
 
-  /** The number at `index`, from 0, of all numbers from 1 on that are not in the ranges. */
+  /** The number at `index`, counted from 0, among the positive numbers outside the ranges. */
   outside(index) {
     this.#count();
     const at = countBefore(this.#from.length, (each) => this.#from[each] - 1 - this.#before[each] <= index) - 1;

@@ -1,4 +1,4 @@
-// Makes the elements of one row.
+// Makes the elements of a row.
 
 import { paint } from "./colour.js";
 import { make } from "./dom.js";
@@ -14,30 +14,30 @@ const GAP_REASONS = {
   malformed: "in no readable form",
 };
 
-/** Makes rows. The page sets the fields, and calls `renew` when a change concerns every row. */
+/** Makes rows. The page sets the fields, and calls `renew` after a change that affects all rows. */
 export class RowMaker {
   times = "none";
   startedAt = null;
   picked = null;
   current = 0;
-  /** The marks of a line, in UTF-16 units. */
+  /** The highlighted spans of a line, in UTF-16 units. */
   marks = () => [];
-  /** Whether the line of a row is marked as a new one. */
+  /** Whether a row's line is marked as new. */
   isNew = () => false;
-  /** Whether a line is marked as an error. A line's answer never changes. */
+  /** Whether a line is marked as an error. Must not change over time. */
   isError = () => false;
-  /** The number of the line that is the cause of a failure. */
+  /** The line number of a failure's cause. */
   cause = 0;
-  /** The milliseconds that the group that begins with a line took, or undefined. */
+  /** The duration in milliseconds of the group that starts with a line, or undefined. */
   took = () => undefined;
   #version = 0;
 
-  /** Makes all stamps different, so that every row is made again. */
+  /** Invalidates all stamps, so that all rows are recreated. */
   renew() {
     this.#version += 1;
   }
 
-  /** A string of everything that an item's element depends on. An element whose stamp is the same need not be made again. */
+  /** A string of everything that an item's element depends on. The element is reused while its stamp is unchanged. */
   stamp(item) {
     const { number, line, gap, folded } = item;
     const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
@@ -123,7 +123,7 @@ const NO_COLOURS = { ink: null, ground: null, inverse: false };
 /** A segment of a message as an element, or as a text node if it has no style. */
 export function segmentElement({ text, style, code, link, host, mark }) {
   const classes = [];
-  // A match has the colours of a mark, and not its own.
+  // A match has the colours of a mark instead of its own.
   const { ink, ground, inverse } = mark ? NO_COLOURS : style;
   const isPainted = ink !== null || ground !== null || inverse;
   for (const name of ["bold", "italic", "underline", "strike"]) if (style[name]) classes.push(name);

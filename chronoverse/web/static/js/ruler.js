@@ -1,14 +1,14 @@
-// Beside the scroll bar: a ruler of the whole log with marks, and the line's number while the bar is dragged.
+// The ruler next to the scroll bar: marks across the whole log, and the line number while the bar is dragged.
 
 import { $ } from "./dom.js";
 import { count } from "./format.js";
 import { ROW } from "./viewport.js";
 
-//: Milliseconds between two drawings while marks are added.
+//: Milliseconds between redraws while marks are added.
 const DRAW_MS = 200;
-//: Milliseconds after the last large move until the number goes away.
+//: Milliseconds after the last large move until the number disappears.
 const PLACE_MS = 1500;
-//: Pixels around a click in which a mark is looked for, and the most marks of a kind.
+//: Maximum distance in pixels of a mark from a click, and the resolution of the ruler.
 const NEAR = 5;
 const MOST = 1000;
 
@@ -18,7 +18,7 @@ export class Ruler {
   #timer = 0;
   #placeTimer = 0;
 
-  /** `kinds` are pairs of the class of a path, and a function that gives the numbers to mark. */
+  /** `kinds` are pairs of a path's class and a function that returns the numbers to mark. */
   constructor(log, kinds, jump) {
     this.#log = log;
     this.#kinds = kinds;
@@ -30,12 +30,12 @@ export class Ruler {
     });
   }
 
-  /** Draws the marks soon. */
+  /** Schedules a redraw of the marks. */
   changed() {
     this.#timer ||= setTimeout(() => this.draw(), DRAW_MS);
   }
 
-  /** Where a line is, from 0 to 1. */
+  /** The relative position of a line, from 0 to 1. */
   #share(number) {
     return this.#log.rowOf(number) / Math.max(this.#log.count, $("log").clientHeight / ROW);
   }
@@ -50,7 +50,7 @@ export class Ruler {
     }
   }
 
-  /** Shows for a moment which line is at the top. */
+  /** Briefly shows which line is at the top. */
   showPlace(number) {
     const place = $("place");
     place.textContent = `line ${count(number)} of ${count(this.#log.last)}`;

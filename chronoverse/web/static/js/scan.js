@@ -1,29 +1,29 @@
-// Finds all lines that match, that are new, or that are of one stream, by asking the service for page after page.
+// Finds all lines that match, are new, or belong to one stream, by paging through the service's results.
 
 import { againstLabels } from "./addresses.js";
 import { truncate } from "./line.js";
 import { countBefore } from "./ranges.js";
 import { get, persist, Refused } from "./session.js";
 
-//: Lines of one request.
+//: Lines per request.
 const PAGE = 1000;
-//: Matches after which a scan pauses, until the reader wants more or scrolls near the last one.
+//: Matches after which a scan pauses until the reader continues it or scrolls near the last match.
 const PAUSE_AFTER = 20_000;
-//: Pages of lines that are cached for the list of matches. Others are requested again.
+//: Maximum number of cached pages of matches. Others are requested again.
 const PAGES = 24;
 //: Milliseconds until a running job's new lines are scanned.
 const AGAIN_MS = 500;
 
 /**
  * The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional.
- * Of the lines that the service finds, only those for which `criteria.accepts(line)` is true count, if there is such a function.
+ * An optional `criteria.accepts(line)` filters the lines that the service returns.
  */
 export function query(criteria, more) {
   const parameters = { ...more };
   if (criteria.q) parameters.q = criteria.q;
   if (criteria.q && criteria.regex) parameters.regex = "true";
   if (criteria.stream) parameters.stream = criteria.stream;
-  // The run to compare with, or the labels of the runs, when the address names one.
+  // The run to compare with, if the address names one; otherwise the labels of the runs.
   const against = criteria.new && new URLSearchParams(location.search).get("against");
   if (against) parameters.against = against;
   return new URLSearchParams([...Object.entries(parameters), ...(criteria.new && !against ? againstLabels() : [])]);
@@ -31,10 +31,10 @@ export function query(criteria, more) {
 
 export const route = (criteria) => (criteria.new ? "/logs/new" : criteria.q ? "/logs/search" : "/logs");
 
-/** Those of the lines that count. */
+/** The lines that `criteria.accepts`. */
 export const accepted = (criteria, lines) => (criteria.accepts ? lines.filter((line) => criteria.accepts(line)) : lines);
 
-/** The first line that matches, strictly after `number` in that order. Null if there is none. */
+/** The first match strictly after `number` in that order. Null if there is none. */
 export async function findOne(path, criteria, number, order, signal) {
   let position = number;
   for (let limit = 1; ; ) {
@@ -43,19 +43,19 @@ export async function findOne(path, criteria, number, order, signal) {
     if (line) return line;
     if (!body.cursor) return null;
     position = reached;
-    // Where one line does not count, many may not.
+    // If one line is rejected, many can be.
     if (body.logs.length) limit = 100;
   }
 }
 
 export class Scan {
-  /** The numbers of the matches, in order. `position` is up to where the log has been scanned. */
+  /** The sorted numbers of the matches. The log has been scanned up to `position`. */
   numbers = [];
   position = 0;
   done = false;
   error = null;
   highlights = new Map();
-  /** The ids of the jobs with which new lines are compared. */
+  /** The ids of the jobs that new lines are compared with. */
   comparedWith = [];
   #path;
   #criteria;
@@ -68,7 +68,7 @@ export class Scan {
   #stop = new AbortController();
   #fetching = new Set();
 
-  /** `last()` gives the log's last number. `changed()` is called after every change. */
+  /** `last()` returns the log's last number. `changed()` is called after every change. */
   constructor(path, criteria, last, changed) {
     this.#path = path;
     this.#criteria = criteria;
@@ -81,12 +81,12 @@ export class Scan {
     this.#stop.abort();
   }
 
-  /** Goes on after the log has grown. */
+  /** Continues after the log has grown. */
   resume() {
     if (!this.#busy && (!this.done || this.position < this.#last())) this.#run();
   }
 
-  /** Takes a line of the live stream, if it is the one after all that were scanned. True if it counts as a match by `matches(line)`. */
+  /** Adds a line of the live stream if it directly follows the scanned lines. True if `matches(line)`. */
   added(line, matches) {
     if (!this.done || this.#busy || line.sequence_num !== this.position + 1) return false;
     this.position += 1;
@@ -96,23 +96,23 @@ export class Scan {
     if (!(this.#pages.at(-1)?.count < PAGE)) this.#pages.push({ start, offset: line.sequence_num - 1, count: 0 });
     const page = this.#pages.length - 1;
     this.#store(page, [...(this.#cache.get(page) ?? []), line]);
-    // Lines of it that are not held are fetched with it.
+    // If other lines of the page are not cached, fetch it all later.
     if (this.#cache.get(page).length <= this.#pages[page].count) this.#cache.delete(page);
     this.#pages[page].count += 1;
     return true;
   }
 
-  /** Whether it ended because the service refuses it. */
+  /** Whether the service refused the scan. */
   get isRefused() {
     return this.error instanceof Refused && [400, 409].includes(this.error.status);
   }
 
-  /** Whether it waits, because it has found enough for now. */
+  /** Whether the scan has found enough for now. */
   get paused() {
     return !this.done && this.numbers.length >= this.#pauseAt;
   }
 
-  /** Goes on after a pause, up to the next one. */
+  /** Continues after a pause, until the next one. */
   goOn() {
     this.#pauseAt = this.numbers.length + PAUSE_AFTER;
     this.resume();
@@ -167,7 +167,7 @@ export class Scan {
     }
   }
 
-  // A scan is also a list of rows, for the viewport.
+  // A scan is also a source of rows for the viewport.
 
   get count() {
     return this.numbers.length;
@@ -177,7 +177,7 @@ export class Scan {
     return this.numbers[row];
   }
 
-  /** The row of a number, or of the nearest match after it. */
+  /** The row of a number, or of the next match after it. */
   rowOf(number) {
     return countBefore(this.numbers.length, (each) => this.numbers[each] < number);
   }
@@ -191,7 +191,7 @@ export class Scan {
     return { number: this.numbers[row], line: this.#cache.get(page)?.[row - this.#pages[page].start] };
   }
 
-  /** Fetches the pages of the rows in view, and resumes the scan near the last match. */
+  /** Fetches the pages of the rows in view, and continues the scan near the last match. */
   load(top, bottom) {
     if (bottom >= this.numbers.length - PAGE && this.paused) this.goOn();
     if (!this.numbers.length) return;
@@ -207,7 +207,7 @@ export class Scan {
       this.#store(page, accepted(this.#criteria, body.logs).slice(0, this.#pages[page].count));
       this.#changed();
     } catch {
-      // It is requested again the next time that it is drawn.
+      // Requested again the next time it is drawn.
     } finally {
       this.#fetching.delete(page);
     }

@@ -1,4 +1,4 @@
-// The search in all jobs of a workflow, or of all workflows: page after page, the newest job first, until it has enough or is stopped.
+// The search in all jobs of one workflow or of all workflows: page by page, newest job first, until it has enough or is stopped.
 
 import { jobPage, workflowPage } from "./addresses.js";
 import { $, announce, link, make, notice, timeElement } from "./dom.js";
@@ -11,7 +11,7 @@ import { badgeElement } from "./state.js";
 //: Jobs with a match after which the search pauses.
 const ENOUGH_JOBS = 20;
 
-//: Statuses of answers that another request would get, too.
+//: Statuses that make a retry pointless.
 const FINAL = new Set([400, 403, 404]);
 
 export class WorkflowSearch {
@@ -22,7 +22,7 @@ export class WorkflowSearch {
   #running = null;
   #groups = new Map();
 
-  /** `workflow` is null for a search in all that the token may read. */
+  /** `workflow` is null to search all workflows that the token can read. */
   constructor(workflow) {
     this.#workflow = workflow;
     $("stop").addEventListener("click", () => this.stop());
@@ -32,7 +32,7 @@ export class WorkflowSearch {
     });
   }
 
-  /** Searches for `criteria`: `{q, regex, status, labels}`. What was found before goes away. */
+  /** Searches for `criteria`: `{q, regex, status, labels}`. Earlier results are removed. */
   start(criteria) {
     this.clear();
     this.#criteria = criteria;
@@ -40,7 +40,7 @@ export class WorkflowSearch {
     this.#run();
   }
 
-  /** Stops, and clears what it shows. */
+  /** Stops the search and removes its results. */
   clear() {
     this.#running?.abort();
     this.#running = null;
@@ -51,7 +51,7 @@ export class WorkflowSearch {
     $("results").hidden = true;
   }
 
-  /** Stops. What was found stays, and the search can go on from there. */
+  /** Stops the search. The results stay, and the search can be continued. */
   stop() {
     this.#running?.abort();
     this.#running = null;
@@ -74,7 +74,7 @@ export class WorkflowSearch {
         this.#focusFirst(before);
       } while (this.#cursor && this.#groups.size < enough);
     } catch (error) {
-      // A search that was stopped, or made room for another one, has shown that already.
+      // A search that was stopped or replaced by another has shown that already.
       if (running.signal.aborted) return;
       this.#running = null;
       this.#pause(`The search failed: ${error.message}`, { canGoOn: !FINAL.has(error.status), isBad: true });
@@ -93,7 +93,7 @@ export class WorkflowSearch {
     if (signal.aborted) throw signal.reason;
     for (const job of body.jobs) this.#add(job);
     const position = parse(headers.get("Searched-To"));
-    // The page before ended within a job. When this one comes to the job's end without a match, the job has no more.
+    // The previous page ended within a job. If this page finishes the job without a match, the job has no more.
     const unfinished = this.#position?.line ? this.#position.job : null;
     const isFinished = !(position?.line && position.job === unfinished);
     if (isFinished && !body.jobs.some((job) => this.#key(job) === unfinished)) this.#setMore(this.#groups.get(unfinished), false);
@@ -101,7 +101,7 @@ export class WorkflowSearch {
     this.#position = position;
   }
 
-  /** A job as `Searched-To` has it. */
+  /** A job as in `Searched-To`. */
   #key({ id, workflow_id: workflow }) {
     return this.#workflow === null ? `${workflow}/${id}` : id;
   }
@@ -112,7 +112,7 @@ export class WorkflowSearch {
     group.rest.hidden = !more;
   }
 
-  /** Shows the matches of a job. A page that ended within the job has shown its first ones. */
+  /** Shows a job's matches, or adds them to those of an earlier page that ended within the job. */
   #add(job) {
     const workflow = this.#workflow ?? job.workflow_id;
     let group = this.#groups.get(this.#key(job));
@@ -143,7 +143,7 @@ export class WorkflowSearch {
     announce($("progress").textContent);
   }
 
-  /** Shows how much was found, and how far the search has looked. */
+  /** Shows the number of matches and the progress of the search. */
   #show(prefix, isBad = false) {
     notice(null);
     const groups = [...this.#groups.values()].filter((group) => group.matches);
@@ -158,21 +158,21 @@ export class WorkflowSearch {
     $("progress").textContent = parts.filter(Boolean).join(" · ");
   }
 
-  /** After "Search further" the focus goes to what that has found, unless the reader has moved it. */
+  /** After "Search further", moves the focus to the first new match, unless the reader has moved it. */
   #focusFirst(before) {
     if (!before || document.activeElement !== $("progress")) return;
     $("found").querySelectorAll("a.match")[before]?.focus();
   }
 }
 
-/** The header `Searched-To` as `{job, created, line}`. The last two may be missing. Null without a header. */
+/** The header `Searched-To` as `{job, created, line}`. The last two are optional. Null without a header. */
 function parse(header) {
   if (!header) return null;
   const [job, ...more] = header.split(";");
   return { job, ...Object.fromEntries(more.map((each) => each.split("="))) };
 }
 
-/** How far a search has looked, in words. */
+/** How far a search has read, in words. */
 function describe(position) {
   if (!position) return "";
   const { job, created, line } = position;

@@ -1,4 +1,4 @@
-// The box of a search in several jobs, and the links that narrow a list. What the reader has chosen is in the page's address.
+// The search box for several jobs, and the links that filter a list. The page's address contains the reader's choices.
 
 import { $, link, make } from "./dom.js";
 import { statusIcon } from "./state.js";
@@ -10,7 +10,7 @@ export class SearchBox {
   #shown = null;
 
   /**
-   * `others()` are the parameters of the page's address beside the search, and `read(parameters)` takes them from it.
+   * `others()` returns the parameters of the page's address other than the search, and `read(parameters)` reads them.
    * `show({q, regex})` shows what the reader has chosen.
    */
   constructor(others, read, show) {
@@ -50,7 +50,7 @@ export class SearchBox {
     return $("regex").ariaPressed === "true";
   }
 
-  /** The query of the page's address for what is chosen now. */
+  /** The query of the page's address for the current choices. */
   get parameters() {
     const search = $("q").value ? [["q", $("q").value], ...(this.#isRegex ? [["regex", "true"]] : [])] : [];
     return new URLSearchParams([...search, ...this.#others()]);
@@ -60,7 +60,7 @@ export class SearchBox {
     return this.parameters.size ? `?${this.parameters}` : "";
   }
 
-  /** Chooses what a query of the page's address says. */
+  /** Reads the choices from the query of an address. */
   #take(address) {
     const parameters = new URLSearchParams(address);
     $("q").value = parameters.get("q") ?? "";
@@ -68,21 +68,21 @@ export class SearchBox {
     this.#read(parameters);
   }
 
-  /** Shows what is chosen. */
+  /** Shows the current choices. */
   show() {
     this.#shown = this.#address;
     this.#show({ q: $("q").value, regex: this.#isRegex });
   }
 
-  /** Shows it, and makes an entry in the history unless it is shown already. */
+  /** Shows the current choices, and adds them to the history if they have changed. */
   choose() {
     if (this.#address !== this.#shown) history.pushState(null, "", location.pathname + this.#address);
     this.show();
   }
 
   /**
-   * Shows the kinds to choose from as links: each has the `value` of the parameter `name`, the status of its icon, its text, and how
-   * many there are, which may be unknown. `others` are the other parameters of their addresses.
+   * Shows the filters as links. Each kind has the `value` of the parameter `name`, the status of its icon, its text,
+   * and an optional count. `others` are the other parameters of the links.
    */
   showKinds(name, chosen, kinds, others = this.parameters) {
     const links = kinds.map(([value, status, text, number]) => {

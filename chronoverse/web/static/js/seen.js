@@ -1,15 +1,15 @@
-// In which runs of the workflow a line was seen before, in words: on the card of a failed job, and for a picked line.
+// In which earlier runs of the workflow a line was seen, in words: for the card of a failed job, and for a picked line.
 
 import { jobPage } from "./addresses.js";
 import { $, announce, link } from "./dom.js";
 import { ago, count, many } from "./format.js";
 import { get } from "./session.js";
 
-//: Milliseconds for which a line must stay picked before the service is asked, so that keys may go through many lines.
+//: Milliseconds that a line must stay picked before the request, so that moving through many lines by key stays cheap.
 const CALM_MS = 200;
-//: Further requests while runs could not be read. The service reads logs that are not archived for a quarter of a second in each.
+//: Further requests while some runs could not be read. In each, the service reads unarchived logs for a quarter of a second.
 export const MORE_REQUESTS = 3;
-//: How each end of a run is called here.
+//: What each end of a run is called here.
 const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "cancelled", LOST: "lost" };
 
 let asked = new AbortController();
@@ -18,8 +18,9 @@ let asked = new AbortController();
 const toRun = (workflow, id, number) => link(`${jobPage(workflow, id)}${number ? `#L${number}` : ""}`, id);
 
 /**
- * What is said of a line of the run `id`, as elements: `seen` counts the runs that have such a line by their ends,
- * `lookedAt` is how many runs were looked at, and `first` the oldest that has one. Both include the run itself once it has ended.
+ * What to say about a line of the run `id`, as elements: `seen` counts the runs that contain the line by their ends,
+ * `lookedAt` is the number of runs examined, and `first` is the oldest run that contains it. Both include the run
+ * itself once it has ended.
  */
 function sentence(workflow, id, seen, lookedAt, first) {
   const ends = Object.keys(ENDS).filter((end) => seen[end]);
@@ -33,7 +34,7 @@ function sentence(workflow, id, seen, lookedAt, first) {
   return [`Seen in ${count(total)} of the last ${many(lookedAt, "run")}, ${how}; first${since && ` ${since}`} in `, toRun(workflow, first.id, first.sequence_num)];
 }
 
-/** What is said of a failure's cause, as elements: since when, or how often it comes. `body` is a summary. */
+/** What to say about a failure's cause, as elements: since when it occurs, or how often. `body` is a summary. */
 export function pastOf({ job, cause, verdict, baseline }) {
   const seen = cause && cause.kind !== "last" ? cause.line.seen : null;
   if (!seen) return [];
@@ -48,9 +49,9 @@ export function pastOf({ job, cause, verdict, baseline }) {
   return said;
 }
 
-/** Says it of the picked line, beside its buttons. Nothing of several lines, or when the service does not know. */
+/** Shows the history of the picked line next to its buttons. Shows nothing for several lines, or if the service has no history. */
 export async function showSeen(path, workflow, id, picked) {
-  // A browser has six connections to the service. Those for lines that were picked before would delay the lines of a jump.
+  // A browser has six connections to the service. Requests for previously picked lines would delay the lines of a jump.
   asked.abort();
   const { signal } = (asked = new AbortController());
   $("seen").hidden = true;

@@ -1,4 +1,4 @@
-// The token, which is stored for this tab only, and requests that carry it.
+// The token, which is stored for this tab only, and authenticated requests.
 
 import { Backoff, get as fetchJson, isTransient, pause } from "../client/request.js";
 import { IDENTIFIER } from "./addresses.js";
@@ -8,23 +8,23 @@ import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
 export { refusal, Refused } from "../client/request.js";
 
 const KEY = "chronoverse.token";
-//: What renews the token, if it is the issuer's.
+//: The data for renewing a token that the issuer issued.
 const SESSION = "chronoverse.session";
-//: Where the reader was when the sign-in began.
+//: Where the reader was when the sign-in started.
 const RETURN = "chronoverse.return";
-//: The last sign-out of this browser, for all tabs: a name for it, and in each tab the one before its token came.
+//: The browser's last sign-out, as a random id shared by all tabs; and in each tab, the last one before its token arrived.
 const SIGNED_OUT = "chronoverse.signed-out";
-//: Milliseconds that a tab waits for another tab of the same browser to send its token.
+//: Milliseconds to wait for another tab to send its token.
 const HANDOVER_MS = 150;
-//: Milliseconds after which a token that is refused may be renewed. A newer one would be refused again.
+//: Minimum age in milliseconds at which a rejected token is renewed. A newer one would only be rejected again.
 const YOUNG_MS = 10_000;
 
-//: Refusals that are ordinary answers, such as "no such job", come with the status 200. Browsers log others as errors.
+//: Expected refusals, such as "no such job", have status 200. Browsers log other statuses as errors.
 const QUIET = { Prefer: "status=200" };
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
 let signingIn = null;
-//: Called when the token of another tab comes: for the dialog, and for what waits for it.
+//: Called when another tab's token arrives: for the dialog, and for `hear`.
 let cameIn = () => {};
 let heard = () => {};
 let renewing = null;
@@ -32,7 +32,7 @@ let renewing = null;
 const lastSignOut = () => localStorage.getItem(SIGNED_OUT) ?? "";
 const session = () => JSON.parse(sessionStorage.getItem(SESSION));
 
-/** The token, or null. If the reader has signed out in another tab, it is forgotten here, and the page begins again. */
+/** The token, or null. If the reader has signed out in another tab, discards it here and reloads the page. */
 export function token() {
   if (sessionStorage.getItem(KEY) !== null && (sessionStorage.getItem(SIGNED_OUT) ?? "") !== lastSignOut()) {
     forget();
@@ -41,10 +41,10 @@ export function token() {
   return sessionStorage.getItem(KEY);
 }
 
-/** Whether the token is renewed. */
+/** Whether the token is renewed automatically. */
 export const isRenewed = () => session() !== null;
 
-/** Stores the token and what renews it: null for a token that the reader has given. */
+/** Stores the token and the data for renewing it; null for a pasted token. */
 function keep(value, renewal) {
   sessionStorage.setItem(KEY, value);
   if (lastSignOut()) sessionStorage.setItem(SIGNED_OUT, lastSignOut());
@@ -58,8 +58,10 @@ function forget() {
 
 const tell = () => channel?.postMessage({ token: token(), session: session() });
 
-/** The token for requests. A token of the issuer's is renewed before its end, and when it was refused. When that cannot
- * be, the reader is asked to sign in. `used` is the token that was refused: there may be another by now. */
+/**
+ * The token for requests. An issuer's token is renewed before it expires, and after it was rejected. If that fails, the
+ * reader is asked to sign in. `used` is the rejected token, which may have been replaced in the meantime.
+ */
 export async function currentToken(refused, used) {
   if (refused && token() && used !== token()) return token();
   const current = session();
@@ -69,22 +71,24 @@ export async function currentToken(refused, used) {
     await signIn(`The service rejected your sign-in: ${refused.message}.`);
   } else if (refused || isDue(current)) {
     renewing ??= renewOnce(current).finally(() => (renewing = null));
-    // Before its end, the token is used until there is another. An issuer that is away or slow delays nothing.
+    // Until it expires, use the old token, so that an issuer that is down or slow delays nothing.
     if (refused || !isValid(current)) await renewing;
     else renewing.catch(() => {});
   }
   return token();
 }
 
-/** Renews the token, unless another tab has done that. A refresh token may be good for one use only, so one tab at a
- * time does it, and asks the others first. Throws IssuerAway. */
+/**
+ * Renews the token unless another tab has. Refresh tokens can be single-use, so only one tab at a time renews, after
+ * asking the others for theirs. Throws IssuerAway.
+ */
 async function renewOnce(old) {
   try {
     await navigator.locks.request("chronoverse.renew", async () => {
       await hear();
       if (session()?.at !== old.at) return;
       const renewed = await renew(old);
-      // The reader may have signed out meanwhile.
+      // The reader may have signed out in the meantime.
       if (session()?.at === old.at) keep(...renewed);
       else if (!token()) revoke(renewed[1]);
       tell();
@@ -96,20 +100,20 @@ async function renewOnce(old) {
   }
 }
 
-/** Stores what a sign-in has brought, for all tabs. */
+/** Stores the result of a sign-in and shares it with all tabs. */
 export function signedIn(value, renewal) {
   keep(value, renewal);
   tell();
 }
 
-/** Where the reader was when the sign-in began, once; null if that is another tab. */
+/** Where the reader was when the sign-in started; null if that is another tab. Can be read once. */
 export function takeReturnAddress() {
   const address = sessionStorage.getItem(RETURN);
   sessionStorage.removeItem(RETURN);
   return address;
 }
 
-/** Stores the token of `#token=…`, and removes it from the address and the history. The rest stays. True if there is one. */
+/** Stores the token of `#token=…`, and removes it from the address and the history, keeping the rest. True if there is one. */
 function takeFromFragment() {
   const parts = location.hash.slice(1).split("&");
   const given = parts.find((part) => part.startsWith("token="));
@@ -121,7 +125,7 @@ function takeFromFragment() {
   return value !== "";
 }
 
-/** Forgets the token, in this tab and in all others, also in those that are elsewhere and come back. */
+/** Discards the token in all tabs, including those that later navigate back here. */
 export function signOut() {
   const old = session();
   forget();
@@ -129,7 +133,7 @@ export function signOut() {
   if (old) revoke(old);
 }
 
-/** Sends the token to other tabs that ask, and takes theirs if this tab has none, or an older one of the issuer's. */
+/** Sends the token to other tabs on request, and adopts theirs if this tab has none, or an older one from the issuer. */
 function listen() {
   if (!channel) return;
   channel.onmessage = ({ data }) => {
@@ -142,7 +146,7 @@ function listen() {
   };
 }
 
-/** Asks the other tabs for their token, and waits a moment, or until one comes. */
+/** Asks the other tabs for their token, and waits for it up to HANDOVER_MS. */
 async function hear() {
   if (!channel) return;
   const moment = new Promise((done) => {
@@ -156,19 +160,19 @@ async function hear() {
 /** Gets a token before the first request. */
 export async function begin() {
   takeFromFragment();
-  // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
+  // A link with a token was opened in a page that is open already. Its contents and requests belong to the previous token.
   addEventListener("hashchange", () => takeFromFragment() && location.reload());
   listen();
-  // Another tab has signed out, now or while this page was in the browser's cache.
+  // Another tab has signed out, now or while this page was in the back/forward cache.
   addEventListener("storage", token);
   addEventListener("pageshow", token);
   if (!token()) await hear();
   if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }
 
-/** Why the service does not accept a token that was entered, as a sentence; null if it does. */
+/** Why the service rejects a pasted token, as a sentence; null if it accepts it. */
 async function objection(value) {
-  // Any workflow will do. A 404 says that the token is good, and that it is for another one.
+  // Any workflow will do: a 404 means that the token is valid, but for another workflow.
   const workflow = [claims(value).workflows].flat().find((each) => IDENTIFIER.test(each)) ?? "any";
   try {
     await fetchJson(`/workflows/${workflow}/jobs?limit=1`, { token: value, headers: QUIET });
@@ -182,9 +186,11 @@ async function objection(value) {
   }
 }
 
-/** Asks the reader to sign in, or for a token, until the service accepts one. Requests that are refused meanwhile wait
- * for that, too. Resolves to true, or to false when the reader may cancel it and does. With `isEmpty` there is nothing
- * on the screen yet that would be lost. */
+/**
+ * Asks the reader to sign in, or for a token, until the service accepts one. Rejected requests wait for that, too.
+ * Resolves to true, or to false if the reader cancels (with `canCancel`). `isEmpty` means that nothing on the screen
+ * would be lost.
+ */
 export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
   signingIn ??= new Promise((done) => {
     const reason = make("p", "", why);
@@ -212,7 +218,7 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
   return signingIn;
 }
 
-/** The button that leads to the issuer: in this tab, or in another one if something would be lost here. */
+/** The sign-in button. Opens the issuer in this tab, or in another one if something would be lost here. */
 function issuerButton(isEmpty) {
   const begins = () => {
     if (!isEmpty) return open("/ui/sign-in");
@@ -222,7 +228,7 @@ function issuerButton(isEmpty) {
   return button(begins, `Sign in at ${new URL(issuer).host}`);
 }
 
-/** Adds a field for a token to the form. Calls `done` when the service accepts what was entered. */
+/** Adds a token field to the form. Calls `done` once the service has accepted the token. */
 function askForToken(form, reason, done) {
   const input = make("input");
   Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
@@ -251,13 +257,15 @@ export async function ask(path, { headers = {}, ...options } = {}) {
   return fetch(path, { ...options, cache: "no-store", headers: { ...headers, ...authorization } });
 }
 
-/** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks
- * for a new token. */
+/**
+ * Requests a JSON document. Resolves to the document, the response's headers and the number in `Last-Event-ID`. Gets a
+ * new token after a 401.
+ */
 export const get = (path, signal) => fetchJson(path, { token: currentToken, signal, headers: QUIET });
 
 /**
- * The result of `request()`, which is repeated while the service is busy or away, soon at first and then less often.
- * `failed(error, ms)` is called before each wait. Throws what another attempt would not change, and the signal's reason.
+ * The result of `request()`, retried with backoff while the service is busy or unavailable. `failed(error, ms)` is
+ * called before each wait. Throws permanent errors and the signal's reason.
  */
 export async function persist(request, { signal, failed = () => {} } = {}) {
   const backoff = new Backoff();
@@ -274,7 +282,7 @@ export async function persist(request, { signal, failed = () => {} } = {}) {
   }
 }
 
-/** A token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
+/** A token's claims, unverified: they only decide what the page offers, and the service what is allowed. */
 export function claims(value = token()) {
   try {
     return JSON.parse(atob(value.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));

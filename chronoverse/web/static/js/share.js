@@ -1,4 +1,4 @@
-// Picked lines: their numbers in the address, copying and saving.
+// Picked lines: their numbers in the address, copying and downloading.
 
 import { $, announce, link, make } from "./dom.js";
 import { count } from "./format.js";
@@ -7,18 +7,18 @@ import { ask, get, refusal } from "./session.js";
 import { cardMarkdown, fenced } from "./summary.js";
 import { plain } from "./text.js";
 
-//: Lines that one copy has at most. For more there is the download.
+//: Maximum number of lines per copy. For more, there is the download.
 const MAX_COPIED = 20_000;
-//: Milliseconds for which a button says that it has copied.
+//: Milliseconds for which a button shows that it has copied.
 const COPIED_MS = 2000;
-//: Lines of one request.
+//: Lines per request.
 const PAGE = 1000;
-//: Lines up to which a download goes through memory. A longer one is written to a file as it arrives, if the browser can.
+//: Maximum number of lines of a download in memory. A longer one is streamed to a file, if the browser supports that.
 const MEMORY_LINES = 200_000;
 
 const FRAGMENT = /^L([0-9]{1,15})(?:-L?([0-9]{1,15}))?$/;
 
-/** The lines that the address names, `{from, to}`, or null. */
+/** The lines in the address, as `{from, to}`, or null. */
 export function fromAddress() {
   const found = location.hash.slice(1).split("&").map((part) => FRAGMENT.exec(part)).find(Boolean);
   if (!found) return null;
@@ -26,13 +26,13 @@ export function fromAddress() {
   return ends[0] > 0 ? { from: ends[0], to: ends[1] } : null;
 }
 
-/** Puts the picked lines into the address, without a new entry in the history. */
+/** Puts the picked lines into the address, without a new history entry. */
 export function toAddress(picked) {
   const fragment = picked ? `#L${picked.from}${picked.to > picked.from ? `-L${picked.to}` : ""}` : "";
   if (location.hash !== fragment) history.replaceState(history.state, "", location.pathname + location.search + fragment);
 }
 
-/** Changes these parameters of the address's query, without a new entry in the history. Those with an empty value are removed. */
+/** Changes these parameters of the address's query, without a new history entry. Empty values are removed. */
 export function toQuery(values) {
   const parameters = new URLSearchParams(location.search);
   for (const [name, value] of Object.entries(values)) {
@@ -43,7 +43,7 @@ export function toQuery(values) {
   if (location.search !== search) history.replaceState(history.state, "", location.pathname + search + location.hash);
 }
 
-/** Shows which lines are picked, and what can be done with them. */
+/** Shows which lines are picked, and the actions for them. */
 export function showPicked(picked) {
   $("picked").hidden = picked === null;
   if (!picked) return;
@@ -52,7 +52,7 @@ export function showPicked(picked) {
   $("copy").textContent = many === 1 ? "Copy line" : "Copy lines";
 }
 
-/** The picked lines' text, without numbers and colours. The parts of a long line are joined. At most `MAX_COPIED` lines. */
+/** The text of the picked lines, without numbers and colours, with the parts of long lines joined. At most `MAX_COPIED` lines. */
 async function textOf(path, { from, to }, stream) {
   let text = "";
   const end = Math.min(to, from + MAX_COPIED - 1);
@@ -73,14 +73,14 @@ const COPIES = {
   copymarkdown: async (path, picked, stream) => markdown(await textOf(path, picked, stream), picked),
 };
 
-/** Text as a block of Markdown, and a link to its lines. */
+/** Text as a Markdown code block, with a link to its lines. */
 function markdown(text, { from, to }) {
   const where = to > from ? `lines ${from} to ${to}` : `line ${from}`;
   const address = location.href.replace(/[()]/g, (bracket) => (bracket === "(" ? "%28" : "%29"));
   return `${fenced(text)}\n[${$("name").textContent}, ${where}](${address})\n`;
 }
 
-/** Copies what a button says, and shows on the button that it is done. */
+/** Copies what the button stands for, and confirms that on the button. */
 export async function copyAs(button, path, picked, stream) {
   const text = await COPIES[button.id](path, picked, stream);
   const label = (button.dataset.label ??= button.textContent);
@@ -93,7 +93,7 @@ export async function copyAs(button, path, picked, stream) {
   }, COPIED_MS);
 }
 
-/** Browsers have `navigator.clipboard` only on secure origins. `execCommand` works on the others. */
+/** Browsers have `navigator.clipboard` only in secure contexts. `execCommand` works elsewhere, too. */
 async function toClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = Object.assign(make("textarea"), { value: text });
@@ -103,7 +103,7 @@ async function toClipboard(text) {
   area.remove();
 }
 
-/** Saves what is shown: the log, one stream of it, or the matches. `criteria` is as in a scan. */
+/** Downloads what is shown: the log, one of its streams, or the matches. `criteria` are those of a scan. */
 export async function save(path, name, format, criteria, many) {
   const url = `${path}/logs/raw?${query(criteria, { format })}`;
   const suggestedName = `${name}.${format}`;

@@ -1,14 +1,14 @@
-// The page that signs in at the issuer: authorization code with PKCE, as a public client. It sends the browser to the
-// issuer, and the issuer sends it back with a code, for which the page gets its tokens.
+// The page that signs in at the issuer: authorization code with PKCE, as a public client. It redirects to the issuer,
+// which redirects back with a code, and exchanges the code for tokens.
 
 import * as oauth from "../vendor/oauth4webapi/index.js";
 import { $, button, link } from "./dom.js";
 import { audience, clientId, issuer, ISSUER_MS, requireBearer, scopes, sessionOf } from "./oidc.js";
 import { signedIn, takeReturnAddress } from "./session.js";
 
-//: What a sign-in that has begun needs when the issuer answers.
+//: The data of a pending sign-in, needed for the issuer's response.
 const BEGUN = "chronoverse.signing-in";
-//: Seconds that the clocks of the browser and of the issuer may be apart.
+//: Maximum clock skew between browser and issuer, in seconds.
 const CLOCK_SECONDS = 600;
 
 const client = { client_id: clientId, [oauth.clockTolerance]: CLOCK_SECONDS };
@@ -25,7 +25,7 @@ async function discover() {
   return oauth.processDiscoveryResponse(url, await oauth.discoveryRequest(url, options()));
 }
 
-/** Sends the browser to the issuer. */
+/** Redirects to the issuer. */
 async function begin() {
   if (!isSecureContext) throw new Error("signing in requires HTTPS");
   const server = await discover();
@@ -42,14 +42,14 @@ async function begin() {
     state: begun.state,
     nonce: begun.nonce,
     ...(audience && { audience }),
-    // The code then comes after a #, which the browser sends to nobody.
+    // The code then comes after a #, which browsers never send to a server.
     ...(server.response_modes_supported?.includes("fragment") && { response_mode: "fragment" }),
   };
   for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value);
   location.replace(url);
 }
 
-/** Gets the tokens for the issuer's answer, and goes back to where the reader was. */
+/** Exchanges the issuer's response for tokens, and returns to where the reader was. */
 async function finish(parameters) {
   const begun = JSON.parse(sessionStorage.getItem(BEGUN));
   sessionStorage.removeItem(BEGUN);
@@ -66,17 +66,17 @@ async function finish(parameters) {
   signedIn(answer.access_token, sessionOf(answer, server, at));
   const address = takeReturnAddress();
   if (address) return location.replace(address);
-  // It was opened beside a page, which has the tokens now.
+  // This tab was opened by a page, which has the tokens now.
   close();
   return $("notice").replaceChildren("Signed in. You can close this tab. ", link("/", "All workflows"));
 }
 
-/** Why the sign-in has failed, as a sentence. */
+/** Why the sign-in failed, as a sentence. */
 function sentence(error) {
   if (error instanceof oauth.AuthorizationResponseError || error instanceof oauth.ResponseBodyError) {
     return `The issuer ${issuer} refuses: ${error.error_description ?? error.error}.`;
   }
-  // A request that failed has no code.
+  // Errors of failed requests have no code.
   if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
     return `The issuer ${issuer} does not answer, or does not allow requests from ${location.origin}.`;
   }

@@ -1,10 +1,10 @@
-// How jobs stand, as badges and rows of dots. Each status has a shape of its own, for eyes that do not see its colour.
+// Job statuses, as badges and rows of dots. Each status has its own shape, for readers who cannot distinguish the colours.
 
 import { link, make } from "./dom.js";
 import { STATUS, outcome, span, tookMs } from "./format.js";
 import { icon } from "./icons.js";
 
-/** Whether somebody should look at it. */
+/** Whether the status needs attention. */
 export const isRed = (status) => status === "FAILED" || status === "LOST";
 
 /** The icon of a status, in its colour. */
@@ -14,7 +14,7 @@ export function statusIcon(status, name = status in STATUS ? status : "PENDING")
   return svg;
 }
 
-/** How a job ended, or its status. Where there is little room, the style sheet hides the exit code. */
+/** How a job ended, or its status. The style sheet hides the exit code where space is limited. */
 export function outcomeElement(job) {
   const [word, exit] = outcome(job).split(" · ");
   return make("span", "", word, ...(exit ? [make("span", "exit", ` · ${exit}`)] : []));
@@ -27,7 +27,7 @@ export function badgeElement(job) {
   return badge;
 }
 
-/** An icon for each run, the newest last, as one reads a line of time. A run `{status, id}` links to `address(id)` once its id is known. */
+/** An icon for each run, newest last, as on a timeline. A run `{status, id}` links to `address(id)` once its id is known. */
 export function dotsElement(runs, address) {
   const dots = make("div", "dots");
   for (const run of [...runs].reverse()) {

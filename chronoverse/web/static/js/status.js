@@ -1,16 +1,16 @@
-// The head of the page: the job's status, and whether the page is connected. And how far a running job is.
+// The page header: the job's status and the connection's state. Also reports a running job's progress.
 
 import { $, announce, make, timeElement } from "./dom.js";
 import { ended, many, outcome, span, tookMs } from "./format.js";
 import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
-//: Milliseconds that a connection may be lost before the page shows it. Most are back by then.
+//: Milliseconds until a lost connection is shown. Most are restored by then.
 const GRACE_MS = 700;
-//: Milliseconds until the next attempt from which on a countdown is shown.
+//: Minimum milliseconds until the next attempt for which a countdown is shown.
 const RETRY_MS = 2000;
 
-//: Milliseconds without a new line after which the page says how long it has been.
+//: Milliseconds without a new line after which the page shows for how long.
 const QUIET_MS = 30_000;
 
 let job = null;
@@ -20,14 +20,14 @@ let grewAt = 0;
 let told = () => {};
 
 /**
- * Has `tell` called every half second, with what stands after the last line: how long a running job has been quiet, or how it
- * ended; and with how many milliseconds the job has run, or null if it does not run.
+ * Has `tell` called every half second with the text after the last line (how long a running job has been quiet, or how
+ * it ended) and the milliseconds that the job has run, or null if it is not running.
  */
 export function tellProgress(tell) {
   told = tell;
 }
 
-/** Shows a job's state, from the service or from its stream, and the log's last number. */
+/** Shows a job's state, from the service or its stream, and the log's last line number. */
 export function showJob(state, number) {
   const isNew = state.status !== job?.status;
   job = { ...job, ...state };
@@ -44,24 +44,24 @@ export function showJob(state, number) {
   tick();
 }
 
-/** Shows the log's last number. `at` is the time of that line, if it is known. */
+/** Shows the log's last line number. `at` is that line's time, if known. */
 export function showLast(number, at = "") {
   grewAt = Date.parse(at) || grewAt;
   last = number;
 }
 
-/** Shows whether the page is connected. If not, after `error`, it connects again in `ms`, or when the reader wants it to. */
+/** Shows whether the page is connected. If not, because of `error`, it reconnects in `ms`, or when the reader asks for it. */
 export function showConnection(isConnected, ms = 0, error = null) {
   clearTimeout(lostTimer);
   lostTimer = 0;
   if (isConnected) hideRetry();
-  // The client tries again at once when the network is back.
+  // The client retries immediately when the network is back.
   else if (ms > RETRY_MS) showRetry(ms, error, () => dispatchEvent(new Event("online")));
   if (isConnected) showTrouble(null);
   else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble("reconnecting…"), GRACE_MS);
 }
 
-/** Shows why the log does not go on. Null hides it. */
+/** Shows why the log does not continue. Null hides it. */
 export function showTrouble(text) {
   $("link").hidden = text === null;
   $("link").textContent = text ?? "";

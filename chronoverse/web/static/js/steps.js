@@ -1,13 +1,13 @@
-// The list of a job's steps: their names, durations and statuses. It follows the log.
+// The list of a job's steps: their names, durations and statuses. Follows the log.
 
 import { $, fill, make } from "./dom.js";
 import { STATUS, ended, span } from "./format.js";
 import { statusIcon } from "./state.js";
 import { linkToLine } from "./summary.js";
 
-//: Steps that are listed. A log may have any number of groups.
+//: Maximum number of steps listed. A log can have any number of groups.
 const MAX_STEPS = 300;
-//: Milliseconds between two drawings while lines arrive.
+//: Milliseconds between redraws while lines arrive.
 const DRAW_MS = 500;
 
 export class Steps {
@@ -21,25 +21,25 @@ export class Steps {
   #items = new Map();
   #changed;
 
-  /** `changed()` is called when the steps are others. */
+  /** `changed()` is called when the steps have changed. */
   constructor(groups, changed) {
     this.#groups = groups;
     this.#changed = changed;
   }
 
-  /** Shows them for a job. */
+  /** Shows the steps of a job. */
   of(job) {
     this.#job = job;
     this.changed();
   }
 
-  /** Marks the step that has the cause of a failure. */
+  /** Marks the step that contains the cause of a failure. */
   set cause(number) {
     this.#cause = number;
     this.draw();
   }
 
-  /** Draws soon. */
+  /** Schedules a redraw. */
   changed() {
     if (this.#groups.known.size) this.#timer ||= setTimeout(() => this.draw(), this.#drawn ? DRAW_MS : 0);
   }
@@ -66,7 +66,7 @@ export class Steps {
     this.#changed();
   }
 
-  /** The element of a step, which stays the same while only its duration changes. */
+  /** The element of a step, which is reused while only its duration changes. */
   #item({ start, title, ms, depth, status }) {
     const key = `${start} ${depth} ${status} ${title}`;
     const item = this.#items.get(key) ?? make("li", depth ? "inner" : "", linkToLine(start, statusIcon(status), make("span", "sr", `${STATUS[status]}: `), make("span", "cut", title), make("span", "num")));
@@ -76,7 +76,7 @@ export class Steps {
     return item;
   }
 
-  /** Marks the step of a line that is in view. */
+  /** Marks the step of a line in view. */
   follow(number) {
     const current = this.shown.findLast(({ start, end }) => start <= number && number <= end);
     for (const step of $("steps").querySelectorAll("a")) {

@@ -1,14 +1,14 @@
-// The strip over the log that shows time: how much came when, the pauses that were longer than in every good run, and what is in view.
+// The time strip above the log: the output over time, the pauses that were longer than in every good run, and what is in view.
 
 import { $, announce, make } from "./dom.js";
 import { span } from "./format.js";
 import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, WIDTH } from "./timeline.js";
 
-//: Pixels around a click in which a pause is looked for.
+//: Maximum distance in pixels of a pause from a click.
 const NEAR = 8;
-//: Seconds of a job of which no strip is shown, unless something was slower.
+//: Minimum duration in seconds of a job with a strip, unless something was slower.
 const SHORT = 10;
-//: Milliseconds for which the strip says what is where a click or a key in the log has led. A finger cannot hover.
+//: Milliseconds for which the strip describes the target of a click or a key. Touch screens cannot hover.
 const SAID_MS = 4000;
 
 export class Strip {
@@ -21,7 +21,7 @@ export class Strip {
   #timer = 0;
   #frame = 0;
 
-  /** `jump(number)` goes to a line. `view()` gives the numbers of the first and the last line in view. */
+  /** `jump(number)` goes to a line. `view()` returns the numbers of the first and the last line in view. */
   constructor(jump, view) {
     this.#jump = jump;
     this.#view = view;
@@ -53,7 +53,7 @@ export class Strip {
     return this.moved();
   }
 
-  /** Makes room for the strip of a job of that many milliseconds, so that nothing moves when its profile comes. */
+  /** Reserves space for the strip of a job that took `ms`, so that nothing moves when its profile arrives. */
   reserve(ms) {
     if ($("strip").classList.contains("empty")) $("strip").hidden = !(ms >= 1000 * SHORT);
   }
@@ -89,7 +89,7 @@ export class Strip {
     });
   }
 
-  /** Goes to the next pause that was slower than usual, or to the previous one, from a line. After the last comes the first. */
+  /** Goes from a line to the next or previous pause that was slower than usual, wrapping around at the ends. */
   step(number, direction) {
     const slow = this.#pauses.filter(({ isSlower }) => isSlower);
     if (direction < 0) slow.reverse();
@@ -125,7 +125,7 @@ export class Strip {
     return pause ? pauseText(pause) : placeText(this.#points, seconds);
   }
 
-  /** Says what is at a place, below it. */
+  /** Describes a place, below the strip. */
   #say(seconds) {
     if (!this.#total) return;
     clearTimeout(this.#timer);

@@ -1,4 +1,4 @@
-// The card of a failed or lost job: its most likely cause, one sentence about it, and what can be done with it.
+// The card of a failed or lost job: its most likely cause, one sentence about it, and actions.
 
 import { againstLabels, jobPage } from "./addresses.js";
 import { $, announce, link, make } from "./dom.js";
@@ -9,18 +9,18 @@ import { MORE_REQUESTS, pastOf } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
-//: Bytes that are asked for. The page needs only the counts, the cause, and the first line of each kind.
+//: Requested size in bytes. The page needs only the counts, the cause, and the first line of each kind.
 const BYTES = 16_384;
-//: Requests until the service has looked at all lines. Each takes up to 3 seconds.
+//: Maximum number of requests until the service has scanned all lines. Each takes up to 3 seconds.
 const MAX_REQUESTS = 40;
-//: Characters of a line that are shown.
+//: Maximum number of characters of a line.
 const SHOWN = 400;
-//: What an exit code says when no line does.
+//: The meaning of an exit code, if no line explains the failure.
 const EXIT = JSON.parse(document.documentElement.dataset.exits ?? "{}");
 
 let asking = 0;
 
-/** A link to a line, which has the line's number as `data-number`. */
+/** A link to a line, with the line number as `data-number`. */
 export function linkToLine(number, ...children) {
   const element = link(`#L${number}`, ...children);
   element.dataset.number = number;
@@ -38,8 +38,8 @@ export function code(line) {
 }
 
 /**
- * Why a job ended as it did, of its summary: `{text}` in our words, or the `line` of the log that says it, and perhaps a
- * `note` for below. `isGuess`: another line may say it.
+ * Why a job ended as it did, from its summary: `{text}` in the page's words, or the `line` of the log that explains it,
+ * with an optional `note`. `isGuess`: another line may be the cause.
  */
 export function reason({ job, cause, errors, last: lines }) {
   const line = cause?.line;
@@ -54,7 +54,7 @@ export function reason({ job, cause, errors, last: lines }) {
     return { text: `No sign of the runner${since}`, last, note: line ? null : "No output" };
   }
   if (!line) return { text: said ? `${said} (exit ${exit})` : "Failed without output", note: said ? "No output" : null };
-  // An exit code that says more than a guess goes first.
+  // A meaningful exit code takes precedence over a guess.
   if (isFound && !(said && (cause.confidence === "low" || errors?.count === 0))) return { line, isGuess: cause.confidence === "low", note: said ? `${said} (exit ${exit})` : null };
   if (said) return { text: `${said} (exit ${exit})`, last };
   return { line, isLast: true, note: errors?.count === 0 ? "No line looks like an error" : null };
@@ -92,7 +92,7 @@ function show(body) {
   showRuns(job.workflow_id, number ? body.compared_with : null);
 }
 
-/** The good runs behind their button: each links to its page, and can be the only one to compare with. */
+/** The menu of good runs. Each links to its page, and to a comparison with only that run. */
 export function showRuns(workflow, runs) {
   $("compare").hidden = $("good").hidden = $("viewruns").hidden = !runs;
   $("good").textContent = `${many(runs?.length ?? 0, "good run")} ▾`;
@@ -105,7 +105,7 @@ export function showRuns(workflow, runs) {
   $("runs").replaceChildren(...rows);
 }
 
-/** The card as Markdown, with links: `address` is the page's. */
+/** The card as Markdown with links. `address` is the page's. */
 export function cardMarkdown(address) {
   const { number } = $("gocause").dataset;
   const where = number ? `${address}#L${number}` : address;
@@ -114,13 +114,13 @@ export function cardMarkdown(address) {
   return `[${$("name").textContent}](${where}): ${$("badge").textContent}\n\n${fenced(text)}\n${said.join("")}`;
 }
 
-/** Text as a block of Markdown, whose fence is longer than any in the text. */
+/** Text as a Markdown code block, with a fence longer than any in the text. */
 export function fenced(text) {
   const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
   return `${fence}\n${text}\n${fence}`;
 }
 
-/** Opens the card of a job with that status before what it says is known, so that nothing moves then. Null closes it. */
+/** Opens a job's card before its content is known, so that nothing moves later. Null closes it. */
 export function openCard(status) {
   const card = $("card");
   if ((card.hidden ? null : card.dataset.status) === status) return;
@@ -133,8 +133,8 @@ export function openCard(status) {
 }
 
 /**
- * Shows the summary, and asks again until the service has looked at all lines, and a few times more for all runs. `told(body)` is called for every answer.
- * When the summary cannot be had, what was shown stays.
+ * Shows the summary, and asks again until the service has scanned all lines, and a few more times for all runs.
+ * `told(body)` is called for each response. If a request fails, the last result stays.
  */
 export async function showSummary(path, told) {
   const mine = (asking += 1);

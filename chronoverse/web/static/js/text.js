@@ -1,12 +1,12 @@
-// Cuts a message into segments of text, each with its style. Whatever a log contains, the result is only text.
+// Splits a message into styled segments of text. Whatever a log contains, the result is only text.
 
 import { indexed } from "./colour.js";
 
-// Control characters but the tab, characters that change the direction of writing or break lines, and invisible ones.
+// Control characters except the tab, bidirectional controls, line breaks, and invisible characters.
 const SPECIAL = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g;
-// ESC sequences: CSI; the strings OSC, DCS, SOS, PM and APC with their end; character sets; and single ones.
+// Escape sequences: CSI; the strings OSC, DCS, SOS, PM and APC with their terminators; character sets; and single characters.
 const CSI = /\x1b\[([0-?]*)[ -/]*([@-~])/y;
-// OSC 8: a link, which is a text with a target. Only targets of http and https without special characters are links.
+// OSC 8: a hyperlink. Only http and https targets without special characters become links.
 const TARGET = /^\x1b\]8;[^;]*;(https?:\/\/[^\s<>"'`\\^{|}\x00-\x1f\x7f-\x9f]{1,2000}|)(?:\x07|\x1b\\)$/i;
 const STRING = /\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)/y;
 const SHORT = /\x1b(?:[()*+][0-9A-Za-z]|[=>78cDEHMNOZ])/y;
@@ -20,16 +20,16 @@ const NAMES = {
 
 const PLAIN = Object.freeze({ ink: null, ground: null, bold: false, dim: false, italic: false, underline: false, strike: false, inverse: false });
 
-//: The codes that set a property of a style, and those that clear some.
+//: The codes that set a property of a style, and those that reset some.
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };
 const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"] };
 
-/** How a control character is shown: as ^M, by its name, or by its number. */
+/** How a control character is displayed: as ^M, by its name, or by its number. */
 function symbolFor(code) {
   return NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
 }
 
-/** The colour after the code 38 or 48 at index `at`, and how many codes it has. The colour is undefined if malformed. */
+/** The colour after the code 38 or 48 at index `at`, and the number of its codes. The colour is undefined if malformed. */
 function extended(codes, at) {
   if (codes[at + 1] === 5) {
     const index = codes[at + 2];
@@ -42,7 +42,7 @@ function extended(codes, at) {
   return { colour: undefined, length: codes.length };
 }
 
-/** The style after a "select graphic rendition" sequence. Concealed text stays readable. */
+/** The style after a "select graphic rendition" sequence. Concealed text remains readable. */
 function rendition(style, parameters) {
   const codes = parameters.split(/[;:]/).map((part) => Number(part || 0));
   let next = { ...style };
@@ -66,7 +66,7 @@ function rendition(style, parameters) {
   return next;
 }
 
-/** The text between control sequences, as `{text, start, style}`; and control characters, which also have a `code`. */
+/** The text between control sequences, as `{text, start, style}`, and control characters, which also have a `code`. */
 function runs(message) {
   const found = [];
   let style = PLAIN;
@@ -123,8 +123,8 @@ function balanced(address) {
 }
 
 /**
- * A message cut where its style changes: `{text, style, code?, link?, host?, mark}`.
- * `marks` are spans [start, end) in UTF-16 units, in order.
+ * A message split where its style changes: `{text, style, code?, link?, host?, mark}`. `marks` are sorted spans [start,
+ * end) in UTF-16 units.
  */
 export function segments(message, marks) {
   const found = [];
@@ -147,13 +147,13 @@ export function segments(message, marks) {
       const link = linked.find(([first, last]) => first <= from && from < last)?.[2];
       found.push({ text: text.slice(from, to), style, link, mark });
     }
-    // The text of such a link may show another host than the one that it leads to.
+    // The text of such a link can show a different host than its target's.
     if (target && parts[part + 1]?.target !== target) found.at(-1).host = new URL(target).host;
   }
   return found;
 }
 
-/** Where the expression `form` matches the visible text of a message: spans [start, end) in the message itself. */
+/** The matches of the expression `form` in a message's visible text, as spans [start, end) in the message itself. */
 export function findVisible(message, form) {
   let visible = message;
   const skipped = [];
@@ -169,7 +169,7 @@ export function findVisible(message, form) {
   return [...visible.matchAll(form)].map(({ index, 0: { length } }) => [toMessageIndex(index), toMessageIndex(index + length - 1) + 1]);
 }
 
-/** Spans in code points, which the service sends, as spans in UTF-16 units. */
+/** Converts spans in code points, as sent by the service, to UTF-16 units. */
 export function toUtf16Spans(message, spans) {
   if (!/[\ud800-\udfff]/.test(message)) return spans;
   const offsets = [];

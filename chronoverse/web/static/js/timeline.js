@@ -1,23 +1,24 @@
-// The pure part of the strip of time: where its points and marks are, and what is said of them.
+// The pure functions of the time strip: the positions of points and marks, and the texts about them.
 //
-// A strip is a list of points `[seconds, number]`: how long after the first line a line came. Both never decrease.
+// A strip is a list of points `[seconds, number]`: how long after the first line a line came. Neither value ever decreases.
 
 import { count, span } from "./format.js";
 import { countBefore } from "./ranges.js";
 
-//: The strip's size in units of its drawing, which is stretched to the page's width; and the height and the columns of its output.
+//: The strip's size in the units of its drawing, which is stretched to the page's width; and the height and number of
+//: columns of the output.
 export const WIDTH = 1000;
 const HEIGHT = 16;
 const OUTPUT_HEIGHT = 10;
 const COLUMNS = 200;
-//: Marks that are nearer to each other than this are one.
+//: Marks closer together than this are merged.
 const MERGED = 5;
-//: A pause of less than this share of a log's time is none, unless it was slower than usual.
+//: Pauses shorter than this fraction of a log's time are ignored, unless they were slower than usual.
 const SHORTEST = 0.01;
-//: Seconds that a running job must be silent before the page says so.
+//: Minimum silence of a running job, in seconds, that the page reports.
 const SILENT = 10;
 
-/** The `to` (0 or 1) of the place whose `from` is `value`, between the points around it. */
+/** Interpolates between the points: the `to` (0 or 1) for a value of `from`. */
 function between(strip, from, to, value) {
   const at = countBefore(strip.length, (each) => strip[each][from] <= value);
   if (at === 0 || at === strip.length) return strip.at(at ? -1 : 0)[to];
@@ -26,8 +27,8 @@ function between(strip, from, to, value) {
 }
 
 /**
- * The strip with the time before the first line, which came at `first` (ISO 8601), and after the last one: from the start of a job
- * to its end after `ms`. A strip whose times are not within its job's stays as it is.
+ * The strip extended from the start of a job to its end after `ms`; the first line came at `first` (ISO 8601).
+ * Unchanged if the strip's times do not fit into the job's.
  */
 export function wholeStrip(strip = [], ms, start, first) {
   const before = (Date.parse(first) - Date.parse(start)) / 1000;
@@ -35,13 +36,13 @@ export function wholeStrip(strip = [], ms, start, first) {
   return points.length && before >= 0 && points.at(-1)[0] <= ms / 1000 ? [...points, [ms / 1000, points.at(-1)[1]]] : strip;
 }
 
-/** Seconds at which a line came. */
+/** The time of a line in seconds. */
 export const secondsOf = (strip, number) => between(strip, 1, 0, number);
 
-/** The number of the last line that had come by then. */
+/** The last line number at that time. */
 export const lineAt = (strip, seconds) => Math.floor(between(strip, 0, 1, seconds));
 
-/** The lines for each column of the strip, as the `d` of a path. The height is the logarithm of their number. */
+/** The output in each column of the strip, as the `d` of a path. The height is logarithmic. */
 export function outputPath(strip) {
   const total = strip.at(-1)[0];
   const below = Array.from({ length: COLUMNS + 1 }, (_, column) => between(strip, 0, 1, (column / COLUMNS) * total));
@@ -51,12 +52,12 @@ export function outputPath(strip) {
   return `M0 ${HEIGHT}${tops.join("")}V${HEIGHT}Z`;
 }
 
-/** The long pauses of a profile, in their order: `{from, to, seconds, usual, number, isSlower}`. `number` is the last line before the pause. */
+/** The long pauses of a profile, in order: `{from, to, seconds, usual, number, isSlower}`. `number` is the last line before the pause. */
 export function pausesOf({ strip, slower, pauses }) {
   const found = new Map();
   for (const [each, isSlower] of [...slower.map((each) => [each, true]), ...pauses.map((each) => [each, false])]) {
     const { after, before, seconds, usual } = each;
-    // The log may have dropped a line meanwhile.
+    // The line may have been dropped from the log in the meantime.
     if (!after || !before || found.has(before.sequence_num)) continue;
     if (!isSlower && seconds < strip.at(-1)[0] * SHORTEST) continue;
     const to = secondsOf(strip, before.sequence_num);
@@ -65,7 +66,7 @@ export function pausesOf({ strip, slower, pauses }) {
   return [...found.values()].sort((a, b) => a.from - b.from);
 }
 
-/** The pauses that were slower than usual, as the `d` of a path: each is a line across it, with a stroke at its beginning. Near ones are one. */
+/** The pauses that were slower than usual, as the `d` of a path: a horizontal line with a stroke at its start. Close ones are merged. */
 export function slowPath(pauses, total) {
   const x = (seconds) => (seconds / total) * WIDTH;
   const merged = [];
@@ -76,13 +77,13 @@ export function slowPath(pauses, total) {
   return merged.map(({ from, to }) => `M${x(from).toFixed(1)} 0V${HEIGHT}M${x(from).toFixed(1)} ${HEIGHT / 2}H${x(to).toFixed(1)}`).join("");
 }
 
-/** The lines with these numbers as strokes, as the `d` of a path. Near ones are one. */
+/** The lines with these numbers as strokes, as the `d` of a path. Close ones are merged. */
 export function marksPath(strip, numbers) {
   const strokes = new Set(numbers.map((number) => Math.round((secondsOf(strip, number) / strip.at(-1)[0]) * (WIDTH / MERGED)) * MERGED));
   return [...strokes].map((x) => `M${x} 0V${HEIGHT / 2}`).join("");
 }
 
-/** The bands of steps on a strip: where each begins and how wide it is, in percent. Those that are too narrow to be seen are left out. */
+/** The bands of steps on a strip, with start and width in percent. Bands too narrow to be visible are omitted. */
 export function bandsOf(strip, steps) {
   const total = strip.at(-1)[0];
   const share = (number) => (100 * secondsOf(strip, number)) / total;
@@ -90,7 +91,7 @@ export function bandsOf(strip, steps) {
   return bands.filter(({ from, to }) => to - from >= 0.5);
 }
 
-/** The pause at a place. One that was slower than usual counts as `reach` seconds longer at both ends. */
+/** The pause at a place. Those that were slower than usual extend `reach` seconds further at both ends. */
 export function pauseAt(pauses, seconds, reach = 0) {
   const away = ({ from, to }) => Math.max(from - seconds, seconds - to, 0);
   const near = pauses.filter((each) => each.isSlower && away(each) < reach).sort((a, b) => away(a) - away(b));
@@ -100,25 +101,25 @@ export function pauseAt(pauses, seconds, reach = 0) {
 /** A duration in seconds, such as "12.4 s". */
 const duration = (seconds) => (seconds >= 10 && seconds < 60 ? `${seconds.toFixed(1)} s` : span(1000 * seconds));
 
-/** A duration of which nobody needs the details, such as "45 s", "4 min" or "2 h". */
+/** A rounded duration, such as "45 s", "4 min" or "2 h". */
 const roughly = (seconds) => (seconds < 60 ? span(1000 * seconds) : seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`);
 
 const usually = (usual) => (!usual ? "" : usual.median < 0.001 ? "usually no pause" : `usually ${duration(usual.median)}`);
 
-/** What is said of a pause: how long it was, and how long it is in good runs. */
+/** The text about a pause: its duration, and the usual one. */
 export const pauseText = ({ seconds, usual, number }) => `${[`${duration(seconds)} here`, usually(usual)].filter(Boolean).join(", ")} · after line ${count(number)}`;
 
-/** What is said of any other place. */
+/** The text about any other place. */
 export const placeText = (strip, seconds) => `${duration(seconds)} · line ${count(lineAt(strip, seconds))}`;
 
-/** What is said of the worst pause of a profile, before and after the text of the line to which it leads. */
+/** The texts about a profile's worst pause, before and after the text of the line it links to. */
 export const slowerTexts = ({ excess, after, usual }) => [`${duration(excess)} slower after line ${count(after.sequence_num)}: `, ` (${usually(usual)})`];
 
 /** When good runs ended from here on, such as "in 2 to 3 min". `left` is in seconds. */
 function endText({ least, most }) {
   if (most <= 0) return "usually ended by now";
   const [size, unit] = most < 60 ? [1, "s"] : most < 7200 ? [60, "min"] : [3600, "h"];
-  // A number that changes every second would draw the eye.
+  // A number that changes every second would be distracting.
   const grain = unit === "s" ? 5 : 1;
   const low = Math.floor(Math.max(0, least) / size / grain) * grain;
   const high = Math.ceil(most / size / grain) * grain;
@@ -127,8 +128,8 @@ function endText({ least, most }) {
 }
 
 /**
- * What the head says of a running job `age` seconds after the answer: `end`, when it usually ends, and `silent`, that this has
- * been longer than in every good run. Both may be null. `isSilent`: no line has come since the answer.
+ * Texts about a running job, `age` seconds after the response: `end`, when it usually ends, and `silent`, if the
+ * silence is longer than in every good run. Either can be null. `isSilent`: no line has arrived since the response.
  */
 export function runningTexts({ silent_seconds: silent, usual, seconds_left: left }, age, isSilent) {
   const now = (silent ?? -Infinity) + age;

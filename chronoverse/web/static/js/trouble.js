@@ -1,4 +1,4 @@
-// Says that the service does not answer, or what it answers instead, counts down to the next attempt, and offers to try at once.
+// The bar that reports errors of the service, with a countdown to the next attempt and a button to retry now.
 
 import { announce, button, make } from "./dom.js";
 import { IssuerAway } from "./oidc.js";
@@ -17,14 +17,14 @@ function sentence(error) {
   return error.status ? `The service answers ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service does not answer.";
 }
 
-/** Says that the next attempt after `error` comes in `ms`; without an error, that an answer is late. The button calls `retry`. */
+/** Announces the next attempt after `error` in `ms` milliseconds; without an error, that a response is late. The button calls `retry`. */
 export function showRetry(ms, error, retry) {
   clearInterval(timer);
   again = retry;
   if (!bar.isConnected) document.querySelector("header").after(bar);
   const what = sentence(error);
   if (bar.hidden) announce(what);
-  // The page of a job shows itself when its job is there, or at the latest now.
+  // A job page is revealed when its job has loaded, or at the latest now.
   document.body.classList.add("ready");
   bar.hidden = false;
   const until = Date.now() + ms;
@@ -41,7 +41,7 @@ export function hideRetry() {
   bar.hidden = true;
 }
 
-/** The result of `request()`, which is repeated while the service does not answer. */
+/** The result of `request()`, which is retried while the service does not respond. */
 export async function untilAnswered(request) {
   const answer = await persist(request, { failed: (error, ms) => showRetry(ms, error, () => dispatchEvent(new Event("online"))) });
   hideRetry();

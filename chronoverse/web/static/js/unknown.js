@@ -1,4 +1,4 @@
-// The page of an unknown address: the way to the workflow that it names.
+// The page of an unknown address, with a link to the workflow in it.
 
 import { IDENTIFIER, workflowPage } from "./addresses.js";
 import { $, link } from "./dom.js";

@@ -1,20 +1,20 @@
-// A list of any length. Only the rows in view are elements; the scroll bar stands for all of them.
+// A virtual list of any length: only the rows in view have elements, and the scroll bar represents all rows.
 //
-// The position is a row, and how many of its pixels are out of view. The scroll bar's range is bounded, because browsers
-// cannot lay out an element of a hundred million pixels. If the list is longer than that, or if rows differ in height, a
-// small move of the bar moves the rows by as many pixels, and a large move goes to that share of the list.
+// The position is a row, and how many of its pixels are out of view. The scroll bar's range is bounded, because
+// browsers cannot lay out an element of a hundred million pixels. If the list is longer, or if rows differ in height, a
+// small move of the bar scrolls by the same number of pixels, and a large move jumps to that fraction of the list.
 
 import { make } from "./dom.js";
 
-//: Height in pixels of a row that does not wrap. page.css has the same.
+//: Height of a row that does not wrap, in pixels. Same as in page.css.
 export const ROW = 20;
-//: Longest range of the scroll bar in pixels. Firefox allows 17.9 million, Chromium 33.5.
+//: Maximum range of the scroll bar in pixels. Firefox allows 17.9 million, Chromium 33.5 million.
 const MAX_RANGE = 8_000_000;
-//: A move of the scroll bar by up to this many screens is a small one.
+//: Moves of the scroll bar by up to this many screens are small.
 const SMALL_SCREENS = 2;
-//: Milliseconds without scrolling after which the scroll bar is set to the position.
+//: Milliseconds without scrolling after which the scroll bar is synchronized with the position.
 const SETTLE_MS = 150;
-//: Rows that are elements beyond either edge, so that a selection that reaches there is not lost.
+//: Rows that have elements beyond either edge, to keep a selection that extends there.
 const OVERSCAN = 8;
 
 export class Viewport {
@@ -40,9 +40,9 @@ export class Viewport {
   #foot = make("div", "foot");
 
   /**
-   * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element, and
-   * `make.stamp(item)` tells whether it must be made again. `moved(isLarge)` is called after the reader has scrolled;
-   * `isLarge` is true when the scroll bar was moved by more than some screens at once.
+   * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element,
+   * which is replaced when `make.stamp(item)` changes. `moved(isLarge)` is called after the reader has scrolled;
+   * `isLarge` means by more than SMALL_SCREENS at once.
    */
   constructor(scroller, source, make, moved) {
     this.#scroller = scroller;
@@ -52,7 +52,7 @@ export class Viewport {
     this.#source = source;
     this.#make = make;
     this.#moved = moved;
-    // The wheel event comes before the scroll event that it causes. New lines must not scroll back to the end meanwhile.
+    // The wheel event precedes its scroll event. New lines in between must not scroll back to the end.
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#release(), { passive: true });
     scroller.addEventListener("touchmove", () => this.#release(), { passive: true });
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -83,7 +83,7 @@ export class Viewport {
     this.#relayout();
   }
 
-  /** Forgets the rows' sizes. */
+  /** Discards the rows' measured sizes. */
   #relayout() {
     this.#px = 0;
     this.#heightFactor = 1;
@@ -91,7 +91,7 @@ export class Viewport {
     this.refresh();
   }
 
-  /** A text after the last row. Empty if there is none. */
+  /** Text after the last row; empty for none. */
   set foot(text) {
     if (this.#foot.textContent === text) return;
     this.#keepEnd(() => (this.#foot.textContent = text));
@@ -114,7 +114,7 @@ export class Viewport {
     return this.#toEnd || this.#bottom() <= this.#height + 2;
   }
 
-  /** Draws again in the next frame. If `all`, every row is made again. */
+  /** Redraws in the next frame. If `all`, all row elements are recreated. */
   refresh(all = false) {
     if (all) this.#nodes.clear();
     this.#frame ||= requestAnimationFrame(() => {
@@ -124,11 +124,12 @@ export class Viewport {
   }
 
   /**
-   * Brings a row into view, at a share of the screen's height. If `near`, a row that is in view already does not move. If rows
-   * wrap it comes to the top, because the heights of the rows above are known only when they are loaded and drawn.
+   * Brings a row into view, at a fraction of the screen's height. If `near`, does nothing for a row that is in view
+   * already. Wrapped rows are put at the top, because the heights of the rows above are unknown until they are loaded
+   * and drawn.
    */
   show(row, { share = 0, near = false } = {}) {
-    // What was shown or hidden just now may have changed the height.
+    // Elements that were just shown or hidden can have changed the height.
     if (this.#scroller.clientHeight !== this.#height) this.#resized();
     const [top, bottom] = this.view;
     if (near && row > top && row < bottom - 1) return this.refresh();
@@ -139,7 +140,7 @@ export class Viewport {
     return this.refresh();
   }
 
-  /** Scrolls to the end. If `stick`, it stays at the end when lines are added. */
+  /** Scrolls to the end. If `stick`, stays at the end when lines are added. */
   end(stick) {
     this.stick = stick;
     this.#toEnd = true;
@@ -154,13 +155,13 @@ export class Viewport {
   #resized() {
     this.#keepEnd(() => {
       this.#height = this.#scroller.clientHeight;
-      // The browser has moved the bar, not the reader. The event about that may come before or after the one about the size.
+      // The browser moved the bar, not the reader. Its scroll event can precede or follow the resize event.
       this.#lastScrollTop = this.#scroller.scrollTop;
       this.#pane.style.height = `${this.#height}px`;
     });
   }
 
-  /** Makes a change. What is at the end stays there. A log that is at its beginning and its end at once stays at its beginning. */
+  /** Applies a change without leaving the end of the log. A log that fits on the screen stays at its beginning. */
   #keepEnd(change) {
     const isScrolledToEnd = (this.#row > 0 || this.#px > 0) && this.atEnd;
     change();
@@ -198,7 +199,7 @@ export class Viewport {
     this.#moved(Math.abs(by) > SMALL_SCREENS * this.#height);
   }
 
-  /** Moves to a position in pixels from the top, as if all rows had the same height. */
+  /** Moves to a position in pixels from the top, assuming that all rows have the same height. */
   #moveTo(pixels) {
     this.#row = Math.floor(pixels / ROW);
     this.#px = pixels - this.#row * ROW;
@@ -224,7 +225,7 @@ export class Viewport {
     return this.#nodes.get(this.#source.numberAt(row))?.height ?? ROW;
   }
 
-  /** Where the last row ends, in pixels from the top of the screen. If it is not in view, it is any larger number. */
+  /** The bottom of the last row in pixels from the top of the screen; a larger number if it is out of view. */
   #bottom() {
     const { count } = this.#source;
     if (!this.#wrap) return (count - this.#row) * ROW - this.#px + this.#footHeight;
@@ -236,7 +237,7 @@ export class Viewport {
     return y;
   }
 
-  /** Moves to the position where the last row ends at the bottom of the screen. */
+  /** Moves to the position where the last row is at the bottom of the screen. */
   #moveToEnd() {
     let left = this.#height - this.#footHeight;
     let row = this.#source.count;
@@ -271,7 +272,7 @@ export class Viewport {
     this.#source.load(top, bottom);
   }
 
-  /** Keeps the same lines in view when rows above them were added or removed since they were drawn. */
+  /** Keeps the same lines in view after rows above them were added or removed. */
   #follow() {
     if (this.stick) this.#toEnd = true;
     else if (this.#anchor) this.#row += this.#source.rowOf(this.#anchor.number) - this.#anchor.row;
@@ -305,7 +306,7 @@ export class Viewport {
     this.#nodes = nodes;
   }
 
-  /** Measures rows that wrap. Their heights may change the position at the end. */
+  /** Measures wrapped rows. Their heights can change the position at the end. */
   #measure(start, stop) {
     let sum = 0;
     for (const node of this.#nodes.values()) sum += node.height = node.element.offsetHeight;
@@ -313,7 +314,7 @@ export class Viewport {
     if (this.#toEnd || (stop === this.#source.count && this.#bottom() < this.#height)) this.#moveToEnd();
   }
 
-  /** The width only grows. Otherwise the bar would jump while lines of different lengths pass. */
+  /** The width never shrinks. Otherwise the horizontal bar would jump as lines of different lengths scroll by. */
   #widen() {
     const width = this.#rows.offsetWidth;
     if (width > this.#scroller.clientWidth && width > (parseFloat(this.#space.style.minWidth) || 0)) {
@@ -321,7 +322,7 @@ export class Viewport {
     }
   }
 
-  /** Sets the scroll bar to the position. */
+  /** Synchronizes the scroll bar with the position. */
   #sync() {
     const scrollable = Math.max(0, this.#source.count * ROW + this.#footHeight - this.#height);
     const part = this.#px / this.#heightOf(this.#row);

@@ -1,10 +1,10 @@
-// The watches of a workflow and how their deliveries go, for those who may send a test.
+// A workflow's watches and their delivery states, for readers who can send a test message.
 
 import { pause } from "../client/request.js";
 import { announce, button, make } from "./dom.js";
 import { ask, claims, get } from "./session.js";
 
-//: Milliseconds between two looks whether a test was delivered, and the most looks.
+//: Polling interval in milliseconds for a test's delivery, and the maximum number of polls.
 const LOOK_MS = 500;
 const LOOKS = 40;
 
@@ -13,7 +13,7 @@ function stateText(watch) {
   return `${watch.state}${why}${watch.waiting ? `, ${watch.waiting} waiting` : ""}`;
 }
 
-/** Sends a test. Resolves to what came of it, in words. */
+/** Sends a test message. Resolves to the result in words. */
 async function sendTest(path) {
   const answer = await ask(`${path}/test`, { method: "POST" });
   if (!answer.ok) return `not sent: ${answer.status}`;
@@ -27,7 +27,7 @@ async function sendTest(path) {
   return "not delivered yet: is chronoverse notify running?";
 }
 
-/** Shows them in `place`. Readers without the right see nothing. */
+/** Shows the watches in `place`. Readers without permission see nothing. */
 export async function showWatches(workflow, place) {
   if (![claims().scope ?? ""].flat().join(" ").split(" ").includes("logs:admin")) return;
   const path = `/workflows/${workflow}/watches`;

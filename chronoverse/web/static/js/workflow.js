@@ -1,4 +1,4 @@
-// The page of a workflow: its jobs, newest first, or what a search in all of them has found.
+// The page of a workflow: its jobs, newest first, or the results of a search in all of them.
 
 import { followWorkflow } from "../client/index.js";
 import { namedWorkflows, showAccount, showEmpty } from "./account.js";
@@ -17,14 +17,14 @@ import { showWatches } from "./watches.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
-//: The status that the reader has chosen, or "", and the labels that all listed jobs have, each as KEY=VALUE.
+//: The chosen status, or "", and the required labels, each as KEY=VALUE.
 let status = "";
 let labels = [];
-//: How many jobs have each status, and "" all, of those that were listed last without a filter; and what stands behind numbers that may be larger.
+//: How many jobs have each status ("" for all), from the last list without a filter; and a suffix for counts that are incomplete.
 let counts = null;
 let plus = "";
 
-/** What the jobs are chosen by, as parameters of a request and of the page's address. */
+/** The filters, as parameters of a request and of the page's address. */
 const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
 function cells(job) {
@@ -39,7 +39,7 @@ function cells(job) {
     "sha wide": commit ? [commitElement(commit)] : [],
     when: [],
     "took num": [],
-    // Of a job that runs they are on its own page.
+    // For a running job, its own page shows them.
     "lines num": [ended(job.status) ? count(job.lines) : ""],
   };
   return Object.entries(row).map(([name, children]) => make("td", name, ...children));
@@ -53,10 +53,10 @@ function update(row, job) {
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
-/** The link to a job, in words. */
+/** A link to a job. */
 const linkTo = (job) => link(jobPage(workflow, job.id), job.id);
 
-/** In the head: how many jobs there are, since when they fail, and the good one before. */
+/** In the header: how many jobs there are, since when they fail, and the last good one. */
 function showOverview() {
   const { items } = list;
   if (!filters().length) {
@@ -74,20 +74,20 @@ function showOverview() {
   showKinds();
 }
 
-/** The statuses to choose from, with their counts. */
+/** The status filters, with their counts. */
 function showKinds() {
   const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.PENDING || status === "PENDING" ? ["PENDING"] : [])];
   const texts = kinds.map((kind) => [kind, kind, STATUS[kind] ?? "All", counts ? count(counts[kind] ?? 0) + plus : undefined]);
   box.showKinds("status", status, texts);
 }
 
-/** When there are no jobs: whose token it is, and the ways out. */
+/** If there are no jobs: whose token this is, and what to do. */
 function showOthers() {
   const isSeen = (each) => each === "*" || each === workflow || (each.endsWith("*") && workflow.startsWith(each.slice(0, -1)));
   showEmpty(!list.items.length && !filters().length, () => (namedWorkflows().some(isSeen) ? "" : `Ask for access to ${workflow}.`));
 }
 
-/** What stands instead of jobs: with a filter the way to all, and how many these are. */
+/** The text instead of an empty table; with a filter, including a link to all jobs and their number. */
 function emptyNotice() {
   if (!filters().length) return "No jobs yet. They appear here when they start.";
   const all = link(location.pathname, "Show all");
@@ -103,7 +103,7 @@ const list = new List({
   size: 50,
   cells,
   update,
-  // Those that run are on top.
+  // Running jobs come first.
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
   loaded: () => (showOverview(), showOthers()),
   changes: (signal) =>
@@ -141,7 +141,7 @@ const box = new SearchBox(filters, fromAddress, (criteria) => {
   return list.restart();
 });
 
-/** Shows by which labels the jobs are chosen. Each chip leads to the page without it. */
+/** Shows the label filters. Each chip links to the page without it. */
 function showLabels() {
   const chips = labels.map((label) => {
     const { parameters } = box;
