@@ -1,4 +1,4 @@
-"""Fixtures: fewer servers than ``tests/store`` has, where each operation of the store is tested on all."""
+"""Fixtures with fewer servers than ``tests/store``, which tests each store operation on all of them."""
 
 import pytest
 
@@ -12,6 +12,6 @@ from tests.conftest import KINDS
     ]
 )
 def bench_server(request: pytest.FixtureRequest) -> tuple[str, int]:
-    """A Valkey, and a Redis with the old version of the protocol."""
+    """A Valkey, and a Redis with RESP2."""
     chosen: tuple[str, int] = request.param
     return chosen

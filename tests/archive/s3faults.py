@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-#: Seconds by which a late answer is delayed. No client here waits so long.
+#: Delay of a late answer, longer than any client here waits, in seconds.
 LATE_SECONDS: Final = 5.0
-#: Seconds for the S3 server to answer.
+#: Timeout of the S3 server's answers, in seconds.
 ANSWER_SECONDS: Final = 30.0
-#: Errors that the proxy answers without asking the S3 server: the status and S3's code. A load balancer has no code.
+#: Errors that the proxy returns itself: status and S3 code. A load balancer's error has no code.
 REFUSALS: Final = {
     "500": (500, "InternalError"),
     "503": (503, ""),
@@ -25,13 +25,13 @@ _HOP_BY_HOP: Final = ("connection", "transfer-encoding", "content-length", "expe
 
 Call = Literal["put", "get", "delete", "list"]
 CALLS: Final[tuple[Call, ...]] = ("put", "get", "delete", "list")
-#: The kinds of faults: an error; a connection that is cut before or after the call had its effect; an answer that is
-#: cut short; an answer that is late.
+#: Kinds of faults: an error; a connection cut before or after the call had its effect; a truncated answer; a late
+#: answer.
 KINDS: Final = (*REFUSALS, "cut before", "cut after", "cut short", "late")
 
 
 class Fault(NamedTuple):
-    """What happens to each call of one kind, or with ``once`` only to the next one."""
+    """The fault of every call of one kind, or with ``once`` only of the next one."""
 
     call: Call
     kind: str
@@ -39,14 +39,14 @@ class Fault(NamedTuple):
 
 
 class S3Faults:
-    """A context manager that forwards calls to ``upstream``, or makes them fail. Clients use its ``url``."""
+    """A context manager that forwards calls to ``upstream`` or makes them fail. Clients connect to its ``url``."""
 
     def __init__(self, upstream: tuple[str, int]) -> None:
         self._fault: Fault | None = None
         self._lock = threading.Lock()
         #: Set while no fault is active.
         self._healed = threading.Event()
-        #: How often a fault was applied.
+        #: Number of applied faults.
         self.applied = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(upstream))
         self._server.daemon_threads = True
@@ -55,7 +55,7 @@ class S3Faults:
 
     @contextlib.contextmanager
     def fault(self, fault: Fault | None) -> Iterator[None]:
-        """Applies ``fault`` inside the ``with`` block."""
+        """Applies ``fault`` within the ``with`` block."""
         with self._lock:
             self._fault = fault
         self._healed.clear()
@@ -67,7 +67,7 @@ class S3Faults:
             self._healed.set()
 
     def fault_for(self, call: Call) -> str:
-        """The kind of fault to apply to this call; empty for none. Counts it."""
+        """The kind of fault of this call, or an empty string. Counts it."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.call != call:
@@ -95,7 +95,7 @@ class S3Faults:
         return Handler
 
     def wait_healed(self) -> None:
-        """Waits until the fault is over, at most for :data:`LATE_SECONDS`."""
+        """Waits until the fault is over, for at most :data:`LATE_SECONDS`."""
         self._healed.wait(LATE_SECONDS)
 
 

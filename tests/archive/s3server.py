@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, in a process of its own, with an empty bucket."""
+"""An S3 server for tests: moto in its own process, with an empty bucket."""
 
 import contextlib
 import os
@@ -16,16 +16,16 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 BUCKET: Final = "logs"
-#: Objects that it lists at once. S3 itself lists 1,000.
+#: Page size of its listings. S3 has 1,000.
 PAGE_KEYS: Final = 20
-#: Seconds for the server to start, and to stop.
+#: Time limit of the server's start and stop, in seconds.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
-    """Runs a server inside the ``with`` block, and yields its host and port. The environment directs boto3 to it."""
+    """Yields the host and port of a server that runs within the ``with`` block. The environment directs boto3 to it."""
     port = free_port()
     process = subprocess.Popen(
         [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],

@@ -1,4 +1,4 @@
-"""Chunks: their records and their bytes; and the object store in files."""
+"""Chunks, with their records and bytes, and the file-based object store."""
 
 import hashlib
 import random
@@ -32,12 +32,12 @@ NOW = "2026-03-03T10:00:05.123Z"
 
 
 def raw(number: int, message: str, *more: bytes) -> RawEntry:
-    """A line as the store returns it."""
+    """A line in the store's format."""
     fields = [b"timestamp", NOW.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 
 
-#: Entries of each kind that a log may have.
+#: Every kind of entry.
 ENTRIES = [
     raw(1, "plain"),
     raw(2, 'esc \x1b[31m "quoted" \\ ü \u2028', b"partial", b"1"),
@@ -56,7 +56,7 @@ def build_chunk(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
 
 
 def random_entries(choice: random.Random, first: int) -> list[RawEntry]:
-    """Some 60 entries from line ``first`` on: lines at several times, gaps, lost lines and entries out of sequence."""
+    """About 60 entries from line ``first``: lines with various times, gaps, lost lines and entries out of sequence."""
     entries: list[RawEntry] = []
     number = first
     for _ in range(60):
@@ -79,16 +79,16 @@ def random_entries(choice: random.Random, first: int) -> list[RawEntry]:
 
 
 def times_of(lines: list[bytes]) -> tuple[str, str]:
-    """What a frame should say of the times of these lines."""
+    """The range of times in the record of a frame with these lines."""
     times = [each.timestamp for each in map(decode_entry, lines) if isinstance(each, Line)]
     return (min(times), max(times)) if times and all(map(TIMESTAMP.fullmatch, times)) else ("", "")
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
-    """At once, continued once it was written, read from its object, and by frames; and so is one that is redacted.
+def test_a_chunk_is_the_same_however_it_is_built_and_read(seed: int) -> None:
+    """Built at once or continued, read from its object or by frames, and also after a redaction.
 
-    It has all entries of the log but the terminal one.
+    It contains all of the log's entries except the terminal one.
     """
     choice = random.Random(seed)
     first = choice.choice([1, 1_000])
@@ -96,7 +96,7 @@ def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
     cut = choice.randrange(1, 60)
     before = ChunkBuilder(JOB, first)
     before.add(entries[:cut])
-    # With the third one the first part just fills a frame.
+    # With the third size, the first part exactly fills a frame.
     frame_bytes = choice.choice([1, 300, before.added_size, 10**6])
     texts: list[tuple[str, int, str]] = []
     whole = ChunkBuilder(JOB, first, frame_bytes, on_lines=lambda *columns: texts.extend(zip(*columns, strict=True)))
@@ -131,7 +131,7 @@ def test_a_chunk_is_the_same_however_it_is_made_and_read(seed: int) -> None:
 
 
 def check_frames(chunk: Chunk, data: bytes, texts: list[bytes]) -> None:
-    """A frame that differs from its record in one number or one byte is refused."""
+    """Frames that differ from their record in one number or byte are rejected."""
     for frame, text in zip(chunk.frames, texts, strict=True):
         numbers = [
             each.last if isinstance(each, Gap) else each.sequence_num
@@ -161,7 +161,7 @@ def check_frames(chunk: Chunk, data: bytes, texts: list[bytes]) -> None:
 
 
 def check_rewriting(chunk: Chunk, data: bytes, found: list[Entry], choice: random.Random) -> None:
-    """A redaction replaces the chosen lines, and leaves everything else as it is."""
+    """A redaction replaces the selected lines and nothing else."""
     first = chunk.first
     numbers = range(choice.randrange(first, chunk.last), chunk.last + 1 - choice.randrange(2))
     changed = [
@@ -194,15 +194,15 @@ def check_rewriting(chunk: Chunk, data: bytes, found: list[Entry], choice: rando
         read_chunk(JOB, chunk.name, first, new_data, "#")
 
 
-def test_a_manifest_keeps_its_objects_from_the_end_for_the_retention() -> None:
-    """An end in the future does not count."""
+def test_a_manifest_keeps_its_objects_for_the_retention_after_the_end() -> None:
+    """An end in the future is ignored."""
     kept = [Manifest(frozenset(), ended_at, {}).keeps(10.0, 100.0) for ended_at in (None, 90.0, 90.5, 100.0, 100.5)]
     assert kept == [False, False, True, True, False]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(2 * FRAME_BYTES, True), (2 * FRAME_BYTES + 1, False)])
-def test_an_object_with_larger_frames_than_ours_is_refused(size: int, fits: bool) -> None:
-    """Up to the last line of a frame, as a redaction may have made others longer."""
+def test_an_object_with_oversized_frames_is_refused(size: int, fits: bool) -> None:
+    """Measured up to the frame's last line, and with room for lines that a redaction has lengthened."""
     builder = ChunkBuilder(JOB, 1, 10 * FRAME_BYTES)
     least = len(Line(1, NOW, "", "stderr").encode()) + 1
     builder.add([raw(1, "x" * (size + 1 - least)), raw(2, "last")])
@@ -216,7 +216,7 @@ def test_an_object_with_larger_frames_than_ours_is_refused(size: int, fits: bool
 
 
 def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
-    """It writes the JSON Lines of all frames. At the end is the seek table of the format."""
+    """Its output is the JSON Lines of all frames. The chunk ends with the format's seek table."""
     program = tool("zstd")
     chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 9_001)])
     table = [number for frame in chunk.frames for number in (frame.size, frame.text_size)]
@@ -230,8 +230,8 @@ def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
     assert [orjson.loads(line)["sequence_num"] for line in output.splitlines()] == list(range(1, 9_001))
 
 
-def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
-    """Any byte of any frame. The name of a rewritten chunk has the hash of its bytes, like other names."""
+def test_a_changed_byte_is_detected_in_a_rewritten_chunk() -> None:
+    """Any byte of any frame. A rewritten chunk is named by its hash, like every chunk."""
     rewritten = rewrite(JOB, *build_chunk(ENTRIES), range(2, 8), lambda line: line._replace(message="[redacted]"))
     assert rewritten
     chunk, data, numbers = rewritten
@@ -254,13 +254,13 @@ def test_the_names_of_chunks_say_how_often_a_log_was_redacted(counts: tuple[int,
     assert len({*names}) == len(counts)
 
 
-#: Two frames of text, and one with entries out of sequence only, as ``Chunk.to_json`` writes them.
+#: Two frames of text, and one with only out-of-sequence entries, as written by ``Chunk.to_json``.
 FRAMES = [[3, 10, 20, "", "", 1], [3, 5, 30, NOW, NOW, 0], [9, 7, 40, NOW, NOW, 1]]
 RECORD = {"first": 2, "last": 9, "object": "wf_1/job_1/2-9.jsonl.zst", "bytes": 99, "sha256": "a", "frames": FRAMES}
 
 
 def with_frames(*changes: tuple[int, int, object]) -> dict[str, object]:
-    """The record with values in other frames, as triples of frame, place and value."""
+    """The record with values replaced in its frames, as triples of frame, position and value."""
     frames = [[*frame] for frame in FRAMES]
     for frame, place, value in changes:
         frames[frame][place] = value
@@ -300,8 +300,8 @@ def ending_at(number: int) -> dict[str, object]:
         ({}, {"first": "2"}, "numbers that no line has"),
     ],
 )  # fmt: skip
-def test_a_record_that_no_chunk_can_have_is_refused(good: dict[str, object], bad: dict[str, object], why: str) -> None:
-    """Anybody may have written it. What is just valid is read as it was written."""
+def test_an_impossible_record_is_refused(good: dict[str, object], bad: dict[str, object], why: str) -> None:
+    """Anybody may have written it. The nearest valid record is read unchanged."""
     chunk = Chunk.from_json(JOB, orjson.dumps({**RECORD, **good}))
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
     assert orjson.loads(chunk.to_json()) == {**RECORD, **good}
@@ -312,7 +312,7 @@ def test_a_record_that_no_chunk_can_have_is_refused(good: dict[str, object], bad
 
 
 def test_objects_in_files(tmp_path: Path) -> None:
-    """They are put, read in parts, listed and deleted. A job's folder is removed with its last object."""
+    """Written, partially read, listed and deleted. A job's folder is removed with its last object."""
     objects = FileObjectStore(tmp_path / "archive")
     assert list(objects.list("wf_1/job_1/")) == []
     objects.put("wf_1/job_1/a", b"0123456789")
@@ -330,14 +330,14 @@ def test_objects_in_files(tmp_path: Path) -> None:
 
 
 def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
-    """No object can be put there."""
+    """Nothing can be written there."""
     (tmp_path / "archive").write_text("")
     with pytest.raises(ArchiveUnavailable):
         FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"1")
 
 
-def test_a_line_that_no_frame_can_have_is_not_archived() -> None:
-    """Nobody could read it back. One that just fits can be read."""
+def test_an_oversized_line_is_not_archived() -> None:
+    """It could not be read back. A line of exactly the maximum size can."""
     least = len(Line(1, NOW, "", "stderr").encode()) + 1
     builder = ChunkBuilder(JOB, 1)
     builder.add([raw(1, "x" * (MAX_FRAME_BYTES - least))])

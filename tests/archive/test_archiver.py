@@ -1,4 +1,4 @@
-"""Archivers: what they move and when, what they leave, and what they do when the store loses something."""
+"""Archivers: what they move and when, what they keep, and how they handle data that the store has lost."""
 
 import os
 import time
@@ -45,7 +45,7 @@ from tests.support.reading import Clock, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: More lines than HOT_BYTES have room for.
+#: More lines than fit into HOT_BYTES.
 MANY = 8_000
 
 
@@ -60,7 +60,7 @@ def names(objects: FileObjectStore) -> list[str]:
 
 
 def counted() -> list[float]:
-    """What archivers in this process have counted: lines, jobs, and bytes before and after compression."""
+    """The metrics of this process's archivers: lines, jobs, and bytes before and after compression."""
     samples: list[tuple[str, dict[str, str]]] = [
         ("lines", {}),
         ("jobs", {"done": "archived"}),
@@ -69,8 +69,8 @@ def counted() -> list[float]:
     return [REGISTRY.get_sample_value(f"chronoverse_archive_{name}_total", labels) or 0 for name, labels in samples]
 
 
-def test_a_large_running_log_is_shrunk(bench: Bench, objects: FileObjectStore) -> None:
-    """Its oldest lines are only in the archive then. Its runner does not notice."""
+def test_a_large_running_log_is_reduced(bench: Bench, objects: FileObjectStore) -> None:
+    """Its oldest lines are then only in the archive. Its runner is not affected."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
@@ -88,7 +88,7 @@ def test_a_large_running_log_is_shrunk(bench: Bench, objects: FileObjectStore) -
 
 
 def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectStore) -> None:
-    """The log stays in the store for a while. The job's state stays in the store, and is in the manifest as well."""
+    """The log stays in the store for a while, the job's state permanently. The manifest has the state, too."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
     assert archive(bench.store, objects) == 0
@@ -118,7 +118,7 @@ def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectSt
 
 
 def test_the_last_line_of_a_running_log_stays_in_the_store(bench: Bench, objects: FileObjectStore) -> None:
-    """Even if it alone is larger than the log may be."""
+    """Even if it alone exceeds the log's limit."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, [Line(1, "", "x" * HOT_BYTES, "stdout"), Line(2, "", "y" * HOT_BYTES, "stdout")])
     assert archive(bench.store, objects) == 0
@@ -130,7 +130,7 @@ def test_the_last_line_of_a_running_log_stays_in_the_store(bench: Bench, objects
 
 
 def test_a_running_foreign_job_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
-    """Nobody has read the job yet, and there is nothing of it to archive."""
+    """Nobody has read the job yet, and nothing can be archived."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
@@ -138,10 +138,10 @@ def test_a_running_foreign_job_is_listed_by_the_archivers_round(bench: Bench, ob
 
 @pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stamps", [("2026-03-03T10:{:02}:00Z", "2026-03-03T10:59:00Z"), ("soon", "later")])
-def test_a_foreign_job_says_the_same_of_itself_in_the_archive(
+def test_a_foreign_jobs_state_is_the_same_in_the_archive(
     bench: Bench, objects: FileObjectStore, stamps: tuple[str, str], registered: bool
 ) -> None:
-    """Its times, its attempt and its end are decided once, whatever of its log has left the store."""
+    """Times, attempt and end are set once, and stay when lines leave the store."""
     line, end = stamps
     if registered:
         bench.store.register(JOB)
@@ -149,7 +149,7 @@ def test_a_foreign_job_says_the_same_of_itself_in_the_archive(
         bench.xadd(f"{number}-0", "message", "a", "timestamp", line.format(number))
 
     def state() -> dict[str, Any]:
-        # Another process, which has read nothing of it before and does so later.
+        # Another process, which reads the job for the first time, and later.
         (found,) = bench.new_store(clock=lambda: NOW_SECONDS + 3_600).get_jobs([JOB])
         assert isinstance(found, Job)
         ((listed_ms, _),) = bench.store.listing.page(JOB.workflow_id, None, 9)
@@ -183,8 +183,8 @@ def test_a_foreign_job_says_the_same_of_itself_in_the_archive(
     assert {name: manifest[name] for name in ended} == ended
 
 
-def test_lost_lines_at_the_beginning_are_lost_in_the_archive_too(bench: Bench, objects: FileObjectStore) -> None:
-    """One entry stands for them, with the last of their numbers. The log begins with the first of them."""
+def test_lost_lines_at_the_beginning_are_archived_as_a_gap(bench: Bench, objects: FileObjectStore) -> None:
+    """One entry with their last number covers them, but the log begins with the first of them."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append_lost(attempt, 1, 5)
     bench.store.append(attempt, make_lines(6, 2))
@@ -200,7 +200,7 @@ def test_lost_lines_at_the_beginning_are_lost_in_the_archive_too(bench: Bench, o
 
 
 def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObjectStore) -> None:
-    """Only its log says how it ended, and the log soon expires."""
+    """Its end is known only from its log, which expires soon."""
     bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     bench.xadd("4-0", "message", "b")
     bench.xadd("5-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", "2026-03-03T10:00:06.123Z")
@@ -222,14 +222,14 @@ def test_a_log_with_too_large_numbers_stays_in_the_store(bench: Bench, objects: 
     bench.xadd("1772532005123000-0", "message", "a time for a number")
     bench.xadd("1772532005123001-0", "event", "end")
     assert archive(bench.store, objects) == 1
-    # It is not archived, and is kept for as long as any job.
+    # It is not archived, and is kept like any job.
     assert "archive_state" not in bench.hash()
     assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl("log") <= RETENTION_MS
     assert len(bench.ids()) == 3
 
 
 def test_a_lost_log_continues_after_its_archive(bench: Bench, objects: FileObjectStore) -> None:
-    """Archived numbers are never given again. The runner is asked for the lines that were lost after them."""
+    """Archived numbers are not reused. The runner is asked for the lost lines after them."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
@@ -263,10 +263,10 @@ def test_a_lost_log_of_a_lost_runner_ends_after_its_archive(bench: Bench, object
     assert bench.ttl("job") == -1
 
 
-def test_a_log_that_was_written_again_is_not_archived_from_the_old_one(bench: Bench, objects: FileObjectStore) -> None:
-    """It was lost between the read and the commit, and somebody wrote other lines with the same numbers.
+def test_a_rewritten_log_is_not_archived_from_the_old_one(bench: Bench, objects: FileObjectStore) -> None:
+    """The log was lost between read and commit, and rewritten with other lines under the same numbers.
 
-    The archiver takes it up again a second later.
+    The archiver tries again a second later.
     """
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10, "old"))
     bench.xadd("11-0", "event", "end")
@@ -291,7 +291,7 @@ def test_a_log_that_was_written_again_is_not_archived_from_the_old_one(bench: Be
 
 
 def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
-    """Objects of unknown jobs are not deleted. They are listed for an operator when their retention is over."""
+    """Objects of unknown jobs are kept, and listed as orphans after their retention."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
@@ -306,8 +306,8 @@ def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileOb
     assert list(orphans(bench.store, objects, later, DAY, age=3 * DAY)) == []
 
 
-def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """The archiver deletes the new run's garbage, and not the chunks of the earlier run."""
+def test_a_new_run_of_a_job_that_the_store_lost(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    """The new run's garbage is deleted, the chunks of the earlier run are not."""
 
     def run(text: str) -> None:
         bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10, text))
@@ -324,17 +324,17 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
         assert archive(bench.store, objects) == 0
     found = [name for name in names(objects) if not name.endswith("/job.json")]
     chunks = bench.store.chunks.chunks(JOB)
-    # What was derived of the earlier run is not older than the new run, so it was deleted as garbage.
+    # Derived objects of the earlier run are no older than the new run, so they were deleted as garbage.
     derived = derived_names(JOB, combined_sha256(chunks))
     assert sorted(found) == sorted([earlier, *derived, *(chunk.name for chunk in chunks)])
-    # The manifest names it until the job's retention is over.
+    # The manifest names it until the end of the job's retention.
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     later = time.time() + 2 * DAY
     assert [stored.name for stored, _ in orphans(bench.store, objects, later, DAY, age=0)] == [earlier]
 
 
 def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner has skipped numbers just before the end. The archive names the gap, as the store does."""
+    """A foreign runner skipped numbers just before the end. The archive reports the gap, as the store does."""
     bench.xadd("1-0", "message", "the only line")
     bench.xadd("4-0", "event", "end", "status", "COMPLETED")
 
@@ -357,8 +357,8 @@ def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects:
     assert (job.last, job.end.sequence_num) == (3, 4)
 
 
-def test_a_log_of_an_end_alone_is_not_archived(bench: Bench, objects: FileObjectStore) -> None:
-    """It has no lines, whatever number its end has. It expires in the store, and is no problem."""
+def test_a_log_with_only_an_end_is_not_archived(bench: Bench, objects: FileObjectStore) -> None:
+    """It has no lines, whatever its end's number. It expires in the store, and is not reported as a problem."""
     bench.xadd("4-0", "event", "end", "status", "COMPLETED")
 
     assert archive(bench.store, objects) == 0
@@ -366,10 +366,8 @@ def test_a_log_of_an_end_alone_is_not_archived(bench: Bench, objects: FileObject
 
 
 @pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
-def test_a_log_ends_after_its_last_line_whatever_its_runner_says(
-    bench: Bench, objects: FileObjectStore, lines: str
-) -> None:
-    """Whatever number of lines the runner gives, even if only the archive has the log."""
+def test_a_log_ends_after_its_last_line(bench: Bench, objects: FileObjectStore, lines: str) -> None:
+    """Whatever line count the runner reports, and even if only the archive has the log."""
     for line in make_lines(1, 100):
         bench.xadd(f"{line.sequence_num}-0", *redis_fields(line))
     bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
@@ -388,8 +386,8 @@ def test_a_log_ends_after_its_last_line_whatever_its_runner_says(
     assert history.after(100, 50).entries == []
 
 
-def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectStore) -> None:
-    """A week after the job's end, unless its workflow has a retention of its own."""
+def test_retention_deletes_a_job_completely(bench: Bench, objects: FileObjectStore) -> None:
+    """A week after the job's end, unless its workflow has its own retention."""
     other = JobRef("wf_2", "job_1")
     for job in (JOB, other):
         bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
@@ -398,7 +396,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     for days in (1, 6):
         for job in (JOB, other):
             set_ended(bench, objects, job, days * DAY)
-        # The archiver's own clock does not matter.
+        # The archiver's own clock is irrelevant.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
@@ -411,16 +409,16 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
     bench.store.catalog.change_settings("wf_2", retention_seconds=None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
-    # That the workflow has no settings and no watches any more.
+    # They record that the workflow no longer has settings or watches.
     assert names(objects) == [settings_name("wf_2"), "wf_2/_watches.json"]
     assert bench.keys() == {bench.key("changes"), *(bench.key(kind, other) for kind in ("changes", "settings"))}
 
 
 @pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.long), 30])
-def test_a_changed_retention_is_noticed_within_a_minute(
+def test_a_changed_retention_is_applied_within_a_minute(
     bench: Bench, objects: FileObjectStore, before: int | None
 ) -> None:
-    """An archiver that runs checks an archived job only every five minutes, but its workflow's retention more often."""
+    """An archiver checks an archived job every five minutes, but its workflow's retention more often."""
     clock, workflow = Clock(), JOB.workflow_id
     other = JobRef("wf_2", "job_1")
     if before is not None:
@@ -467,7 +465,7 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
 
 
 def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner still writes, and an archiver that has not noticed the deletion sees a large log."""
+    """A foreign runner still writes, and an archiver that missed the deletion finds a large log."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")
@@ -479,7 +477,7 @@ def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileOb
 
 
 def test_lines_under_a_deleted_id_are_deleted_every_second(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner may write megabytes a second, which fill the store until then."""
+    """A foreign runner can write megabytes per second, which fill the store until then."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     now = [0.0]
     periodic = archiver(bench.store, objects, monotonic=lambda: now[0])
@@ -490,8 +488,8 @@ def test_lines_under_a_deleted_id_are_deleted_every_second(bench: Bench, objects
         now[0] += BUSY_SECONDS + 0.1
 
 
-def test_a_job_that_begins_while_old_objects_are_deleted_stays(bench: Bench, objects: FileObjectStore) -> None:
-    """If only objects were left of the old job, its id may be used."""
+def test_a_job_that_begins_while_old_objects_are_deleted_is_kept(bench: Bench, objects: FileObjectStore) -> None:
+    """If only objects of the old job were left, its id can be reused."""
     objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
 
     def begin(step: str) -> None:
@@ -507,7 +505,7 @@ def test_a_job_that_begins_while_old_objects_are_deleted_stays(bench: Bench, obj
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectStore, step: str) -> None:
-    """Meanwhile nobody sees the job, and nobody can open it."""
+    """Until then the job cannot be read or opened."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
@@ -527,7 +525,7 @@ def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectS
 
 
 def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> None:
-    """From the chunk records. Otherwise the numbers would begin at 1 again."""
+    """From the chunk records. Otherwise numbering would restart at 1."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
@@ -545,7 +543,7 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     bench, directory = Bench(server, prefix), tmp_path / "archive"
     store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
-    next_number = append(store, attempt, 1, 3_000)  # an archiver begins to shrink it
+    next_number = append(store, attempt, 1, 3_000)  # above this size, an archiver starts to move lines
     (size,) = store.catalog.sizes([JOB]).values()
     assert size > HIGH_MARK * HOT_BYTES
     if step not in ("derived", "manifest", "completed"):
@@ -568,12 +566,12 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
 
 
 def _kill(bench: Bench, directory: Path, step: str) -> None:
-    """One archiver is killed at that step, if it gets so far, and its lock expires."""
+    """Kills an archiver at that step, if it gets there, and expires its lock."""
     assert run_until_killed(bench.url, bench.prefix, directory, step) in (0, -9)
     bench.ask("DEL", bench.key("sealer"))
 
 
-def test_a_job_that_another_archiver_has_waits(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_job_locked_by_another_archiver_waits(bench: Bench, objects: FileObjectStore) -> None:
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     with archive_lock(bench.store, JOB):
@@ -585,7 +583,7 @@ def test_a_job_that_another_archiver_has_waits(bench: Bench, objects: FileObject
 
 @pytest.mark.long
 def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjectStore) -> None:
-    """Each job is found, shrunk while it runs, and archived completely. A job whose log is lost continues."""
+    """Each job is found, reduced while it runs, and archived completely. A job with a lost log continues."""
     store = Store(cluster.url, prefix=prefix)
     jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
     attempts = {job: store.open(job, "token") for job in jobs}
@@ -608,7 +606,7 @@ def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, object
 
 
 def test_a_full_store_is_relieved(tmp_path: Path, objects: FileObjectStore) -> None:
-    """Though the store refuses writes, an archiver can still commit chunks and trim."""
+    """While the store refuses writes, an archiver can still commit chunks and trim."""
     with RedisServer(tmp_path / "full") as server:
         bench = Bench(server, "full")
         attempt = bench.store.open(JOB, "token")
@@ -624,7 +622,7 @@ def test_a_full_store_is_relieved(tmp_path: Path, objects: FileObjectStore) -> N
         bench.close()
 
 
-def test_an_archive_that_does_not_answer_loses_no_line(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+def test_an_unavailable_archive_loses_no_line(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
     """The whole log stays in the store."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     (tmp_path / "archive").write_text("no directory")
@@ -637,7 +635,7 @@ def test_an_archive_that_does_not_answer_loses_no_line(bench: Bench, objects: Fi
 
 
 def test_a_runner_is_throttled(bench: Bench) -> None:
-    """By the answers to its appends, for a while. Throttling does not create a job that is gone."""
+    """By delayed answers to its appends, for a while. Throttling does not create a deleted job."""
     slept: list[float] = []
     store = Store(bench.url, prefix=bench.prefix, sleep=slept.append)
     store.chunks.throttle_runner(JOB, 60)
@@ -664,10 +662,8 @@ def test_a_runner_is_throttled(bench: Bench) -> None:
     store.close()
 
 
-def test_the_runner_of_a_log_that_grows_while_a_chunk_is_moved_is_throttled(
-    bench: Bench, objects: FileObjectStore
-) -> None:
-    """Not only between two chunks. On a busy machine a log may outgrow its bound while one chunk is moved."""
+def test_a_runner_is_throttled_if_its_log_grows_during_a_move(bench: Bench, objects: FileObjectStore) -> None:
+    """Not only between two chunks: on a busy machine, a log can exceed its limit while one chunk is moved."""
     half, grown, asked = 3_000, list[int](), list[object]()
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, half)
@@ -693,8 +689,8 @@ def server_ms(bench: Bench) -> int:
     return int(seconds) * 1_000 + int(microseconds) // 1_000
 
 
-def test_the_runner_of_a_log_that_no_archiver_can_move_is_throttled(bench: Bench, objects: FileObjectStore) -> None:
-    """An archiver that died holds the lock for ten seconds more. Until then nobody can move the log."""
+def test_a_runner_is_throttled_if_no_archiver_can_move_its_log(bench: Bench, objects: FileObjectStore) -> None:
+    """The lock of a dead archiver expires in ten seconds. Until then nobody can move the log."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     assert bench.store.chunks.acquire_lock(JOB, "a dead archiver's", 10)
 
@@ -704,8 +700,8 @@ def test_the_runner_of_a_log_that_no_archiver_can_move_is_throttled(bench: Bench
     assert len(bench.ids()) == MANY
 
 
-def test_long_lines_are_read_a_few_at_a_time(bench: Bench, objects: FileObjectStore) -> None:
-    """Thousands of the longest lines in one answer would be hundreds of megabytes. These are 6."""
+def test_long_lines_are_read_in_small_batches(bench: Bench, objects: FileObjectStore) -> None:
+    """Thousands of lines of maximum length would be hundreds of megabytes. These are 6."""
     line_bytes, attempt = 64 * 2**10, bench.store.open(JOB, "token")
     bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(1, 101)])
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 101)
@@ -729,7 +725,7 @@ def test_long_lines_are_read_a_few_at_a_time(bench: Bench, objects: FileObjectSt
 def test_a_problem_of_a_job_is_logged_once(
     bench: Bench, objects: FileObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often the job is tried again."""
+    """However often the job is retried."""
     bench.ask("SET", bench.key("archive"), "no record")
     clock = Clock()
     ours = archiver(bench.store, objects, monotonic=clock)
@@ -739,8 +735,8 @@ def test_a_problem_of_a_job_is_logged_once(
     assert [record.message for record in caplog.records] == ["not archived: the job's key in the store is not a log"]
 
 
-def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileObjectStore) -> None:
-    """Even if the archiver has checked the job's objects just before."""
+def test_garbage_is_deleted_within_a_minute(bench: Bench, objects: FileObjectStore) -> None:
+    """Even if the archiver has just checked the job's objects."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     now = [0.0]
     periodic = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
@@ -757,8 +753,8 @@ def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileOb
     assert not bench.ask("EXISTS", bench.key("garbage"))
 
 
-def test_a_complete_job_is_not_swept_while_uploads_may_come(bench: Bench, objects: FileObjectStore) -> None:
-    """It is swept once, when whatever is not recorded is garbage."""
+def test_a_complete_job_is_not_swept_while_uploads_are_possible(bench: Bench, objects: FileObjectStore) -> None:
+    """It is swept once, when all unrecorded objects are garbage."""
     now = [time.time()]
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 3))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 4)
@@ -770,7 +766,7 @@ def test_a_complete_job_is_not_swept_while_uploads_may_come(bench: Bench, object
 
 
 def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None:
-    """Once a minute: what runners have not listed comes onto it, and what is empty leaves it."""
+    """Once a minute, workflows that runners did not list are added, and empty ones removed."""
     now = [1000.0]
     for workflow_id in ("wf_1", "wf_2"):
         bench.store.open(JobRef(workflow_id, "job_1"), "token")
@@ -787,7 +783,7 @@ def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None
             now[0] += 0.3
         return {workflow_id for _, workflow_id in bench.store.workflows.page(None, 10)}
 
-    # Each call makes some steps. A round takes more of them when other tests have left many keys.
+    # Each call makes several steps. A round takes more of them if other tests have left many keys.
     wait_until(lambda: listed_after(0) == {"wf_1", "wf_2"}, 30, "both are listed")
     listed_after(0)
     bench.ask("ZREM", listed, "wf_1")

@@ -41,29 +41,29 @@ from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
-#: The bound of a running log. It is so small that every log is too large.
+#: Size limit of a running log, so small that every log exceeds it.
 HOT_BYTES: Final = 1
-#: Seconds that S3 may take to answer in these tests, and seconds between two attempts.
+#: Timeout of S3 calls in these tests, and delay between two attempts, in seconds.
 READ_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.005
-#: Random runs, and the steps of each. 25 runs take 15 seconds with files, and a minute with S3. The variable
-#: ARCHIVE_RUNS sets another number of runs.
+#: Random runs, and steps of each. 25 runs take 15 seconds with files, and a minute with S3. The environment variable
+#: ARCHIVE_RUNS overrides the number of runs.
 RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(4)))
 STEP_COUNT: Final = 20
-#: Batches of lines before the job may end. Most faults are possible only while it runs.
+#: Batches of lines before the job can end, since most faults require a running job.
 MIN_BATCHES: Final = 4
 
 
 class StoreUnderTest(Protocol):
-    """The object store of a run, and the faults that its calls may have."""
+    """A run's object store, and the possible faults of its calls."""
 
-    #: The same store, reached without faults and with them.
+    #: The same store, without faults and with them.
     reliable: ObjectStore
     faulty: ObjectStore
     faults: list[Any]
 
     def fault(self, fault: Any) -> AbstractContextManager[object]:
-        """Causes one of ``faults``, or none for None, during the ``with`` block."""
+        """Causes one of ``faults`` within the ``with`` block, or none."""
 
 
 class Killed(BaseException):
@@ -71,14 +71,14 @@ class Killed(BaseException):
 
 
 class CallFault(NamedTuple):
-    """A call that fails every time, before or after its effect."""
+    """A call that always fails, before or after its effect."""
 
     call: Literal["put", "get", "delete", "list"]
     when: Literal["before", "after"]
 
 
 class FailingStore:
-    """An object store. The call that ``fault`` names fails, and all others go to ``objects``."""
+    """An object store whose call named by ``fault`` fails, and whose other calls go to ``objects``."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -93,7 +93,7 @@ class FailingStore:
         return answer
 
     def put(self, name: str, data: bytes) -> None:
-        """See :class:`ObjectStore`, also for the other methods."""
+        """See :class:`ObjectStore`, as for the other methods."""
         self._call("put", name, data)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -108,7 +108,7 @@ class FailingStore:
 
 
 class Files:
-    """An object store in files whose calls can fail."""
+    """A file-based object store whose calls can fail."""
 
     def __init__(self, directory: Path) -> None:
         self.reliable: ObjectStore = FileObjectStore(directory)
@@ -127,14 +127,14 @@ class Files:
 
 
 class Bucket:
-    """An object store on a real S3 server, with faults in requests and answers."""
+    """A real S3 server, with faults in requests and answers."""
 
     def __init__(self, proxy: S3Faults, reliable: ObjectStore) -> None:
         self.reliable = reliable
         self.faulty: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, retry_seconds=PAUSE_SECONDS)
         self.faults: list[Any] = [
             s3faults.Fault(call, kind, once)
-            # The archiver seldom lists or deletes, so faults of the other calls are chosen more often.
+            # Archivers seldom list or delete, so faults of other calls are more likely.
             for call in (*s3faults.CALLS, "put", "get", "put", "get")
             for kind in s3faults.KINDS
             for once in (True, False)
@@ -146,7 +146,7 @@ texts = st.lists(st.text(max_size=20), min_size=1, max_size=12)
 
 
 class Archiving(RuleBasedStateMachine):
-    """One job, its runner, several archivers one after the other, and readers."""
+    """A job, its runner, several consecutive archivers, and readers."""
 
     def __init__(self, server: RedisServer, objects: StoreUnderTest) -> None:
         super().__init__()
@@ -155,15 +155,15 @@ class Archiving(RuleBasedStateMachine):
         self.store = Store(server.url, prefix=self.prefix, retention_seconds=86_400)
         self.server = server
         self.objects = objects
-        #: A reader that is used from the first step to the last, while lines are archived.
+        #: A reader used from the first step to the last, while lines are archived.
         self.reader = ArchiveReader(objects.faulty, self.store.chunks.chunk)
-        #: The messages that the log has.
+        #: The log's messages.
         self.messages: list[str] = []
-        #: The number of batches, in all and since the last loss.
+        #: Number of batches, in total and since the last loss.
         self.batches = self.fresh = 0
         self.ended = False
         self.lost = 0
-        #: Whether a rule has changed anything since the log was read completely. Reading changes nothing.
+        #: Whether anything has changed since the log was last read completely. Reading changes nothing.
         self.changed = True
 
     @initialize(texts=texts)
@@ -175,7 +175,7 @@ class Archiving(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(texts=texts)
     def write(self, texts: list[str]) -> None:
-        """The runner appends lines. After a loss of the log they differ from the lost ones."""
+        """The runner appends lines. After a loss of the log, they differ from the lost ones."""
         first = len(self.messages) + 1
         texts = [f"{self.lost} {text}".replace("\ud800", "") for text in texts]
         lines = [Line(first + at, NOW, text, "stdout") for at, text in enumerate(texts)]
@@ -199,7 +199,7 @@ class Archiving(RuleBasedStateMachine):
         meanwhile=st.sampled_from(["nothing", "nothing", "nothing", "write", "lose"]),
     )
     def archive(self, texts: list[str], step: str | None, fault: st.DataObject, meanwhile: str) -> None:
-        """An archiver runs, perhaps with a fault or until it is killed. Meanwhile the log may grow or be lost."""
+        """Runs an archiver, possibly with a fault or until it is killed. Meanwhile the log may grow or be lost."""
         pending = [] if self.ended else [meanwhile]
         self.changed = True
         if not self.ended:
@@ -220,7 +220,7 @@ class Archiving(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended and self.fresh > 1)
     @rule()
     def lose(self) -> None:
-        """The log's key is deleted. Lines that are not archived are gone, and the runner writes other lines instead."""
+        """Deletes the log's key. Lines that are not archived are gone, and the runner writes different ones."""
         self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
         del self.messages[self.store.catalog.archive_state(self.job).archived :]
         self.lost += 1
@@ -230,7 +230,7 @@ class Archiving(RuleBasedStateMachine):
     @precondition(lambda self: self.ended)
     @rule()
     def expire(self) -> None:
-        """The log's key expires, if the job is archived completely."""
+        """Expires the log's key, if the job is archived completely."""
         if self.store.catalog.archive_state(self.job).complete:
             self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
             self.changed = True
@@ -243,7 +243,7 @@ class Archiving(RuleBasedStateMachine):
         fault=st.data(),
     )
     def read(self, offset: int, count: int, way: str, new_reader: bool, fault: st.DataObject) -> None:
-        """Pages or a stream are read from any position to the end, or until the archive is unavailable."""
+        """Reads pages or a stream from any position to the end, or until the archive is unavailable."""
         archive = ArchiveReader(self.objects.faulty, self.store.chunks.chunk) if new_reader else self.reader
         offset = min(offset, len(self.messages))
         expected = self.messages[:offset][::-1] if way == "down" else self.messages[offset:]
@@ -262,7 +262,7 @@ class Archiving(RuleBasedStateMachine):
         assert found == expected
 
     def paged(self, archive: ArchiveReader, position: int, count: int, descending: bool = False) -> Iterator[str]:
-        """The messages after ``position``, or before it, read as ``/logs`` reads them."""
+        """The messages after or before ``position``, as ``/logs`` reads them."""
         job = self.store.get_job(self.job)
         assert job is not None
         log = TieredLog(self.store, archive, job)
@@ -274,7 +274,7 @@ class Archiving(RuleBasedStateMachine):
             yield from (line.message for line in read.lines)
 
     def streamed(self, archive: ArchiveReader, cursor: int, count: int) -> Iterator[str]:
-        """The messages after ``cursor``, read as ``/events`` reads them."""
+        """The messages after ``cursor``, as ``/events`` reads them."""
         cache, decoder = ReplayCache(self.store, archive), Decoder()
         job = self.store.get_job(self.job)
         in_time = deadline(30, "the last chunk")
@@ -299,18 +299,18 @@ class Archiving(RuleBasedStateMachine):
         self.changed = False
 
     def upwards(self) -> None:
-        """Every line is in the two tiers once, in order."""
+        """Every line is in one of the two tiers, once and in order."""
         entries = all_entries(self.store, self.objects.reliable, self.job)
         assert [entry.message for entry in entries if isinstance(entry, Line)] == self.messages
         assert line_numbers(entries) == list(range(1, len(self.messages) + 1))
 
     def downwards(self) -> None:
-        """Reading from the end gives every line once, too."""
+        """Reading backwards from the end also returns every line once."""
         archive = ArchiveReader(self.objects.reliable, self.store.chunks.chunk)
         assert list(self.paged(archive, len(self.messages) + 1, 1000, descending=True)) == self.messages[::-1]
 
     def teardown(self) -> None:
-        """At the end an archiver without faults archives the whole log. No other objects are left."""
+        """Finally, an archiver without faults archives the whole log. No other objects are left."""
         if not self.ended:
             self.finish()
         for _ in range(2):
@@ -348,17 +348,19 @@ def run(server: RedisServer, objects: StoreUnderTest) -> None:
 
 @pytest.mark.timeout(400 + RUNS)
 def test_no_line_is_lost_with_faults_in_files(server: RedisServer, tmp_path: Path) -> None:
-    """The calls of the object store fail before and after their effect."""
+    """Object store calls fail before or after their effect."""
     run(server, Files(tmp_path))
 
 
-@pytest.mark.timeout(400 + RUNS)  # Hypothesis shrinks a failure for up to 300 s
+@pytest.mark.timeout(400 + RUNS)  # Hypothesis shrinks a failure for up to 300 s.
 @pytest.mark.long
-def test_no_line_is_lost_with_faults_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3 answers with errors or late. Connections are cut before a call has its effect, after that, or in an answer."""
+def test_no_line_is_lost_with_faults_of_s3_and_the_network(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers late or with errors. Connections are cut before a call has its effect, after it, or in an answer."""
     with s3_server() as address, S3Faults(address) as proxy:
         reliable = S3ObjectStore(BUCKET)
-        # The first call fixes the address of this client, before the variable changes.
+        # The first call fixes this client's address, before the variable changes.
         assert list(reliable.list("")) == []
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         run(server, Bucket(proxy, reliable))

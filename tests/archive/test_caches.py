@@ -1,4 +1,4 @@
-"""The caches of the archive: bounds in bytes and seconds, and one load for all who want the same value."""
+"""The archive's caches: limits in bytes and seconds, and a single load for concurrent callers."""
 
 import threading
 from typing import Any
@@ -15,7 +15,7 @@ JOIN_SECONDS = 20.0
 
 
 class CountingIndex:
-    """A chunk index in which each chunk has ten lines. It counts how often it was asked."""
+    """A chunk index with ten lines per chunk, which counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -26,8 +26,8 @@ class CountingIndex:
         return Chunk(first, first + 9, f"{job}/{first}/{self.asked}", 100, "", ())
 
 
-def test_the_least_recently_used_value_goes_first() -> None:
-    """The values in the cache never come to more than its bytes."""
+def test_the_least_recently_used_value_is_evicted_first() -> None:
+    """The values never exceed the cache's size."""
     cache: SingleFlightCache[str, str] = SingleFlightCache(100)
     loads: list[str] = []
 
@@ -92,8 +92,8 @@ def test_an_error_reaches_all_who_wait_and_is_not_cached() -> None:
     assert cache.get("a", lambda: ("value", 1)) == "value"
 
 
-def test_a_waiting_caller_loads_for_itself_when_the_loading_one_is_stopped() -> None:
-    """A greenlet may be killed while it loads. Those that wait for it must not fail with it."""
+def test_a_waiting_caller_loads_the_value_if_the_loading_one_is_stopped() -> None:
+    """A greenlet may be killed while it loads. Its waiters must not fail with it."""
     cache: SingleFlightCache[str, str] = SingleFlightCache(100)
     loading, gate = threading.Event(), threading.Event()
     found: list[str] = []
@@ -119,7 +119,7 @@ def test_a_waiting_caller_loads_for_itself_when_the_loading_one_is_stopped() -> 
 
 
 def test_a_chunk_record_is_cached_for_a_second() -> None:
-    """Its age counts from when the index was asked."""
+    """Counted from the request to the index."""
     now = 100.0
     index, job = CountingIndex(), JobRef("wf_1", "job_1")
     cache = ChunkRecordCache(index.chunk, lambda: now)
@@ -134,7 +134,7 @@ def test_a_chunk_record_is_cached_for_a_second() -> None:
 
 
 def test_the_number_of_chunk_records_is_bounded() -> None:
-    """The oldest records of a job go first, and jobs that were not read for the longest time."""
+    """Evicted first: a job's oldest records, and the least recently read jobs."""
     index, job, other = CountingIndex(), JobRef("wf_1", "job_1"), JobRef("wf_1", "job_2")
     cache = ChunkRecordCache(index.chunk, lambda: 100.0)
     cache.chunk(other, 1)
@@ -164,8 +164,8 @@ def test_only_one_jobs_records_are_forgotten() -> None:
     assert index.asked == asked + 2
 
 
-def test_the_queue_of_an_archiver_takes_back_what_it_noted() -> None:
-    """Garbage is collected once in a while, and at once after a failure. A job that is put off is nowhere else."""
+def test_an_archivers_queue() -> None:
+    """Garbage is collected periodically, and immediately after a failure. A snoozed job has no other work."""
     now, job, other = 100.0, JobRef("wf_1", "job_1"), JobRef("wf_2", "job_2")
     queue = _Queue(lambda: now)
     queue.note_garbage(job, 10)

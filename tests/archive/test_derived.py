@@ -1,4 +1,4 @@
-"""What is derived of a log, shapes and timeline: when it is made, what it holds, and what becomes of it."""
+"""Objects derived from a log, its shapes and timeline: when they are created, their contents, and their deletion."""
 
 import time
 from collections.abc import Iterable
@@ -36,29 +36,29 @@ def objects(tmp_path: Path) -> FileObjectStore:
 
 
 def stamp(number: int) -> str:
-    """When the line is printed: each pause is 2 s longer than the one before."""
+    """The line's time, with each pause 2 s longer than the one before."""
     return iso_timestamp(1_772_532_005 + number**2)
 
 
 def write(store: Store, messages: Iterable[str], status: Status = Status.COMPLETED) -> None:
-    """Writes a job that ends with that status."""
+    """Writes a job that ends with this status."""
     lines = [Line(number, stamp(number), message, "stdout") for number, message in enumerate(messages, 1)]
     store.append(attempt := store.open(JOB, "token"), lines)
     store.finish(attempt, status, 0, 0, len(lines) + 1)
 
 
 def stored(store: Store, objects: FileObjectStore) -> PackedShapes | None:
-    """The stored set of the job's shapes."""
+    """The job's stored set of shapes."""
     return read_shape_set(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
 
 
 def stored_timeline(store: Store, objects: FileObjectStore) -> Timeline | None:
-    """The stored timeline of the job."""
+    """The job's stored timeline."""
     return read_timeline(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
 
 
 def timeline_of(store: Store, lines: Iterable[Line]) -> Timeline:
-    """The timeline of these lines of the job, made in one piece."""
+    """The timeline of these lines of the job, built at once."""
     job, (numbers, stamps, messages, *_) = store.get_job(JOB), zip(*lines, strict=True)
     assert job
     builder = TimelineBuilder()
@@ -81,7 +81,7 @@ def expected(messages: Iterable[str]) -> dict[int, int]:
 
 
 def set_names(objects: FileObjectStore) -> list[str]:
-    """The names of all sets in the archive. There is a timeline beside each of them."""
+    """The names of all shape sets in the archive. Each has a timeline."""
     names = [each.name for each in objects.list("")]
     sets, timelines = ([name for name in names if f"/{kind}" in name] for kind in ("shapes", "timeline"))
     assert [name.rpartition("-")[2] for name in sets] == [name.rpartition("-")[2] for name in timelines]
@@ -95,7 +95,7 @@ def redact(store: Store, objects: FileObjectStore, number: int) -> RedactionResu
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST])
 def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: FileObjectStore, status: Status) -> None:
-    """It has the shapes of all lines with their first numbers, and nothing else."""
+    """With the shapes of all lines and their first numbers, and nothing else."""
     write(store, MESSAGES, status)
     assert archive(store, objects) == 0
     found = stored(store, objects)
@@ -112,13 +112,13 @@ def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: Fi
     assert timeline.total == 15_000
 
 
-def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_path: Path) -> None:
-    """Their lines are added while they are written. So only the check of the object reads it."""
+def test_chunks_that_were_just_written_are_not_read_again(store: Store, tmp_path: Path) -> None:
+    """Their lines are added while they are written, so the object is read only to verify it."""
     write(store, MESSAGES)
     reads: list[str] = []
 
     class Counting(FileObjectStore):
-        """Counts the reads of objects."""
+        """Counts reads."""
 
         def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
             reads.append(name)
@@ -131,8 +131,8 @@ def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_
 
 
 @pytest.mark.parametrize("version", ["", "2", "2.1"])
-def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: FileObjectStore, version: str) -> None:
-    """When an archiver comes by. 0.2 has made neither, a development version no timelines, another one other shapes."""
+def test_archives_of_earlier_versions_get_both(bench: Bench, objects: FileObjectStore, version: str) -> None:
+    """By the next archiver. 0.2 created neither, a development version no timelines, another one different shapes."""
     store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
@@ -154,8 +154,8 @@ def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: F
     assert [each.written_at for each in objects.list("")] == written
 
 
-def test_what_is_derived_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
-    """The chunks are read again in order, each in one step, since some were written while the job ran."""
+def test_derived_objects_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
+    """Some chunks were written while the job ran, so they are read again in order, one per step."""
     attempt = store.open(JOB, "token")
     lines = [line._replace(timestamp=stamp(line.sequence_num)) for line in padded_lines(1, 3_000)]
     for start in range(0, len(lines), 1_000):
@@ -171,8 +171,8 @@ def test_what_is_derived_of_several_chunks(store: Store, objects: FileObjectStor
     assert stored_timeline(store, objects) == timeline_of(store, lines)
 
 
-def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectStore) -> None:
-    """The redaction deletes set and timeline, and the archiver makes new ones. The shape's hash is nowhere."""
+def test_a_redacted_text_leaves_no_trace(bench: Bench, objects: FileObjectStore) -> None:
+    """The redaction deletes set and timeline, and the archiver recreates them. The shape's hash is gone."""
     store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
@@ -183,10 +183,10 @@ def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectSto
     old_key = next(anchor.key for anchor in timeline.anchors if anchor.number == 2)
 
     def everything() -> bytes:
-        """The bytes of all objects, their names, and what the store has under the job's keys."""
+        """Names and bytes of all objects, and the values of the job's keys."""
         keys = bench.ask("KEYS", bench.key("*"))
         parts = [bench.ask("DUMP", key) for key in keys]
-        # A timeline is compressed.
+        # Timelines are compressed.
         packed = [objects.get(each.name) for each in objects.list("") if "/timeline" in each.name]
         timelines = [Timeline.from_bytes(each) for each in packed]
         parts += [anchor.key.to_bytes(6, "little") for each in timelines for anchor in each.anchors]
@@ -209,10 +209,8 @@ def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectSto
 
 
 @pytest.mark.parametrize("redacted", [1, 2_900])
-def test_a_redaction_between_two_chunks_begins_the_set_anew(
-    redacted: int, store: Store, objects: FileObjectStore
-) -> None:
-    """The set has nothing of the old text, whether its chunk was read before or not."""
+def test_a_redaction_between_two_chunks_restarts_the_set(redacted: int, store: Store, objects: FileObjectStore) -> None:
+    """The set has no trace of the old text, whether its chunk was already read or not."""
     attempt = store.open(JOB, "token")
     following = append(store, attempt, 1, 3_000)
     archive(store, objects)
@@ -221,7 +219,7 @@ def test_a_redaction_between_two_chunks_begins_the_set_anew(
 
     def progress(done: int, total: int) -> None:
         steps.append(done == total)
-        # When all lines are moved, the next step reads the first of the chunks that were written before the end.
+        # Once all lines are moved, the next step reads the first chunk written before the end.
         if sum(steps) == 2:
             assert set_names(objects) == []
             assert redact(store, objects, redacted).pending is False
@@ -233,7 +231,7 @@ def test_a_redaction_between_two_chunks_begins_the_set_anew(
 
 
 def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects: FileObjectStore) -> None:
-    """It stood still for longer than its lock lasts, and somebody has redacted the log before the set was written."""
+    """It hung for longer than its lock lasts, and the log was redacted before it wrote the set."""
     write(bench.store, MESSAGES)
 
     def redact_meanwhile(step: str) -> None:
@@ -251,8 +249,8 @@ def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects:
     assert set_names(objects) == []
 
 
-def test_a_deletion_reaches_the_set(store: Store, objects: FileObjectStore) -> None:
-    """It is in the job's folder."""
+def test_a_deletion_includes_the_set(store: Store, objects: FileObjectStore) -> None:
+    """Sets are in the job's folder."""
     write(store, MESSAGES)
     archive(store, objects)
     assert set_names(objects)
@@ -260,8 +258,8 @@ def test_a_deletion_reaches_the_set(store: Store, objects: FileObjectStore) -> N
     assert list(objects.list("")) == []
 
 
-def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, objects: FileObjectStore) -> None:
-    """The one that does is part of its job."""
+def test_sets_of_other_chunks_are_orphans(store: Store, objects: FileObjectStore) -> None:
+    """The set of the current chunks is part of the job."""
     write(store, MESSAGES)
     archive(store, objects)
     (name,) = set_names(objects)
@@ -272,8 +270,8 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
     assert [stored.name for stored, _ in orphans(store, objects, time.time() + 1, DAY, age=0)] == others
 
 
-def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:
-    """It is completed without a set, and not tried again."""
+def test_an_unreadable_chunk_does_not_block_the_job(store: Store, objects: FileObjectStore) -> None:
+    """It is completed without a set, and not retried."""
     attempt = store.open(JOB, "token")
     following = append(store, attempt, 1, 3_000)
     archive(store, objects)
@@ -285,8 +283,8 @@ def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, obje
     assert set_names(objects) == []
 
 
-def test_nothing_is_made_of_a_part_of_a_chunk(store: Store, objects: FileObjectStore, tmp_path: Path) -> None:
-    """The end of the last chunk is damaged, and its first lines can be read."""
+def test_nothing_is_derived_from_a_part_of_a_chunk(store: Store, objects: FileObjectStore, tmp_path: Path) -> None:
+    """The end of the last chunk is damaged, but its first lines are readable."""
     attempt = store.open(JOB, "token")
     store.append(attempt, padded_lines(1, 1_000))
     archive_up_to(store, objects, JOB, 999)
@@ -305,15 +303,15 @@ def test_nothing_is_made_of_a_part_of_a_chunk(store: Store, objects: FileObjectS
 
 
 @pytest.mark.parametrize("text", [b"{", b"1\n", b'"message"\n', b"[]\n", b"{}{}\n"])
-def test_what_is_no_json_lines_is_damaged(text: bytes) -> None:
-    """Whoever wrote it. A message that is no text is left out."""
+def test_invalid_json_lines_are_damage(text: bytes) -> None:
+    """Whoever wrote them. A message that is not a string is omitted."""
     with pytest.raises(ArchiveDamaged):
         decode_lines(text)
     assert decode_lines(b'{"message":1}\n{"gap":{}}\n{"message":"a"}\n') == [{"message": "a"}]
 
 
-def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore) -> None:
-    """Anybody who may write to the archive may have written it."""
+def test_a_damaged_set_is_treated_as_missing(store: Store, objects: FileObjectStore) -> None:
+    """Anybody with write access to the archive may have written it."""
     write(store, MESSAGES)
     archive(store, objects)
     (set_name,) = set_names(objects)
@@ -330,8 +328,8 @@ def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore)
         assert read(store, objects) is not None
 
 
-def test_a_set_survives_being_packed() -> None:
-    """Also an empty one, one with large numbers, and one of a log with too many shapes."""
+def test_a_set_is_unchanged_by_packing() -> None:
+    """Including an empty one, one with large numbers, and one of a log with too many shapes."""
 
     def packed(found: ShapeSet) -> PackedShapes:
         return PackedShapes(found.to_bytes())
@@ -342,7 +340,7 @@ def test_a_set_survives_being_packed() -> None:
     # Chunks come in any order.
     found.add([0, 9], [2**48 - 2, 2**48])
     assert firsts(found) == {3: 5, 2**64 - 1: 2**32 + 1, 0: 2**48 - 2, 9: 2**48}
-    # A number of 2^48 and more has no room.
+    # Numbers from 2^48 do not fit.
     assert firsts(packed(found)) == {3: 5, 2**64 - 1: 2**32 + 1, 0: 2**48 - 2, 9: 0}
     assert not packed(found).is_full
     found.add(*[range(10, MAX_SHAPES + 5)] * 2)
@@ -354,8 +352,8 @@ def test_a_set_survives_being_packed() -> None:
     assert len(packed(found).hashes) == 0
 
 
-def test_the_name_follows_from_the_text(store: Store, objects: FileObjectStore) -> None:
-    """So a set is never taken for that of another text."""
+def test_a_sets_name_is_derived_from_the_text(store: Store, objects: FileObjectStore) -> None:
+    """A set is never used for another text."""
     write(store, MESSAGES)
     archive(store, objects)
     chunks = store.chunks.chunks(JOB)

@@ -1,4 +1,4 @@
-"""Jobs that a store has lost are made anew from the archive: whole, once, and beside jobs of other names."""
+"""Jobs that a store has lost are recreated from the archive: completely, once, and without affecting other jobs."""
 
 import hashlib
 import struct
@@ -37,9 +37,9 @@ from tests.support.service import Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
-#: A job that has not ended, and of which a part is archived.
+#: A job that is partly archived and has not ended.
 GROWING: Final = JobRef("wf_1", "growing")
-#: The most seconds that an import waits for a runner, in tests that do not end the lease themselves.
+#: Longest wait of an import for a runner, in tests that do not end the lease themselves, in seconds.
 LEASE_SECONDS: Final = 60.0
 
 
@@ -58,9 +58,9 @@ def write_ended(
 
 
 def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
-    """Writes a job that runs, and archives its first 60 lines in three chunks. Returns its attempt.
+    """Writes a running job, archives its first 60 lines in three chunks, and returns its attempt.
 
-    A line comes each minute.
+    It has one line per minute.
     """
     attempt = store.open(GROWING, "token")
     times = (f"2026-03-03T{10 + number // 60}:{number % 60:02}:00.000Z" for number in range(1, count + 1))
@@ -101,12 +101,12 @@ def problems(found: list[Imported]) -> dict[str, str]:
 
 
 def entries(store: Store, objects: FileObjectStore, job: JobRef) -> list[Entry]:
-    """The job's entries without its end, which is only in the store for a while."""
+    """The job's entries without its end, which is in the store only for a while."""
     return [each for each in all_entries(store, objects, job) if isinstance(each, Line | Gap)]
 
 
 def seen(store: Store, objects: FileObjectStore, *jobs: JobRef) -> list[Any]:
-    """What readers are told of these jobs, of their workflow, and all of their entries."""
+    """A reader's view of these jobs, their workflow, and all of their entries."""
     found = [store.get_job(job) for job in jobs]
     return [
         [job.to_json() if job else None for job in found],
@@ -118,10 +118,10 @@ def seen(store: Store, objects: FileObjectStore, *jobs: JobRef) -> list[Any]:
     ]
 
 
-def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> None:
-    """Also foreign jobs. A second import changes nothing, and a job of the store that has another name stays.
+def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """Including foreign jobs. A second import changes nothing, and other jobs in the store are unchanged.
 
-    The archiver makes what is derived of a log only if it is missing.
+    The archiver recreates only missing derived objects.
     """
     jobs = [JobRef("wf_1", name) for name in ("completed", "failed", "canceled", "foreign")]
     store = bench.store
@@ -153,7 +153,7 @@ def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> 
     snapshot = bench.snapshot()
     assert all(each.known for each in run_import(store, objects))
     assert bench.snapshot() == snapshot
-    # Nothing else is left for an archiver to do, and nothing is deleted by it.
+    # An archiver has nothing else to do, and deletes nothing.
     assert [store.catalog.archive_state(job).has_derived for job in jobs] == [True, False, True, True]
     names = {each.name for each in objects.list("wf_1/")}
     assert archive(store, objects) == 0
@@ -161,8 +161,8 @@ def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> 
     assert store.catalog.archive_state(jobs[1]).has_derived
 
 
-def test_a_job_without_an_end_is_lost_and_says_what_is(bench: Bench, objects: FileObjectStore) -> None:
-    """Its runner does not come back. An archiver then completes the archive, and the next import knows the end."""
+def test_a_job_without_an_end_is_lost_after_a_gap(bench: Bench, objects: FileObjectStore) -> None:
+    """Its runner does not return. An archiver then completes the archive, and the next import knows the end."""
     store = bench.new_store(lease_seconds=1)
     attempt = write_growing(bench.store, objects)
     empty(bench)
@@ -171,7 +171,7 @@ def test_a_job_without_an_end_is_lost_and_says_what_is(bench: Bench, objects: Fi
     with pytest.raises(Fenced):
         store.append(attempt, make_lines(101, 1))
 
-    # The lease of a job that waits for its runner runs out.
+    # The lease of a job that waits for its runner expires.
     bench.expire_lease(GROWING)
     assert wait_for_ends(store, [GROWING], 30) == 1
     job = store.get_job(GROWING)
@@ -189,9 +189,9 @@ def test_a_job_without_an_end_is_lost_and_says_what_is(bench: Bench, objects: Fi
     assert seen(store, objects, GROWING) == before_emptied
 
 
-def test_a_runner_that_comes_back_after_the_import_goes_on(bench: Bench, objects: FileObjectStore) -> None:
-    """Its numbers follow the archived ones. If it is lost later, no further line is said to be lost."""
-    # A store with a short lease declares jobs LOST soon after a server's start. The runner's own lease is longer.
+def test_a_runner_that_returns_after_the_import_continues(bench: Bench, objects: FileObjectStore) -> None:
+    """Its numbers follow the archived ones. If it is lost later, no further line is reported as lost."""
+    # A store with a short lease declares jobs LOST soon after a server start. The runner's own lease is longer.
     store, judge = bench.store, bench.new_store(lease_seconds=1)
     write_growing(store, objects)
     empty(bench)
@@ -208,10 +208,10 @@ def test_a_runner_that_comes_back_after_the_import_goes_on(bench: Bench, objects
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
 
 
-def test_a_runner_that_came_back_before_the_import_gets_its_archived_lines(
+def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     bench: Bench, objects: FileObjectStore
 ) -> None:
-    """Its new log begins with lines that neither the store nor the runner has. The archive has some of them."""
+    """Its new log begins with lines that neither store nor runner has. The archive has some of them."""
     store = bench.store
     write_growing(store, objects)
     empty(bench)
@@ -228,8 +228,8 @@ def test_a_runner_that_came_back_before_the_import_gets_its_archived_lines(
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
 
 
-def test_an_import_waits_until_a_runner_has_sent_again_what_it_has(bench: Bench, objects: FileObjectStore) -> None:
-    """Otherwise the archive's lines would count as lost. It waits no longer than for a runner that is away."""
+def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objects: FileObjectStore) -> None:
+    """Otherwise the archived lines would be lost. The wait is as long as for an absent runner."""
     store = bench.store
     write_growing(store, objects)
     write_ended(store, JobRef("wf_2", "other"), Status.COMPLETED, 0, 5)
@@ -238,7 +238,7 @@ def test_an_import_waits_until_a_runner_has_sent_again_what_it_has(bench: Bench,
     attempt = store.open(GROWING, "token")
     repeat = "its runner is still resending lines: repeat the import"
     found = import_jobs(store, objects, 0.2)
-    # The job of another workflow does not wait.
+    # The other workflow's job does not wait.
     assert next(found).job == JobRef("wf_2", "other")
     assert [each.problem for each in found] == [repeat]
     with ThreadPoolExecutor() as pool:
@@ -254,9 +254,9 @@ def test_an_import_waits_until_a_runner_has_sent_again_what_it_has(bench: Bench,
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
-def test_a_store_that_went_back_gets_what_it_lacks(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
-    """It has an older state of the job, which somebody may have declared LOST since."""
-    # As above: the runner's lease must not run out before this test ends it.
+def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+    """It has an older state of the job, which may have been declared LOST since."""
+    # As above: the runner's lease must not expire before this test ends it.
     store, judge, key = bench.store, bench.new_store(lease_seconds=1), bench.key("log", GROWING)
     attempt = write_growing(store, objects)
     old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
@@ -284,7 +284,7 @@ def test_a_store_that_went_back_gets_what_it_lacks(bench: Bench, objects: FileOb
 
 
 def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], list[Any]]:
-    """Four archived jobs, and what was seen of them before the store lost them."""
+    """Four archived jobs, and a reader's view of them before the store lost them."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
     for job in jobs:
         write_ended(bench.store, job, Status.COMPLETED, 0, 3)
@@ -294,7 +294,7 @@ def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], lis
     return jobs, before
 
 
-def test_two_imports_at_once_do_no_harm(bench: Bench, objects: FileObjectStore) -> None:
+def test_concurrent_imports(bench: Bench, objects: FileObjectStore) -> None:
     jobs, before = lose_four(bench, objects)
     found: list[Imported] = []
     threads = [threading.Thread(target=lambda: found.extend(run_import(bench.store, objects))) for _ in range(2)]
@@ -307,7 +307,7 @@ def test_two_imports_at_once_do_no_harm(bench: Bench, objects: FileObjectStore) 
 
 
 class Breaking(FileObjectStore):
-    """An archive that is gone after that many reads."""
+    """An archive that becomes unavailable after a few reads."""
 
     left = 2
 
@@ -318,7 +318,7 @@ class Breaking(FileObjectStore):
         return super().get(name, start, stop)
 
 
-def test_an_import_that_broke_off_is_repeated(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+def test_a_failed_import_can_be_repeated(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
     jobs, before = lose_four(bench, objects)
     with pytest.raises(ArchiveUnavailable):
         run_import(bench.store, Breaking(tmp_path / "archive"))
@@ -326,7 +326,7 @@ def test_an_import_that_broke_off_is_repeated(bench: Bench, objects: FileObjectS
     assert seen(bench.store, objects, *jobs) == before
 
 
-def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
+def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:
     store, directory = bench.store, tmp_path / "archive"
@@ -364,7 +364,7 @@ def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
         chunks["no_chunk"]: "the object is missing",
     }
     assert entries(store, objects, jobs["good"]) == before[0]
-    # They are named again.
+    # They are reported again.
     assert problems(run_import(store, objects)) == problems(found)
 
 
@@ -385,8 +385,8 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
     assert bench.hash(GROWING)["started_at"] == "2026-03-03T10:01:00.000Z"
 
 
-def test_an_ended_job_without_times_whose_chunk_is_gone(bench: Bench, objects: FileObjectStore) -> None:
-    """Its lines have no time, or it has no line. The missing object is named, and the rest is imported."""
+def test_an_ended_job_without_times_whose_chunk_is_missing(bench: Bench, objects: FileObjectStore) -> None:
+    """Its lines have no times, or it has no lines. The missing object is reported, and the rest is imported."""
     store, jobs = bench.store, [JobRef("wf_1", name) for name in ("no_time", "no_line", "other")]
     for job, name in zip(jobs, ("message", "note", "message"), strict=True):
         bench.xadd("1-0", name, "something", job=job)
@@ -404,7 +404,7 @@ def test_an_ended_job_without_times_whose_chunk_is_gone(bench: Bench, objects: F
 
 
 class _Sorted(FileObjectStore):
-    """Lists objects by the time of their writing, or the other way round."""
+    """Lists objects by modification time, ascending or descending."""
 
     is_reversed = False
 
@@ -414,8 +414,8 @@ class _Sorted(FileObjectStore):
 
 @pytest.mark.parametrize("is_reversed", [True, False], ids=["newest first", "oldest first"])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
-def test_what_was_redacted_stays_redacted(bench: Bench, tmp_path: Path, ended: bool, is_reversed: bool) -> None:
-    """Even when the object with the old text is still there, and the manifest still names it."""
+def test_redacted_lines_stay_redacted(bench: Bench, tmp_path: Path, ended: bool, is_reversed: bool) -> None:
+    """Even if the object with the old text still exists, and the manifest still names it."""
     store, objects = bench.store, _Sorted(tmp_path / "archive")
     objects.is_reversed = is_reversed
     if ended:
@@ -438,8 +438,8 @@ def test_what_was_redacted_stays_redacted(bench: Bench, tmp_path: Path, ended: b
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
-def test_the_count_of_redactions_never_goes_back(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
-    """Caches know by it which state of a log they have. No archiver returns to the job between redaction and loss."""
+def test_the_number_of_redactions_never_decreases(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+    """Caches use it to detect changes. No archiver visits the job between redaction and loss."""
     store = bench.store
     if ended:
         write_ended(store, GROWING, Status.COMPLETED, 0, 100)
@@ -455,10 +455,10 @@ def test_the_count_of_redactions_never_goes_back(bench: Bench, objects: FileObje
         assert made(run_import(store, objects)) == {"growing"}
         assert redactions(store) == count
         if ended and count == 1:
-            # The manifest has this count, and objects that are written later have higher ones.
+            # The manifest has this number, and later objects have higher ones.
             assert archive(store, objects, hot_seconds=0) == 0
         if not ended and count == 2:
-            # A runner that came back before the import.
+            # A runner that returned before the import.
             empty(bench)
             attempt = store.open(GROWING, "token")
             store.append_lost(attempt, 1, 60)
@@ -467,7 +467,7 @@ def test_the_count_of_redactions_never_goes_back(bench: Bench, objects: FileObje
             assert redactions(store) == count
 
 
-def test_a_merged_chunk_keeps_the_count_of_redactions(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_merged_chunk_keeps_the_number_of_redactions(bench: Bench, objects: FileObjectStore) -> None:
     store = bench.store
     write_growing(store, objects)
     redact(store, objects, GROWING, 50)
@@ -484,10 +484,10 @@ def test_a_merged_chunk_keeps_the_count_of_redactions(bench: Bench, objects: Fil
 
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
-def test_a_quota_counts_what_a_running_job_has_in_the_archive(
+def test_a_quota_includes_the_archived_lines_of_a_running_job(
     bench: Bench, objects: FileObjectStore, is_back: bool
 ) -> None:
-    """Whether its runner is back after the import or before: then without chunks of which it has sent lines again."""
+    """Whether its runner returns after the import or before it: then without chunks whose lines it has resent."""
     store, sizes = bench.store, [len(line.message) for line in make_lines(1, 60)]
     write_growing(store, objects, 60)
     empty(bench)
@@ -507,7 +507,7 @@ def test_a_quota_counts_what_a_running_job_has_in_the_archive(
 
 
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:
-    """It names objects that are gone, or has the old text. So it is once an archiver has completed the archive."""
+    """It names deleted objects, or has the old text. The archive was completed since."""
     store = bench.store
     write_ended(store, GROWING, Status.COMPLETED, 0, 100)
     assert archive(store, objects) == 0
@@ -524,14 +524,14 @@ def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObje
     assert seen(store, objects, GROWING) == before
     assert redactions(store) == 1
     assert not made(run_import(store, objects))
-    # A redaction counts on from what the archive knows, whatever the store does.
+    # A redaction continues from the archive's number, whatever the store's.
     bench.ask("HDEL", bench.key("job", GROWING), "redactions")
     redact(store, objects, GROWING, 8)
     assert redactions(store) == 2
 
 
-def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore) -> None:
-    """Neither what its interrupted deletion has left, nor objects that a backup has brought back."""
+def test_a_deleted_job_is_not_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """Neither from the rest of an interrupted deletion, nor from objects that a backup restored."""
     store = bench.store
     for job in (JOB, GROWING):
         write_ended(store, job, Status.COMPLETED, 0, 100)
@@ -549,7 +549,7 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
         delete_job(*stepped(store, objects, interrupt), JOB, tombstone_ms=60_000)
     delete_job(store, objects, GROWING, tombstone_ms=60_000)
     assert objects.get(manifest_name(JOB)).startswith(deletion_json(JOB, 0)[:60])
-    # The tombstone of one job is lost, and the objects of the other come back.
+    # One job's tombstone is lost, and the other's objects are restored.
     keys = bench.keys()
     bench.ask("DEL", *(key for key in keys if "growing" not in key))
     for name, data in old.items():
@@ -561,7 +561,7 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
     assert store.get_job(JOB) is None
     with pytest.raises(Deleted):
         store.open(GROWING, "token")
-    # Deleting it again finishes what was begun.
+    # Repeating the deletion completes it.
     delete_job(store, objects, JOB, tombstone_ms=60_000)
     assert problems(run_import(store, objects)).keys() == {str(GROWING)}
 
@@ -570,13 +570,13 @@ def own_settings(store: Store) -> dict[str, dict[str, int | None]]:
     return {each: found.own for each, found in store.catalog.settings(["wf_1", "wf_2", "wf_3"]).items()}
 
 
-def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore) -> None:
-    """Also of a workflow without jobs. What was set since the loss stays, and is saved after the import alone."""
+def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """Even without jobs. Settings changed since the loss are kept, and are archived only after the import."""
     store = bench.new_store(clock=ticking())
     store.catalog.change_settings("wf_1", retention_seconds=900, job_bytes=0)
     store.catalog.change_settings("wf_2", day_bytes=5, job_bytes=6)
     store.catalog.change_settings("wf_2", job_bytes=None)
-    # As an earlier version has set it.
+    # As set by an earlier version.
     bench.ask("HSET", bench.key("settings", JobRef("wf_3", "")), "retention_seconds", 70)
     for _ in range(2):
         assert archive(store, objects) == 0
@@ -591,12 +591,12 @@ def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore)
     assert archive(store, objects) == 0
     assert {each.name for each in run_import(store, objects) if not each.known} == names
     assert own_settings(store) == {**before, "wf_1": {"retention_seconds": 900, "job_bytes": 7, "day_bytes": None}}
-    # A repeated import undoes nothing that was set since.
+    # A repeated import does not undo later changes.
     store.catalog.change_settings("wf_2", day_bytes=None)
     assert all(each.known for each in run_import(store, objects))
     store.catalog.change_settings("wf_2", day_bytes=5)
     objects.delete(MARK)
-    # A copy of the store that is older than the change gets it, too.
+    # A store restored from before the change gets it, too.
     old = bench.ask("DUMP", bench.key("settings"))
     store.catalog.change_settings("wf_1", retention_seconds=None, day_bytes=8)
     assert archive(store, objects) == 0
@@ -607,7 +607,7 @@ def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore)
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"job_bytes":-1}', b'{"job_bytes":"1"}', b'{"other":1}'])
-def test_settings_that_cannot_be_read_are_named(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
+def test_invalid_settings_are_reported(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
     objects.put(settings_name("wf_1"), data)
     write_ended(bench.store, JobRef("wf_1", "zz"), Status.COMPLETED, 0, 3)
     assert archive(bench.store, objects, hot_seconds=0) == 0
@@ -617,8 +617,8 @@ def test_settings_that_cannot_be_read_are_named(bench: Bench, objects: FileObjec
     assert bench.ask("EXISTS", bench.key("settings")) == 0
 
 
-def test_watches_of_workflows_come_back(bench: Bench, objects: FileObjectStore) -> None:
-    """With their secrets, and without how their deliveries went. Those that were deleted do not."""
+def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """With their secrets, but without their delivery state. Deleted watches are not restored."""
     store = bench.new_store(clock=ticking())
     watches = [
         Watch(
@@ -651,8 +651,8 @@ def test_watches_of_workflows_come_back(bench: Bench, objects: FileObjectStore) 
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"x":1}', b'{"x":"{}"}'])
-def test_watches_that_cannot_be_read_are_named(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
-    """The settings come back."""
+def test_invalid_watches_are_reported(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
+    """The settings are still restored."""
     objects.put(settings_name("wf_1"), b'{"job_bytes":5,"changed_ms":6}')
     objects.put("wf_1/_watches.json", data)
     assert problems(run_import(bench.store, objects)) == {"wf_1/_watches.json": "wf_1/_watches.json cannot be read"}
@@ -660,7 +660,7 @@ def test_watches_that_cannot_be_read_are_named(bench: Bench, objects: FileObject
 
 
 def put_packed(objects: FileObjectStore, job: JobRef, begin: str, text: str, count: int, end: str) -> str:
-    """Puts a chunk of one frame, with the text that many times, as its own table says. Returns its name."""
+    """Writes a chunk with one frame of ``count`` repetitions and a matching seek table. Returns its name."""
     command = '{ printf %s "$2"; head -c "$4" /dev/zero | tr "\\000" "$3"; printf %s "$5"; } | "$1" -1 -q -c'
     argv = ["sh", "-c", command, "sh", tool("zstd"), begin, text, str(count), end]
     frame = subprocess.run(argv, capture_output=True, timeout=100, check=True).stdout
@@ -672,8 +672,10 @@ def put_packed(objects: FileObjectStore, job: JobRef, begin: str, text: str, cou
 
 
 @pytest.mark.long
-def test_objects_that_unpack_to_gigabytes_are_named(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """A process with little memory imports the rest. So it does if a manifest says that they are so large."""
+def test_objects_that_decompress_to_gigabytes_are_reported(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """With little memory, the rest is imported, even if a manifest confirms these sizes."""
     size = 1_500 * 2**20
     begin, end = Line(1, NOW, "|", "stdout").encode().decode().split("|")
     bombs = {

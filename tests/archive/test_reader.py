@@ -1,4 +1,4 @@
-"""Reading the archive: from any number, in both directions, across frames and chunks, by several threads at once."""
+"""Reading the archive from any number, in both directions, across frames and chunks, and concurrently."""
 
 import itertools
 import threading
@@ -20,12 +20,12 @@ from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 from tests.support.waiting import deadline
 
-#: Seconds to wait for another thread.
+#: Longest wait for another thread, in seconds.
 PATIENCE_SECONDS = 20.0
 
 
 def log_of(kinds: list[str]) -> list[RawEntry]:
-    """A log of lines, missing numbers, entries without a message, and entries out of sequence."""
+    """A log with lines, missing numbers, entries without a message, and entries out of sequence."""
     entries: list[RawEntry] = []
     number = 0
     for kind in kinds:
@@ -39,7 +39,7 @@ def log_of(kinds: list[str]) -> list[RawEntry]:
 
 
 class CountingStore(FileObjectStore):
-    """An object store in files that counts reads, and waits at a gate before it answers."""
+    """A file-based object store that counts reads, and waits at a gate before it answers."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -57,7 +57,7 @@ class CountingStore(FileObjectStore):
 
 
 def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
-    """Each number of the entries with its line, or with the reason of its gap, in order."""
+    """Each number of the entries with its line or the reason of its gap, in order."""
     found: list[tuple[int, object]] = []
     for entry in entries:
         if isinstance(entry, Line):
@@ -83,7 +83,7 @@ def test_any_page_in_both_directions(
     count: int,
     data: st.DataObject,
 ) -> None:
-    """Read page by page from any number on, each number has the line or gap that it has in the whole log."""
+    """Read page by page from any number, each number has the same line or gap as in the whole log."""
     entries = log_of(kinds)
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     builder.fill(entries, chunk_entries, frame_bytes)
@@ -109,10 +109,10 @@ def test_any_page_in_both_directions(
 
 @settings(deadline=None, max_examples=examples(20))
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
-def test_a_chunk_is_merged_between_two_frames(
+def test_a_chunk_is_merged_during_a_read(
     tmp_path_factory: pytest.TempPathFactory, merged: list[bool], descending: bool
 ) -> None:
-    """Each record may be that of a small chunk or of the larger one that has its lines, too."""
+    """Each lookup may return the record of a small chunk, or of the larger one that also contains its lines."""
     objects = FileObjectStore(tmp_path_factory.mktemp("archive"))
     small, large = ArchiveBuilder(objects), ArchiveBuilder(objects)
     small.fill(log_of(["line"] * 30), 4, 100)
@@ -127,7 +127,7 @@ def test_a_chunk_is_merged_between_two_frames(
 
 
 def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
-    """It ends with a frame, and the next read continues from there, in both directions."""
+    """It ends at a frame boundary, and the next read continues there, in both directions."""
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
     archive = builder.reader()
@@ -139,7 +139,7 @@ def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
 
 
 def test_entries_out_of_sequence_are_returned_upwards(tmp_path: Path) -> None:
-    """They come after the line before them, if that line is asked for too."""
+    """After the line that they follow, if the read includes that line."""
     builder = ArchiveBuilder.in_directory(tmp_path)
     entries = log_of(["line", "line", "out of sequence", "out of sequence", "line"])
     builder.fill(entries, 9, 100)
@@ -148,7 +148,7 @@ def test_entries_out_of_sequence_are_returned_upwards(tmp_path: Path) -> None:
 
 
 def test_plain_lines_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> None:
-    """Up to the number of lines that was asked for."""
+    """Up to the requested number of lines."""
     messages = ["plain", '"quoted" \\ \x1b[31mred', "", "ü \u2028 😀", "\x00\x7f"] * 50
     entries = [raw_line(number, message) for number, message in enumerate(messages, 1)]
     builder = ArchiveBuilder.in_directory(tmp_path)
@@ -164,7 +164,7 @@ def test_plain_lines_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> Non
 
 
 def test_lines_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
-    """A missing number, and a trimmed beginning."""
+    """For a missing number, or a trimmed beginning."""
     builder = ArchiveBuilder.in_directory(tmp_path, first=4)
     builder.add([raw_line(4, "four"), raw_line(6, "six")])
     archive = builder.reader()
@@ -175,7 +175,7 @@ def test_lines_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
 
 
 def test_lines_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> None:
-    """Also when all lines after it are plain: a reader has to be told of the gap first."""
+    """Even if all following lines are plain: readers must get the gap first."""
     builder = ArchiveBuilder.in_directory(tmp_path, first=4)
     builder.add([raw_line(number, "plain") for number in (4, 5, 6)])
     archive = builder.reader()
@@ -185,7 +185,7 @@ def test_lines_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> 
 
 
 def test_several_readers_read_a_frame_once(tmp_path: Path) -> None:
-    """Readers that come during the read wait for it. Later readers get from the cache all that it has brought."""
+    """Readers wait for a read in progress. Later readers get everything it returned from the cache."""
     objects = CountingStore(tmp_path)
     builder = ArchiveBuilder(objects)
     builder.fill([raw_line(number, "x" * 100) for number in range(1, 101)], 100, 2000)
@@ -203,7 +203,7 @@ def test_several_readers_read_a_frame_once(tmp_path: Path) -> None:
     assert objects.reads == 1
 
 
-def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
+def test_a_failed_read_is_retried(tmp_path: Path) -> None:
     """Errors are not cached."""
     objects = CountingStore(tmp_path)
     builder = ArchiveBuilder(objects)
@@ -216,8 +216,8 @@ def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
     assert len(archive.entries(JOB, 0, 1)) == 1
 
 
-def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
-    """Immediately after ``forget``, and otherwise after one second."""
+def test_a_replaced_chunk_is_found(tmp_path: Path) -> None:
+    """Immediately after ``forget``, otherwise within about a second."""
     now = 100.0
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
@@ -247,8 +247,8 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     assert message(0) == "again"
 
 
-def test_what_was_read_damaged_is_read_again(tmp_path: Path) -> None:
-    """Once the object is restored, without a restart."""
+def test_a_repaired_object_is_read_again(tmp_path: Path) -> None:
+    """Without a restart."""
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(number, f"line {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
     name = builder.chunks[0].name
@@ -266,7 +266,7 @@ def test_what_was_read_damaged_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_is_replaced_during_a_read(tmp_path: Path) -> None:
-    """Between the read of its record and the read of its object."""
+    """Between reading its record and its object."""
 
     class ReplacingIndex(ArchiveBuilder):
         def chunk(self, job: JobRef, number: int) -> Chunk | None:

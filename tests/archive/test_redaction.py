@@ -1,4 +1,4 @@
-"""A redaction at the edges of a log, and what of the old text it does not call deleted."""
+"""Redactions at the edges of a log, and when the old text may remain."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tests.support.archivers import all_entries, archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, Bench, make_lines
 
-#: What a hash says of an archive as it was before a redaction.
+#: Fields of the hash that describe the archive, and are deleted by a redaction.
 DERIVED: Final = {"archive_state", "archive_sha256", "archive_shapes", "swept"}
 
 
@@ -44,7 +44,7 @@ def redacted(bench: Bench, objects: FileObjectStore) -> list[int]:
 def test_the_last_line_can_be_redacted_once_the_log_has_ended(
     bench: Bench, objects: FileObjectStore, ended: bool, archived: bool
 ) -> None:
-    """Of a running job it cannot, and all before it can. Each line is counted once, and redacted lines stay so."""
+    """A running job's newest line cannot be redacted. Each line is counted once, and stays redacted."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
     if ended:
@@ -64,10 +64,10 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
         assert not DERIVED & {*bench.hash()}
 
 
-def test_a_redaction_that_takes_long_says_how_far_it_came(
+def test_a_long_redaction_reports_its_progress(
     bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its time is up after each chunk. What the store has comes after the last of the archive."""
+    """It times out after each chunk. The store's lines come after the archived ones."""
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 30))
     for last in (10, 20):
         archive_up_to(bench.store, objects, JOB, last)
@@ -78,8 +78,8 @@ def test_a_redaction_that_takes_long_says_how_far_it_came(
     assert redacted(bench, objects) == [*range(2, 29, 2)]
 
 
-def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObjectStore) -> None:
-    """The archiver makes it again. An object that only the manifest names may have the text: the answer is pending."""
+def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileObjectStore) -> None:
+    """The archiver recreates it. An object that only the manifest names may contain the text: the result is pending."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
@@ -91,7 +91,7 @@ def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObj
     assert not DERIVED & {*bench.hash()}
     assert archive(bench.store, objects, hot_seconds=1_000) == 0
     assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
-    # The store goes back to before the archiver came.
+    # The store goes back to before the archiver ran.
     bench.ask("DEL", bench.key("archive"), bench.key("garbage"))
     for kind, value in before.items():
         bench.ask("RESTORE", bench.key(kind), 0, value, "REPLACE")
@@ -99,7 +99,7 @@ def test_what_describes_the_old_text_goes_with_it(bench: Bench, objects: FileObj
 
 
 def test_a_redaction_that_the_store_loses_fails(bench: Bench, tmp_path: Path) -> None:
-    """The store has lost power before the redaction was on its disk. The archive's lock is older, and still there."""
+    """The store lost power before the redaction reached its disk. The archive lock is older, and still held."""
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
     before: dict[str, object] = {}
 
@@ -122,8 +122,8 @@ def test_a_redaction_that_the_store_loses_fails(bench: Bench, tmp_path: Path) ->
     assert redacted(bench, objects) == [2]
 
 
-def test_who_has_lost_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
-    """Another's, which is just being written, is recorded later. The holder marks all, and gets all."""
+def test_an_archiver_without_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
+    """Another's upload in progress will be recorded later. The lock's holder marks and gets all."""
     index = bench.store.chunks
     own, other, third = (f"wf_1/job_1/{name}" for name in ("own", "other", "third"))
     for token, name in (("first", own), ("second", other)):
@@ -138,8 +138,8 @@ def test_who_has_lost_the_lock_marks_only_its_own_upload(bench: Bench) -> None:
         index.begin_upload(JOB, "first", own)
 
 
-def test_an_archived_job_does_not_expire_and_its_log_no_later(bench: Bench, objects: FileObjectStore) -> None:
-    """From its first chunk on. Completing it again does not keep its log for longer."""
+def test_an_archived_job_does_not_expire_and_keeps_its_logs_expiry(bench: Bench, objects: FileObjectStore) -> None:
+    """From its first chunk. Completing it again does not extend its log's time to live."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)

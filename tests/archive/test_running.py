@@ -1,4 +1,4 @@
-"""Lines of running jobs reach the archive by time, in few chunks, and leave the store, whoever writes them."""
+"""Lines of running jobs are archived by age, in few chunks, and trimmed from the store, for every kind of writer."""
 
 import contextlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.archivers import all_entries, archiver, line_numbers, run_until_killed
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
 
-#: What the setting says, and how long the tests wait between two looks of an archiver, in seconds.
+#: The setting's value, and the interval between two rounds of an archiver in these tests, in seconds.
 SECONDS: Final = 300.0
 LOOK_SECONDS: Final = 20.0
 
@@ -31,7 +31,7 @@ def objects(tmp_path: Path) -> FileObjectStore:
 
 
 def names(objects: FileObjectStore) -> list[str]:
-    """The chunks in the archive."""
+    """The names of the archive's chunks."""
     return [each.name for each in objects.list("") if each.name != MARK]
 
 
@@ -43,7 +43,7 @@ def age_garbage(bench: Bench) -> None:
 
 
 class Archiving:
-    """An archiver that looks each :data:`LOOK_SECONDS`, on a clock that a test moves on. The lines have times of it."""
+    """An archiver with a round every :data:`LOOK_SECONDS`. Tests advance its clock, which also stamps the lines."""
 
     def __init__(self, store: Store, objects: Any, **changes: Any) -> None:
         self.now = 0.0
@@ -57,11 +57,11 @@ class Archiving:
         )
 
     def look(self, seconds: float) -> None:
-        """Lets that many seconds pass."""
+        """Advances the clock."""
         until = self.now + seconds
         while self.now < until:
             self.now = min(until, self.now + LOOK_SECONDS)
-            # The archive may be away. Then it is tried again.
+            # An unavailable archive is retried.
             with contextlib.suppress(ArchiveUnavailable):
                 while self.archiver.step():
                     pass
@@ -95,10 +95,10 @@ WRITERS: Final = pytest.mark.parametrize("writer", [by_runner, by_records, by_xa
 
 
 @WRITERS
-def test_lines_come_back_after_the_store_was_emptied(
+def test_lines_are_restored_after_the_store_was_emptied(
     bench: Bench, objects: FileObjectStore, writer: Callable[[Bench], Callable[[list[Line]], object]]
 ) -> None:
-    """All that were written that long ago. The job is LOST after a gap: nobody knows what followed."""
+    """All lines of that age. The job is LOST after a gap, since nobody knows what followed."""
     archiving = Archiving(bench.store, objects)
     write = writer(bench)
     write(archiving.lines(1, 5))
@@ -123,10 +123,10 @@ def test_lines_come_back_after_the_store_was_emptied(
 
 
 @WRITERS
-def test_an_idle_log_leaves_the_store_but_for_one_line(
+def test_an_idle_log_is_trimmed_to_one_line(
     bench: Bench, objects: FileObjectStore, writer: Callable[[Bench], Callable[[list[Line]], object]]
 ) -> None:
-    """The newest lines stay for as long as they are new, for viewers who are a moment behind."""
+    """New lines stay for a while, for viewers who are slightly behind."""
     archiving = Archiving(bench.store, objects)
     writer(bench)(archiving.lines(1, 100))
     archiving.look(SECONDS)
@@ -143,7 +143,7 @@ def test_an_idle_log_leaves_the_store_but_for_one_line(
 
 
 def test_a_slow_log_has_few_chunks(bench: Bench, objects: FileObjectStore) -> None:
-    """Many small parts are one chunk in the end, and each number is there once."""
+    """Small parts are merged into one chunk, and each number exists once."""
     archiving = Archiving(bench.store, objects)
     write, parts = by_records(bench), 16
     for part in range(parts):
@@ -152,15 +152,15 @@ def test_a_slow_log_has_few_chunks(bench: Bench, objects: FileObjectStore) -> No
     chunks = bench.store.chunks.chunks(JOB)
     assert [(each.first, each.last, len(each.frames)) for each in chunks] == [(1, 3 * parts, 1)]
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, 3 * parts + 1)]
-    # The objects that were merged stay for an hour, since a store without an append-only file may go back so far.
+    # Merged objects stay for an hour: a store without an append-only file may go back that far.
     assert len(names(objects)) > 1
     age_garbage(bench)
     archiving.look(2 * SECONDS)
     assert names(objects) == [chunks[0].name]
 
 
-def test_a_busy_log_has_chunks_of_a_size(bench: Bench, objects: FileObjectStore) -> None:
-    """What is large enough is not written again."""
+def test_a_busy_log_has_chunks_of_similar_sizes(bench: Bench, objects: FileObjectStore) -> None:
+    """Large chunks are not rewritten."""
     archiving = Archiving(bench.store, objects, hot_bytes=2**40)
     attempt, number = bench.store.open(JOB, "token"), 1
     for _ in range(8):
@@ -175,8 +175,8 @@ def test_a_busy_log_has_chunks_of_a_size(bench: Bench, objects: FileObjectStore)
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, number)]
 
 
-def test_old_times_move_a_log_no_oftener(bench: Bench, objects: FileObjectStore) -> None:
-    """A sender reads an old file, or its clock is wrong: each line seems to wait for months."""
+def test_old_timestamps_do_not_move_a_log_more_often(bench: Bench, objects: FileObjectStore) -> None:
+    """The sender reads an old file, or its clock is wrong: every line seems to be months old."""
     archiving = Archiving(bench.store, objects)
     write = by_records(bench)
     for part in range(24):
@@ -186,8 +186,8 @@ def test_old_times_move_a_log_no_oftener(bench: Bench, objects: FileObjectStore)
 
 
 @pytest.mark.parametrize("clock", ["2099-01-01T00:00:00.000Z", "soon"])
-def test_times_that_say_nothing_delay_no_line(bench: Bench, objects: FileObjectStore, clock: str) -> None:
-    """A clock is ahead by decades, or a foreign runner writes no time."""
+def test_invalid_timestamps_delay_no_line(bench: Bench, objects: FileObjectStore, clock: str) -> None:
+    """A clock is decades ahead, or a foreign runner writes invalid times."""
     archiving = Archiving(bench.store, objects)
     by_xadd(bench)([each._replace(timestamp=clock) for each in archiving.lines(1, 3)])
     archiving.look(SECONDS)
@@ -197,7 +197,7 @@ def test_times_that_say_nothing_delay_no_line(bench: Bench, objects: FileObjectS
 
 
 def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) -> None:
-    """One finds that the other has moved the lines."""
+    """One finds the lines already moved by the other."""
     both = [Archiving(bench.store, objects), Archiving(bench.new_store(), objects)]
     write = by_records(bench)
     for part in range(24):
@@ -209,8 +209,8 @@ def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) ->
 
 
 @pytest.mark.parametrize("step", ["read", "upload begun", "put", "read back", "committed"])
-def test_an_archiver_that_dies_while_it_merges(bench: Bench, tmp_path: Path, step: str) -> None:
-    """Another one ends its work. Each number is there once."""
+def test_an_archiver_that_dies_during_a_merge(bench: Bench, tmp_path: Path, step: str) -> None:
+    """Another one completes its work. Each number exists once."""
     objects = FileObjectStore(tmp_path)
     first = Archiving(bench.store, objects)
     write = by_xadd(bench)
@@ -229,8 +229,8 @@ def test_an_archiver_that_dies_while_it_merges(bench: Bench, tmp_path: Path, ste
     assert len(names(objects)) == 1
 
 
-def test_a_chunk_that_is_lost_stops_no_later_lines(bench: Bench, objects: FileObjectStore) -> None:
-    """They are in a chunk of their own then."""
+def test_a_lost_chunk_does_not_block_later_lines(bench: Bench, objects: FileObjectStore) -> None:
+    """They go into a separate chunk."""
     archiving = Archiving(bench.store, objects)
     write = by_records(bench)
     write(archiving.lines(1, 3))
@@ -243,7 +243,7 @@ def test_a_chunk_that_is_lost_stops_no_later_lines(bench: Bench, objects: FileOb
 
 
 def test_redacted_text_is_in_no_object_of_an_earlier_merge(bench: Bench, objects: FileObjectStore) -> None:
-    """An object whose lines were merged has them for an hour otherwise."""
+    """Otherwise, the objects of merged chunks are kept for an hour."""
     archiving = Archiving(bench.store, objects)
     write = by_records(bench)
     for part in range(5):
@@ -260,7 +260,7 @@ def test_redacted_text_is_in_no_object_of_an_earlier_merge(bench: Bench, objects
 
 
 class Away(FileObjectStore):
-    """An archive that may be away."""
+    """An archive that can be unavailable."""
 
     away = False
 
@@ -270,8 +270,8 @@ class Away(FileObjectStore):
         super().put(name, data)
 
 
-def test_what_waits_is_counted_while_the_archive_is_away(bench: Bench, tmp_path: Path) -> None:
-    """A job that was tried and failed still waits: an ended one since its end, a running one since it was due."""
+def test_waiting_jobs_are_counted_while_the_archive_is_away(bench: Bench, tmp_path: Path) -> None:
+    """A failed job still waits: an ended one since its end, a running one since it was due."""
 
     objects = Away(tmp_path / "archive")
     objects.away = True
@@ -299,13 +299,13 @@ def test_what_waits_is_counted_while_the_archive_is_away(bench: Bench, tmp_path:
 
 @WRITERS
 @pytest.mark.parametrize("archived", [True, False], ids=["archived", "stored"])
-def test_a_store_from_an_old_copy_gets_what_was_merged_since(
+def test_a_store_from_an_old_copy_gets_later_merges(
     bench: Bench,
     objects: FileObjectStore,
     writer: Callable[[Bench], Callable[[list[Line]], object]],
     archived: bool,
 ) -> None:
-    """Its record, if it has one, is of an object that is gone: the import knows the job by the time of line 1."""
+    """Its record, if any, names a deleted object: the import recognizes the job by the time of line 1."""
     archiving = Archiving(bench.store, objects)
     write = writer(bench)
     write(archiving.lines(1, 5))
@@ -330,10 +330,10 @@ def test_a_store_from_an_old_copy_gets_what_was_merged_since(
     assert all_entries(bench.store, objects, JOB)[:-1] == [*before, Gap(11, 11, "lost")]
 
 
-def test_a_job_that_records_began_anew_is_named(bench: Bench, objects: FileObjectStore) -> None:
-    """Its sender went on while the store was empty. Numbers cannot change, so the archived lines are not shown."""
+def test_a_job_that_records_restarted_is_reported(bench: Bench, objects: FileObjectStore) -> None:
+    """Its sender continued while the store was empty. Numbers cannot change, so the archived lines are not shown."""
     archiving = Archiving(bench.store, objects)
-    # The store's own clock stands still, so a job of the same time would be the same.
+    # The store's clock is stopped: another job that begins at its time would be taken for the same.
     archiving.look(LOOK_SECONDS)
     by_records(bench)(archiving.lines(1, 5))
     archiving.look(SECONDS)

@@ -1,4 +1,4 @@
-"""The object store in S3, on a real server, with network faults on the way to it."""
+"""The object store in S3, on a real server, with network faults."""
 
 import importlib.util
 import ssl
@@ -22,7 +22,7 @@ from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.issuer import Issuer
 from tests.support.parameters import long_after
 
-#: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
+#: Timeout of an answer in these tests, and time limit of a failing call, in seconds.
 READ_SECONDS = 0.5
 BOUND_SECONDS = 20.0
 
@@ -44,7 +44,7 @@ def impatient_store(prefix: str) -> S3ObjectStore:
     return S3ObjectStore(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
 
 
-def test_an_unknown_authority_is_named_as_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_certificate_authority_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the setting that boto3 reads."""
     certificate = Authority(tmp_path).issue("s3")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -61,7 +61,7 @@ def test_an_unknown_authority_is_named_as_the_cause(tmp_path: Path, monkeypatch:
 
 
 def test_objects(server: tuple[str, int]) -> None:
-    """They are put, read in parts, listed and deleted, all of them below the prefix of the URL."""
+    """Written, partially read, listed and deleted, all below the URL's prefix."""
     objects = open_object_store(f"s3://{BUCKET}/some/prefix/")
     assert list(objects.list("wf_1/job_1/")) == []
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_objects(server: tuple[str, int]) -> None:
 
 
 def test_a_listing_of_several_pages(server: tuple[str, int]) -> None:
-    """S3 lists only so many objects at once."""
+    """S3 limits the objects of a listing's page."""
     objects = S3ObjectStore(BUCKET, "many")
     names = [f"wf_1/job_1/{number:04}" for number in range(PAGE_KEYS + 1)]
     for name in names:
@@ -92,8 +92,8 @@ def test_a_listing_of_several_pages(server: tuple[str, int]) -> None:
     assert [each.name for each in objects.list("wf_1/job_1/")] == names
 
 
-def test_more_calls_at_once_than_connections_in_the_pool(server: tuple[str, int]) -> None:
-    """All of them succeed."""
+def test_more_concurrent_calls_than_pooled_connections(server: tuple[str, int]) -> None:
+    """All succeed."""
     objects, found = S3ObjectStore(BUCKET, "parallel"), []
     objects.put("a", b"x" * 100_000)
     threads = [threading.Thread(target=lambda: found.append(objects.get("a"))) for _ in range(48)]
@@ -105,7 +105,7 @@ def test_more_calls_at_once_than_connections_in_the_pool(server: tuple[str, int]
 
 
 def test_a_log_is_read_from_s3(server: tuple[str, int]) -> None:
-    """The reader works with S3 as with files."""
+    """The reader works the same as with files."""
     builder = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
     builder.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
     archive = builder.reader()
@@ -117,7 +117,7 @@ def test_a_log_is_read_from_s3(server: tuple[str, int]) -> None:
 
 
 def test_a_missing_bucket_is_unavailable(server: tuple[str, int]) -> None:
-    """It is not reported as damage, since the settings name the bucket. No retry would help."""
+    """It is not reported as damage: the settings name the bucket, and a retry would not help."""
     objects = S3ObjectStore("no-such-bucket", retry_seconds=1_000)
     for call in (lambda: objects.get("a"), lambda: objects.put("a", b""), lambda: list(objects.list("a/"))):
         with pytest.raises(ArchiveUnavailable):
@@ -125,7 +125,7 @@ def test_a_missing_bucket_is_unavailable(server: tuple[str, int]) -> None:
 
 
 def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
-    """The caller does not notice a single cut. Once the time for an answer is over, no retry begins."""
+    """The caller does not notice a single disconnect. No retry begins after the answer's timeout."""
     objects = impatient_store("broken")
     objects.put("a", b"x" * 300_000)
     proxy.drop_reply(passing=100_000, request=b"GET")
@@ -139,8 +139,8 @@ def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("fault", long_after(2, ["trickle", "refuse", "stall", "cut in the middle"]))
-def test_a_server_that_does_not_answer_is_unavailable_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
-    """Whatever the reason. Calls succeed once it answers again."""
+def test_an_unresponsive_server_is_unavailable_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
+    """Whatever the reason. Calls succeed once it responds again."""
     objects = impatient_store(f"silent-{fault.replace(' ', '-')}")
     objects.put("a", b"x" * 1_000_000)
     began = time.monotonic()
@@ -175,7 +175,7 @@ def test_missing_credentials_are_unavailable(
 
 
 def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening the store fails, and the error says what to install."""
+    """Opening the store fails, and the error names what to install."""
     found = importlib.util.find_spec
     monkeypatch.setattr("chronoverse.archive.s3_store.find_spec", lambda name: None if name == "boto3" else found(name))
     with pytest.raises(SettingsError, match="install the extra s3"):

@@ -1,4 +1,4 @@
-"""A search of the archive finds the same lines as a test of each decoded line."""
+"""A search of the archive finds the same lines as matching every decoded line."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from chronoverse.joblog.model import Line, TimeRange
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
-#: Parts of lines: characters that JSON escapes, control sequences, letters with unusual cases, words of the JSON.
+#: Parts of lines: characters that JSON escapes, control sequences, letters with unusual cases, the JSON's own words.
 PARTS = [
     *[
         "a",
@@ -54,7 +54,7 @@ EXPRESSIONS = [
 
 
 def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
-    """All lines that a search finds. Checks that its cursors go in one direction."""
+    """All lines that a search finds, after checking that its cursors are monotonic."""
     matches, cursors = [], [position]
     for batch in builder.reader().search(JOB, partial(matching_lines, matcher), position, descending=descending):
         matches += [f"{line.sequence_num} {line.message}" for line in batch.lines]
@@ -64,13 +64,13 @@ def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: 
 
 
 def expected(messages: list[str], matcher: Matcher) -> list[str]:
-    """The lines that match when each of them is decoded."""
+    """The lines that match when decoded."""
     return [f"{number} {text}" for number, text in enumerate(messages, 1) if matcher.matches(text)]
 
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[list[str], str]:
-    """Messages, and a query that is mostly a part of one of them, perhaps in another case."""
+    """Messages, and a query that is usually a part of one of them, perhaps in another case."""
     messages = draw(st.lists(TEXTS, min_size=1, max_size=30))
     text = draw(st.sampled_from(messages))
     if draw(st.booleans()):
@@ -86,7 +86,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
 def test_a_literal_query_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, searched: tuple[list[str], str], frame_bytes: int, chunk: int
 ) -> None:
-    """Any text, in both directions, from any number on."""
+    """For any text, in both directions, from any number."""
     messages, query = searched
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
@@ -106,20 +106,20 @@ def test_a_literal_query_finds_the_same_as_decoding_each_line(
 def test_an_expression_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
 ) -> None:
-    """Also expressions with anchors, with newlines and with control sequences."""
+    """Including anchors, newlines and control sequences."""
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
     matcher = Matcher(query, regex=True)
     assert found(builder, matcher, 0) == expected(messages, matcher)
 
 
-#: The messages of a log, and its archive.
+#: A log's messages, and its archive.
 Archived = tuple[list[str], ArchiveBuilder]
 
 
 @pytest.fixture(scope="module", params=["\x1b[1m", "", "\x1b]8;;http://example.com\x1b\\"])
 def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
-    """A log with a sequence in the middle of its lines. Every hundredth line is missing."""
+    """A log with a control sequence in each line. Every hundredth line is missing."""
     messages = [
         f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 1_700)
     ]
@@ -130,7 +130,7 @@ def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module", params=["", "\u00fc", "\u212a", "\u017f", "\u0130"])
 def frequent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
-    """A log whose lines have one of a few letters, and perhaps one more."""
+    """A log whose lines have one of a few letters, and perhaps another."""
     words = ["k", "K", "s", "S", "i", *request.param]
     messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
@@ -161,7 +161,7 @@ def frequent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     ],
 )
 def test_frames_in_which_many_lines_nearly_match(coloured: Archived, query: str, regex: bool) -> None:
-    """Many lines have the text where it does not count, and there are gaps between the lines."""
+    """Many lines contain the text where it must not match, and there are gaps between the lines."""
     messages, builder = coloured
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
@@ -170,7 +170,7 @@ def test_frames_in_which_many_lines_nearly_match(coloured: Archived, query: str,
 
 @pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
 def test_a_frequent_text(frequent: Archived, query: str) -> None:
-    """Also with letters outside of ASCII whose other case is in ASCII."""
+    """Including non-ASCII letters whose other case is ASCII."""
     messages, builder = frequent
     matcher = Matcher(query)
     pattern = re2.compile(f"(?i){re2.escape(query)}")
@@ -180,7 +180,7 @@ def test_a_frequent_text(frequent: Archived, query: str) -> None:
 
 
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
-    """Unless a line in them has a time that cannot be compared. Lines need not be in the order of their times."""
+    """Unless one of their lines has an invalid time. Lines need not be in order of time."""
 
     class Counting(FileObjectStore):
         read = 0
@@ -190,7 +190,7 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
             self.read += len(data)
             return data
 
-    # Fifty lines a day. But every other line of the sixth day has a time of the third, and line 371 has no valid time.
+    # Fifty lines a day, but every other line of day six has a time of day three, and line 371 has an invalid time.
     times = {number: f"2026-03-{1 + (number - 1) // 50:02}T10:00:00.000Z" for number in range(1, 501)}
     times |= {number: times[number - 150] for number in range(252, 301, 2)} | {371: "yesterday"}
     objects = Counting(tmp_path)
@@ -222,7 +222,7 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("query", "wanted"), [(r"line (?:7|x{90})\.", [7]), ("x line", range(1, 301))])
 def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
-    """It is found wherever a part ends."""
+    """Matches at any boundary of parts are found."""
     builder = ArchiveBuilder.in_directory(tmp_path)
     texts = (f"{'.' * (number % 97)}x line {number}." for number in range(1, 301))
     builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 150, 2 * PART_BYTES)
@@ -233,8 +233,8 @@ def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, want
     assert batches[-1].position == 300
 
 
-def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
-    """RE2 cannot be interrupted. Smaller expressions and literal texts may be searched for in the line."""
+def test_an_archived_line_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
+    """RE2 cannot be interrupted. Smaller expressions and literals can still be searched for."""
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(1, "a" * 3 * 2**20), raw_line(2, "z")], 2, PART_BYTES)
 

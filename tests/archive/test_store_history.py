@@ -1,4 +1,4 @@
-"""An archiver deletes nothing that it cannot prove to be garbage, whatever the store has lost of its past."""
+"""Archivers delete nothing that is not provably garbage, even if the store has lost some of its past."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ from tests.support.bench import JOB, Bench, make_lines
 from tests.support.servers import RedisServer
 
 HOUR: Final = 3_600.0
-#: A job that is archived in part, and runs.
+#: A running job that is partly archived.
 GROWING: Final = JobRef("wf_1", "growing")
 
 
@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Iterator[Bench]:
 
 
 def restart(server: RedisServer, snapshot: bytes | None) -> None:
-    """Restarts the server with that snapshot, or empty."""
+    """Restarts the server with this snapshot, or empty."""
     server.kill()
     file = server.directory / "dump.rdb"
     file.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def write(bench: Bench, job: JobRef, count: int, text: str = "line") -> None:
 
 
 def archive_after(bench: Bench, objects: FileObjectStore, *hours: float) -> None:
-    """Archivers do all that is due, one after the other, that many hours from now."""
+    """Archivers do everything due, one after the other, these numbers of hours from now."""
     for each in hours:
         now = time.time() + each * HOUR
         assert archive(bench.store, objects, clock=lambda now=now: now) == 0
@@ -66,7 +66,7 @@ def names(objects: FileObjectStore) -> set[str]:
 
 @pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "restored"])
 def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectStore, emptied: bool) -> None:
-    """Until an operator says so, and what a manifest names not even then. The jobs ran when the snapshot was made."""
+    """Until an operator confirms, and even then nothing that a manifest names. The jobs ran during the snapshot."""
     attempts = {job: own.store.open(job, "token") for job in (JOB, GROWING)}
     for attempt in attempts.values():
         append(own.store, attempt, 1, 3_000)
@@ -100,7 +100,7 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
 
 
 def test_a_store_that_loses_its_last_seconds_has_not_gone_back(own: Bench, objects: FileObjectStore) -> None:
-    """That happens with each power cut. The mark in the bucket is a minute older than the store's."""
+    """Every power failure loses seconds. The mark in the bucket is a minute older than the store's."""
     now = [time.time()]
     history = StoreHistory(own.store, objects, lambda: now[0])
     for _ in range(5):
@@ -122,8 +122,8 @@ def test_a_store_that_loses_its_last_seconds_has_not_gone_back(own: Bench, objec
     assert StoreHistory(own.store, objects, lambda: now[0]).went_back()
 
 
-def test_an_upload_that_the_manifest_names_is_no_garbage(bench: Bench, objects: FileObjectStore) -> None:
-    """A server had replayed the beginning of an upload, and not its record. The object was deleted seconds later."""
+def test_an_upload_that_the_manifest_names_is_not_garbage(bench: Bench, objects: FileObjectStore) -> None:
+    """A server had replayed the start of an upload, but not its record, and the object was deleted seconds later."""
     write(bench, JOB, 10)
     archive_after(bench, objects, 0)
     (chunk,) = bench.store.chunks.chunks(JOB)
@@ -132,13 +132,13 @@ def test_an_upload_that_the_manifest_names_is_no_garbage(bench: Bench, objects: 
 
     archive_after(bench, objects, 0, 1, 2)
 
-    # The set of shapes and the timeline follow from the chunks, and are made again when they are needed.
+    # Shapes and timeline are derived from the chunks, and recreated when needed.
     assert names(objects) == {chunk.name, manifest_name(JOB)}
     assert bench.keys() == set()
 
 
-def test_a_job_is_kept_until_its_own_date(bench: Bench, objects: FileObjectStore) -> None:
-    """The store says that the retention is over: it is a copy of before the id was used again."""
+def test_a_job_is_kept_for_its_own_retention(bench: Bench, objects: FileObjectStore) -> None:
+    """The store reports the retention as over, but is a copy from before the id was reused."""
     write(bench, JOB, 10)
     archive_after(bench, objects, 0)
     before = names(objects)
@@ -151,8 +151,8 @@ def test_a_job_is_kept_until_its_own_date(bench: Bench, objects: FileObjectStore
     assert names(objects) == set()
 
 
-def test_a_bucket_that_is_not_the_stores_is_noticed(own: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """It was emptied, or it is another one. It gets no mark, nothing is deleted, and an operator confirms."""
+def test_another_bucket_is_noticed(own: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    """Emptied, or a different one. It gets no mark, and nothing is deleted until an operator confirms."""
     now = [time.time()]
     history = StoreHistory(own.store, objects, lambda: now[0])
     for _ in range(3):
@@ -186,7 +186,7 @@ def test_a_bucket_that_is_not_the_stores_is_noticed(own: Bench, objects: FileObj
 
 
 def test_a_mark_of_an_earlier_version_gets_an_id(own: Bench, objects: FileObjectStore) -> None:
-    """Its archivers, which may still run beside ours, write it without one."""
+    """Archivers of that version may still run, and write marks without an id."""
     now = [time.time()]
     own.store.catalog.move_mark(now[0] - 90)
     objects.put(MARK, orjson.dumps({"mark": now[0] - 150}))

@@ -1,4 +1,4 @@
-"""``chronoverse archive --verify``: what the store knows, and the archive lacks."""
+"""``chronoverse archive --verify``: what the store records, but the archive lacks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ RUNNING = JobRef("wf_2", "running")
 
 @pytest.fixture
 def objects(bench: Bench, tmp_path: Path) -> FileObjectStore:
-    """The archive of an ended job, and of a running one in two chunks."""
+    """The archive of an ended job, and of a running one with two chunks."""
     objects = FileObjectStore(tmp_path / "archive")
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 100))
@@ -38,12 +38,12 @@ def problems(bench: Bench, objects: FileObjectStore) -> dict[str, str]:
     return {each.name: each.problem for each in verify(bench.store, objects) if each.problem}
 
 
-def test_a_whole_archive_has_no_problems(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_complete_archive_has_no_problems(bench: Bench, objects: FileObjectStore) -> None:
     assert len(list(verify(bench.store, objects))) == 4
     assert problems(bench, objects) == {}
 
 
-def test_all_that_an_emptied_archive_lacks_is_named(bench: Bench, objects: FileObjectStore) -> None:
+def test_every_object_that_an_emptied_archive_lacks_is_reported(bench: Bench, objects: FileObjectStore) -> None:
     names = {each.name for each in objects.list("") if each.name.endswith(("zst", "job.json"))}
     for each in list(objects.list("")):
         objects.delete(each.name)
@@ -56,20 +56,20 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip, lambda data: data[:-20], lambda data: b"", lambda data: b"x" * len(data)])
-def test_a_damaged_object_is_named(bench: Bench, objects: FileObjectStore, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_object_is_reported(bench: Bench, objects: FileObjectStore, damage: Callable[[bytes], bytes]) -> None:
     chunk = bench.store.chunks.chunks(RUNNING)[1]
     objects.put(chunk.name, damage(objects.get(chunk.name)))
     assert list(problems(bench, objects)) == [chunk.name]
 
 
-def test_a_damaged_manifest_and_records_are_named(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_damaged_manifest_and_records_are_reported(bench: Bench, objects: FileObjectStore) -> None:
     objects.put(manifest_name(JOB), b"{")
     bench.ask("ZADD", bench.key("archive", RUNNING), 90, "no record")
     assert set(problems(bench, objects)) == {manifest_name(JOB), str(RUNNING)}
 
 
-def test_what_is_replaced_or_deleted_meanwhile_is_no_problem(bench: Bench, objects: FileObjectStore) -> None:
-    """A redaction has written a chunk again, or somebody has deleted the job, since its records were read."""
+def test_concurrent_replacements_and_deletions_are_no_problem(bench: Bench, objects: FileObjectStore) -> None:
+    """A redaction rewrote a chunk, or the job was deleted, after its records were read."""
 
     class Changing(FileObjectStore):
         def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -85,8 +85,8 @@ def test_what_is_replaced_or_deleted_meanwhile_is_no_problem(bench: Bench, objec
     assert problems(bench, Changing(objects._directory)) == {}
 
 
-def test_the_command_exits_with_1_and_names_objects(bench: Bench, objects: FileObjectStore) -> None:
-    """So does an import that meets an archive that lost its mark: it makes nothing, and says why."""
+def test_the_command_exits_with_1_and_reports_objects(bench: Bench, objects: FileObjectStore) -> None:
+    """As does an import from an archive that lost its mark: it imports nothing and prints the reason."""
     variables = {
         "CHRONOVERSE_URL": "",
         "CHRONOVERSE_REDIS_URL": bench.url,
