@@ -82,12 +82,15 @@ class Load:
         return time.time() - (3_600 if time.monotonic() - self._began > SECONDS / 2 else 0)
 
     def end(self, container: Container, *lasts: bytes) -> None:
-        """It prints no more but these bytes, each into another file."""
+        """It prints no more but these bytes, each into another file.
+
+        Their names have the right time. Those of a clock that is back, as on a slow machine, would be removed first.
+        """
         with self._lock:
             self.printing.remove(container)
             for number, last in enumerate(lasts, 1):
                 container.writer.write(last)
-                rotate(container.writer, now=self.clock() + number)
+                rotate(container.writer, now=time.time() + number)
 
     def begin(self, container: Container) -> None:
         with self._lock:
