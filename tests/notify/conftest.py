@@ -24,11 +24,11 @@ URL = "https://logs.example"
 
 
 class Site:
-    """A store, a receiver and a notifier. ``now`` is added to the notifier's clock, in seconds."""
+    """A store, a receiver and a notifier, whose clock is ``now`` seconds ahead."""
 
     def __init__(self, bench: Bench, receiver: Receiver) -> None:
         self.store = bench.new_store(clock=ticking())
-        #: The notifier's.
+        #: The notifier's store.
         self.judge = bench.new_store(clock=time.time)
         self.receiver = receiver
         self.now = 0.0
@@ -86,7 +86,7 @@ class Site:
     def run(
         self, job_id: str, status: Status, *messages: str, labels: dict[str, str] | None = None, seconds_ago: float = 0
     ) -> JobRef:
-        """Writes a job that ends so, or RUNNING. Its lines were written ``seconds_ago``."""
+        """Writes a job that ends with this status, or is RUNNING. Its lines were written ``seconds_ago``."""
         ref = JobRef(WORKFLOW, job_id)
         attempt = self.store.open(ref, f"token-{job_id}", labels=check_labels(labels or {}))
         at = iso_timestamp(time.time() - seconds_ago)
@@ -98,7 +98,7 @@ class Site:
         return ref
 
     def told(self) -> list[tuple[str, str]]:
-        """The type and the job of each message."""
+        """Type and job of each message."""
         return [(each.json["type"], each.json["data"]["job"]["id"]) for each in list(self.receiver.messages)]
 
 

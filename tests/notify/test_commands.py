@@ -1,4 +1,4 @@
-"""From a service with its embedded store to a message: as a new user does it, with the commands alone."""
+"""From a service with its embedded store to a delivered message, as a new user does it: with commands alone."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """It starts a notifier of its own."""
+    """With its own notifier."""
     with Service(tmp_path_factory.mktemp("serve"), webhook_hosts="127.0.0.1+private") as service:
         yield service
 
@@ -31,7 +31,7 @@ def call(service: Service, *arguments: str, code: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_a_broken_main_branch_is_told(service: Service, receiver: Receiver) -> None:
+def test_a_broken_main_branch_is_reported(service: Service, receiver: Receiver) -> None:
     url = ("--url", receiver.url)
     made = call(service, "watch", "shop", "main", "--on", "change", "--same", "branch", "--label", "branch=main", *url)
     assert made[0] == f"main\tchange COMPLETED FAILED LOST branch=main same branch\t{receiver.url}\tok\n"
@@ -58,7 +58,7 @@ def test_a_broken_main_branch_is_told(service: Service, receiver: Receiver) -> N
     assert call(service, "watches", "shop")[0] == ""
 
 
-def test_a_test_says_what_is_wrong(service: Service, receiver: Receiver) -> None:
+def test_a_test_message_reports_the_error(service: Service, receiver: Receiver) -> None:
     receiver.status = 404
     call(service, "watch", "shop", "bad", "--on", "end", "--status", "failed", "--url", receiver.url)
     _, said = call(service, "watch", "shop", "bad", "--test", code=1)
@@ -70,7 +70,7 @@ def test_a_test_says_what_is_wrong(service: Service, receiver: Receiver) -> None
     call(service, "watch", "shop", "bad", "--delete")
 
 
-def test_a_refused_watch_says_why(service: Service, tmp_path: Path) -> None:
+def test_a_rejected_watch_reports_the_reason(service: Service, tmp_path: Path) -> None:
     url = ("--url", "https://hooks.example/")
     _, said = call(service, "watch", "shop", "x", "--on", "end", *url, code=77)
     assert "hooks.example is not in CHRONOVERSE_WEBHOOK_HOSTS" in said
@@ -89,7 +89,7 @@ def test_a_refused_watch_says_why(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_its_metrics_are_the_services(service: Service, receiver: Receiver) -> None:
+def test_a_service_exports_its_notifiers_metrics(service: Service, receiver: Receiver) -> None:
     call(service, "watch", "shop", "m", "--on", "end", "--url", receiver.url)
     before = service.metric('chronoverse_notify_deliveries_total{outcome="delivered"}')
     call(service, "watch", "shop", "m", "--test")

@@ -1,5 +1,6 @@
-"""``chronoverse notify`` as an operator runs it: several processes that are killed, a store that restarts, a receiver
-that is away half of the time. Each end is told, under one id.
+"""``chronoverse notify`` in production: killed processes, a restarting store, and a receiver down half the time.
+
+Each end is delivered, always with the same id.
 """
 
 import contextlib
@@ -23,9 +24,9 @@ from tests.support.receiver import Receiver
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Each has a watch.
+#: One watch each.
 SHARDS = tuple("abcdefgh")
-#: The ends, and how often a notifier is killed. The store restarts twice meanwhile.
+#: Number of ended jobs, and of killed notifiers. The store restarts twice meanwhile.
 ENDS, KILLS = 1_000, 20
 
 
@@ -43,7 +44,7 @@ def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
 
 @pytest.mark.timeout(600)
 @pytest.mark.long
-def test_each_end_is_told_through_kills(tmp_path: Path) -> None:
+def test_each_end_is_delivered_despite_kills(tmp_path: Path) -> None:
     chance = random.Random(48)
     with (
         RedisServer(tmp_path / "store", None, "--appendonly", "yes") as server,
@@ -60,7 +61,7 @@ def test_each_end_is_told_through_kills(tmp_path: Path) -> None:
         done = threading.Event()
 
         def toggle() -> None:
-            """Half of the time nobody listens. A few failures in a row are a pause of minutes, which is cut short."""
+            """The receiver is down half of the time. Repeated failures cause a pause of minutes, which a retry ends."""
             while not done.wait(0.7):
                 receiver.stop()
                 done.wait(0.7)
@@ -76,7 +77,7 @@ def test_each_end_is_told_through_kills(tmp_path: Path) -> None:
                 ref = JobRef("wf", f"job-{number}")
                 attempt = store.open(ref, "token", labels=(("shard", SHARDS[number % len(SHARDS)]),))
                 store.append(attempt, [Line(1, iso_timestamp(time.time()), f"Error: {number}", "stdout")])
-                # A failed job takes a tenth of a second to look at.
+                # A failed job takes a tenth of a second to analyse.
                 status = Status.COMPLETED if number % 20 else Status.FAILED
                 store.finish(attempt, status, None, 0, 2)
             told: set[str] = set()

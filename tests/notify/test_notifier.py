@@ -1,4 +1,4 @@
-"""A notifier in a thread, a real store and a real receiver: what is told, when, and what a bad receiver changes."""
+"""A notifier with a real store and receiver: which messages it sends, when, and how it handles bad receivers."""
 
 import base64
 import hashlib
@@ -28,12 +28,12 @@ from tests.support.fleets import Cluster
 from tests.support.receiver import Message, Receiver
 from tests.support.waiting import wait_until
 
-#: Seconds for a message on a busy machine.
+#: Time limit of a message on a busy machine, in seconds.
 PATIENCE_SECONDS = 20.0
 
 
 def wait_for(site: Site, count: int) -> list[Message]:
-    """The messages, of which there must be that many."""
+    """The messages, once there are at least ``count``."""
     wait_until(lambda: len(site.receiver.messages) >= count, PATIENCE_SECONDS, f"{count} messages: {site.told()}")
     return list(site.receiver.messages)
 
@@ -44,7 +44,7 @@ def kept(site: Site, watch_id: str = "main") -> KeptWatch:
 
 
 def settle(site: Site) -> None:
-    """Waits until all that has happened so far was told: a test comes after it."""
+    """Waits until all pending messages are delivered, by sending a test message after them."""
     other = next((each.watch for each in site.store.watches.read(WORKFLOW)), None)
     assert other is not None
     before = len(site.receiver.messages)
@@ -56,8 +56,8 @@ def settle(site: Site) -> None:
         site.receiver.messages.remove(each)
 
 
-def test_a_failed_job_is_told_with_its_cause(site: Site) -> None:
-    """Signed, with a link to the line, and with a text for a chat."""
+def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
+    """Signed, with a link to the line, and with a text for chats."""
     watch = site.watch(label={"branch": "main"})
     site.start()
     site.run("build-1", Status.FAILED, "fine", labels={"branch": "other"})
@@ -85,8 +85,8 @@ def test_a_failed_job_is_told_with_its_cause(site: Site) -> None:
     wait_until(lambda: kept(site).state.delivered_ms, PATIENCE_SECONDS, "the delivery is noted")
 
 
-def test_an_end_is_told_by_its_status(site: Site) -> None:
-    """Once, also when the job is deleted."""
+def test_an_end_is_reported_by_its_status(site: Site) -> None:
+    """Once, even if the job is deleted."""
     site.watch("bad")
     site.watch("canceled", status=("CANCELED",))
     site.start()
@@ -101,8 +101,8 @@ def test_an_end_is_told_by_its_status(site: Site) -> None:
     ]
 
 
-def test_a_change_is_told_once(site: Site) -> None:
-    """That it broke, and that it is mended, by branch. Canceled jobs do not count, and a first job is no change."""
+def test_a_change_is_reported_once(site: Site) -> None:
+    """Broken and fixed, by branch. Canceled jobs are ignored, and a first job is not a change."""
     site.watch(on="change", same=("branch",))
     site.start()
     for number, (branch, status) in enumerate(
@@ -121,7 +121,7 @@ def test_a_change_is_told_once(site: Site) -> None:
     ):
         site.run(f"b{number}", status, "Error: no", labels={"branch": branch})
     wait_for(site, 3)
-    # Without b3, b6 would be one.
+    # Without b3, b6 would be a change.
     for job_id in ("b3", "b6"):
         delete_job(site.store, None, JobRef(WORKFLOW, job_id))
     settle(site)
@@ -133,8 +133,8 @@ def test_a_change_is_told_once(site: Site) -> None:
     assert texts["b7"] == f"nightly b7 is fixed (branch=main, b6 failed) {page}/b7"
 
 
-def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody read them in time. The listing has the jobs: each is told once, and none that ended before its watch."""
+def test_ends_without_their_changes_are_reported(site: Site, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The changes were trimmed unread. The listing's jobs are reported once, if they ended after the watch began."""
     old = site.store.get_job(site.run("old", Status.FAILED, labels={"branch": "main"}))
     assert old
     # The runners' clock may be ahead.
@@ -144,7 +144,7 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
     for job_id, status in (("good", Status.COMPLETED), ("bad", Status.FAILED), ("worse", Status.FAILED)):
         site.run(job_id, status, labels={"branch": "main"})
     site.run("runs", Status.RUNNING, labels={"branch": "main"})
-    # Of a deleted job, the change says how it had ended.
+    # The change of a deleted job has its final status.
     delete_job(site.store, None, site.run("deleted", Status.FAILED, labels={"branch": "main"}))
     bench.ask("XTRIM", bench.key("changes", JobRef(WORKFLOW, "")), "MAXLEN", 1)
     before = late()
@@ -172,8 +172,8 @@ def test_ends_are_told_whose_changes_are_gone(site: Site, bench: Bench, caplog: 
 def test_an_end_that_cannot_be_queued_is_queued_later(
     are_gone: bool, site: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store was away after the changes were read, or while the listing was read because changes are gone. Then it
-    was away while the message was made.
+    """The store fails after the changes were read, or while the listing is read because changes were trimmed; and again
+    while the message is created.
     """
     failures = list[object]()
 
@@ -202,8 +202,8 @@ def test_an_end_that_cannot_be_queued_is_queued_later(
     assert (site.told(), failures) == ([("job.ended", "build-1")], ["add", "get_job"])
 
 
-def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
-    """A notifier died with them. Whoever asks for what it left is told that they are gone, until all was done."""
+def test_changes_that_were_read_and_trimmed(site: Site, bench: Bench) -> None:
+    """A notifier died while processing them. Whoever claims its work is told of the loss until everything is done."""
     site.run("old", Status.FAILED)
     site.watch()
     watches, key = site.store.watches, bench.key("changes", JobRef(WORKFLOW, ""))
@@ -216,7 +216,7 @@ def test_changes_that_were_read_and_are_gone(site: Site, bench: Bench) -> None:
     for _ in range(2):
         for idle in (0, None):
             assert list(watches.changes([WORKFLOW], idle)) == [(WORKFLOW, [], newest)]
-    # Others are dropped meanwhile.
+    # Others are trimmed meanwhile.
     site.run("job-4", Status.FAILED)
     bench.ask("XTRIM", key, "MAXLEN", 3)
     ((_, again, last),) = watches.changes([WORKFLOW], 0, {WORKFLOW: newest})
@@ -239,8 +239,8 @@ def late() -> float:
 
 
 @pytest.mark.long
-def test_silence_is_told_once(site: Site) -> None:
-    """And again when the job has printed something since, and is silent again."""
+def test_silence_is_reported_once(site: Site) -> None:
+    """And again after the job has printed another line and is silent again."""
     site.watch(on="silent", seconds=60, label={"kind": "long"})
     site.start()
     site.run("quiet", Status.RUNNING, "one", "two", labels={"kind": "long"}, seconds_ago=61)
@@ -257,8 +257,8 @@ def test_silence_is_told_once(site: Site) -> None:
     assert first.webhook_id != second.webhook_id
 
 
-def test_silence_counts_in_seconds_from_the_last_line(site: Site) -> None:
-    """Not a second before, and not a minute after."""
+def test_silence_is_measured_in_seconds_from_the_last_line(site: Site) -> None:
+    """Reported not before, and well within a minute after."""
     site.watch(on="silent", seconds=60)
     site.run("quiet", Status.RUNNING, seconds_ago=40)
     notifier = site.notifier()
@@ -270,8 +270,8 @@ def test_silence_counts_in_seconds_from_the_last_line(site: Site) -> None:
 
 
 @pytest.mark.long
-def test_a_lost_job_is_noticed(site: Site, bench: Bench) -> None:
-    """Nobody else looks at it."""
+def test_a_lost_job_is_reported(site: Site, bench: Bench) -> None:
+    """Even if nothing else reads it."""
     site.watch()
     ref = site.run("gone", Status.RUNNING, "a line")
     bench.expire_lease(ref)
@@ -282,7 +282,7 @@ def test_a_lost_job_is_noticed(site: Site, bench: Bench) -> None:
     assert "nightly gone was lost" in message.json["text"]
 
 
-def test_a_failed_delivery_is_repeated_under_its_id(site: Site) -> None:
+def test_a_failed_delivery_is_retried_with_its_id(site: Site) -> None:
     site.receiver.answers = [500, None]
     site.watch()
     site.start()
@@ -297,8 +297,8 @@ def test_a_failed_delivery_is_repeated_under_its_id(site: Site) -> None:
     assert (kept(site).to_json(time.time())["error"], kept(site).waiting) == (None, 0)
 
 
-def test_after_a_day_it_is_failing_and_drops_what_is_old(site: Site) -> None:
-    """What is new is told once the receiver is back."""
+def test_a_watch_fails_after_a_day_and_drops_old_messages(site: Site) -> None:
+    """New messages are delivered once the receiver is back."""
     site.watch()
     site.receiver.stop()
     site.start()
@@ -318,8 +318,8 @@ def test_after_a_day_it_is_failing_and_drops_what_is_old(site: Site) -> None:
     assert kept(site).state.failures == 0
 
 
-def test_watches_that_fail_or_have_much_to_tell_delay_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Working receivers share a thread here, and get one message each in turn. One that failed before never answers."""
+def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working receivers share one thread here, one message each in turn. One that failed before never answers."""
     monkeypatch.setattr(notifier, "THREADS", 1)
     monkeypatch.setattr(notifier, "CLAIM_SECONDS", 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -335,8 +335,8 @@ def test_watches_that_fail_or_have_much_to_tell_delay_nobody(site: Site, monkeyp
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [("40", 40), ("999999", 3_600)])
-def test_a_receiver_says_when_to_come_again(asked: str, seconds: int, site: Site, bench: Bench) -> None:
-    """At most an hour later: a watch that may not try would miss that its receiver is back."""
+def test_a_receiver_sets_the_time_of_the_next_attempt(asked: str, seconds: int, site: Site, bench: Bench) -> None:
+    """At most an hour later, so that a recovered receiver is noticed."""
     site.receiver.status, site.receiver.headers = 429, {"Retry-After": asked}
     site.watch()
     site.run("build-1", Status.FAILED)
@@ -347,8 +347,8 @@ def test_a_receiver_says_when_to_come_again(asked: str, seconds: int, site: Site
     assert before + seconds - 0.01 <= due <= time.time() + seconds
 
 
-def test_one_message_that_is_refused_delays_no_other(site: Site) -> None:
-    """The messages about the first changes of a workflow, which are not late."""
+def test_a_rejected_message_delays_no_others(site: Site) -> None:
+    """These are the messages of a workflow's first changes, which are not late."""
     site.receiver.answers = [400]
     before = late()
     site.watch()
@@ -368,8 +368,8 @@ def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPat
     assert (kept(site).waiting, kept(site).dropped) == (3, 2)
 
 
-def test_a_later_watch_tells_nothing_of_before(site: Site, bench: Bench) -> None:
-    """Nor when such a job is imported from the archive."""
+def test_a_later_watch_does_not_report_earlier_jobs(site: Site, bench: Bench) -> None:
+    """Not even if such a job is imported from the archive."""
     before = site.run("before", Status.FAILED)
     site.watch()
     bench.ask("HSET", bench.key("job", before), "archive_sha256", "0" * 64, "told", "")
@@ -386,7 +386,7 @@ def test_a_later_watch_tells_nothing_of_before(site: Site, bench: Bench) -> None
     assert [job for _, job in site.told()] == ["after", "again"]
 
 
-def test_a_job_that_is_deleted_meanwhile_is_still_told(site: Site) -> None:
+def test_a_job_that_is_deleted_meanwhile_is_still_reported(site: Site) -> None:
     """Without its log."""
     site.watch()
     ref = site.run("gone", Status.FAILED, "Error: a password")
@@ -398,10 +398,10 @@ def test_a_job_that_is_deleted_meanwhile_is_still_told(site: Site) -> None:
     assert b"password" not in message.body
 
 
-def test_a_server_without_memory_delays_no_other(
+def test_a_server_without_memory_delays_no_others(
     cluster: Cluster, prefix: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a Cluster each server has some of the workflows, and one has the index of those with watches."""
+    """Each server of a Cluster has some of the workflows, and one has the index of those with watches."""
     for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(notifier, name, 0.0)
     stop, masters, before = threading.Event(), cluster.masters(), late()
@@ -409,7 +409,7 @@ def test_a_server_without_memory_delays_no_other(
     with closing(Store(cluster.url, prefix=prefix)) as store, ExitStack() as stack:
         workflows = [cluster.workflow(master, prefix) for master in masters]
         for workflow_id in workflows:
-            # Now there are changes, from which a watch begins.
+            # Creates changes, after which the watch begins.
             attempt = store.open(JobRef(workflow_id, "job"), "token")
             store.watches.put(Watch(workflow_id=workflow_id, **rest))  # type: ignore[arg-type]
             store.finish(attempt, Status.FAILED, 1, 0, 1)

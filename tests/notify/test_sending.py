@@ -1,4 +1,4 @@
-"""One message to a receiver: what is sent, to whom it is never sent, and what a bad receiver can do."""
+"""Sending one message: its content, the addresses that are never used, and what a bad receiver can do."""
 
 import socket
 import ssl
@@ -39,7 +39,7 @@ def send(
     post(url, {"webhook-id": "msg_1"}, body, hosts, context, seconds)
 
 
-def test_a_message_is_signed_as_standard_webhooks_says() -> None:
+def test_a_message_is_signed_by_standard_webhooks() -> None:
     """The example of the specification's reference libraries."""
     headers = signed_headers(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
@@ -60,7 +60,7 @@ def test_a_message_arrives(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 302, 307, 400, 404, 410, 429, 500, 503])
-def test_other_answers_are_no_success(receiver: Receiver, status: int) -> None:
+def test_other_status_codes_are_failures(receiver: Receiver, status: int) -> None:
     receiver.status = status
     with pytest.raises(NotDelivered, match=f"127.0.0.1 answered {status}"):
         send(receiver.url)
@@ -75,8 +75,8 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("slow", ["silent", "dripping"])
-def test_a_slow_receiver_is_left_in_time(receiver: Receiver, slow: str) -> None:
-    """Also one that sends a byte of its answer now and then."""
+def test_a_slow_receiver_times_out(receiver: Receiver, slow: str) -> None:
+    """Even if it sends a byte of its answer now and then."""
     receiver.pause, receiver.drip = (5.0, 0.0) if slow == "silent" else (0.0, 0.2)
     began = time.monotonic()
     with pytest.raises(NotDelivered, match="no answer within 1 s"):
@@ -84,7 +84,7 @@ def test_a_slow_receiver_is_left_in_time(receiver: Receiver, slow: str) -> None:
     assert time.monotonic() - began < 4
 
 
-def test_a_slow_receiver_with_tls_is_left_in_time(tls_receiver: tuple[Receiver, ssl.SSLContext]) -> None:
+def test_a_slow_receiver_with_tls_times_out(tls_receiver: tuple[Receiver, ssl.SSLContext]) -> None:
     receiver, trusting = tls_receiver
     receiver.drip = 0.2
     began = time.monotonic()
@@ -93,8 +93,8 @@ def test_a_slow_receiver_with_tls_is_left_in_time(tls_receiver: tuple[Receiver, 
     assert time.monotonic() - began < 4
 
 
-def test_an_endless_answer_is_bounded() -> None:
-    """Its head has no end, or its body."""
+def test_an_endless_answer_is_limited() -> None:
+    """Endless headers, or an endless body."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve(head: bytes) -> None:
@@ -116,7 +116,7 @@ def test_an_endless_answer_is_bounded() -> None:
         send(url)
 
 
-def test_a_receiver_that_dies_or_is_away_is_no_success(receiver: Receiver) -> None:
+def test_a_receiver_that_crashes_or_is_down_is_a_failure(receiver: Receiver) -> None:
     receiver.status = None
     with pytest.raises(NotDelivered, match=r"127\.0\.0\.1: "):
         send(receiver.url)
@@ -135,7 +135,7 @@ def test_a_receiver_that_dies_or_is_away_is_no_success(receiver: Receiver) -> No
         *("64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::1", "2001:0:53aa:64c::1", "::ffff:0:127.0.0.1"),
     ],
 )
-def test_an_address_inside_is_not_public(address: str) -> None:
+def test_a_private_address_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 
@@ -145,7 +145,7 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
 
 
 def resolver(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Makes names have other addresses at each look-up. Returns the list of names that were looked up."""
+    """Makes each look-up of a name return the next of ``answers``. Returns the list of names that were looked up."""
     real, asked = socket.getaddrinfo, list[str]()
 
     def answer(host: str, port: int, *args: Any, **options: Any) -> Any:
@@ -159,8 +159,8 @@ def resolver(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     return asked
 
 
-def test_a_name_for_an_address_inside_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it is listed with +private."""
+def test_a_name_with_a_private_address_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless its host is listed with +private."""
     resolver(monkeypatch, ["127.0.0.1"])
     url = f"https://hooks.example:{receiver.port}/"
     with pytest.raises(NotDelivered, match=r"no public address"):
@@ -169,8 +169,8 @@ def test_a_name_for_an_address_inside_is_refused(receiver: Receiver, monkeypatch
     assert len(receiver.messages) == 1
 
 
-def test_only_an_address_that_was_checked_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that has another address the next time is looked up once. Its addresses inside are not tried."""
+def test_only_a_checked_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is looked up once, since its address may change. Its private addresses are not tried."""
     asked, tried = resolver(monkeypatch, ["10.0.0.1", "8.8.8.8", "127.0.0.1", "8.8.4.4"], ["127.0.0.1"]), list[str]()
 
     def refuse(address: tuple[str, int], timeout: float) -> None:
@@ -205,10 +205,10 @@ def test_a_url_that_is_not_allowed_is_refused(url: str, why: str) -> None:
         send(url, {"hooks.example": False})
 
 
-def test_the_certificate_must_be_of_the_name(
+def test_the_certificate_must_match_the_host(
     tls_receiver: tuple[Receiver, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a trusted authority, and for the host in the URL."""
+    """And be issued by a trusted authority."""
     receiver, trusting = tls_receiver
     resolver(monkeypatch, ["127.0.0.1"])
     hosts = {"localhost": True, "hooks.example": True}
