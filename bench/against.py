@@ -1,7 +1,7 @@
 """Compares with another commit of this repository: ``python -m bench.against REV [--rounds 3] [--quick]``.
 
-Runs replay, burst, storm, 4,000 jobs, and publishing to the store and over HTTP, of both commits in turns, in the
-environment of this one. Prints each round, and the ratios of the medians.
+Runs replay, burst, storm, 4,000 jobs, and publishing to the store and over HTTP, alternating between both commits, in
+this one's environment. Prints each round, and the ratios of the medians.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from bench.peers.ours import Ours
 from bench.processes import ROOT
 from bench.scenario import Side
 
-#: The results that are compared.
+#: The compared results.
 KEYS: Final = {
     "replay": (stored.replay, ("lines_per_s",)),
     "burst": (live.burst, ("deliveries_per_s",)),
@@ -33,7 +33,7 @@ BURST_LINES: Final = 20_000
 def measure(name: str, root: Path, quick: bool) -> Iterator[tuple[str, float]]:
     if name == "publish":
         for way in ("store", "http"):
-            # A directory for each: the archiver works for two seconds after a job.
+            # Separate directories: the archiver works for two seconds after a job.
             with runner.data_directory(root) as at, runner.serving(at) as environ:
                 to = at if way == "store" else runner.through_service(at, environ)
                 argv = to.run(sys.executable, "-c", runner.FLAT)
@@ -50,7 +50,7 @@ def measure(name: str, root: Path, quick: bool) -> Iterator[tuple[str, float]]:
 
 @contextlib.contextmanager
 def checkout(rev: str) -> Iterator[Path]:
-    """A worktree of ``rev``, for the ``with`` block."""
+    """A worktree of ``rev`` within the ``with`` block."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", root, rev], cwd=ROOT, check=True)

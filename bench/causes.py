@@ -1,17 +1,17 @@
 """Whether the page of a failed job opens at the cause: ``python -m bench.causes`` prints a table.
 
-``--data DIR`` measures on labelled failures instead: see :mod:`bench.labelled`. Without good runs, each fifth of the
+``--data DIR`` measures labelled failures instead: see :mod:`bench.labelled`. Without good runs, each fifth of the
 projects is measured with weights learned from the other four. ``--learn`` prints the weights learned from all projects,
 and ``--cpu`` the CPU time per line.
 
-``bench/failures/set.txt`` has failed runs of some thirty tools, written after real ones. Each is compared with three
+``bench/failures/set.txt`` contains failed runs of some thirty tools, modelled on real ones. Each is compared with three
 good runs. The first screen has 40 lines, and begins five lines above ``cause.from``.
 
-The set is text. ``=== name`` begins a run; with ``(LOST)`` its job is lost. The first character of each line says in
-which runs it is: a space in all, ``-`` in good ones, ``+`` in the failed one; ``!`` is the failed one's telling line.
-``*N`` instead of the space, or after another of these characters, repeats the line N times. ``{n}`` is a number and
-``{h}`` a hash, which differ each time, ``{w}`` a word, which is the same in all runs, and ``{c}`` the subject of a
-commit. The sections ``before CI`` and ``after CI`` are what a CI system prints before and after a run.
+The set is text. ``=== name`` begins a run, whose job is lost if followed by ``(LOST)``. A line's first character is the
+runs that contain it: a space for all, ``-`` for good ones, ``+`` for the failed one; ``!`` is the failed run's
+most telling line. ``*N`` instead of the space, or after another of these characters, repeats the line N times. ``{n}``
+is a number and ``{h}`` a hash, different each time, ``{w}`` a word, the same in all runs, and ``{c}`` a commit's
+subject. The sections ``before CI`` and ``after CI`` are the output of a CI system before and after a run.
 """
 
 import argparse
@@ -51,7 +51,7 @@ from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import FoundLines, compose
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
-#: Runs written after the rule seemed to be ready. It then showed the telling lines of four of them on the first screen.
+#: Runs written once the rule seemed ready. It then showed the telling lines of four of them on the first screen.
 HELD_OUT: Final = SET.with_name("held_out.txt")
 GOOD_RUNS: Final = 3
 SUBJECTS: Final = ("Bump the cache", "Round half up", "Sort imports", "Fix errors in the checkout of vouchers")
@@ -59,7 +59,7 @@ _LINE: Final = re.compile(r"([-+! ]|(?=\*))(?:\*([0-9]+) )?(.*)")
 
 
 class Failure(NamedTuple):
-    """A failed run's messages, the number of its telling line, and the messages of good runs before it."""
+    """A failed run's messages, its most telling line's number, and the messages of earlier good runs."""
 
     name: str
     messages: list[str]
@@ -72,14 +72,14 @@ class Failure(NamedTuple):
 
 
 def failures(path: Path = SET) -> Iterator[Failure]:
-    """The runs of a set. ``{n}`` and ``{h}`` are the same each time."""
+    """The runs of a set. ``{n}`` and ``{h}`` are reproducible."""
     choice = random.Random(29)
     sections, common = _sections(path), _sections(SET)
     around = [(common[f"before {each}"], common[f"after {each}"]) for each in ("github", "gitlab")]
     sections = {name: lines for name, lines in sections.items() if not name.startswith(("before ", "after "))}
     for number, (name, lines) in enumerate(sections.items()):
         before, after = around[number % 2]
-        # A lost job has no end.
+        # Lost jobs have no end.
         whole = [*before, *lines, *([] if "(LOST)" in name else after)]
         subjects = iter(SUBJECTS)
         good = [_run(whole, " -", choice, next(subjects))[0] for _ in range(GOOD_RUNS)]
@@ -93,7 +93,7 @@ def _sections(path: Path) -> dict[str, list[str]]:
 
 
 def _run(lines: list[str], kinds: str, choice: random.Random, subject: str) -> tuple[list[str], int]:
-    """The messages of one run, and the number of its telling line, 0 if it has none."""
+    """The messages of one run, and the number of its telling line, or 0."""
     messages: list[str] = []
     telling = 0
     words = map(_word, count())
@@ -119,7 +119,7 @@ def _word(number: int) -> str:
 
 
 def summarize(failure: Failure) -> dict[str, Any]:
-    """The service's summary of the run, and in it the numbers of all new lines as ``new_numbers``."""
+    """The service's summary of the run, with the numbers of all new lines as ``new_numbers``."""
     lines = [
         Line(number, "2026-11-26T18:00:00.000Z", text, "stdout") for number, text in enumerate(failure.messages, 1)
     ]
@@ -141,20 +141,20 @@ def summarize(failure: Failure) -> dict[str, Any]:
 
 
 def is_on_first_screen(failure: Failure, first: int) -> bool:
-    """Whether the first screen has the telling line, if the page opens at line ``first``."""
+    """Whether the first screen shows the telling line, if the page opens at line ``first``."""
     top = max(first - ABOVE, 1)
     return top <= failure.telling < top + SCREEN
 
 
 def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
-    """Where versions without causes opened the page: at the first new line of the last hundred, or at the end."""
+    """Where versions without causes opened the page: at the first new line among the last hundred, or at the end."""
     length = len(failure.messages)
     late = [number for number in summary["new_numbers"] if number > length - 100]
     return late[0] if late and failure.status is Status.FAILED else length - SCREEN + ABOVE + 1
 
 
 def cpu(messages: list[str], reader: LineReader) -> list[float]:
-    """CPU seconds for an archived log: its errors and cause; its new lines, if no shape is known; if all shapes are."""
+    """CPU seconds for an archived log: errors and cause; new lines if no shape is known; new lines if all are."""
     lines = [Line(number, "2026-11-26T18:00:00.000Z", text, "stdout") for number, text in enumerate(messages, 1)]
     frames = [b"".join(each.encode() + b"\n" for each in lines[at : at + 1_000]) for at in range(0, len(lines), 1_000)]
     new, others, clues = NewLines(set(), ShapeHasher()), ShapeHasher(), Clues()
@@ -177,7 +177,7 @@ def cpu(messages: list[str], reader: LineReader) -> list[float]:
 
 
 def print_cpu(runs: list[Labelled]) -> None:
-    """Prints what a line of the failed runs costs."""
+    """Prints the CPU time per line of the failed runs."""
     print(
         "| set | lines | errors and cause, us a line | shapes never seen | shapes seen before |\n|---|---|---|---|---|"
     )

@@ -1,18 +1,18 @@
-"""Checks one viewer's response as it arrives: removes the framing of HTTP and compares the rest with the reference."""
+"""Checks a viewer's response as it arrives: removes the HTTP framing and compares the rest with the reference."""
 
 import re
 from typing import Final
 
 from bench.reference import MAX_BLOCK, Reference, Wrong
 
-#: Bytes of a response's head, or of one chunk's, at most.
+#: Size limit of a response's head, or of a chunk's, in bytes.
 MAX_HEAD: Final = 8192
-#: Reads of up to so many bytes are cached. Longer reads seldom repeat, since sockets cut them at different positions.
+#: Size limit of cached reads, in bytes. Longer reads rarely repeat, since sockets split them at different positions.
 MEMO_BYTES: Final = 4096
-#: How many reads are cached. Viewers have similar positions, so only the newest reads are useful.
+#: Number of cached reads. Viewers have similar positions, so only the newest reads are useful.
 MEMO_ANSWERS: Final = 64
 
-#: Bytes of a refusal that are reported: its head and the start of its body.
+#: Reported bytes of a refusal: its head and the start of its body.
 MAX_STORY: Final = 600
 
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
@@ -20,25 +20,25 @@ _CHUNK: Final = re.compile(rb"([0-9a-fA-F]+)\r\n")
 
 
 class Refused(Exception):
-    """Raised when a response is not 200. Its argument is the beginning of the response."""
+    """Raised for a response other than 200. Its argument is the start of the response."""
 
 
 class Stream:
-    """The response to one viewer that asked for all lines after line ``after``.
+    """The response to a viewer that requested all lines after line ``after``.
 
-    ``position`` is how far it has come in the reference. Everything before that was compared.
+    ``position`` is its progress in the reference. Everything before that has been compared.
     """
 
     def __init__(self, reference: Reference, after: int) -> None:
         self.reference = reference
         self.position = reference.position(after)
-        #: Whether the head has been read.
+        #: Whether the head is complete.
         self.answered = False
         #: Whether the response has ended with its last chunk.
         self.closed = False
         self._start = self.position
         self._chunked = False
-        #: Bytes left of a chunk, with the CR LF after it; 0 between two chunks.
+        #: Remaining bytes of a chunk, including the CR LF after it; 0 between chunks.
         self._left = 0
         #: An incomplete head, chunk head or block.
         self._head = b""

@@ -1,4 +1,4 @@
-"""The delay of every line at every viewer. Recording is cheap, and the calculation comes afterwards."""
+"""The delay of every line at every viewer. Recording is cheap; the calculation comes later."""
 
 import time
 from array import array
@@ -7,12 +7,12 @@ from bench.reference import Reference
 
 
 class Delays:
-    """Records of which viewer moved from which position to which, and when."""
+    """Records of each viewer's moves: from which position to which, and when."""
 
     def __init__(self) -> None:
         self._references: list[Reference] = []
         self._known: dict[int, int] = {}
-        #: One row of (reference, position before, position then, monotonic nanoseconds) after the other.
+        #: Rows of (reference, position before, position after, monotonic nanoseconds).
         self._rows = array("q")
 
     def note(self, reference: Reference, before: int, position: int) -> None:

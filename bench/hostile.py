@@ -3,8 +3,8 @@
 python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--only NAME …]
 
 The workflow ``good`` has three runners and 50 viewers, which check numbers and delays, behind nginx unless
-``--direct``. After ``--quiet`` seconds the attackers work on ``evil``, with idle priority unless they ``--contend``.
-Exits with 1 when ``good`` lost a line or a job, or when the report passes a bound of :data:`BOUNDS`.
+``--direct``. After ``--quiet`` seconds the attackers start on ``evil``, at idle priority unless they ``--contend``.
+Exits with 1 if ``good`` lost a line or a job, or if the report exceeds one of :data:`BOUNDS`.
 """
 
 import argparse
@@ -49,31 +49,31 @@ WORKERS: Final = 2
 GOOD, EVIL = "good", "evil"
 STORED: Final = JobRef(GOOD, "stored")
 JOBS: Final = tuple(JobRef(GOOD, f"job_{number}") for number in range(1, 4))
-#: Viewers of each job, and lines of each job in a second.
+#: Viewers of each job, and lines of each job per second.
 VIEWERS: Final = (17, 17, 16)
 RATE: Final = 20
-#: Seconds between two measurements of ``/healthz``, of a search and of the workers' memory, and a request's timeout.
+#: Interval between measurements of ``/healthz``, a search and the workers' memory, and a request's timeout, in seconds.
 PROBE_SECONDS: Final = 0.2
 GIVE_UP_SECONDS: Final = 5.0
-#: Seconds before an attacker's next connection, and in which the good jobs must end.
+#: An attacker's delay before it reconnects, and the time limit for the end of the good jobs, in seconds.
 RETRY_SECONDS: Final = 0.1
 END_SECONDS: Final = 60.0
-#: Addresses of the clients. nginx as shipped trusts 127.0.0.1 only.
+#: The clients' addresses. The shipped nginx configuration trusts only 127.0.0.1.
 GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
-#: What must hold: the live lines' p99 as a multiple of the quiet one, seconds for ``/healthz`` (p99), seconds of a
-#: search (p99) beyond three times the quiet p99, and megabytes by which all workers together may grow.
+#: Limits: the live lines' p99 as a multiple of the quiet one, ``/healthz`` p99 in seconds, seconds of a search's p99
+#: beyond three times the quiet one, and the growth of all workers together in megabytes.
 BOUNDS: Final[Mapping[str, float]] = {
     "times as late": 5.0,
     "healthz p99, s": 0.3,
     "searches beyond 3 x quiet, s": 0.3,
     "workers grow by MB": 300.0,
 }
-#: A placeholder in an attack's request for a number of as many digits, which differs each time.
+#: A placeholder in an attack's request for a number with as many digits, different each time.
 NUMBER: Final = b"7777777"
 
-#: The command of a good job: it prints the time at a given rate, until a file exists.
+#: The command of a good job: prints the time at a given rate, until a file exists.
 EMITTER: Final = """
 import os, sys, time
 while not os.path.exists(sys.argv[1]):
@@ -96,7 +96,7 @@ class Attack(NamedTuple):
 
 
 def attacks(reader: str, writer: str) -> list[Attack]:
-    """All attacks, with the two tokens."""
+    """All attacks, using the two tokens."""
 
     def get(path: str, token: str = reader, more: str = "Connection: close\r\n") -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{more}\r\n".encode()
@@ -182,7 +182,7 @@ def write_evil_lines(url: str, stop: Any) -> None:
 
 
 class ClientEndpoint:
-    """nginx or the service itself, for clients that connect from the address ``source``."""
+    """nginx or the service itself, for clients with the address ``source``."""
 
     def __init__(self, server: Service | Nginx, source: str) -> None:
         self._server = server
@@ -192,7 +192,7 @@ class ClientEndpoint:
         self.logs = server.logs
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection that speaks HTTP/1.1."""
+        """An HTTP/1.1 connection."""
         if isinstance(self._server, Nginx):
             return self._server.connect(timeout, self._source)
         return socket.create_connection((self._server.host, self._server.port), timeout, (self._source, 0))
@@ -201,8 +201,8 @@ class ClientEndpoint:
 def work_together(chosen: Sequence[Attack], *args: Any, contend: bool) -> None:
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        # The attacks have 1,300 threads. At idle priority 40 of them weigh more than a process that searches. In a
-        # session of their own, which is a group to the scheduler, all of them weigh as much as one process at nice 19.
+        # The attacks have 1,300 threads. At idle priority, 40 of them outweigh a process that searches. In their own
+        # session, which the scheduler treats as a group, all of them weigh as much as one process at nice 19.
         os.setsid()
         with contextlib.suppress(OSError):
             Path("/proc/self/autogroup").write_text("19")
@@ -234,9 +234,9 @@ def work(attack: Attack, endpoint: ClientEndpoint, stop: Any, results: Any) -> N
 
 
 def _once(attack: Attack, endpoint: ClientEndpoint, stop: Any) -> str:
-    """Opens one connection. Returns the answer's status, or which side ended it."""
+    """Makes one connection. Returns the answer's status, or which side closed it."""
     with endpoint.connect(GIVE_UP_SECONDS) as sock:
-        # The server stops reading while it has an answer that nobody reads.
+        # The server stops reading while its answer is not read.
         with contextlib.suppress(TimeoutError):
             sock.sendall(attack.request.replace(NUMBER, b"%07d" % random.randrange(10 ** len(NUMBER))))
         ends = time.monotonic() + attack.stay
@@ -254,7 +254,7 @@ def _once(attack: Attack, endpoint: ClientEndpoint, stop: Any) -> str:
 
 
 class TimedViewer(ReconnectingViewer):
-    """A viewer that records when each line came, and its delay in seconds."""
+    """A viewer that records when each line arrived, and its delay in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results:
 
 
 class Runners:
-    """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
+    """``chronoverse run`` for each good job until :meth:`stop`: the first publishes to the store, others over HTTP."""
 
     def __init__(self, directory: Path, store: str, endpoint: Service | Nginx, token: str, rate: int = RATE) -> None:
         self._stop = directory / "stop"
@@ -314,7 +314,7 @@ class Probe:
         self._pids = service.worker_pids()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True)
-        #: The monotonic time of each measurement, with the seconds of the answer, and with the bytes of all workers.
+        #: The monotonic time of each measurement, with the response time, and with all workers' memory in bytes.
         self.seconds: list[tuple[float, float]] = []
         self.memory: list[tuple[float, int]] = []
 
@@ -411,7 +411,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "attackers' answers": answers,
         "good viewers' answers": [answers for _, _, _, answers, _ in results],
         "numbers lost, doubled or out of order": sum(wrong for _, wrong, _, _, _ in results),
-        # The last number is that of the end.
+        # The last number is the end's.
         "all viewers have all lines": [
             lines == [job["lines"] + 1] for (_, _, lines, _, _), job in zip(results, jobs, strict=True)
         ],

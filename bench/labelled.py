@@ -1,10 +1,10 @@
-"""Failures whose telling lines somebody has marked: reads them, learns the weights of causes, and measures.
+"""Failures with labelled telling lines: reads them, learns the weights of causes, and measures.
 
-``python -m bench.causes --data DIR`` uses it. ``DIR/SET/NAME.log`` is a failed run, ``NAME.good.log`` a good one, if
-there is any, and ``NAME.json`` has the marked lines: ``{"expected_ranges":[[from,to],…],"source":"…"}``.
+Used by ``python -m bench.causes --data DIR``. ``DIR/SET/NAME.log`` is a failed run, ``NAME.good.log`` an optional good
+one, and ``NAME.json`` has the labelled lines: ``{"expected_ranges":[[from,to],…],"source":"…"}``.
 
 A line's features and its place are indices in ``chronoverse.joblog.causes.WEIGHTS``. The probability of a line is the
-softmax of its score among all lines with a signal. Learning maximizes the probability of the marked lines: for
+softmax of its score among all lines with a signal. Learning maximizes the probability of the labelled lines: for
 ``line`` of these lines themselves, for ``screen`` of all lines within :data:`NEAR` lines of them.
 """
 
@@ -39,7 +39,7 @@ class Labelled(NamedTuple):
 
     @property
     def project(self) -> str:
-        """The run's project. Runs of a project share lines, so either all of them are learned from, or all measured."""
+        """The run's project. Its runs share lines, so either all are used for learning, or all are measured."""
         parts = self.name.split("__") if self.kind == "logchunks" else self.name.split("_")
         whole = self.kind in ("treeherder", "cidiff-dump")
         name = "__".join(parts[:2]) if self.kind == "logchunks" else re.sub(r"-(v2-)?\d+$", "", parts[-1])
@@ -51,7 +51,7 @@ def labelled(directory: Path) -> Iterator[Labelled]:
         kind = path.parent.name
         good = [each for each in [path.with_name(f"{path.stem}.good.log")] if each.exists()]
         if kind == "cidiff-dump":
-            # All are runs of two workflows, so the nearest four good runs of the workflow are good runs of each.
+            # All are runs of two workflows, so each gets its workflow's four nearest good runs.
             others = [
                 each for each in path.parent.glob(f"{path.stem.split('_run')[0]}_run*.good.log") if each not in good
             ]
@@ -73,7 +73,7 @@ def _messages(path: Path) -> list[str]:
 
 
 class Example(NamedTuple):
-    """A run's lines with a signal, each with its features; and ``rows``, which count them by their weights' indices."""
+    """A run's lines with a signal and their features. ``rows`` count these lines by their weights' indices."""
 
     run: Labelled
     lines: list[tuple[int, frozenset[int]]]
@@ -115,7 +115,7 @@ def learn(examples: Sequence[Example]) -> list[tuple[int, int]]:
 def _descend(
     logs: Sequence[Sequence[tuple[tuple[int, ...], tuple[int, int, int]]]], shares: Sequence[float], column: int
 ) -> list[float]:
-    """The weights of one column, by Adam, which needs no library."""
+    """The weights of one column, by Adam without a library."""
     weights, means, squares = ([0.0] * len(WEIGHTS) for _ in range(3))
     for step in range(1, STEPS + 1):
         slopes = [PENALTY * weight for weight in weights]
@@ -139,7 +139,7 @@ def _descend(
 
 
 def folds(examples: Sequence[Example]) -> Iterator[tuple[Weights, list[Example]]]:
-    """For each fifth of the projects: the weights learned from the other four, and the runs of the fifth."""
+    """For each fifth of the projects: weights learned from the other four, and the fifth's runs."""
     order = sorted({each.run.project for each in examples}, key=lambda name: zlib.crc32(name.encode()))
     parts = [[each for each in examples if order.index(each.run.project) % FOLDS == part] for part in range(FOLDS)]
     for part in parts:
@@ -147,7 +147,7 @@ def folds(examples: Sequence[Example]) -> Iterator[tuple[Weights, list[Example]]
 
 
 class Outcome(NamedTuple):
-    """Whether a run's first screen shows a marked line, whether its most telling line is one, and how sure that was."""
+    """Whether a run's first screen shows a labelled line, whether its top line is labelled, and the confidence."""
 
     kind: str
     screen: bool
@@ -157,7 +157,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(run: Labelled, first: int, telling: int, is_high: bool) -> Outcome:
-    """The outcome of a cause; ``end`` is whether the last screen shows a marked line."""
+    """The outcome of a cause; ``end`` is whether the last screen shows a labelled line."""
 
     def shows(top: int) -> bool:
         return not run.marked.isdisjoint(range(max(top, 1), max(top, 1) + SCREEN))

@@ -1,4 +1,4 @@
-"""Scenarios in which viewers wait for lines: burst, paced, idle, many, delay."""
+"""Scenarios with viewers that wait for lines: burst, paced, idle, many, delay."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from bench.peers.starlette import SseStarlette
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
 
-#: Seconds in which all viewers must connect and a slow peer must deliver everything. Then the round is cut off.
+#: Time limit in which all viewers must connect and a slow peer must deliver everything, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 
 RATE: Final = Metric("deliveries_per_s", "lines delivered", "per second", more=True)
@@ -68,7 +68,7 @@ def delay(side: Side, quick: bool) -> Round:
     return run(side, 1, Plan(150 if quick else 550, rate=50, batch=50), warm=50)
 
 
-#: Lines of a burst. nchan, and peers with one reader for each viewer, would take minutes for all 20,000.
+#: Lines of a burst. nchan, and peers with one reader per viewer, would take minutes for all 20,000.
 _BURST: Final = {"chronoverse": 20_000, "floor": 20_000, "nchan": 1_000}
 _FEW: Final = 300
 

@@ -1,4 +1,4 @@
-"""The load generator: many viewers in one process, with raw sockets on one epoll. It checks every byte of each."""
+"""The load generator: many viewers in one process, with raw sockets on one epoll. It checks every received byte."""
 
 import contextlib
 import gc
@@ -14,21 +14,20 @@ from bench.delays import Delays
 from bench.machine import raise_limits
 from bench.reference import Grammar, Reference, Wrong
 
-#: Bytes of one read: more than any peer writes at once.
+#: Bytes of one read, more than any peer writes at once.
 READ_BYTES: Final = 1 << 20
-#: Seconds for which the viewers read on after their last lines, so that an additional line is noticed.
+#: How long viewers continue to read after their last lines, to detect extra lines, in seconds.
 SETTLE_SECONDS: Final = 0.25
-#: Viewers use so many addresses, from 127.0.0.2 on. One address has 28,000 ports, and a used port is blocked for a
-#: minute.
+#: Number of client addresses, from 127.0.0.2. Each has 28,000 ports, and a used port is blocked for a minute.
 SOURCES: Final = 8
-#: Linux's number of this option; Python 3.11 has no name for it. The port is then chosen at connect(), and must differ
-#: only from ports of connections to the same address.
+#: Linux's number of this option; Python 3.11 has no name for it. connect() then chooses the port, which must differ
+#: only from those of connections to the same address.
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 @dataclass(frozen=True)
 class Target:
-    """The address of a job's stream. ``headers`` are complete lines, each with its CR LF."""
+    """The address of a job's stream. ``headers`` are complete lines including CR LF."""
 
     host: str
     port: int
@@ -36,17 +35,17 @@ class Target:
     headers: str = ""
 
     def request(self, more: str) -> bytes:
-        """The request of one viewer."""
+        """A viewer's request."""
         head = f"GET {self.path} HTTP/1.1\r\nHost: {self.host}\r\nAccept: text/event-stream\r\n"
         return f"{head}{self.headers}{more}\r\n".encode()
 
 
 @dataclass(frozen=True)
 class Load:
-    """The viewers, and the lines that each must get: those after line ``after``, up to line ``last``.
+    """The viewers, and the lines that each must receive: after line ``after``, up to line ``last``.
 
-    With ``lead`` one viewer reads everything first, and the others are compared with it. ``window``: how many may be
-    connecting at once. Lines up to ``warm`` are not timed.
+    With ``lead``, one viewer reads everything first, and the others are compared with it. ``window`` is the number of
+    concurrent connects. Lines up to ``warm`` are not timed.
     """
 
     targets: list[Target]
@@ -65,10 +64,10 @@ class Load:
 
 @dataclass
 class Report:
-    """What the viewers received: seconds, lines. Delays are milliseconds from sending a line to receiving it.
+    """The viewers' results. Delays are milliseconds from sending a line to receiving it.
 
-    ``share`` is how much of one core the generator itself used between the first and the last line, and
-    ``whole_share`` from the first connect on.
+    ``share`` is the generator's own CPU time as a share of one core, between the first and the last line, and
+    ``whole_share`` from the first connect.
     """
 
     viewers: int = 0
@@ -102,7 +101,7 @@ class Viewer:
 
 
 class ViewerLoop:
-    """All viewers of one :class:`Load`. ``say`` gets the messages ``begun``, ``ready`` and ``done``."""
+    """All viewers of a :class:`Load`. ``say`` is called with the messages ``begun``, ``ready`` and ``done``."""
 
     def __init__(self, load: Load, say: Connection) -> None:
         self.load = load
@@ -122,7 +121,7 @@ class ViewerLoop:
         self._cpu_began = self._cpu_first = self._cpu_last = 0.0
 
     def run(self) -> Report:
-        """Connects, receives and closes. Ends when all viewers have their last line, or after ``seconds``."""
+        """Connects, receives and closes. Ends when all viewers have received their last line, or after ``seconds``."""
         load = self.load
         if load.lead:
             self._run_lead()
@@ -224,7 +223,7 @@ class ViewerLoop:
             self._say.send(("ready", time.monotonic() - self._began))
 
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
-        """Removes a viewer. An empty ``why`` means that the viewer has received everything."""
+        """Removes a viewer. An empty ``why`` means that it has received everything."""
         report = self.report
         viewer.request = b""
         self._epoll.unregister(viewer.sock.fileno())
@@ -238,7 +237,7 @@ class ViewerLoop:
             self._settle(viewer)
 
     def _run_lead(self) -> None:
-        """Runs the lead: one viewer for each job, which reads everything before the others start."""
+        """Runs the leads: one viewer per job, which reads everything before the others start."""
         for job, target in enumerate(self.load.targets):
             stream = Stream(self._references[job], self.load.after)
             with socket.create_connection((target.host, target.port), timeout=self.load.seconds) as sock:
@@ -270,9 +269,9 @@ class ViewerLoop:
 
 
 def generate(load: Load, say: Connection) -> None:
-    """The process of the load generator. Sends ``begun``, ``ready``, ``done``, and then the report; or ``failed``."""
+    """The load generator's process. Sends ``begun``, ``ready``, ``done``, and then the report; or ``failed``."""
     raise_limits()
-    # This code makes no reference cycles, and a garbage collection would look like a delay.
+    # This code creates no reference cycles, and a garbage collection would look like a delay.
     gc.disable()
     try:
         say.send(("report", ViewerLoop(load, say).run()))

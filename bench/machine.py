@@ -1,4 +1,4 @@
-"""Facts about this machine and its processes from the kernel: cores, CPU time, memory."""
+"""Kernel statistics of this machine and its processes: cores, CPU time, memory."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """Kilobytes. ``anon`` is private memory; ``rss`` also counts files and shared memory."""
+    """Kilobytes. ``anon`` is private memory; ``rss`` includes files and shared memory."""
 
     rss: int
     anon: int
@@ -50,7 +50,7 @@ def children(pid: int) -> list[int]:
 
 
 def describe() -> dict[str, Any]:
-    """What a reader of the results needs to know about this machine."""
+    """The machine's description for readers of the results."""
     model = ""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""One round of one peer: viewers in one process and the producer in another. Measures the peer's CPU and memory."""
+"""One round of one peer: viewers in one process, the producer in another. Measures the peer's CPU time and memory."""
 
 import multiprocessing
 import threading
@@ -14,9 +14,9 @@ from bench.peers.base import Peer
 from bench.processes import Failed
 from bench.produce import Plan, produce
 
-#: Seconds after a process's own deadline in which it must report.
+#: How long after its own deadline a process must report, in seconds.
 GRACE_SECONDS: Final = 60.0
-#: The share of a core above which the generator may have been slower than the peer.
+#: The share of a core above which the generator, and not the peer, may be the bottleneck.
 BUSY: Final = 0.9
 
 _spawn = multiprocessing.get_context("spawn")
@@ -28,7 +28,7 @@ class Generator:
     def __init__(self, load: Load) -> None:
         self._pipe, theirs = _spawn.Pipe()
         self._seconds = load.seconds + GRACE_SECONDS
-        #: The messages so far: each word with its value.
+        #: The messages so far: word to value.
         self._messages: dict[str, Any] = {}
         self.process = _spawn.Process(target=generate, args=(load, theirs), daemon=True)
         self.process.start()
@@ -37,7 +37,7 @@ class Generator:
     def wait(self, word: str) -> Any:
         """Waits for a message, and returns its value.
 
-        ``word`` is ``begun``, ``ready`` (whose value is None when the time was up before), ``done`` or ``report``.
+        ``word`` is ``begun``, ``ready`` (with the value None if the time limit expired first), ``done`` or ``report``.
 
         Raises :class:`Failed`.
         """
@@ -68,7 +68,7 @@ class Generator:
 
 
 class Peak(threading.Thread):
-    """The peak memory of processes during a ``with`` block, in kilobytes. It is measured from time to time."""
+    """The peak memory of processes during a ``with`` block, in kilobytes, sampled periodically."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__(daemon=True)
@@ -91,7 +91,7 @@ class Peak(threading.Thread):
 
 
 class Producer:
-    """Runs the producer in another process. After the constructor its jobs are open."""
+    """Runs the producer in another process. The constructor returns once its jobs are open."""
 
     def __init__(self, peer: Peer, plan: Plan, seconds: float = GRACE_SECONDS) -> None:
         self._pipe, theirs = _spawn.Pipe()
@@ -113,7 +113,7 @@ class Producer:
         self._pipe.send("go")
 
     def took(self) -> float:
-        """Waits until everything is published. Returns the seconds that it took."""
+        """Waits until everything is published. Returns the duration in seconds."""
         seconds: float = self._receive("how long it took")
         return seconds
 
@@ -133,7 +133,7 @@ def closing(*what: Generator | Producer) -> Iterator[None]:
 
 
 def stored(peer: Peer, plan: Plan) -> float:
-    """Publishes the plan's lines while nobody watches. Returns the seconds that it took."""
+    """Publishes the plan's lines without viewers. Returns the duration in seconds."""
     producer = Producer(peer, plan)
     with closing(producer):
         producer.go()
@@ -141,7 +141,7 @@ def stored(peer: Peer, plan: Plan) -> float:
 
 
 def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
-    """Viewers connect first, and then lines are published. CPU time is counted until the last viewer has all lines."""
+    """Viewers connect before lines are published. CPU time is measured until the last viewer has all lines."""
     before = memory(peer.pids.workers)
     producer = Producer(peer, plan, load.seconds)
     with closing(producer):
@@ -171,7 +171,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
 
 
 def watched(peer: Peer, load: Load) -> dict[str, Any]:
-    """Viewers read stored lines. Time and CPU are counted from the first connection."""
+    """Viewers read stored lines. Time and CPU are measured from the first connection."""
     before = memory(peer.pids.workers)
     generator = Generator(load)
     with closing(generator):
@@ -192,7 +192,7 @@ def watched(peer: Peer, load: Load) -> dict[str, Any]:
 
 
 def result(report: Report, cpu: float, store: float, seconds: float) -> dict[str, Any]:
-    """The results that every round has."""
+    """The results of every round."""
     deliveries = max(report.deliveries, 1)
     return asdict(report) | {
         "deliveries_per_s": report.deliveries / max(report.span_seconds, 1e-9),

@@ -1,14 +1,14 @@
-"""Checks the tests: plants random defects, one at a time, and tells which ones the default run of the tests finds.
+"""Checks the tests: plants random defects, one at a time, and reports which ones the default test run finds.
 
     make mutants SEED=1 SAMPLE=30
     make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live"
 
 cosmic-ray, in its own virtual environment, plants the defects in Python. :data:`LUA`, :data:`SCRIPT` and the removal of
-statements add others. First, the whole default run notes which functions each test calls (:mod:`bench.calls`). Then,
+statements add others. First, the whole default run records which functions each test calls (:mod:`bench.calls`). Then,
 for each defect, the tests that call its function run until one fails: those of its package first, the fastest files
 first. A defect survives if no test fails in up to ``--seconds`` of such tests.
 
-Prints the survivors' diffs, and how many defects were found, by package. Leaves out survivors in :data:`EQUIVALENT`.
+Prints the survivors' diffs, and the number of defects found, by package. Omits survivors in :data:`EQUIVALENT`.
 Plants no defects in log messages, in ``__repr__``, or in the numbers of constants and defaults, which are choices.
 """
 
@@ -33,24 +33,24 @@ import cosmic_ray.mutating
 import cosmic_ray.plugins
 
 ROOT: Final = Path(__file__).parents[1]
-#: Seconds for the tests of one defect. A defect that makes tests hang counts as found.
+#: Timeout of a defect's tests, in seconds. A defect that makes tests hang is found.
 TEST_SECONDS: Final = 240
-#: A defect's first tests, of up to this many seconds (as noted), run alone, so that they need not import the others.
+#: A defect's first tests, up to this many recorded seconds, run alone, so that they need not import the others.
 FIRST_SECONDS: Final = 8.0
-#: The files that defects are planted in, unless others are named: those that make decisions.
+#: The default files for defects: those that make decisions.
 DECIDES: Final = (
     *("joblog/", "auth/rights", "auth/tokens", "store/replies", "store/scripts", "history/"),
     *("archive/codec", "archive/manifest", "archive/importing", "archive/redaction"),
     *("live/feed", "live/tail", "live/viewer", "live/replay", "web/guards", "web/otlp", "web/routes/wait"),
     *("runner/spool", "runner/publisher"),
 )
-#: The folders of ``tests/`` that come first for a defect in a package, if not the folder with the package's name.
+#: The folders of ``tests/`` that come first for a package's defects, if not the folder with its name.
 NEAR: Final = {
     "store/scripts": ["store", "archive", "live"],
     "web/static/client": ["page", "clients"],
     "web/static": ["page"],
 }
-#: Patterns in Lua, and what replaces the first group.
+#: Patterns in Lua, and the replacements of their first groups.
 LUA: Final = (
     (r"(==)", "~="),
     (r"(~=)", "=="),
@@ -65,7 +65,7 @@ LUA: Final = (
     (r"(not )", ""),
     (r"^ *(redis\.call\([^()]*\))$", "local _"),
 )
-#: The same for JavaScript.
+#: Patterns in JavaScript.
 SCRIPT: Final = (
     (r"(===)", "!=="),
     (r"(!==)", "==="),
@@ -80,82 +80,82 @@ SCRIPT: Final = (
     (r"(!)[\w(]", ""),
     (r"^ *([\w.]+\([^()]*\);)$", ";"),
 )
-#: cosmic-ray's operators whose defects mostly change nothing, or make Python refuse the file.
+#: cosmic-ray's operators whose defects mostly change nothing, or are syntax errors.
 LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
 #: The text before a value that is only a check or a hint.
 FLAGS: Final = re.compile("(strict|usedforsecurity|daemon|slots)=$")
-#: Defects that change nothing that anybody could see: the file, and the line with the defect.
+#: Defects without any visible effect: the file, and the line with the defect.
 EQUIVALENT: Final = {
     # -1 ms becomes 0 at the end of the function.
     ("joblog/timelines.py", "if min(pauses) < -1 or max(pauses) >= 40_000:"),
-    # No entry: the maximum with other numbers follows.
+    # No entry: a maximum with other numbers follows.
     ("store/replies.py", "last = min(entry_number(last_id), MAX_NUMBER) if last_id else -1"),
     # The byte before the last newline is a bracket.
     ("archive/codec.py", 'if text.rfind(b"\\n", 0, ~1) > 2 * FRAME_BYTES:'),
-    # Any text that is too long is refused, and the bound of the memory is one byte higher.
+    # Any text that is too long is rejected; the memory limit is one byte higher.
     (
         "archive/codec.py",
         "text = decompressor.decompress(data[offset : offset + frame.size], max_length=frame.text_size + 2)",
     ),
-    # It saves work only: no line outside of the range is changed.
+    # Only an optimization: lines outside the range are never changed.
     (
         "archive/codec.py",
         "lines = text.splitlines() if numbers.start <= frame.last or frame.first < numbers.stop else []",
     ),
-    # Choices of tuning: when a lease is renewed, and after which line a segment is cut.
+    # Tuning: when a lease is renewed, and after which line a segment is cut.
     ("runner/publisher.py", "self._renew_seconds = self.lease_seconds / 2"),
     ("live/replay_cache.py", "cut = size > MAX_SEGMENT_BYTES"),
-    # Three bytes are looked at, and the general way reads what the quick one does.
+    # Three bytes are examined, and the general path reads the same as the fast one.
     (
         "joblog/line_splitter.py",
         "length = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 5 if 0xF0 <= byte < 0xF5 else 1",
     ),
-    # Versions begin at 0.
+    # Versions start at 0.
     ("live/feed.py", "self._job_version = -1"),
-    # So short an answer does not count.
+    # Such a short answer is not limited.
     ("web/guards/memory.py", "size = (response.calculate_content_length() or 0) if has_bytes else -1"),
-    # The quick way, or what saves work. The general way gives the same.
+    # A fast path or optimization. The general path gives the same result.
     (
         "web/otlp/decoding.py",
         "if count > 1 and len(content) < 1 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):",
     ),
     ("history/scans/matches.py", "if self._following_count == self._leading_count == -1:"),
     ("history/scans/profile_scan.py", "lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 3))"),
-    # Severities below 17 mean the same.
+    # All severities below 17 are equivalent.
     ("web/otlp/columns.py", "severities = self.severities or repeat( 1)"),
     # The version is a small number.
     ("joblog/timelines.py", "if max(*values[ 0:7], *largest) > _LARGEST:"),
-    # Entries in sequence have no gap that could begin there.
+    # Entries in sequence have no gap that could start there.
     ("live/replay_cache.py", "segment = make_segment(entries, cursor, 0, line_filter) if entries else None"),
-    # Numbers ascend.
+    # Numbers are ascending.
     (
         "joblog/timelines.py",
         "is_next = run.shortest is None or following is None or following.number <= there.number + 1",
     ),
     # Any number is lower than the default.
     ("joblog/shapes.py", "if number < self.first.get(shape, number + 2):"),
-    # No text is lower than an empty one.
+    # No string is less than an empty one.
     ("joblog/terminal.py", 'colour_is_on = parameters.strip("0") > ""'),
     # start never exceeds the length.
     ("joblog/model.py", "while start != len(messages):"),
-    # A job that is not known is read from the store.
+    # An unknown job is read from the store.
     ("live/replay.py", "self._known_job = self._known_job or self.finished and (feed.job if feed else None)"),
-    # It is compared with a monotonic clock that is later.
+    # Compared with a later monotonic clock.
     ("web/guards/connection.py", "self._made_room_at = -1.0"),
     # Sizes are only compared with each other.
     (
         "joblog/summary.py",
         "hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 2",
     ),
-    # The way for longer numbers reads one of a single byte as well.
+    # The path for longer numbers also reads single bytes.
     ("web/otlp/decoding.py", "if size > 126:"),
-    # A choice: the bounds of a message and of the whole summary remain.
+    # Tuning: the limits of a message and of the whole summary remain.
     ("joblog/summary.py", "MESSAGE_SHARE: Final = 2 / 16"),
 }
 
 
 class Defect(NamedTuple):
-    """A file below ``chronoverse/``. ``clean`` and ``text`` are the whole file, without and with the defect."""
+    """A file below ``chronoverse/``. ``clean`` and ``text`` are its whole content, without and with the defect."""
 
     path: str
     line: int
@@ -194,7 +194,7 @@ def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
 
 
 def plant(source: str, place: tuple[int, int], name: str, number: int) -> str:
-    """The file with the defect."""
+    """The file's content with the defect."""
     if name == "remove":
         lines = source.splitlines(keepends=True)
         lines[place[0] - 1 : number] = [lines[place[0] - 1][: place[1]] + "pass\n"]
@@ -204,7 +204,7 @@ def plant(source: str, place: tuple[int, int], name: str, number: int) -> str:
 
 
 def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: str) -> Iterator[tuple[int, int, str]]:
-    """Yields the line and column of each defect of a script, and the file with the defect."""
+    """Yields the line and column of each defect of a script, and the file's content with it."""
     at = 0
     for number, line in enumerate(source.splitlines(keepends=True), 1):
         for pattern, new in patterns:
@@ -215,7 +215,7 @@ def text_defects(source: str, patterns: tuple[tuple[str, str], ...], comment: st
 
 
 def choose(seed: int, size: int, words: Sequence[str]) -> list[Defect]:
-    """``size`` random places, each with one of the defects possible there."""
+    """``size`` random places, each with one of its possible defects."""
     choice = random.Random(seed)
     places: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
     for path in sorted((ROOT / "chronoverse").rglob("*")):
@@ -244,7 +244,7 @@ def choose(seed: int, size: int, words: Sequence[str]) -> list[Defect]:
 
 
 class Calls:
-    """What :mod:`bench.calls` has noted."""
+    """The records of :mod:`bench.calls`."""
 
     def __init__(self, notes: str) -> None:
         self._callers: dict[tuple[str, int], set[str]] = {}
@@ -278,7 +278,7 @@ class Calls:
             for (path, line), names in self._callers.items():
                 if path == defect.path and line == max(starts, default=line):
                     calling |= names
-            # A process with an environment of its own notes nothing.
+            # A process with its own environment records nothing.
             calling = calling or {name for name in self._files if name.split("/")[1] in near}
         chosen = {
             file: {name: seconds for name, seconds in tests.items() if {file, name} & calling}
@@ -300,7 +300,7 @@ class Calls:
 
 
 def run_tests(tree: Path, python: str, *arguments: str, **environ: str) -> bool:
-    """Whether a test fails in ``tree``."""
+    """Whether any test fails in ``tree``."""
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "sitecustomize", *arguments]
     environ = os.environ | {"PYTHONPATH": str(tree)} | environ
     with subprocess.Popen(
@@ -314,7 +314,7 @@ def run_tests(tree: Path, python: str, *arguments: str, **environ: str) -> bool:
 
 
 def copy_tree(directory: Path) -> None:
-    """Copies the tree to ``directory``, without files that git ignores."""
+    """Copies the tree to ``directory``, except files that git ignores."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (ROOT / name).is_file():

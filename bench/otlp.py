@@ -1,7 +1,7 @@
-"""How late the lines of three jobs come to 50 viewers beside senders of log records: ``python -m bench.otlp``.
+"""Delays of three jobs' lines at 50 viewers, under load from senders of log records: ``python -m bench.otlp``.
 
-In rounds: in quiet, and beside the senders (or with ``--publishers`` so many runners over HTTP), which have idle
-priority.
+Rounds alternate between quiet and load from the senders, or with ``--publishers`` from that many runners over HTTP. The
+load has idle priority.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from tests.support.servers import running
 from tests.support.service import ROOT, Service, serving
 from tests.web.otlp.messages import record, request
 
-#: Records of a request, as SDKs and the shipped configurations of collectors have them.
+#: Records per request, as SDKs and the shipped collector configurations send them.
 BATCH = 512
-#: Seconds of quiet, and then beside the senders.
+#: Seconds of quiet, and of load.
 TURN_SECONDS = 3.0
-#: The command of a publisher: it prints until a monotonic time.
+#: A publisher's command: prints until a monotonic time.
 PRINTER = """
 import sys, time
 while time.monotonic() < float(sys.argv[1]):
@@ -51,7 +51,7 @@ def send(service: Service, requests: Iterable[bytes]) -> None:
 
 
 def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: float) -> None:
-    """The process of a sender. It puts into ``sent`` how many records a second were taken until ``ends_at``."""
+    """A sender's process. Puts into ``sent`` the accepted records per second until ``ends_at``."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     records = [
         record(f"{NUMBER.decode()} GET /workflows/wf_1/jobs/job_1/logs?limit=100 200", x=n) for n in range(BATCH)
@@ -73,7 +73,7 @@ def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: flo
 
 
 def publish_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
-    """The process of a publisher. It puts into ``sent`` how many lines of 100 bytes a second its runner published."""
+    """A publisher's process. Puts into ``sent`` the published lines of 100 bytes per second."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     began = time.monotonic()
     argv = ("run", "--workflow", "bench", "--job", job, "--server", service.url, "--", sys.executable, "-c", PRINTER)
@@ -86,7 +86,7 @@ def publish_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
 
 
 def beside(senders: int, rounds: int, rate: int, records_per_second: int | None, publishers: int) -> None:
-    """Measures how late lines are, in turn in quiet and beside the senders. By default these send all the time."""
+    """Measures the delay of lines, alternately in quiet and under load. By default the senders never pause."""
     interval = senders * BATCH / records_per_second if records_per_second else 0.0
     work = publish_on if publishers else partial(send_on, interval=interval)
     senders = publishers or senders

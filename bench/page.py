@@ -1,4 +1,4 @@
-"""The page at its limits: five million lines, 2,000 lines a second for a minute, many jobs; with 1 GB for the store."""
+"""The page at its limits: five million lines, 2,000 lines/s for a minute, many jobs, and a store limited to 1 GB."""
 
 import random
 import sys
@@ -29,7 +29,7 @@ JOBS: Final = 2000
 JOB_LINES: Final = 500
 BATCH: Final = 500
 
-#: In every frame, checks all rows of the page and collects those that are wrong, until it is stopped.
+#: Checks all rows of the page in every frame and collects wrong ones, until stopped.
 _WATCH: Final = """(expected) => {
     window.watch = { wrong: [], frames: 0, rows: 0, blank: 0, longest: 0, on: true };
     new PerformanceObserver((list) => {
@@ -53,7 +53,7 @@ _WATCH: Final = """(expected) => {
     check();
 }"""
 
-#: Moves the scroll bar from one end to the other and back, a little in every frame.
+#: Moves the scroll bar gradually from one end to the other and back.
 _DRAG: Final = """async (steps) => {
     const log = document.getElementById("log");
     const frame = () => new Promise(requestAnimationFrame);
@@ -68,7 +68,7 @@ def message(number: int) -> str:
 
 
 def report(what: str, value: object, within: bool | None = None) -> None:
-    """Prints one measurement, and whether it is good enough."""
+    """Prints a measurement, and whether it is within its limit."""
     verdict = "" if within is None else "  ok" if within else "  NOT AS IT SHOULD BE"
     print(f"{what:<58} {value}{verdict}", flush=True)
 
@@ -81,7 +81,7 @@ def batches(count: int) -> Iterator[list[Line]]:
 
 
 def heap(tab: Tab, *, collect: bool) -> float:
-    """The megabytes of the page's JavaScript heap."""
+    """Size of the page's JavaScript heap, in megabytes."""
     session = tab.page.context.new_cdp_session(tab.page)
     if collect:
         session.send("HeapProfiler.collectGarbage")
@@ -157,7 +157,7 @@ def big(browser: Browser, service: Service, store: Store) -> None:
 
 
 def search(tab: Tab) -> None:
-    """Measures the first match, which is far away, and counting all matches."""
+    """Measures the time to the first match, which is far away, and to the count of all matches."""
     tab.page.evaluate("location.hash = 'L1'")
     wait_shown(tab, 1)
     started = time.monotonic()
@@ -168,7 +168,7 @@ def search(tab: Tab) -> None:
 
 
 def write_live(store: Store, attempt: Attempt, stop: threading.Event) -> None:
-    """Writes RATE lines a second for SECONDS seconds, and then the end."""
+    """Writes RATE lines per second for SECONDS seconds, and then the end."""
     started, number = time.monotonic(), 1
     while number <= RATE * SECONDS and not stop.is_set():
         due = int((time.monotonic() - started) * RATE) + 1
@@ -182,7 +182,7 @@ def write_live(store: Store, attempt: Attempt, stop: threading.Event) -> None:
 
 
 def live(browser: Browser, service: Service, store: Store) -> None:
-    """Measures a job that writes 2,000 lines a second."""
+    """Measures a job that writes 2,000 lines per second."""
     job = JobRef("acceptance", "live")
     attempt, stop = store.open(job, "token"), threading.Event()
     writer = threading.Thread(target=write_live, args=(store, attempt, stop))
@@ -227,7 +227,7 @@ def scroll_away(tab: Tab) -> None:
 
 
 def across(browser: Browser, service: Service, store: Store) -> None:
-    """Measures the list of workflows, a workflow of many jobs, and the search in all of them."""
+    """Measures the list of workflows, a workflow with many jobs, and a search in all of them."""
     for number in range(WORKFLOWS + JOBS):
         name = "many" if number >= WORKFLOWS else f"workflow-{number}"
         attempt = store.open(JobRef(name, f"job-{number}"), "token")
@@ -273,7 +273,7 @@ def store_last(store: Store, job: JobRef) -> int:
 
 
 def main(chosen: set[str]) -> None:
-    """Runs the parts that were named, or all."""
+    """Runs the named parts, or all."""
     with (
         tempfile.TemporaryDirectory(prefix="cv-") as scratch,
         running(Path(scratch) / "store") as server,

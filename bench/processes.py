@@ -1,4 +1,4 @@
-"""Servers that are started for a round. The kernel ends them when the benchmark ends."""
+"""Servers started for a round. The kernel ends them when the benchmark ends."""
 
 import contextlib
 import ctypes
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-#: Seconds in which a server must start, and stop, on a busy machine.
+#: Time limit for a server's start, and for its stop, on a busy machine, in seconds.
 START_SECONDS: Final = 30.0
-#: ``prctl``'s number for the signal that a process gets when its parent dies.
+#: ``prctl``'s number for the signal to a process whose parent dies.
 PR_SET_PDEATHSIG: Final = 1
 
 _libc = ctypes.CDLL(None)
@@ -29,14 +29,14 @@ def _die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """An unused port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Raises :class:`Failed` when it takes longer than :data:`START_SECONDS`."""
+    """Raises :class:`Failed` after :data:`START_SECONDS`."""
     deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -52,7 +52,7 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A directory for the files of one server. Its path is short enough for a unix socket."""
+    """A directory for one server's files. Its path is short enough for a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 

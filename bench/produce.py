@@ -1,4 +1,4 @@
-"""The producer: a process that writes every peer's lines at the same rate. Each line has the time of its sending."""
+"""The producer: a process that writes each peer's lines at the same rate. Each line contains its sending time."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from bench.reference import message
 
 #: The timestamp of every line. Delays are measured with the monotonic time in the text.
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
-#: Seconds to wait until the viewers are ready.
+#: Longest wait until the viewers are ready, in seconds.
 GO_SECONDS: Final = 180.0
 
 
 def line_json(text: str, number: int) -> bytes:
-    """The service's JSON of a line whose ``text`` needs no escapes: all peers send the same number of bytes."""
+    """The service's JSON of a line whose ``text`` needs no escapes. All peers send the same number of bytes."""
     return f'{{"timestamp":"{TIMESTAMP}","message":"{text}","sequence_num":{number},"stream":"stdout"}}'.encode()
 
 
 class Sink(Protocol):
-    """How to publish to a peer. Made in the benchmark's process and used in the producer's."""
+    """How to publish to a peer. Created in the benchmark's process and used in the producer's."""
 
     def open(self, jobs: range) -> None:
         """Prepares these jobs."""
@@ -29,14 +29,14 @@ class Sink(Protocol):
         """Publishes each (job, first number, texts), and waits until all are accepted."""
 
     def finish(self, jobs: range, last: int) -> None:
-        """Ends the jobs after line ``last``, if the peer has an end."""
+        """Ends the jobs after line ``last``, if the peer supports it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines 1 to ``last`` of ``jobs`` jobs, at ``rate`` a second each, or as many as possible with None.
+    """Lines 1 to ``last`` of ``jobs`` jobs, each with ``rate`` lines per second, or without limit if None.
 
-    One publish has at most ``batch`` lines, every ``tick`` seconds. ``end``: the jobs end after their last line.
+    One publish has at most ``batch`` lines, every ``tick`` seconds. With ``end``, jobs end after their last line.
     """
 
     last: int
@@ -53,13 +53,13 @@ class Plan:
 
 
 def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
-    """Yields (job, first number, count) of each publish at its time."""
+    """Yields (job, first number, count) of each publish when it is due."""
     if plan.rate is None:
         for first in range(1, plan.last + 1, plan.batch):
             for job in plan.range:
                 yield [(job, first, min(plan.batch, plan.last + 1 - first))]
         return
-    # In one order for all: line n of job j is the (n * jobs + j)th.
+    # A global order: line n of job j is the (n * jobs + j)th.
     step, done, total = 1 / (plan.rate * plan.jobs), 0, plan.last * plan.jobs
     began = time.monotonic()
     while done < total:
@@ -76,7 +76,7 @@ def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
 
 
 def produce(sink: Sink, plan: Plan, pipe: Connection) -> None:
-    """The process of the producer: sends ``open``, waits for the start, publishes, sends the seconds that it took."""
+    """The producer's process: sends ``open``, waits for the start, publishes, and sends the duration in seconds."""
     sink.open(plan.range)
     pipe.send("open")
     if not pipe.poll(GO_SECONDS):

@@ -1,4 +1,4 @@
-"""What every viewer of one job must receive: built once, from the first bytes that pass the strict check.
+"""The bytes that every viewer of a job must receive: built once, from the first that pass the strict check.
 
 A message: ``T=<ns> J=<job> N=<number> <filler>``. All viewers but the first are compared with ``memcmp``.
 """
@@ -8,9 +8,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Final
 
-#: Text after the numbers, so that a line is as long as the lines of builds (about 100 characters).
+#: Text after the numbers, which makes a line as long as those of builds (about 100 characters).
 FILLER: Final = "compiling module of many, with some text behind it, as builds print it"
-#: Bytes of a block, at most: more than any line has.
+#: Size limit of a block in bytes, above that of any line.
 MAX_BLOCK: Final = 4096
 
 _MESSAGE: Final = rb"T=(?P<stamp>[0-9]+) J=(?P<job>[0-9]+) N=(?P<number>[0-9]+) " + re.escape(FILLER.encode())
@@ -25,23 +25,23 @@ def message(stamp_ns: int, job: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class Grammar:
-    """How a peer frames its events. ``{data}`` in ``log`` is the line as JSON. ``noise``: blocks without a line."""
+    """A peer's framing of events. ``{data}`` in ``log`` is the line as JSON. ``noise``: blocks without a line."""
 
     log: bytes
     noise: bytes = rb"(?!)"
     newline: bytes = b"\n"
 
     def compiled(self) -> tuple["re.Pattern[bytes]", "re.Pattern[bytes]"]:
-        """Patterns of one log block and of one block of noise, both with the blank line at their end."""
+        """Patterns of one log block and of one block of noise, including the blank line at their end."""
         return re.compile(self.log.replace(b"{data}", _DATA)), re.compile(self.noise)
 
 
 class Wrong(Exception):
-    """Raised when received bytes differ from those that were sent."""
+    """Raised if received bytes differ from those sent."""
 
 
 class Reference:
-    """One job's bytes after line ``after``, up to line ``last``, as far as any viewer has received them."""
+    """A job's bytes after line ``after``, up to line ``last``, as far as any viewer has received them."""
 
     def __init__(self, grammar: Grammar, job: int, after: int, last: int) -> None:
         self.body = bytearray()
@@ -49,18 +49,18 @@ class Reference:
         self.after = after
         self.number = after
         self.last = last
-        #: Where the body ends once its last line is known.
+        #: The end of the body, once its last line is known.
         self.goal = 1 << 62
         self.ends: list[int] = [0]
         self.stamps: list[int] = [0]
-        #: Cached small reads: the viewer's position before, the bytes, its position afterwards.
+        #: Cached small reads: the viewer's position before, the bytes, its position after.
         self.memo: dict[int, tuple[int, bytes, int]] = {}
         self.blank = grammar.newline * 2
         self._newline = grammar.newline
         self._log, self._noise = grammar.compiled()
 
     def position(self, after: int) -> int:
-        """The position where the lines after ``after`` begin. The reference must reach there."""
+        """The position of the first line after ``after``, which the reference must have reached."""
         return self.ends[after - self.after]
 
     def lines_before(self, position: int) -> int:
@@ -77,7 +77,7 @@ class Reference:
         return self.stamps[least : bisect_right(self.ends, end)]
 
     def same(self, text: memoryview, position: int) -> int:
-        """How many leading bytes of ``text`` equal the body at ``position``. If some differ, only whole blocks."""
+        """Number of leading bytes of ``text`` that equal the body at ``position``; only whole blocks if some differ."""
         size = min(len(text), len(self.body) - position)
         if self.body.startswith(text[:size], position):
             return size
@@ -89,7 +89,7 @@ class Reference:
             index, matched = index + 1, end
 
     def noise(self, text: bytes, at: int) -> int:
-        """The length of the noise at ``at`` in ``text``: 0 when there is none, -1 when more bytes must decide."""
+        """Length of the noise at ``at`` in ``text``: 0 if there is none, -1 if more bytes are needed to decide."""
         if text.startswith(self._newline, at):
             return len(self._newline)
         if text.startswith(b":", at):

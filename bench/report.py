@@ -1,4 +1,4 @@
-"""The results of a run: a table on the terminal, a JSON file for each scenario, and one page for all."""
+"""A run's results: a table on the terminal, a JSON file per scenario, and one page for all."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ def number(value: float) -> str:
 
 
 def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
-    """Our values as multiples of each other side's: median, minimum and maximum over the rounds."""
+    """Our values as multiples of each other side's: median, minimum and maximum of the rounds."""
     ours = outcome.scenario.sides[0].name
     found: dict[str, dict[str, dict[str, float]]] = {}
     for other in outcome.sides():
@@ -80,7 +80,7 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
 
 
 def overview(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Markdown: one table of all scenarios, a row for each result and the peer that is best at it."""
+    """Markdown: one table of all scenarios, a row per result with the peer that is best at it."""
     rows = ["| | ours | best peer | its value | ratio | load generator |", "|---|---|---|---|---|---|"]
     runs: list[str] = []
     for each in records:
@@ -121,7 +121,7 @@ def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path)
 
 
 def section(outcome: Outcome, quick: bool) -> list[str]:
-    """The section of the page about the scenario."""
+    """The scenario's section of the page."""
     scenario = outcome.scenario
     sentences = [f"- {sentence}" for sentence in verdict(outcome)]
     return [
@@ -179,7 +179,7 @@ def _finite(value: Any) -> Any:
 
 
 def shown(side: str, found: Round, metrics: Iterable[Metric]) -> str:
-    """One round of one side, as one line of text."""
+    """One side's round, as a line of text."""
     if error := found.get("error"):
         return f"  {side}: failed: {error}"
     numbers = [(metric, found.get(metric.key)) for metric in metrics]

@@ -1,13 +1,13 @@
-"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [start]``.
+"""The cost of ``chronoverse run`` for a job: ``python -m bench.runner [flat] [start]``.
 
 Jobs run with and without it, in one run of this program.
 
-    flat   1,000,000 lines of 100 bytes as fast as they can be printed, beside a ``serve`` with its archiver, as users
-           run it: lines/s from the start of ``run`` to its exit, wall time of the job
-    start  ``run -- true`` through a service and to the store, ``logs``, ``--version``, and what they cannot do without:
+    flat   1,000,000 lines of 100 bytes as fast as they can be printed, next to a ``serve`` with its archiver, as in
+           production: lines/s from the start of ``run`` to its exit, wall time of the job
+    start  ``run -- true`` through a service and to the store, ``logs``, ``--version``, and their unavoidable parts:
            Python, and its imports of click, http.client and ssl. Milliseconds over ``true``
 
-Everything runs on the embedded server in a directory of its own. Takes about four minutes; prints one line each.
+Everything runs on the embedded server in its own directory. Takes about four minutes, and prints one line each.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%0
 
 
 class DataDirectory:
-    """A data directory with its embedded server, which runs during the ``with`` block."""
+    """A data directory whose embedded server runs within the ``with`` block."""
 
     def __init__(self, directory: Path, root: Path = ROOT) -> None:
         self.directory, self.root = directory, root
@@ -79,7 +79,7 @@ def data_directory(root: Path = ROOT) -> Iterator[DataDirectory]:
 
 
 class Spent(NamedTuple):
-    """What a command took: seconds, peak memory in MB, and seconds of CPU with its own commands."""
+    """The cost of a command: seconds, peak memory in MB, and CPU seconds including its own commands."""
 
     seconds: float
     peak: float
@@ -102,8 +102,8 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> Spen
 def flat() -> None:
     """Prints every round. On a busy machine rounds differ by half, so the best one alone would be misleading.
 
-    Each job has a data directory of its own: the archiver works for two seconds after a job, and would take a core from
-    the next one.
+    Each job has its own data directory: the archiver works for two seconds after a job, and would take a core from the
+    next one.
     """
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
     rounds: list[tuple[float, float, float, float, float]] = []
@@ -136,12 +136,12 @@ def through_service(at: DataDirectory, environ: Mapping[str, str]) -> DataDirect
     token = subprocess.check_output(argv, env=environ, cwd=at.root, text=True).strip()
     through = DataDirectory(at.directory, at.root)
     through.environ = {**environ, "CHRONOVERSE_TOKEN": token}
-    through.count = 1_000  # its jobs have other ids
+    through.count = 1_000  # its jobs have different ids
     return through
 
 
 def start() -> None:
-    """The commands take turns, so that the machine is as busy for each of them."""
+    """Commands alternate, so that the machine is equally busy for each."""
     chronoverse = [sys.executable, "-m", "chronoverse"]
     with data_directory() as at, serving(at) as environ:
         through = through_service(at, environ)
@@ -176,7 +176,7 @@ def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
             assert service.stdout is not None
             while b"/events" not in (line := service.stdout.readline()):
                 assert line, "the service did not start"
-            # Its workers start while it prints that, and would share the cores with what is measured.
+            # Its workers start after this message, and would share the cores with the measured commands.
             wait_until(lambda: answers(port), "no worker answers")
             yield environ
         finally:

@@ -1,4 +1,4 @@
-"""A scenario: sides that run one after the other, results that are compared, and targets that may be missed."""
+"""A scenario: sides that run one after the other, compared results, and targets."""
 
 import statistics
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from bench.peers.base import Peer
 
-#: The results of one round of one side, by name. Texts and lists are only recorded.
+#: Results of one side's round, by name. Texts and lists are only recorded.
 Round = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Side:
-    """A participant. ``lines`` are those of a burst."""
+    """A participant. ``lines`` is the length of a burst."""
 
     peer: type[Peer]
     lines: int = 0
@@ -25,7 +25,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Metric:
-    """A result that is shown. ``more``: whether more of it is better. ``compared``: whether ratios are useful."""
+    """A displayed result. ``more``: whether higher is better. ``compared``: whether ratios are useful."""
 
     key: str
     label: str
@@ -36,7 +36,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: the ratio of ours to ``other`` (or our own value, without it) is at most, or at least, ``bound``."""
+    """A target: the ratio of ours to ``other`` (without it, our own value) is at most, or at least, ``bound``."""
 
     text: str
     key: str
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``run(side, quick)`` is one round of one side, with servers of its own. ``more`` returns lines for the report."""
+    """``run(side, quick)`` is one side's round, with its own servers. ``more`` returns lines for the report."""
 
     name: str
     title: str
@@ -71,7 +71,7 @@ class Outcome:
     more: list[str] = field(default_factory=list)
 
     def values(self, side: str, key: str) -> list[float]:
-        """The values of this result, from every round that has it."""
+        """This result's values, from every round that has it."""
         found = [each[side].get(key) for each in self.rounds if side in each]
         return [float(value) for value in found if isinstance(value, int | float) and value == value]
 
@@ -89,13 +89,13 @@ class Outcome:
         return [side.name for side in self.scenario.sides if any(side.name in each for each in self.rounds)]
 
 
-#: Sides whose values differ by no more than this share count as equal.
+#: Sides whose values differ by at most this share are equal.
 ALIKE: Final = 0.02
-#: A producer that takes more than this multiple of its planned time was too slow.
+#: A producer that exceeds its planned time by this factor was too slow.
 LATE: Final = 1.1
-#: The side that has targets.
+#: The side with targets.
 OURS: Final = "chronoverse"
-#: This side is a limit and not a peer. It is better by design, so the verdict does not mention it.
+#: A lower limit, not a peer. It is better by design, so the verdict omits it.
 FLOOR: Final = "floor"
 
 
@@ -112,7 +112,7 @@ def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
 
 
 def verdict(outcome: Outcome) -> list[str]:
-    """Sentences about targets, better sides, faults, skipped sides, and limits of the generator."""
+    """Sentences about targets, better sides, faults, skipped sides, and the generator's limits."""
     sentences = []
     for target in outcome.scenario.targets:
         met, value = judge(outcome, target)

@@ -1,7 +1,7 @@
-"""Searches: ``python -m bench.search [lines] [--rounds 3]``, and what an engineer would type instead.
+"""Searches: ``python -m bench.search [lines] [--rounds 3]``, compared with the equivalent shell command.
 
-Searches one job, and 200 of a workflow, in the scan server's code, and with ``zstd -dc CHUNKS | rg``: in turns, each on
-one core, from files and from a server that waits 15 ms as S3 does. Prints medians, ratios and MB/s.
+Searches one job, and 200 of a workflow, in the scan server's code, and with ``zstd -dc CHUNKS | rg``: alternately, each
+on one core, from files and from a server with a latency of 15 ms like that of S3. Prints medians, ratios and MB/s.
 """
 
 import argparse
@@ -32,30 +32,30 @@ from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.model import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
-#: The long job, and the workflow with many.
+#: The long job, and the workflow with many jobs.
 JOB: Final = JobRef("wf_1", "job_1")
 MANY: Final = "wf_2"
 JOBS: Final = 200
-#: Texts that one line of each workflow has, and every hundredth line.
+#: Texts of one line per workflow, and of every hundredth line.
 RARE: Final = "undefined reference"
 COMMON: Final = "checkpoint"
-#: What is searched for: a name, the query, and whether it is an expression.
+#: The searches: name, query, and whether it is an expression.
 QUERIES: Final = (
     ("a rare text", RARE, False),
     ("an expression", r"ok \(took 49\d\d ms\)", True),
     ("a text in every 100th line", COMMON, False),
 )
-#: Names of the parts of the program that is built.
+#: Names of the parts of the built program.
 PARTS: Final = ("core", "net", "http", "json", "auth", "store", "cache", "codec", "index", "query", "parse", "event")
-#: Pages that are opened, each by a reader with empty caches.
+#: Opened pages, each by a reader with empty caches.
 PAGES: Final = 200
-#: Lines of one append, and lines between two runs of the archiver.
+#: Lines of an append, and lines between two runs of the archiver.
 APPEND_LINES: Final = 1_000
 ARCHIVE_LINES: Final = 250_000
 
 
 def build_output(seed: int = 7) -> Iterator[str]:
-    """Endless output of a compiler, a linker, a test runner and a downloader: some 90 characters a line."""
+    """Endless output of a compiler, linker, test runner and downloader, with about 90 characters per line."""
     chance = random.Random(seed)
     flags = "-DNDEBUG -O2 -g -Wall -Wextra -std=c++20 -fPIC"
     for step in count(1):
@@ -77,7 +77,7 @@ def build_output(seed: int = 7) -> Iterator[str]:
 
 
 def fill(store: Store, objects: ObjectStore, jobs: Sequence[JobRef], lines: int) -> int:
-    """Writes and archives ``jobs`` with so many lines together. Returns the bytes of their text."""
+    """Writes and archives ``jobs`` with ``lines`` lines in total. Returns the bytes of their text."""
     archiver = Archiver(store, objects, RetentionPolicy(16 * 2**20, 0, 86_400), stop=threading.Event())
     output, each, size, written = build_output(), lines // len(jobs), 0, 0
     for job in jobs:
@@ -113,7 +113,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 class Searched:
-    """The archived ``jobs`` in ``objects``. ``fetch`` makes ``files`` of them. ``size`` is their text's, in bytes."""
+    """The archived ``jobs`` in ``objects``. ``fetch`` downloads them to ``files``. ``size`` is that of their text."""
 
     def __init__(
         self, store: Store, objects: ObjectStore, jobs: Sequence[JobRef], size: int, files: str, fetch: str = ":"
@@ -125,7 +125,7 @@ class Searched:
         self._theirs = f"{fetch} && zstd -dcq {files} | rg"
 
     def pages(self, query: str, regex: bool, limit: int, per_job: int = 100) -> Iterator[int]:
-        """The matches on each page of up to ``limit`` lines, or of 100 jobs. All caches are empty at first."""
+        """The matches on each page of up to ``limit`` lines, or of 100 jobs. All caches are initially empty."""
         app = ScanApp(self._store, ArchiveReader(self._objects, self._store.chunks.chunk), 65_536)
         job, position, start, has_more = self._jobs[0], 0, None, True
         asked: dict[str, Any] = {"workflow_id": job.workflow_id, "q": query, "regex": regex, "patience": 60.0}
@@ -167,13 +167,13 @@ class Searched:
 
 
 def page_ms(reader: Callable[[], ArchiveReader], lines: int) -> list[float]:
-    """The milliseconds for a hundred lines from anywhere, each time for a reader with empty caches."""
+    """Milliseconds for a hundred lines from anywhere, each by a reader with empty caches."""
     chance = random.Random(1)
     return sorted(1000 * seconds(partial(reader().entries, JOB, chance.randrange(lines), 100)) for _ in range(PAGES))
 
 
 def replay(archive: ArchiveReader) -> None:
-    """Reads the whole log as frames, in segments as a viewer does."""
+    """Reads the whole log as frames, in a viewer's segments."""
     cursor = 0
     while lines := archive.json_lines(JOB, cursor, 512):
         b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
@@ -200,7 +200,7 @@ def main() -> None:
         url = f"http://127.0.0.1:{ports.get()}"
         os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ["AWS_ENDPOINT_URL_S3"] = url
-        # boto3 is imported by the first request of a process.
+        # A process's first request imports boto3.
         s3 = S3ObjectStore("b")
         s3.get(files[0][0])
         (directory / "fetched").mkdir()

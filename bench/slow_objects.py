@@ -1,4 +1,4 @@
-"""Files as S3 serves objects: each answer comes after 15 ms."""
+"""Serves files with the latency of S3: 15 ms per answer."""
 
 import http.server
 import time
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def serve_slowly(directory: str, ports: Any) -> None:
-    """Serves the files below ``directory`` as S3 serves objects of the bucket ``b``."""
+    """Serves the files below ``directory`` like objects of an S3 bucket ``b``."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Headers and body are sent at once: otherwise the second waits 40 ms for the acknowledgement of the first.
+        # Headers and body are sent together: otherwise the body waits 40 ms for the acknowledgement of the headers.
         wbufsize = 2**20
 
         def do_GET(self) -> None:

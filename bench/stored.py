@@ -1,4 +1,4 @@
-"""Scenarios with stored lines: replay, crowd, storm; and publishing without viewers."""
+"""Scenarios with stored lines (replay, crowd, storm), and publishing without viewers."""
 
 import subprocess
 import sys
@@ -16,18 +16,18 @@ from bench.processes import ROOT
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
 
-#: Seconds in which all stored lines must be delivered. Then the round is cut off.
+#: Time limit for the delivery of all stored lines, in seconds.
 PATIENCE_SECONDS: Final = 90.0
-#: Seconds after which the viewers that replay are cut off: no side can send them everything.
+#: Time limit of viewers that replay, in seconds: no side can send them everything.
 CROWD_SECONDS: Final = 25.0
-#: Viewers of a storm that may connect at the same time: below every server's backlog.
+#: Concurrent connects of a storm's viewers, below every server's backlog.
 STORM_WINDOW: Final = 512
 #: The time limit of the runner's own benchmark, in seconds. It publishes a million lines six times.
 RUNNER_SECONDS: Final = 300.0
 
 
 def replay(side: Side, quick: bool) -> Round:
-    """1 viewer of 500,000 stored lines. Another viewer has read them before."""
+    """1 viewer of 500,000 stored lines, which another viewer has already read."""
     lines = 20_000 if quick else side.lines or 500_000
     with side.peer() as peer:
         stored(peer, Plan(lines))
@@ -37,7 +37,7 @@ def replay(side: Side, quick: bool) -> Round:
 
 
 def storm(side: Side, quick: bool) -> Round:
-    """5,000 viewers reconnect to a live job, each with its own token and ten lines to catch up with."""
+    """5,000 viewers reconnect to a live job, each with its own token and ten lines to catch up on."""
     viewers, lines, missed = (500 if quick else 5000), 1000, 10
     with side.peer() as peer:
         stored(peer, Plan(lines, end=False))
@@ -61,7 +61,7 @@ def storm(side: Side, quick: bool) -> Round:
 
 
 def crowd(side: Side, quick: bool) -> Round:
-    """1,000 viewers from line 0 of a long job, and 100 live viewers of another job."""
+    """1,000 viewers read a long job from line 0, and 100 live viewers another job."""
     viewers, lines, live_viewers = (100, 20_000, 20) if quick else (1000, 200_000, 100)
     lines, live_lines = (lines, 100) if quick else (side.lines or lines, 350)
     with side.peer() as peer:
@@ -106,7 +106,7 @@ def crowd(side: Side, quick: bool) -> Round:
 
 
 def publish(side: Side, quick: bool) -> Round:
-    """200,000 lines without viewers, and for our side what ``run`` costs a job."""
+    """200,000 lines without viewers, and for our side the cost of ``run`` for a job."""
     lines = side.lines or (20_000 if quick else 200_000)
     with side.peer() as peer:
         pids = [*peer.pids.workers, *peer.pids.store]
