@@ -1,4 +1,4 @@
-// Of a browser only what the page's modules use of it, for tests of their logic in Node.js. To be imported before them.
+// A minimal browser with only what the page's modules use, for testing their logic in Node.js. Import before them.
 
 class Classes extends Set {
   contains = this.has;
@@ -19,7 +19,7 @@ class Element extends EventTarget {
     this.children = [];
   }
 
-  /** The same element each time for a selector. */
+  /** Always returns the same element for a selector. */
   querySelector(selector) {
     this.parts ??= new Map();
     if (!this.parts.has(selector)) this.parts.set(selector, new Element(selector));
@@ -82,7 +82,7 @@ class Element extends EventTarget {
     return (this.parent ??= new Element("div"));
   }
 
-  /** The links in it. */
+  /** The links inside the element. */
   get links() {
     return this.children.flatMap((each) => (each.name === "a" ? [each] : (each.links ?? [])));
   }
@@ -115,9 +115,9 @@ globalThis.sessionStorage = {
   setItem: (key, value) => stored.set(key, value),
   removeItem: (key) => stored.delete(key),
 };
-// It would keep the process from ending.
+// Would keep the process alive.
 delete globalThis.BroadcastChannel;
 
 export const $ = (id) => document.getElementById(id);
-/** The page has another element of that id from now on, without listeners. */
+/** Replaces the page's element with this id with a new one, without listeners. */
 export const renew = (id) => elements.delete(id);

@@ -1,4 +1,4 @@
-// The home page: which workflows come first, which are shown, and what is said of those that fail.
+// The home page: the order of workflows, the filters, and the texts about failing ones.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// The page of a failed job: where it opens, and where the reader is after several wishes at once.
+// The page of a failed job: where it opens, and where the reader ends up after several actions at once.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,8 @@ const job = { id: "j", workflow_id: "w", status: "FAILED", exit_code: 1, first_s
 const cause = { from: CAUSE, to: CAUSE, line: line(CAUSE), kind: "error", confidence: "high" };
 const none = { count: 0, first: [] };
 const summary = { job, cause, errors: { count: 3 }, new: none, last: [line(LINES)], compared_with: null, complete: true };
-//: Searches that wait for the test's answer: what they look for, whether it is the nearest match only, and `found(number)`.
+//: Searches that wait for the test to respond: the text, whether only the nearest match is requested, and
+//: `found(number)`.
 const asked = [];
 const search = (of) => new Promise((done) => {
   const found = (number) => done(Response.json({ logs: number ? [{ ...line(number), message: "an error", highlights: [] }] : [], cursor: null }));
@@ -68,12 +69,12 @@ const press = (key, { target = $("log"), ...more } = {}) => {
   return events.dispatchEvent(Object.defineProperty(event, "target", { value: target }));
 };
 const find = (text) => ($("q").value = text, $("q").dispatchEvent(Object.assign(new Event("keydown"), { key: "Enter" })));
-/** The search for the nearest match of a text, once it is asked for. */
+/** The search for the nearest match of a text, once it has been requested. */
 const nearest = async (text) => {
   await until(() => asked.some(({ q, isNearest }) => isNearest && q === text));
   return asked.find(({ q, isNearest }) => isNearest && q === text);
 };
-/** Waits until the page has had time to do what it should not. */
+/** Gives the page time to do what it should not. */
 const settle = () => new Promise((done) => setTimeout(done, 50));
 
 test("a failed job opens at its cause, with the lines above it", async () => {

@@ -1,4 +1,4 @@
-// A list that follows changes, page after page. The client for services and pages of others.
+// A list that is paged and follows changes. Also tests of the JavaScript client.
 
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { test } from "node:test";
@@ -19,7 +19,10 @@ async function until(isSo) {
   }
 }
 
-/** A list of jobs that a service has, with `size` at first and at `most` so many in an answer; `say(event, data)` sends a frame of the stream of changes. */
+/**
+ * A list of a service's jobs: `size` at first, at most `most` per response. `say(event, data)` sends a frame of
+ * changes.
+ */
 function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   renew("more");
   const asked = [];
@@ -155,7 +158,7 @@ test("a cause is asked for once, and few at the same time", async () => {
     answers.shift()();
   }
   await until(() => told === 20 && now === 0);
-  // What was refused because the service was busy was asked for again.
+  // A request refused by a busy service was retried.
   deepEqual([most, cached(2, ask(2), () => {}), cached(3, ask(3), () => {}), cached(4, ask(4), () => {})], [4, 2, undefined, 4]);
   for (const [key, lines] of [["long", 9], ["middle", 5], ["short", 1]]) cached(key, async () => order.push(key), () => {}, lines);
   await until(() => order.length === 3);
@@ -170,7 +173,7 @@ const JOB = 'event: job\ndata: {"status":"RUNNING"}\n\n';
 const END = 'event: end\ndata: {"status":"stream_ended"}\nid: 4\n\n';
 const RETRY = 'event: connected\ndata: {}\nretry: 1\n\n';
 
-/** Answers each request with the next of these: a status, a document, or the text of a stream. Returns what was asked. */
+/** Responds to each request with the next of these: a status, a document, or an event stream. Returns the requests. */
 function script(...answers) {
   const asked = [];
   globalThis.fetch = async (request) => {
@@ -231,7 +234,7 @@ test("pages are asked for again a few times, if that may help", async () => {
   equal(failing.length, 4);
   script({ status: "FAILED" });
   deepEqual(await end({ ...of, status: "FAILED", exitCode: 3 }), { status: "FAILED" });
-  // A wait that finds nothing goes on where it has come to, and keeps all gaps.
+  // A wait that finds nothing resumes at the last cursor, and keeps all gaps.
   const waits = script({ outcome: "timeout", cursor: 5, gaps: [1] }, 503, { outcome: "matched", cursor: 9, gaps: [2] });
   deepEqual(await wait({ ...of, q: "x" }), { outcome: "matched", cursor: 9, gaps: [1, 2] });
   deepEqual(waits.map((each) => new URLSearchParams(each.split(" ")[0].slice(4)).get("offset")), [null, "5", "5"]);

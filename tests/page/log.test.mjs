@@ -1,4 +1,4 @@
-// The lines that the page holds, and what it makes of them: rows, groups, matches.
+// The loaded lines, and what the page makes of them: rows, groups, matches.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
@@ -13,7 +13,7 @@ const { findOne, query, route, Scan } = await import(`${js}/scan.js`);
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 const NOW = Date.parse("2026-03-03T10:00:00Z");
 const at = (number, message, more = {}) => ({ sequence_num: number, message, timestamp: new Date(NOW + 1000 * number).toISOString(), stream: "stdout", ...more });
-/** Long enough for a request that should not come: the page's timers have 0 and 40 ms. */
+/** Long enough for a request that should not happen: the page's timers have 0 and 40 ms. */
 const settle = (ms = 60) => new Promise((done) => setTimeout(done, ms));
 async function until(isSo) {
   for (let tries = 0; !isSo(); tries += 1) {
@@ -22,7 +22,7 @@ async function until(isSo) {
   }
 }
 
-/** A service with these lines, up to `most` in an answer. `asked` is what was asked for; each answer waits for `gate`. */
+/** A service with these lines, at most `most` per response. `asked` is the requests; each response waits for `gate`. */
 function serve(lines, { most = 1000, accepts = () => true, gate = () => null } = {}) {
   const asked = [];
   globalThis.fetch = async (request) => {
@@ -40,7 +40,7 @@ function serve(lines, { most = 1000, accepts = () => true, gate = () => null } =
   return asked;
 }
 
-/** A log whose rows are shown from the first to the last. */
+/** A log whose rows have all been shown, from first to last. */
 async function opened(lines, options, last = lines.at(-1)?.sequence_num ?? 0) {
   const asked = serve(lines, options);
   const log = new Log(PATH, () => {});
@@ -52,7 +52,7 @@ async function opened(lines, options, last = lines.at(-1)?.sequence_num ?? 0) {
   return { log, asked };
 }
 
-/** What the rows show: a number and its text, or a gap. */
+/** The content of the rows: a number and its text, or a gap. */
 const rows = (log) =>
   Array.from({ length: log.count }, (_, row) => log.itemAt(row)).map(({ number, line, gap }) => (gap ? `${gap.reason} ${gap.from}-${gap.to}` : line ? `${number} ${line.message}` : `${number}?`));
 
@@ -107,7 +107,7 @@ test("a redaction drops the windows with those lines only, and an answer that wa
   log.load(300, 310);
   await until(() => log.get(301));
   deepEqual([asked, log.get(301).message], [["logs 200+200"], "[redacted]"]);
-  // An answer from before the redaction is not shown.
+  // A response from before the redaction is not shown.
   const held = [at(1, "secret")];
   let answer;
   const gates = [new Promise((done) => (answer = done))];
@@ -192,7 +192,7 @@ test("the oldest windows are dropped when there are too many", () => {
 
 // Groups.
 
-/** Groups that have seen these messages, one a second. */
+/** Groups after these messages, one per second. */
 function grouped(...messages) {
   const groups = new Groups(PATH);
   messages.forEach((message, index) => groups.added(at(index + 1, message)));

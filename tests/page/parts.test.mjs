@@ -1,4 +1,4 @@
-// Picked lines, steps and watches: what they say, copy and send.
+// Picked lines, steps and watches: what they show, copy and send.
 
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
@@ -15,7 +15,7 @@ const { signedIn } = await import(`${js}/session.js`);
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 globalThis.localStorage = globalThis.sessionStorage;
 globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
-// Of a browser's, which take addresses relative to the page.
+// Accepts addresses relative to the page, as in browsers.
 globalThis.Request = class extends Request {
   constructor(address, options) {
     super(new URL(address, location), options);

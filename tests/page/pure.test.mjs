@@ -1,4 +1,4 @@
-// What the page computes of texts, numbers and times, in tables.
+// Table tests of pure functions: texts, numbers and times.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -19,7 +19,7 @@ const time = await import(`${js}/timeline.js`);
 
 const { BlockReader } = await import("../../chronoverse/web/static/client/blocks.js");
 
-/** Compares `of(...given)` with what is expected, for each row of a table. */
+/** Compares `of(...given)` with the expected value, for each row of a table. */
 const table = (name, of, rows) => test(name, () => rows.forEach(([given, expected]) => deepEqual(of(...[given].flat()), expected, String(given))));
 
 test("ranges are those of a set of numbers, whatever is added in whichever order", () => {
@@ -117,7 +117,7 @@ table("colours and styles", (message) => styled(message), [
 const sheet = readFileSync(new URL("../../chronoverse/web/static/page.css", import.meta.url), "utf8");
 const property = (name) => new RegExp(`${name}: ([^;]+);`).exec(sheet)[1];
 globalThis.getComputedStyle = () => ({ getPropertyValue: property });
-/** The RGB of a colour for the light and the dark page. */
+/** The RGB of a colour on the light and on the dark page. */
 const both = (css) => css.replace(/var\((.+?)\)/, (_, name) => property(name)).match(/[0-9a-f]{6}|\d+ \d+ \d+/g).map((each) => (each.includes(" ") ? each.split(" ").map(Number) : each.match(/../g).map((part) => parseInt(part, 16))));
 test("each colour is readable in both themes", () => {
   const grounds = [null, ...Array(16).keys(), [200, 30, 30], indexed(110)];
@@ -163,7 +163,7 @@ test("a line that is too long is cut off and marked", () => {
   deepEqual(truncate({ ...line, message: `${line.message}yz` }), { ...line, more: true });
 });
 
-// The strip of time.
+// The time strip.
 const strip = [[0, 1], [10, 11], [100, 101]];
 table("lines and seconds of a strip", (seconds) => [time.lineAt(strip, seconds), time.secondsOf(strip, time.lineAt(strip, seconds))], [
   [0, [1, 0]], [5, [6, 5]], [10, [11, 10]], [55, [56, 55]], [100, [101, 100]], [200, [101, 100]], [-1, [1, 0]],
@@ -207,7 +207,7 @@ table("what is said of a running job", (more, age, isSilent) => Object.values(ti
   [[{ usual: { most: 1, median: 1 }, silent_seconds: 9 }, 0.5, true], ["usually ends in 2 to 4 min", null]], [[{ usual: { most: 1, median: 1 }, silent_seconds: 240 }, 0, true], ["usually ends in 2 to 4 min", "Silent for 4 min, usually 1.0 s"]],
 ]);
 
-/** What an event stream brings, read in parts that end at these places. */
+/** The events of a stream that is read in parts which end at these places. */
 function read(stream, ...ends) {
   const found = [];
   const blocks = new BlockReader({ block: (block) => found.push(block), comment: () => found.push(":"), retry: (ms) => found.push(ms) });

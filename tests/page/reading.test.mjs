@@ -1,4 +1,4 @@
-// What is in view of a log, and where the reader goes from there: rows, matches, pauses, marks.
+// Which part of a log is in view, and moving from there: rows, matches, pauses, marks.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
@@ -31,7 +31,7 @@ async function until(isSo) {
 }
 const line = (number, message = "", more = {}) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", ...more });
 
-/** A viewport of ten rows over lines with these numbers. `made` is what was made, as numbers. */
+/** A viewport of ten rows over lines with these numbers. `made` has the numbers of the rows created. */
 function open(numbers, height = 10 * ROW) {
   const scroller = Object.assign(document.createElement("div"), { clientHeight: height, clientWidth: 100, scrollTop: 0 });
   const rows = scroller.querySelector(".rows");
@@ -53,7 +53,7 @@ function open(numbers, height = 10 * ROW) {
     Object.assign(scroller, { scrollHeight: parseFloat(scroller.querySelector(".space").style.height) });
   };
   const scroll = (by) => ((scroller.scrollTop = Math.max(0, Math.min(scroller.scrollTop + by, scroller.scrollHeight - height))), scroller.dispatchEvent(event("scroll")), draw());
-  /** The numbers of the lines in view, at the pixel to which they are moved. */
+  /** Draws, and returns the numbers of the first and the last line in view. */
   const view = () => (draw(), viewport.view.map((row) => numbers[row]));
   draw();
   return { viewport, scroller, rows, made, stamps, draw, scroll, view };
@@ -141,7 +141,7 @@ test("a log that is too long for a browser is scrolled by pixels nearby, and by 
   deepEqual(view(), [1, 10]);
 });
 
-/** A list of the matches with these numbers, in a log of 20 lines. `at` is where the reader is; `jumps` is where they went. */
+/** The matches with these numbers, in a log of 20 lines. `at` is the reader's place; `jumps` is where they went. */
 async function matching(numbers, criteria = {}, hangs = false) {
   const at = { top: 1, current: 0, jumps: [], asked: [], wish: 0 };
   globalThis.fetch = async (request, { signal }) => {
@@ -198,10 +198,10 @@ test("matches with adjacent numbers are one stop", async () => {
 test("the service finds what the scan has not come to", async () => {
   const { matches, at } = await matching([3, 4, 5, 10, 15], { hunks: true }, true);
   for (const direction of [1, 1, -1, -1]) await matches.step(direction);
-  // From the last match on, the hunk around it ends before it.
+  // Going back, the service finds the last match of a hunk: 5, and then 15 around the end.
   deepEqual([at.jumps.slice(0, 2), at.asked.slice(0, 2)], [[3, 10], ["asc 0", "asc 3"]]);
   deepEqual(at.jumps.slice(2), [5, 15]);
-  // Another line is wanted before the answer.
+  // The reader goes elsewhere before the response.
   const step = matches.step(1);
   at.wish += 1;
   await step;

@@ -1,4 +1,4 @@
-// The search in all jobs, and the list of matches: how far it has come, in words.
+// The search in all jobs: its results, and its progress in words.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
@@ -16,7 +16,7 @@ globalThis.Request = class extends Request {
 const line = (number) => ({ sequence_num: number, message: `match ${number}`, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", highlights: [[0, 5]] });
 const found = (id, logs, more = {}) => ({ id, workflow_id: "w", status: "FAILED", exit_code: 1, created_at: "2026-03-03T10:00:00Z", logs: logs.map(line), more: false, ...more });
 
-/** Answers with these pages: `[jobs, Searched-To]`, a status, or nothing yet. Returns what was asked. */
+/** Responds with these pages: `[jobs, Searched-To]`, a status, or nothing for now. Returns the requests. */
 function serve(...pages) {
   const asked = [];
   globalThis.fetch = async (request, { signal }) => {
@@ -77,7 +77,7 @@ test("a search pauses after twenty jobs", async () => {
 
 test("matches of a window that the service refused are asked for again", async () => {
   const wait = globalThis.setTimeout;
-  // The pause before that.
+  // Skips the delay before the retry.
   globalThis.setTimeout = (call, ms, ...values) => wait(call, ms === 2000 ? 0 : ms, ...values);
   const answers = [503, { logs: [line(5)], cursor: null }];
   globalThis.fetch = async () => {

@@ -1,4 +1,4 @@
-// In which runs a line was seen, and where the time went, in words.
+// In which runs a line was seen, in words.
 
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
@@ -44,7 +44,7 @@ test("only the line that stays picked is asked for, until all runs were read; se
   deepEqual([$("seen").hidden, $("seen").textContent], [false, "Seen in 2 of the last 2 runs, all of them failed; first in old"]);
   await show(4, 5);
   deepEqual([$("seen").hidden, asked.length], [true, 2]);
-  // When another line is picked, the request is aborted: it would keep a connection from the lines that the reader jumps to.
+  // Picking another line aborts the request, which would take up a connection that the lines of the jump need.
   let aborted = 0;
   globalThis.fetch = (_, { signal }) => new Promise((_, failed) => signal.addEventListener("abort", () => failed(new Error(++aborted))));
   const late = show(6);

@@ -1,4 +1,4 @@
-// What the page says below the head of a failed job.
+// The texts on the card of a failed job.
 
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// The page of a workflow: its jobs, how many there are of each status, and since when they fail.
+// The page of a workflow: its jobs, their counts by status, and since when they fail.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
