@@ -35,7 +35,7 @@ async function until(isSo) {
 const rows = () => $("tbody").children;
 const shown = () => rows().map((row) => row.links[0].textContent);
 
-test("failing workflows come first, also while the next job runs; then those that run", async () => {
+test("failing workflows come first, even while the next job runs; then running ones", async () => {
   await until(() => shown().length === 5);
   deepEqual(shown(), ["red", "running", "Good", "run", "away"]);
   equal($("overview").textContent, "5 workflows · 1 failing");
@@ -44,7 +44,7 @@ test("failing workflows come first, also while the next job runs; then those tha
   deepEqual(rows().slice(0, 2).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", ""]);
 });
 
-test("a name narrows the list, whatever its case, and opens the first or the one of that name", () => {
+test("a name filters the list case-insensitively, and opens the exact match or the first one", () => {
   const type = (text) => Object.assign($("workflow"), { value: text }).dispatchEvent(new Event("input"));
   const open = () => $("choose").dispatchEvent(new Event("submit"));
   document.querySelector = ((find) => (selector) => (selector.endsWith("tbody a") ? rows()[0]?.links[0] : find(selector)))(document.querySelector);

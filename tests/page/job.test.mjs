@@ -103,7 +103,7 @@ for (const order of ["asked", "other"]) {
   });
 }
 
-test("a match that comes late moves nobody who has gone elsewhere", async () => {
+test("a late match does not move a reader who has gone elsewhere", async () => {
   asked.length = 0;
   find("late");
   const late = await nearest("late");
@@ -117,7 +117,7 @@ test("a match that comes late moves nobody who has gone elsewhere", async () => 
   equal($("range").textContent, "Line 40");
 });
 
-test("one filter at a time shows its lines alone", async () => {
+test("only one filter is active at a time", async () => {
   const pressed = () => ["only", "errors", "new"].filter((id) => $(id).ariaPressed === "true");
   const click = (id) => $(id).dispatchEvent(new Event("click"));
   asked.length = 0;
@@ -135,7 +135,7 @@ test("one filter at a time shows its lines alone", async () => {
   await until(() => rows().length > 1);
 });
 
-test("keys that the browser has are left to it", () => {
+test("the browser's shortcuts are left alone", () => {
   const isTaken = (key, more) => !press(key, more);
   deepEqual([isTaken("w"), isTaken("w", { ctrlKey: true }), isTaken("w", { target: $("q") }), isTaken("x"), isTaken("f", { ctrlKey: true })], [true, false, false, false, true]);
 });

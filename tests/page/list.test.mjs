@@ -50,7 +50,7 @@ function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
 }
 const job = (id, more = {}) => ({ id, created_at: `2026-03-03T10:00:${String(id).padStart(2, "0")}Z`, ...more });
 
-test("a list begins with a page, and has further ones when they are asked for", async () => {
+test("a list starts with one page, and loads more on request", async () => {
   const jobs = [5, 4, 3, 2, 1].map((id) => job(`${id}`));
   const { asked, list, shown } = listed(jobs);
   list.refresh();
@@ -65,7 +65,7 @@ test("a list begins with a page, and has further ones when they are asked for", 
   list.stop();
 });
 
-test("a list that is read again keeps its length", async () => {
+test("a reloaded list keeps its length", async () => {
   const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
   const { asked, list, shown } = listed(jobs, { size: 2, streams: false });
   list.refresh();
@@ -79,7 +79,7 @@ test("a list that is read again keeps its length", async () => {
   list.stop();
 });
 
-test("a page that is short is followed by the next", async () => {
+test("a short page is followed by the next", async () => {
   const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
   const { asked, list, shown } = listed(jobs, { size: 3, streams: false, most: 2 });
   list.refresh();
@@ -88,7 +88,7 @@ test("a page that is short is followed by the next", async () => {
   list.stop();
 });
 
-test("changes come to where they belong, and what is not wanted any more goes", async () => {
+test("changed items are put in their place, and unwanted ones removed", async () => {
   const jobs = [5, 4, 2, 1].map((id) => job(`${id}`, { status: "old" }));
   const { asked, list, say, shown } = listed(jobs, { size: 4 });
   list.refresh();
@@ -104,7 +104,7 @@ test("changes come to where they belong, and what is not wanted any more goes", 
   list.stop();
 });
 
-test("a change that comes while the list is read again is newer than the answer", async () => {
+test("a change during a reload takes precedence over the response", async () => {
   const jobs = [5, 4].map((id) => job(`${id}`));
   const { list, say, shown } = listed(jobs);
   list.refresh();
@@ -127,7 +127,7 @@ test("a change that comes while the list is read again is newer than the answer"
   list.stop();
 });
 
-test("the oldest item of a list that has more stays when it changes", async () => {
+test("the oldest item of a partial list stays when it changes", async () => {
   const { list, say, shown } = listed([5, 4, 3].map((id) => job(`${id}`)));
   list.refresh();
   await until(() => shown().length === 2);
@@ -137,7 +137,7 @@ test("the oldest item of a list that has more stays when it changes", async () =
   list.stop();
 });
 
-test("a cause is asked for once, and few at the same time", async () => {
+test("a cause is requested once, with limited concurrency", async () => {
   let now = 0;
   let most = 0;
   const answers = [];
@@ -191,7 +191,7 @@ async function read(options, into = []) {
   return into;
 }
 
-test("a log is followed over broken connections: each line once, from the line after the last", async () => {
+test("follow resumes after the last line of a broken connection, without duplicates", async () => {
   const asked = script(RETRY + JOB + log(1) + log(2), new TypeError("broken"), 503, log(2) + log(3) + 'id: 4\n\n', log(4) + END);
   const delays = [];
   deepEqual(await read({ onReconnect: (_, ms) => delays.push(ms) }), ["connected null", "job null", "log 1", "log 2", "log 3", "cursor 4", "end 4"]);
@@ -199,7 +199,7 @@ test("a log is followed over broken connections: each line once, from the line a
   ok(delays.length === 4 && delays.every((ms) => ms < 100), String(delays));
 });
 
-test("gaps begin after what was read, and an error with a number ends the log", async () => {
+test("gaps start after the lines that were read, and an error with an id ends the log", async () => {
   script('event: gap\ndata: {"from":1,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":5}\nid: 5\n\n' + "event: error\ndata: lost\nid: 6\n\n");
   const found = [];
   await rejects(async () => { for await (const { event, data, cursor } of follow(of)) found.push([event, data.from, data.to, cursor]); }, (error) => error instanceof StreamError && error.message === "lost" && error.cursor === 6);
@@ -212,7 +212,7 @@ test("gaps begin after what was read, and an error with a number ends the log", 
   await rejects(read({}), { status: 404 });
 });
 
-test("a token that was refused is asked for again, once in a request", async () => {
+test("a rejected token is replaced once per request", async () => {
   const tokens = ["old", "new"];
   const asked = script(401, { logs: [], cursor: null }, 401, 401);
   const { position } = await page({ ...of, token: async () => tokens.shift() });
@@ -221,7 +221,7 @@ test("a token that was refused is asked for again, once in a request", async () 
   equal(asked.length, 4);
 });
 
-test("pages are asked for again a few times, if that may help", async () => {
+test("transient errors of pages are retried a few times", async () => {
   const asked = script(503, { logs: [1], cursor: "c" }, 400);
   globalThis.document.visibilityState = "visible";
   const delay = Backoff.prototype.delay;

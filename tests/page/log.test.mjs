@@ -56,7 +56,7 @@ async function opened(lines, options, last = lines.at(-1)?.sequence_num ?? 0) {
 const rows = (log) =>
   Array.from({ length: log.count }, (_, row) => log.itemAt(row)).map(({ number, line, gap }) => (gap ? `${gap.reason} ${gap.from}-${gap.to}` : line ? `${number} ${line.message}` : `${number}?`));
 
-test("all windows of a log are fetched once, in pages as the service has them, and shown in order", async () => {
+test("all windows of a log are fetched once, with the service's page sizes, and shown in order", async () => {
   const lines = Array.from({ length: 450 }, (_, index) => at(index + 1, `m${index + 1}`));
   const { log, asked } = await opened(lines, { most: 150 });
   deepEqual(rows(log), lines.map(({ sequence_num: number, message }) => `${number} ${message}`));
@@ -66,7 +66,7 @@ test("all windows of a log are fetched once, in pages as the service has them, a
   equal(asked.length, 5);
 });
 
-test("numbers that the service does not have are one row each gap, also at both ends of a window", async () => {
+test("each gap is one row, even at the ends of a window", async () => {
   const missing = [1, 2, 7, 199, 200, 201, 202, 399, 400];
   const lines = Array.from({ length: 400 }, (_, index) => at(index + 1, "m")).filter(({ sequence_num: number }) => !missing.includes(number));
   const { log } = await opened(lines, {}, 400);
@@ -76,7 +76,7 @@ test("numbers that the service does not have are one row each gap, also at both 
   equal(log.rowOf(2), log.rowOf(1));
 });
 
-test("a log that begins late has a row for what was trimmed", async () => {
+test("a log without its beginning has a row for the trimmed lines", async () => {
   const log = new Log(PATH, () => {});
   log.setExtent(5, 6);
   log.append(at(5, "a"));
@@ -86,7 +86,7 @@ test("a log that begins late has a row for what was trimmed", async () => {
   equal(log.last, 6);
 });
 
-test("live lines come after those that are held, once, and a jump of the numbers is a gap", () => {
+test("live lines are appended once, and skipped numbers are a gap", () => {
   const log = new Log(PATH, () => {});
   for (const number of [1, 2, 2, 5]) log.append(at(number, `m${number}`));
   log.append(at(2, "another text"));
@@ -97,7 +97,7 @@ test("live lines come after those that are held, once, and a jump of the numbers
   equal(log.count, 5);
 });
 
-test("a redaction drops the windows with those lines only, and an answer that was on its way", async () => {
+test("a redaction drops only the windows with those lines, and pending responses", async () => {
   const lines = Array.from({ length: 600 }, (_, index) => at(index + 1, "secret"));
   const { log, asked } = await opened(lines);
   lines[300].message = "[redacted]";
@@ -123,7 +123,7 @@ test("a redaction drops the windows with those lines only, and an answer that wa
   equal(late.get(1).message, "[redacted]");
 });
 
-test("the parts of a long line are one row, of each stream for itself, also over windows", async () => {
+test("the parts of a long line are one row, per stream and across windows", async () => {
   const lines = Array.from({ length: 420 }, (_, index) => at(index + 1, `${index + 1};`, { partial: false }));
   for (const [number, more] of [[10, { partial: true }], [11, { stream: "stderr" }], [12, {}], [199, { partial: true }], [200, { partial: true }], [201, { partial: true }], [202, {}]]) Object.assign(lines[number - 1], more);
   const { log } = await opened(lines);
@@ -133,7 +133,7 @@ test("the parts of a long line are one row, of each stream for itself, also over
   deepEqual([log.partsOf(199), log.itemAt(197).line.parts, log.rowOf(202)], [[200, 201, 202], 4, 197]);
 });
 
-test("a window that comes before the one in front of it joins their lines later", async () => {
+test("a window that loads before the previous one is joined with it later", async () => {
   const lines = Array.from({ length: 400 }, (_, index) => at(index + 1, `${index + 1};`, { partial: [200, 201].includes(index + 1) }));
   serve(lines);
   const log = new Log(PATH, () => {});
@@ -146,7 +146,7 @@ test("a window that comes before the one in front of it joins their lines later"
   equal(log.count, 398);
 });
 
-test("states of one progress bar are one row, until they are opened; others are not", () => {
+test("the states of one progress bar are one row until expanded; other lines are not", () => {
   const log = new Log(PATH, () => {});
   ["start", "get 10%", "get 20%", "get 30%", "put 5%", "[==>  ] 3/9", "[===> ] 4/9", "no bar", "x: 8%|▊  | 96M/1.20G [00:04<00:46, 24.1MB/s]", "x: 9%|▉  | 108M/1.20G [00:05<00:45, 24MB/s]"].forEach((message, index) => log.append(at(index + 1, message)));
   deepEqual(rows(log), ["1 start", "4 get 30%", "5 put 5%", "7 [===> ] 4/9", "8 no bar", "10 x: 9%|▉  | 108M/1.20G [00:05<00:45, 24MB/s]"]);
@@ -158,7 +158,7 @@ test("states of one progress bar are one row, until they are opened; others are 
   equal(log.count, 10);
 });
 
-test("folds hide what is in them, and open for a line that is looked for", () => {
+test("folds hide their lines, and open for a jump to one of them", () => {
   const log = new Log(PATH, () => {});
   for (let number = 1; number <= 9; number += 1) log.append(at(number, "m"));
   log.fold(2, 4);
@@ -181,7 +181,7 @@ test("the end of a group has no row, unless text follows its markup", () => {
   equal(log.hasGroups, true);
 });
 
-test("the oldest windows are dropped when there are too many", () => {
+test("the oldest windows are evicted when there are too many", () => {
   const log = new Log(PATH, () => {});
   for (let index = 0; index < 66; index += 1) log.append(at(index * WINDOW + 1, "m"));
   deepEqual([log.get(1), log.get(WINDOW + 1), log.get(2 * WINDOW + 1)?.message, log.get(65 * WINDOW + 1)?.message], [undefined, undefined, "m", "m"]);
@@ -200,7 +200,7 @@ function grouped(...messages) {
 }
 const known = (groups) => [...groups.known.values()].map(({ start, end, title, ms }) => [start, end, title, ms]);
 
-test("groups end as their system has it", () => {
+test("groups end as in their CI system", () => {
   deepEqual(known(grouped("::group::A", "x", "::endgroup::", "##[group]B", "::group::C", "::endgroup::")), [[1, 3, "A", 2000], [4, 4, "B", 1000], [5, 6, "C", 1000]]);
   deepEqual(known(grouped("section_start:10:a\r\x1b[0KA", "section_start:11:b\r\x1b[0KB", "section_end:15:a\r\x1b[0K")), [[1, 3, "A", 5000], [2, 3, "B", 4000]]);
   deepEqual(known(grouped("section_start:10:a\rA", "x", "section_end:15:a\rsection_start:16:b\r\x1b[0KB")), [[1, 2, "A", 6000], [3, Infinity, "B", undefined]]);
@@ -209,20 +209,20 @@ test("groups end as their system has it", () => {
   deepEqual(known(grouped("::endgroup::", "::group::")), [[2, Infinity, "group", undefined]]);
 });
 
-test("groups without an error are the good ones, whatever is after them", () => {
+test("groups without an error are good, whatever follows them", () => {
   const groups = grouped("::group::A", "::endgroup::", "::group::B", "::error::x", "::endgroup::", "::error::y", "::group::C");
   deepEqual([groups.good, groups.ended], [[[1, 2]], [[1, 2], [3, 5]]]);
   deepEqual(grouped("--- A", "a", "+++ B", "b", "--- C").good, [[1, 2]]);
 });
 
-test("the steps of a log are its groups; what GitHub runs in a step comes after its head", () => {
+test("steps are the groups of a log; a GitHub step's output follows its header", () => {
   const steps = grouped("::group::Set up", "x", "::endgroup::", "::group::Run make", "::endgroup::", "made", "::group::Run test", "::endgroup::", "tested").steps(NOW + 20_000);
   deepEqual(steps.map(({ start, end, title, ms, depth }) => [start, end, title, ms, depth]), [[1, 3, "Set up", 2000, 0], [4, 6, "Run make", 3000, 0], [7, Infinity, "Run test", 13_000, 0]]);
   const inner = grouped("section_start:1:a\rA", "section_start:2:b\rB", "section_end:3:b\r", "section_end:4:a\r", "section_start:5:c\rC").steps(9000);
   deepEqual(inner.map(({ title, depth, ms }) => [title, depth, ms]), [["A", 0, 3000], ["B", 1, 1000], ["C", 0, 4000]]);
 });
 
-test("groups of a stored log are asked for page after page; a line that was left out stops counting", async () => {
+test("groups of a stored log are requested page by page; lines after a skipped one are ignored", async () => {
   const lines = ["::group::A", "x", "::endgroup::", "--- b", "y"].map((message, index) => at(index + 1, message));
   const isMarker = ({ message }) => /^(::|---)/.test(message);
   const asked = serve(lines, { most: 2, accepts: isMarker });
@@ -241,14 +241,14 @@ test("groups of a stored log are asked for page after page; a line that was left
 
 // Scans.
 
-test("a scan asks the route of its criteria", () => {
+test("the criteria of a scan determine its route", () => {
   const of = (criteria) => `${route(criteria)}?${query(criteria, { offset: 1 })}`;
   deepEqual([{}, { q: "a", regex: true, stream: "stderr" }, { q: "a" }, { regex: true }, { new: true, stream: "stdout" }].map(of), [
     "/logs?offset=1", "/logs/search?offset=1&q=a&regex=true&stream=stderr", "/logs/search?offset=1&q=a", "/logs?offset=1", "/logs/new?offset=1&stream=stdout",
   ]);
 });
 
-test("a scan finds each match of a log that grows, once, and holds its lines", async () => {
+test("a scan finds each match of a growing log once, and keeps its lines", async () => {
   const lines = Array.from({ length: 2500 }, (_, index) => at(index + 1, index % 2 ? "hit" : "miss"));
   const isHit = ({ message }) => message === "hit";
   const asked = serve(lines, { accepts: isHit });
@@ -268,7 +268,7 @@ test("a scan finds each match of a log that grows, once, and holds its lines", a
   scan.stop();
 });
 
-test("the next match is looked for until one counts, in both directions", async () => {
+test("the search for the next match skips rejected ones, in both directions", async () => {
   const lines = Array.from({ length: 9 }, (_, index) => at(index + 1, `m${index + 1}`));
   const asked = serve(lines);
   const criteria = { q: "m", accepts: ({ sequence_num: number }) => number % 4 === 0 };

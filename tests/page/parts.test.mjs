@@ -23,7 +23,7 @@ globalThis.Request = class extends Request {
 };
 const at = (hash, search = "") => (location.href = `http://127.0.0.1/ui/workflows/w/jobs/j${search}${hash}`);
 
-test("the address names the picked lines", () => {
+test("the address contains the picked lines", () => {
   const read = (hash) => { at(hash); const { from, to } = fromAddress() ?? {}; return [from, to].filter(Boolean).join("-"); };
   deepEqual(["#L5", "#L5-L9", "#L9-5", "#x&L7", "#L0", "#L", "#L5x", "#l5", "", "#L0-L5"].map(read), ["5-5", "5-9", "5-9", "7-7", "", "", "", "", "", ""]);
   at("#L1", "?q=a");
@@ -38,7 +38,7 @@ test("the address names the picked lines", () => {
   equal(location.href, "http://127.0.0.1/ui/workflows/w/jobs/j");
 });
 
-test("what is picked is said, and copied without colours, as lines", async () => {
+test("the selection is described, and copied as lines without colours", async () => {
   const lines = [["\x1b[31mone\x1b[0m"], ["tw", true], ["o"], ["``` x"], ["five"]].map(([message, partial = false], index) => ({ sequence_num: index + 1, message, partial, stream: "stdout" }));
   const asked = [];
   globalThis.fetch = async (request) => {
@@ -67,7 +67,7 @@ test("what is picked is said, and copied without colours, as lines", async () =>
   equal($("picked").hidden, true);
 });
 
-test("a step has the status of its job, if it holds the cause or is the last", () => {
+test("a step has its job's status if it contains the cause or is the last", () => {
   const groups = new Groups(PATH);
   const messages = ["::group::Set up", "::endgroup::", "::group::Run make", "::endgroup::", "made", "::group::Run test", "::endgroup::", "tested"];
   messages.forEach((message, index) => groups.added({ sequence_num: index + 1, message, timestamp: new Date(1000 * index).toISOString() }));
@@ -83,7 +83,7 @@ test("a step has the status of its job, if it holds the cause or is the last", (
   deepEqual(steps.shown.map(({ start, end, ms }) => [start, end, ms]), [[1, 2, 1000], [3, 5, 3000], [6, Infinity, 4000]]);
 });
 
-test("watches are shown to who may send a test, which says what came of it", async () => {
+test("watches are shown to readers who can send a test, with its result", async () => {
   const token = (scope) => `x.${btoa(JSON.stringify({ scope }))}.y`;
   const place = $("watches");
   const watch = { id: "main", on: "end", url: "https://hooks.example/x", state: "retrying", error: "refused", waiting: 2, delivered_at: null, failing_since: null };

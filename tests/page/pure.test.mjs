@@ -22,7 +22,7 @@ const { BlockReader } = await import("../../chronoverse/web/static/client/blocks
 /** Compares `of(...given)` with the expected value, for each row of a table. */
 const table = (name, of, rows) => test(name, () => rows.forEach(([given, expected]) => deepEqual(of(...[given].flat()), expected, String(given))));
 
-test("ranges are those of a set of numbers, whatever is added in whichever order", () => {
+test("ranges equal a set of numbers, whatever is added in any order", () => {
   let seed = 7;
   const random = (most) => (seed = (seed * 48271) % 2147483647) % most;
   for (let round = 0; round < 60; round += 1) {
@@ -63,8 +63,8 @@ table("times since the start", elapsed, [
   [["2026-03-03T11:02:03.456Z", "2026-03-03T10:00:00Z"], "+1:02:03.456"], [["no time", "2026-03-03T10:00:00Z"], ""],
   [["1970-01-01T00:00:00Z", "2026-03-03T10:00:00Z"], ""],
 ]);
-test("no time has no time of day", () => deepEqual([ago(""), clock(""), clock("1970-01-01T00:00:00Z")], ["", "", ""]));
-test("the time of day is the reader's", () => {
+test("an invalid time has no time of day", () => deepEqual([ago(""), clock(""), clock("1970-01-01T00:00:00Z")], ["", "", ""]));
+test("the time of day is in the reader's time zone", () => {
   const date = new Date(2026, 2, 3, 4, 5, 6, 7);
   equal(clock(date.toISOString()), "04:05:06.007");
 });
@@ -77,7 +77,7 @@ table("addresses in the CI system", (url) => ciAddress({ url }), [
   ["https://ci.example/1", "https://ci.example/1"], ["http://ci.example/1", "http://ci.example/1"], ["javascript:alert(1)", null],
   ["no address", null], [undefined, null],
 ]);
-table("near ids", nearIds, [
+table("similar ids", nearIds, [
   [["nightly-7", ["nightly-6", "release", "weekly-7", "nightly-71", "nightly-8"]], ["nightly-71", "nightly-6", "nightly-8"]],
   [["NIGHTLY", ["nightly"]], ["nightly"]], [["build", ["rebuild-all-of-it"]], ["rebuild-all-of-it"]], [["ab", ["xxxxabxxxx"]], []],
   [["one", ["two"]], []],
@@ -97,7 +97,7 @@ table("markup", (message) => { const { kind, skip, of, name, at, where, ends } =
   ["--- a/file", ["--- a/file"]], ["--- FAIL: TestX", ["--- FAIL: TestX"]], ["--- file\t2026", ["--- file\t2026"]], ["--- ", ["--- "]],
   ["plain", ["plain"]], ["", [""]], ["x ::group::y", ["x ::group::y"]],
 ]);
-test("the service's expression finds each line that begins or ends a group", () => {
+test("the service's expression finds each line that starts or ends a group", () => {
   const expression = new RegExp(MARKERS);
   const found = ["::group::a", "::endgroup::", "##[endgroup]", "::error::x", "section_start:1:a\r", "\x1b[0Ksection_end:1:a\r", "travis_fold:end:x\r", "--- a", "+++ a", "~~~ a"];
   deepEqual(found.filter((each) => !expression.test(each)), []);
@@ -141,7 +141,7 @@ table("links", linked, [
   ["javascript://x", []], ["\x1b]8;;https://b.example/y\x1b\\here\x1b]8;;\x1b\\ not", [["here", "https://b.example/y", "b.example"]]],
   ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []],
 ]);
-test("marks are cut out of the text, also across styles and beside links", () => {
+test("marks split the text, even across styles and next to links", () => {
   const marked = (message, ...marks) => segments(message, marks).map(({ text, mark }) => (mark ? `<${text}>` : text)).join("");
   equal(marked("hello", [1, 3]), "h<el>lo");
   equal(marked("a\x1b[31mbc\x1b[0md", [0, 7]), "<a><b>cd");
@@ -149,7 +149,7 @@ test("marks are cut out of the text, also across styles and beside links", () =>
   equal(marked("hello", [0, 5]), "<hello>");
   equal(marked("hello", [5, 6]), "hello");
 });
-test("a search in the page finds the visible text of a line", () => {
+test("a search in the page matches a line's visible text", () => {
   deepEqual(findVisible("say abc abc", /abc/gu), [[4, 7], [8, 11]]);
   const message = "a\x1b[31mb\x1b[0mc";
   deepEqual(findVisible(message, /abc/gu), [[0, message.length]]);
@@ -157,7 +157,7 @@ test("a search in the page finds the visible text of a line", () => {
   deepEqual(toUtf16Spans("a😀b", [[1, 2], [2, 3], [0, 9]]), [[1, 3], [3, 4], [0, 4]]);
   deepEqual(toUtf16Spans("abc", [[1, 2]]), [[1, 2]]);
 });
-test("a line that is too long is cut off and marked", () => {
+test("an overlong line is truncated and marked", () => {
   const line = { message: "x".repeat(MAX_SHOWN), stream: "stdout" };
   equal(truncate(line), line);
   deepEqual(truncate({ ...line, message: `${line.message}yz` }), { ...line, more: true });
@@ -168,7 +168,7 @@ const strip = [[0, 1], [10, 11], [100, 101]];
 table("lines and seconds of a strip", (seconds) => [time.lineAt(strip, seconds), time.secondsOf(strip, time.lineAt(strip, seconds))], [
   [0, [1, 0]], [5, [6, 5]], [10, [11, 10]], [55, [56, 55]], [100, [101, 100]], [200, [101, 100]], [-1, [1, 0]],
 ]);
-table("a strip is that of its job", time.wholeStrip, [
+table("a strip covers the whole job", time.wholeStrip, [
   [[strip, 104_000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:02.500Z"], [[2.5, 1], [12.5, 11], [102.5, 101], [104, 101]]],
   [[strip, 99_000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:00Z"], strip], [[strip, 104_000, "2026-03-03T10:00:01Z", "2026-03-03T10:00:00Z"], strip],
   [[strip, null, null, undefined], strip], [[[], 5000, "2026-03-03T10:00:00Z", "2026-03-03T10:00:00Z"], []], [[undefined, 5000], []],
@@ -176,7 +176,7 @@ table("a strip is that of its job", time.wholeStrip, [
 const pause = (after, before, seconds, usual) => ({ after: { sequence_num: after }, before: { sequence_num: before }, seconds, usual });
 const profile = { strip, slower: [pause(10, 11, 4, { median: 1 })], pauses: [pause(10, 11, 4), pause(50, 51, 3), pause(20, 21, 0.9), { seconds: 9 }] };
 const pauses = time.pausesOf(profile);
-test("pauses are those that were slower than usual, and the long ones", () => {
+test("pauses include long ones and those slower than usual", () => {
   deepEqual(pauses.map(({ from, to, number, isSlower }) => [from, to, number, isSlower]), [[6, 10, 10, true], [47, 50, 50, false]]);
   equal(time.pausesOf({ strip, slower: [], pauses: [pause(1, 2, 5)] })[0].from, 0);
   deepEqual(pauses.map(time.pauseText), ["4.0 s here, usually 1.0 s · after line 10", "3.0 s here · after line 50"]);
@@ -191,14 +191,14 @@ test("pauses are those that were slower than usual, and the long ones", () => {
 table("the pause at a place", (seconds, reach) => time.pauseAt(pauses, seconds, reach)?.number ?? null, [
   [[6, 0], 10], [[9.9, 0], 10], [[10, 0], null], [[5, 2], 10], [[5, 1], null], [[47, 5], 50], [[46, 5], null], [[50, 0], null],
 ]);
-test("bands of steps that can be seen", () => {
+test("only visible bands of steps", () => {
   const steps = [{ depth: 0, start: 1, end: 10 }, { depth: 1, start: 2, end: 3 }, { depth: 0, start: 11, end: 11 }, { depth: 0, start: 12, end: Infinity }];
   deepEqual(time.bandsOf(strip, steps).map(({ from, to }) => [from, to]), [[0, 10], [10, 11], [11, 100]]);
   deepEqual(time.bandsOf([[0, 1], [1000, 1001]], [{ depth: 0, start: 1, end: 5 }]).map(({ from, to }) => [from, to]), [[0, 0.5]]);
   deepEqual(time.bandsOf([[0, 1], [1000, 1001]], [{ depth: 0, start: 1, end: 4 }]), []);
 });
 const running = { silent_seconds: 50, usual: { most: 55, median: 3 }, seconds_left: { least: 130, most: 190 } };
-table("what is said of a running job", (more, age, isSilent) => Object.values(time.runningTexts({ ...running, ...more }, age, isSilent)), [
+table("texts about a running job", (more, age, isSilent) => Object.values(time.runningTexts({ ...running, ...more }, age, isSilent)), [
   [[{}, 0, true], ["usually ends in 2 to 4 min", null]], [[{}, 6, true], ["usually ends in 2 to 4 min", "Silent for 56 s, usually 3.0 s"]],
   [[{}, 5, true], ["usually ends in 2 to 4 min", null]], [[{}, 60, false], ["usually ends in 1 to 3 min", null]],
   [[{ seconds_left: { least: 3, most: 42 } }, 0, false], ["usually ends within 45 s", null]], [[{ seconds_left: { least: 12, most: 14 } }, 0, false], ["usually ends in 10 to 15 s", null]],
@@ -214,7 +214,7 @@ function read(stream, ...ends) {
   [0, ...ends].forEach((start, at) => blocks.read(stream.slice(start, ends[at])));
   return found;
 }
-table("event streams, wherever their parts end", (stream) => {
+table("event streams, split anywhere", (stream) => {
   const whole = read(stream);
   for (let first = 0; first <= stream.length; first += 1) {
     for (let second = first; second <= stream.length; second += 1) deepEqual(read(stream, first, second), whole, `${first}, ${second}`);

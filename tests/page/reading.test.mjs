@@ -60,7 +60,7 @@ function open(numbers, height = 10 * ROW) {
 }
 const upTo = (count) => Array.from({ length: count }, (_, index) => index + 1);
 
-test("a row is brought into view, unless it is there already and need not move", () => {
+test("a row is brought into view, unless it is already there", () => {
   const { viewport, view } = open(upTo(100));
   deepEqual(view(), [1, 10]);
   viewport.show(49, { share: 0.3 });
@@ -77,7 +77,7 @@ test("a row is brought into view, unless it is there already and need not move",
   deepEqual(view(), [1, 10]);
 });
 
-test("who is at the end of a growing log stays there, until they scroll up", () => {
+test("a reader at the end of a growing log stays there until scrolling up", () => {
   const numbers = upTo(100);
   const { viewport, scroller, view, scroll } = open(numbers);
   viewport.end(true);
@@ -100,7 +100,7 @@ test("who is at the end of a growing log stays there, until they scroll up", () 
   deepEqual(view(), [95, 104]);
 });
 
-test("the lines in view stay when there are others above them", () => {
+test("the lines in view stay when lines are added above", () => {
   const numbers = upTo(100);
   const { viewport, view } = open(numbers);
   viewport.show(59);
@@ -113,7 +113,7 @@ test("the lines in view stay when there are others above them", () => {
   deepEqual(view(), [60, 69]);
 });
 
-test("rows near the view are elements; each is made once, and again when its stamp changes", () => {
+test("rows near the view are elements, recreated only when their stamp changes", () => {
   const { viewport, rows, made, stamps, draw, scroll } = open(upTo(100));
   const shown = () => rows.children.map(({ number }) => number);
   deepEqual([shown(), made], [upTo(19), upTo(19)]);
@@ -127,7 +127,7 @@ test("rows near the view are elements; each is made once, and again when its sta
   deepEqual([shown(), made], [upTo(34).slice(7), [20]]);
 });
 
-test("a log that is too long for a browser is scrolled by pixels nearby, and by its share far away", () => {
+test("a log too long for a browser scrolls by pixels over short and by fractions over long distances", () => {
   const { viewport, scroller, view, scroll } = open(upTo(1_000_000));
   equal(scroller.scrollHeight, 8_000_000);
   scroll(3 * ROW);
@@ -167,7 +167,7 @@ async function matching(numbers, criteria = {}, hangs = false) {
   return { matches, at };
 }
 
-test("matches are stepped through from the line on top, both ways, and around the ends", async () => {
+test("stepping through matches starts at the top line, in both directions, and wraps around", async () => {
   const { matches, at } = await matching([3, 4, 5, 10]);
   at.top = 4;
   for (const direction of [1, 1, 1, 1, -1, -1]) await matches.step(direction);
@@ -186,7 +186,7 @@ test("matches are stepped through from the line on top, both ways, and around th
   equal(at.jumps.at(-1), 3);
 });
 
-test("matches with adjacent numbers are one stop", async () => {
+test("consecutive matches are one stop", async () => {
   const { matches, at } = await matching([3, 4, 5, 10, 15, 16], { hunks: true });
   for (const direction of [1, 1, 1, 1, -1, -1, -1]) await matches.step(direction);
   deepEqual(at.jumps, [3, 10, 15, 3, 15, 10, 3]);
@@ -195,7 +195,7 @@ test("matches with adjacent numbers are one stop", async () => {
   equal(at.jumps.at(-1), 15);
 });
 
-test("the service finds what the scan has not come to", async () => {
+test("the service finds matches that the scan has not reached", async () => {
   const { matches, at } = await matching([3, 4, 5, 10, 15], { hunks: true }, true);
   for (const direction of [1, 1, -1, -1]) await matches.step(direction);
   // Going back, the service finds the last match of a hunk: 5, and then 15 around the end.
@@ -209,7 +209,7 @@ test("the service finds what the scan has not come to", async () => {
   matches.drop();
 });
 
-test("a text is marked here, an expression as the service has found it", async () => {
+test("the page marks text itself, and regular expressions by the service's highlights", async () => {
   const asked = [];
   const found = [line(1, "😀ab", { highlights: [[1, 3]] }), line(2, "x")];
   globalThis.fetch = async (request) => {
@@ -239,7 +239,7 @@ test("a text is marked here, an expression as the service has found it", async (
 const pause = (number, seconds, more = {}) => ({ after: line(number), before: line(number + 1), seconds, excess: seconds - 1, usual: { least: 1, median: 1, most: 1 }, ...more });
 const STRIP = [[0, 1], [10, 10], [30, 11], [40, 20], [70, 21], [80, 30]];
 
-test("the strip goes to pauses that were slower than usual, and is there for what takes time", () => {
+test("the strip leads to pauses slower than usual, and is hidden for short jobs", () => {
   const jumps = [];
   const strip = new Strip((number) => jumps.push(number), () => [1, 2]);
   $("strip").querySelector(".track").clientWidth = 100;
@@ -262,7 +262,7 @@ test("the strip goes to pauses that were slower than usual, and is there for wha
   equal($("strip").hidden, false);
 });
 
-test("a profile is asked for until it is whole; one from before a redaction is not shown", async () => {
+test("a profile is requested until complete, and dropped if older than a redaction", async () => {
   signedIn("token", null);
   const body = (more) => ({ complete: true, seconds: 80, usual: { least: 10, most: 20 }, slower: [pause(5, 50, { after: null }), pause(20, 30), pause(10, 20)], pauses: [], strip: STRIP, running: null, job: { status: "FAILED", last_sequence_num: 30 }, ...more });
   const answers = [body({ complete: false }), body()];
@@ -296,7 +296,7 @@ test("a profile is asked for until it is whole; one from before a redaction is n
   equal($("usual").textContent, "usually 10 s to 20 s · 1 min 10 s over");
 });
 
-test("a click near a mark of the ruler goes there", () => {
+test("a click near a mark of the ruler jumps to it", () => {
   const jumps = [];
   Object.assign($("log"), { clientHeight: 500, clientWidth: 90, offsetWidth: 100 });
   const ruler = new Ruler({ rowOf: (number) => number - 1, count: 1000, last: 1000 }, [["fault", () => [101, 901]], ["new-mark", () => [151]]], (number) => jumps.push(number));

@@ -37,7 +37,7 @@ async function until(isSo) {
   }
 }
 
-test("a search asks page after page, and counts the matches of each job once", async () => {
+test("a search requests page by page, and counts each job's matches once", async () => {
   const asked = serve([[found("b", [1, 2], { more: true })], "b;line=1240"], [[found("b", [3]), found("a", [7])], "a"], [[], null]);
   const search = new WorkflowSearch("w");
   search.start({ q: "match", regex: true, status: "FAILED", labels: ["branch=main", "x=y"] });
@@ -49,7 +49,7 @@ test("a search asks page after page, and counts the matches of each job once", a
   equal($("results").hidden, true);
 });
 
-test("a search that is stopped or fails says how far it came, and can go on", async () => {
+test("a stopped or failed search shows its progress, and can be continued", async () => {
   serve([[found("b", [1], { more: true })], "b;created=2026-03-03T10:00:00Z;line=1240"], undefined);
   const search = new WorkflowSearch(null);
   search.start({ q: "match", labels: [] });
@@ -75,7 +75,7 @@ test("a search pauses after twenty jobs", async () => {
   deepEqual([asked.map((each) => new URLSearchParams(each).get("limit")), $("further").hidden], [["20", "8"], false]);
 });
 
-test("matches of a window that the service refused are asked for again", async () => {
+test("a window's matches are requested again after a refusal", async () => {
   const wait = globalThis.setTimeout;
   // Skips the delay before the retry.
   globalThis.setTimeout = (call, ms, ...values) => wait(call, ms === 2000 ? 0 : ms, ...values);

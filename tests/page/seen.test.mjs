@@ -13,7 +13,7 @@ const started = new Date(Date.now() - 3 * 86_400_000).toISOString();
 const seen = (more) => ({ COMPLETED: 0, FAILED: 0, LOST: 0, looked_at: 17, without_shapes: 0, first_id: "old", first_sequence_num: 7, first_started_at: started, ...more });
 const past = (of, verdict = null, baseline = null, kind = "error") => text(pastOf({ job: { workflow_id: "w", id: "j" }, cause: { kind, line: { seen: of } }, verdict, baseline }));
 
-test("what is said of a cause in the runs before", () => {
+test("texts about a cause in earlier runs", () => {
   equal(past(seen({ FAILED: 3 })), "Seen in 3 of the last 17 runs, all of them failed; first 3 d ago in old");
   equal(past(seen({ FAILED: 1 })), "Seen in 1 of the last 17 runs, failed; first 3 d ago in old");
   equal(past(seen({ FAILED: 2, COMPLETED: 1, LOST: 1 })), "Seen in 4 of the last 17 runs, 1 good, 2 failed, 1 lost; first 3 d ago in old");
@@ -30,7 +30,7 @@ test("what is said of a cause in the runs before", () => {
   equal(text(pastOf({ job: {}, cause: null })), "");
 });
 
-test("only the line that stays picked is asked for, until all runs were read; several lines are not", async () => {
+test("only a line that stays picked is requested, until all runs are read, and no range of lines", async () => {
   const asked = [];
   const ends = { COMPLETED: 0, FAILED: 2, CANCELED: 0, LOST: 0 };
   globalThis.fetch = async (request) => {

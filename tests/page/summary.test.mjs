@@ -27,7 +27,7 @@ const line = (number, message) => ({ sequence_num: number, message, timestamp: "
 const errorLine = line(121, "\x1b[31mE GatewayError: 409\x1b[0m");
 const run = (cause, more = {}) => ({ job: { status: "FAILED", exit_code: 1, ...more }, cause, errors: { count: 0 } });
 
-test("the cause links to its most telling line, and not to the first of the lines around it", async () => {
+test("the cause links to its most telling line, not to the first line of its context", async () => {
   const summary = await shown({ from: 110, to: 131, kind: "error", line: errorLine });
   deepEqual(
     summary.links.map(({ href, dataset, textContent }) => [href, dataset.number, textContent]),
@@ -46,7 +46,7 @@ test("without a cause, a failed job links to its last line", async () => {
   deepEqual([summary.links[0].href, summary.textContent], ["#L200", "200Last linebye"]);
 });
 
-test("what no line says, the exit code or the status says", () => {
+test("without an explanatory line, the exit code or the status explains the failure", () => {
   const last = { kind: "last", line: line(200, "bye") };
   const text = (...args) => reason(run(...args)).text;
   equal(text(null, { exit_code: 127 }), "Command not found (exit 127)");
@@ -58,7 +58,7 @@ test("what no line says, the exit code or the status says", () => {
   equal(causeText(run(last, { status: "LOST" })), "No sign of the runner since line 200");
 });
 
-test("a line that was found goes before the exit code, and no sentence contradicts it", () => {
+test("a cause that was found takes precedence over the exit code, and no text contradicts it", () => {
   const found = { kind: "error", confidence: "high", line: errorLine };
   const { text, line: said, note } = reason({ ...run(found, { exit_code: 127 }), errors: { count: 1 } });
   deepEqual([text, said.sequence_num, note], [undefined, 121, "Command not found (exit 127)"]);

@@ -1,4 +1,4 @@
-"""What the page's modules decide, in Node.js: no browser is needed for that."""
+"""The logic of the page's modules, tested in Node.js without a browser."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 
 def test_the_logic_of_the_page() -> None:
-    """Each ``*.test.mjs`` of this folder."""
+    """Runs each ``*.test.mjs`` in this folder."""
     files = sorted(map(str, HERE.glob("*.test.mjs")))
     done = subprocess.run(
         [tool("node"), "--test", "--test-force-exit", *files], capture_output=True, text=True, timeout=240, check=False

@@ -34,7 +34,7 @@ async function until(isSo) {
 }
 const shown = () => $("tbody").children.map((row) => row.links[0].textContent);
 
-test("jobs that run are on top; the head says where the workflow broke", async () => {
+test("running jobs come first, and the header shows where the workflow broke", async () => {
   await until(() => shown().length === 6);
   deepEqual([shown(), asked], [["j4", "j5", "j3", "j2", "j1", "j0"], ["/workflows/team-a.b/jobs limit=50"]]);
   equal($("overview").textContent, "6 jobs · failing since j3 · last good run j1");
@@ -42,7 +42,7 @@ test("jobs that run are on top; the head says where the workflow broke", async (
   deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failed 2", "Running 1", "Lost 1", "Completed 1", "Cancelled 1"]);
 });
 
-test("of a status that is chosen only its jobs are asked for; the counts stay those of all", async () => {
+test("a status filter requests only its jobs, and the counts remain those of all jobs", async () => {
   const click = new Event("click", { cancelable: true });
   Object.defineProperty(click, "target", { value: { closest: () => ({ search: "?status=FAILED&label=branch%3Dmain" }) } });
   $("kinds").dispatchEvent(click);
