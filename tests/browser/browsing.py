@@ -1,4 +1,4 @@
-"""A browser with the log page: headless Chromium, and helpers that read its screen."""
+"""A headless Chromium with the log page, and helpers that read its screen."""
 
 import contextlib
 import re
@@ -15,13 +15,13 @@ from tests.support import waiting
 from tests.support.service import Service
 from tests.support.tools import tool
 
-#: Seconds within which anything that a test waits for must be on the screen, also on a busy machine.
+#: Time limit for anything to appear on the screen, even on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 90.0
 
-#: Most seconds between two looks at a page. Each takes 7 ms of CPU time, in the browser, its driver and the test.
+#: Maximum polling interval of a page. Each poll takes 7 ms of CPU time in the browser, its driver and the test.
 _POLL_SECONDS: Final = 0.2
 
-#: Every row that is completely in view: its number, and its text (None while it is being loaded).
+#: All rows that are completely in view: number and text (None while loading).
 _ROWS: Final = """() => {
     const log = document.getElementById("log");
     // Until the steps are there, the page does not show its rows.
@@ -37,7 +37,7 @@ _ROWS: Final = """() => {
 }"""
 
 
-#: Has a page keep what it gives to screen readers. Each text stands there for a second only.
+#: Records the texts announced to screen readers. Each is on the page for only a second.
 _KEEP_SAID: Final = """new MutationObserver(() => {
     const said = document.getElementById("said")?.textContent;
     if (said && said !== window.announced?.at(-1)) (window.announced ??= []).push(said);
@@ -45,13 +45,13 @@ _KEEP_SAID: Final = """new MutationObserver(() => {
 
 
 def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> None:
-    """Waits for what is to be seen on a page: :func:`waiting.wait_until`, which looks less often after some time."""
+    """:func:`waiting.wait_until` for a page, with a longer maximum polling interval."""
     waiting.wait_until(predicate, timeout, what, slowest=_POLL_SECONDS)
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """One of Debian's builds of Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
+    """A Debian build of Chromium. Without it, skips the test, or fails where it is required (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
     with sync_playwright() as driver:
@@ -61,21 +61,21 @@ def chromium() -> Iterator[Browser]:
 
 
 def launch(kind: BrowserType, **options: Any) -> Browser:
-    """A browser, which its caller closes."""
-    # The build without windows is the same engine. A tab takes it a third of the CPU time: 0.5 s instead of 1.4.
+    """A browser, to be closed by the caller."""
+    # The headless shell is the same engine at a third of the CPU time per tab: 0.5 s instead of 1.4 s.
     binary = shutil.which("chromium-headless-shell") or tool("chromium")
-    # Chromium's sandbox does not work for root. Without it, this browser loads only pages of this machine.
+    # Chromium's sandbox does not work for root. This browser only loads pages of this machine.
     return kind.launch(executable_path=binary, args=["--no-sandbox"], **options)
 
 
 class Tab:
-    """One tab, and every error in it."""
+    """A tab that records its errors."""
 
     def __init__(self, context: BrowserContext, service: Service) -> None:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE_SECONDS)
         self.faults: list[str] = []
-        #: Texts of errors that a test causes on purpose. They do not count.
+        #: The text of errors that the test causes on purpose, which are ignored.
         self.expected: str | None = None
         self._service = service
         self.page.add_init_script(_KEEP_SAID)
@@ -83,24 +83,24 @@ class Tab:
         self.page.on("console", lambda said: self._fault(said.text) if said.type == "error" else None)
 
     def _fault(self, text: str) -> None:
-        # On a busy machine a search may be refused. The page asks again, and the test waits for what that brings.
+        # A busy machine may refuse a search. The page retries, and the test waits for the result.
         is_busy = "status of 503" in text or "status of 429" in text
         if not is_busy and (self.expected is None or self.expected not in text):
             self.faults.append(text)
 
     @property
     def url(self) -> str:
-        """The service's address."""
+        """The service's URL."""
         return self._service.url
 
     @property
     def address(self) -> str:
-        """The page's own address. ``page.url`` learns of a change that the page made only some time later."""
+        """The page's current address. ``page.url`` lags behind changes by scripts."""
         address: str = self.page.evaluate("location.href")
         return address
 
     def open(self, job: JobRef, fragment: str = "", *, token: str | None = None) -> "Tab":
-        """Opens the page of ``job``, with the token in the fragment."""
+        """Opens the page of ``job`` with a token in the fragment."""
         path = f"/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
         parts = [f"token={token or self._service.token()}", *filter(None, [fragment])]
         self.page.goto(f"{self._service.url}{path}#{'&'.join(parts)}")
@@ -116,7 +116,7 @@ class Tab:
         return [number for number, _ in self.rows()]
 
     def wait(self, predicate: Any, what: str) -> "Tab":
-        """Waits until ``predicate(rows)`` is true of the rows in view, and all of these are loaded."""
+        """Waits until all rows in view are loaded and ``predicate(rows)`` is true."""
 
         def true() -> bool:
             rows = self.rows()
@@ -133,7 +133,7 @@ class Tab:
         return self.wait(lambda rows: any(each == number for each, _ in rows), f"line {number} is in view")
 
     def go_to(self, number: int) -> None:
-        """Goes to a line as a reader does: ``l``, the number, Enter."""
+        """Goes to a line by keyboard: ``l``, the number, Enter."""
         self.page.focus("#log")
         self.page.keyboard.press("l")
         self.page.keyboard.type(str(number))
@@ -146,11 +146,11 @@ class Tab:
 
     @property
     def compared_with(self) -> list[str]:
-        """The runs with which the job is compared, behind their button."""
+        """The runs that the job is compared with, from their menu."""
         return self.page.locator("#runs .run > a:first-child").all_text_contents()
 
     def wait_compared(self, *runs: str) -> None:
-        """Waits until the page knows with which runs the job is compared. With ``runs``, until it is exactly these."""
+        """Waits until the page knows which runs the job is compared with, and, if given, that they are ``runs``."""
         wait_until(
             lambda: self.compared_with == [*runs] if runs else self.compared_with,
             PATIENCE_SECONDS,
@@ -163,11 +163,11 @@ class Tab:
         self.page.press("#q", "Enter")
 
     def text(self, selector: str) -> str:
-        """An element's text. Empty if it is hidden."""
+        """An element's text; empty if hidden."""
         return self.page.inner_text(selector) if self.page.is_visible(selector) else ""
 
     def wait_said(self, expected: str) -> None:
-        """Waits until the page has had screen readers read a text that the expression ``expected`` matches."""
+        """Waits until a text that matches ``expected`` has been announced to screen readers."""
 
         def said() -> list[str]:
             texts: list[str] = self.page.evaluate("window.announced ?? []")

@@ -1,4 +1,4 @@
-"""Fixtures: one service on one store, for all tests of the page."""
+"""Fixtures: one service and one store for all tests of the page."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from tests.support.tools import unavailable
 
 _numbers = itertools.count(1)
 
-#: A line as tests write it: its message, its stream, and whether it is partial.
+#: A line: its message, its stream, and whether it is partial.
 Written = tuple[str, str, bool]
 
 
@@ -32,7 +32,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServe
 def page_service(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
 ) -> Iterator[Service]:
-    """The service. It is not started where there is no browser."""
+    """The service; not started without a browser."""
     directory = tmp_path_factory.mktemp("page")
     archive = (directory / "archive").as_uri()
     with serving(directory, page_server.url, heartbeat_seconds=1, archive_url=archive) as service:
@@ -54,7 +54,7 @@ class Job:
         return self.write((message, stream, False) for message in messages)
 
     def write(self, written: Iterator[Written]) -> "Job":
-        """Writes lines of any kind, 1,000 in a round trip."""
+        """Writes lines of any kind, 1,000 per round trip."""
         while batch := list(itertools.islice(written, 1000)):
             stamp = iso_timestamp(1_772_532_000 + self._waited + self.last / 10)
             lines = [Line(self.last + n, stamp, *each) for n, each in enumerate(batch, 1)]
@@ -63,19 +63,19 @@ class Job:
         return self
 
     def wait(self, seconds: float) -> "Job":
-        """Makes the next line come so much later. A line that is written by itself comes 0.1 s after the one before."""
+        """Delays the next line's timestamp. Lines written individually are 0.1 s apart."""
         self._waited += seconds
         return self
 
     def end(self, status: Status = Status.COMPLETED, exit_code: int = 0) -> "Job":
-        """Writes the end."""
+        """Ends the job."""
         self._store.finish(self._attempt, status, exit_code, 0, self.last + 1)
         return self
 
 
 @pytest.fixture(scope="session")
 def page_store(page_server: RedisServer) -> Iterator[Store]:
-    """The store that runners write to. Nothing renews their leases, which last longer than any test."""
+    """The store that runners write to. No leases are renewed: they outlive every test."""
     store = Store(page_server.url, clock=ticking(), lease_seconds=600)
     yield store
     store.close()
@@ -83,13 +83,13 @@ def page_store(page_server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def job(page_store: Store) -> Job:
-    """A new job for each test. Nothing is written to it yet."""
+    """A new empty job for each test."""
     return Job(page_store, f"job-{next(_numbers)}")
 
 
 @pytest.fixture(scope="session")
 def big(page_store: Store) -> Job:
-    """A job of 25,000 lines that name their own number. Every seventh line is on stderr."""
+    """A job of 25,000 lines that contain their own numbers. Every seventh line is on stderr."""
     job = Job(page_store, "big")
     kinds = (("stderr" if number % 7 == 0 else "stdout") for number in range(1, 25_001))
     return job.write((f"line {number}.", kind, False) for number, kind in enumerate(kinds, 1)).end()
@@ -97,7 +97,7 @@ def big(page_store: Store) -> Job:
 
 @pytest.fixture
 def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs, each in its own profile. At the end it fails if any tab had an error."""
+    """Opens tabs, each in its own profile. Fails at teardown if any tab had an error."""
     contexts, tabs = [], []
 
     def open_tab(job: JobRef | None = None, fragment: str = "") -> Tab:
@@ -116,7 +116,7 @@ def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., 
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """axe-core's source, which ``npm install --prefix tests/clients`` installs."""
+    """The source of axe-core, which ``npm install --prefix tests/clients`` installs."""
     path = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
     if not path.is_file():
         unavailable("npm install --prefix tests/clients was not run")

@@ -1,4 +1,4 @@
-"""Starts a service with example jobs, and takes the pictures in docs/screenshots/.
+"""Starts a service with example jobs, and takes the screenshots in docs/screenshots/.
 
 python -m tests.browser.screenshots
 """
@@ -19,7 +19,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 
 FOLDER: Final = ROOT / "docs" / "screenshots"
-#: Sizes of the pictures in pixels: one for a page of documentation, and one of a telephone.
+#: Sizes of the screenshots in pixels: for documentation, and of a phone.
 WIDE: Final = (1280, 640)
 NARROW: Final = (390, 700)
 WORKFLOW: Final = "nightly"
@@ -28,7 +28,7 @@ ESC: Final = "\x1b"
 
 
 def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
-    """The output of a build: messages and their streams."""
+    """A build's output: messages and their streams."""
     yield "::group::Set up the toolchain", "stdout"
     for tool in ("python 3.13.1", "node 22.12.0", "cmake 3.31.2", "valkey 9.1.2"):
         yield f"{ESC}[32m✓{ESC}[0m {tool}", "stdout"
@@ -52,7 +52,7 @@ def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
 
 
 class Calendar:
-    """The clock of the written jobs. It starts in the past, and changes only when the program sets it."""
+    """The clock of the written jobs. It starts in the past, and changes only when set."""
 
     def __init__(self) -> None:
         self.now = time.time() - 3000
@@ -71,7 +71,7 @@ def write(
     *,
     stalls: float = math.inf,
 ) -> JobRef:
-    """Writes a job with these lines, seven a second, but with 15 s without a line after number ``stalls``."""
+    """Writes a job with these lines, seven per second, and 15 s of silence after line ``stalls``."""
     clock.now += 240
     job = JobRef(workflow_id, job_id)
     attempt = store.open(job, "token")
@@ -86,7 +86,7 @@ def write(
 
 
 def take(browser: Browser, service: Service, store: Store, clock: Calendar, server: RedisServer) -> None:
-    """Takes all pictures."""
+    """Takes all screenshots."""
 
     def tab(size: tuple[int, int] = WIDE, *, dark: bool = False) -> Tab:
         width, height = size
@@ -113,7 +113,7 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     gone = write(
         store, clock, "import-7", [(f"imported batch {n} of 2,400", "stdout") for n in range(1, 2401)], (Status.LOST, 0)
     )
-    # The running job's last line is of now.
+    # The running job's last line has the current time.
     clock.now = time.time() - 240 - 140 / 7
     running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
     key = f"chronoverse:{{{WORKFLOW}}}:{gone.job_id}:log"
@@ -151,7 +151,7 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
 
 
 def main() -> None:
-    """Starts what is needed, and takes the pictures."""
+    """Starts the required programs, and takes the screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="cv-") as scratch,

@@ -1,5 +1,5 @@
-// The logic of session.js in Node.js, where a sign-out can come in the middle of anything. Prints what was seen as JSON.
-// Arguments: the directory of the page's modules, and the issuer's address, which answers a renewal when it is told to.
+// The logic of session.js in Node.js, where a sign-out can happen at any point. Prints the observed values as JSON.
+// Arguments: the directory of the page's modules, and the URL of an issuer that answers a renewal on request.
 
 import { pathToFileURL } from "node:url";
 
@@ -33,7 +33,7 @@ page.signedIn("old-token", {
   at,
   until: Date.now() + 10_000,
 });
-// The token is due, so this begins a renewal. The reader signs out while the issuer is still to answer.
+// The token is due, so this starts a renewal. The reader signs out before the issuer answers.
 const used = await page.currentToken();
 await fetch(`${issuer}/asked`);
 page.signOut();
@@ -46,7 +46,7 @@ page.signedIn("another-token", null);
 const again = page.token();
 localStorage.setItem("chronoverse.signed-out", "by another tab");
 const elsewhere = page.token();
-// A request was refused whose token was replaced on its way. The new one is tried.
+// A request was rejected after its token was replaced: retry with the new one.
 page.signedIn("new-token", { at: Date.now(), until: Date.now() + 10_000 });
 const replaced = await page.currentToken(new page.Refused(401, "expired", 0), "another-token");
 console.log(JSON.stringify({ used, after, later, again, elsewhere, reloads, replaced }));

@@ -1,4 +1,4 @@
-"""The page of a job for all readers: what axe finds, the contrast of borders, the size of targets, and a phone."""
+"""The job page's accessibility: axe findings, border contrast, target sizes, and phones."""
 
 import re
 import time
@@ -22,22 +22,22 @@ OpenTab = Callable[..., Tab]
 
 
 def findings(options: str) -> str:
-    """An expression for what axe-core finds with these options, of whatever impact."""
+    """A JavaScript expression for axe-core's findings with these options, regardless of impact."""
     violations = "violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`))"
-    # It need not describe all that is as it should be.
+    # Omits the passed checks, for speed.
     few = 'resultTypes: ["violations"], selectors: false'
     return f"axe.run(document, {{ {few}, {options} }}).then(({{ violations }}) => {violations})"
 
 
-#: Everything, and with the rule for the size of targets.
+#: All rules, including the one for target sizes.
 FINDINGS: Final = findings('rules: { "target-size": { enabled: true } }')
-#: What may change with the colours of the page. The other rules find the same on a light and on a dark one.
+#: Rules that depend on the page's colours. The other rules have the same result in both themes.
 COLOURS: Final = findings('runOnly: ["color-contrast", "link-in-text-block"]')
-#: What may change with the width of a page. Only the button for a job's tools comes and goes with it: the tests below
-#: look at that.
+#: Rules that depend on the page's width. Only the button for a job's tools depends on it otherwise, which the
+#: tests below check.
 SHAPES: Final = findings('runOnly: ["target-size", "scrollable-region-focusable"]')
-#: Buttons and fields in view, with their sizes, and the contrast of their borders with what is around them. Without a
-#: border it is that of their text or icon.
+#: Visible buttons and fields, with their sizes, and the contrast of their borders (otherwise of their text or icon)
+#: with the surroundings.
 CONTROLS: Final = """async () => {
     const { contrast } = await import("/ui/static/js/colour.js");
     const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
@@ -69,9 +69,9 @@ def failed(page_store: Store) -> Job:
     )
 
 
-#: The views of lists, and those of a job. The key is the page that is looked at without a token and without a service.
-#: Each view has its address, what a reader clicks then, and what it has when it is complete. Without an address it is
-#: on the page of the view before it.
+#: The views of lists and of a job. The key is the page that is viewed without a token or without a service.
+#: Each view has its address, what the reader then clicks, and a selector that shows it is complete. Without an
+#: address, it continues the previous view.
 VIEWS: Final = {
     "": {
         "home": ("/", "", "tbody tr"),
@@ -101,7 +101,7 @@ VIEWS: Final = {
 }
 
 
-#: The routes of the service, without the page's own files.
+#: The service's routes, without the page's own files.
 ROUTES: Final = re.compile(r"//[^/]+/workflows/")
 
 
@@ -109,7 +109,7 @@ ROUTES: Final = re.compile(r"//[^/]+/workflows/")
 def test_axe_finds_nothing_in_the_list_of_views(
     open_tab: OpenTab, page_service: Service, page_store: Store, axe: str, page: str
 ) -> None:
-    """Light and dark, and as narrow as a phone. The sign-in and the bar of a service that is down are views, too."""
+    """Light and dark, and phone-sized. The sign-in and the bar for a service that is down are views, too."""
     workflow = "views-of-a-job" if page else "views"
     for name in ("good-1", "good-2"):
         Job(page_store, name, workflow).lines("fine", "::group::Test", "ok", "::endgroup::").end()
@@ -117,14 +117,14 @@ def test_axe_finds_nothing_in_the_list_of_views(
     Job(page_store, "failed", workflow, labels).lines("fine", "ok", "GatewayError: 409").end(Status.FAILED, 1)
     Job(page_store, "running", workflow).lines("fine", "\x1b[31mError\x1b[0m")
     tab = open_tab()
-    # The document of an unknown address has the status 404, and the service is "down" at the end.
+    # The document of an unknown address has status 404, and the service goes "down" at the end.
     tab.expected = "Failed to load resource"
 
     def look(view: str) -> list[tuple[str, str]]:
         found = []
         if not tab.page.evaluate("'axe' in window"):
             tab.page.evaluate(axe)
-        # The colours do not depend on the width.
+        # Colours do not depend on the width.
         for width, is_dark, expression in ((1280, False, FINDINGS), (1280, True, COLOURS), (390, False, SHAPES)):
             tab.page.set_viewport_size({"width": width, "height": 760})
             tab.page.emulate_media(color_scheme="dark" if is_dark else "light", reduced_motion="reduce")
@@ -138,7 +138,7 @@ def test_axe_finds_nothing_in_the_list_of_views(
     tab.page.goto(f"{tab.url}/ui/workflows/{workflow}{page}" if page else tab.url)
     tab.page.wait_for_selector("dialog.sign-in")
     found = look("sign-in")
-    # With this token the list of workflows does not have those of other tests.
+    # With this token, the list has no workflows of other tests.
     token = page_service.token(workflow, "nothing")
     tab.page.evaluate("(token) => sessionStorage.setItem('chronoverse.token', token)", token)
     for view, (path, clicked, complete) in VIEWS[page].items():
@@ -158,7 +158,7 @@ def test_axe_finds_nothing_in_the_list_of_views(
 
 
 def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str) -> None:
-    """With the card, a search, a selection, a dialog and the tools, light and dark. 640 pixels are 1280 at 200 %."""
+    """With the card, a search, a selection, a dialog and the tools, light and dark. 640 pixels: 1280 at 200 % zoom."""
     tab = open_tab(failed.ref)
     tab.wait_compared()
     tab.page.keyboard.press("e")
@@ -184,7 +184,7 @@ def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str)
 
 
 def test_a_phone_has_large_controls_and_lines_wrap(browser: Browser, page_service: Service, failed: Job) -> None:
-    """Buttons and fields have 40 pixels for a finger, whatever the counts. Nothing is wider than the screen."""
+    """Buttons and fields measure at least 40 pixels, whatever the counts. Nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": 360, "height": 760}, has_touch=True, is_mobile=True)
     tab = Tab(context, page_service).open(failed.ref)
     tab.wait_compared()

@@ -1,4 +1,4 @@
-"""The workflows, and the search in all jobs of one: from the home page to the line of a match."""
+"""The list of workflows, and the search in all jobs of one: from the home page to a matching line."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,14 +13,14 @@ from tests.browser.conftest import Job
 from tests.browser.test_hostile import HOSTILE
 from tests.support.service import Service
 
-#: The default run starts a browser for one file only.
+#: The default test run starts a browser for one file only.
 pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: The address of requests for a page of such a search.
+#: The address of such a search's requests.
 SEARCHES: Final = "**/logs/search?*"
-#: The groups of a search: the job, the numbers of its lines, and whether a link leads to the others.
+#: The groups of a search: the job, its line numbers, and whether there is a link to more matches.
 GROUPS: Final = """() => Array.from(document.querySelectorAll("#found section"), (group) => [
     group.querySelector("h2").textContent,
     Array.from(group.querySelectorAll("a.match .number"), (each) => each.textContent),
@@ -29,7 +29,7 @@ GROUPS: Final = """() => Array.from(document.querySelectorAll("#found section"),
 
 
 def open_workflow(tab: Tab, service: Service, workflow_id: str, query: str = "") -> Page:
-    """Opens a workflow's page, perhaps with a search."""
+    """Opens a workflow's page, optionally with a search."""
     tab.page.goto(f"{tab.url}/ui/workflows/{workflow_id}{query}#token={service.token()}")
     return tab.page
 
@@ -37,7 +37,7 @@ def open_workflow(tab: Tab, service: Service, workflow_id: str, query: str = "")
 def test_three_clicks_lead_from_the_home_page_to_a_line(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
-    """The workflow, the search, the line. Back and forward lead through the same pages."""
+    """The workflow, the search, the line. Back and forward go through the same pages."""
     for number in range(3):
         lines = [f"step {n}" for n in range(200)]
         lines[150:150] = ["", "Error: \x1b[31mdisk full\x1b[0m"] if number == 1 else [""]
@@ -71,7 +71,7 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
 
 
 def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """The newest first, until it has matches of 20 jobs, and then further when it is asked to."""
+    """Newest first, pausing after matches in 20 jobs until it is continued."""
     for number in range(25):
         job = Job(page_store, f"job-{number:02}", "across").lines(*["red"] * (7 if number == 24 else 1), "blue")
         job.end(Status.FAILED if number % 2 else Status.COMPLETED)
@@ -108,7 +108,7 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
 def test_all_workflows_are_searched_from_the_home_page(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
-    """Those that the token may read, the newest job first. A match leads to its line, and back to the matches."""
+    """All that the token can read, newest job first. A match links to its line, and back returns to the matches."""
     for name in ("all-one", "all-two", "all-three"):
         Job(page_store, "job", name).lines("fine", f"a rare word of {name}").end()
     tab = open_tab()
@@ -131,8 +131,8 @@ def test_all_workflows_are_searched_from_the_home_page(
     page.wait_for_selector("tbody tr:nth-child(2)")
 
 
-def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None:
-    """Whatever the service says of jobs and lines. A job that could not be searched says why."""
+def test_results_are_text(open_tab: OpenTab, page_service: Service) -> None:
+    """Whatever jobs, lines and errors contain. A job that could not be searched shows why."""
     evil = "\"><img src=x onerror='window.hacked=1'>/../../javascript:hacked"
     texts = [text for text in HOSTILE if len(text) < 400]
     lines = [
@@ -156,8 +156,8 @@ def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None
     assert page.evaluate("'hacked' in window") is False
 
 
-def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """The list has no other, in one list. Another one's page says that there is none. Its name can be typed."""
+def test_a_token_shows_only_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """Other workflows are not listed, and their pages show that nothing was found. A name can be typed."""
     names = [f"own-{number:02}" for number in range(53)]
     for name in [*names, "not-own"]:
         Job(page_store, "job", name).lines("a word")
@@ -177,8 +177,8 @@ def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Servic
     assert page.locator("#found *").count() == 0
 
 
-def test_an_excerpt_has_the_first_match(browser: Browser, page_service: Service) -> None:
-    """Wherever in the message it is. Control sequences take no room, and are not cut in two."""
+def test_an_excerpt_contains_the_first_match(browser: Browser, page_service: Service) -> None:
+    """Wherever it is in the message. Control sequences take no space, and are not cut in two."""
     cases: list[Any] = [
         ["short", [[1, 3]]],
         ["x" * 500_000 + "match" + "y" * 500_000, [[500_000, 500_005]]],

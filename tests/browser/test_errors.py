@@ -1,4 +1,4 @@
-"""Errors on the screen: marked, counted, stepped through, and shown in a ruler of the whole log."""
+"""Errors on the screen: marked, counted, stepped through, and shown in the log's ruler."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: The places in the ruler at which there is a mark, in thousandths of its height.
+#: The positions of marks in the ruler, in thousandths of its height.
 MARKS = """() => Array.from(document.querySelectorAll("#ruler path"), (each) => each.getAttribute("d") ?? "")
     .flatMap((d) => Array.from(d.matchAll(/M0 ([0-9]+)/g), ([, y]) => Number(y)))"""
 
 
 def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
-    """With keys and with buttons, in a circle. Those on stdout are marked, too, and what says 0 errors is none."""
+    """With keys and buttons, wrapping around. Errors on stdout count, too, and "0 errors" does not."""
     job.lines(*["fine"] * 99, "TypeError: x is not a function", *["fine, 0 errors"] * 150)
     job.lines("panic: runtime error", stream="stderr").lines(*["fine"] * 148, "\x1b[31mfailed\x1b[0m").end()
     tab = open_tab(job.ref).wait_number(1)
@@ -53,8 +53,8 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     assert tab.text("#errorcount") == "3"
 
 
-def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_tab: OpenTab, job: Job) -> None:
-    """They are counted without a click and without a request. Only on stderr when only that is shown."""
+def test_the_ruler_shows_a_running_jobs_matches_and_errors_live(open_tab: OpenTab, job: Job) -> None:
+    """Counted without a click or a request, and only on stderr if only that is shown."""
     job.lines(*["fine"] * 500)
     tab = open_tab(job.ref).wait_number(500)
     tab.wait_text("#errorcount", "0")
@@ -80,14 +80,14 @@ def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_t
     tab.wait_text("#errorcount", "1")
 
 
-def test_the_line_is_named_while_the_scroll_bar_is_dragged(open_tab: OpenTab, big: Job) -> None:
-    """The label goes away by itself. The wheel and the keys do not show it."""
+def test_dragging_the_scroll_bar_shows_the_line_number(open_tab: OpenTab, big: Job) -> None:
+    """The label disappears by itself. The wheel and the keys do not show it."""
     tab = open_tab(big.ref).wait_number(1)
     tab.page.mouse.move(600, 400)
     tab.page.mouse.wheel(0, 400)
     tab.wait(lambda rows: rows[0][0] == 21, "the wheel has scrolled")
     assert tab.text("#place") == ""
-    # It goes away after a moment, in which a busy machine may not look at the page.
+    # It disappears too soon for polling on a busy machine.
     drag = """() => new Promise((shown) => {
         const place = document.getElementById("place");
         new MutationObserver(() => place.hidden || shown(place.innerText)).observe(place, { attributes: true });

@@ -1,4 +1,4 @@
-"""The home page: signing in, where the token is stored, and the list of a workflow's jobs."""
+"""The home page: signing in, storing the token, and the list of a workflow's jobs."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,9 @@ OpenTab = Callable[..., Tab]
 ROWS = "() => [...document.querySelectorAll('tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
 
 
-def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Newest first. The status changes without a reload. Each job links to its page. How many lines it has is shown at
-    its end: until then the number changes all the time.
+def test_a_workflows_jobs_are_listed_live(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Newest first. Statuses update without a reload. Each job links to its page. The number of lines is shown
+    only at the job's end, because until then it changes constantly.
     """
     job.lines("one", "two")
     tab = open_tab()
@@ -29,7 +29,7 @@ def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_servi
     first = tab.page.evaluate(ROWS)[0]
     assert (first[0], first[1], first[6]) == ("Running", job.ref.job_id, "")
     job.end(Status.FAILED, 7)
-    # Jobs of other tests may still run, and those come first.
+    # Jobs of other tests may be running, and would come first.
     row = f"tbody tr:has(a:text-is('{job.ref.job_id}'))"
     tab.wait_text(f"{row} .badge", "Failed · exit 7")
     assert tab.text(f"{row} .lines") == "2"
@@ -41,7 +41,7 @@ def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_servi
 def test_a_token_is_asked_for_and_stays_in_the_tab(
     browser: Browser, open_tab: OpenTab, page_service: Service, job: Job
 ) -> None:
-    """The token is in no address that a server sees, in no history, and in no storage that outlives the tab."""
+    """The token is in no address that a server sees, no history, and no storage that outlives the tab."""
     job.lines("secret").end()
     token = page_service.token()
     requested: list[str] = []
@@ -74,8 +74,8 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     assert second.faults == []
 
 
-def test_a_link_signs_in_a_page_that_is_open(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """It asks for a token, or has another one. The link's token is in no address and no history afterwards."""
+def test_a_link_signs_in_an_open_page(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Whether it asks for a token or has another. Afterwards the link's token is in no address and no history."""
     job.lines("one", "two").end()
     page = open_tab().page
     address = f"{page_service.url}/ui/workflows/page/jobs/{job.ref.job_id}"
@@ -94,7 +94,7 @@ def test_a_link_signs_in_a_page_that_is_open(open_tab: OpenTab, page_service: Se
 
 
 def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Before the reader has chosen anything. One for another workflow is a good token. One without a scope is not."""
+    """Before any choice. A token for another workflow is valid, one without a scope is not."""
     tab = open_tab()
     tab.expected = "Failed to load resource"
     tab.page.goto(tab.url)

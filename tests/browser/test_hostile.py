@@ -1,6 +1,6 @@
-"""Whatever a log contains is shown as text.
+"""Whatever a log contains is displayed as text.
 
-It makes no script, element or title, and does not reach the clipboard. The page is accessible.
+It creates no script, element or title, and does not reach the clipboard. The page remains accessible.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: What a hostile job writes, and what the screen shows of it.
+#: The output of a hostile job, and what the screen shows of it.
 HOSTILE: Final[dict[str, str]] = {
     "a\n\nevent: end\ndata: x": "a^J^Jevent: end^Jdata: x",
     "\r": "^M",
@@ -51,7 +51,7 @@ HOSTILE: Final[dict[str, str]] = {
     "": "",
 }
 
-#: Elements that may be in a row's text, with their allowed attributes.
+#: Elements allowed in a row's text, with their allowed attributes.
 ALLOWED: Final = {
     "SPAN": {"class", "style", "title"},
     "MARK": {"class"},
@@ -59,8 +59,8 @@ ALLOWED: Final = {
 }
 
 
-def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
-    """Also with a search that marks parts of it. It becomes only text, colours, and links to http and https."""
+def test_log_contents_are_text(open_tab: OpenTab, job: Job) -> None:
+    """Even when a search marks parts of it. The result is only text, colours, and links to http and https."""
     job.lines(*HOSTILE, "https://example.org/?a=1&b=\"'<b> (http://example.org/x).").end()
     tab = open_tab(job.ref).wait_number(len(HOSTILE) + 1)
     tab.page.evaluate("navigator.clipboard.writeText('as before')")
@@ -82,8 +82,8 @@ def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.evaluate("navigator.clipboard.readText()") == "as before"
 
 
-def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
-    """Ten megabytes in parts, and a million accents in one line. The page stays fast, and says that there is more."""
+def test_a_giant_line_is_truncated(open_tab: OpenTab, job: Job) -> None:
+    """Ten megabytes in parts, and a million accents in one line. The page stays fast, and shows that there is more."""
     part = "0123456789abcdef" * 4096
     job.lines("first", "e" + "\u0301" * 60_000).write(iter([*[(part, "stdout", True)] * 160, ("end", "stdout", False)]))
     job.lines("last").end()
@@ -94,8 +94,8 @@ def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.locator(".more").count() == 2
 
 
-def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) -> None:
-    """A link opens in another tab and does not send our address. A colour is a property of the element."""
+def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
+    """A link opens in another tab without sending our address. A colour is a property of the element."""
     job.lines(
         "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a."
     ).end()

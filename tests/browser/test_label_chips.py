@@ -1,4 +1,4 @@
-"""Labels on the pages: chips that lead to the jobs that have them, whatever a stranger has written into them."""
+"""Labels on the pages: chips that link to the jobs with that label, whatever untrusted text it contains."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from tests.support.service import Service
 pytestmark = pytest.mark.long
 
 
-def test_chips_say_what_jobs_were_for_and_choose_them(
+def test_chips_show_labels_and_filter_jobs_by_them(
     open_tab: Callable[..., Tab], page_service: Service, page_store: Store
 ) -> None:
-    """A ``url`` is a link if a browser may open it. All others are text, and a way to the jobs that have the label."""
+    """A ``url`` is a link if browsers can safely open it. All other labels are text, linked to the jobs with them."""
     hostile = '<img src=x onerror=alert(1)> a=b&c "\u202e'
     good = {"branch": "main", "url": "https://ci.example.com/1?a=b", "note": hostile}
     Job(page_store, "good", "chips", check_labels(good)).lines("fine").end()
@@ -58,7 +58,7 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     page.wait_for_selector("tbody tr")
     wait_until(lambda: jobs.count() == 1, PATIENCE_SECONDS, "only that job")
     assert jobs.all_inner_texts() == ["good"]
-    # A search has the labels, too, and so does its address.
+    # A search filters by the labels, too, and so does its address.
     page.goto(f"{tab.url}/ui/workflows/chips?label=branch%3Dmain")
     page.wait_for_selector("tbody tr")
     page.fill("#q", "fine")
@@ -71,7 +71,7 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     page.wait_for_url(f"{tab.url}/ui/workflows/chips?")
     wait_until(lambda: jobs.count() == 4, PATIENCE_SECONDS, "all jobs")
 
-    # A job is compared only with the good runs that have one of its labels, if the reader says so.
+    # The reader can compare a job only with good runs that have one of its labels.
     failed = Job(page_store, "failed", "chips", check_labels({"branch": "next", "note": hostile})).lines("no")
     tab.open(failed.end(Status.FAILED, 1).ref)
     tab.wait_compared("bare", "other", "script", "good")
@@ -89,7 +89,7 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     def asked(route: str) -> list[str]:
         return [name for name in page.evaluate(names) if route in name]
 
-    # All lines are new, and so the page does not ask for them by itself.
+    # All lines are new, so the page does not request them by itself.
     page.click("#new")
     routes = ("/summary?", "/logs/new?", "/profile?")
     wait_until(lambda: all(asked(route) for route in routes), PATIENCE_SECONDS, "all that is compared")

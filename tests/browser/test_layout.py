@@ -1,4 +1,4 @@
-"""The room for the log at every size, the list of steps, progress bars, and keys after a click."""
+"""The log's height at every window size, the list of steps, progress bars, and keys after a click."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: Sizes of windows. 720x450 is 1440x900 at a zoom of 200 %.
+#: Window sizes. 720x450 is 1440x900 at 200 % zoom.
 SIZES: Final = ((360, 640), (844, 390), (390, 844), (720, 450), (1024, 768), (1440, 900), (2560, 1440))
 
-#: The part of the window's height that the log has, in view; and the sum of the layout's shifts.
+#: The visible fraction of the window that the log takes up; and the sum of the layout shifts.
 SHARE: Final = """() => {
     const { top, bottom } = document.getElementById("log").getBoundingClientRect();
     return (Math.min(bottom, innerHeight) - Math.max(0, top)) / innerHeight;
@@ -31,7 +31,7 @@ SHIFTS: Final = """window.shifted = 0;
         window.shifts.push([value, ...sources.map(({ node }) => node?.id || node?.className)]);
     }))
         .observe({ type: "layout-shift", buffered: true });"""
-#: Whether the status is beside the job's name, and whether the name is cut.
+#: Whether the status is next to the job's name, and whether the name is truncated.
 HEAD: Final = """() => {
     const [name, badge] = ["name", "badge"].map((id) => document.getElementById(id));
     const isBeside = badge.getBoundingClientRect().top < name.getBoundingClientRect().bottom;
@@ -42,7 +42,7 @@ STEPS: Final = """() => Array.from(document.querySelectorAll("#steps li"), (each
 
 
 def groups(style: str, *names: str) -> list[str]:
-    """Lines with these groups, each with one line in it."""
+    """Lines of these groups, with one line in each."""
     around = {
         "github": ("::group::{0}", "::endgroup::"),
         "azure": ("##[group]{0}", "##[endgroup]"),
@@ -59,7 +59,7 @@ def groups(style: str, *names: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def failed(page_store: Store) -> Job:
-    """A failed job with a long cause, groups, labels, and good runs before it."""
+    """A failed job with a long cause, groups, labels, and earlier good runs."""
     lines = [*groups("azure", "Install"), "##[group]Test", *(f"test {number} passed" for number in range(200))]
     labels = check_labels({"branch": "main", "commit": "4f0c1de" * 5, "os": "linux", "url": "https://ci.example.com/1"})
     for number in range(3):
@@ -74,7 +74,7 @@ def failed(page_store: Store) -> Job:
     return job.end(Status.FAILED, 1)
 
 
-def test_the_log_has_half_of_every_window(open_tab: OpenTab, failed: Job) -> None:
+def test_the_log_gets_half_of_every_window(open_tab: OpenTab, failed: Job) -> None:
     """With the card, the tools and the strip, and the cause in view. Nothing moves while the page opens."""
     for width, height in SIZES:
         tab = open_tab()
@@ -89,7 +89,7 @@ def test_the_log_has_half_of_every_window(open_tab: OpenTab, failed: Job) -> Non
         assert (size, tab.page.evaluate("document.documentElement.scrollWidth > innerWidth")) == (size, False)
         assert tab.text("#summary code").startswith("AssertionError: expected a very long value")
         assert tab.page.is_visible("#gocause")
-        # A long name has one line, until it is tapped.
+        # A long name takes one line until it is tapped.
         assert (size, tab.page.evaluate(HEAD)) == (size, [True, width < 2560])
         tab.page.click("#name")
         assert (size, tab.page.evaluate(HEAD)[1]) == (size, False)
@@ -97,7 +97,7 @@ def test_the_log_has_half_of_every_window(open_tab: OpenTab, failed: Job) -> Non
 
 @pytest.mark.parametrize("style", ["github", "azure", "gitlab", "travis", "buildkite"])
 def test_groups_of_every_system_are_steps(open_tab: OpenTab, page_store: Store, style: str) -> None:
-    """Those in others too, but for Buildkite's, which are never in others. The one with the cause is marked."""
+    """Nested ones, too, except for Buildkite, whose groups are never nested. The step with the cause is marked."""
     outer, inner = groups(style, "Build"), groups(style, "Compile", "Link")
     lines = [*groups(style, "Install"), *outer[:2], *inner, *outer[2:], *groups(style, "Test")]
     at = lines.index("a line of Link")
@@ -129,7 +129,7 @@ def test_groups_of_every_system_are_steps(open_tab: OpenTab, page_store: Store, 
 
 
 def test_a_running_step_is_marked_while_it_lasts(open_tab: OpenTab, job: Job) -> None:
-    """What GitHub runs in a step comes after the group of its head."""
+    """The output of a GitHub step follows the group with its header."""
     head = ["::group::Run make", "env: CI=1", "::endgroup::", "compiling"]
     for line in [*head, "::group::Run make test", "::endgroup::"]:
         job.lines(line)
@@ -142,8 +142,8 @@ def test_a_running_step_is_marked_while_it_lasts(open_tab: OpenTab, job: Job) ->
     assert tab.page.locator("#steps .num").first.inner_text() == "0.4 s"
 
 
-def test_rows_of_a_progress_bar_become_one(open_tab: OpenTab, job: Job) -> None:
-    """The last, which says how many there were, and shows them at a click or a jump. Lines that only count are kept."""
+def test_a_progress_bars_rows_are_merged(open_tab: OpenTab, job: Job) -> None:
+    """The last row shows how many there were, and expands on a click or a jump. Mere counters are not merged."""
     job.lines("begin", *(f"Downloading {share:3}% [{'#' * (share // 10):10}]" for share in range(0, 101, 10)))
     job.lines("tests/a.py::test_1 PASSED [ 50%]", "tests/a.py::test_2 PASSED [100%]")
     tab = open_tab(job.ref).wait_number(14)
@@ -158,7 +158,7 @@ def test_rows_of_a_progress_bar_become_one(open_tab: OpenTab, job: Job) -> None:
     tab.wait(lambda rows: [number for number, _ in rows] == [*range(1, 20)], "all rows of the second bar")
 
 
-def test_keys_work_after_a_click_in_find(open_tab: OpenTab, big: Job) -> None:
+def test_keys_work_after_a_click_in_the_search_box(open_tab: OpenTab, big: Job) -> None:
     """On one of its buttons. In its field, keys are text."""
     tab = open_tab(big.ref).wait_number(1)
     for button in ("#regex", "#regex"):
@@ -173,7 +173,7 @@ def test_keys_work_after_a_click_in_find(open_tab: OpenTab, big: Job) -> None:
     tab.page.keyboard.type("g")
     assert tab.page.input_value("#q") == "line 2000g"
     assert tab.numbers()[0] == 1
-    # On a phone, the field changes between the press and the release.
+    # On phones, the field changes between press and release.
     tab.page.keyboard.press("Escape")
     tab.page.set_viewport_size({"width": 390, "height": 844})
     tab.page.click("#q")
@@ -182,7 +182,7 @@ def test_keys_work_after_a_click_in_find(open_tab: OpenTab, big: Job) -> None:
 
 
 def test_forced_colours_keep_statuses_and_toggles(open_tab: OpenTab, failed: Job) -> None:
-    """Icons have the colour of their text, and a pressed button that of what is selected."""
+    """Icons have their text's colour, and pressed buttons the colour of selected text."""
     tab = open_tab(failed.ref)
     tab.wait_compared()
     tab.page.wait_for_selector("#steps .area")

@@ -1,4 +1,4 @@
-"""The markup of CI systems on the screen: groups with their durations, annotations, commands and links."""
+"""CI systems' markup on the screen: groups with durations, annotations, commands and links."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ CLEAR = "\r\x1b[0K"
 
 
 def shown(tab: Tab) -> list[tuple[int, str]]:
-    """The rows in view: their numbers, and all that they show but the number and what only screen readers read."""
+    """The rows in view: their numbers, and their contents without the number and text for screen readers."""
     found: list[list[object]] = tab.page.evaluate(
         """() => Array.from(document.querySelectorAll(".row"), (row) => [Number(row.dataset.number),
             Array.from(row.querySelectorAll(".kind, .where-at, .m, .took"), (each) => each.textContent).join("|")])"""
@@ -35,7 +35,7 @@ def wait_shown(tab: Tab, expected: list[tuple[int, str]]) -> None:
 
 
 def test_groups_of_a_good_job_are_folded(open_tab: OpenTab, job: Job) -> None:
-    """With their durations, but for one with an error. A click, a key and a jump open them. Ends have no row."""
+    """With their durations, except one with an error. A click, a key and a jump open them. Ends have no row."""
     lines = ["::group::Install", *["x"] * 18, "::endgroup::", "##[group]Build", *["##[error]no compiler"] * 20]
     lines += ["##[endgroup]", f"section_start:1772532000:prep[collapsed=true]{CLEAR}Preparing", "y"]
     lines += [f"section_end:1772532065:prep{CLEAR}section_start:1772532065:run{CLEAR}Running", "z"]
@@ -60,7 +60,7 @@ def test_groups_of_a_good_job_are_folded(open_tab: OpenTab, job: Job) -> None:
 
 
 def test_annotations_and_commands_are_coloured_rows(open_tab: OpenTab, page_store: Store) -> None:
-    """Their markup is not shown, and a search's marks are in the right place. Groups of a failed job stay open."""
+    """The markup is hidden, and a search's highlights are in the right place. Groups of a failed job stay open."""
     job = Job(page_store, "job", "annotations").lines(
         "::group::Test", "::error file=src/a%2Cb.js,line=10,col=2::<b>no</b> semicolon", "::warning::old call"
     )
@@ -76,8 +76,8 @@ def test_annotations_and_commands_are_coloured_rows(open_tab: OpenTab, page_stor
     tab.wait_text("#summary code", "<b>no</b> semicolon")
 
 
-def test_links_with_a_text_keep_their_target(open_tab: OpenTab, job: Job) -> None:
-    """Only those to http and https without special characters. The others are text."""
+def test_hyperlinks_keep_their_target(open_tab: OpenTab, job: Job) -> None:
+    """Only http and https targets without special characters. Others are text."""
     good = ["https://example.org/a?b=1#c", "HTTP://example.org/"]
     bad = ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "http://x/'onclick=1", "https://", "//x"]
     job.lines(*(f"\x1b]8;id=1;{each}\x1b\\see \x1b[31mthis\x1b[0m\x1b]8;;\x07 not" for each in [*good, *bad])).end()
@@ -88,7 +88,7 @@ def test_links_with_a_text_keep_their_target(open_tab: OpenTab, job: Job) -> Non
             (a) => [a.getAttribute("href"), a.textContent, a.getAttributeNames()])"""
     )
     assert [link[:2] for link in links] == [[each, text] for each in good for text in ("see ", "this")]
-    # The text may show another host.
+    # The text can show a different host.
     shown = "() => Array.from(document.querySelectorAll('.m a'), (a) => getComputedStyle(a, '::after').content)"
     assert tab.page.evaluate(shown) == ["none", '" (example.org)"'] * 2
     assert tab.page.locator(".m a[data-host='example.org']").count() == 2

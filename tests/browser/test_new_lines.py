@@ -1,4 +1,4 @@
-"""New lines on the screen: marked, stepped through, counted in the head, and where a failed job opens."""
+"""New lines on the screen: marked, stepped through, counted in the toolbar; and where a failed job opens."""
 
 import re
 import time
@@ -22,7 +22,7 @@ OpenTab = Callable[..., Tab]
 
 GOOD: Final = [f"step {number} took {number} ms" for number in range(1, 301)]
 
-#: Buttons, fields and links above the log in whose middle is something else.
+#: Buttons, fields and links above the log that are covered at their centre.
 COVERED: Final = """() => Array.from(document.querySelectorAll(":is(header, #card, #tools) :is(button, input, a)"))
     .filter((each) => {
         const { left, top, width, height } = each.getBoundingClientRect();
@@ -31,7 +31,7 @@ COVERED: Final = """() => Array.from(document.querySelectorAll(":is(header, #car
 
 
 def write_runs(store: Store, workflow_id: str, *failed: str, good: int = 3) -> Job:
-    """Some good runs, and then one that fails with these lines. Each run is created later than the one before it."""
+    """Some good runs, then a run that fails with these lines, in order of creation."""
     for number in range(1, good + 1):
         Job(store, f"good-{number}", workflow_id).lines(*GOOD).end()
     return Job(store, "failed", workflow_id).lines(*failed).end(Status.FAILED, 1)
@@ -39,24 +39,24 @@ def write_runs(store: Store, workflow_id: str, *failed: str, good: int = 3) -> J
 
 @pytest.fixture
 def failed(page_store: Store, request: pytest.FixtureRequest) -> Job:
-    """A failed run after three good ones, in a workflow of the test's name. Its lines 21, 250 and 281 are new."""
+    """A failed run after three good ones, in a workflow named after the test. Its lines 21, 250 and 281 are new."""
     lines = [*GOOD[:20], "a warning", *GOOD[20:248], "error: disk full", *GOOD[248:278], "Traceback", *GOOD[278:]]
     return write_runs(page_store, request.node.name, *lines)
 
 
 def marked(tab: Tab) -> list[int]:
-    """The numbers of the rows that are marked as new, in view or just beyond it."""
+    """The numbers of the rows marked as new, in view or just beyond it."""
     return [int(each.get_attribute("data-number") or 0) for each in tab.page.query_selector_all(".row.new")]
 
 
 def wait_current(tab: Tab, number: int) -> None:
-    """Waits until that line is the current one, and in view."""
+    """Waits until that line is the current one and in view."""
     tab.wait_number(number)
     tab.page.wait_for_selector(f".row.current[data-number='{number}']", timeout=PATIENCE_SECONDS * 1000)
 
 
 def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job) -> None:
-    """With keys and with buttons, beside a search's marks. The address has the filter, so that it can be shared."""
+    """With keys and buttons, alongside a search's highlights. The address contains the filter, for sharing."""
     tab = open_tab(failed.ref, "L1").wait_number(1)
     tab.page.keyboard.press("j")
     wait_current(tab, 21)
@@ -102,7 +102,7 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
 
 
 def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -> None:
-    """With the new lines marked, and what failed in words. A line in the address goes before."""
+    """With the new lines marked and the failure in words. A line in the address takes precedence."""
     error = ["starting the deploy", "GatewayError: 409 <b>conflict</b>", "  at deploy (gateway.js:14)"]
     lines = [*GOOD[:100], "a warning", *GOOD[100:149], *error, *GOOD[150:], "tidying up"]
     job = write_runs(page_store, f"cause-{time.monotonic_ns()}", *lines)
@@ -141,8 +141,8 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
-def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, page_store: Store) -> None:
-    """At its top, and beside the buttons of a picked line. Both link to the first run, also by keyboard."""
+def test_a_failed_job_shows_where_its_line_was_seen_before(open_tab: OpenTab, page_store: Store) -> None:
+    """On the card, and next to a picked line's buttons. Both link to the first run, by keyboard, too."""
     workflow_id = f"seen-{time.monotonic_ns()}"
     flaky = [*GOOD[:20], "TimeoutError: no answer in 7 s", *GOOD[20:]]
     for number, is_good in enumerate((True, False, True, True)):
@@ -153,7 +153,7 @@ def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, pag
     seen = r"Seen in 2 of the last 5 runs, all of them failed; first .*(ago|now) in run-1"
     said = re.compile(r"Flaky: 2 of the last 5 runs; first .*(ago|now) in run-1")
     wait_until(lambda: said.fullmatch(tab.text("#past")), PATIENCE_SECONDS, "all runs were looked at")
-    # A screen reader reads it, after why the job failed.
+    # Screen readers read it after the cause.
     tab.wait_said(r"21TimeoutError: .*\. Flaky: 2 of the last 5 runs; .*")
     assert str(tab.page.get_attribute("#past a", "href")).endswith("/jobs/run-1#L21")
     tab.go_to(302)
@@ -170,14 +170,14 @@ def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, pag
     wait_current(tab, 21)
 
 
-def test_runs_that_could_not_be_looked_at_are_asked_for_again(open_tab: OpenTab, page_store: Store) -> None:
-    """A few times, since the service goes on from where it was. What is known so far is shown meanwhile."""
+def test_unread_runs_are_requested_again(open_tab: OpenTab, page_store: Store) -> None:
+    """A few times, because the service continues where it stopped. Partial results are shown in between."""
     job = write_runs(page_store, f"unknown-{time.monotonic_ns()}", *GOOD[:20], "TimeoutError: no answer", good=2)
     asked: list[str] = []
     known = {"summary": 3, "history": 2}
 
     def answer(route: Route) -> None:
-        """Until it was asked that often, the service has not looked at one of the runs."""
+        """Omits one of the runs until the last of the expected requests."""
         kind = "summary" if "/summary" in route.request.url else "history"
         asked.append(kind)
         body = route.fetch().json()
@@ -205,7 +205,7 @@ def test_runs_that_could_not_be_looked_at_are_asked_for_again(open_tab: OpenTab,
 
 
 def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
-    """The head says since when its runner is silent."""
+    """The card shows since when there was no sign of the runner."""
     job = Job(page_store, "lost", f"lost-{time.monotonic_ns()}").lines(*GOOD).end(Status.LOST)
     tab = open_tab(job.ref).wait_number(300)
     tab.page.wait_for_selector("#past a")
@@ -213,8 +213,8 @@ def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> No
     assert tab.text("#past") == "Last line: 300 step 300 took 300 ms"
 
 
-def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
-    """Also with a search, a summary and a comparison, and in a narrow window."""
+def test_nothing_in_the_header_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
+    """Even with a search, a summary and a comparison, and in a narrow window."""
     tab = open_tab(failed.ref)
     tab.page.wait_for_selector("#summary a")
     tab.page.keyboard.press("e")
@@ -226,8 +226,8 @@ def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> 
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
 
 
-def test_a_summary_says_how_far_it_has_looked(open_tab: OpenTab, failed: Job) -> None:
-    """It asks again until all lines were looked at, and says nothing of lines that were not."""
+def test_a_summary_shows_its_progress(open_tab: OpenTab, failed: Job) -> None:
+    """It is requested until all lines are scanned, and makes no claims about the others."""
     tab = open_tab()
     line = {"timestamp": "", "message": "<b>x</b>", "sequence_num": 21, "stream": "stdout"}
     job = {"last_sequence_num": 600_405, "status": "FAILED"}
@@ -256,7 +256,7 @@ def test_a_summary_says_how_far_it_has_looked(open_tab: OpenTab, failed: Job) ->
 
 
 def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab, page_store: Store) -> None:
-    """But at its error. The toggle says that there is nothing to compare with, and only errors are counted."""
+    """The toggle shows that there is nothing to compare with, and only errors are counted."""
     job = write_runs(page_store, "nothing-to-compare", *GOOD, "error: disk full", *GOOD[:20], good=0)
     tab = open_tab(job.ref)
     wait_current(tab, 301)
@@ -272,7 +272,7 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab
 
 
 def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
-    """The answer comes after the reader has gone to the beginning."""
+    """The response arrives after the reader has gone to the beginning."""
     tab = open_tab()
     held: list[Route] = []
     tab.page.route("**/summary?*", lambda route: held.append(route))
@@ -285,8 +285,8 @@ def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> 
     assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
-def test_a_summary_that_comes_late_does_not_move_the_log(open_tab: OpenTab, failed: Job) -> None:
-    """It marks the new lines all the same."""
+def test_a_late_summary_does_not_move_the_log(open_tab: OpenTab, failed: Job) -> None:
+    """It still marks the new lines."""
     tab = open_tab()
     tab.page.clock.install()
     held: list[Route] = []
@@ -300,8 +300,8 @@ def test_a_summary_that_comes_late_does_not_move_the_log(open_tab: OpenTab, fail
     tab.wait_number(303)
 
 
-def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: Store) -> None:
-    """When it fails meanwhile, its summary is shown. A part of a long line marks its row."""
+def test_a_running_job_marks_new_lines_live(open_tab: OpenTab, page_store: Store) -> None:
+    """When it fails, its summary is shown. A later part of a long line marks the whole row."""
     write_runs(page_store, "running-new")
     job = Job(page_store, "running", "running-new").lines(*GOOD)
     tab = open_tab(job.ref).wait_number(300)
@@ -316,12 +316,12 @@ def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: S
 
 
 def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: str) -> None:
-    """They make no script and no element, and axe finds nothing serious."""
+    """They create no script and no element, and axe finds nothing serious."""
     job = write_runs(page_store, "hostile-new", *HOSTILE, "<b onclick=alert(1)>error: </b>", *HOSTILE)
     tab = open_tab(job.ref)
     tab.page.wait_for_selector("#summary a")
     tab.wait_compared()
-    # All lines are new, and so none is marked unasked.
+    # All lines are new, so none is marked automatically.
     assert marked(tab) == []
     tab.page.keyboard.press("d")
     tab.page.wait_for_selector(".row.new")
@@ -336,10 +336,10 @@ def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: s
     assert violations(tab, axe) == []
 
 
-def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(
+def test_new_lines_in_view_of_a_long_log_are_marked_early(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
-    """Near the end of 20,000 lines. The window there is asked for by itself, again when the service is busy."""
+    """Near the end of 20,000 lines. The window there is requested separately, with a retry if the service is busy."""
     lines = [GOOD[number % 300] for number in range(20_000)]
     lines[19_990] = "error: disk full"
     workflow = f"long-new-{time.monotonic_ns()}"
@@ -347,7 +347,7 @@ def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(
     tab = open_tab()
 
     def scan(route: Route) -> None:
-        """The first answer is as if there had been no time for more lines. The others do not come."""
+        """Pretends in the first response that there was no time for more lines, and never sends the others."""
         if "offset=0&" in route.request.url:
             body = {"logs": [], "cursor": "1000", "compared_with": ["good-1"]}
             route.fulfill(json=body, headers={"Last-Event-ID": "1000"})

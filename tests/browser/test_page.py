@@ -1,4 +1,4 @@
-"""The page of a job on the screen: reading, following, searching and sharing."""
+"""The job page on the screen: reading, following, searching and sharing."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from tests.web.routes.foreign import Foreign
 
 OpenTab = Callable[..., Tab]
 
-#: Collects, in every frame until it is stopped, rows whose text is another number's or that are not in order.
+#: Checks each frame until stopped, and collects rows with another number's text or out of order.
 WATCH = """() => {
     window.watch = { wrong: [], rows: 0, on: true };
     const check = () => {
@@ -35,7 +35,7 @@ WATCH = """() => {
     };
     check();
 }"""
-#: Moves the scroll bar from end to end, a little between every two frames, as the browser does it for a reader.
+#: Moves the scroll bar from end to end, a little between every two frames, like a browser for a reader.
 DRAG = """async () => {
     const log = document.getElementById("log");
     for (let i = 0; i <= 50; i += 1) {
@@ -46,7 +46,7 @@ DRAG = """async () => {
 
 
 def is_own(rows: list[tuple[int, str | None]]) -> bool:
-    """Whether every row has the text of its own number, and the numbers are consecutive."""
+    """Whether the numbers are consecutive and each row has the text of its own number."""
     first = rows[0][0]
     return rows == [(number, f"line {number}.") for number in range(first, first + len(rows))]
 
@@ -54,7 +54,7 @@ def is_own(rows: list[tuple[int, str | None]]) -> bool:
 def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     """The beginning, a line by number, the end, the next page.
 
-    Even during fast scrolling no row has another line's number.
+    Even during fast scrolling no row shows another line's text.
     """
     tab = open_tab(big.ref).wait(is_own, "the first lines")
     assert tab.numbers()[0] == 1
@@ -73,7 +73,7 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     tab.wait_number(25_000).wait(is_own, "the last lines")
     tab.page.mouse.move(600, 400)
     tab.page.mouse.wheel(0, -3000)
-    # The row below the last line, which says how the job ended, is one of these.
+    # These include the row below the last line, which shows how the job ended.
     tab.wait(lambda rows: rows[-1][0] == 25_001 - 150 and is_own(rows), "150 rows further up")
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
 
@@ -84,7 +84,7 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
 def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     """The page stays at the end until the reader scrolls away.
 
-    Then a button shows how many lines are new, and leads back.
+    Then a button shows the number of new lines, and leads back.
     """
     job.lines(*(f"line {number}." for number in range(1, 301)))
     tab = open_tab(job.ref).wait_number(300)
@@ -112,7 +112,7 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
-    """The head says that it is lost. The page does not connect again."""
+    """The header shows that it is lost. The page does not reconnect."""
     job.lines("ERROR: it broke")
     tab = open_tab(job.ref).wait_number(1)
     requested: list[str] = []
@@ -126,7 +126,7 @@ def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The page is open before the job exists."""
+    """The page is opened before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
     tab = open_tab().open(later)
     tab.page.wait_for_selector(f"#notice:has-text('No job {later.job_id} in page. All jobs')")
@@ -137,8 +137,8 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
 
 
 @pytest.mark.long
-def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """At the end the page has what ``/logs`` has. It shows only a word in its head meanwhile."""
+def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """In the end the page shows the same as ``/logs``. In between, only the header shows that it is reconnecting."""
     job.lines(*(f"line {number}." for number in range(1, 51)))
     tab = open_tab(job.ref).wait_number(50)
     tab.page.evaluate(WATCH)
@@ -172,8 +172,8 @@ def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_ser
     assert (tab.text("#link"), tab.text("#notice"), tab.page.locator("dialog[open]").count()) == ("", "", 0)
 
 
-def test_a_visible_tab_is_back_five_seconds_after_an_outage(open_tab: OpenTab, job: Job) -> None:
-    """However long that was. The browser's clock stands still unless the test moves it."""
+def test_a_visible_tab_reconnects_within_five_seconds_of_an_outage(open_tab: OpenTab, job: Job) -> None:
+    """However long the outage was. The browser's clock only moves when the test sets it."""
     job.lines("line 1.")
     tab = open_tab()
     tab.expected = "net::ERR_FAILED"
@@ -189,7 +189,7 @@ def test_a_visible_tab_is_back_five_seconds_after_an_outage(open_tab: OpenTab, j
 
     wait_until(is_down, PATIENCE_SECONDS, "the page says when it tries again")
     for _ in range(6):
-        # It tries at once, and fails.
+        # It retries immediately, and fails.
         tab.page.clock.fast_forward(60_000)
         tab.page.wait_for_selector(counts_down)
     job.lines("line 2.")
@@ -202,7 +202,7 @@ def test_a_visible_tab_is_back_five_seconds_after_an_outage(open_tab: OpenTab, j
 
 @pytest.mark.long
 def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
-    """For plain text and for an expression, on both streams and on one."""
+    """For plain text and an expression, on both streams and on one."""
     tab = open_tab(big.ref).wait_number(1)
     tab.page.focus("#log")
     tab.page.keyboard.press("Control+f")
@@ -234,7 +234,7 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
 
 @pytest.mark.long
 def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
-    """Lines that are written meanwhile are found, too."""
+    """Lines written during the search are found, too."""
     job.lines(*["fine", "an error"] * 20)
     tab = open_tab(job.ref).wait_number(40)
     tab.find("error")
@@ -245,7 +245,7 @@ def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_a_search_waits_for_a_busy_service(open_tab: OpenTab, job: Job) -> None:
-    """The page asks again by itself, and then goes to the match."""
+    """The page retries by itself, and then goes to the match."""
     job.lines(*["x"] * 400, "needle").end()
     tab = open_tab(job.ref).wait_number(1)
     refused: list[Route] = []
@@ -264,8 +264,8 @@ def test_a_search_waits_for_a_busy_service(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
-def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
-    """Opening the address searches again. With a line it leads to the line, and otherwise to the first match."""
+def test_a_search_can_be_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
+    """Opening the address repeats the search, and goes to the line in it, otherwise to the first match."""
     job.lines(*["fine", "an error"] * 200).end(Status.FAILED, 1)
     # It opens at its cause, wherever that is.
     tab = open_tab(job.ref).wait(bool, "lines of the log")
@@ -286,8 +286,8 @@ def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
-def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
-    """The address names them, and opening it leads to them. Copied text has no numbers."""
+def test_lines_can_be_shared_by_number(open_tab: OpenTab, big: Job) -> None:
+    """The address contains them, and opening it leads to them. Copied text has no numbers."""
     tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
     assert tab.page.locator(".picked").count() == 11
     assert "token" not in tab.address
@@ -307,7 +307,7 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
 
 @pytest.mark.long
 def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
-    """So a copied link leads to the line that the reader sees. What was copied is said on the button."""
+    """So that a copied link leads to the line in view. The button confirms that something was copied."""
     job.lines("one", "a `b` ```c```", "two", *["x"] * 400, "needle (1)").end()
     tab = open_tab(job.ref, "L1-L2").wait_number(1)
     read = "navigator.clipboard.readText()"
@@ -326,7 +326,7 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     tab.wait_number(200)
     assert tab.address.endswith("#L200")
     tab.page.click("#unpick")
-    # A hidden button gets keys until the next frame, so the focus must be elsewhere at once.
+    # A hidden button receives keys until the next frame, so the focus must move immediately.
     assert tab.page.evaluate("document.activeElement.id") == "log"
     tab.page.keyboard.press("n")
     tab.wait_number(404)
@@ -335,7 +335,7 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_a_jump_among_wrapped_lines_shows_its_line(open_tab: OpenTab, job: Job) -> None:
-    """Also when it would be in view already if no line wrapped."""
+    """Even if the line would be in view already without wrapping."""
     job.lines(*["word " * 200] * 19, "needle", *["word " * 200] * 20).end()
     tab = open_tab(job.ref).wait_number(1)
     tab.page.keyboard.press("w")
@@ -344,8 +344,8 @@ def test_a_jump_among_wrapped_lines_shows_its_line(open_tab: OpenTab, job: Job) 
 
 
 @pytest.mark.long
-def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
-    """In three formats. With a filter only what is shown."""
+def test_a_log_can_be_downloaded(open_tab: OpenTab, job: Job) -> None:
+    """In three formats. With a filter, only what is shown."""
     job.lines("one", "two").lines("three", stream="stderr").end()
     tab = open_tab(job.ref).wait_number(3)
     saved = {}
@@ -364,8 +364,8 @@ def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
-def test_missing_lines_are_named(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
-    """By number, in one row, whether they were trimmed or never existed."""
+def test_missing_lines_are_shown_by_number(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
+    """In one row, whether they were trimmed or never existed."""
     job.lines(*(f"line {number}." for number in range(1, 2001))).end()
     key = f"chronoverse:{{page}}:{job.ref.job_id}:log"
     page_server.ask("XTRIM", key, "MINID", "900")
@@ -385,8 +385,8 @@ def test_missing_lines_are_named(open_tab: OpenTab, page_server: RedisServer, jo
 
 
 @pytest.mark.long
-def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """At once, without a reload."""
+def test_redacted_lines_are_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Immediately, without a reload."""
     job.lines(*(f"secret {number}" for number in range(1, 11)))
     tab = open_tab(job.ref).wait(lambda rows: len(rows) == 10, "ten lines")
     headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
@@ -399,7 +399,7 @@ def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, 
 
 @pytest.mark.long
 def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
-    """The lines stay on the screen, and the page says why no more arrive. It does not reconnect for ever."""
+    """The lines stay on the screen, and the page shows why no more arrive. It does not reconnect forever."""
     job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
     tab = open_tab(JobRef(job.workflow_id, job.job_id)).wait(lambda rows: len(rows) == 1, "the line")
     headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
@@ -408,13 +408,13 @@ def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_serv
 
     tab.wait_text("#link", "the log is gone from the store: it expired or was deleted")
     assert tab.rows() == [(1, "a line")]
-    # The browser logs this for any 404.
+    # Browsers log this for any 404.
     tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
 @pytest.mark.long
 def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
-    """A line has one row, however many parts were published. A click closes and opens a group, whose end has no row."""
+    """A line has one row, however many parts were published. A click folds or unfolds a group, whose end has no row."""
     job.write(iter([("half a ", "stdout", True), ("between", "stderr", False), ("line", "stdout", False)]))
     job.lines(
         "::group::Install", "one", "two", "::endgroup::", "##[group]Build", *["x"] * 50, "##[endgroup]", "done"
@@ -434,13 +434,13 @@ def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job
 
 @pytest.mark.long
 def test_a_triangle_does_not_cover_the_line_number(open_tab: OpenTab, job: Job) -> None:
-    """Neither on a phone nor on a large screen. When the log is scrolled to the right it goes under the number."""
+    """Neither on phones nor on large screens. When the log is scrolled to the right, it goes under the number."""
     job.lines("::group::" + "x" * 300, "one").end()
     tab = open_tab()
     tab.page.set_viewport_size({"width": 390, "height": 844})
     tab.open(job.ref)
     tab.wait_number(1)
-    # On a phone lines wrap by default, and a log that wraps cannot be scrolled to the right.
+    # On phones lines wrap by default, and a wrapped log cannot be scrolled to the right.
     tab.page.keyboard.press("w")
 
     def edges() -> dict[str, float]:
@@ -476,7 +476,7 @@ def test_a_triangle_does_not_cover_the_line_number(open_tab: OpenTab, job: Job) 
 
 @pytest.mark.long
 def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> None:
-    """Wrapped rows are as high as they need to be, and End still leads to the end."""
+    """Wrapped rows are as high as necessary, and End still leads to the end."""
     job.lines(*(f"{number} " + "word " * (number % 9 * 40) for number in range(1, 201))).end()
     tab = open_tab(job.ref).wait_number(1)
     tab.view("#wrap")
@@ -496,8 +496,8 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
 
 
 @pytest.mark.long
-def test_long_lines_come_in_several_pages(open_tab: OpenTab, job: Job) -> None:
-    """200 lines of 60 KB are more than one page of the API, because its bytes are bounded."""
+def test_long_lines_span_several_pages(open_tab: OpenTab, job: Job) -> None:
+    """200 lines of 60 KB exceed one page of the API, whose size in bytes is limited."""
     for first in (1, 101):
         job.lines(*(f"line {number}.{'x' * 60_000}" for number in range(first, first + 100)))
     job.end()

@@ -1,4 +1,4 @@
-"""What is red now, on the home page and on a workflow's page; the token's button; and what a page that waits says."""
+"""Failing jobs on the home page and on a workflow's page, the account button, and the texts of a waiting page."""
 
 from collections.abc import Callable
 
@@ -32,8 +32,8 @@ def red(page_store: Store) -> None:
     Job(page_store, "red-runs-now", "red-runs").lines("a line")
 
 
-def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service, red: None) -> None:
-    """Red workflows come first, then running ones. A click leads to the last run. The field filters as one types."""
+def test_the_home_page_shows_what_is_red(open_tab: OpenTab, page_service: Service, red: None) -> None:
+    """Red workflows come first, then running ones. A click leads to the last run. The field filters as you type."""
     tab = open_tab()
     tab.page.goto(f"{tab.url}/#token={page_service.token()}")
     tab.page.wait_for_selector("tbody tr")
@@ -66,8 +66,8 @@ def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service
     tab.wait_number(1)
 
 
-def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """Running jobs are on top. The list says why the others failed, and has those of a status alone."""
+def test_a_workflows_page_shows_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """Running jobs come first. The list shows why others failed, and can be filtered by status."""
     for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
         Job(page_store, f"run-{number}", "overview").lines(*["same"] * number, f"only {status}").end(status, 3)
     Job(page_store, "a-running-one", "overview").lines("a line")
@@ -98,10 +98,10 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     tab.wait_compared("run-0")
 
 
-def test_a_list_that_is_idle_asks_for_nothing(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """However much was loaded. A new job, and the end of one that is far down, are still seen.
+def test_an_idle_list_sends_no_requests(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """However much was loaded. A new job, and the end of one far down the list, still appear.
 
-    A request for more that is refused is sent again.
+    A refused request for more is retried.
     """
     running = Job(page_store, "far-down", "idle").lines("a line")
     for number in range(220):
@@ -114,7 +114,7 @@ def test_a_list_that_is_idle_asks_for_nothing(open_tab: OpenTab, page_service: S
     tab.page.route("**/jobs?*cursor=*", lambda route: route.fulfill(status=503), times=1)
     for shown in (50, 100, 150, 200):
         tab.page.wait_for_selector(f"tbody tr:nth-child({shown}):last-child")
-        # Not with the mouse: what is above the button may move it during a click.
+        # Not with the mouse: the button may move during a click.
         tab.page.press("#more", "Enter")
     wait_until(lambda: tab.page.evaluate(rows) == 221, PATIENCE_SECONDS, "all rows")
     assert tab.page.evaluate(NAMES)[0] == "far-down"
@@ -130,10 +130,8 @@ def test_a_list_that_is_idle_asks_for_nothing(open_tab: OpenTab, page_service: S
     assert [url for url in asked if "/jobs?" in url] == []
 
 
-def test_home_reads_its_list_again_while_it_is_visible(
-    open_tab: OpenTab, page_service: Service, page_store: Store
-) -> None:
-    """Every five seconds, and at once when its tab is shown again. A hidden tab asks for nothing."""
+def test_home_reloads_its_list_while_visible(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """Every five seconds, and immediately when its tab is shown again. A hidden tab sends no requests."""
     job = Job(page_store, "job", "home-again").lines("a line")
     tab = open_tab()
     tab.page.clock.install()
@@ -161,7 +159,7 @@ def test_home_reads_its_list_again_while_it_is_visible(
 
 
 def test_a_click_on_show_more_is_not_lost(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """Also when another request takes the place of its own, such as that of a tab that comes to the front again."""
+    """Even if another request replaces its own, such as that of a tab that becomes visible again."""
     for number in range(60):
         Job(page_store, f"more-{number:03}", "more").end()
     tab = open_tab()
@@ -176,8 +174,8 @@ def test_a_click_on_show_more_is_not_lost(open_tab: OpenTab, page_service: Servi
     tab.page.wait_for_selector("tbody tr:nth-child(60)")
 
 
-def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The button says whose the token is. It leads to another one, or to none, also for tabs that open later."""
+def test_a_token_can_be_replaced_or_removed(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """The account button shows whose token it is. Signing out applies to tabs opened later, too."""
     job.lines("a line").end()
     tab = open_tab()
     tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token('shop-web')}")
@@ -203,8 +201,8 @@ def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job)
     third.page.wait_for_selector(".sign-in")
 
 
-def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """When it began, how long it took, in the browser's tab too; and that a line of the address does not exist."""
+def test_a_page_shows_its_jobs_state(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """When it started and how long it took, in the browser's tab, too; and that the address's line does not exist."""
     job.lines("a line")
     tab = open_tab(job.ref).wait_number(1)
     icon = "() => document.querySelector('link[rel=icon]').getAttribute('href')"
@@ -218,8 +216,8 @@ def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service
     tab.wait_text("#link", "no line 99,999: the log ends at line 1")
 
 
-def test_a_service_that_is_down_is_tried_again(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The page of a job and that of its workflow count down, and go on by themselves or at a click."""
+def test_requests_to_a_service_that_is_down_are_retried(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """The job's page and its workflow's page count down, and continue automatically or on a click."""
     job.lines("a line")
     tab, jobs = open_tab(job.ref).wait_number(1), open_tab()
     jobs.page.goto(f"{jobs.url}/ui/workflows/page#token={page_service.token()}")
@@ -231,7 +229,7 @@ def test_a_service_that_is_down_is_tried_again(open_tab: OpenTab, page_service: 
     page_service.start()
     job.lines("another line")
     for each in (tab, jobs):
-        # In one step: the button goes away when the page has tried again by itself.
+        # In one step: the button disappears after an automatic retry.
         each.page.evaluate("document.querySelector('.trouble:not([hidden]) button')?.click()")
         each.page.wait_for_selector(".trouble", state="hidden")
     tab.wait_number(2)

@@ -1,4 +1,4 @@
-"""The page's token, in Node.js: nothing brings it back after the reader has signed out."""
+"""The page's token, in Node.js: nothing restores it after the reader has signed out."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ PATIENCE_SECONDS: Final = 20.0
 
 
 class Issuer(ThreadingHTTPServer):
-    """Answers a renewal only after ``/answer``. A GET waits until that which it names has happened."""
+    """Responds to a renewal only after ``/answer``. A GET waits until the event in its path has happened."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -60,8 +60,8 @@ class _Answer(BaseHTTPRequestHandler):
         pass
 
 
-def test_nothing_brings_a_token_back_after_a_sign_out() -> None:
-    """Not a renewal that was under way, whose new tokens are revoked like the old ones; nor another tab's sign-out."""
+def test_nothing_restores_a_token_after_a_sign_out() -> None:
+    """Neither a pending renewal, whose new tokens are revoked like the old ones; nor another tab's sign-out."""
     with Issuer() as issuer:
         threading.Thread(target=issuer.serve_forever, args=(0.01,), daemon=True).start()
         script = Path(__file__).with_name("session_logic.mjs")
@@ -80,7 +80,7 @@ def test_nothing_brings_a_token_back_after_a_sign_out() -> None:
         "later": None,
         "again": "another-token",
         "elsewhere": None,
-        # Whatever asks for the token first learns of the sign-out before the event about it. The page begins again.
+        # Whatever requests the token first notices the sign-out, before the event about it, and reloads the page.
         "reloads": 1,
         "replaced": "new-token",
     }

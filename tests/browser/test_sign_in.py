@@ -1,4 +1,4 @@
-"""Signing in on the page at a real OpenID provider: links, renewals, revocation, sign-out, and issuers that lie."""
+"""Signing in at a real OpenID provider: links, renewals, revocation, sign-out, and malicious issuers."""
 
 import base64
 import json
@@ -23,10 +23,10 @@ from tests.support.service import Service, serving
 
 pytestmark = pytest.mark.long
 
-#: Milliseconds for what a test waits for in the browser.
+#: Time limit of waiting in the browser, in milliseconds.
 PATIENCE_MS: Final = PATIENCE_SECONDS * 1000
 
-#: The clock of this browser is five minutes fast. Every line that the page reads from a stream is in ``window.seen``.
+#: This browser's clock is five minutes fast. ``window.seen`` has all lines that the page reads from streams.
 INIT: Final = """
 const now = Date.now;
 Date.now = () => now() + 300000;
@@ -59,7 +59,7 @@ SEEN: Final = "() => window.seen"
 
 @pytest.fixture(scope="module")
 def provider(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
-    """The issuer. It is not started where there is no browser."""
+    """The issuer; not started without a browser."""
     with providing(tmp_path_factory.mktemp("provider")) as provider:
         yield provider
 
@@ -68,7 +68,7 @@ def provider(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def signed_in_service(
     tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer, provider: Provider
 ) -> Iterator[Service]:
-    """The service that knows this issuer."""
+    """The service that trusts this issuer."""
     with serving(
         tmp_path_factory.mktemp("signed-in"), page_server.url, heartbeat_seconds=1, **provider.settings()
     ) as service:
@@ -77,39 +77,39 @@ def signed_in_service(
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser that nobody has used yet."""
+    """A browser with a fresh profile."""
     context = browser.new_context(viewport={"width": 1280, "height": 760})
     yield context
     context.close()
 
 
 def address_of(service: Service, job: Job) -> str:
-    """The page of ``job``."""
+    """The address of the page of ``job``."""
     return f"{service.url}/ui/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}"
 
 
 def sign_in(page: Page, user: str) -> None:
-    """Does what a reader does from the dialog to the issuer and back."""
+    """Goes from the dialog to the issuer and back, as a reader would."""
     page.click("dialog.sign-in button")
     page.fill("input[name=user]", user)
     page.click("button")
 
 
 def stored(page: Page) -> dict[str, str]:
-    """What the tab keeps."""
+    """The tab's session storage."""
     kept: dict[str, str] = page.evaluate("() => ({ ...sessionStorage })")
     return kept
 
 
 def emptied(page: Page) -> bool:
-    """Whether the tab keeps nothing."""
+    """Whether the tab has stored nothing."""
     return not stored(page)
 
 
 def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
 ) -> None:
-    """A shared link leads to its line. Streams go on over several tokens, in two tabs, without losing a line."""
+    """A shared link leads to its line. Streams continue across tokens, in two tabs, without losing a line."""
     provider.change(ttl=3)
     job.lines(*(f"line {number}." for number in range(1, 301)))
     context.add_init_script(INIT)
@@ -138,11 +138,11 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     other.page.goto(address_of(signed_in_service, job))
     other.page.wait_for_selector(".row", timeout=PATIENCE_MS)
     other.wait_number(300)
-    # Over at least three tokens, after those that were used until here.
+    # Over at least three tokens, in addition to those used so far.
     until, used = time.monotonic() + PATIENCE_SECONDS, len(tokens)
     while len(tokens) < used + 2:
         job.lines(*(f"line {number}." for number in range(job.last + 1, job.last + 21)))
-        # Each time both tabs draw their rows anew, which is most of what this test costs.
+        # Each time both tabs redraw their rows, which is most of this test's cost.
         tab.page.wait_for_timeout(400)
         assert time.monotonic() < until, "the token is renewed"
     for each in (tab, other):
@@ -160,13 +160,13 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
         each.wait_text("dialog.sign-in p", "Signed out: the issuer says: grant request is invalid.")
         assert each.numbers()[-1] == job.last
         assert "chronoverse.token" not in stored(each.page)
-    # The issuer still knows this browser. Both tabs stay where they are, and go on.
+    # The issuer still knows this browser. Both tabs stay where they are, and continue.
     with context.expect_page() as opened:
         tab.page.click("dialog.sign-in button")
     tab.wait(lambda _: opened.value.is_closed(), "the issuer's tab closes")
     job.lines("the last line").end()
     for each in (tab, other):
-        # A stream begins with how the job stands. The lines come after it.
+        # A stream starts with the job's state, followed by the lines.
         each.wait_text("#badge", "Completed")
         each.wait_number(job.last)
         assert each.page.query_selector("dialog.sign-in") is None
@@ -188,14 +188,14 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     assert not [secret for secret in secrets if secret in public]
     assert not re.search(r"code=|id_token", signed_in_service.logs() + "".join(map(str, history["entries"])))
     assert not any(signed_in_service.url in (each["referer"] or "") for each in requests)
-    # A token is valid for three seconds, and may expire on its way. The page then asks again with another one.
+    # A token is valid for three seconds, and can expire in transit. The page then retries with another one.
     assert not [fault for fault in (*tab.faults, *other.faults) if "401 (UNAUTHORIZED)" not in fault]
 
 
 def test_commands_sign_in_and_renew_their_token(
     tmp_path: Path, signed_in_service: Service, provider: Provider, job: Job
 ) -> None:
-    """``login`` asks the service for the issuer. Commands at once renew the token one after the other."""
+    """``login`` gets the issuer from the service. Concurrent commands take turns renewing the token."""
     provider.change(ttl=3)
     data: dict[str, Any] = {"CHRONOVERSE_DATA_DIR": str(tmp_path)}
     job.lines(*(f"line {number}." for number in range(1, 101)))
@@ -248,7 +248,7 @@ def test_commands_sign_in_and_renew_their_token(
 
 
 def lie(changes: dict[str, str]) -> Callable[[Route], None]:
-    """Answers with what the provider says, and other claims in the ID token. The page does not check its signature."""
+    """Answers like the provider, but with other claims in the ID token, whose signature the page does not check."""
 
     def answer(route: Route) -> None:
         response = route.fetch()
@@ -263,10 +263,10 @@ def lie(changes: dict[str, str]) -> Callable[[Route], None]:
     return answer
 
 
-def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
+def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
     context: BrowserContext, signed_in_service: Service, provider: Provider
 ) -> None:
-    """The page says what is wrong, and offers another attempt. At the end the issuer tells the truth."""
+    """The page shows the error, and offers to try again. At the end the issuer is honest."""
     policy = httpx.get(f"{signed_in_service.url}/", verify=signed_in_service.verify).headers["content-security-policy"]
     assert policy.endswith(f"; connect-src 'self' {provider.url}")
     page = context.new_page()
@@ -308,10 +308,10 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
     assert "chronoverse.session" in stored(page)
 
 
-def test_the_page_waits_for_an_issuer_that_is_slow_or_away_when_a_token_ends(
+def test_the_page_waits_for_a_slow_issuer_when_a_token_expires(
     context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
 ) -> None:
-    """It names the issuer and tries again. What is on the screen stays, and nothing is lost."""
+    """It names the issuer and retries. What is on the screen stays, and nothing is lost."""
     provider.change(ttl=3)
     page = Tab(context, signed_in_service)
     page.expected = "Failed to load resource"

@@ -1,4 +1,4 @@
-"""Signing out reaches a tab that was elsewhere meanwhile, whose page had no script that could hear of it."""
+"""Signing out reaches a tab that had navigated away, and whose page therefore ran no script that could notice."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ STORED = "() => ({ ...sessionStorage })"
 
 @pytest.fixture(params=["loaded again", "kept in memory"])
 def context(request: pytest.FixtureRequest, browser: Browser) -> Iterator[BrowserContext]:
-    """Another browser, in which the page that a reader goes back to is loaded again, or was kept (bfcache)."""
+    """Another browser, in which going back reloads the page or restores it from memory (bfcache)."""
     ignored = ["--disable-back-forward-cache"] if request.param == "kept in memory" else []
     other = launch(browser.browser_type, ignore_default_args=ignored)
     yield other.new_context()
@@ -24,7 +24,7 @@ def context(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browse
 
 
 def test_a_tab_that_was_elsewhere_is_signed_out(context: BrowserContext, page_service: Service, job: Job) -> None:
-    """It asks for a token, has forgotten its own, and shows the log to nobody who loads the page."""
+    """It asks for a token, has discarded its own, and does not show the log on a reload."""
     job.lines("a line").end()
     address = f"{page_service.url}/ui/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}"
     away, here = context.new_page(), context.new_page()

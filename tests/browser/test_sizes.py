@@ -1,4 +1,4 @@
-"""What axe finds, and a walk by keyboard, in windows of seven sizes, light and dark."""
+"""axe findings and keyboard navigation in windows of seven sizes, light and dark."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -16,7 +16,7 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.long
 
-#: Each view's address, and what it has when it is complete.
+#: Each view's address, and a selector that shows it is complete.
 VIEWS: Final = {
     "failed": ("/ui/workflows/sizes/jobs/failed", "#runs a >> nth=0"),
     "running": ("/ui/workflows/sizes/jobs/running", "#firsterror >> nth=0"),
@@ -26,7 +26,7 @@ VIEWS: Final = {
     "search": ("/?q=Gateway", "#progress:has-text('all jobs were searched')"),
 }
 
-#: Remembers what the keyboard must reach.
+#: Records the elements that the keyboard must reach.
 EXPECTED: Final = """() => {
     const isShown = (each) => each.checkVisibility({ visibilityProperty: true }) && each.getClientRects().length > 0;
     window.missed = new Set([...document.querySelectorAll("a[href], button:enabled, input, select, [tabindex]")]
@@ -34,7 +34,7 @@ EXPECTED: Final = """() => {
     document.activeElement.blur();
     return window.missed.size;
 }"""
-#: Looks at where the focus is: what is wrong there.
+#: Checks the focused element: what is wrong with it.
 FOCUSED: Final = """() => {
     const each = document.activeElement;
     if (each === document.body) return [];
@@ -64,10 +64,10 @@ def jobs(page_store: Store) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-def test_every_view_is_for_all_readers_at_each_size(
+def test_every_view_is_accessible_at_each_size(
     open_tab: Callable[..., Tab], page_service: Service, jobs: None, axe: str, size: tuple[int, int]
 ) -> None:
-    """axe finds nothing, nothing is wider than the window, and Tab leads to each control, with a mark and in view."""
+    """axe finds nothing, nothing is wider than the window, and Tab reaches each control, visibly and in view."""
     tab = open_tab()
     tab.page.set_viewport_size({"width": size[0], "height": size[1]})
     tab.page.add_init_script(SHIFTS)
@@ -79,7 +79,7 @@ def test_every_view_is_for_all_readers_at_each_size(
         tab.page.wait_for_selector(complete, state="attached")
         if "/jobs/" in path:
             tab.page.wait_for_selector("#steps a", state="attached")
-        # What comes late into a list, such as causes, moves nothing.
+        # Late content in a list, such as causes, must not move anything.
         if "/jobs/" not in path and tab.page.evaluate("shifted") >= 0.05:
             found.append((view, str(tab.page.evaluate("shifts"))))
         tab.page.evaluate(axe)
@@ -89,11 +89,11 @@ def test_every_view_is_for_all_readers_at_each_size(
         if tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append((view, "wider than the window"))
         stops = tab.page.evaluate(EXPECTED)
-        # The walk begins where the focus was, and leaves the page between its last control and its first.
+        # The walk starts at the previous focus, and leaves the page between its last and its first control.
         for _ in range(stops + 2):
             tab.page.keyboard.press("Tab")
             found += [(view, each) for each in tab.page.evaluate(FOCUSED)]
-        # A row of a list is made again when its job changes.
+        # A list's row is recreated when its job changes.
         missed = tab.page.evaluate(
             "() => [...missed].filter((each) => each.isConnected).map((each) => each.id || each.outerHTML.slice(0, 80))"
         )

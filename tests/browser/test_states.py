@@ -1,4 +1,4 @@
-"""States of the page: an address that is none, a quiet job, an ended one, a search that pauses, a notification."""
+"""Page states: an unknown address, a quiet job, an ended one, a paused search, a notification."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: Records the notifications of a page. The browser shows them nowhere that a test could look.
+#: Records the page's notifications, because a test cannot see the browser's.
 RECORD = """() => {
     window.shown = [];
     window.Notification = class extends Notification {
@@ -27,10 +27,10 @@ RECORD = """() => {
 }"""
 
 
-def test_an_unknown_address_leads_to_the_others(open_tab: OpenTab, page_service: Service) -> None:
-    """To the workflow that it names, and to all. Nobody has to sign in for that."""
+def test_an_unknown_address_shows_links(open_tab: OpenTab, page_service: Service) -> None:
+    """To its workflow, and to all workflows, without a sign-in."""
     tab = open_tab()
-    # The document itself has the status 404.
+    # The document itself has status 404.
     tab.expected = "404"
     tab.page.goto(f"{tab.url}/ui/workflows/page/jobs#token={page_service.token()}")
     tab.page.wait_for_selector("#ways a:text-is('page')")
@@ -39,8 +39,8 @@ def test_an_unknown_address_leads_to_the_others(open_tab: OpenTab, page_service:
     assert tab.page.locator("#ways a").evaluate_all(links) == ["/", "/ui/workflows/page"]
 
 
-def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> None:
-    """How long a running job has been quiet, and how it has ended. It is in view at the end only."""
+def test_the_last_row_shows_the_jobs_state(open_tab: OpenTab, job: Job) -> None:
+    """How long a running job has been quiet, and how it ended. In view only at the end."""
     job.lines(*(f"line {number}" for number in range(1, 101)))
     tab = open_tab(job.ref).wait_number(100)
     tab.page.wait_for_selector(".row[data-number='100'] + .foot:has-text('Running · last line ')")
@@ -60,11 +60,11 @@ def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> No
     tab.page.wait_for_selector(".row[data-number='101'] + .foot")
 
 
-def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
-    """It goes on at a click, here to the end of the log."""
+def test_a_paused_search_can_be_continued(open_tab: OpenTab, big: Job) -> None:
+    """With a click, here to the end of the log."""
     tab = open_tab(big.ref).wait_number(1)
     tab.find("line")
-    # A page may have fewer lines than were asked for, so the pause may come up to 999 later than after 20,000.
+    # A page can be short, so the pause may come up to 999 matches after 20,000.
     paused = re.compile(r"1 of 20,\d\d\d\+ · paused at 8[0-4]%")
     wait_until(lambda: paused.fullmatch(tab.text("#count")), PATIENCE_SECONDS, "a pause after 20,000 matches")
     tab.page.click("#find button:text-is('Continue')")
@@ -74,8 +74,8 @@ def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
     tab.page.wait_for_selector("#find button:text-is('Continue')", state="hidden")
 
 
-def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job) -> None:
-    """By a notification of the browser, which is asked only at a click. A job that has ended has no button for it."""
+def test_a_reader_is_notified_of_the_end_on_request(open_tab: OpenTab, job: Job) -> None:
+    """By the browser, which asks for permission only on a click. An ended job has no button for it."""
     job.lines("a line")
     tab = open_tab()
     tab.page.context.grant_permissions(["notifications"])
@@ -89,8 +89,8 @@ def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job
     tab.page.wait_for_selector("#notify[hidden]", state="attached")
 
 
-def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> None:
-    """When the reader or the browser says no, the button says it, and the page goes on."""
+def test_blocked_notifications_are_shown(open_tab: OpenTab, job: Job) -> None:
+    """Whether the reader or the browser refuses, the button shows that, and the page keeps working."""
     job.lines("a line")
     tab = open_tab(job.ref).wait_number(1)
     tab.page.evaluate("Notification.requestPermission = async () => 'denied'")
@@ -102,7 +102,7 @@ def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> 
 
 
 def test_a_phone_has_no_button_for_notifications(browser: Browser, page_service: Service, job: Job) -> None:
-    """Its browser has the class, and refuses to make one. The page must not fail at the job's end for that."""
+    """Phones have the class but refuse to construct it, which must not break the page at the job's end."""
     job.lines("a line")
     context = browser.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
     tab = Tab(context, page_service).open(job.ref).wait_number(1)
@@ -118,8 +118,8 @@ def test_a_phone_has_no_button_for_notifications(browser: Browser, page_service:
 LINES = re.compile(r"/logs\?offset=")
 
 
-def test_a_jump_says_that_the_lines_do_not_come(open_tab: OpenTab, big: Job) -> None:
-    """Within a second: what the service answers, or that no answer has come. When they come, that goes away."""
+def test_a_jump_shows_that_its_lines_are_late(open_tab: OpenTab, big: Job) -> None:
+    """Within a second: the service's response, or that there is none. Disappears when the lines arrive."""
     tab = open_tab(big.ref).wait_number(1)
     tab.expected = "status of 503"
     problem = {"status": 503, "title": "Service Unavailable", "detail": "the store does not answer"}

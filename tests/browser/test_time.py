@@ -1,4 +1,4 @@
-"""Where the time went, on the page of a job: the strip of time, what was slower, and when it usually ends."""
+"""Where the time went, on the job page: the time strip, what was slower, and when the job usually ends."""
 
 import re
 import time
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: The route, but not the page's own module of that name.
+#: The route, but not the page's module of the same name.
 ROUTE: Final = re.compile(r"/jobs/[^/]+/profile\?")
 
 
 def line(number: int, message: str = "") -> dict[str, Any]:
-    """A line of an answer."""
+    """A line of a response."""
     return {
         "timestamp": "2026-03-03T10:00:00.000Z",
         "message": message or f"step {number}",
@@ -37,14 +37,14 @@ def line(number: int, message: str = "") -> dict[str, Any]:
 
 
 def pause(after: int, seconds: float, usual: float | None, excess: float = 0.0, message: str = "") -> dict[str, Any]:
-    """A pause of an answer."""
+    """A pause of a response."""
     spread = None if usual is None else {"least": usual / 2, "median": usual, "most": usual * 2}
     entry = {"after": line(after, message), "before": line(after + 1), "seconds": seconds, "usual": spread}
     return {**entry, "excess": excess}
 
 
 def profile(job: Job, status: str, *, running: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A profile of 100 s and 301 lines: after line 101 come 40 s of silence (usually 0.1 s), later 5 s as usual."""
+    """A profile of 100 s and 301 lines: 40 s of silence after line 101 (usually 0.1 s), later 5 s as usual."""
     slow = pause(101, 40.0, 0.1, 39.8, "\x1b[36mwaiting\x1b[0m for <b>the cache</b>")
     return {
         "job": {"id": job.ref.job_id, "status": status, "last_sequence_num": job.last},
@@ -61,7 +61,7 @@ def profile(job: Job, status: str, *, running: dict[str, Any] | None = None, **m
 
 
 def answer(tab: Tab, body: Callable[[], dict[str, Any]]) -> list[float]:
-    """Answers the tab's requests for the profile with what ``body()`` gives. Returns when they came, as they come."""
+    """Responds to the tab's requests for the profile with ``body()``. Returns a growing list of their times."""
     asked: list[float] = []
 
     def fulfill(route: Route) -> None:
@@ -73,12 +73,12 @@ def answer(tab: Tab, body: Callable[[], dict[str, Any]]) -> list[float]:
 
 
 def moment(page: Page) -> str:
-    """What the strip says where the pointer or the focus is."""
+    """The strip's text about the place of the pointer or the focus."""
     return page.inner_text("#moment") if page.is_visible("#moment") else ""
 
 
 def write(job: Job, *, waits: float = 0.0) -> Job:
-    """60 lines, 0.1 s apart, but with 4 s more after line 50, and ``waits`` seconds more after line 40."""
+    """Writes 60 lines, 0.1 s apart, with 4 s more after line 50, and ``waits`` seconds more after line 40."""
     for number in range(1, 61):
         job.lines("\x1b[36mwaiting\x1b[0m for <b>the cache</b>" if number == 40 else f"step {number}")
         job.wait({40: waits, 50: 4.0}.get(number, 0.0))
@@ -93,8 +93,8 @@ def good_runs(page_store: Store) -> None:
 
 
 @pytest.mark.usefixtures("good_runs")
-def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store: Store, axe: str) -> None:
-    """By click, key and link, and says it in words. It is asked for once, after the first lines are shown."""
+def test_a_time_strip_leads_to_what_was_slower(open_tab: OpenTab, page_store: Store, axe: str) -> None:
+    """By click, key and link, and in words. Requested once, after the first lines are shown."""
     job = write(Job(page_store, "slow", "slower"), waits=30.0).end(Status.FAILED, 1)
     tab = open_tab()
     page = tab.page
@@ -166,7 +166,7 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
 def test_a_line_that_was_slower_and_is_redacted_is_blanked(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
-    """At once. The page asks for the profile again later."""
+    """Immediately. The page requests the profile again later."""
     job = write(Job(page_store, "running", "slower"), waits=30.0)
     tab = open_tab(job.ref)
     tab.page.wait_for_selector("#slower:has-text('waiting for')")
@@ -177,8 +177,8 @@ def test_a_line_that_was_slower_and_is_redacted_is_blanked(
     assert tab.page.is_visible("#strip")
 
 
-def test_a_running_job_says_when_it_usually_ends(open_tab: OpenTab, job: Job) -> None:
-    """And that it is silent for longer than usual. The page asks rarely, and not in a hidden tab."""
+def test_a_running_job_shows_when_it_usually_ends(open_tab: OpenTab, job: Job) -> None:
+    """And an unusually long silence. The page requests it rarely, and never in a hidden tab."""
     job.lines(*(f"step {number}" for number in range(1, 302)))
     spread = {"least": 8.0, "median": 10.0, "most": 12.0}
     left = {"least": 650.0, "median": 652.0, "most": 655.0}
@@ -218,5 +218,5 @@ def test_a_running_job_says_when_it_usually_ends(open_tab: OpenTab, job: Job) ->
     tab.wait(lambda rows: len(asked) == 3, "the profile is asked for at the end")
     tab.page.clock.fast_forward(100_000)
     assert (len(asked), tab.text("#card")) == (3, "")
-    # What was slower is marked. It stands below the head only when the whole job was slower.
+    # What was slower is marked, but the card mentions it only if the whole job was slower.
     assert (tab.page.get_attribute("#strip .slow", "d"), tab.text("#slower")) == ("M100.0 0V16M100.0 8H500.0", "")

@@ -1,4 +1,4 @@
-"""The watches on a workflow's page: who sees them, and a test that is sent from there."""
+"""The watches on a workflow's page: who sees them, and sending a test message."""
 
 import ssl
 import threading
@@ -16,7 +16,7 @@ from tests.support.service import Service
 def test_an_administrator_sees_watches_and_sends_a_test(
     open_tab: Callable[..., Tab], page_service: Service, page_store: Store
 ) -> None:
-    """What came of it is shown. Other readers see nothing of them."""
+    """The result is shown. Other readers see no watches."""
     stop = threading.Event()
     with Receiver() as receiver:
         rest = {"on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32}

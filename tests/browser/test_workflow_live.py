@@ -1,4 +1,4 @@
-"""A workflow's page is live by the stream of its changes: it asks for its jobs once."""
+"""A workflow's page follows the stream of its changes: it requests its jobs only once."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ ROWS = "[...document.querySelectorAll('tbody tr')].map((row) => row.querySelecto
 
 
 def shows(tab: Tab, names: str) -> None:
-    """Waits until the list has these jobs."""
+    """Waits until the list has exactly these jobs."""
     wait_until(lambda: tab.page.evaluate(ROWS) == names, 10, f"the jobs {names}")
 
 
-def test_jobs_begin_end_and_go_without_another_request(
+def test_jobs_start_end_and_disappear_without_another_request(
     open_tab: Callable[..., Tab], page_service: Service, page_store: Store
 ) -> None:
-    """Also where only some of them are wanted. What was missed while the service was away comes with the connection."""
+    """Even with a filter. Changes missed while the service is down arrive with the new connection."""
     old = Job(page_store, "old", "live").end()
     tab = open_tab()
     listings: list[str] = []
@@ -34,7 +34,7 @@ def test_jobs_begin_end_and_go_without_another_request(
     shows(tab, "two,one,old")
     assert len(listings) == 1
     two.end(Status.FAILED, 3)
-    # Those that run are on top.
+    # Running jobs come first.
     shows(tab, "one,two,old")
     delete_job(page_store, None, old.ref)
     shows(tab, "one,two")
@@ -48,10 +48,10 @@ def test_jobs_begin_end_and_go_without_another_request(
     assert len(listings) <= 3, "the first, one with another filter, and the count of all jobs"
 
 
-def test_a_list_of_many_jobs_keeps_them_while_it_follows(
+def test_a_long_list_is_kept_while_following(
     open_tab: Callable[..., Tab], page_service: Service, page_store: Store
 ) -> None:
-    """The stream begins with those that the list has already, and the oldest of them is not the oldest of all."""
+    """The stream starts with jobs that the list already has, the oldest of which is not the list's oldest."""
     for number in range(60):
         Job(page_store, f"job-{number:02}", "live-many").end()
     tab = open_tab()
