@@ -1,4 +1,4 @@
-"""Malformed numbers, paths and requests: they are refused, and no log has them unescaped."""
+"""Malformed numbers, paths and requests are rejected, and never logged unescaped."""
 
 import re
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ pytestmark = pytest.mark.long
 
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"
-#: A text after each line break that is sent. It shows whether a client can begin a line of its own in a log.
+#: Follows each line break that is sent: shows whether a client can forge a line of a log.
 CANARY: Final = "forged-by-a-client"
 
-#: Values that are not 1 to 15 ASCII digits, although some parsers accept them as numbers.
+#: Not 1 to 15 ASCII digits, although some parsers accept them as numbers.
 NOT_NUMBERS: Final = {
     "negative": "-1",
     "signed": "+5",
@@ -57,14 +57,14 @@ NOT_NUMBERS: Final = {
     "null": "null",
     "two": "5,7",
 }
-#: Parameters in which they are sent. The empty one stands for the header.
+#: The parameters that they are sent in. The empty one is for the header.
 PARAMETERS: Final = ("/events?offset=", "/events?tail=", "/events?wait=", "/logs?offset=", "/logs?limit=", "")
 
-#: In a header, nginx takes these for two lines. It accepts a bare line feed or a doubled return as the end of a line,
-#: which RFC 9112 allows, and sends correct line ends on. So both servers read the same.
+#: Two lines of a header to nginx: as RFC 9112 allows, it accepts a bare line feed or a doubled return as a line's end,
+#: and forwards correct ones. So both servers read the same.
 LINES_TO_NGINX: Final = frozenset({"12\n", f"12\n{CANARY}", "12\r"})
 
-#: Invalid identifiers, as they are in the request line.
+#: Invalid identifiers, as sent in the request line.
 NOT_IDENTIFIERS: Final = {
     "line break": b"x%0d%0a" + CANARY.encode(),
     "newline": b"x%0a" + CANARY.encode(),
@@ -108,7 +108,7 @@ NOT_IDENTIFIERS: Final = {
 
 @pytest.fixture(scope="module")
 def token(service: Service) -> str:
-    """A token for everything."""
+    """A token for all workflows."""
     return service.token()
 
 
@@ -120,7 +120,7 @@ def a_job(service: Service) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_unescaped_in_the_logs(service: Service) -> Iterator[None]:
-    """Checks after each test that the service logged no control character and no line that a client made."""
+    """Checks after each test that the service logged no control character and no forged line."""
     before = service.log_size()
     yield
     printed = service.logs(before).encode("latin-1").decode("utf-8")
@@ -131,7 +131,6 @@ def nothing_unescaped_in_the_logs(service: Service) -> Iterator[None]:
 
 @pytest.mark.parametrize("parameter", [name for name in PARAMETERS if name])
 def test_a_malformed_number_in_the_query_is_refused(endpoint: Endpoint, token: str, parameter: str) -> None:
-    """It gets 400."""
     for name, number in NOT_NUMBERS.items():
         request = request_bytes(JOB + parameter.encode() + quote(number).encode(), token)
         status, headers, body = exchange(endpoint, request)
@@ -140,14 +139,14 @@ def test_a_malformed_number_in_the_query_is_refused(endpoint: Endpoint, token: s
 
 
 def test_a_malformed_number_in_the_header_is_refused(endpoint: Endpoint, token: str) -> None:
-    """It gets 400. What breaks the request itself is refused by gunicorn or nginx."""
+    """With 400, by gunicorn or nginx if it makes the whole request invalid."""
     for name, number in NOT_NUMBERS.items():
         request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + number.encode())
         status, headers, body = exchange(endpoint, request)
         if number in LINES_TO_NGINX and isinstance(endpoint, Nginx):
-            # The service is sent a plain 12, which is past the end.
+            # The service receives a plain 12, which is past the end.
             assert (name, status) == (name, 204)
-        # White space around a header's value is not part of it.
+        # Surrounding white space is not part of a header's value.
         elif name != "padded":
             assert status in ({400, 414, 431} if len(number) > 1000 else {400}), (name, body)
             assert headers["content-type"] == PROBLEM, name
@@ -156,7 +155,6 @@ def test_a_malformed_number_in_the_header_is_refused(endpoint: Endpoint, token: 
 @pytest.mark.parametrize("limit", ["0", "1001", "1000000000", "999999999999999"])
 @pytest.mark.parametrize("path", ["/workflows/hostile/jobs", "/workflows/hostile/jobs/job_1/logs"])
 def test_a_limit_out_of_bounds_is_refused(client: httpx.Client, path: str, limit: str) -> None:
-    """A page has 1 to 1000 entries."""
     assert client.get(f"{path}?limit={limit}").status_code == 400
     assert client.get(f"{path}?limit=1").status_code == 200
     assert client.get(f"{path}?limit=1000").status_code == 200
@@ -184,7 +182,7 @@ def test_a_limit_out_of_bounds_is_refused(client: httpx.Client, path: str, limit
     ],
 )
 def test_an_unknown_parameter_is_refused(client: httpx.Client, query: str) -> None:
-    """It is not ignored, and the problem document names it."""
+    """Not ignored; the problem document names it."""
     response = client.get(f"/workflows/hostile/jobs/job_1{query}")
 
     assert response.status_code == 400
@@ -195,7 +193,7 @@ def test_an_unknown_parameter_is_refused(client: httpx.Client, query: str) -> No
 def test_an_empty_last_event_id_and_zero_mean_the_beginning(
     endpoint: Endpoint, token: str, last_event_id: bytes
 ) -> None:
-    """A client that has seen nothing sends an empty one."""
+    """A client that has received nothing sends an empty one."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + last_event_id)
     status, headers, body = exchange(endpoint, request)
 
@@ -204,7 +202,7 @@ def test_an_empty_last_event_id_and_zero_mean_the_beginning(
 
 
 def test_two_last_event_ids_are_refused(endpoint: Endpoint, token: str) -> None:
-    """The service sees them as ``5,7``."""
+    """The service reads them as ``5,7``."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: 5", b"Last-Event-ID: 7")
 
     assert exchange(endpoint, request)[0] == 400
@@ -222,7 +220,7 @@ def test_a_header_with_underscores_is_another_header(endpoint: Endpoint, token: 
     "path", [b"/workflows/%b/jobs/job_1/events", b"/workflows/hostile/jobs/%b/logs", b"/workflows/%b/jobs"]
 )
 def test_an_invalid_identifier_is_not_found(endpoint: Endpoint, token: str, path: bytes) -> None:
-    """It gets 404, or 400 when it also breaks the request."""
+    """404, or 400 if it also makes the request invalid."""
     for name, text in NOT_IDENTIFIERS.items():
         target = path.replace(b"%b", text)
         status, _, body = exchange(endpoint, request_bytes(target, token))
@@ -255,7 +253,7 @@ def test_an_invalid_identifier_is_not_found(endpoint: Endpoint, token: str, path
     ],
 )
 def test_no_other_path_leads_to_a_job(endpoint: Endpoint, token: str, target: bytes) -> None:
-    """Paths are not normalised, merged or redirected."""
+    """Paths are neither normalised, merged nor redirected."""
     status, headers, _ = exchange(endpoint, request_bytes(target, token))
 
     assert status in (400, 404)
@@ -267,7 +265,7 @@ def test_no_other_path_leads_to_a_job(endpoint: Endpoint, token: str, target: by
 def test_no_job_is_registered_under_an_invalid_identifier(
     endpoint: Endpoint, token: str, client: httpx.Client, name: str, method: str
 ) -> None:
-    """So no key of another job can be reached."""
+    """So it cannot reach the key of another job."""
     before = client.get("/workflows/hostile/jobs").json()
     target = b"/workflows/hostile/jobs/" + NOT_IDENTIFIERS[name]
     status, _, _ = exchange(endpoint, request_bytes(target, token, b"Content-Length: 0", method=method.encode()))
@@ -276,7 +274,7 @@ def test_no_job_is_registered_under_an_invalid_identifier(
     assert client.get("/workflows/hostile/jobs").json() == before
 
 
-#: It is random for each stream.
+#: Random for each stream.
 RETRY: Final = re.compile(rb"retry: [0-9]+")
 
 BROKEN: Final = {
@@ -297,13 +295,13 @@ BROKEN: Final = {
 }
 
 
-#: Requests that nginx accepts, which RFC 9112 allows, and sends on in a correct form.
+#: Requests that nginx accepts, as RFC 9112 allows, and forwards in a correct form.
 CORRECTED_BY_NGINX: Final = frozenset({"a bare line feed", "an expectation"})
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_malformed_request_is_refused(endpoint: Endpoint, token: str, name: str) -> None:
-    """Two servers must never see two different requests in the same bytes."""
+    """Both servers must see the same request in the same bytes."""
     expected, lines = BROKEN[name]
     status, headers, body = exchange(endpoint, request_bytes(JOB + b"/events", token, *lines))
 
@@ -334,7 +332,7 @@ def test_a_malformed_request_is_refused(endpoint: Endpoint, token: str, name: st
 def test_a_request_without_exactly_one_valid_host_is_refused(
     endpoint: Endpoint, token: str, path: bytes, lines: bytes
 ) -> None:
-    """That is no host, two of them, or an invalid one. RFC 9112 section 3.2."""
+    """Missing, duplicate or invalid (RFC 9112, section 3.2)."""
     request = request_bytes(JOB + path, token).replace(b"Host: localhost\r\n", lines)
     status, headers, body = exchange(endpoint, request)
 
@@ -344,7 +342,7 @@ def test_a_request_without_exactly_one_valid_host_is_refused(
 
 @pytest.mark.parametrize("host", [b"a", b"a.example:8000", b"a:", b"127.0.0.1:80", b"[::1]:8000", b"a_b-c"])
 def test_any_valid_host_is_accepted(endpoint: Endpoint, token: str, host: bytes) -> None:
-    """The service does not know its own name."""
+    """The service does not know its own host name."""
     request = request_bytes(JOB, token).replace(b"localhost", host)
 
     assert exchange(endpoint, request)[0] == 200
@@ -358,7 +356,7 @@ def test_a_request_of_http_1_0_needs_no_host(service: Service, token: str) -> No
 
 
 def check_problem(status: int, headers: dict[str, str], body: bytes, *members: str) -> None:
-    """Checks that the problem document has the status of the head, and repeats nothing of what was sent."""
+    """Checks that the problem document has the head's status and repeats nothing of the request."""
     assert headers["content-type"] == PROBLEM
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
@@ -372,7 +370,7 @@ def check_problem(status: int, headers: dict[str, str], body: bytes, *members: s
 
 @pytest.mark.parametrize(("length", "expected"), [(4_095, 400), (8_180, 400), (8_200, 414), (100_000, 414)])
 def test_a_first_line_may_have_eight_kilobytes(endpoint: Endpoint, token: str, length: int, expected: int) -> None:
-    """Searches can be long. A longer line is refused. The 400 is the route's, for the offset."""
+    """Searches can be long. The 400 is the route's own, for the offset."""
     target = JOB + b"/logs?offset="
     target += b"0" * (length - len(b"GET  HTTP/1.1" + target))
     status, headers, body = exchange(endpoint, request_bytes(target, token))
@@ -382,7 +380,7 @@ def test_a_first_line_may_have_eight_kilobytes(endpoint: Endpoint, token: str, l
 
 
 def test_a_malformed_request_is_logged(service: Service, token: str) -> None:
-    """The log names the client's address. What looks like a token is not in it."""
+    """With the client's address, and without anything that looks like a token."""
     exchange(service, request_bytes(JOB, token, b"Bearer " + token.encode() + b"\x1b: 1"))
 
     refused = [line for line in service.logs().splitlines() if "Invalid request from ip=127.0.0.1" in line]
@@ -391,13 +389,13 @@ def test_a_malformed_request_is_logged(service: Service, token: str) -> None:
 
 
 def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str) -> None:
-    """It has no carriage return at all."""
+    """Without a single carriage return."""
     assert exchange(service, request_bytes(JOB, token).replace(b"\r\n", b"\n"))[0] == 400
 
 
 @pytest.mark.parametrize("method", [b"get", b"G\x1bT", b"GET" * 20, b"PRI", b""])
 def test_an_unknown_method_is_refused(endpoint: Endpoint, token: str, method: bytes) -> None:
-    """It does not count as a similar method."""
+    """Not corrected to a similar one."""
     status, _, _ = exchange(endpoint, request_bytes(JOB, token, method=method))
 
     assert status in (400, 405, 501)
@@ -405,7 +403,7 @@ def test_an_unknown_method_is_refused(endpoint: Endpoint, token: str, method: by
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT", b"OPTIONS", b"HEAD"])
 def test_only_a_get_opens_a_stream(endpoint: Endpoint, service: Service, token: str, method: bytes) -> None:
-    """The job is running, so a stream would stay open. Other methods get an answer that ends."""
+    """The job is running: a stream would stay open, and all other methods get an answer that ends."""
     job = Foreign(str(service.redis_url), "hostile", "runs").lines(["x"])
     path = f"{job.path}/events".encode()
     status, headers, body = exchange(endpoint, request_bytes(path, token, b"Content-Length: 0", method=method))
@@ -421,7 +419,7 @@ def test_only_a_get_opens_a_stream(endpoint: Endpoint, service: Service, token: 
 
 
 def test_a_request_pipelined_after_a_stream_waits_for_its_end(nginx: Nginx, service: Service, token: str) -> None:
-    """nginx keeps the client's connection, and the two answers do not mix."""
+    """nginx keeps the client's connection open, and the answers do not mix."""
     job = Foreign(str(service.redis_url), "hostile", "pipelined").lines(["x"])
     first, second = (
         request_bytes(path, token).replace(b"Connection: close\r\n", b"")
@@ -444,7 +442,7 @@ def test_a_request_pipelined_after_a_stream_waits_for_its_end(nginx: Nginx, serv
 
 @pytest.mark.parametrize("header", [b"X-Forwarded-For: 1.2.3.4\x1b", b"X-Forwarded-Proto: https", b"Forwarded: for=x"])
 def test_forged_forwarding_changes_nothing(endpoint: Endpoint, token: str, header: bytes) -> None:
-    """Links are relative, so no forged value is in an answer."""
+    """Links are relative, so no forged value appears in an answer."""
     status, headers, body = exchange(endpoint, request_bytes(JOB + b"/logs?limit=1", token, header))
 
     assert status in (200, 400)
@@ -453,7 +451,7 @@ def test_forged_forwarding_changes_nothing(endpoint: Endpoint, token: str, heade
 
 
 def test_an_announced_body_that_is_not_read_does_no_harm(endpoint: Endpoint, token: str) -> None:
-    """A GET that announces a body of a gigabyte and sends none of it is answered at once."""
+    """A GET that announces a gigabyte and sends none of it is answered immediately."""
     lines = [b"Content-Length: 1073741824", b"Expect: 100-continue"]
     with endpoint.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(JOB, token, *lines))
@@ -477,7 +475,7 @@ def test_an_announced_body_that_is_not_read_does_no_harm(endpoint: Endpoint, tok
 def test_headers_for_ranges_and_formats_are_ignored(
     endpoint: Endpoint, token: str, path: bytes, lines: list[bytes]
 ) -> None:
-    """A log has no byte ranges, and only one form. Such headers are ignored."""
+    """A log has no byte ranges and only one format."""
     plain = exchange(endpoint, request_bytes(JOB + path, token))
     status, headers, body = exchange(endpoint, request_bytes(JOB + path, token, *lines))
 
@@ -490,7 +488,7 @@ def test_headers_for_ranges_and_formats_are_ignored(
 @pytest.mark.parametrize("origin", [b"null", b"https://elsewhere.example", b"http://localhost"])
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
 def test_other_origins_are_not_allowed(endpoint: Endpoint, token: str, origin: bytes, method: bytes) -> None:
-    """No page of another origin may read an answer or send a token, because no CORS header is ever sent."""
+    """No answer has a CORS header, so a page of another origin can neither read it nor send a token."""
     asks = [b"Access-Control-Request-Method: GET", b"Access-Control-Request-Headers: authorization"]
     _, headers, _ = exchange(endpoint, request_bytes(JOB, token, b"Origin: " + origin, *asks, method=method))
 
@@ -498,13 +496,13 @@ def test_other_origins_are_not_allowed(endpoint: Endpoint, token: str, origin: b
 
 
 def test_the_service_still_answers_after_all_tests(client: httpx.Client) -> None:
-    """No test above has killed a worker."""
+    """No test has killed a worker."""
     assert client.get("/workflows/hostile/jobs/job_1").json()["lines"] == 10
 
 
 @pytest.mark.long
 def test_the_log_of_nginx_has_nothing_unescaped_after_all_tests(nginx: Nginx) -> None:
-    """Paths that the service does not have are not in it at all."""
+    """Paths that the service does not have are not logged at all."""
     lines = [orjson.loads(line) for line in nginx.logs().splitlines()]
 
     assert {"GET", "PUT"} <= {line["method"] for line in lines}

@@ -1,4 +1,4 @@
-"""The routes for runners: requests that are good, repeated, refused, too long or malformed."""
+"""The routes for runners: valid, repeated, rejected, oversized and malformed requests."""
 
 import gzip
 import secrets
@@ -69,12 +69,12 @@ def opened(runner: Runner) -> Runner:
 
 
 def messages(client: httpx.Client, job: Foreign) -> list[str]:
-    """The messages of the log."""
+    """The messages in the log."""
     return [line["message"] for line in client.get(f"{job.path}/logs?limit=1000").json()["logs"]]
 
 
 def refusal(response: httpx.Response) -> dict[str, Any]:
-    """A problem document, without its constant members, which are checked."""
+    """The members of a problem document, without the constant ones, which are checked."""
     problem: dict[str, Any] = response.json()
     assert response.headers["Content-Type"] == "application/problem+json"
     assert problem.pop("status") == response.status_code
@@ -89,7 +89,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
 
 
 def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
-    """The answers are those of the contract, and viewers then see the lines and the end."""
+    """The answers follow the contract, and viewers see the lines and the end."""
     opened = runner.open()
     assert (opened.status_code, opened.json()) == (200, {"attempt": 1, "token": runner.token, "next": 1})
     assert opened.headers["Cache-Control"] == "private, no-store"
@@ -116,7 +116,7 @@ def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreig
 
 
 def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """A runner may use its token for several attempts. Each request is for one of them."""
+    """A token is valid for several attempts of a runner; a request belongs to one of them."""
     assert opened.append(1, "one").status_code == 200
     assert opened.end(2, status="PENDING").status_code == 204
     assert opened.open().json()["attempt"] == 2
@@ -136,7 +136,7 @@ def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Forei
 
 
 def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """The job goes on, and another runner opens it at once."""
+    """The job stays running, and another runner can open it immediately."""
     opened.append(1, "a")
     assert [opened.end(2, status="PENDING", exit_code=None).status_code for _ in range(2)] == [204, 204]
     assert client.get(job.path).json()["status"] == "RUNNING"
@@ -145,8 +145,8 @@ def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, o
     assert refusal(opened.end(2, status="PENDING")) == {"reason": "FENCED"}
 
 
-def test_the_exit_code_of_an_attempt_may_count(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """Then it is the job's, unless a larger one comes. Without that the job is as its last attempt."""
+def test_an_attempt_can_set_the_exit_code_of_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """With ``counts``, unless a larger one follows; otherwise the last attempt decides."""
     opened.append(1, "a")
     assert opened.end(2, status="PENDING", exit_code=3, counts=True).status_code == 204
     second = Runner(client, job)
@@ -160,7 +160,7 @@ def test_the_exit_code_of_an_attempt_may_count(client: httpx.Client, job: Foreig
 
 
 def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
-    """Every request is sent twice, with the same answer."""
+    """The second answer equals the first."""
     for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
         first, second = ask(), ask()
         assert first.is_success
@@ -169,8 +169,8 @@ def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, 
     assert messages(client, job) == ["a", "b"]
 
 
-def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """So a batch whose answer was lost may be sent again with more lines after it."""
+def test_known_lines_at_the_start_of_a_batch_are_skipped(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """A batch whose answer was lost can be sent again with more lines."""
     opened.append(1, "a", "b")
 
     assert opened.append(1, "a", "b", "c").json() == {"next": 4}
@@ -179,7 +179,7 @@ def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened
 
 
 def test_an_append_without_lines_renews_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """The answer has null as its next number."""
+    """``next`` is null."""
     lease = job.key.replace(":log", ":lease")
     ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
 
@@ -188,7 +188,7 @@ def test_an_append_without_lines_renews_the_lease(redis_server: RedisServer, job
 
 
 def test_a_viewer_sees_lines_as_they_come(job: Foreign, opened: Runner, open_stream: OpenStream) -> None:
-    """They arrive on the stream that is already open."""
+    """On a stream that is already open."""
     stream = open_stream(job)
     opened.append(1, "hello")
     stream.wait_for(b'"message":"hello"')
@@ -198,7 +198,7 @@ def test_a_viewer_sees_lines_as_they_come(job: Foreign, opened: Runner, open_str
 
 
 def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """Also with the old name of the coding, and in chunks."""
+    """Also as ``x-gzip``, and with a chunked body."""
     body = gzip.compress(orjson.dumps(opened.lines(1, *("x" * 10_000 for _ in range(500)))))
     assert opened.post_bytes("logs", body, Content_Encoding="gzip").json() == {"next": 501}
 
@@ -219,7 +219,7 @@ def test_any_text_is_stored_unchanged(client: httpx.Client, job: Foreign, opened
 
 
 def test_a_gap_names_the_expected_number(opened: Runner) -> None:
-    """This holds for appending and for ending."""
+    """In an append and in an end."""
     opened.append(1, "a")
 
     for response in (opened.append(5, "b"), opened.end(9)):
@@ -228,7 +228,7 @@ def test_a_gap_names_the_expected_number(opened: Runner) -> None:
 
 
 def test_a_second_runner_is_refused(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """It is refused while the first runner has the lease."""
+    """While the first runner holds the lease."""
     response = Runner(client, job).open()
 
     assert response.status_code == 409
@@ -236,7 +236,7 @@ def test_a_second_runner_is_refused(client: httpx.Client, job: Foreign, opened: 
 
 
 def test_a_runner_without_its_lease_is_fenced(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """Each of its requests is refused."""
+    """In each of its requests."""
     ask_all(redis_server.url, [("DEL", job.key.replace(":log", ":lease"))])
 
     for response in (opened.append(1, "a"), opened.append(1), opened.end(1)):
@@ -245,7 +245,7 @@ def test_a_runner_without_its_lease_is_fenced(redis_server: RedisServer, job: Fo
 
 
 def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """Its own runner and any other runner are refused."""
+    """For its own runner and for all others."""
     opened.end(1)
 
     for response in (opened.append(1, "a"), Runner(client, job).open()):
@@ -254,7 +254,7 @@ def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runn
 
 
 def test_a_corrupt_log_is_not_opened(job: Foreign, runner: Runner) -> None:
-    """It has ids that our runners do not write."""
+    """With ids that our runners never write."""
     job.add("5-1", "message", "?")
 
     response = runner.open()
@@ -263,7 +263,7 @@ def test_a_corrupt_log_is_not_opened(job: Foreign, runner: Runner) -> None:
 
 
 def test_a_key_of_another_type_is_not_opened(redis_server: RedisServer, job: Foreign, runner: Runner) -> None:
-    """The answer is 409 with the reason."""
+    """409 with the reason."""
     ask_all(redis_server.url, [("SET", job.key, "x")])
 
     response = runner.open()
@@ -272,7 +272,7 @@ def test_a_key_of_another_type_is_not_opened(redis_server: RedisServer, job: For
 
 
 def test_a_store_that_refuses_writes_is_temporary(service: Service, redis_server: RedisServer, opened: Runner) -> None:
-    """The answer is 503 with Retry-After. The same request succeeds later."""
+    """503 with Retry-After; the same request succeeds later."""
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
         response = opened.append(1, "a")
@@ -289,7 +289,7 @@ def test_a_store_that_refuses_writes_is_temporary(service: Service, redis_server
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
 def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None:
-    """This is checked before the body is read."""
+    """Checked before the body is read."""
 
     def status(**headers: str) -> int:
         return httpx.post(f"{service.url}{job.path}/{route}", content=b"?", headers=headers, verify=False).status_code
@@ -301,7 +301,7 @@ def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None
 
 
 def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, job: Foreign) -> None:
-    """``Allow`` has the methods of both routes with the same path."""
+    """``Allow`` lists the methods of both routes with the path."""
     response = client.put(f"{job.path}/logs")
 
     assert response.status_code == 405
@@ -335,7 +335,7 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
     ],
 )
 def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
-    """The problem document has the path of the member."""
+    """The problem document contains the member's path."""
     valid_bodies = {
         "attempts": {"token": runner.token},
         "logs": runner.lines(1, "a"),
@@ -349,7 +349,7 @@ def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str
 
 @pytest.mark.parametrize(("route", "member"), [("attempts", "token"), ("logs", "token"), ("end", "status")])
 def test_missing_members_are_named(runner: Runner, route: str, member: str) -> None:
-    """The problem document has all of them. An end without a token is of a job that no runner holds."""
+    """All of them at once. Without a token, an end is that of a job that no runner holds."""
     response = runner.post(route, {})
 
     assert response.status_code == 400
@@ -374,7 +374,7 @@ def test_missing_members_are_named(runner: Runner, route: str, member: str) -> N
     ],
 )
 def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
-    """None of the other lines is stored."""
+    """The other lines are not stored either."""
     body = opened.lines(1, "good", "bad")
     body["lines"][1] = line
     response = opened.post("logs", body)
@@ -387,14 +387,14 @@ def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreig
 
 
 def test_an_invalid_digest_is_named_by_its_index(runner: Runner) -> None:
-    """The answer also says what a digest is."""
+    """The answer also describes a digest."""
     error = {"parameter": "lines", "detail": "1: must be 64 hexadecimal digits; 2: Not a valid string."}
 
     assert refusal(runner.post("logs/compare", {"first": 1, "lines": ["0" * 64, "no", 3]}))["errors"] == [error]
 
 
-def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """Its length is measured in bytes. A replacement character counts as the one byte that it replaced."""
+def test_a_line_is_at_most_as_long_as_the_setting(opened: Runner) -> None:
+    """In bytes. A replacement character counts as the single byte that it replaced."""
     assert opened.append(1, "x" * MAX_LINE).status_code == 200
     assert opened.append(2, "\ufffd" * MAX_LINE).status_code == 200
     for long in ("x" * (MAX_LINE + 1), "é" * (MAX_LINE // 2) + "x"):
@@ -404,7 +404,6 @@ def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
 
 
 def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
-    """A batch with one more line is refused."""
     assert opened.append(1, *["x"] * 500).status_code == 200
     response = opened.append(501, *["x"] * 501)
 
@@ -418,7 +417,7 @@ def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
     ids=repr,
 )
 def test_a_body_that_is_not_an_object_is_refused(runner: Runner, body: bytes) -> None:
-    """The answer is 400 with a description."""
+    """400 with a description."""
     response = runner.post_bytes("attempts", body)
 
     assert response.status_code == 400
@@ -427,7 +426,7 @@ def test_a_body_that_is_not_an_object_is_refused(runner: Runner, body: bytes) ->
 
 @pytest.mark.parametrize("inside", [b"[]", b"{}", b"1", b'""'])
 def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: bytes) -> None:
-    """Parsing it would need a hundred times its size in memory."""
+    """It would need a hundred times its size in memory."""
     body = b"[" + b",".join([inside] * 200_000) + b"]"
     response = runner.post_bytes("logs", gzip.compress(body), Content_Encoding="gzip")
 
@@ -436,7 +435,7 @@ def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: b
 
 
 def test_structure_inside_lines_is_text(opened: Runner) -> None:
-    """A job may print nothing but JSON."""
+    """The output of a job can consist of JSON only."""
     response = opened.append(1, *['[{"a":[],"b":"\\"[{,"},' * 100] * 500)
 
     assert response.json() == {"next": 501}
@@ -447,13 +446,13 @@ def test_structure_inside_lines_is_text(opened: Runner) -> None:
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
 def test_only_json_is_accepted(runner: Runner, headers: dict[str, str]) -> None:
-    """The content type decides."""
+    """According to its content type."""
     assert runner.post_bytes("attempts", b"{}", **headers).status_code == 415
 
 
 @pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip"])
 def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
-    """The answer says which coding is accepted."""
+    """The answer names the accepted coding."""
     response = runner.post_bytes("attempts", b"{}", Content_Encoding=coding)
 
     assert response.status_code == 415
@@ -473,12 +472,12 @@ def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
     ids=["empty", "plain", "cut", "more after it", "two members", "zlib"],
 )
 def test_a_body_that_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
-    """No part of it is stored."""
+    """Nothing of it is stored."""
     assert runner.post_bytes("attempts", body, Content_Encoding="gzip").status_code == 400
 
 
-def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """The limit is exact to the byte: for a body as it is, in chunks, and after inflating."""
+def test_a_body_is_at_most_as_long_as_the_setting(opened: Runner) -> None:
+    """To the byte: plain, chunked, and after decompression."""
     fitting = orjson.dumps(opened.lines(1, "a")).ljust(MAX_BODY)
     zipped = {"Content_Encoding": "gzip"}
 
@@ -494,7 +493,7 @@ def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
 
 
 def test_a_bomb_is_not_inflated(endpoint: Endpoint, service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """A body that would become 256 MiB is refused after 8 MiB, and the worker does not grow by more."""
+    """A body of 256 MiB is rejected after 8 MiB, and the worker does not grow by more."""
     bomb = gzip.compress(bytes(256 * 2**20), 1)
     pid = service.worker_pids()[0]
     before = _peak_bytes(pid)
@@ -512,7 +511,7 @@ def _peak_bytes(pid: int) -> int:
 
 
 def test_the_document_describes_the_bodies(client: httpx.Client) -> None:
-    """The schemas are those by which the service reads bodies."""
+    """The schemas are the ones that validate bodies."""
     document = client.get("/openapi.json").json()
     path = document["paths"]["/workflows/{workflow_id}/jobs/{job_id}/logs"]
     body = path["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -1,4 +1,4 @@
-"""Authorisation: every kind of token with every kind of route, and where a token must never appear."""
+"""Authorisation: every kind of token on every route. No token ever appears in a log or an answer."""
 
 import base64
 import contextlib
@@ -57,10 +57,10 @@ ROUTES: Final = {
     "settings": ("GET", "/workflows/mine/settings"),
     "watches": ("GET", "/workflows/mine/watches"),
     "test": ("POST", "/workflows/mine/watches/main/test"),
-    # This job does not exist. The other requests still need the jobs that do.
+    # A job that does not exist, because the other requests need theirs.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
-#: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
+#: Statuses of reads with the good token. A GET of ``events`` returns because the job has ended.
 READS: Final = dict.fromkeys(
     (
         *("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "profile", "wait"),
@@ -68,35 +68,35 @@ READS: Final = dict.fromkeys(
     ),
     200,
 )
-#: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
+#: Routes with a scope that the good token lacks; the scope is checked before the job.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "audit", "settings", "watches", "test", "DELETE"), 403)
-#: Statuses of writing with the good token. A POST is refused for its missing body.
+#: Statuses of writes with the good token. A POST without a body is rejected.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
 
-#: Statuses that are different when the job does not exist. The scope and the body are checked before.
+#: Statuses that differ if the job does not exist; scope and body are checked first.
 ABSENT: Final = {200: 404}
-#: Numbers for ids that no job has.
+#: Numbers for the ids of jobs that do not exist.
 _numbers = itertools.count(1)
 
 
 def claims(**changes: object) -> dict[str, object]:
-    """The claims of a good token with these changes. None removes a claim."""
+    """The claims of a good token with ``changes``; None removes a claim."""
     good = {"sub": "tests", "exp": int(time.time()) + 60, "scope": f"{READ} {WRITE}", "workflows": ["mine"]}
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
 def base64url(data: bytes) -> str:
-    """base64url without padding, as tokens have it."""
+    """Base64url without padding, as in tokens."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def signed(
     key: bytes = SECRET, header: Mapping[str, object] | None = None, digest: str = "sha256", **changes: object
 ) -> str:
-    """``Bearer`` and a token that is made by hand, because libraries refuse to make some.
+    """``Bearer`` and a hand-made token: libraries refuse to make some of them.
 
-    ``header`` is added to its header.
+    ``header`` extends the token's header.
     """
     head = {"alg": "HS256", "typ": "JWT", **(header or {})}
     body = ".".join(base64url(json.dumps(part).encode()) for part in (head, claims(**changes)))
@@ -104,15 +104,15 @@ def signed(
 
 
 def unsigned() -> str:
-    """A token that claims to need no signature."""
+    """A token whose algorithm is ``none``."""
     return signed(header={"alg": "none"}).rpartition(".")[0] + "."
 
 
-#: Statuses with the good token. It only lacks the scope of administrators.
+#: Statuses with the good token, which lacks only the administrators' scopes.
 GOOD: Final = READS | WRITES | ADMINISTERS
-#: Statuses with a token that is for other workflows. The lists have only those.
+#: Statuses with a token for other workflows. Lists contain only those.
 UNSEEN: Final = ADMINISTERS | {"workflows": 200, "search all": 200, "else": 404}
-#: Another key, and an address that a token may name for its key. The service never fetches it.
+#: Another key, and key addresses that a token can name. The service never fetches them.
 THEIRS: Final = b"another secret, as long as a key has to be"
 POINTERS: Final[dict[str, Mapping[str, object]]] = {
     "kid of a file": {"kid": "../../dev/null"},
@@ -123,7 +123,7 @@ POINTERS: Final[dict[str, Mapping[str, object]]] = {
     "jwk": {"jwk": {"kty": "oct", "k": base64url(THEIRS)}},
 }
 
-#: Every kind of token, and the status of each route. ``else`` is for routes that are not named.
+#: Every kind of token, and each route's status. ``else`` is for all other routes.
 MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "none": (lambda: None, {"else": 401}),
     "malformed": (lambda: "Bearer not.a.token", {"else": 401}),
@@ -203,7 +203,7 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def jobs(service: Service, redis_server: object) -> None:
-    """A finished job in each workflow, and one whose id only one of the workflows has."""
+    """A finished job in each workflow, and one whose id exists in only one of them."""
     headers = {"Authorization": f"Bearer {service.token()}"}
     assert isinstance(service.redis_url, str)
     for workflow in ("mine", "theirs"):
@@ -213,13 +213,13 @@ def jobs(service: Service, redis_server: object) -> None:
 
 
 def ask(endpoint: Endpoint, method: str, path: str, authorization: str | None) -> httpx.Response:
-    """Sends one request with this Authorization header, or with none."""
+    """Sends one request with this Authorization header, if any."""
     with httpx.Client(verify=endpoint.verify, timeout=5) as client:
         return client.request(method, endpoint.url + path, headers=named(authorization))
 
 
 def named(authorization: str | None) -> dict[str, str]:
-    """The header of that name, if there is one."""
+    """The Authorization header, if any."""
     return {} if authorization is None else {"Authorization": authorization}
 
 
@@ -230,21 +230,21 @@ def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
         yield client
 
 
-#: The kinds of tokens that are good for one route at least. With others no route looks for the job.
+#: The kinds of tokens that at least one route accepts. With the others no route looks up the job.
 GOOD_KINDS: Final = [kind for kind, (_, statuses) in MATRIX.items() if statuses != {"else": 401}]
 
 
-#: The kinds of headers. nginx looks at no token.
+#: The kinds of headers. nginx does not check tokens.
 HEADER_KINDS: Final = ("none", "malformed", "not a bearer", "empty", "two spaces", "two in one", "both", "lower case")
-#: The kinds that the default run asks with. ``tests/auth`` looks at the claims of the others, too.
+#: The kinds in the default run. ``tests/auth`` checks the claims of the others, too.
 USUAL_KINDS: Final = {*GOOD_KINDS, *HEADER_KINDS, "wrong key"}
 
 
 def routes_for(kind: str, absent: bool) -> list[str]:
-    """The names of the routes that are asked with a kind.
+    """The names of the routes to request with a kind of token.
 
-    The usual kinds, and some of them for a job that does not exist, ask all routes. Each of the others asks every third
-    route, and each begins at another one.
+    All routes for the usual kinds (for an absent job: some of them), every third route for the others, each starting at
+    another one.
     """
     names = list(ROUTES)
     all_of = ("none", "wrong key", "both", "read only", "other workflow") if absent else USUAL_KINDS
@@ -269,7 +269,7 @@ def routes_for(kind: str, absent: bool) -> list[str]:
     indirect=["endpoint"],
 )
 def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, kind: str, absent: bool) -> None:
-    """The status, the kind of document, and the challenge of a 401. A refusal does not reveal what exists."""
+    """Status, media type, and the challenge of a 401. A refusal does not reveal what exists."""
     make, expected = MATRIX[kind]
     headers = named(make())
     for route in routes_for(kind, absent):
@@ -288,7 +288,7 @@ def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, 
             assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-#: The rights of groups, and the status of each route for a token of one of them.
+#: Groups, and each route's status for a token of them.
 GROUPS: Final = f"""
 [readers]
 workflows = ["mi*"]
@@ -319,10 +319,10 @@ GROUP_MATRIX: Final[dict[str, tuple[list[str], dict[str, int]]]] = {
     "writers": (["writers", "unknown"], GOOD),
     "admins": (["admins"], _ADMIN | {"else": 403}),
     "others": (["others"], UNSEEN),
-    # They may read this workflow, and write another one.
+    # Read access to this workflow, write access to another one.
     "readers and others": (["readers", "others"], READS | {"else": 403}),
     "writers and admins": (["writers", "admins"], GOOD | _ADMIN),
-    # It has the scopes of the token.
+    # The token's own scopes.
     "plain": (["plain"], GOOD),
     "unknown": (["mine", "*"], {"else": 403}),
     "none": ([], {"else": 403}),
@@ -331,7 +331,7 @@ GROUP_MATRIX: Final[dict[str, tuple[list[str], dict[str, int]]]] = {
 
 @pytest.mark.long
 def test_every_route_answers_every_group_as_documented(tmp_path: Path, redis_server: RedisServer) -> None:
-    """With the rights of its file, which counts as soon as it changes, unless it has errors."""
+    """Edits of the groups file apply immediately, unless it has errors."""
     path = tmp_path / "groups.toml"
     path.write_text(GROUPS)
     with (
@@ -362,7 +362,7 @@ PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPub
 
 
 def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
-    """The public half of a key, as an issuer publishes it."""
+    """The public half of a key, in an issuer's format."""
     return {**jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
 
 
@@ -370,7 +370,7 @@ def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
 def keyed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
 ) -> Iterator[dict[str, Endpoint]]:
-    """Both endpoints of a service that has a public key or fetches it. Everybody may know that key."""
+    """Both endpoints of a service that is given a public key, or fetches it. The key is not a secret."""
     directory = tmp_path_factory.mktemp("keyed")
     with Issuer() as issuer:
         issuer.keys = [jwk(RSA, "k1")]
@@ -383,7 +383,7 @@ def keyed(
 
 
 class DrippingIssuer:
-    """A server that sends every answer one byte at a time, without end. It serves inside a ``with`` block."""
+    """A context manager: a server that sends every answer byte by byte, without end."""
 
     def __init__(self, every_seconds: float = 0.1) -> None:
         self._every_seconds = every_seconds
@@ -420,14 +420,14 @@ class DrippingIssuer:
 
 
 @pytest.mark.long
-def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
-    """It sends its keys byte by byte. After some seconds the answer says that it is not the token's fault."""
+def test_fetching_keys_from_a_slow_issuer_times_out(tmp_path: Path, redis_server: RedisServer) -> None:
+    """The answer is 503 and does not blame the token."""
     with (
         DrippingIssuer() as issuer,
         serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as service,
     ):
         token = "Bearer " + jwt.encode(claims(), RSA, "RS256", {"kid": "k1"})
-        # The service has asked for the keys at its start. A request in that time waits for its own fetch afterwards.
+        # Keys are first fetched at startup. A request during that fetch would then wait for its own.
         wait_until(lambda: "cannot be fetched" in service.logs(), 2 * FETCH_SECONDS, "the first fetch is given up")
         started = time.monotonic()
         first = ask(service, *ROUTES["job"], token)
@@ -441,7 +441,7 @@ def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisSe
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["direct", "nginx"])
 def test_a_public_key_is_no_secret(keyed: dict[str, Endpoint], name: str) -> None:
-    """A token that is signed by HMAC with the public key is refused, and so is a token that brings its own key."""
+    """No token signed with the public key as an HMAC secret, or with a key of its own, is accepted."""
     stranger = rsa.generate_private_key(65_537, 2_048)
     refused = {
         "HMAC of the PEM": signed(PEM, {"kid": "k1"}),
@@ -478,7 +478,7 @@ def test_a_public_key_is_no_secret(keyed: dict[str, Endpoint], name: str) -> Non
 def test_jobs_of_other_workflows_look_like_unknown_jobs(
     endpoint: Endpoint, method: str, hidden: str, absent: str
 ) -> None:
-    """The same bytes and the same headers, but for the time and the request id."""
+    """Byte for byte, except for the date and the request id."""
     answers = [ask(endpoint, method, path, signed()) for path in (hidden, absent)]
 
     assert [answer.status_code for answer in answers] == [404, 404]
@@ -488,7 +488,7 @@ def test_jobs_of_other_workflows_look_like_unknown_jobs(
 
 
 def test_a_job_is_not_found_under_another_workflow(endpoint: Endpoint) -> None:
-    """Guessing a job's id does not help."""
+    """Guessing a job's id is useless."""
     answers = [ask(endpoint, "GET", f"/workflows/mine/jobs/{job}", signed()) for job in ("only_theirs", "nothing")]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].content == answers[1].content
@@ -496,10 +496,8 @@ def test_a_job_is_not_found_under_another_workflow(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
 @pytest.mark.parametrize("authorization", [False, True], ids=["alone", "and in the header"])
-def test_a_token_in_the_address_opens_nothing(
-    service: Service, endpoint: Endpoint, name: str, authorization: bool
-) -> None:
-    """It does not count as a token. Together with a real one it is a bad parameter. No log has it in either case."""
+def test_a_token_in_the_query_is_ignored(service: Service, endpoint: Endpoint, name: str, authorization: bool) -> None:
+    """It is not a token, and with a real one it is an unknown parameter. It never reaches a log."""
     token = signed().removeprefix("Bearer ")
     before = service.log_size()
     for method, path in ROUTES.values():
@@ -513,7 +511,7 @@ def test_a_token_in_the_address_opens_nothing(
 
 @pytest.mark.parametrize("path", ["/workflows/{}/jobs/job", "/workflows/mine/jobs/{}/events", "/{}"])
 def test_a_token_in_the_path_is_in_no_log(service: Service, endpoint: Endpoint, path: str) -> None:
-    """Nor is it in the answer."""
+    """Nor in the answer."""
     token = signed().removeprefix("Bearer ")
     response = ask(endpoint, "GET", path.format(token), signed())
 
@@ -523,7 +521,7 @@ def test_a_token_in_the_path_is_in_no_log(service: Service, endpoint: Endpoint, 
 
 
 def test_tokens_that_were_refused_are_in_no_log(service: Service, endpoint: Endpoint) -> None:
-    """This holds for every kind of token: a token that is refused here may be valid elsewhere."""
+    """Of any kind: a token rejected here can be valid elsewhere."""
     before = service.log_size()
     used = [authorization for make, _ in MATRIX.values() if (authorization := make())]
     for authorization in used:
@@ -541,10 +539,10 @@ def test_tokens_that_were_refused_are_in_no_log(service: Service, endpoint: Endp
         (lambda: signed(workflows=["theirs"]), 404, "Not found, or no access.", "the token is not for this workflow"),
     ],
 )
-def test_only_the_log_has_a_reason_that_helps_to_guess(
+def test_only_the_log_has_the_exact_reason(
     service: Service, token: Callable[[], str], status: int, detail: str, logged: str
 ) -> None:
-    """It could help to forge a token, or to find a job."""
+    """The reason could help to forge a token or to find a job."""
     before = service.log_size()
     headers = {"Authorization": token()}
     answer = httpx.get(f"{service.url}/workflows/mine/jobs/job", headers=headers, timeout=10, verify=service.verify)
@@ -559,8 +557,8 @@ def forged(token: str, other: str) -> str:
 
 
 @pytest.mark.long
-def test_tokens_of_the_command_line_obey_the_settings_of_the_service(tmp_path: Path) -> None:
-    """`token` and `run --server` read them, so their tokens have its audience and its issuer."""
+def test_tokens_made_by_the_cli_follow_the_service_settings(tmp_path: Path) -> None:
+    """`token` and `run --server` read the settings, so their tokens have the service's audience and issuer."""
     settings = {f"CHRONOVERSE_{name.upper()}": value for name, value in CONFIGURED.items()}
     with serving(tmp_path, **CONFIGURED) as service:
         env = environ(service, **settings)
@@ -581,14 +579,14 @@ def test_tokens_of_the_command_line_obey_the_settings_of_the_service(tmp_path: P
     ],
     ids=["another", "itself", "itself in lower case"],
 )
-def test_two_authorization_headers_are_none(endpoint: Endpoint, lines: list[bytes]) -> None:
-    """It is unclear which one counts."""
+def test_two_authorization_headers_are_rejected(endpoint: Endpoint, lines: list[bytes]) -> None:
+    """Even if both are equal."""
     token = signed().removeprefix("Bearer ")
     headers = [line.replace(b"%b", b"Bearer " + token.encode()) for line in lines]
     status, answer, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", token, *headers))
 
     if isinstance(endpoint, Nginx):
-        # nginx refuses a request that has this header twice.
+        # nginx rejects a duplicate of this header.
         assert status == 400
     else:
         assert (status, answer["www-authenticate"]) == (401, "Bearer")
@@ -596,12 +594,12 @@ def test_two_authorization_headers_are_none(endpoint: Endpoint, lines: list[byte
 
 @pytest.mark.parametrize("suffix", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
 def test_nothing_may_follow_a_token(endpoint: Endpoint, suffix: str) -> None:
-    """Not even what some parsers take for white space."""
+    """Not even characters that some parsers treat as white space."""
     token = signed().removeprefix("Bearer ") + suffix
     status, _, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", token))
 
     if suffix == "\n" and isinstance(endpoint, Nginx):
-        # A lone newline ends the header, which RFC 9112 allows.
+        # RFC 9112 allows a lone newline as the end of a header.
         assert status == 200
     else:
         assert status in (400, 401)
@@ -609,7 +607,7 @@ def test_nothing_may_follow_a_token(endpoint: Endpoint, suffix: str) -> None:
 
 @pytest.mark.parametrize("size", [9_000, 1_000_000])
 def test_a_giant_token_is_refused(endpoint: Endpoint, size: int) -> None:
-    """It is refused before it is decoded or checked."""
+    """Before it is decoded or verified."""
     status, _, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", "a" * size + ".b.c"))
 
     assert status in (400, 401, 431)
@@ -617,13 +615,13 @@ def test_a_giant_token_is_refused(endpoint: Endpoint, size: int) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
 def test_operators_need_no_token(service: Service, path: str) -> None:
-    """A bad token does no harm there."""
+    """An invalid token is ignored."""
     assert ask(service, "GET", path, None).status_code == 200
     assert ask(service, "GET", path, "Bearer not.a.token").status_code == 200
 
 
 def test_a_secret_is_rotated_without_a_gap(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Of two secrets both are accepted, and the first one signs."""
+    """Both secrets are accepted, and the first one signs."""
     old, new = "an old secret of at least 32 bytes", "a new secret of at least 32 bytes"
     secret = f"{new},{old}"
     with serving(tmp_path, redis_server.url, jwt_secret=secret) as service:
