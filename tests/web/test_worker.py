@@ -1,4 +1,4 @@
-"""The worker, without gunicorn's master around it."""
+"""The worker, without a gunicorn master."""
 
 from types import SimpleNamespace
 
@@ -14,8 +14,8 @@ from chronoverse.web.worker import Worker
 from tests.web.routes.wire import receive
 
 
-def test_a_request_that_does_not_get_its_turn_is_refused() -> None:
-    """It gets a problem document with Retry-After, and its connection is closed."""
+def test_a_request_that_gets_no_turn_is_refused() -> None:
+    """With a problem document and Retry-After. Then its connection is closed."""
     lock = FairLock(0, AtCapacity)
     deps = SimpleNamespace(turns=SimpleNamespace(request=lock), proxies=TrustedProxies())
     worker = Worker.__new__(Worker)

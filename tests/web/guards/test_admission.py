@@ -1,4 +1,4 @@
-"""Admission control: limits, shares, and a drain, on a clock that the test moves."""
+"""Admission control: limits, shares and drains, on a fake clock."""
 
 import random
 from typing import Final, cast
@@ -17,12 +17,12 @@ from chronoverse.web.guards.admission import (
 from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
 from tests.support.reading import Clock
 
-#: Steps of a drain after which a test fails.
+#: Maximum steps of a drain; a test fails beyond that.
 MAX_STEPS: Final = 1000
 
 
 class FakeViewer:
-    """Records when it was ended, and the time after which its client should connect again."""
+    """Records when it was closed, and the client's reconnect delay."""
 
     def __init__(self, clock: Clock) -> None:
         self.closes_early = False
@@ -35,7 +35,7 @@ class FakeViewer:
 
 
 class Rig:
-    """Streams on a clock of their own. A stream that was ended leaves ``lag`` steps later, and is then in ``left``."""
+    """Streams on a fake clock. A stream leaves ``lag`` steps after it is closed, and is then in ``left``."""
 
     def __init__(self, lag: int = 0) -> None:
         self.clock = Clock()
@@ -54,7 +54,7 @@ class Rig:
         ticket.viewer = cast(Viewer, viewer)
 
     def sleep(self, seconds: float) -> None:
-        """The drain calls this between two steps. Time passes, and streams leave."""
+        """Called by the drain between steps. Advances the clock, and lets closed streams leave."""
         self.steps += 1
         assert self.steps < MAX_STEPS, "the drain does not end"
         self.clock.now += seconds
@@ -66,8 +66,8 @@ class Rig:
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(1000, 10), (7, 10), (3, 1), (500, 0)])
-def test_a_drain_ends_all_streams_in_time_and_evenly_spread(count: int, seconds: int) -> None:
-    """No second has more than its share, and clients get different times to connect again."""
+def test_a_drain_ends_all_streams_in_time_and_evenly(count: int, seconds: int) -> None:
+    """No second has more than its share of them, and reconnect delays are spread out."""
     rig = Rig()
     start = rig.clock()
     for _ in range(count):
@@ -83,8 +83,8 @@ def test_a_drain_ends_all_streams_in_time_and_evenly_spread(count: int, seconds:
     assert count < 500 or len({viewer.retry_ms for viewer in rig.left}) > count / 4
 
 
-def test_a_drain_without_streams_only_waits_for_late_ones() -> None:
-    """Connections that were accepted before may still ask for a stream."""
+def test_a_drain_without_streams_waits_only_for_late_ones() -> None:
+    """A connection accepted before the drain can still request a stream."""
     rig = Rig()
     start = rig.clock()
     rig.admission.drain(10, rig.sleep)
@@ -93,7 +93,7 @@ def test_a_drain_without_streams_only_waits_for_late_ones() -> None:
 
 
 def test_a_late_stream_ends_with_the_others() -> None:
-    """A request on an accepted connection is admitted, as no other worker can answer it. A later one is refused."""
+    """A request on an accepted connection is admitted, as no other worker can answer it. Later ones are refused."""
     rig = Rig(lag=3)
     rig.open_stream()
     seen: list[type[ChronoverseError] | None] = []
@@ -116,8 +116,10 @@ def test_a_late_stream_ends_with_the_others() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("bounds", [(4, None, None), (100, 2, None), (100, None, 2), (5, 3, 2), (0, 1, 1)])
-def test_streams_are_bounded_by_worker_token_and_address(seed: int, bounds: tuple[int, int | None, int | None]) -> None:
-    """The first bound that is reached refuses a stream, which then counts nowhere. One that leaves makes room."""
+def test_streams_are_limited_per_worker_token_and_address(
+    seed: int, bounds: tuple[int, int | None, int | None]
+) -> None:
+    """The first exceeded limit refuses a stream, which then counts toward none. One that leaves makes room."""
     choice, admission = random.Random(seed), AdmissionControl(*bounds)
     opened: list[StreamTicket] = []
     for _ in range(60):
@@ -163,18 +165,18 @@ def test_streams_are_bounded_by_worker_token_and_address(seed: int, bounds: tupl
         (["127.0.0.1"], "::ffff:127.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
-def test_the_client_address_comes_from_a_trusted_proxy(
+def test_the_client_address_comes_from_trusted_proxies_only(
     trusted: list[str], peer: str, forwarded_for: str | None, client: str
 ) -> None:
-    """The header of anybody else is ignored."""
+    """Headers from other peers are ignored."""
     proxies = TrustedProxies()
     proxies.trust(trusted)
 
     assert proxies.client(peer, forwarded_for) == client
 
 
-def test_the_last_of_several_forwarded_headers_counts() -> None:
-    """Some proxies leave the client's header as it is, and add another one after it."""
+def test_the_last_of_several_forwarded_headers_applies() -> None:
+    """Some proxies keep the client's header unchanged and append their own."""
     proxies = TrustedProxies()
     proxies.trust(["127.0.0.1"])
     headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]

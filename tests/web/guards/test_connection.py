@@ -1,4 +1,4 @@
-"""Connections: noticing that a client has left, limits for slow clients, and making room for new connections."""
+"""Connections: detecting disconnects, limits for slow clients, and making room for new connections."""
 
 import math
 import socket
@@ -24,12 +24,12 @@ from chronoverse.web.guards.connection import (
 )
 from chronoverse.web.guards.event_loop import yield_to_loop
 
-#: Rounds of the event loop after which everything that was pending has happened.
+#: Rounds of the event loop after which all pending events have been handled.
 LOOP_ROUNDS: Final = 10
 
 
 def run_loop() -> None:
-    """Lets the event loop look at its sockets a few times."""
+    """Lets the event loop poll its sockets a few times."""
     for _ in range(LOOP_ROUNDS):
         yield_to_loop()
 
@@ -42,8 +42,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_a_hangup_callback_may_wait(pair: tuple[socket.socket, socket.socket]) -> None:
-    """It may wait for a lock, for example. In the hub's own greenlet that would raise an error."""
+def test_a_hangup_callback_can_block(pair: tuple[socket.socket, socket.socket]) -> None:
+    """On a lock, for example. In the hub's own greenlet, that would raise an error."""
     reasons = []
 
     def on_leave(why: str) -> None:
@@ -60,8 +60,8 @@ def test_a_hangup_callback_may_wait(pair: tuple[socket.socket, socket.socket]) -
     watch.close()
 
 
-def test_no_callback_after_the_watch_has_ended(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Not even when the peer left just before, and the callback was already due."""
+def test_no_callback_after_the_watch_is_closed(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Even if the peer has just disconnected and the callback is already scheduled."""
     reasons: list[str] = []
     watch = HangupWatch(pair[0], reasons.append)
     pair[1].close()
@@ -71,19 +71,19 @@ def test_no_callback_after_the_watch_has_ended(pair: tuple[socket.socket, socket
     assert reasons == []
 
 
-def test_bytes_from_the_peer_are_no_hangup(pair: tuple[socket.socket, socket.socket]) -> None:
-    """They are not read, and stay for whoever reads next."""
+def test_bytes_from_the_peer_are_not_a_hangup(pair: tuple[socket.socket, socket.socket]) -> None:
+    """They stay unread, for the next reader."""
     reasons: list[str] = []
     watch = HangupWatch(pair[0], reasons.append)
     pair[1].send(b"x")
     run_loop()
-    # Otherwise the event loop would keep a closed socket.
+    # Otherwise the event loop would keep watching a closed socket.
     watch.close()
 
     assert (reasons, pair[0].recv(1)) == ([], b"x")
 
 
-#: More than the kernels of both ends hold.
+#: More bytes than the kernel buffers of both ends hold.
 LARGE: Final = bytes(2**20)
 
 
@@ -101,7 +101,7 @@ class Client:
         connections.add(self.connection)
 
     def read(self, chunk: int, pause: float) -> int:
-        """Reads up to ``chunk`` bytes at a time until the end. Returns how many bytes there were."""
+        """Reads to the end, at most ``chunk`` bytes at a time. Returns the number of bytes."""
         read = 0
         with gevent.Timeout(20):
             try:
@@ -120,7 +120,7 @@ class Client:
 
 @pytest.fixture
 def connections() -> Connections:
-    """With a limit of two."""
+    """Limited to two."""
     return Connections(2, FairLock(1, TimeoutError))
 
 
@@ -132,8 +132,8 @@ def client(connections: Connections) -> Iterator[Client]:
     client.close()
 
 
-def test_an_accepted_connection_has_the_options_of_the_listener(client: Client) -> None:
-    """The kernel doubles the size of the buffer for its own use: see socket(7)."""
+def test_accepted_connections_inherit_the_listeners_options(client: Client) -> None:
+    """The kernel doubles the buffer size for its own use: see socket(7)."""
     connection = client.connection
 
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
@@ -149,21 +149,21 @@ def test_an_accepted_connection_has_the_options_of_the_listener(client: Client) 
     ],
     ids=["nothing taken", "too long", "expired"],
 )
-def test_a_client_that_takes_nothing_is_cut(client: Client, limits: SendLimits, until: float) -> None:
-    """That happens after too long without progress, after the time for the whole answer, or when ``until`` has come."""
+def test_a_client_that_reads_nothing_is_cut(client: Client, limits: SendLimits, until: float) -> None:
+    """After too long without progress, after the time for the whole answer, or at ``until``."""
     began = time.monotonic()
     client.connection.begin_long_answer(limits, began + until)
     with pytest.raises(ConnectionResetError):
         client.connection.sendall(LARGE)
 
     assert 0.3 <= time.monotonic() - began < 20
-    # The kernel holds nothing of the answer any more.
+    # The unsent data was discarded.
     client.connection.close()
     assert client.read(65_536, 0) < len(LARGE)
 
 
-def test_a_client_that_reads_a_stream_slowly_gets_all_of_it(client: Client) -> None:
-    """Any progress counts, and there is no limit for the whole."""
+def test_a_slow_reader_of_a_stream_receives_all_of_it(client: Client) -> None:
+    """Any progress resets the timeout, and the total time is unlimited."""
     client.connection.begin_long_answer(SendLimits(stall_seconds=0.3))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     began = time.monotonic()
@@ -174,8 +174,8 @@ def test_a_client_that_reads_a_stream_slowly_gets_all_of_it(client: Client) -> N
     assert reading.get() == len(LARGE)
 
 
-def test_a_client_that_reads_an_answer_too_slowly_is_cut(client: Client) -> None:
-    """An ordinary answer occupies memory, so there is a limit for the whole of it."""
+def test_a_slow_reader_of_an_ordinary_answer_is_cut(client: Client) -> None:
+    """Unlike a stream, it occupies memory until it is sent, so its total time is limited."""
     client.connection.begin_request(SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     with pytest.raises(ConnectionResetError):
@@ -186,7 +186,7 @@ def test_a_client_that_reads_an_answer_too_slowly_is_cut(client: Client) -> None
 
 
 def start_answer(client: Client, limits: SendLimits | None = None) -> gevent.Greenlet:
-    """An answer that waits for the client to read."""
+    """Starts an answer that blocks until the client reads."""
     client.connection.begin_request()
     if limits:
         client.connection.begin_long_answer(limits)
@@ -200,18 +200,18 @@ def wait_longer(clients: list[Client], seconds: float) -> None:
         client.connection.progress_at -= seconds
 
 
-def test_the_connection_that_has_waited_longest_makes_room(connections: Connections) -> None:
-    """These stay open: a stream, a connection whose request is being answered, and a connection that has just come."""
+def test_the_longest_waiting_connection_makes_room(connections: Connections) -> None:
+    """Streams, requests in progress and new connections stay open."""
     clients = [Client(connections) for _ in range(2)]
     stream, stuck = start_answer(clients[0], SendLimits()), start_answer(clients[1])
-    # They have just come, and later wait, whatever the time that this takes.
+    # However long this takes: they are new now, and have waited long below.
     wait_longer(clients, -60)
     clients.append(Client(connections))
     clients[2].connection.begin_request()
     assert not stuck.ready()
     wait_longer(clients, 60 + MIN_IDLE_SECONDS)
     for _ in range(2):
-        # Room is made once a millisecond.
+        # At most one connection is closed per millisecond.
         gevent.sleep(0.01)
         clients.append(Client(connections))
         wait_longer(clients[-1:], -60)
@@ -225,8 +225,8 @@ def test_the_connection_that_has_waited_longest_makes_room(connections: Connecti
         client.close()
 
 
-def test_a_pipelined_request_is_noticed(client: Client) -> None:
-    """Here it waits in the kernel while the answer to the one before it is sent."""
+def test_a_pipelined_request_is_detected(client: Client) -> None:
+    """Even if it is still in the kernel while the previous answer is sent."""
     connection = client.connection
     connection.end_request(pipelined=False)
     before = connection.is_pipelined
@@ -237,8 +237,8 @@ def test_a_pipelined_request_is_noticed(client: Client) -> None:
     assert (before, connection.is_pipelined) == (False, True)
 
 
-def test_each_head_is_bounded_for_itself(client: Client) -> None:
-    """A client that keeps its connection sends many of them, with more bytes together than one may have."""
+def test_the_size_limit_applies_to_each_head(client: Client) -> None:
+    """On a keep-alive connection, all heads together can exceed it."""
     connection = client.connection
 
     def read_head(size: int) -> None:
@@ -255,12 +255,12 @@ def test_each_head_is_bounded_for_itself(client: Client) -> None:
         read_head(1)
 
 
-def test_a_head_that_drips_makes_room(connections: Connections) -> None:
-    """Its bytes are no progress: a client could hold its place for ever with one now and then."""
+def test_a_dripping_head_makes_room(connections: Connections) -> None:
+    """Its bytes are no progress; otherwise a client could hold its connection forever with a byte now and then."""
     dripping = Client(connections)
     reading = gevent.spawn(lambda: [dripping.connection.recv(1) for _ in range(4)])
     run_loop()
-    # This one has come later, and waits for its client, too.
+    # Newer, and waiting for its client, too.
     waiting = Client(connections)
     for _ in range(4):
         gevent.sleep(MIN_IDLE_SECONDS / 4)

@@ -1,4 +1,4 @@
-"""Dividing a limited amount between subjects."""
+"""Dividing limited memory among subjects."""
 
 import contextlib
 import itertools
@@ -15,8 +15,8 @@ from chronoverse.web.guards.memory import SHORT_BODY_BYTES, BodyMemory, Shares, 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_subject_holds_more_than_it_leaves_free(seed: int) -> None:
-    """Nothing always fits. Who holds nothing yet is not at fault. A refusal takes nothing, and all can be returned."""
+def test_no_subject_holds_more_than_remains_free(seed: int) -> None:
+    """Taking nothing always succeeds. A refused amount is not taken. A subject that holds nothing is not blamed."""
     choice, shares, held = random.Random(seed), Shares(24, "tests"), Counter[str]()
     for _ in range(60):
         subject, amount = choice.choice("abc"), choice.randint(-9, 12)
@@ -42,13 +42,13 @@ def test_no_subject_holds_more_than_it_leaves_free(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size", [SHORT_BODY_BYTES, 50_000, 1_000_000])
-def test_bodies_that_are_refused_midway_give_back_what_they_took(size: int) -> None:
-    """Otherwise each refusal would leave their subject more room."""
+def test_bodies_refused_midway_release_their_memory(size: int) -> None:
+    """All of it, and no more: otherwise each refusal would change their subject's share."""
     memory = BodyMemory(100_000)
     short, long = memory._short._held, memory._long._held
 
     def count_parts() -> int:
-        """Takes quarters of bodies until one is refused."""
+        """Takes quarters of bodies until one is refused. Returns the number of quarters taken."""
         with contextlib.ExitStack() as bodies:
             for body in itertools.count():
                 take = bodies.enter_context(memory.hold("a"))
@@ -69,7 +69,7 @@ def test_bodies_that_are_refused_midway_give_back_what_they_took(size: int) -> N
 
 
 def test_an_answer_counts_until_it_is_closed() -> None:
-    """A refused one does not, nor one that is short, for HEAD, or for nobody. All of it is given back."""
+    """Not if it is refused, short, unauthenticated, or for HEAD. All of its memory is released."""
     app, shares = Flask("answers"), UnreadAnswers()
     bound_unread_answers(app, shares)
 

@@ -1,4 +1,4 @@
-"""How fast a token may publish, with a clock that the tests set."""
+"""Rate limits for publishing and new jobs, on a fake clock."""
 
 import pytest
 from hypothesis import given
@@ -19,12 +19,12 @@ from chronoverse.web.guards.rates import (
 from tests.support.reading import Clock
 
 RATE = 100_000
-#: The message of a line that costs what the bucket gets in a second.
+#: The message of a line that costs one second of the rate.
 SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 
 def seconds_to_wait(buckets: Throttle, subject: str) -> float:
-    """The seconds that ``subject`` must wait. 0 when it need not."""
+    """How long ``subject`` must wait; 0 if it can publish now."""
     try:
         buckets.check(subject)
     except TooFast as error:
@@ -36,8 +36,8 @@ def spend(buckets: Throttle, subject: str, messages: list[str]) -> None:
     buckets.take(subject, bytes_of(message.encode() for message in messages))
 
 
-def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
-    """A bucket that is overdrawn fills up with time. After a long silence there is one burst and no more."""
+def test_a_burst_is_accepted_then_only_the_rate() -> None:
+    """An overdrawn bucket refills over time. Even after a long pause, there is only one burst."""
     clock = Clock()
     buckets = publish_throttle(RATE, clock)
     for _ in range(int(BURST_SECONDS)):
@@ -58,8 +58,8 @@ def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "\N{EURO SIGN}"])
-def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
-    """Empty lines count, too: many of them also fill a store."""
+def test_a_line_costs_its_bytes_and_an_overhead(message: str) -> None:
+    """Even an empty one, because many empty lines fill a store, too."""
     buckets = publish_throttle(RATE, Clock())
     left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_OVERHEAD_BYTES)
     spend(buckets, "ada", [message] * left)
@@ -69,8 +69,8 @@ def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 20 * RATE)), max_size=50))
-def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]]) -> None:
-    """One append may exceed it, because an append is accepted completely or not at all."""
+def test_no_token_exceeds_the_rate_plus_a_burst(appends: list[tuple[float, int]]) -> None:
+    """Except by one append, which is accepted completely or not at all."""
     clock = Clock()
     buckets, began, taken = publish_throttle(RATE, clock), clock(), 0
     for seconds, size in appends:
@@ -81,8 +81,8 @@ def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]])
             taken += size + LINE_OVERHEAD_BYTES
 
 
-def test_without_a_rate_there_is_no_bound() -> None:
-    """Nothing is counted without a rate."""
+def test_without_a_rate_there_is_no_limit() -> None:
+    """Nor is anything counted."""
     buckets = publish_throttle(None)
     spend(buckets, "ada", [SECOND] * 1_000)
 
@@ -90,8 +90,8 @@ def test_without_a_rate_there_is_no_bound() -> None:
     assert len(buckets) == 0
 
 
-def test_full_buckets_are_dropped() -> None:
-    """The number of buckets stays bounded, however many tokens are used."""
+def test_full_buckets_are_evicted() -> None:
+    """The number of buckets stays bounded, however many tokens there are."""
     clock = Clock()
     buckets = publish_throttle(RATE, clock)
     for number in range(10 * MAX_SUBJECTS):
@@ -103,7 +103,7 @@ def test_full_buckets_are_dropped() -> None:
     while not seconds_to_wait(buckets, "ada"):
         spend(buckets, "ada", [SECOND])
         burst += 1
-    # A bucket that is neither full nor empty is kept.
+    # A bucket that is neither full nor empty stays.
     spend(buckets, "bob", [SECOND] * (burst - 1))
     for number in range(2 * MAX_SUBJECTS):
         spend(buckets, f"other {number}", ["x"])
@@ -113,7 +113,7 @@ def test_full_buckets_are_dropped() -> None:
 
 
 def test_new_jobs_have_a_burst_and_a_rate() -> None:
-    """Each subject has its own."""
+    """Per subject."""
     clock = Clock()
     throttle = new_job_throttle(clock)
     for subject in ("ada", "bob"):

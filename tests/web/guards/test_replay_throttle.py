@@ -1,26 +1,26 @@
-"""Many replays of a worker share a rate, a few are never slowed down, and no pause is long."""
+"""The replay throttle: many replays of a worker share a rate, a few are never throttled, and pauses are bounded."""
 
 import pytest
 
 from chronoverse import metrics
 from chronoverse.web.guards.rates import FEW_REPLAYS, MAX_PAUSE_SECONDS, ReplayThrottle
 
-#: Bytes of a segment, and bytes a second.
+#: Bytes per segment, and bytes per second.
 SEGMENT = 65_536
 RATE = 10_000_000
-#: Seconds that it takes to read and to write a segment.
+#: Seconds to read and write one segment.
 WORK_SECONDS = 0.0005
 
 
 class Worker:
-    """A worker with ``replays``, on a clock that their work and their pauses move on.
+    """A worker with ``replays``, on a fake clock that their work and pauses advance.
 
-    The replay that may go on first writes a segment next.
+    The replay that is due first writes the next segment.
     """
 
     def __init__(self, replays: int, rate: int = RATE) -> None:
         self.now = 100.0
-        #: When each replay may go on.
+        #: When each replay can continue.
         self.replays = dict.fromkeys([object() for _ in range(replays)], self.now)
         self.pauses: list[float] = []
         self.current = next(iter(self.replays))
@@ -33,7 +33,7 @@ class Worker:
         self.replays[self.current] = self.now + seconds
 
     def replay(self, seconds: float) -> float:
-        """Replays for that many seconds. Returns the bytes per second."""
+        """Replays for ``seconds``. Returns the average bytes per second."""
         began, size = self.now, 0
         while self.now < began + seconds:
             self.current = min(self.replays, key=lambda replay: self.replays[replay])
@@ -55,15 +55,15 @@ def test_a_few_replays_never_pause(replays: int) -> None:
 
 @pytest.mark.parametrize("replays", [FEW_REPLAYS, 100])
 def test_many_replays_share_the_rate(replays: int) -> None:
-    """Also when each of them writes only a few segments a second."""
+    """Even if each of them writes only a few segments per second."""
     worker = Worker(replays)
     worker.replay(1)
 
     assert worker.replay(5) == pytest.approx(RATE, rel=0.02)
 
 
-def test_the_rate_holds_from_the_beginning() -> None:
-    """Each replay writes a segment before it pauses, and the first few do not count. Else there is only the burst."""
+def test_the_rate_applies_from_the_start() -> None:
+    """Beyond it, only a burst: one segment per replay before its first pause, and the few unthrottled replays."""
     worker = Worker(100)
 
     assert worker.replay(0.5) * 0.5 < (100 + FEW_REPLAYS) * SEGMENT + 0.505 * RATE
@@ -77,8 +77,8 @@ def test_below_the_rate_no_replay_pauses() -> None:
     assert not worker.pauses
 
 
-def test_a_pause_is_bounded_however_many_replays_there_are() -> None:
-    """Here all replays write at the same moment. The debt is bounded too: later replays pause no longer."""
+def test_a_pause_is_bounded_for_any_number_of_replays() -> None:
+    """Here all of them write at the same moment. The debt is bounded too: later replays do not pause longer."""
     worker = Worker(1)
     for worker.current in [object() for _ in range(10_000)]:
         worker.throttle(SEGMENT)
@@ -91,7 +91,7 @@ def test_a_pause_is_bounded_however_many_replays_there_are() -> None:
 
 
 def test_a_few_replays_after_many_do_not_pause() -> None:
-    """They may still pause until the others are no longer counted."""
+    """Except until the earlier ones are no longer counted."""
     worker = Worker(100)
     worker.replay(3)
     worker.replays = dict(list(worker.replays.items())[:1])
@@ -102,8 +102,8 @@ def test_a_few_replays_after_many_do_not_pause() -> None:
     assert not worker.pauses
 
 
-def test_replays_after_a_silence_begin_anew() -> None:
-    """The many that were counted long ago do not count any more."""
+def test_replays_after_idle_time_start_fresh() -> None:
+    """The many earlier replays are no longer counted."""
     worker = Worker(100)
     worker.replay(3)
     worker.pauses.clear()
@@ -113,8 +113,8 @@ def test_replays_after_a_silence_begin_anew() -> None:
     assert not worker.pauses
 
 
-def test_the_metrics_count_the_seconds_of_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, when they begin."""
+def test_the_metric_counts_all_seconds_of_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pause is counted when it begins."""
     counted: list[float] = []
     monkeypatch.setattr(metrics.REPLAY_RESTS, "inc", counted.append)
     worker = Worker(100)

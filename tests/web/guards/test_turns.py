@@ -1,4 +1,4 @@
-"""A worker's turns: each server has its own, and a page waits for room again once it has its turn."""
+"""A worker's turns: separate per server, and checked for room again after waiting."""
 
 import threading
 from contextlib import ExitStack
@@ -23,13 +23,13 @@ def test_a_server_whose_turns_are_taken_delays_no_other(kind: str) -> None:
     with ExitStack() as held:
         for number in range(12 if kind in ("page", "scan") else 2):
             held.enter_context(getattr(turns, kind)(A, f"subject {number}"))
-        # Raises AtCapacity if it had to wait.
+        # Would raise AtCapacity if it had to wait.
         with getattr(turns, kind)(B, "another"):
             pass
 
 
-def test_a_page_looks_for_room_again_after_it_has_waited_for_its_turn() -> None:
-    """Another request of its subject may have used the room meanwhile."""
+def test_a_page_checks_for_room_again_after_waiting_for_its_turn() -> None:
+    """Another request of the same subject can have used the room meanwhile."""
     turns, had_room = Turns(attrgetter("workflow_id"), UnreadAnswers()), list[bool]()
 
     def ask() -> None:
@@ -41,7 +41,7 @@ def test_a_page_looks_for_room_again_after_it_has_waited_for_its_turn() -> None:
         thread.start()
         wait_until(lambda: turns._pages["a"].waiting == 1, 60, "it waits for its turn")
         turns.unread.take("s", 4 * PAGE_BYTES)
-    # Without another look it is done at once.
+    # Without a second check, the thread would end immediately.
     thread.join(0.3)
     turns.unread.give_back("s", 4 * PAGE_BYTES)
     thread.join(60)

@@ -1,4 +1,4 @@
-"""The format of log lines, and that they contain no token."""
+"""The log format, and the redaction of tokens."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ TOKEN: Final = mint(b"x" * 32, "ada", ["logs:read"], ["*"], 60, 0)
 
 
 def record(message: str, *args: object, **fields: object) -> logging.LogRecord:
-    """A log record as our modules make it."""
+    """A log record as Chronoverse's modules create it."""
     made = logging.LogRecord("chronoverse.web.routes.events", logging.INFO, "", 0, message, args, None)
     made.__dict__["fields"] = fields
     return made
 
 
-def test_json_is_an_object_a_line() -> None:
-    """Whatever the message is, and however many lines it has."""
+def test_json_writes_one_object_per_line() -> None:
+    """Whatever the message contains, including newlines."""
     text = Json().format(record("said %s", "a\nb\x1b[2J\ud800", request_id="r1", seconds=1.5, job="wf_1/job_1"))
     document: dict[str, Any] = json.loads(text)
 
@@ -33,8 +33,8 @@ def test_json_is_an_object_a_line() -> None:
     assert document["message"] == "said a\nb\x1b[2J\ud800"
 
 
-def test_a_console_line_is_one_line() -> None:
-    """A client's text can neither write another line nor send control sequences to the terminal."""
+def test_the_console_writes_one_line_per_record() -> None:
+    """A client's text cannot forge a log line or send control sequences to the terminal."""
     text = Console().format(record("said %s", "a\nb\x1b[2J", request_id="r1", agent="two words", at=7))
 
     assert text.endswith(r'[INFO] said a\nb\x1b[2J request_id=r1 agent="two words" at=7')
@@ -42,8 +42,8 @@ def test_a_console_line_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("formatter", [Console(), Json()], ids=["console", "json"])
-def test_no_token_is_ever_written(formatter: logging.Formatter) -> None:
-    """Neither in a message, nor in a field or a traceback."""
+def test_tokens_are_never_logged(formatter: logging.Formatter) -> None:
+    """Whether in a message, a field or a traceback."""
     made = record("GET /x?token=%s&a=1 Authorization: Bearer %s", "secret-1", "secret-2", uri=f"/y?jwt={TOKEN}")
     try:
         raise ValueError(f"bad {TOKEN}")
@@ -56,18 +56,18 @@ def test_no_token_is_ever_written(formatter: logging.Formatter) -> None:
     assert [secret for secret in ("secret-1", "secret-2", TOKEN, TOKEN.split(".")[1]) if secret in text] == []
 
 
-def test_other_words_stay() -> None:
-    """Words with dots in them are not tokens."""
+def test_other_words_are_unchanged() -> None:
+    """A word with dots is not necessarily a token."""
     assert redact("eye.of.newt at 10.0.0.1, bearer") == "eye.of.newt at 10.0.0.1, bearer"
 
 
 @pytest.mark.parametrize("reason", ["a bearer token is required", "the Authorization header is not a bearer token"])
-def test_the_reason_of_a_refusal_stays(reason: str) -> None:
-    """Its words are not tokens."""
+def test_the_reason_of_a_refusal_is_unchanged(reason: str) -> None:
+    """Its words after "bearer" are not tokens."""
     assert redact(f"refused with 401: {reason}") == f"refused with 401: {reason}"
 
 
 @pytest.mark.parametrize("secret", ["tokens", "token-1", "token.x.y", "tokentoken"])
-def test_a_token_that_begins_with_the_word_token_is_replaced(secret: str) -> None:
-    """Only the whole word is ours."""
+def test_a_token_that_begins_with_token_is_redacted(secret: str) -> None:
+    """Only the exact word "token" is part of our own messages."""
     assert redact(f"Authorization: Bearer {secret}") == "Authorization: Bearer [token]"

@@ -1,4 +1,4 @@
-"""Listings: when a page ends."""
+"""Listings: where a page ends."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def deps(clock: Clock) -> Iterator[Dependencies]:
-    """What a listing needs, within a request."""
+    """What a listing needs, inside a request context."""
     turns = SimpleNamespace(read=lambda ref, subject: nullcontext())
     with Flask("test").test_request_context():
         g.principal = Principal("ada", 0.0, {})
@@ -31,13 +31,13 @@ def deps(clock: Clock) -> Iterator[Dependencies]:
 
 
 def read(position: int | None) -> list[tuple[int, str | None]]:
-    """The next ten of 95 positions. Every other item is not wanted."""
+    """The next ten of 95 positions. Every other item is filtered out."""
     start = position or 0
     return [(each, "item" if each % 2 else None) for each in range(start + 1, min(start + 11, 96))]
 
 
-def test_the_pages_of_a_listing_have_each_item_once(deps: Dependencies) -> None:
-    """Each page starts where the one before it has ended."""
+def test_the_pages_of_a_listing_contain_each_item_once(deps: Dependencies) -> None:
+    """Each page starts where the previous one ended."""
     position: int | None = None
     sizes: list[int] = []
     while not sizes or position is not None:
@@ -48,7 +48,7 @@ def test_the_pages_of_a_listing_have_each_item_once(deps: Dependencies) -> None:
 
 
 def test_a_page_of_large_items_ends_early(deps: Dependencies) -> None:
-    """A thousand jobs with many long labels would have 17 MB."""
+    """A thousand jobs with many long labels would take 17 MB."""
     item = "x" * (PAGE_BYTES // 3)
     items = [(number, item) for number in range(10)]
     found, position = read_listing(deps, JobRef("wf", ""), None, 1000, lambda _: items, "ada")
@@ -56,8 +56,8 @@ def test_a_page_of_large_items_ends_early(deps: Dependencies) -> None:
     assert (len(found), position) == (3, 2)
 
 
-def test_a_page_for_which_much_is_looked_through_ends_early(deps: Dependencies, clock: Clock) -> None:
-    """It may be empty, and the next one goes on."""
+def test_a_page_that_scans_too_long_ends_early(deps: Dependencies, clock: Clock) -> None:
+    """It can be empty; the next page continues."""
 
     def read_slowly(position: int | None) -> list[tuple[int, str | None]]:
         clock.now += 0.2

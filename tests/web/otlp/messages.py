@@ -13,7 +13,7 @@ TIME = 1_772_532_005_123_000_000
 
 
 def value(held: Any) -> AnyValue:
-    """An AnyValue that holds a text, a number, bytes, a list or a dict."""
+    """An AnyValue from a string, number, bytes, list or dict."""
     if isinstance(held, list):
         return AnyValue(array_value=ArrayValue(values=[value(each) for each in held]))
     if isinstance(held, dict):
@@ -29,14 +29,14 @@ def pairs(attributes: Mapping[str, Any]) -> list[KeyValue]:
 
 
 def record(body: Any, *, time: int = TIME, severity: Any = 9, **attributes: Any) -> LogRecord:
-    """A record. ``__`` in the name of an attribute stands for a dot."""
+    """A log record. ``__`` in an attribute's name becomes a dot."""
     named = {name.replace("__", "."): held for name, held in attributes.items()}
     content = {} if body is None else {"body": value(body)}
     return LogRecord(time_unix_nano=time, severity_number=severity, attributes=pairs(named), **content)
 
 
 def request(resource: Mapping[str, Any], *records: LogRecord) -> ExportLogsServiceRequest:
-    """A request with the records of one resource."""
+    """A request with one resource's records."""
     scopes = [ScopeLogs(log_records=records)]
     return ExportLogsServiceRequest(
         resource_logs=[ResourceLogs(resource=Resource(attributes=pairs(resource)), scope_logs=scopes)]
@@ -44,5 +44,5 @@ def request(resource: Mapping[str, Any], *records: LogRecord) -> ExportLogsServi
 
 
 def numbered(first: int, last: int, path: str = "/var/log/a.log", text: str = "line {}") -> list[LogRecord]:
-    """Records of a file, as the Collector's filelog receiver makes them."""
+    """Records of one file, as the Collector's filelog receiver sends them."""
     return [record(text.format(n), log__file__path=path, log__file__record_number=n) for n in range(first, last + 1)]

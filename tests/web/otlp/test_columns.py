@@ -1,4 +1,4 @@
-"""Records that are read at once are the same as when each is read alone."""
+"""Decoding records column by column gives the same result as decoding each alone."""
 
 import random
 from typing import Any
@@ -20,8 +20,8 @@ def decoded(*records: LogRecord) -> list[Record | str]:
     return [each for _, found in parts for each in found]
 
 
-def test_records_that_are_read_together_are_as_when_each_is_alone() -> None:
-    """Whatever differs between them: keys, their order, types of values, and what is not there at all."""
+def test_records_decoded_together_equal_records_decoded_alone() -> None:
+    """Whatever differs between them: keys and their order, value types, missing fields."""
     rng = random.Random(4)
     odd: list[dict[str, Any]] = [{"number": "7"}, {"number": 2.5}, {"path": None}, {"path": ["x"]}, {"number": True}]
     for _ in range(150):
@@ -41,8 +41,8 @@ def test_records_that_are_read_together_are_as_when_each_is_alone() -> None:
         assert decoded(*records) == [found for each in records for found in decoded(each)]
 
 
-def test_records_that_are_alike_are_read_together() -> None:
-    """As a collector sends them. A missing attribute, time or text makes them different."""
+def test_alike_records_are_decoded_together() -> None:
+    """As a Collector sends them. A record without a time, or with different keys, is not alike."""
     records = [record("text", path="/a.log", number=number, trace=f"{number}") for number in range(1, 4)]
     found = columns.read(ScopeLogs(log_records=records).SerializeToString(), 3, WANTED)
     assert found is not None

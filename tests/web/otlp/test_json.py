@@ -1,4 +1,4 @@
-"""Log records in JSON mean the same as in protobuf, however long the request and its lists are."""
+"""JSON and protobuf requests give the same records, also when long lists are parsed in slices."""
 
 import json
 import random
@@ -18,13 +18,13 @@ WANTED = frozenset({"service.name", "log.file.path", "text"})
 
 
 def found(body: bytes, mimetype: str) -> list[tuple[str, Record | str]]:
-    """The records of a request, each with its resource's name."""
+    """Each record of the request, with its resource's name."""
     parts = decode(bytearray(body), mimetype, WANTED, lambda: None)
     return [(attributes.get("service.name", ""), each) for attributes, records in parts for each in records]
 
 
-def test_json_is_cut_where_protobuf_is() -> None:
-    """Texts with brackets, quotation marks and backslashes; few and many records; short and long ones."""
+def test_json_slices_give_the_same_records_as_protobuf() -> None:
+    """With brackets, quotes and backslashes in strings, and with few, many, short and long records."""
     choice = random.Random(9)
     signs = ['"', "\\", "{", "}", "[", "]", ",", " ", "x", "\n", "\N{EURO SIGN}", '\\"', '"]}', "\\\\"]
 
@@ -40,7 +40,7 @@ def test_json_is_cut_where_protobuf_is() -> None:
         message.resource_logs[-1].scope_logs.add().log_records.append(record("y" * 70_000))
         message.resource_logs[-1].scope_logs.add().log_records.append(record("z" * 600_000))
         document = json_format.MessageToDict(message, use_integers_for_enums=True)
-        # Lists at the same depth, which say nothing here.
+        # Irrelevant lists at the same depth.
         document = {"others": [{"scopeLogs": [7]}], **document, "more": [[1], [2]]}
         body = orjson.dumps(document, option=orjson.OPT_INDENT_2 if indent else None)
         assert len(body) > 700_000
@@ -62,14 +62,14 @@ def test_json_is_cut_where_protobuf_is() -> None:
         b"{[" * 300_000,
     ],
 )
-def test_what_is_no_request_is_refused(body: bytes) -> None:
-    """However it is cut."""
+def test_invalid_requests_are_refused(body: bytes) -> None:
+    """Wherever they are cut into slices."""
     with pytest.raises(BadRequest):
         found(body, JSON)
 
 
-def test_a_record_that_takes_long_to_parse_is_rejected_alone() -> None:
-    """The others are taken, as with protobuf."""
+def test_a_record_too_expensive_to_parse_is_rejected_alone() -> None:
+    """The others are accepted, as with protobuf."""
     dense = b'{"a":[%b[]]}' % (b"[]," * 150_000)
     body = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b,%b,%b]}]}]}' % (b'{"severityNumber":1}', dense, b"{}")
     first, second, third = (each for _, each in found(body, JSON))
@@ -79,8 +79,8 @@ def test_a_record_that_takes_long_to_parse_is_rejected_alone() -> None:
 
 
 @pytest.mark.parametrize("mimetype", [JSON, PROTOBUF])
-def test_other_requests_run_between_records_that_take_long(mimetype: str) -> None:
-    """They are short, so many of them are parsed at once."""
+def test_other_requests_run_between_expensive_records(mimetype: str) -> None:
+    """Although the records are short enough to share a slice."""
     message = request({}, *[record([None] * 60)] * 60)
     document = json_format.MessageToJson(message, use_integers_for_enums=True, indent=None).encode()
     pauses = list[int]()
@@ -118,8 +118,8 @@ def maps(levels: int) -> Any:
     ],
     ids=["attributes", "values", "values of lists", "values of a map", "levels", "levels of maps"],
 )
-def test_what_a_record_may_have(good: LogRecord, bad: LogRecord, why: str) -> None:
-    """In either form it may have just as much, and a record that has more is refused alone."""
+def test_record_limits_are_the_same_in_both_formats(good: LogRecord, bad: LogRecord, why: str) -> None:
+    """A record beyond a limit is rejected alone."""
     message = request({}, good, bad, record("after"))
     document = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
     for body, mimetype in ((message.SerializeToString(), PROTOBUF), (document, JSON)):
@@ -131,8 +131,8 @@ def test_what_a_record_may_have(good: LogRecord, bad: LogRecord, why: str) -> No
 @pytest.mark.parametrize(
     "time", ["0", 2**64 - 1, str(2**64 - 1), -(2**63), 2**64, -(2**63) - 1, "x", "1.0", 1.5, True, [], "9" * 21]
 )
-def test_which_integers_json_may_have(time: Any) -> None:
-    """Those of 64 bits, with or without a sign, as numbers or as texts. An empty value is 0."""
+def test_integers_in_json(time: Any) -> None:
+    """64 bits, signed or unsigned, as a number or a string. An empty value is 0."""
     body = orjson.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"timeUnixNano": 77}]}]}]})
     body = body.replace(b"77", json.dumps(time).encode())
     ((_, only),) = found(body, JSON)
@@ -144,7 +144,7 @@ def test_which_integers_json_may_have(time: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [50_000, 50_001])
-def test_how_many_records_a_request_may_have(count: int) -> None:
+def test_maximum_records_per_request(count: int) -> None:
     message = request({}, *[record("x")] * count)
     document = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b{}]}]}]}' % (b"{}," * (count - 1))
     for body, mimetype in ((message.SerializeToString(), PROTOBUF), (document, JSON)):

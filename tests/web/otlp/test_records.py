@@ -1,4 +1,4 @@
-"""Records of a request become batches of lines: in slices, between which others run, and at once if they are alike."""
+"""Batches made from a request's records: in slices so that other greenlets run, and by column if records are alike."""
 
 import gc
 import random
@@ -27,15 +27,15 @@ PATH, NUMBER = "log.file.path", "log.file.record_number"
 RESOURCE = {"workflow": "w", "job": "j"}
 
 
-def test_many_records_are_put_in_order_in_slices() -> None:
-    """The largest request, in which no two records have the same time, once took 0.3 s at once."""
+def test_many_records_are_sorted_in_slices() -> None:
+    """The largest request, with a different time per record, once blocked the worker for 0.3 s."""
     count = 49_000
     sorter = RecordSorter(["workflow"], ["job"], 65_536)
     names = {PATH: "/a.log", **RESOURCE}
     sorter.add({}, [Record({**names, NUMBER: n}, "x", n * 10**6, 0, 9) for n in range(count, 0, -1)])
     (records,) = sorter.jobs.values()
     records.end = Status.FAILED, 3
-    # Python looks for garbage among the objects of all earlier tests, which once took 0.14 s in the middle of this.
+    # Otherwise the objects of all earlier tests could be garbage-collected here, which once took 0.14 s.
     gc.collect()
     gc.freeze()
     spans, began = list[float](), time.process_time()
@@ -56,8 +56,8 @@ def test_many_records_are_put_in_order_in_slices() -> None:
     assert max(spans) < sum(spans) / 3
 
 
-def test_records_of_two_files_and_streams_stay_apart() -> None:
-    """Although their numbers continue. A private key on one stream masks nothing of the other."""
+def test_records_of_two_files_and_streams_are_not_merged() -> None:
+    """Even with consecutive numbers. A private key on one stream does not mask lines of the other."""
     sorter = RecordSorter(["workflow"], ["job"], 65_536, SecretForms())
     begin, key = PEM[:2]
     found = [("/a", begin, 17), ("/b", key, 17), ("/b", key, 17), ("/a", key, 9)]
@@ -76,15 +76,15 @@ def test_records_of_two_files_and_streams_stay_apart() -> None:
     assert [message for run in batch.runs for message in run.messages][1:] == [key.encode()] * 3
 
 
-def test_the_lines_of_records_of_many_lines_are_counted() -> None:
-    """A request may have no more of them than of records."""
+def test_lines_are_limited_like_records() -> None:
+    """Each record is within its limit, but together they exceed :data:`MAX_LINES`."""
     sorter = RecordSorter(["workflow"], ["job"], 65_536)
     sorter.add(RESOURCE, [Record({}, "x\n" * 5_000, TIME, 0, 9)] * 10)
     assert sorter.refused == {f"the request has more than {MAX_LINES} lines": 1}
 
 
 def made_of(slices: Sequence[Columns], *, together: bool) -> tuple[Any, ...]:
-    """What is appended, and what is refused."""
+    """The batches of each job, and the rejected records by reason."""
     sorter = RecordSorter(["workflow"], ["job"], 40)
     for each in slices:
         sorter.add(RESOURCE, each if together else [*each])
@@ -94,14 +94,14 @@ def made_of(slices: Sequence[Columns], *, together: bool) -> tuple[Any, ...]:
 def alike(
     count: int, first: int | None, *, time: int = TIME, step: int = 20_000, attributes: Mapping[str, Any] = RESOURCE
 ) -> Columns:
-    """Records of a file, or with None records without numbers."""
+    """Records of one file, numbered from ``first``; without numbers if it is None."""
     numbers: dict[str, Sequence[Any]] = {} if first is None else {NUMBER: [*range(first, first + count)]}
     texts, times = [f"line {n}" for n in range(count)], [time + n * step for n in range(count)]
     return Columns({**attributes, PATH: "/a.log"}, numbers, texts, times, [9] * count)
 
 
-def test_records_that_are_alike_are_added_as_when_each_is_alone() -> None:
-    """Whatever differs between them, so that a repeated request is cut in the same way by nodes of two versions."""
+def test_alike_records_make_the_same_batches_as_single_ones() -> None:
+    """Whatever differs between them: nodes of two versions must cut a repeated request into the same batches."""
     rng = random.Random(4)
     for _ in range(150):
         number, slices, steps = rng.choice([1, 2, 50]), [], [rng.choice([0, 20_000, 10**6]), 0]
@@ -117,7 +117,7 @@ def test_records_that_are_alike_are_added_as_when_each_is_alone() -> None:
 
 
 def changed(records: Columns, rng: random.Random) -> Columns:
-    """One of them, or all, differ from what most records are."""
+    """The records, with one or all of them made unusual."""
     same, others, texts, severities = records.same, records.others, [*records.texts], records.severities
     count = len(texts)
     at = rng.randrange(count)
@@ -140,7 +140,7 @@ def changed(records: Columns, rng: random.Random) -> Columns:
 
 
 def meaning(mimetype: str, *bodies: bytes) -> tuple[dict[Any, list[Any]], Counter[str]]:
-    """What each job gets of these requests: its records with their lines, and its end. And what is refused."""
+    """Each job's records with their lines and its end, and the rejected records by reason."""
     jobs, refused = defaultdict[Any, list[Any]](list), Counter[str]()
     for body in bodies:
         sorter = RecordSorter(["service.name"], ["service.instance.id"], 65_536)
@@ -162,7 +162,7 @@ def meaning(mimetype: str, *bodies: bytes) -> tuple[dict[Any, list[Any]], Counte
 
 
 def random_request(rng: random.Random) -> ExportLogsServiceRequest:
-    """Runs of records that are alike but for a few, of resources that differ or are named by equal attributes."""
+    """Runs of mostly alike records, whose resources differ or have equal names."""
     found, numbers = ExportLogsServiceRequest(), count(1)
     attributes: dict[str, Any] = {}
     for _ in range(rng.randint(1, 12)):
@@ -189,7 +189,7 @@ def random_request(rng: random.Random) -> ExportLogsServiceRequest:
 
 
 def plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
-    """Attributes with a text or an integer as they are, and others as None."""
+    """Strings and integers unchanged, other values as None."""
     named = {each.key: each.value for each in attributes}
     return {
         key: getattr(value, kind) if (kind := str(value.WhichOneof("value"))) in ("string_value", "int_value") else None
@@ -198,7 +198,7 @@ def plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 def reference(whole: ExportLogsServiceRequest) -> tuple[dict[Any, list[Any]], int]:
-    """What :func:`meaning` should find, from each record alone, and how many are refused."""
+    """The expected result of :func:`meaning`, computed record by record, and the number of rejected records."""
     jobs, refused = defaultdict[Any, list[Any]](list), 0
     for of in whole.resource_logs:
         for each in of.scope_logs[0].log_records:
@@ -226,8 +226,8 @@ def reference(whole: ExportLogsServiceRequest) -> tuple[dict[Any, list[Any]], in
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_request_means_the_same_as_its_records_one_at_a_time(seed: int) -> None:
-    """Whatever is read at once, or remembered from the record or the resource before; and as a simple model says."""
+def test_a_request_gives_the_same_result_as_its_single_records(seed: int) -> None:
+    """Batch decoding and cached attributes change nothing, and a simple reference model agrees."""
     whole = random_request(random.Random(seed))
     singles = [
         ExportLogsServiceRequest(
@@ -246,16 +246,16 @@ def test_a_request_means_the_same_as_its_records_one_at_a_time(seed: int) -> Non
 
 
 @pytest.mark.parametrize("first", [2, None])
-def test_records_that_are_alike_are_cut_where_a_step_is_full(first: int | None) -> None:
-    """A repeated request is recognised by its steps. So these stay the same, also in a later version."""
+def test_alike_records_are_split_into_batches_of_fixed_size(first: int | None) -> None:
+    """A repeated request is recognized by its batches, so later versions must keep these sizes."""
     slices = [alike(64, first and first + n, step=0) for n in range(0, 64 * 20, 64)]
     (found,) = made_of(slices, together=True)[0].values()
     assert [[len(run.messages) for run in batch.runs] for _, batch in found] == [[600], [600], [80]]
 
 
 @pytest.mark.parametrize("first", [2, None])
-def test_of_records_that_are_alike_only_as_many_are_added_as_a_request_may_have(first: int | None) -> None:
-    """The others are refused."""
+def test_alike_records_stop_at_the_limit_of_a_request(first: int | None) -> None:
+    """The rest is rejected."""
     slices = [alike(64, first and first + n) for n in range(0, MAX_LINES + 100, 64)]
     found, refused = made_of(slices, together=True)
     assert (found, refused) == made_of(slices, together=False)
@@ -263,12 +263,12 @@ def test_of_records_that_are_alike_only_as_many_are_added_as_a_request_may_have(
 
 
 def varint(number: int) -> bytes:
-    """As protobuf writes integers."""
+    """A protobuf varint."""
     return bytes([number & 0x7F | 0x80, *varint(number >> 7)] if number > 0x7F else [number])
 
 
-#: Fields that a newer version of the protocol may have, of each type: an integer, eight bytes, a text, and four bytes.
-#: Their numbers take one, two and three bytes.
+#: Fields of a future protocol version, one per wire type: varint, 64-bit, length-delimited, 32-bit.
+#: Their field numbers make tags of one, two and three bytes.
 UNKNOWN = [
     bytes([*tag, *content])
     for number in (9, 50, 5_000)
@@ -278,8 +278,8 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("unknown", UNKNOWN, ids=bytes.hex)
-def test_fields_of_a_newer_version_are_passed_over(unknown: bytes) -> None:
-    """In each kind of message around the records, before and after what is known."""
+def test_unknown_fields_are_skipped(unknown: bytes) -> None:
+    """In every message that contains records, before and after the known fields."""
     known = request(RESOURCE, record("one"), record("two"))
     scope = unknown + known.resource_logs[0].scope_logs[0].SerializeToString() + unknown
     resource = known.resource_logs[0].resource.SerializeToString()

@@ -1,4 +1,4 @@
-"""Broadcast groups: which viewers a group takes in, and what it writes to them."""
+"""Broadcast groups: which viewers can join, and what the group writes to them."""
 
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -16,12 +16,12 @@ from chronoverse.web.streaming.stream_writer import StreamWriter
 from tests.support.reading import Clock
 
 REF: Final = JobRef("wf_1", "job_1")
-#: Bytes of a ring that holds everything.
+#: Capacity of a ring that keeps everything, in bytes.
 LARGE_RING: Final = 10**9
 
 
 class FakeWriter:
-    """A member of a group, whose viewer has caught up. ``sent`` is what was written to it."""
+    """A group member whose viewer has caught up. Records in ``sent`` what was written to it."""
 
     def __init__(self, feed: Feed, clock: Clock | None = None, **options: Any) -> None:
         self.tail = FakeTail(feed, clock or Clock())
@@ -49,7 +49,7 @@ class FakeWriter:
 
 
 class FakeTail:
-    """What a group and its viewers need of the tail."""
+    """The part of the tail that a group and its viewers use."""
 
     lease_seconds = 30.0
     silent_for = 0.0
@@ -78,7 +78,7 @@ def publish(feed: Feed, number: int) -> None:
 
 @pytest.fixture
 def on_yield() -> list[Callable[[], object]]:
-    """Functions that are called when a group lets other greenlets run."""
+    """Called whenever a group yields to other greenlets."""
     return []
 
 
@@ -91,7 +91,7 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 
 
 def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, list[FakeWriter]]:
-    """A group with ``count`` members, which all have line 1. ``options`` are those of their viewers."""
+    """A group with ``count`` members, all at line 1. ``options`` are for their viewers."""
     clock = options.setdefault("clock", Clock())
     group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)))
     members = [FakeWriter(feed, **options) for _ in range(count)]
@@ -99,7 +99,7 @@ def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, 
     return group, members
 
 
-def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
+def test_all_members_receive_a_new_line_once(feed: Feed) -> None:
     """They joined at the same position."""
     _, members = make_group(feed, 3)
     publish(feed, 2)
@@ -107,13 +107,13 @@ def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
     assert [each.sent for each in members] == [b"2;"] * 3
 
 
-def test_the_group_without_a_filter_comes_first(feed: Feed) -> None:
-    """Comparing lines for the others, however many filters there are, does not delay it."""
+def test_the_unfiltered_group_is_woken_first(feed: Feed) -> None:
+    """Matching lines against others' filters, however many there are, does not delay it."""
     _, (member,) = make_group(feed, 1)
     found: list[bytes] = []
 
     class Filtered:
-        """Notes what the member has when it is woken."""
+        """Records what the member has received when this waiter is woken."""
 
         due = float("inf")
         line_filter = LineFilter("stderr")
@@ -127,8 +127,8 @@ def test_the_group_without_a_filter_comes_first(feed: Feed) -> None:
     assert found == [b"2;"] * 20
 
 
-def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
-    """The feed wakes the group instead of the members. Afterwards it wakes each of them again, and no group."""
+def test_a_feed_has_a_group_only_while_it_has_members(feed: Feed) -> None:
+    """Meanwhile the feed wakes the group in place of its members; afterwards each viewer again."""
     group, members = make_group(feed, 2)
     assert (feed.groups, feed.waiters) == ({None: group}, {group})
 
@@ -137,10 +137,10 @@ def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
     assert (feed.groups, feed.waiters) == ({}, {each.viewer for each in members})
 
 
-def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_up(
+def test_a_newcomer_is_not_added_if_all_members_leave_during_catch_up(
     feed: Feed, on_yield: list[Callable[[], object]]
 ) -> None:
-    """The feed may have another group by then."""
+    """By then, the feed can have another group."""
     group, members = make_group(feed, WAKES_PER_YIELD)
     feed.waiters.discard(group)
     publish(feed, 2)
@@ -157,8 +157,8 @@ def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_
     assert newcomer.viewer in feed.waiters
 
 
-def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> None:
-    """The members are sent the line that the newcomer already has. The newcomer is not sent it again."""
+def test_a_group_catches_up_with_a_newcomer_ahead_of_it(feed: Feed) -> None:
+    """The members receive the line that the newcomer already has; the newcomer does not receive it twice."""
     group, members = make_group(feed, 2)
     feed.waiters.discard(group)
     publish(feed, 2)
@@ -169,10 +169,10 @@ def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> N
 
 
 @pytest.mark.parametrize("meanwhile", ["fell behind", "closed", "joined"])
-def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
+def test_a_newcomer_that_changed_during_catch_up_is_not_added(
     feed: Feed, on_yield: list[Callable[[], object]], meanwhile: str
 ) -> None:
-    """Writing to the group lets other greenlets run. They may wake, close or add the newcomer."""
+    """Writing to the group yields to other greenlets, which can wake, close or add the newcomer."""
     group, members = make_group(feed, WAKES_PER_YIELD + 1)
     feed.waiters.discard(group)
     publish(feed, 2)
@@ -192,8 +192,8 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     assert {each.sent for each in members} == {b"2;3;"}
 
 
-def test_when_the_leader_leaves_the_others_go_on_from_its_position(feed: Feed) -> None:
-    """It is the first member that says what all are sent. Nobody gets a line twice, and nobody misses one."""
+def test_after_the_leader_leaves_the_others_continue_from_its_position(feed: Feed) -> None:
+    """The leader decides what all members receive: none receives a line twice or misses one."""
     group, (leader, *others) = make_group(feed, 3)
     publish(feed, 2)
     group.remove(cast(StreamWriter, leader))
@@ -204,8 +204,8 @@ def test_when_the_leader_leaves_the_others_go_on_from_its_position(feed: Feed) -
 
 
 @pytest.mark.parametrize("which", range(3))
-def test_who_leaves_is_not_sent_a_line_again(feed: Feed, which: int) -> None:
-    """Its viewer goes on from the group's position, whether or not it is the leader."""
+def test_a_member_that_leaves_receives_no_line_twice(feed: Feed, which: int) -> None:
+    """Leader or not, its viewer continues from the group's position."""
     group, members = make_group(feed, 3)
     publish(feed, 2)
     group.remove(cast(StreamWriter, members[which]))
@@ -214,11 +214,11 @@ def test_who_leaves_is_not_sent_a_line_again(feed: Feed, which: int) -> None:
     assert members[which].viewer.try_next() is None
 
 
-def test_a_leader_that_must_end_ends_alone(feed: Feed) -> None:
-    """Its last frames are not those of the other members."""
+def test_a_leader_whose_stream_ends_does_so_alone(feed: Feed) -> None:
+    """The other members do not receive its last frames."""
     _, (leader, *others) = make_group(feed, 3)
     publish(feed, 2)
-    # As in a drain that comes while the group is writing.
+    # A drain that begins while the group is writing.
     leader.viewer.close_with_retry(1000)
     publish(feed, 3)
 
@@ -227,8 +227,8 @@ def test_a_leader_that_must_end_ends_alone(feed: Feed) -> None:
     assert [each.sent for each in (leader, *others)] == [b"2;", b"2;3;", b"2;3;"]
 
 
-def test_what_a_filter_has_left_out_moves_the_cursor_of_all_members(feed: Feed) -> None:
-    """Also of a member whose viewer joined when its client did not know the cursor yet."""
+def test_filtered_out_lines_advance_the_cursor_of_all_members(feed: Feed) -> None:
+    """Including a member that joined before its client had received the current cursor."""
     line_filter = LineFilter("stdout")
     group, members = make_group(feed, 2, line_filter=line_filter)
     newcomer = FakeWriter(feed, line_filter=line_filter)
@@ -239,8 +239,8 @@ def test_what_a_filter_has_left_out_moves_the_cursor_of_all_members(feed: Feed) 
     assert {each.sent for each in (*members, newcomer)} == {b"id: 1\n\n2;"}
 
 
-def test_all_that_is_new_is_written_however_many_slices_it_is(feed: Feed) -> None:
-    """Nobody wakes the group for the second slice."""
+def test_all_new_frames_are_written_in_one_wake(feed: Feed) -> None:
+    """Nobody wakes the group again for the second slice."""
     _, members = make_group(feed, 2)
     frames = [b"%d" % number * SLICE_BYTES for number in (2, 3)]
     feed.publish([EventFrame(2, "stdout", frames[0]), EventFrame(3, "stdout", frames[1])], 1, LARGE_RING)
@@ -249,7 +249,7 @@ def test_all_that_is_new_is_written_however_many_slices_it_is(feed: Feed) -> Non
 
 
 def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
-    """It ends its stream by itself, and the others go on, until theirs expires."""
+    """It ends its own stream; the others continue until their tokens expire."""
     clock = Clock()
     group, members = make_group(feed, 2, clock=clock)
     expiring = [FakeWriter(feed, clock, expires_at=clock() + seconds) for seconds in (10, 5)]
@@ -263,8 +263,8 @@ def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
     assert [each.group for each in members] == [group, group]
 
 
-def test_any_member_may_pay_for_comparing_lines() -> None:
-    """The leader's subject has used up its time, and the other one has not."""
+def test_any_member_can_pay_for_filtering() -> None:
+    """Here the leader's subject has exhausted its filter time, but the other subject has not."""
     clock = Clock()
     budget = FilterBudget(clock)
     feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), filter_budget=budget)
@@ -281,8 +281,8 @@ def test_any_member_may_pay_for_comparing_lines() -> None:
     assert [each.sent for each in members] == [line, line]
 
 
-def test_when_the_store_does_not_answer_all_members_are_told(feed: Feed) -> None:
-    """The leader ends its stream with an error, and so does each that leads after it."""
+def test_all_streams_end_when_the_store_does_not_answer(feed: Feed) -> None:
+    """The leader ends its stream with an error, then each new leader does."""
     clock = Clock()
     group, members = make_group(feed, 3, clock=clock)
     clock.now += STORE_PATIENCE_SECONDS

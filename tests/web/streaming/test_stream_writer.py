@@ -1,4 +1,4 @@
-"""A stream whose socket is full: nothing that waits is lost, and the stream ends only after it was sent."""
+"""Streams with a full socket: no unsent frame is lost, and the stream ends only after all are sent."""
 
 import contextlib
 import gc
@@ -19,14 +19,14 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.web.routes.wait import Wait, WaitWriter
 from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriter, StreamWriters
 
-#: Seconds that anything here may take.
+#: Time limit of any wait, in seconds.
 MAX_WAIT_SECONDS: Final = 10.0
-#: Bytes that no socket takes at once.
+#: More bytes than a socket accepts at once.
 LARGE: Final = 2**20
 
 
 class FakeViewer:
-    """What a stream writer needs of a viewer. It says ``frames``, and then ends if ``ends`` is set."""
+    """The part of a viewer that a stream writer uses. Yields ``frames``, then ends if ``ends`` is set."""
 
     needs_store_read = False
     feed = line_filter = None
@@ -62,7 +62,7 @@ class FakeViewer:
 
 
 class OpenStream:
-    """A stream writer and its ``peer``. ``closed`` counts how often the writer said that it was closed."""
+    """A stream writer and its ``peer``. ``closed`` counts the writer's calls of its callback."""
 
     def __init__(self, viewer: FakeViewer, make_writer: Callable[..., StreamWriter] = StreamWriter) -> None:
         ours, self.peer = gevent.socket.socketpair()
@@ -77,7 +77,7 @@ class OpenStream:
         self.closed += 1
 
     def read(self, until: bytes) -> bytes:
-        """What the peer receives, up to ``until``."""
+        """What the peer receives, until it ends with ``until``."""
         received = b""
         with gevent.Timeout(MAX_WAIT_SECONDS):
             while not received.endswith(until) and (data := self.peer.recv(65536)):
@@ -101,21 +101,21 @@ ALL_SENT: Final = b"HEAD\r\n\r\n" + b"".join(map(chunk, FRAMES))
 
 @pytest.fixture
 def stream() -> Iterator[OpenStream]:
-    """A stream with three frames, the first of which does not fit into the socket."""
+    """A stream with three frames. The first one alone fills the socket."""
     stream = OpenStream(FakeViewer(list(FRAMES)))
     assert stream.viewer.frames
     yield stream
     stream.peer.close()
 
 
-def test_frames_that_had_no_room_are_sent_in_order(stream: OpenStream) -> None:
-    """The stream stays open."""
+def test_frames_that_did_not_fit_are_sent_in_order(stream: OpenStream) -> None:
+    """And the stream stays open."""
     assert stream.read(chunk(FRAMES[-1])[-LARGE:]) == ALL_SENT
     assert stream.closed == 0
 
 
-def test_a_stream_that_ends_while_its_socket_is_full_sends_everything_first(stream: OpenStream) -> None:
-    """The last chunk follows, so that the client sees that the response is complete."""
+def test_a_stream_that_ends_with_a_full_socket_sends_everything_first(stream: OpenStream) -> None:
+    """Then the last chunk, which tells the client that the response is complete."""
     stream.viewer.ends = True
     assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
     stream.wait_closed()
@@ -123,15 +123,15 @@ def test_a_stream_that_ends_while_its_socket_is_full_sends_everything_first(stre
 
 
 def test_a_peer_that_half_closes_its_connection_receives_everything(stream: OpenStream) -> None:
-    """It may have closed only its sending side, and still read."""
+    """It can still be reading."""
     stream.peer.shutdown(socket.SHUT_WR)
     assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
     stream.wait_closed()
     assert (stream.closed, stream.viewer.reason) == (1, "left")
 
 
-def test_the_stream_of_a_peer_that_has_gone_is_closed(stream: OpenStream) -> None:
-    """It is closed at once, and only once."""
+def test_the_stream_of_a_disconnected_peer_is_closed(stream: OpenStream) -> None:
+    """Immediately, and only once."""
     with contextlib.suppress(OSError):
         stream.peer.close()
     stream.wait_closed()
@@ -139,8 +139,8 @@ def test_the_stream_of_a_peer_that_has_gone_is_closed(stream: OpenStream) -> Non
     assert stream.closed == 1
 
 
-def test_a_wait_is_forgotten_when_its_client_leaves() -> None:
-    """Not only when its time is over, five minutes later. Thousands may come and leave."""
+def test_a_wait_is_released_when_its_client_disconnects() -> None:
+    """Not only at its timeout five minutes later: thousands can come and go by then."""
     viewer = FakeViewer([])
     viewer.ends_at = time.monotonic() + 300
     wait = cast(Wait, SimpleNamespace(is_over=False))

@@ -1,4 +1,4 @@
-"""The write scheduler: a full socket is written to when it has room, and given up when it has none for too long."""
+"""The write scheduler: writes to a full socket once it has room, and gives up on one that stays full too long."""
 
 import contextlib
 import socket
@@ -12,14 +12,14 @@ from chronoverse.web.guards.connection import STALL_SECONDS
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.streaming.stream_writer import StreamWriter, WriteScheduler
 
-#: Seconds that anything here may take.
+#: Time limit of any wait, in seconds.
 MAX_WAIT_SECONDS: Final = 5.0
-#: Rounds of the event loop after which everything that was pending has happened. Each looks at every socket.
+#: Rounds of the event loop after which all pending events have been handled. Each round polls all sockets.
 LOOP_ROUNDS: Final = 10
 
 
 class FullSocket:
-    """A socket that has no room, watched by ``scheduler``. ``calls`` says which functions were called."""
+    """A full socket, watched by ``scheduler``. ``calls`` lists the callbacks that were called."""
 
     def __init__(self, scheduler: WriteScheduler) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -52,7 +52,7 @@ class FullSocket:
         self._scheduler.renew(self.writer)
 
     def make_room(self) -> None:
-        """The peer reads everything."""
+        """Reads everything at the peer's end."""
         self.theirs.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.theirs.recv(1 << 20):
@@ -89,14 +89,14 @@ def full_sockets(clock: Clock) -> Iterator[tuple[FullSocket, FullSocket]]:
 
 
 def wait_for(each: FullSocket, call: str) -> None:
-    """Waits until ``call`` was made."""
+    """Waits for ``call`` to be made."""
     with gevent.Timeout(MAX_WAIT_SECONDS):
         while call not in each.calls:
             gevent.sleep(0.01)
 
 
 def run_loop() -> None:
-    """Lets the event loop look at its sockets a few times."""
+    """Lets the event loop poll its sockets a few times."""
     for _ in range(LOOP_ROUNDS):
         yield_to_loop()
 
@@ -110,7 +110,7 @@ def test_only_a_socket_with_room_is_written_to(full_sockets: tuple[FullSocket, F
 
 
 def test_a_socket_is_written_to_until_it_is_closed(full_sockets: tuple[FullSocket, FullSocket]) -> None:
-    """It is written to again and again while it has room. Once it is closed it is not written to any more."""
+    """Repeatedly while it has room, and never once it is closed."""
     full_sockets[0].make_room()
     wait_for(full_sockets[0], "write more")
     full_sockets[0].calls.clear()
@@ -122,10 +122,10 @@ def test_a_socket_is_written_to_until_it_is_closed(full_sockets: tuple[FullSocke
     assert full_sockets[0].calls == []
 
 
-def test_a_queued_socket_that_another_one_closes_is_not_written_to(
+def test_a_queued_socket_closed_by_another_is_not_written_to(
     full_sockets: tuple[FullSocket, FullSocket],
 ) -> None:
-    """Both have room at the same time. Whichever is written to first closes the other."""
+    """Both have room at the same time, and the first one written to closes the other."""
     for each, other in (full_sockets, full_sockets[::-1]):
 
         def write_and_close_other(each: FullSocket = each, other: FullSocket = other) -> None:
@@ -142,10 +142,8 @@ def test_a_queued_socket_that_another_one_closes_is_not_written_to(
     assert [] in (full_sockets[0].calls, full_sockets[1].calls)
 
 
-def test_a_socket_without_room_for_too_long_is_given_up(
-    full_sockets: tuple[FullSocket, FullSocket], clock: Clock
-) -> None:
-    """A socket whose write was renewed meanwhile is not: each write has a time of its own."""
+def test_a_socket_that_stays_full_is_given_up_on(full_sockets: tuple[FullSocket, FullSocket], clock: Clock) -> None:
+    """Unless its write was renewed meanwhile: each write has its own timeout."""
     run_loop()
     clock.now = STALL_SECONDS - 1
     full_sockets[1].renew()
@@ -156,8 +154,8 @@ def test_a_socket_without_room_for_too_long_is_given_up(
     assert full_sockets[1].calls == []
 
 
-def test_an_error_closes_only_the_socket_that_it_came_from(full_sockets: tuple[FullSocket, FullSocket]) -> None:
-    """The failing one is not called again, and the other is written to as before."""
+def test_an_error_affects_only_its_own_socket(full_sockets: tuple[FullSocket, FullSocket]) -> None:
+    """The failing one is not called again; the other is still written to."""
 
     def fail() -> None:
         full_sockets[0].note_write()
@@ -172,7 +170,7 @@ def test_an_error_closes_only_the_socket_that_it_came_from(full_sockets: tuple[F
     assert full_sockets[0].calls == ["write more"]
 
 
-def test_a_scheduler_without_sockets_goes_on_with_the_next_one(clock: Clock) -> None:
+def test_an_idle_scheduler_serves_the_next_socket(clock: Clock) -> None:
     """It goes on with the next full socket."""
     scheduler = WriteScheduler(clock)
     for _ in range(2):
