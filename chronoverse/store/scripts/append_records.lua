@@ -4,7 +4,7 @@
 -- numbers have no mark, and a batch may have the end of one file and the beginning of the next.
 -- KEYS  log, job, lease, files, batches, jobs
 -- ARGV  now (ISO 8601), now (Unix ms), job id, digest of the batch, how many ms it is remembered, how many ms the log
---       waits for missing records, how many ms the job lives without records ('' for ever), the status with which the
+--       waits for missing records, how many ms the job lives without records ('' forever), the status with which the
 --       job ends after the lines ('' if it does not end), its exit code, retention in ms, '1' if a new job may begin,
 --       the workflow's own retention in ms ('' for none), the default quotas in bytes for a job and for a day ('' if
 --       they are not known), number of sources; for each source its id, and the digest of its record number 1 if the

@@ -1,4 +1,4 @@
--- Claims the event of a watch that is due first. In the queue, events are scored by when they are due (Unix ms), and ''
+-- Claims the watch event that is due first. In the queue, events are scored by when they are due (Unix ms), and ''
 -- by when the next event may be claimed.
 -- KEYS  queue
 -- ARGV  duration of the claim (ms)

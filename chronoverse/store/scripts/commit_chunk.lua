@@ -9,7 +9,7 @@
 -- A chunk that is already recorded gets OK again. The caller has verified the chunk's object, and nothing after the
 -- ZADD can be refused for lack of memory. So a line is always in at least one place, and the log keeps its last entry.
 -- Returns GAP if the log no longer has the entry that was read: the store lost the log, and its runner resends lines,
--- which may differ. An object that was marked as garbage meanwhile is not recorded.
+-- which may differ. An object that has been marked as garbage is not recorded.
 local log, job, lock, archive, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 

@@ -302,7 +302,7 @@ local function append_change(job, status, state)
 end
 
 -- Appends a change if the job's status, attempt, exit code or labels differ from the previous change, which is in the
--- hash's `told` ('' if that one could not be appended). A foreign job may have no hash; it then counts as told if it is
+-- hash's `told` ('' if that one could not be appended). A foreign job without a hash counts as reported if it is
 -- among the running jobs. `state` and `told` are results of read_job(), if the caller has them.
 local function note_change(log, job, state, told)
   if not state then state, told = read_job(log, job) end
@@ -446,7 +446,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
 
   local function close(next_number, now)
     if left_out > 0 then
-      -- Readers see the gap at once. Its end is recorded with the next line, or at the job's end.
+      -- Readers see the gap immediately. Its end is recorded with the next line, or at the job's end.
       if not ends_in_gap then name_skipped(call, log, job, next_number - 1, now) end
       redis.call('HSET', job, 'skipped', string.format('%.0f', next_number - 1))
       redis.call('HSET', job, 'left_out', string.format('%.0f', left_out + (whole_number(left_out_before) or 0)))

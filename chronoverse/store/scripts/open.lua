@@ -31,7 +31,7 @@ if is_free(holder) then
   attempt = attempt + 1
 end
 redis.call('HSET', job, 'status', 'RUNNING', 'attempt', string.format('%.0f', attempt))
--- From now on, log records are refused, even while the job waits for its next attempt.
+-- After this, log records are refused, even while the job waits for its next attempt.
 if otlp or imported then redis.call('HSET', job, 'otlp', '0') end
 -- A job with a log has begun earlier: its first entry and the listing have the times.
 if not has_log then

@@ -2,7 +2,7 @@
 -- KEYS  queue, watches
 -- ARGV  the event; when it and the watch's next event are due (ms from now; '' if this one is done); the watch's id;
 --       its state; how many events it dropped
--- A watch that was deleted meanwhile gets no keys again.
+-- Creates no keys for a watch that was deleted in the meantime.
 if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1], '') end
 local due = now_ms() + (tonumber(ARGV[2]) or 0)
 redis.call('ZADD', KEYS[1], 'XX', due, ARGV[1], due, '')
