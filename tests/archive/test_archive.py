@@ -247,7 +247,7 @@ def test_a_changed_byte_is_detected_in_a_rewritten_chunk() -> None:
 
 
 @pytest.mark.parametrize("counts", [(), (0,), (1,), (15, 9), (16, 0), (4_096, 255)])
-def test_the_names_of_chunks_say_how_often_a_log_was_redacted(counts: tuple[int, ...]) -> None:
+def test_the_names_of_chunks_contain_the_number_of_redactions(counts: tuple[int, ...]) -> None:
     chunk, _ = build_chunk(ENTRIES)
     names = [chunk.with_unique_name("0123456789abcdef", count).name for count in counts]
     assert redactions_in([*names, "wf_1/job_1/job.json"]) == max(counts, default=0)

@@ -61,7 +61,7 @@ def test_a_value_that_is_removed_while_it_is_loaded_is_not_cached() -> None:
     assert cache.get("a", lambda: ("new", 1)) == "new"
 
 
-def test_an_error_reaches_all_who_wait_and_is_not_cached() -> None:
+def test_an_error_reaches_all_waiting_callers_and_is_not_cached() -> None:
     cache: SingleFlightCache[str, str] = SingleFlightCache(100)
     loading, gate = threading.Event(), threading.Event()
     errors, loads = list[str](), list[int]()

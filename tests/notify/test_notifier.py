@@ -203,7 +203,7 @@ def test_an_end_that_cannot_be_queued_is_queued_later(
 
 
 def test_changes_that_were_read_and_trimmed(site: Site, bench: Bench) -> None:
-    """A notifier died while processing them. Whoever claims its work is told of the loss until everything is done."""
+    """A notifier died while processing them. Claiming its work reports the loss until everything is done."""
     site.run("old", Status.FAILED)
     site.watch()
     watches, key = site.store.watches, bench.key("changes", JobRef(WORKFLOW, ""))

@@ -21,7 +21,7 @@ def labels(store: Store, job: JobRef = JOB) -> Labels | None:
     return found.labels if found else None
 
 
-def test_labels_are_set_once_by_each_way_in(bench: Bench, store: Store) -> None:
+def test_labels_cannot_be_changed(bench: Bench, store: Store) -> None:
     assert store.register(JOB, MAIN)
     assert not store.register(JOB, check_labels({"step": "test"}))
     attempt = store.open(JOB, "token", labels=check_labels({"branch": "main", "os": "é"}))
@@ -41,13 +41,13 @@ def test_labels_are_set_once_by_each_way_in(bench: Bench, store: Store) -> None:
     assert labels(store) == everything
 
 
-def test_a_job_without_labels_has_the_fields_that_it_always_had(bench: Bench, store: Store) -> None:
+def test_a_job_without_labels_has_no_further_fields(bench: Bench, store: Store) -> None:
     store.register(JOB)
     store.open(JOB, "token")
     assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at", "told"}
 
 
-def test_there_is_no_room_for_a_seventeenth(store: Store) -> None:
+def test_a_seventeenth_label_is_refused(store: Store) -> None:
     store.register(JOB, check_labels({f"k{number:02}": "v" for number in range(14)}))
     with pytest.raises(LabelSet) as error:
         store.open(JOB, "token", labels=check_labels({"k00": "v", "x1": "v", "x2": "v", "x3": "v"}))
@@ -56,7 +56,7 @@ def test_there_is_no_room_for_a_seventeenth(store: Store) -> None:
     assert len(labels(store) or ()) == 16
 
 
-def test_a_foreign_runner_sets_labels_with_hset_and_bad_ones_are_left_out(bench: Bench, store: Store) -> None:
+def test_a_foreign_runner_sets_labels_with_hset_and_invalid_ones_are_omitted(bench: Bench, store: Store) -> None:
     bench.ask("HSET", bench.key("job"), "label:branch", "main", "label:url", "u" * 256, "label:empty", "")
     assert store.get_job(JOB) is None
     bench.xadd("1-0", "timestamp", NOW, "message", "a")

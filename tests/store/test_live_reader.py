@@ -125,7 +125,7 @@ def job(number: int) -> JobRef:
 JOBS: Final = [job(number) for number in range(300)]
 
 
-def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
+def test_only_changed_jobs_are_read(world: World) -> None:
     """Once all 300 jobs are read, new lines in two of them cost a read of those two."""
     world.watch(*JOBS)
     assert world.read() == {}
@@ -138,7 +138,7 @@ def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
     assert world.asked() - before <= 4
 
 
-def test_many_jobs_are_read_at_once(either: World) -> None:
+def test_many_jobs_are_read_together(either: World) -> None:
     """Each from its own cursor, up to ``count`` entries. Jobs without new entries are omitted."""
     either.write(JOBS[0], *range(1, 6))
     either.write(JOBS[1], 1, 2)
@@ -483,7 +483,7 @@ def test_a_server_is_not_polled_all_the_time(server: RedisServer) -> None:
     world.close()
 
 
-def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
+def test_the_resp2_parser_accepts_no_handler(server: RedisServer) -> None:
     """Without hiredis, the driver uses this parser of its own."""
     assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 

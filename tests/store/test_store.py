@@ -167,7 +167,7 @@ def test_append_stores_any_text(bench: Bench, store: Store, attempt: Attempt, me
     assert bench.log()[0][1]["message"] == message
 
 
-def test_append_takes_thousands_of_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
+def test_append_accepts_thousands_of_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
     """More arguments than Lua's unpack() accepts."""
     assert store.append(attempt, make_lines(1, 5000)) == 5001
     assert bench.ids() == [f"{number}-0" for number in range(1, 5001)]
@@ -250,7 +250,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     }
 
 
-def test_an_attempt_may_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
+def test_an_attempt_can_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
     """Until its next attempt the job is not LOST. Another token opens it immediately and continues the log."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3, Status.PENDING)
@@ -270,7 +270,7 @@ def test_an_attempt_may_end_before_the_job(bench: Bench, store: Store, judge: St
 
 
 @pytest.mark.parametrize("command", [("DEL",), ("SET", "grace:9999999999999")], ids=["over", "grace without end"])
-def test_a_next_attempt_that_does_not_come_is_lost(
+def test_a_job_without_its_next_attempt_is_lost(
     bench: Bench, store: Store, judge: Store, attempt: Attempt, command: tuple[str, ...]
 ) -> None:
     """Normally after a week, here as soon as the lease is gone. Setting the clock back does not extend the wait."""
@@ -300,7 +300,7 @@ def test_an_ended_job_expires_after_its_retention(bench: Bench, store: Store, at
 
 
 @pytest.mark.parametrize("own", [RETENTION_MS // 1000 - 100, RETENTION_MS // 1000 + 100])
-def test_a_workflow_may_have_a_retention_of_its_own(
+def test_a_workflow_can_have_its_own_retention(
     bench: Bench, store: Store, attempt: Attempt, judge: Store, own: int
 ) -> None:
     """Applied to jobs that end, are LOST, or are never started."""

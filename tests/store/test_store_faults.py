@@ -518,7 +518,7 @@ def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, 
     assert bench.ask("EXISTS", bench.key("lease"), bench.key("job"), bench.key("log")) == 0
 
 
-def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store: Store) -> None:
+def test_finishing_a_job_with_an_invalid_hash_writes_no_end(bench: Bench, store: Store) -> None:
     """Finishing is atomic."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
@@ -543,7 +543,7 @@ def test_a_deleted_terminal_entry_keeps_its_number(bench: Bench, store: Store) -
 
 
 @pytest.mark.parametrize("entry_id", ["999999999999999-0", "9007199254740993-0", "18446744073709551615-0"])
-def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, entry_id: str) -> None:
+def test_a_log_with_exhausted_numbers_cannot_be_ended(bench: Bench, store: Store, entry_id: str) -> None:
     """No number is left for its end. The runner gets an error, and the job stays readable."""
     attempt = store.open(JOB, "token")
     bench.xadd(entry_id, "message", "x")
@@ -560,7 +560,7 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
+def test_the_probe_can_sync_the_files_of_this_machine(kind: str, tmp_path: Path, prefix: str) -> None:
     """With ``everysec``, the server's own sync takes half a second on average. The probe renews the lease."""
     synced: list[int] = []
     with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:

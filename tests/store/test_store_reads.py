@@ -50,7 +50,7 @@ def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
     assert bench.keys() == set()
 
 
-def test_jobs_of_our_runners_that_have_ended_otherwise(bench: Bench, store: Store) -> None:
+def test_jobs_that_ended_with_another_status(bench: Bench, store: Store) -> None:
     """Excludes jobs that can still change and foreign jobs: a listing reads those."""
     write_job(store, 1, OTHER)
     store.register(JobRef("wf_1", "pending"))
@@ -221,7 +221,7 @@ def test_the_first_end_of_a_foreign_log_is_its_end(bench: Bench, store: Store, i
     assert store.get_jobs([JOB]) == [job]
 
 
-def test_an_end_out_of_sequence_ends_no_job(bench: Bench, store: Store) -> None:
+def test_an_out_of_sequence_end_is_ignored(bench: Bench, store: Store) -> None:
     """The end has the same number as the line before it."""
     for entry_id, fields in (("1-0", ["message", "a"]), ("1-1", ["event", "end"]), ("2-0", ["message", "b"])):
         bench.xadd(entry_id, *fields)
@@ -230,7 +230,7 @@ def test_an_end_out_of_sequence_ends_no_job(bench: Bench, store: Store) -> None:
     assert (job.status, job.last, job.end) == (Status.RUNNING, 2, None)
 
 
-def test_of_a_long_end_only_the_beginning_is_read(bench: Bench, store: Store) -> None:
+def test_only_the_beginning_of_a_long_end_is_read(bench: Bench, store: Store) -> None:
     """A page reads a thousand jobs in one round trip."""
 
     def sent() -> int:
@@ -242,7 +242,7 @@ def test_of_a_long_end_only_the_beginning_is_read(bench: Bench, store: Store) ->
     assert sent() - before < 2**18
 
 
-def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store) -> None:
+def test_a_finished_log_of_our_runner_keeps_its_end(bench: Bench, store: Store) -> None:
     """Even if a program appends an entry with XADD afterwards."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
@@ -252,7 +252,7 @@ def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store)
     assert store.get_job(JOB) == ended
 
 
-def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, store: Store) -> None:
+def test_a_foreign_job_has_its_workflows_retention(bench: Bench, store: Store) -> None:
     """An expiry that its runner has set is kept."""
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=9)
     other = JobRef(JOB.workflow_id, "job_2")
@@ -265,7 +265,7 @@ def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, st
     assert 9_000 < bench.ttl("log", other) <= 99_000
 
 
-def test_a_foreign_runner_with_a_lease_is_listed_and_may_be_lost(bench: Bench, store: Store) -> None:
+def test_a_foreign_runner_with_a_lease_is_listed_and_can_be_lost(bench: Bench, store: Store) -> None:
     """RUNNING until its lease expires."""
     bench.ask("SET", bench.key("lease"), "me", "PX", LEASE_MS)
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", 1)
@@ -344,7 +344,7 @@ def test_an_error_about_one_job_does_not_affect_the_others(bench: Bench, store: 
     assert unknown is None
 
 
-def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Store) -> None:
+def test_many_jobs_after_a_script_flush(bench: Bench, store: Store) -> None:
     """The script is sent again."""
     store.register(JOB)
     bench.ask("SCRIPT", "FLUSH")
@@ -387,7 +387,7 @@ def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[t
     assert found == listed
 
 
-def test_a_page_after_very_many_jobs_of_one_time_takes_few_commands(bench: Bench, store: Store) -> None:
+def test_a_page_after_many_jobs_with_the_same_time_takes_few_commands(bench: Bench, store: Store) -> None:
     """Whether or not the job before the page still exists."""
     names = sorted((f"job_{number}" for number in range(5_000)), reverse=True)
     bench.ask("ZADD", bench.key("jobs"), *itertools.chain.from_iterable((7, name) for name in names))
@@ -405,7 +405,7 @@ def test_a_page_after_very_many_jobs_of_one_time_takes_few_commands(bench: Bench
 
 
 @pytest.mark.parametrize("before", [None, (30_000.0, "z")])
-def test_members_that_are_no_jobs_cost_a_listing_few_commands(
+def test_invalid_members_cost_a_listing_few_commands(
     bench: Bench, store: Store, before: tuple[float, str] | None
 ) -> None:
     """They all precede the only job, and other requests wait while a listing skips them."""
@@ -563,7 +563,7 @@ def gaps(bench: Bench) -> None:
         (10**15 - 1, 100, []),
     ],
 )
-def test_reading_upwards_over_gaps(store: Store, after: int, count: int, found: list[str]) -> None:
+def test_reading_forwards_over_gaps(store: Store, after: int, count: int, found: list[str]) -> None:
     """A page and a read start after the offset, whether or not an entry has that number."""
     assert ids(store.page(JOB, after=after, count=count)) == found
     assert ids(store.read(JOB, after, count)) == found
@@ -584,7 +584,7 @@ def test_reading_upwards_over_gaps(store: Store, after: int, count: int, found: 
         (0, 100, []),
     ],
 )
-def test_reading_downwards_over_gaps(store: Store, before: int, count: int, found: list[str]) -> None:
+def test_reading_backwards_over_gaps(store: Store, before: int, count: int, found: list[str]) -> None:
     """A page starts before the offset, whether or not an entry has that number."""
     assert ids(store.page(JOB, before=before, count=count)) == found
 

@@ -1,4 +1,4 @@
-"""The event queue of a watch: claims, delays, and what each way to end leaves."""
+"""The event queue of a watch: claims, retries and deletion."""
 
 import time
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: st
         watches.retry(WATCH)
     else:
         watches.settle(WATCH, EVENTS[0], failing, 0.01)
-    # The failed event is due after the one queued behind it.
+    # The failed event is due after the one queued later.
     wait_until(lambda: claimed(bench) == ["ended.1"], 60, "the other event")
 
 

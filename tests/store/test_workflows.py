@@ -188,7 +188,7 @@ def test_pages_go_from_the_newest_to_the_oldest(store: Store, bench: Bench) -> N
 
 @pytest.mark.parametrize("kind", ["jobs", "running"])
 def test_a_key_of_another_type_affects_only_its_workflow(bench: Bench, store: Store, kind: str) -> None:
-    """Without its listing, nothing is known about a workflow. Without its running jobs, none counts as running."""
+    """Without its listing, nothing is known about a workflow. Without its running jobs, no job counts as running."""
     begin(store, JobRef("wf_2", "job_1"))
     begin(store, JOB)
     bench.ask("SET", bench.key(kind), "text")
