@@ -506,6 +506,25 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     assert bench.hash(GROWING)["bytes"] == str(bound)
 
 
+@pytest.mark.parametrize("more", [0, 20], ids=["all", "and-more"])
+def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects: FileObjectStore, more: int) -> None:
+    """The archive replaces it, even if it is in the log's newest entry. The runner then continues."""
+    store = bench.store
+    write_growing(store, objects)
+    redact(store, objects, GROWING, 60)
+    archived = store.require_job(GROWING).archived
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 25)
+    store.append(attempt, make_lines(26, archived - 25 + more))
+    assert made(run_import(store, objects)) == {"growing"}
+    store.append(attempt, make_lines(archived + more + 1, 5))
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, archived + more + 6)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [60]
+    assert all(int(entry_id.partition("-")[0]) > archived for entry_id in bench.ids(GROWING))
+
+
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:
     """It names deleted objects, or has the old text. The archive was completed since."""
     store = bench.store

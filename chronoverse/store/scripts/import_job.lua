@@ -10,7 +10,7 @@
 -- of a complete archive. It is the same job if it has the same creation time, the first of the chunks, or a line 1 with
 -- the same time (that chunk may have been merged since). A runner that came back before this call has restarted its
 -- log, with a first entry that reports the lines from 1 on as lost: the chunks are then added. Chunks whose lines it
--- has resent do not count towards its quota.
+-- has resent do not count towards its quota. If lines were redacted, the resent ones are trimmed: they have the old text.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local records = 9 + fields
@@ -61,6 +61,7 @@ if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes))
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then
+  if redactions > 0 then redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1)) end
   note_change(log, job)
   return {'OK', 1}
 end
