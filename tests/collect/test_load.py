@@ -231,8 +231,9 @@ def check(jobs: Jobs, container: Container, code: int | None, reason: str | None
     found = [entry for each in chain() for entry in jobs.entries(container.workflow, each["id"])]
     texts = [each if isinstance(each, Gap) else each.message for each in found]
     if lasts:
-        assert texts[-len(lasts) :] == lasts
-        del texts[-len(lasts) :]
+        # A gap between them is allowed: on a slow machine, the clock goes back before they are printed.
+        assert [each for each in texts if not isinstance(each, Gap)][-len(lasts) :] == lasts
+        del texts[texts.index(lasts[0]) :]
     expected, has_gap = 0, False
     for at, text in enumerate(texts):
         if isinstance(text, Gap):
