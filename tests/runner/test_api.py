@@ -1,4 +1,4 @@
-"""The Python API with a real store: what a program writes, and how its end becomes the job's."""
+"""The Python API with a real store: what a program writes, and how its outcome becomes the job's."""
 
 import contextlib
 import itertools
@@ -28,7 +28,7 @@ from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
 SOON: Final = 10.0
-#: The clock's time, and the same as a timestamp.
+#: The clock's time, as a number and as a timestamp.
 NOW: Final = 1_772_532_005.123
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
@@ -50,7 +50,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def open_log(store: Store) -> Iterator[Callable[..., JobLog]]:
-    """Opens the job's log, and ends it if the test does not."""
+    """Opens the job's log, and ends it unless the test does."""
     opened: list[JobLog] = []
 
     def open_log(**options: Any) -> JobLog:
@@ -64,7 +64,7 @@ def open_log(store: Store) -> Iterator[Callable[..., JobLog]]:
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """A logger of the test's own, with no handlers but the test's."""
+    """The test's own logger, with no handlers but the test's."""
     logger = logging.getLogger(f"tests.api.{next(_names)}")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -73,14 +73,14 @@ def logger() -> Iterator[logging.Logger]:
 
 
 def end(server: RedisServer) -> tuple[str, str | None]:
-    """The status and the exit code that the log ends with."""
+    """The log's final status and exit code."""
     terminal = read_log(server)[1]
     assert terminal is not None
     return terminal["status"], terminal.get("exit_code")
 
 
 def test_written_lines_are_the_log(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """The lines have the order of the calls, on both streams, and the job completes."""
+    """Lines are in call order across both streams, and the job completes."""
     with open_log() as log:
         log.write("stdout", "one")
         log.write("stderr", "two\n")
@@ -113,7 +113,7 @@ def test_secrets_known_by_their_form_are_masked(
     tmp_path: Path,
     forms: str | None,
 ) -> None:
-    """A private key may be written line by line. The setting is that of the process."""
+    """Even a private key written line by line. The setting is the process's."""
     if forms is not None:
         path = tmp_path / "forms.toml"
         path.write_text("[forms]\nacme = 'acme_[a-z]{8}'\n")
@@ -128,7 +128,7 @@ def test_secrets_known_by_their_form_are_masked(
 
 
 def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """A line is in the store before the log is finished."""
+    """Lines reach the store before the log is finished."""
     with open_log() as log:
         log.write("stdout", "hello")
         wait_until(lambda: read_lines(server) == ["hello"], SOON, "the line")
@@ -136,7 +136,7 @@ def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Calla
 
 @pytest.mark.long
 def test_a_long_line_becomes_partial_lines(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """One write of many lines becomes as many lines."""
+    """A single write of many lines also becomes that many lines."""
     many = [str(number) for number in range(10_000)]
     with open_log(max_line_bytes=1000) as log:
         log.write("stdout", "x" * 2500)
@@ -171,7 +171,7 @@ def test_an_exception_decides_how_the_job_ends(
     code: str,
     said: str | None,
 ) -> None:
-    """The exception is written to stderr, and it leaves the block."""
+    """The exception is written to stderr and propagates out of the block."""
     with pytest.raises(type(raised)), open_log():
         raise raised
 
@@ -182,7 +182,7 @@ def test_an_exception_decides_how_the_job_ends(
 
 
 def test_finish_decides_how_the_job_ends(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """A second call and the end of the block change nothing."""
+    """A second call and the end of the block have no effect."""
     with open_log() as log:
         log.write("stdout", "a")
         assert log.finish("CANCELED", None)
@@ -195,7 +195,7 @@ def test_finish_decides_how_the_job_ends(server: RedisServer, open_log: Callable
 
 @pytest.mark.parametrize("durability", [Durability.ACKED, Durability.FSYNCED])
 def test_attempts_continue_one_log(server: RedisServer, durability: Durability) -> None:
-    """The end of an attempt leaves the job to whoever opens it next."""
+    """The end of an attempt leaves the job open for the next one."""
     with contextlib.closing(Store(server.url, durability=durability)) as store:
         for attempt in ("first", "second"):
             log = JobLog.open(store, *JOB)
@@ -212,7 +212,7 @@ def test_attempts_continue_one_log(server: RedisServer, durability: Durability) 
 def test_lines_may_wait_for_the_lease_of_another_runner(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
-    """A log is opened in the background once the runner before it is gone, as after a kill."""
+    """The log is opened in the background once the previous runner's lease expires, as after a kill."""
     store.open(JobRef(*JOB), "another")
     said: list[str] = []
     with open_log(wait_for_lease=True, open_seconds=0.1, say=said.append) as log:
@@ -225,7 +225,7 @@ def test_lines_may_wait_for_the_lease_of_another_runner(
 def test_whoever_knows_the_lease_token_can_end_the_attempt(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
-    """Without a new attempt, and without waiting for the lease."""
+    """Without starting a new attempt or waiting for the lease."""
     with open_log(lease_token="ab" * 16, say=lambda text: None) as log:
         attempt = store.open(JobRef(*JOB), "ab" * 16)
         store.finish(attempt, Status.CANCELED, None, 0, attempt.next)
@@ -236,7 +236,7 @@ def test_whoever_knows_the_lease_token_can_end_the_attempt(
 def test_an_ended_job_can_be_run_again_under_another_id(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
-    """As ``chronoverse run --retry`` does."""
+    """Like ``chronoverse run --retry``."""
     open_log().finish()
     with open_log(retry=True, say=lambda text: None) as log:
         log.write("stdout", "again")
@@ -244,7 +244,7 @@ def test_an_ended_job_can_be_run_again_under_another_id(
 
 
 def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Also one that print() writes in parts, and one that never ends."""
+    """Including a line that print() writes in parts, and an unterminated last line."""
     with open_log() as log:
         with JobLogStream(log, "stdout") as out, contextlib.redirect_stdout(out):
             print("one", 2, end="\n\n")
@@ -262,8 +262,8 @@ def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: C
     assert lines[4:] == [("stdout", "not ended"), ("stderr", "a")]
 
 
-def test_a_job_may_be_lost_at_once(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """By a runner that knows that what it ran was killed. There is no exit code then."""
+def test_a_job_can_be_marked_lost(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """For a runner that knows that its command was killed. There is no exit code."""
     log = open_log()
     log.write("stdout", "before")
     assert log.finish("LOST")
@@ -272,22 +272,22 @@ def test_a_job_may_be_lost_at_once(server: RedisServer, open_log: Callable[..., 
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "done"])
-def test_another_status_is_refused(open_log: Callable[..., JobLog], status: str) -> None:
-    """The job is not ended by such a call."""
+def test_an_invalid_status_is_rejected(open_log: Callable[..., JobLog], status: str) -> None:
+    """The call does not end the job."""
     log = open_log()
     with pytest.raises(ValueError, match="COMPLETED, FAILED, CANCELED or LOST"):
         log.finish(status)
     log.write("stdout", "a")
 
 
-def test_another_stream_is_refused(open_log: Callable[..., JobLog]) -> None:
-    """There are only stdout and stderr."""
+def test_an_invalid_stream_is_rejected(open_log: Callable[..., JobLog]) -> None:
+    """Only stdout and stderr are valid."""
     with pytest.raises(ValueError, match="stdin"):
         open_log().write("stdin", "a")
 
 
-def test_threads_may_write_at_the_same_time(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """The lines of each thread stay whole and in order."""
+def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """Each thread's lines stay whole and in order."""
     with open_log() as log:
 
         def write(name: int) -> None:
@@ -307,8 +307,8 @@ def test_threads_may_write_at_the_same_time(server: RedisServer, open_log: Calla
         assert [line for line in lines[::2] if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
 
 
-def test_a_refusal_is_raised_at_once(store: Store, open_log: Callable[..., JobLog]) -> None:
-    """Held while another runner lives, and Closed after the job's end."""
+def test_a_rejection_is_raised_immediately(store: Store, open_log: Callable[..., JobLog]) -> None:
+    """Held while another runner is alive, and Closed after the job's end."""
     log = open_log()
     with pytest.raises(Held):
         JobLog.open(store, *JOB)
@@ -318,16 +318,16 @@ def test_a_refusal_is_raised_at_once(store: Store, open_log: Callable[..., JobLo
 
 
 @pytest.mark.parametrize(("workflow", "job"), [("a b", "j"), ("w", ""), ("w", "../x")])
-def test_invalid_ids_are_refused(store: Store, workflow: str, job: str) -> None:
-    """They are refused before the store is asked."""
+def test_invalid_ids_are_rejected(store: Store, workflow: str, job: str) -> None:
+    """Before the store is contacted."""
     with pytest.raises(ValueError, match="invalid id"):
         JobLog.open(store, workflow, job)
 
 
-def test_a_store_that_is_away_delays_nobody(
+def test_an_unavailable_store_does_not_block_the_program(
     server: RedisServer, open_log: Callable[..., JobLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The program does not wait at the beginning or later. The store gets the lines when it is back."""
+    """Neither on opening nor later. The store receives the lines once it is back."""
     server.kill()
     with open_log(open_seconds=0.2) as log:
         log.write("stdout", "early")
@@ -344,7 +344,7 @@ def test_a_store_that_is_away_delays_nobody(
 
 
 def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
-    """With a directory the lines are left in a file, and the message names the command that delivers it."""
+    """With a directory, the lines are saved to a file, and the message includes the command that delivers it."""
     said: list[str] = []
     room = SpoolRoom(tmp_path / "spool")
     with open_log(deliver_seconds=0.1, say=said.append, room=room) as log:
@@ -358,28 +358,28 @@ def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[
 
 
 def test_the_url_of_a_store_is_enough(server: RedisServer) -> None:
-    """A log can be opened with the URL of a store."""
+    """No other settings are needed."""
     with JobLog.open(server.url, *JOB) as log:
         log.write("stdout", "a")
     assert read_lines(server) == ["a"]
 
 
 def test_the_url_of_a_service_is_enough() -> None:
-    """It needs a token, and the service's refusal is raised at once."""
+    """With a token; the service's rejection is raised immediately."""
     with ScriptedService(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
         JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
     assert service.requests[0].headers["authorization"] == "Bearer shown"
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "", "127.0.0.1:8000"])
-def test_another_url_is_refused(url: str) -> None:
+def test_an_unsupported_url_is_rejected(url: str) -> None:
     """Only URLs of stores and services are accepted."""
     with pytest.raises(ValueError, match="URL"):
         JobLog.open(url, *JOB)
 
 
 def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
-    """Warnings and worse are on stderr. A line has its record's time, and a traceback becomes several lines."""
+    """WARNING and above go to stderr. A line has its record's time, and a traceback becomes several lines."""
     with open_log() as log:
         handler = JobLogHandler(log, logging.INFO)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -408,7 +408,7 @@ def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., J
 def test_the_level_for_stderr_can_be_chosen(
     server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger
 ) -> None:
-    """A program may log warnings as a matter of course."""
+    """For programs that log warnings routinely."""
     with open_log() as log:
         logger.addHandler(JobLogHandler(log, stderr_level=logging.ERROR))
         logger.warning("careful")
@@ -418,7 +418,7 @@ def test_the_level_for_stderr_can_be_chosen(
 
 
 def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> None:
-    """Each would become a line, and publishing that line would need another request."""
+    """Publishing each such line would need another request, which logs another line."""
     library = logging.getLogger("tests.tokens")
     before, made = library.level, list[str]()
 
@@ -444,7 +444,7 @@ def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> Non
 
 
 def test_the_examples_of_the_page_publish_what_they_say(server: RedisServer) -> None:
-    """Each block is run as it is printed, in a process of its own, with a log that is open."""
+    """Each block runs as printed, in its own process, with an open log."""
     page = (ROOT / "docs" / "python-api.md").read_text("utf-8")
     examples = [
         each
@@ -466,7 +466,7 @@ def test_the_examples_of_the_page_publish_what_they_say(server: RedisServer) -> 
 def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
     open_log: Callable[..., JobLog], logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with any handler, the error is shown on stderr and not raised."""
+    """As with any handler, the error is printed on stderr and not raised."""
     record = logger.makeRecord("name", logging.INFO, "file", 1, "%d", ("no number",), None)
     with open_log() as log:
         JobLogHandler(log).handle(record)
@@ -475,7 +475,7 @@ def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
 
 
 def test_the_lease_is_renewed(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """The lease is renewed while nothing is written."""
+    """Even while nothing is written."""
     with open_log(lease_seconds=0.9):
         server.ask("PEXPIRE", key("lease", JobRef(*JOB)), 5_000)
         wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the renewal")

@@ -1,4 +1,4 @@
-"""The line splitter with any bytes in any chunks, and the capture of real processes."""
+"""The line splitter with arbitrary bytes and chunks, and the capture of real processes."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"
 
-#: Bytes that are hard to split: newlines, parts of long characters, and bytes that are never UTF-8.
+#: Bytes that are hard to split: newlines, parts of multi-byte characters, and invalid UTF-8.
 hostile = st.lists(
     st.sampled_from([b"\n", b"\n\n", b"\r\n", b"a", b"\x00", "é".encode(), "€".encode(), "🙂".encode()])
     | st.sampled_from([b"\xf0", b"\x9f", b"\xe2\x82", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", "\u2028".encode()])
@@ -27,7 +27,7 @@ hostile = st.lists(
 
 
 def entries(batches: Iterable[LineBatch]) -> list[tuple[str, bool]]:
-    """Every published entry: its message, and whether it is partial."""
+    """Every published entry: its message and whether it is partial."""
     return [(message, batch.partial) for batch in batches for message in map(bytes.decode, batch.messages())]
 
 
@@ -44,7 +44,7 @@ def joined(batches: Iterable[LineBatch]) -> list[str]:
 
 
 def expected(data: bytes) -> list[str]:
-    """The lines of ``data``, split in the simplest way."""
+    """The lines of ``data``, split in the simplest possible way."""
     lines = [line.decode("utf-8", "replace") for line in data.split(b"\n")]
     return lines if lines[-1] else lines[:-1]
 
@@ -57,7 +57,7 @@ def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[LineBatch
 
 @given(st.lists(hostile), st.integers(4, 20), st.sets(st.integers(0, 20)))
 def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit: int, quiet: set[int]) -> None:
-    """The chunks, flushes between them and the limit for partial lines never change a line."""
+    """Chunk boundaries, flushes and the partial-line limit never change a line."""
     splitter = LineSplitter("stdout", limit)
     batches: list[LineBatch] = []
     for number, chunk in enumerate(chunks):
@@ -71,7 +71,7 @@ def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit:
 def test_no_partial_line_is_longer_than_the_limit_and_every_batch_counts_its_lines(
     chunks: list[bytes], limit: int
 ) -> None:
-    """The limit is for the job's own bytes. A batch's ``lines`` is the number of its messages."""
+    """The limit applies to the job's own bytes. A batch's ``lines`` is its number of messages."""
     for batch in cut(chunks, limit):
         assert all(len(line) <= limit for line in batch.text.split(b"\n"))
         assert len(batch.messages()) == batch.lines
@@ -80,7 +80,7 @@ def test_no_partial_line_is_longer_than_the_limit_and_every_batch_counts_its_lin
 
 @given(st.text(alphabet="aé€🙂\n"), st.integers(4, 9))
 def test_partial_lines_of_valid_text_are_valid_text(text: str, limit: int) -> None:
-    """A long line is cut between characters only."""
+    """A long line is cut only between characters."""
     assert "\ufffd" not in "".join(message for message, _ in entries(cut([text.encode()], limit)))
 
 
@@ -98,47 +98,47 @@ def test_partial_lines_of_valid_text_are_valid_text(text: str, limit: int) -> No
     ],
 )
 def test_lines_end_at_newlines_only(data: bytes, lines: list[str]) -> None:
-    """Blank lines are lines, carriage returns stay, and bytes that are not UTF-8 are replaced."""
+    """Blank lines are lines, carriage returns are kept, and invalid UTF-8 is replaced."""
     assert entries(cut([data])) == [(line, False) for line in lines]
 
 
 def test_a_line_as_long_as_the_limit_is_not_cut() -> None:
-    """Only a longer line is cut. The newline does not count."""
+    """Only a longer line is cut, not counting the newline."""
     assert entries(cut([b"12345678\n123456789\n"], 8)) == [("12345678", False), ("12345678", True), ("9", False)]
 
 
 def test_an_empty_line_ends_a_flushed_line_when_only_its_newline_follows() -> None:
-    """The reader must learn that the line is complete."""
+    """Otherwise readers would never learn that the line is complete."""
     splitter = LineSplitter("stdout")
     batches = [*splitter.feed(b"Password: ", NOW), *splitter.flush(), *splitter.feed(b"\nnext\n", NOW)]
     assert entries(batches) == [("Password: ", True), ("", False), ("next", False)]
 
 
 def test_a_flush_holds_back_an_incomplete_character() -> None:
-    """The character comes with the next batch."""
+    """Its bytes are part of the next batch."""
     splitter = LineSplitter("stdout")
     batches = [*splitter.feed(b"one \xe2\x82", NOW), *splitter.flush(), *splitter.feed(b"\xac\n", NOW)]
     assert entries(batches) == [("one ", True), ("€", False)]
 
 
 def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
-    """It comes in reads of 64 KiB, and byte by byte at the end."""
+    """Read in chunks of 64 KiB, and byte by byte at the end."""
     started = time.process_time()
     batches = cut([b"x" * 65_536] * 160 + [b"y"] * 100_000 + [b"\n"])
     assert joined(batches) == ["x" * 65_536 * 160 + "y" * 100_000]
     assert time.process_time() - started < 5
 
 
-def test_a_limit_without_room_for_a_character_is_refused() -> None:
-    """With such a limit a long line could not be cut at all."""
+def test_a_limit_below_one_character_is_rejected() -> None:
+    """A long line could not be cut at all."""
     with pytest.raises(ValueError, match="4 bytes"):
         LineSplitter("stdout", 3)
 
 
 def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
-    """Runs Python code as the command: its batches, what was shown of stdout and of stderr, and its exit code.
+    """Runs Python code as the command: its batches, what was shown on stdout and stderr, and its exit code.
 
-    With ``interval`` the clock advances by that many seconds each time it is read.
+    With ``interval``, the clock advances by that many seconds on each reading.
     """
     shown: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     batches: list[LineBatch] = []
@@ -163,7 +163,7 @@ def write(fd, data):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pipe's writer can see there that it was read")
 def test_lines_of_both_pipes_come_in_the_order_they_were_written() -> None:
-    """A line that is written after another one was read comes after that one, whichever pipes they use."""
+    """A line written after another one was read follows it, whichever pipes they use."""
     batches, out, err, _ = capture(SETTLED_WRITE + "for i in range(400): write(1 + (i // 3) % 2, b'%d\\n' % i)")
     assert [int(message) for message, _ in entries(batches)] == list(range(400))
     assert [int(line) for line in out.split()] == [i for i in range(400) if (i // 3) % 2 == 0]
@@ -171,13 +171,13 @@ def test_lines_of_both_pipes_come_in_the_order_they_were_written() -> None:
 
 
 def test_timestamps_come_from_one_clock() -> None:
-    """The clock is read once for each read of a pipe."""
+    """One reading of the clock per read of a pipe."""
     batches, _, _, _ = capture(SETTLED_WRITE + "for i in range(4): write(1 + i % 2, b'.\\n')", interval=1.0)
     assert [batch.timestamp[14:19] for batch in batches] == ["46:40", "46:41", "46:42", "46:43"]
 
 
 def test_bytes_are_shown_unchanged() -> None:
-    """The log may differ from them."""
+    """Even where the log differs."""
     binary = bytes(range(256)) * 400
     batches, out, err, _ = capture(f"import sys; sys.stdout.buffer.write({binary[:256]!r} * 400)")
     assert (out, err) == (binary, b"")
@@ -185,14 +185,14 @@ def test_bytes_are_shown_unchanged() -> None:
 
 
 def test_text_without_a_newline_is_published_in_time() -> None:
-    """A prompt, or dots that come ten times a second, become partial lines. The job need not be quiet."""
+    """A prompt, or dots printed ten times a second, become partial lines even if the job is never quiet."""
     code = "import os, time\nfor _ in range(30): os.write(1, b'.'); time.sleep(0.1)\nos.write(1, b'done\\n')"
     batches, _, _, _ = capture(code)
     assert 2 <= sum(batch.partial for batch in batches) <= 3
     assert joined(batches) == ["." * 30 + "done"]
 
 
-def test_partial_lines_of_both_streams_may_interleave() -> None:
+def test_partial_lines_of_both_streams_can_interleave() -> None:
     """A partial line is continued by the next line of its own stream."""
     code = f"""
 import os, time
@@ -208,7 +208,7 @@ os.write(1, b'one\\n'); os.write(2, b'two')
 
 
 def test_a_command_that_closes_its_pipes_is_waited_for() -> None:
-    """Its exit code comes later."""
+    """Its exit code follows later."""
     code = "import os, time; os.write(1, b'bye\\n'); os.close(1); os.close(2); time.sleep(0.5); os._exit(7)"
     batches, _, _, exit_code = capture(code)
     assert (entries(batches), exit_code) == ([("bye", False)], 7)
@@ -223,21 +223,21 @@ os.write(1, b'child\\n')
 """
 
 
-def test_a_grandchild_may_print_after_the_command_has_ended() -> None:
-    """Its pipe is still open. Only silence ends the capture."""
+def test_a_grandchild_can_print_after_the_command_has_ended() -> None:
+    """Its pipe is still open; the capture ends only after a period of silence."""
     batches, _, _, _ = capture(GRANDCHILD.format(grandchild="time.sleep(1); os.write(1, b'grandchild\\n')"))
     assert sorted(joined(batches)) == ["child", "grandchild"]
 
 
 def test_a_silent_grandchild_does_not_delay_the_end() -> None:
-    """A daemon may keep the pipe open for ever."""
+    """A daemon can keep the pipe open forever."""
     started = time.monotonic()
     capture(GRANDCHILD.format(grandchild="time.sleep(30)"))
     assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < 20
 
 
 def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
-    """The command has ended long ago. What it printed last was neither shown nor published in an earlier version."""
+    """Even long after the command's end. An earlier version neither showed nor published its last output."""
     shown: list[bytes] = []
     batches: list[LineBatch] = []
     code = "print('x' * 99, flush=True)\nfor _ in range(8_000): print('x' * 99)"
@@ -246,7 +246,7 @@ def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
         def show(data: bytes) -> None:
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             shown.append(data)
-            # As long as a reader that waits for a key; then as long as the silence after which a grandchild is left.
+            # As long as a reader waits for a key, then as long as the silence after which a grandchild is abandoned.
             time.sleep(ORPHAN_QUIET_SECONDS if len(shown) == 3 else 0)
 
         Capture({"stdout": show, "stderr": show}, batches.append).run(child)
@@ -255,7 +255,7 @@ def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
 
 
 def test_a_busy_command_is_read_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines that arrive together stay together, and more are waited for. That makes a busy job cheap."""
+    """Lines that arrive together stay together, and the reader waits for more, which keeps a busy job cheap."""
     pauses: list[float] = []
     sleep = time.sleep
 
@@ -275,15 +275,15 @@ def test_a_busy_command_is_read_in_large_batches(monkeypatch: pytest.MonkeyPatch
 
 
 def test_binary_output_is_captured_to_its_end() -> None:
-    """The exit code is right, every byte is shown, and nothing hangs."""
+    """With the right exit code, every byte shown, and no hang."""
     code = "import os, random, sys; sys.stdout.buffer.write(random.Random(1).randbytes(3_000_000)); sys.exit(3)"
     batches, out, _, exit_code = capture(code)
     assert (len(out), exit_code) == (3_000_000, 3)
     assert sum(batch.lines for batch in batches if not batch.partial) >= out.count(b"\n")
 
 
-def test_two_hundred_children_may_print_at_once() -> None:
-    """Each line is complete and on its stream."""
+def test_two_hundred_children_can_print_concurrently() -> None:
+    """Each line is complete and on its own stream."""
     code = """
 import subprocess, sys
 children = [subprocess.Popen(["sh", "-c", f"echo out {n}; echo err {n} >&2"]) for n in range(200)]
@@ -297,7 +297,7 @@ sys.exit(sum(child.wait() for child in children) + 4)
 
 
 def test_stderr_is_read_after_stdout_was_closed() -> None:
-    """The end of one pipe is not the end of the command."""
+    """Closing one pipe does not end the capture."""
     code = (
         "import os, time; os.write(1, b'bye\\n'); os.close(1); time.sleep(0.3); os.write(2, b'still\\n'); os._exit(6)"
     )
@@ -306,7 +306,7 @@ def test_stderr_is_read_after_stdout_was_closed() -> None:
 
 
 def test_no_line_of_endless_output_is_lost() -> None:
-    """``yes`` prints 2 million lines before it is cut off."""
+    """``yes`` prints 2 million lines before it is stopped."""
     batches, out, _, exit_code = capture(
         "import subprocess; subprocess.run('yes | head -c 4M', shell=True, check=True)"
     )

@@ -1,4 +1,4 @@
-"""The labels of a run in each CI system, from the variables that its documentation names."""
+"""A run's labels in each CI system, from its documented variables."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import pytest
 from chronoverse.runner.ci_labels import add_ci_labels
 
 SHA = "4f0c1de2b3a4958677685948392a1b0c9d8e7f60"
-#: What each system sets for a push, what changes for a pull request, and the URL that becomes a label.
+#: Each system's variables for a push, the changes for a pull request, and the URL that becomes a label.
 PUSHES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
     "github": (
         {
@@ -99,6 +99,6 @@ def test_labels_that_are_given_go_first_and_bad_values_are_left_out() -> None:
 
 
 def test_without_a_ci_system_there_are_no_labels() -> None:
-    # On a developer's machine such variables may be left from something else.
+    # On a developer's machine, such variables can be left over.
     assert add_ci_labels({"a": "b"}, {"CI": "true", "GIT_COMMIT": SHA, "CI_COMMIT_SHA": SHA}) == {"a": "b"}
     assert add_ci_labels({}, {"GITHUB_ACTIONS": "false", "GITHUB_SHA": SHA}) == {}

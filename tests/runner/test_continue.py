@@ -27,7 +27,7 @@ def step(store: Store, code: str, *, last: bool = False, job: JobRef = JOB, **li
 
 
 def ended(store: Store, job: JobRef = JOB) -> tuple[Status, int | None, int | None, int]:
-    """How the job stands: its status, exit code, lines and attempt."""
+    """The job's state: status, exit code, lines and attempt."""
     found = store.get_job(job)
     assert found is not None
     return found.status, found.exit_code, found.lines, found.attempt
@@ -43,7 +43,7 @@ def ended(store: Store, job: JobRef = JOB) -> tuple[Status, int | None, int | No
     ],
 )
 def test_the_worst_exit_code_is_the_jobs(store: Store, codes: list[int], end: tuple[Status, int]) -> None:
-    """Each command exits with its own, and is an attempt of the job, whose lines are one log."""
+    """Each command exits with its own code and is one attempt of the job, all in one log."""
     for number, code in enumerate(codes, 1):
         assert step(store, f"echo step {number}; exit {code}", last=number == len(codes)) == code
         if number < len(codes):
@@ -52,15 +52,15 @@ def test_the_worst_exit_code_is_the_jobs(store: Store, codes: list[int], end: tu
     assert [entry[1][3] for entry in store.read(JOB, 0, 3)] == [b"step 1", b"step 2", b"step 3"]
 
 
-def test_a_repeated_end_is_the_same_end(store: Store) -> None:
-    """The answer of an end that the runner sends may be lost. The store has ended the job otherwise than it says."""
+def test_a_repeated_end_is_idempotent(store: Store) -> None:
+    """The answer to the runner's end request can be lost, and the store's outcome can differ from the request's."""
     attempt = store.open(JOB, "a")
     store.finish(attempt, Status.PENDING, 3, 0, 1, counts=True)
     attempt = store.open(JOB, "b")
     for _ in range(2):
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
     assert ended(store)[:2] == (Status.FAILED, 3)
-    # An attempt that is tried again has failed, and the job has not.
+    # A retried attempt has failed, but not the job.
     attempt = store.open(JobRef("wf_1", "retried"), "a")
     store.finish(attempt, Status.PENDING, 3, 0, 1)
     attempt = store.open(JobRef("wf_1", "retried"), "b")
@@ -68,8 +68,8 @@ def test_a_repeated_end_is_the_same_end(store: Store) -> None:
     assert ended(store, JobRef("wf_1", "retried"))[:2] == (Status.COMPLETED, 0)
 
 
-def test_an_exit_code_that_was_not_delivered_counts_too(tmp_path: Path) -> None:
-    """The next command delivers the lines of the one before it, and its exit code with its own."""
+def test_an_undelivered_exit_code_is_included(tmp_path: Path) -> None:
+    """The next command delivers the previous one's lines and exit code along with its own."""
     room = SpoolRoom(tmp_path / "spool")
     with running(tmp_path / "store") as server:
         store = Store(server.url)
@@ -82,7 +82,7 @@ def test_an_exit_code_that_was_not_delivered_counts_too(tmp_path: Path) -> None:
 
 
 def test_a_command_after_a_signal_leaves_a_file_only_for_its_lines(store: Store, tmp_path: Path) -> None:
-    """The job is CANCELED by then. A scheduler's last command, which prints nothing, has nothing to deliver later."""
+    """By then the job is CANCELED. A scheduler's last command, which prints nothing, has nothing to deliver later."""
     room = SpoolRoom(tmp_path / "spool")
     store.finish(store.open(JOB, "a"), Status.CANCELED, 143, 0, 1)
     assert step(store, "true", last=True, room=room) == 0
@@ -92,7 +92,7 @@ def test_a_command_after_a_signal_leaves_a_file_only_for_its_lines(store: Store,
 
 
 def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> None:
-    """And the command exits with 64 without running anything."""
+    """Exits with 64 and runs nothing."""
     environ = {"CHRONOVERSE_REDIS_URL": server.url, "CHRONOVERSE_DATA_DIR": str(tmp_path)}
     file = tmp_path / "ran"
     for options in (["--last", "--job", "a"], ["--continue"], ["--continue", "--retry", "--job", "a"]):
@@ -103,7 +103,7 @@ def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> 
 
 @pytest.mark.long
 def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServer, tmp_path: Path) -> None:
-    """GitHub splits the shell's line at its first space, and puts the script's path in place of ``{0}``."""
+    """GitHub splits the shell's command line at its first space, and substitutes the script's path for ``{0}``."""
     program = tmp_path / "chronoverse"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')
     program.chmod(0o755)

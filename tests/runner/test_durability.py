@@ -1,4 +1,4 @@
-"""The thread that asks which lines are safe."""
+"""The thread that asks which lines are durable."""
 
 import contextlib
 import threading
@@ -31,7 +31,7 @@ from tests.support.waiting import wait_until
 
 
 class _ClosedStore:
-    """Takes lines. It is closed during the first question: the driver then raises whatever it happens to meet."""
+    """Accepts lines, and is closed during the first durability query, so the driver raises an arbitrary error."""
 
     batch_lines, appends_ahead = 500, 1
 
@@ -58,7 +58,7 @@ class _ClosedStore:
 
 
 class _ForgetfulStore(_ClosedStore):
-    """Loses what it has acknowledged: asked for the safe lines, it answers with the next of ``answers``."""
+    """Loses acknowledged lines: answers the durability query with the next of ``answers``."""
 
     def __init__(self, *answers: int | None) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _ForgetfulStore(_ClosedStore):
 def test_what_the_store_has_lost_is_sent_again_before_the_job_counts_as_ended(
     answers: list[int | None], again: list[Any]
 ) -> None:
-    """Its end alone, or lines and its end: two lines have the numbers 1 and 2, and the end 3."""
+    """Only the end, or lines and the end: two lines have the numbers 1 and 2, the end 3."""
     spool, store = Spool(), _ForgetfulStore(*answers)
     publisher = Publisher(lambda: cast("Any", store), JOB, spool, list[str]().append)
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"one\ntwo", 2))
@@ -161,7 +161,7 @@ ONE, TWO = (1, [b"one"]), (2, [b"two"])
 def test_lines_are_sent_again_unless_they_may_be_anothers(
     nexts: list[tuple[int, int]], appends: list[Any], calls: list[Any]
 ) -> None:
-    """No number is written twice, and none is skipped: a log with more lines than were sent is another writer's."""
+    """No number is written twice or skipped: a log with more lines than were sent has another writer."""
     spool, said, store = Spool(), list[str](), _ScriptedStore([*nexts], [*appends])
     publisher = Publisher(lambda: cast("Any", store), JOB, spool, said.append)
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"one\ntwo", 2))
@@ -202,7 +202,7 @@ def test_a_file_is_removed_only_if_the_ended_log_has_all_of_it(next_number: int,
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
-    """The runner exits without waiting for the answer. An exception of the thread would fail this test."""
+    """The runner exits without waiting for the answer. An exception in the thread would fail this test."""
     spool, said, store = Spool(), list[str](), _ClosedStore()
     store.publisher = Publisher(lambda: cast("Any", store), JOB, spool, said.append)
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"a line", 1))
@@ -210,7 +210,7 @@ def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> N
     store.publisher.start(10)
 
     wait_until(store.asked.is_set, 10, "the store was asked")
-    spool.close()  # else the publisher waits for lines until it has to renew the lease
+    spool.close()  # Otherwise, the publisher waits for lines until it has to renew the lease.
     ours = {"chronoverse-durability", "chronoverse-publisher"}
     wait_until(lambda: not ours & {thread.name for thread in threading.enumerate()}, 10, "the threads have ended")
     assert (said, spool.acked, spool.safe) == ([], 1, 0)

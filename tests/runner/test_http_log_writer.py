@@ -1,4 +1,4 @@
-"""The HTTP log writer: with the real service, a fault proxy before it, and scripted services with unusual answers."""
+"""The HTTP log writer: with the real service, behind a fault proxy, and with scripted services with unusual answers."""
 
 import os
 import random
@@ -45,7 +45,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 20.0
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 SCRIPTED: Final = JobRef("wf", "job")
@@ -71,7 +71,7 @@ def writer(service: Service) -> Iterator[HttpLogWriter]:
 
 @pytest.fixture
 def proxy(service: Service) -> Iterator[FaultProxy]:
-    """A proxy before the service."""
+    """A proxy in front of the service."""
     with FaultProxy((service.host, service.port)) as proxy:
         yield proxy
 
@@ -86,7 +86,7 @@ def append_only_file(redis_server: RedisServer) -> Iterator[None]:
 
 @pytest.fixture
 def job() -> JobRef:
-    """A job of the test's own."""
+    """The test's own job."""
     return JobRef("wf_http", f"job-{secrets.token_hex(6)}")
 
 
@@ -101,8 +101,8 @@ def token() -> str:
 # With the real service
 
 
-def test_it_writes_a_log(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
-    """Open, append, renew and finish may be repeated, and act once."""
+def test_writes_are_idempotent(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Open, append, renew and finish take effect once, however often they are sent."""
     store = writer
     chosen = token()
     attempt = store.open(job, chosen)
@@ -126,8 +126,8 @@ def test_it_writes_a_log(writer: HttpLogWriter, redis_server: RedisServer, job: 
     assert (end["status"], end["exit_code"], end["lines"], end["dropped"]) == ("FAILED", "3", "3", "5")
 
 
-def test_the_stores_refusals_are_raised(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
-    """Each is raised as the store's own error, and a gap has its number."""
+def test_the_stores_rejections_are_raised(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Each as the store's own error; a gap includes its number."""
     attempt = writer.open(job, token())
     writer.append(attempt, lines(1, "a"))
     with pytest.raises(SequenceGap) as gap:
@@ -151,8 +151,8 @@ def test_the_stores_refusals_are_raised(writer: HttpLogWriter, redis_server: Red
             writer.open(refused, token())
 
 
-def test_an_insufficient_token_is_refused(service: Service, job: JobRef) -> None:
-    """No token, a token that may only read, and a token for another workflow."""
+def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> None:
+    """No token, a read-only token, and a token for another workflow."""
     for shown, error, reason in (
         (None, Unauthorized, "requires a token: set CHRONOVERSE_TOKEN"),
         (service.token(scopes=[READ]), Forbidden, "lacks the scope logs:write"),
@@ -166,8 +166,8 @@ def test_an_insufficient_token_is_refused(service: Service, job: JobRef) -> None
             writer.open(job, token())
 
 
-def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> None:
-    """A function makes it."""
+def test_a_token_can_be_created_for_each_request(service: Service, job: JobRef) -> None:
+    """By a function."""
     made = []
 
     def make() -> str:
@@ -179,8 +179,8 @@ def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> 
     assert len(made) == 2
 
 
-def test_a_service_whose_token_is_gone_counts_as_away(service: Service, job: JobRef) -> None:
-    """A service with an embedded server has no token while it restarts. A refusal would stop publishing for good."""
+def test_a_service_whose_token_is_missing_is_unavailable(service: Service, job: JobRef) -> None:
+    """An embedded server's service has no token while it restarts. A rejection would stop publishing permanently."""
     made = iter([service.token(), None, service.token()])
     with closing(HttpLogWriter(service.url, lambda: next(made))) as writer:
         attempt = writer.open(job, token())
@@ -189,8 +189,8 @@ def test_a_service_whose_token_is_gone_counts_as_away(service: Service, job: Job
         writer.renew(attempt)
 
 
-def test_too_long_a_body_is_sent_in_halves(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
-    """Halves are halved again if need be. A single line that is too long is refused."""
+def test_too_large_a_body_is_split_in_halves(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Recursively, if necessary. A single line that is too long is rejected."""
     attempt = writer.open(job, token())
     messages = [f"{number} " + "x" * 10_000 for number in range(30)]
     assert writer.append(attempt, lines(1, *messages)) == 31
@@ -200,8 +200,8 @@ def test_too_long_a_body_is_sent_in_halves(writer: HttpLogWriter, redis_server: 
         writer.append(attempt, lines(31, "\0" * 60_000))
 
 
-def test_a_service_without_an_append_only_file_cannot_say_what_is_safe(service: Service, job: JobRef) -> None:
-    """The probe of a durable writer then raises NotDurable. The message says what to do."""
+def test_a_service_without_an_append_only_file_is_not_durable(service: Service, job: JobRef) -> None:
+    """A durable writer's probe raises NotDurable, with a message that says what to do."""
     assert HttpLogWriter(service.url).durability_probe() is None
     with closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer:
         attempt = writer.open(job, token())
@@ -210,17 +210,17 @@ def test_a_service_without_an_append_only_file_cannot_say_what_is_safe(service: 
         with pytest.raises(NotDurable, match="CHRONOVERSE_DURABILITY=acked"):
             probe.confirm(attempt)
         writer.finish(attempt, Status.COMPLETED, 0, 0, 1)
-        # The end of one job says nothing of another one, which the same writer publishes.
+        # The end of one job implies nothing about another that the same writer publishes.
         other = writer.open(job._replace(job_id=f"{job.job_id}-other"), token())
         with pytest.raises(NotDurable):
             probe.confirm(other)
 
 
 @pytest.mark.long
-def test_a_service_says_what_is_safe(
+def test_a_service_reports_what_is_durable(
     service: Service, redis_server: RedisServer, append_only_file: None, job: JobRef
 ) -> None:
-    """It asks its store, as a runner beside the store does, and answers the end when that is safe."""
+    """It asks its store, like a runner next to the store, and answers the end once that is durable."""
     with closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer:
         attempt = writer.open(job, token())
         probe = writer.durability_probe()
@@ -231,7 +231,7 @@ def test_a_service_says_what_is_safe(
         assert probe.confirm(attempt) == 4
 
 
-# A service that is away, cut off, or answers with something else
+# An unavailable service, lost connections, and unexpected answers
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_a_service_says_what_is_safe(
         (problem("404 Not Found", "no"), JobNotFound),
     ],
 )
-def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
-    """The error says whether a retry can help, and when."""
+def test_every_answer_of_a_service_becomes_one_of_our_errors(said: bytes, error: type[ChronoverseError]) -> None:
+    """The error tells whether and when to retry."""
     with (
         ScriptedService(said) as service,
         closing(HttpLogWriter(service.url)) as writer,
@@ -267,7 +267,7 @@ def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: 
 
 
 def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
-    """The connection is refused, or cut, or silent."""
+    """The connection is refused, lost, or silent."""
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
         attempt = writer.open(job, token())
         proxy.stall()
@@ -289,7 +289,7 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
 def test_a_connection_that_was_closed_while_idle_is_not_an_error(
     service: Service, proxy: FaultProxy, job: JobRef
 ) -> None:
-    """The request is sent again. Every request may be repeated."""
+    """The request is sent again: every request is idempotent."""
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
         attempt = writer.open(job, token())
         proxy.drop_reply()
@@ -298,11 +298,11 @@ def test_a_connection_that_was_closed_while_idle_is_not_an_error(
 
 
 def test_only_long_bodies_are_compressed() -> None:
-    """A body that fits into one packet is not compressed, nor one for this machine."""
+    """Neither a body that fits into one packet nor one for this machine."""
     appended = answer("200 OK", b'{"next":2}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
     with ScriptedService(appended, appended, appended) as service:
-        # Linux takes this address for its own machine, and the writer does not.
+        # Linux routes this address to the local machine, which the writer does not know.
         far = service.url.replace("127.0.0.1", "0.0.0.0")
         with closing(HttpLogWriter(far)) as writer, closing(HttpLogWriter(service.url)) as near:
             writer.append(attempt, lines(1, "short"))
@@ -311,8 +311,8 @@ def test_only_long_bodies_are_compressed() -> None:
     assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip", None]
 
 
-def test_a_service_of_an_earlier_version_gets_each_line_as_an_object() -> None:
-    """It refuses runs. That is raised once, and the same lines are then sent in the old form, 500 at most."""
+def test_a_service_of_an_earlier_version_receives_each_line_as_an_object() -> None:
+    """It rejects runs. That is raised once; the lines are then sent in the old form, at most 500 at a time."""
     refused, appended = problem("400 Bad Request", "runs: Unknown field."), answer("200 OK", b'{"next":502}')
     attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, *["x"] * 501))
     with (
@@ -327,20 +327,20 @@ def test_a_service_of_an_earlier_version_gets_each_line_as_an_object() -> None:
     assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
 
 
-def test_appends_are_sent_before_the_last_is_answered(service: Service, job: JobRef, proxy: FaultProxy) -> None:
-    """In their order, on one connection. When it is lost, they are sent again, and no line is doubled."""
+def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy) -> None:
+    """In order, on one connection. After a disconnect they are sent again, and no line is duplicated."""
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
         attempt = writer.open(job, token())
         ahead = [writer.append_ahead(attempt, first, runs_of(lines(first, "x", "y"))) for first in (1, 3, 5)]
         assert [receive() for receive in ahead] == [3, 5, 7]
         proxy.drop_reply()
         ahead = [writer.append_ahead(attempt, first, runs_of(lines(first, "x", "y"))) for first in (7, 9)]
-        # The service may have the second, too, when the first is sent again.
+        # The service may already have the second one when the first is sent again.
         assert [receive() for receive in ahead] in ([9, 11], [11, 11])
         assert proxy.traffic.cut == 1
         skipped, gap = (writer.append_ahead(attempt, first, runs_of(lines(first, "z"))) for first in (11, 15))
         with pytest.raises(SequenceGap):
-            # Nobody has taken the answer before this one, so that it is sent again.
+            # Nobody has consumed the answer before this one, so it is sent again.
             gap()
         assert skipped() == 12
 
@@ -349,7 +349,7 @@ def test_appends_are_sent_before_the_last_is_answered(service: Service, job: Job
 
 
 def fault(proxy: FaultProxy, chance: random.Random) -> None:
-    """One of what can happen to the next request or its answer."""
+    """One fault of the next request or its answer."""
     drop = chance.choice([proxy.drop_reply, proxy.drop_request])
     drop(chance.choice([0, 1, 100, 300]), times=chance.choice([1, 2]))
 
@@ -363,10 +363,10 @@ def _stored_more(server: RedisServer, job: JobRef, count: int) -> bool:
 
 
 @pytest.mark.long
-def test_lost_answers_never_cause_double_lines(
+def test_lost_answers_never_duplicate_lines(
     service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """Requests are cut and answers are lost while the job is opened, written and ended."""
+    """Requests are cut off and answers lost while the job is opened, written and ended."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -379,7 +379,7 @@ def test_lost_answers_never_cause_double_lines(
         cuts = 0
         for _ in range(12):
             wait_until(partial(_cut_or_printed, proxy, cuts, run), SOON, "a cut")
-            # Else the requests that open the job could meet all of the faults.
+            # Otherwise the requests that open the job could use up all faults.
             proxy.heal()
             count = len(read_lines(redis_server, job))
             wait_until(partial(_stored_more, redis_server, job, count), SOON, "further lines")
@@ -394,7 +394,7 @@ def test_lost_answers_never_cause_double_lines(
 
 
 @pytest.mark.long
-def test_a_service_that_comes_back_gets_every_line(
+def test_a_restarted_service_receives_every_line(
     service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
     """The job does not notice that the service was killed."""
@@ -413,7 +413,7 @@ def test_a_service_that_comes_back_gets_every_line(
 
 
 def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
-    """The command line, with these settings and no others."""
+    """The command line, with only these settings."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     environ |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
     return call_main(*arguments, environ=environ)
@@ -422,7 +422,7 @@ def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
 def test_the_command_line_publishes_through_a_service(
     service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """It uses the token that it was given, and starts no server."""
+    """With the given token, and without starting a server."""
     shown = service.token(job.workflow_id)
     run = ("run", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "sh", "-c")
     done = chronoverse(*run, "echo out; echo err >&2; exit 3", token=shown, data_dir=tmp_path, durability="acked")
@@ -438,7 +438,7 @@ def test_the_command_line_publishes_through_a_service(
 
 
 def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, tmp_path: Path) -> None:
-    """Without one it publishes nothing, and says why."""
+    """Without one, it publishes nothing and explains why."""
     run = ("run", "--server", service.url, "--workflow", "wf")
     done = chronoverse(*run, "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (0, "shown\n")
@@ -449,10 +449,8 @@ def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, 
 
 
 @pytest.mark.long
-def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
-    tmp_path: Path, redis_server: RedisServer, job: JobRef
-) -> None:
-    """It tries again when the service said, and not earlier. The job does not notice."""
+def test_a_rate_limited_runner_waits_and_loses_nothing(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
+    """It retries when the service said, not earlier. The job does not notice."""
     count, line = 2_040, "x" * 960
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
         writer = HttpLogWriter(service.url, service.token())
@@ -464,22 +462,22 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # These are 2 MB in two appends or more. The service takes ten seconds' worth of bytes at once, and the append
-    # that makes the debt as a whole. The next one waits for some six seconds.
+    # These are 2 MB in two or more appends. The service accepts ten seconds' worth of bytes immediately, and the
+    # append that exceeds it as a whole. The next one waits for about six seconds.
     assert 1 <= refused <= 6
     assert re.fullmatch("(chronoverse: delivering [0-9]+ lines, for up to [0-9]+ s; .*\n)?", run.stderr_text)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])
-def test_an_invalid_server_is_refused(url: str) -> None:
-    """The exit code is that of a wrong command line."""
+def test_an_invalid_server_is_rejected(url: str) -> None:
+    """With the exit code of an invalid command line."""
     assert chronoverse("run", "--server", url, "--workflow", "wf", "--", "true").returncode == 64
 
 
-def test_undelivered_lines_are_delivered_later_through_the_service(
+def test_undelivered_lines_can_be_delivered_later_through_the_service(
     service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """The runner prints the command for it."""
+    """With the command that the runner prints."""
     shown = {"token": service.token(), "data_dir": tmp_path, "durability": "acked"}
     run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
     proxy.refuse()
@@ -495,7 +493,7 @@ def test_undelivered_lines_are_delivered_later_through_the_service(
 
 
 def test_a_twin_sends_ahead_on_a_connection_of_its_own(writer: HttpLogWriter) -> None:
-    """Answers of the two are not in each other's way."""
+    """The answers of both do not interfere."""
     attempts, twins = [], (writer, writer.twin())
     for each in twins:
         attempts.append(each.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()))
@@ -508,7 +506,7 @@ def test_a_twin_sends_ahead_on_a_connection_of_its_own(writer: HttpLogWriter) ->
 
 
 def test_threads_share_a_writer(writer: HttpLogWriter) -> None:
-    """While one waits for answers, another thread's append is sent on another connection."""
+    """While one waits for answers, another thread's append uses another connection."""
     runs = [LineRun(TIMESTAMP, "stdout", False, [b"one"])]
     one, other = (writer.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()) for _ in range(2))
     waiting = writer.append_ahead(one, 1, runs)

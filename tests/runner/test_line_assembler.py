@@ -1,4 +1,4 @@
-"""When progress bars, prompts and lines are published. The tests say what time it is."""
+"""When progress bars, prompts and lines are published. Tests control the time."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ NOW = "2026-03-03T10:00:05.123Z"
 
 
 def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, bool]]:
-    """Feeds each text at its time, and flushes what is due: every entry, and whether it is partial."""
+    """Feeds each text at its time, and flushes what is due: every entry and whether it is partial."""
     assembler = LineAssembler("stdout")
     batches: list[LineBatch] = []
 
@@ -29,7 +29,7 @@ def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, b
 
 
 def test_a_progress_bar_is_published_four_times_a_second() -> None:
-    """It has 40,000 states in ten seconds. No line is partial, and the last one is the bar's last state."""
+    """Of 40,000 states in ten seconds. No line is partial, and the last line is the bar's last state."""
     states = [(number / 4_000, b"\rstep %d" % number) for number in range(1, 40_001)]
     entries = run([*states, (10.0, b"\n")], 12)
     assert 38 <= len(entries) <= 41
@@ -38,7 +38,7 @@ def test_a_progress_bar_is_published_four_times_a_second() -> None:
 
 
 def test_no_byte_of_a_published_state_is_lost() -> None:
-    """A state may be incomplete when it is due. Its rest still comes into the same line."""
+    """A state can be incomplete when it is due; its rest becomes part of the same line."""
     text = b"".join(b"<%d>\r" % number for number in range(300))
     entries = run([(at / 500, text[at : at + 1]) for at in range(len(text))] + [(3.0, b"end\n")], 3)
     assert all(message.startswith("<") and message.endswith(">") for message, _ in entries[:-1])
@@ -51,7 +51,7 @@ def test_a_fast_progress_bar_is_one_line() -> None:
 
 
 def test_every_state_of_a_slow_progress_bar_is_published() -> None:
-    """It becomes a line when the next one comes, and a partial line when it has been there for a second."""
+    """As a line when the next state arrives, and as a partial line once it has been visible for a second."""
     steps = [(number * 0.4, b"\r%d%%" % number) for number in range(1, 4)]
     assert run(steps, 9) == [("1%", False), ("2%", False), ("3%", True), ("", False)]
 
@@ -70,7 +70,7 @@ def test_a_prompt_is_published_a_second_after_its_first_byte() -> None:
 
 @pytest.mark.parametrize("character", ["é", "€", "\N{GRINNING FACE}", "\N{LAST QUARTER MOON}"])
 def test_a_character_whose_rest_is_late_is_not_cut(character: str) -> None:
-    """What is published before is whole. Bytes that are no beginning of a character do not wait."""
+    """Only whole characters are published before it. Bytes that cannot begin a character do not wait."""
     whole = character.encode()
     for cut in range(1, len(whole)):
         assert run([(0.0, b"ab" + whole[:cut]), (2.0, whole[cut:] + b"c\n")], 3) == [
@@ -83,7 +83,7 @@ def test_a_character_whose_rest_is_late_is_not_cut(character: str) -> None:
 
 
 def test_nothing_is_due_when_no_text_waits() -> None:
-    """Nobody has to wake for it."""
+    """No timer is needed."""
     assembler = LineAssembler("stdout")
     assembler.feed(b"line\n", NOW, 10.0)
     assert assembler.due == math.inf

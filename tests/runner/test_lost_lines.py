@@ -1,4 +1,4 @@
-"""Lines that the store has lost and the runner no longer has. The log names them, and continues."""
+"""Lines that the store has lost and the runner no longer has: the log names them and continues."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 15.0
 NOW: Final = "2026-03-03T10:00:05.123Z"
 TOKEN: Final = "a" * 32
@@ -48,7 +48,7 @@ def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(autouse=True)
 def empty(server: RedisServer) -> None:
-    """Each test finds the store empty."""
+    """Each test starts with an empty store."""
     server.ask("FLUSHALL")
 
 
@@ -60,7 +60,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture(params=["store", "service"])
 def writer(request: pytest.FixtureRequest) -> Iterator[Store | HttpLogWriter]:
-    """The store, and the service."""
+    """The store, or the service."""
     if request.param == "store":
         yield request.getfixturevalue("store")
         return
@@ -78,13 +78,13 @@ def raw(server: RedisServer) -> Any:
 
 
 def shape(server: RedisServer) -> list[Any]:
-    """The whole log as a reader gets it: the numbers of its lines, and all other entries."""
+    """The whole log as a reader gets it: its line numbers and all other entries."""
     entries = read_entries(raw(server), 0)
     return [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries]
 
 
 def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
-    """A failover may lose more lines than the runner has kept. In an earlier version no later line was ever sent."""
+    """A failover can lose more lines than the runner has kept. An earlier version never sent any later line."""
     kept = server.directory / "appendonlydir"
     room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
     code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
@@ -121,7 +121,7 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
 def test_the_log_names_lost_numbers_and_continues_after_them(
     server: RedisServer, writer: Store | HttpLogWriter
 ) -> None:
-    """The request acts as a whole or not at all, and may be repeated."""
+    """The request is atomic and idempotent."""
     attempt = writer.open(JOB, TOKEN)
     writer.append(attempt, lines(1, 3))
     with pytest.raises(SequenceGap) as gap:
@@ -140,8 +140,8 @@ def test_the_log_names_lost_numbers_and_continues_after_them(
     assert end.lines == 11
 
 
-def test_a_log_of_which_nothing_is_left_is_continued(server: RedisServer, store: Store) -> None:
-    """The store asks for line 1, and the runner has lines from 1,001 on."""
+def test_a_log_that_lost_everything_is_continued(server: RedisServer, store: Store) -> None:
+    """The store asks for line 1, while the runner only has lines from 1,001 on."""
     attempt = store.open(JOB, TOKEN)
     store.append_lost(attempt, 1, 1000)
     store.append(attempt, lines(1001, 1002))
@@ -149,7 +149,7 @@ def test_a_log_of_which_nothing_is_left_is_continued(server: RedisServer, store:
 
 
 @pytest.mark.long
-def test_a_gap_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
+def test_a_gap_at_the_end_of_the_numbers_is_rejected(service: Service) -> None:
     """A log that has used all its numbers could never end."""
     with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
         attempt = writer.open(JOB, TOKEN)
@@ -173,13 +173,13 @@ def test_a_gap_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
 def test_every_number_is_reported_once_whoever_wrote_the_entry(
     fields: list[str], after: int, expected: list[Gap]
 ) -> None:
-    """An entry that names lost numbers counts only for numbers that were not read yet."""
+    """An entry with lost numbers applies only to numbers that have not been read yet."""
     assert list(read_entries([(b"9-0", [field.encode() for field in fields])], after)) == expected
 
 
 @pytest.mark.long
 def test_every_reader_gets_the_gap(server: RedisServer, service: Service, store: Store, tmp_path: Path) -> None:
-    """A viewer of the live log, a later viewer, a viewer of the archive, and pages."""
+    """Live viewers, later viewers, viewers of the archive, and pages."""
     attempt = store.open(JOB, TOKEN)
     store.append(attempt, lines(1, 3))
     url = f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}"
@@ -215,7 +215,7 @@ def test_every_reader_gets_the_gap(server: RedisServer, service: Service, store:
 
 
 def test_only_a_valid_log_can_lose_numbers(server: RedisServer, store: Store) -> None:
-    """The same holds for appending lines."""
+    """Like appending lines."""
     attempt = store.open(JOB, TOKEN)
     server.ask("XADD", key("log"), "7-1", "message", "foreign")
     with pytest.raises(CorruptLog):

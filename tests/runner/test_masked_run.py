@@ -1,4 +1,4 @@
-"""Real commands that print secrets. The store gets none of them, and our own terminal shows them."""
+"""Real commands that print secrets: none reach the store, but the local terminal shows them."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from tests.support.servers import RedisServer, running
 ROOT = Path(__file__).parents[2]
 SECRET = "Tr0ub4dor&3-correct-horse"
 LINES = "-----BEGIN KEY-----\nMIIEowIBAAKCAQEA\nx\n-----END KEY-----"
-#: Prints a secret byte by byte, in two writes, inside a long line, over several lines, and on both streams.
+#: Prints a secret byte by byte, in two writes, within a long line, across several lines, and on both streams.
 LEAKY = f"""
 import os, time
 secret, lines = {SECRET.encode()!r}, {LINES.encode()!r}
@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -> None:
-    """It is not in the log and not in the server's files. What we show is unchanged."""
+    """Neither in the log nor in the server's files. The terminal's output is unchanged."""
     store, out, err = Store(server.url), io.BytesIO(), io.BytesIO()
     masks = Masks([SECRET.encode(), LINES.encode()])
     assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks) == 0
@@ -56,7 +56,7 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
 
 
 def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
-    """The file has masks instead."""
+    """The file contains masks instead."""
     store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
     out, err, room = io.BytesIO(), io.BytesIO(), SpoolRoom(tmp_path / "spool", JOB.job_id)
     run_leaky = partial(run, [sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks)
@@ -70,7 +70,7 @@ def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
 
 
 def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_path: Path) -> None:
-    """It masks its own values too, also on a pseudo-terminal."""
+    """And its own values, also on a pseudo-terminal."""
     (tmp_path / "key").write_text("from-a-file \n")
     options = ["--pty", "--mask-env", "TOKEN", "--mask-file", str(tmp_path / "key"), "--mask", "from-the-line"]
     script = "echo $TOKEN from-a-file from-the-line; test -t 1 && echo terminal >&2"
@@ -86,7 +86,7 @@ def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_pat
 
 @pytest.mark.parametrize("option", [("--mask", "abc"), ("--mask-env", "NOT_SET"), ("--mask-file", "/no/such/file")])
 def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: Path) -> None:
-    """Nothing is run, the exit code is that of a wrong command line, and the secret is not shown."""
+    """Nothing runs, the exit code is that of an invalid command line, and the secret is not shown."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", *option, "--", "touch", "started"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, timeout=60)
@@ -96,7 +96,7 @@ def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: P
     assert not (tmp_path / "started").exists()
 
 
-#: Prints keys known by their form: late in two writes, in a long line, and over several lines; and as the job's name.
+#: Prints keys with a known form: delayed in two writes, in a long line, across several lines; and as the job's name.
 KEYED = f"""
 import os, time
 key, lines = {GITHUB.encode()!r}, {chr(10).join(PEM).encode()!r}
@@ -108,7 +108,7 @@ os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + key)
 
 @pytest.mark.parametrize("forms", ["on", "off"])
 def test_secrets_known_by_their_form_are_nowhere_in_the_store(server: RedisServer, tmp_path: Path, forms: str) -> None:
-    """By default, without any option. What is shown is unchanged."""
+    """By default, without any option. The terminal's output is unchanged."""
     environ = {**os.environ, "CHRONOVERSE_REDIS_URL": server.url, "CHRONOVERSE_DATA_DIR": str(tmp_path / "data")}
     if forms == "off":
         environ["CHRONOVERSE_MASK_FORMS"] = "off"

@@ -1,4 +1,4 @@
-"""Masking. For any secrets and any chunks of bytes the masked text is published, and no secret."""
+"""Masking: for any secrets and any chunks of bytes, the masked text is published, and no secret."""
 
 import random
 import time
@@ -17,7 +17,7 @@ from tests.support.parameters import long_after
 
 NOW = "2026-03-03T10:00:05.123Z"
 
-#: Few different bytes, so that secrets overlap, begin alike, contain each other, and occur by chance.
+#: Few distinct bytes, so that secrets overlap, share prefixes, contain each other, and occur by chance.
 parts = st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"abab", "é".encode(), b"\xff"]), max_size=12)
 texts = parts.map(b"".join)
 secrets = texts.filter(lambda text: len(text.decode("utf-8", "replace").strip("\n")) >= 4)
@@ -39,7 +39,7 @@ def parts_of(secret: bytes) -> list[bytes]:
 
 @given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts))
 def test_any_chunks_give_the_masked_text_and_no_secret(given_secrets: list[bytes], chunks: list[bytes]) -> None:
-    """The chunks do not matter: the result is the same as for the whole text."""
+    """The result equals that for the whole text, however it is split into chunks."""
     masks = Masks(given_secrets)
     result = masked(masks, chunks)
     assert result == masks.mask(b"".join(chunks))
@@ -48,7 +48,7 @@ def test_any_chunks_give_the_masked_text_and_no_secret(given_secrets: list[bytes
 
 @given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts), st.lists(st.integers(0, 3)))
 def test_every_secret_becomes_a_mask(given_secrets: list[bytes], between: list[bytes], order: list[int]) -> None:
-    """Other text stays the same if no secret begins in one part and ends in the next."""
+    """Other text is unchanged, as long as no secret spans two parts."""
     masks = Masks(given_secrets)
     chunks: list[bytes] = []
     expected: list[bytes] = []
@@ -67,7 +67,7 @@ def test_every_secret_becomes_a_mask(given_secrets: list[bytes], between: list[b
 def test_no_partial_line_shows_a_secret(
     given_secrets: list[bytes], chunks: list[bytes], limit: int, quiet: set[int]
 ) -> None:
-    """Joined, the batches of the whole capture are the masked text, with flushes in between."""
+    """Joined, all batches of the capture are the masked text, including flushes in between."""
     masks = Masks(given_secrets)
     assembler = LineAssembler("stdout", limit, masks)
     batches = []
@@ -83,12 +83,12 @@ def test_no_partial_line_shows_a_secret(
 
 
 def test_the_longest_secret_at_a_position_is_masked() -> None:
-    """A shorter one that begins there was complete earlier."""
+    """Although a shorter one that begins there was complete earlier."""
     assert masked(Masks([b"token", b"token-of-mine"]), [b"token", b"-of", b"-mine token-of"]) == b"*** ***-of"
 
 
 def test_a_long_line_is_masked_across_its_partial_lines() -> None:
-    """The line has 200 KB, and a secret stands where it is cut at 64 KiB."""
+    """In a line of 200 KB, with a secret across its cut at 64 KiB."""
     assembler = LineAssembler("stdout", 65_536, Masks([b"hunter2hunter2"]))
     line = b"x" * 65_530 + b"hunter2hunter2" + b"y" * 134_456
     batches = [
@@ -98,14 +98,14 @@ def test_a_long_line_is_masked_across_its_partial_lines() -> None:
 
 
 def test_a_secret_of_three_lines_is_masked_line_by_line() -> None:
-    """Its lines may be indented and apart, and they stay lines."""
+    """Even if its lines are indented or apart; they remain separate lines."""
     masks = Masks([b"first line\r\n  second line\r\nthird\r\n"])
     text = b"key: first line\n     second line\n--\nthird\n"
     assert masks.mask(text) == b"key: ***\n     ***\n--\n***\n"
 
 
 def test_a_short_line_of_a_secret_is_masked_only_within_the_whole_secret() -> None:
-    """Text as short as that is everywhere."""
+    """Text that short occurs everywhere."""
     masks = Masks([b"{\nlong enough\n}\n"])
     assert masked(masks, [b"{", b"\nlong", b" enough\n", b"}\n{}\n"]) == b"***\n***\n***\n{}\n"
 
@@ -120,12 +120,12 @@ def test_a_short_line_of_a_secret_is_masked_only_within_the_whole_secret() -> No
     ],
 )
 def test_blanks_at_the_ends_of_a_secret_are_not_part_of_it(secret: bytes, text: bytes, expected: bytes) -> None:
-    """An editor may leave them in the file, and the program that reads the secret may remove them."""
+    """An editor can leave them in the file, and the program that reads the secret can strip them."""
     assert masked(Masks([secret]), [text]) == expected
 
 
 def test_a_progress_bar_cannot_hide_a_secret() -> None:
-    """The text is masked after overwritten states were dropped."""
+    """The text is masked after overwritten states have been dropped."""
     assembler = LineAssembler("stdout", masks=Masks([b"ab\ncd"]))
     batches = [*assembler.feed(b"ab\nxx", NOW, 0.0), *assembler.feed(b"\rcd\n", NOW, 0.1), *assembler.close()]
     assert [batch.text for batch in batches] == [b"***\n***"]
@@ -147,7 +147,7 @@ def test_without_secrets_nothing_is_masked() -> None:
 @pytest.mark.parametrize(
     "secret", [b"", b"abc", b"abc\n", b"abc  ", b"\n\n\n\n\n", "äöü".encode(), b"x" * (MAX_BYTES + 1)]
 )
-def test_too_short_or_too_long_a_secret_is_refused(secret: bytes) -> None:
+def test_too_short_or_too_long_a_secret_is_rejected(secret: bytes) -> None:
     """The error does not contain the secret."""
     with pytest.raises(InvalidMask, match="a secret to mask") as refused:
         Masks([secret])
@@ -155,7 +155,7 @@ def test_too_short_or_too_long_a_secret_is_refused(secret: bytes) -> None:
 
 
 def test_secrets_are_loaded_from_values_variables_and_files(tmp_path: Path) -> None:
-    """They may have bytes that are not UTF-8."""
+    """Including bytes that are not UTF-8."""
     (tmp_path / "key").write_bytes(b"in the file\n")
     environ = {"TOKEN": "in the \udcff variable"}
     masks = load_masks(["given"], ["TOKEN"], [tmp_path / "key"], environ)
@@ -175,7 +175,7 @@ def test_secrets_are_loaded_from_values_variables_and_files(tmp_path: Path) -> N
     ],
 )
 def test_an_option_without_a_valid_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
-    """A log must not look masked if it is not."""
+    """A log must not look masked when it is not."""
     with pytest.raises(InvalidMask, match=f"^{message}"):
         load_masks(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
 
@@ -191,15 +191,15 @@ def test_an_option_without_a_valid_secret_is_an_error(options: dict[str, list[st
 )
 @pytest.mark.parametrize("size", long_after(1, [4_096, 16, 400_000]))
 def test_masking_takes_linear_time(secret: bytes, text: bytes, size: int) -> None:
-    """It does so even for texts that look like the beginning of the secret almost everywhere."""
+    """Even for text that resembles the beginning of the secret almost everywhere."""
     masks = Masks([secret])
     started = time.process_time()
     masked(masks, (text[start : start + size] for start in range(0, len(text), size)))
     assert time.process_time() - started < 4
 
 
-def test_a_large_secret_may_come_byte_by_byte() -> None:
-    """While 64 KiB are held back, each further byte is still cheap."""
+def test_a_large_secret_can_arrive_byte_by_byte() -> None:
+    """While 64 KiB are held back, each further byte remains cheap."""
     secret = bytes(random.Random(1).choices(range(32, 128), k=60_000))
     started = time.process_time()
     assert masked(Masks([secret]), (secret[at : at + 1] for at in range(len(secret)))) == b"***"

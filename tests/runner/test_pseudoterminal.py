@@ -14,7 +14,7 @@ from chronoverse.runner.command import SignalForwarder, Tee, run_command
 from tests.runner.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]
-#: Runs its arguments on a pseudo-terminal, prints what would have been published, and exits with their exit code.
+#: Runs its arguments on a pseudo-terminal, prints what would be published, and exits with their exit code.
 DRIVER = """
 import sys
 from chronoverse.runner.capture.pipes import Capture
@@ -28,8 +28,8 @@ published = [message for batch in batches for message in map(bytes.decode, batch
 print("published", published, list(map(int, signals.received)), flush=True)
 sys.exit(code)
 """
-#: Runs argv[3:] on a terminal of 33 rows and 101 columns. When "ready" is printed, it types argv[1]. If argv[2] is not
-#: empty, it resizes the terminal before.
+#: Runs argv[3:] on a terminal of 33 rows and 101 columns. When "ready" is printed, types argv[1], after resizing
+#: the terminal if argv[2] is not empty.
 TERMINAL = """
 import os, pty, sys, termios, time
 pid, master = pty.fork()
@@ -67,7 +67,7 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
 
 
 def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:
-    """Runs Python code on a pseudo-terminal, by a runner on a terminal: its exit code, and all that is shown."""
+    """Runs Python code on a pseudo-terminal, with a runner on a terminal: its exit code and everything shown."""
     job = [sys.executable, "-uc", code]
     command = [sys.executable, "-c", TERMINAL, keys, resize, "-c", DRIVER, *job]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
@@ -75,7 +75,7 @@ def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes
 
 
 def test_the_command_has_a_terminal_and_one_stream() -> None:
-    """Both outputs are one stream, in order. If we have no terminal, its lines end as in a file."""
+    """Both outputs are one ordered stream. If the runner has no terminal, lines end as in a file."""
     script = "test -t 1 && test -t 2 && echo one; echo two >&2; tty >/dev/tty 2>&1; exit 3"
     code, lines, shown = execute("sh", "-c", script + " </dev/tty")
     assert code == 3
@@ -84,20 +84,20 @@ def test_the_command_has_a_terminal_and_one_stream() -> None:
     assert shown.startswith(b"one\ntwo\n")
 
 
-def test_all_output_is_there_when_it_ends_at_once() -> None:
-    """The last bytes are read before the end of the terminal is seen."""
+def test_all_output_of_a_short_command_is_read() -> None:
+    """The last bytes are read before the terminal's end is noticed."""
     _, lines, _ = execute(sys.executable, "-c", "for i in range(20_000): print(i)")
     assert [line for _, line in lines] == [str(number) for number in range(20_000)]
 
 
 @pytest.mark.parametrize(("script", "expected"), [("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137)])
 def test_the_exit_code_is_the_commands_own(script: str, expected: int) -> None:
-    """It is 128 + n for signal n."""
+    """128 + n for signal n."""
     assert execute("sh", "-c", script)[0] == expected
 
 
 def test_a_command_that_cannot_be_started_is_reported(tmp_path: Path) -> None:
-    """The exit code is 127 or 126, and a line says why."""
+    """With exit code 127 or 126, and a line with the reason."""
     (tmp_path / "data").write_text("no program")
     code, lines, _ = execute("no-such-command-here")
     assert (code, lines) == (127, [("stderr", "chronoverse: no-such-command-here: command not found")])
@@ -106,7 +106,7 @@ def test_a_command_that_cannot_be_started_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_grandchild_does_not_delay_the_end() -> None:
-    """It has the terminal open, and ignores SIGHUP."""
+    """It keeps the terminal open and ignores SIGHUP."""
     started = time.monotonic()
     code, _, _ = execute("sh", "-c", "trap '' HUP; sleep 30 & exit 0")
     assert code == 0
@@ -114,7 +114,7 @@ def test_a_grandchild_does_not_delay_the_end() -> None:
 
 
 def test_no_descriptor_is_left_open() -> None:
-    """All descriptors of the capture are closed."""
+    """The capture closes all of its descriptors."""
     before = open_descriptors()
     for _ in range(5):
         execute("true")
@@ -123,14 +123,14 @@ def test_no_descriptor_is_left_open() -> None:
 
 
 def test_the_command_reads_our_stdin_if_that_is_a_pipe() -> None:
-    """It reads the pipe unchanged, to its end."""
+    """Unchanged, to its end."""
     command = [sys.executable, "-c", DRIVER, "cat"]
     done = subprocess.run(command, input=b"a\nb\n", stdout=subprocess.PIPE, cwd=ROOT, check=True)
     assert done.stdout == b"a\nb\npublished ['a', 'b'] []\n"
 
 
 def test_what_is_typed_reaches_the_command_and_is_echoed_once() -> None:
-    """The command's terminal tees it, since ours is raw."""
+    """The command's terminal echoes it, since ours is raw."""
     code, seen = on_terminal("print('ready'); print('you said', input())", "blue\\r")
     assert code == 0
     assert seen.split(b"published")[0] == b"ready\r\nblue\r\nyou said blue\r\n"
@@ -138,7 +138,7 @@ def test_what_is_typed_reaches_the_command_and_is_echoed_once() -> None:
 
 
 def test_the_commands_terminal_has_our_window_size() -> None:
-    """It has it at the start and after a change."""
+    """At the start and after a change."""
     code = """
 import os, signal, sys, time
 size = os.get_terminal_size
@@ -149,8 +149,8 @@ print('was', *size()); print('ready'); time.sleep(10)
     assert b"now 55 44" in on_terminal(code, resize="yes")[1]
 
 
-def test_a_signal_is_forwarded_at_any_moment() -> None:
-    """It may come to another thread, or just before the wait for output, and then does not interrupt that wait."""
+def test_a_signal_is_forwarded_at_any_time() -> None:
+    """Another thread can receive it, or it can arrive just before the wait for output without interrupting it."""
     code = """
 import signal, sys, threading
 from chronoverse.runner.capture.pipes import Capture
@@ -170,14 +170,14 @@ with signals:
 
 
 def test_control_c_goes_to_the_command() -> None:
-    """The command dies of it, and the job counts as canceled."""
+    """The command dies of it, and the job is CANCELED."""
     code, seen = on_terminal("import time; print('ready'); time.sleep(60)", "\\x03")
     assert code == 130
     assert b" [2]\r\n" in seen
 
 
-def test_a_command_may_catch_control_c() -> None:
-    """Then it is a key like any other."""
+def test_a_command_can_catch_control_c() -> None:
+    """It is then a key like any other."""
     catching = "import signal, time\nsignal.signal(2, lambda *_: exit(5))\nprint('ready')\ntime.sleep(60)"
     code, seen = on_terminal(catching, "\\x03")
     assert code == 5
@@ -192,7 +192,7 @@ def test_control_z_does_not_stop_the_command() -> None:
 
 
 def test_our_terminal_is_restored() -> None:
-    """Its lines end as before again."""
+    """Its lines end as before."""
     code = "import sys, tty; tty.setraw(0); sys.stdout.write('ready\\r\\n'); sys.exit(9)"
     exit_code, seen = on_terminal(code)
     assert exit_code == 9
@@ -200,7 +200,7 @@ def test_our_terminal_is_restored() -> None:
 
 
 def test_output_is_read_while_the_command_does_not_read() -> None:
-    """Much was typed, and nobody reads it."""
+    """Even though much was typed that nobody reads."""
     code = "import time; print('ready'); time.sleep(0.5); print('x' * 50_000); print('done')"
     exit_code, seen = on_terminal(code, "y" * 3_000 + "\\r")
     assert exit_code == 0

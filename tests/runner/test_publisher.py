@@ -1,4 +1,4 @@
-"""The publisher, with a real server that goes away, is full, loses lines, or gives the lease to another runner."""
+"""The publisher, with a real server that goes down, is full, loses lines, or hands the lease to another runner."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON = 30.0
 TAKER = "the token of another runner"
 
@@ -32,7 +32,7 @@ NUMBERS = "def say(first, last):\n    for number in range(first, last): print(nu
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that loses nothing when it is killed."""
+    """A server that loses nothing when killed."""
     with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
@@ -49,16 +49,14 @@ def numbers(stop: int) -> list[str]:
 
 
 def wait_for_published(server: RedisServer, count: int) -> None:
-    """Waits until that many lines are in the stream, and the server has sent its answer to their runner."""
+    """Waits until that many lines are in the stream and the server has answered their runner."""
     wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
-    # The server runs this command after it has sent the answers to those that it ran before.
+    # The server runs this command after answering all earlier ones.
     server.ask("PING")
 
 
-def test_a_server_that_is_killed_and_comes_back_loses_no_line(
-    server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """The job does not notice. The lines that it prints meanwhile wait, and the log is complete in the end."""
+def test_a_server_that_is_killed_and_restarted_loses_no_line(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The job does not notice. Lines printed meanwhile wait, and the log is complete in the end."""
     code = NUMBERS + "say(0, 1000); wait(); say(1000, 10_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path) as job:
         wait_for_published(server, 1000)
@@ -76,10 +74,8 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     assert job.stderr_text.count("chronoverse: the store is back\n") == 1
 
 
-def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(
-    server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """The command starts after a second at most, and its lines are delivered when the server is back."""
+def test_an_unavailable_server_delays_the_start_only_briefly(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The command starts after a second at most, and its lines are delivered once the server is back."""
     server.stop()
     with RunningJob(NUMBERS + "say(0, 100); wait()", store, tmp_path) as job:
         wait_until(lambda: len(job.out.getvalue().split()) == 100, SOON, "the job has begun")
@@ -90,7 +86,7 @@ def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(
 
 
 def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """A refused batch is stored as a whole later. Meanwhile the lease is renewed."""
+    """A rejected batch is stored as a whole later. Meanwhile, the lease is renewed."""
     code = NUMBERS + "say(0, 700); wait(); say(700, 9_000); wait()"
     with RunningJob(code, store, tmp_path, lease_seconds=1) as job:
         wait_for_published(server, 700)
@@ -108,7 +104,7 @@ def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store
 
 
 def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """It is renewed three times in its lifetime."""
+    """Three times per lease lifetime."""
     with RunningJob("wait()", store, tmp_path, lease_seconds=0.9) as job:
         wait_until(lambda: server.ask("EXISTS", key("lease")), SOON, "the lease is taken")
         for _ in range(3):
@@ -119,8 +115,8 @@ def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, 
     assert server.ask("EXISTS", key("lease")) == 0
 
 
-def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """It is taken for a new attempt, which continues the numbering."""
+def test_an_expired_lease_is_reacquired(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """For a new attempt, which continues the numbering."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
@@ -133,7 +129,7 @@ def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: St
 
 
 def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The old runner writes nothing more and reports it once. Its command ends as it would have."""
+    """The old runner stops writing and reports it once. Its command ends as usual."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000); wait(); sys.exit(5)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
@@ -149,8 +145,8 @@ def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Sto
     assert server.ask("GET", key("lease")) == TAKER.encode()
 
 
-def test_lines_that_wait_for_a_deleted_job_are_dropped(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """Whoever deletes a job wants them gone. The command runs on, and no spool file has any of its lines."""
+def test_pending_lines_of_a_deleted_job_are_dropped(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """Whoever deletes a job wants them gone. The command keeps running, and no spool file contains any of its lines."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 9_000); wait()", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
@@ -164,7 +160,7 @@ def test_lines_that_wait_for_a_deleted_job_are_dropped(server: RedisServer, stor
 
 
 def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The other runner has gone, and the lease is free again."""
+    """The other runner is gone, and the lease is free again."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
@@ -193,8 +189,8 @@ def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_p
     assert "publishing stopped: the job has already ended" in job.stderr_text
 
 
-def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """A wrong id makes the log corrupt, and nothing is appended to it."""
+def test_a_foreign_entry_is_detected(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """An invalid id makes the log corrupt, and nothing is appended to it."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("XADD", key("log"), "99-0", "message", "stray")
@@ -205,7 +201,7 @@ def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path:
 
 
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """After a power loss the log is shorter than what was acknowledged, and the runner goes back."""
+    """After a power loss, the log is shorter than what was acknowledged, and the runner goes back."""
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:
         wait_for_published(server, 50)
         with losing_power(server):
@@ -218,7 +214,7 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
 
 
 def assert_all_named(server: RedisServer) -> None:
-    """Each of 20,001 lines is there or in a gap, and the end says how many are in gaps."""
+    """Each of 20,001 lines is present or in a gap, and the end has the number of lines in gaps."""
     *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
     gaps = [entry.last - entry.first + 1 for entry in entries if isinstance(entry, Gap)]
     lines = [entry for entry in entries if isinstance(entry, Line)]
@@ -226,14 +222,14 @@ def assert_all_named(server: RedisServer) -> None:
     assert (sum(gaps), end.lines) == (end.dropped, 20_001)
     assert len(lines) + end.dropped == 20_001
     assert end.dropped > 0
-    # One of them, somewhere at the end, is the line of stderr.
+    # One of them, near the end, is the line of stderr.
     assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
 
 
 def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
-    """Every line has its own number. A gap has the numbers of the others, and the end says how many they are."""
+    """Every line has its own number. Gaps name the missing numbers, and the end counts them."""
     code = NUMBERS + "say(0, 100); wait(); say(100, 20_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
         wait_for_published(server, 100)
@@ -247,7 +243,7 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
 
 
 class FailingOnce:
-    """A store of which each operation fails once, before or after it is done. While it is away, appends fail."""
+    """A store whose operations each fail once, before or after taking effect. While it is down, appends fail."""
 
     def __init__(self, store: Store, lost: str) -> None:
         self._store = store
@@ -274,8 +270,10 @@ class FailingOnce:
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
-def test_whatever_fails_once_is_done_once(lost: str, server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The job is opened, its lines are appended, those that were dropped are named, and it ends: each in turn."""
+def test_operations_that_fail_once_take_effect_once(
+    lost: str, server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """Opening, appending, naming dropped lines and ending, each in turn."""
     failing: Any = FailingOnce(store, lost)
     code = NUMBERS + "say(0, 100); wait(); say(100, 20_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, failing, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
@@ -291,7 +289,7 @@ def test_whatever_fails_once_is_done_once(lost: str, server: RedisServer, store:
 
 
 def test_a_spool_file_that_cannot_be_written_is_reported(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The lines wait in memory, and are delivered from there."""
+    """The lines wait in memory and are delivered from there."""
     (tmp_path / "spool").write_text("in the way")
     with RunningJob(
         NUMBERS + "say(0, 10); wait(); say(10, 30); wait()", store, tmp_path, room=small_room(tmp_path)
@@ -310,7 +308,7 @@ def test_a_spool_file_that_cannot_be_written_is_reported(server: RedisServer, st
 
 
 def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The exit code is still the command's, and stderr says what is missing."""
+    """The exit code is still the command's, and stderr names what is missing."""
     with RunningJob(
         NUMBERS + "say(0, 10); wait(); say(10, 30); sys.exit(9)", store, tmp_path, deliver_seconds=1
     ) as job:
@@ -338,7 +336,7 @@ def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path:
 
 
 def test_retry_delays_grow_to_a_bound_and_are_random() -> None:
-    """A thousand runners that lost the store together do not come back together."""
+    """A thousand runners that lost the store at the same time do not reconnect together."""
     assert max(RETRY.delay(failures) for failures in range(1, 100)) <= RETRY.longest == 0.75
     assert min(RETRY.delay(9) for _ in range(100)) >= RETRY.longest / 2
     assert len({RETRY.delay(5) for _ in range(20)}) > 1
@@ -352,13 +350,13 @@ def everysec(server: RedisServer) -> Store:
 
 
 def small_room(tmp_path: Path) -> SpoolRoom:
-    """The room of a spool that does not keep safe lines."""
+    """Capacity of a spool that does not keep durable lines."""
     return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
 
 
 @contextmanager
 def losing_power(server: RedisServer) -> Iterator[None]:
-    """At the end, the server restarts without what it got meanwhile: nothing is written to the disk, nor confirmed."""
+    """Finally restarts the server without anything received meanwhile: nothing is written to disk or confirmed."""
     server.ask("CONFIG", "SET", "appendfsync", "no")
     safe = {path: path.stat().st_size for path in (server.directory / "appendonlydir").glob("*.incr.aof")}
     yield
@@ -370,7 +368,7 @@ def losing_power(server: RedisServer) -> Iterator[None]:
 
 
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:
-    """A power loss takes lines that were acknowledged and not yet safe. The runner still has all of them."""
+    """A power loss drops lines that were acknowledged but not yet durable. The runner still has all of them."""
     store = everysec(server)
     with RunningJob(
         NUMBERS + "say(0, 50); wait(); say(50, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)
@@ -393,7 +391,7 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
 
 
 def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_path: Path) -> None:
-    """The runner waits until the end is safe."""
+    """The runner waits until the end is durable."""
     store = everysec(server)
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small_room(tmp_path)) as job:
         wait_for_published(server, 50)
@@ -408,8 +406,8 @@ def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_p
     assert end["status"] == "COMPLETED"
 
 
-def test_safe_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Path) -> None:
-    """They are removed while the job runs and prints nothing."""
+def test_durable_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Path) -> None:
+    """Also while the job runs and prints nothing."""
     store = everysec(server)
     with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)) as job:
         wait_for_published(server, 20_000)
@@ -420,7 +418,7 @@ def test_safe_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Pa
 
 
 def test_a_server_without_a_disk_is_reported_once(tmp_path: Path) -> None:
-    """Then a line counts as safe when it is acknowledged."""
+    """A line then counts as durable once acknowledged."""
     with running(tmp_path / "memory") as server:
         store = Store(server.url, durability=Durability.FSYNCED)
         with RunningJob(NUMBERS + "say(0, 2_000); time.sleep(0.5); say(2_000, 3_000)", store, tmp_path) as job:
@@ -430,8 +428,8 @@ def test_a_server_without_a_disk_is_reported_once(tmp_path: Path) -> None:
     assert job.stderr_text.count("cannot report what is on its disk") == 1
 
 
-def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
-    """This is so if the user asks for it. Without a replica the lines are left in a file."""
+def test_a_line_is_durable_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
+    """If requested. Without a replica, the lines are left in a file."""
     store = Store(server.url, durability=Durability.REPLICATED)
     with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small_room(tmp_path), deliver_seconds=0.5) as job:
         assert job.result() == 0
@@ -439,8 +437,8 @@ def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Pat
     assert "the job's end was not delivered to the store\nchronoverse: deliver later: " in job.stderr_text
 
 
-def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tmp_path: Path) -> None:
-    """MISCONF after a real snapshot has failed: the store answers reads, and refuses every write."""
+def test_a_server_that_cannot_save_receives_every_line_later(server: RedisServer, tmp_path: Path) -> None:
+    """MISCONF after a real snapshot failure: the store answers reads and rejects every write."""
     with running(tmp_path / "rdb") as server:
         server.ask("CONFIG", "SET", "save", "3600 1")
         server.ask("SET", "junk", os.urandom(3_000_000))

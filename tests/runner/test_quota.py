@@ -1,4 +1,4 @@
-"""A runner under a quota: its job goes on, its log is exact up to the bound, and others notice nothing."""
+"""A runner under a quota: its job continues, its log is exact up to the limit, and others are unaffected."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 SOON: Final = 30.0
 LINES: Final = 5_000
-#: Bytes of the common quota of a job: its lines have five each.
+#: Common quota of a job in bytes; its lines have five each.
 BOUND: Final = 1_000
 PRINT: Final = f"for number in range({LINES}): print(f'{{number:05}}')"
 OTHERS: Final = [JobRef("wf_2", f"job_{number}") for number in range(3)]
@@ -48,7 +48,7 @@ def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["store", "service"])
 def test_a_job_that_prints_without_end(server: RedisServer, service: Service, way: str, tmp_path: Path) -> None:
-    """Store and archive stay small. Three others, of a workflow without a quota, lose nothing. It is said once."""
+    """Store and archive stay small. Three jobs of a workflow without a quota lose nothing. Reported once."""
     job = JobRef("wf_1", way)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(server.url, durability=Durability.FSYNCED)))
@@ -77,7 +77,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
     events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON, verify=False).text
     assert re.findall("event: gap\ndata: (.*)\n", events) == [f'{{"from":201,"to":{LINES},"reason":"quota"}}']
-    # As much as the bound allows, and not 5,000 lines.
+    # As much as the limit allows, and not 5,000 lines.
     assert server.ask("MEMORY", "USAGE", key("log", job), "SAMPLES", 0) < 64 * BOUND
     objects = FileObjectStore(tmp_path / "archive")
     with contextlib.closing(Store(server.url)) as store:
@@ -87,7 +87,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
 
 @pytest.mark.long
 def test_the_service_answers_with_the_next_number(service: Service, server: RedisServer) -> None:
-    """A client may go on there. Workflows of which much was stored are in the metrics."""
+    """A client can continue there. Workflows that stored much are in the metrics."""
     with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
         attempt = writer.open(JOB, "a" * 32)
         with pytest.raises(QuotaReached) as reached:
@@ -112,8 +112,8 @@ def test_the_service_answers_with_the_next_number(service: Service, server: Redi
 
 
 @pytest.mark.long
-def test_a_store_that_was_emptied_gets_its_quotas_back(service: Service, server: RedisServer) -> None:
-    """Without a restart of the service. They hold for a job that was opened again before, and for later ones."""
+def test_an_emptied_store_gets_its_quotas_back(service: Service, server: RedisServer) -> None:
+    """Without restarting the service. They apply to later jobs and to jobs that were opened again before."""
     ask = partial(server.ask, "HGET", "chronoverse:{wf_3}:settings", "common_job_bytes")
     lines = [Line(number, "2026-03-03T10:00:05.123Z", "x" * 100, "stdout") for number in range(1, 21)]
     with contextlib.closing(Store(server.url)) as store:

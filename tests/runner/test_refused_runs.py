@@ -1,4 +1,4 @@
-"""A command whose log is refused runs nevertheless, and its lines can be delivered later."""
+"""A command whose log is rejected still runs, and its lines can be delivered later."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import wait_until
 
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 20.0
 COMMAND: Final = ("sh", "-c", "echo one; echo two >&2; sleep 0.01; echo three; exit 3")
 LINES: Final = ["one", "three", "two"]
@@ -63,27 +63,27 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def job() -> JobRef:
-    """A job of the test's own."""
+    """The test's own job."""
     return JobRef("wf_refused", f"job-{secrets.token_hex(6)}")
 
 
 def end_job(store: Store, job: JobRef) -> None:
-    """Makes the job one that has ended, without lines."""
+    """Makes the job an ended one without lines."""
     store.finish(store.open(job, secrets.token_hex(16)), Status.COMPLETED, 0, 0, 1)
 
 
 def delete_job(server: RedisServer, job: JobRef) -> None:
-    """Makes the job one that was deleted: the tombstone is part of the public contract."""
+    """Makes the job a deleted one: the tombstone is part of the public contract."""
     server.ask("SET", key("deleted", job), "1", "PX", "600000")
 
 
 def chronoverse(*arguments: str, data_dir: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
-    """The command line, with these settings and no others."""
+    """The command line, with only these settings."""
     return call_main(*arguments, environ=environ(data_dir, **settings))
 
 
 def environ(data_dir: Path, **settings: str) -> dict[str, str]:
-    """An environment with these settings and no others."""
+    """An environment with only these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     named = {"DATA_DIR": str(data_dir), "DURABILITY": "acked", **settings}
     return inherited | {f"CHRONOVERSE_{name}": text for name, text in named.items()}
@@ -94,14 +94,14 @@ def run_arguments(job: JobRef, *options: str) -> list[str]:
 
 
 def printed_command(stderr: str) -> list[str]:
-    """The command that the runner printed last: how to deliver the lines later."""
+    """The runner's last printed command, which delivers the lines later."""
     before, _, command = stderr.rstrip("\n").rpartition(": chronoverse ")
     assert before, stderr
     return shlex.split(command)
 
 
 def assert_ran(done: "subprocess.CompletedProcess[str]", reason: str) -> None:
-    """The command ran, its exit code and output are ours, and one line says why nothing is published."""
+    """The command ran, its exit code and output are the runner's, and one line says why nothing is published."""
     assert (done.returncode, done.stdout) == (3, "one\nthree\n"), done.stderr
     assert "two\n" in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if reason in line]
@@ -109,14 +109,14 @@ def assert_ran(done: "subprocess.CompletedProcess[str]", reason: str) -> None:
 
 
 def assert_published_once(server: RedisServer, job: JobRef) -> None:
-    """The log has each line once, and the end says how the command ended."""
+    """The log has each line once, and the end has the command's outcome."""
     assert sorted(read_lines(server, job)) == LINES
     end = read_log(server, job)[1]
     assert end is not None
     assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "3", "3")
 
 
-# What a service may answer
+# Possible answers of a service
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
     ],
     ids=["expired", "signed with another key", "without the scope", "for another workflow"],
 )
-def test_a_refused_token_does_not_stop_the_command(
+def test_a_rejected_token_does_not_stop_the_command(
     service: Service,
     server: RedisServer,
     tmp_path: Path,
@@ -139,7 +139,7 @@ def test_a_refused_token_does_not_stop_the_command(
     reason: str,
     code: int,
 ) -> None:
-    """401, 403 and 404. With a good token the printed command delivers everything."""
+    """401, 403 and 404. With a valid token, the printed command delivers everything."""
     shown = service.token(*workflows, **token)
     done = chronoverse(*run_arguments(job, "--server", service.url), *COMMAND, data_dir=tmp_path, TOKEN=shown)
     assert_ran(done, "nothing is published: ")
@@ -157,7 +157,7 @@ def test_a_refused_token_does_not_stop_the_command(
 
 @contextlib.contextmanager
 def scripted(status: str, times: int = 1) -> Iterator[str]:
-    """The URL of a service that answers ``status`` that many times, and then refuses connections."""
+    """The URL of a service that answers ``status`` that many times, then refuses connections."""
     answers = [] if status == "refused" else [problem(status, "we are busy")] * times
     service = ScriptedService(*answers)
     url = service.url
@@ -169,10 +169,10 @@ def scripted(status: str, times: int = 1) -> Iterator[str]:
     "status",
     [pytest.param("500 Internal Server Error", marks=pytest.mark.long), "503 Service Unavailable", "refused"],
 )
-def test_a_service_that_is_away_does_not_stop_the_command(
+def test_an_unavailable_service_does_not_stop_the_command(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef, status: str
 ) -> None:
-    """After its answer the service of this test is gone, and the lines are delivered to the real one."""
+    """The scripted service is gone after its answer; the lines are delivered to the real one."""
     with scripted(status) as away:
         arguments = run_arguments(job, "--server", away)
         done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN=service.token())
@@ -186,8 +186,8 @@ def test_a_service_that_is_away_does_not_stop_the_command(
 
 
 @pytest.mark.long
-def test_a_service_that_was_never_reached_holds_the_end_for_five_seconds(tmp_path: Path, job: JobRef) -> None:
-    """Not for the minute of ``--deliver-timeout``, and not in silence."""
+def test_an_unreachable_service_delays_the_end_for_five_seconds(tmp_path: Path, job: JobRef) -> None:
+    """Not for the minute of ``--deliver-timeout``, and not silently."""
     url = f"http://127.0.0.1:{free_port()}"
     arguments = ["run", "--server", url, "--workflow", job.workflow_id, "--job", job.job_id, "--", *COMMAND]
     started = time.monotonic()
@@ -203,7 +203,7 @@ def test_a_service_that_was_never_reached_holds_the_end_for_five_seconds(tmp_pat
 
 @pytest.mark.long
 def test_on_a_terminal_the_end_counts_down_and_ctrl_c_ends_it(tmp_path: Path, job: JobRef) -> None:
-    """The messages that follow take the place of the countdown. The lines are in the file that it named."""
+    """The messages that follow replace the countdown. The lines are in the file that it named."""
     url = f"http://127.0.0.1:{free_port()}"
     arguments = ["run", "--server", url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "one"]
     pid, terminal = pty.fork()
@@ -227,7 +227,7 @@ def test_on_a_terminal_the_end_counts_down_and_ctrl_c_ends_it(tmp_path: Path, jo
 
 
 def test_the_first_line_is_the_link_to_the_page(service: Service, tmp_path: Path, job: JobRef) -> None:
-    """With ``--retry`` there is another one when the job gets another id."""
+    """With ``--retry``, another one follows when the job gets another id."""
     arguments = ["run", "--retry", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id]
     done = [chronoverse(*arguments, "--", "true", data_dir=tmp_path, TOKEN=service.token()) for _ in range(2)]
 
@@ -239,7 +239,7 @@ def test_the_first_line_is_the_link_to_the_page(service: Service, tmp_path: Path
 
 
 def test_the_hint_about_other_runs_names_their_store(service: Service, server: RedisServer, tmp_path: Path) -> None:
-    """It is where that run published to, and not where this one does."""
+    """The store that run published to, not this run's."""
     names = iter("abc")
 
     def hint(*options: str, **settings: str) -> str:
@@ -253,7 +253,7 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
     (file,) = orphaned_spools(tmp_path / "spool")
     assert hint(REDIS_URL=server.url) == f"chronoverse deliver --server {service.url} {file}"
 
-    # This one has the lines of a run that published to a store.
+    # Contains the lines of a run that published to a store.
     state = {"workflow": "hints", "job": "old", "token": "0" * 32, "server": ""}
     other = SpoolFile.create(tmp_path / "spool", "old")
     other.write(state)
@@ -262,10 +262,10 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
     assert hint(URL=service.url, TOKEN=service.token()) == f"env -u CHRONOVERSE_URL chronoverse deliver {other.path}"
 
 
-def test_a_deletion_that_is_heard_of_late_drops_no_lines_of_a_new_command(
+def test_a_late_notice_of_a_deletion_drops_no_lines_of_a_new_command(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
-    """Those of the earlier runner of that job are dropped. The store answers only after the command has begun."""
+    """Only those of the job's earlier runner. The store answers only after the command has started."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
     earlier = Spool(room)
     earlier.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"earlier", 1))
@@ -288,10 +288,10 @@ def test_a_deletion_that_is_heard_of_late_drops_no_lines_of_a_new_command(
 
 
 @pytest.mark.long
-def test_a_refused_command_without_output_can_be_delivered(
+def test_a_rejected_command_without_output_can_be_delivered(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """The file says only how it ended."""
+    """The file only contains its outcome."""
     arguments = run_arguments(job, "--server", service.url)
     done = chronoverse(*arguments, "false", data_dir=tmp_path, TOKEN=service.token(ttl=-60))
     assert done.returncode == 1
@@ -303,10 +303,10 @@ def test_a_refused_command_without_output_can_be_delivered(
 
 
 @pytest.mark.long
-def test_a_command_without_output_whose_job_has_ended_is_named_as_such(
+def test_a_command_without_output_whose_job_has_ended_is_reported_as_such(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
-    """There are no lines that could be missing."""
+    """No lines can be missing."""
     end_job(store, job)
     assert chronoverse(*run_arguments(job), "true", data_dir=tmp_path, REDIS_URL=server.url).returncode == 0
     (path,) = orphaned_spools(tmp_path / "spool")
@@ -315,11 +315,11 @@ def test_a_command_without_output_whose_job_has_ended_is_named_as_such(
     assert f"{job} has ended without the run of {path}, which printed nothing" in done.stderr
 
 
-# Ids that are not free, with the store and through the service
+# Ids that are taken, with the store and through the service
 
 
 class Site(NamedTuple):
-    """How the runner publishes: its options and its settings."""
+    """How the runner publishes: its options and settings."""
 
     options: list[str]
     settings: dict[str, str]
@@ -332,7 +332,7 @@ def site(request: pytest.FixtureRequest, service: Service, server: RedisServer) 
     return Site(["--server", service.url], {"TOKEN": service.token()})
 
 
-#: How an id comes to be taken, what the message says then, and the exit code with ``--require-log``.
+#: How an id comes to be taken, the message, and the exit code with ``--require-log``.
 TAKEN: Final = {
     "ended": ("already ended", 73),
     "deleted": ("was deleted", 73),
@@ -394,10 +394,10 @@ def test_with_require_log_an_id_that_is_taken_stops_the_command(
 
 
 @pytest.mark.long
-def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_refused_one(
+def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_rejected_one(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
-    """The job has ended meanwhile. The earlier runner's file stays as it is, and the new run gets its own."""
+    """The job has ended meanwhile. The earlier runner's file is unchanged, and the new run gets its own."""
     first = chronoverse(*run_arguments(job), "echo", "first", data_dir=tmp_path, REDIS_URL="unix:///nowhere/redis.sock")
     assert first.returncode == 0
     end_job(store, job)
@@ -414,7 +414,7 @@ def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_refused_one(
 
 
 def refuses_to_run(writer: LogWriter, tmp_path: Path, job: JobRef) -> str:
-    """The message with which the runner refuses to start a command without its log."""
+    """The message with which the runner refuses to start a command without a log."""
     ran, out, err = tmp_path / "ran", BytesIO(), BytesIO()
     limits: dict[str, Any] = {"room": SpoolRoom(tmp_path / "spool"), "open_seconds": 0.5}
     with pytest.raises(ChronoverseError) as raised:
@@ -425,8 +425,8 @@ def refuses_to_run(writer: LogWriter, tmp_path: Path, job: JobRef) -> str:
 
 
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "refused"])
-def test_with_require_log_a_service_that_is_away_stops_the_command(tmp_path: Path, job: JobRef, status: str) -> None:
-    """The service has some seconds to come back."""
+def test_with_require_log_an_unavailable_service_stops_the_command(tmp_path: Path, job: JobRef, status: str) -> None:
+    """After a few seconds in which the service can come back."""
     with scripted(status, times=50) as away, contextlib.closing(HttpLogWriter(away, "t")) as writer:
         message = refuses_to_run(writer, tmp_path, job)
     assert message.startswith("StoreUnavailable: ")
@@ -435,7 +435,7 @@ def test_with_require_log_a_service_that_is_away_stops_the_command(tmp_path: Pat
 
 @pytest.mark.long
 def test_with_require_log_a_silent_service_stops_the_command(tmp_path: Path, job: JobRef) -> None:
-    """It takes the connection, and says nothing."""
+    """It accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with contextlib.closing(HttpLogWriter(url, "t", read_seconds=2)) as writer:
@@ -448,10 +448,10 @@ def test_with_require_log_a_silent_service_stops_the_command(tmp_path: Path, job
     [({"ttl": -60}, Unauthorized), ({"scopes": [READ]}, Forbidden)],
     ids=["expired", "without the scope"],
 )
-def test_with_require_log_a_refused_token_stops_the_command(
+def test_with_require_log_a_rejected_token_stops_the_command(
     service: Service, tmp_path: Path, job: JobRef, token: dict[str, Any], error: type[ChronoverseError]
 ) -> None:
-    """The exit code is that of a token that is not accepted."""
+    """With the exit code of an invalid token."""
     with contextlib.closing(HttpLogWriter(service.url, service.token(**token))) as writer:
         assert refuses_to_run(writer, tmp_path, job).startswith(f"{error.__name__}: ")
     arguments = run_arguments(job, "--require-log", "--server", service.url)
@@ -460,7 +460,7 @@ def test_with_require_log_a_refused_token_stops_the_command(
 
 @pytest.mark.long
 def test_with_require_log_the_exit_code_of_an_outage_is_69(server: RedisServer, tmp_path: Path, job: JobRef) -> None:
-    """It is the same for a service and for a store, away or refusing. All of these runs wait at the same time."""
+    """The same for a service and a store, unavailable or rejecting. All of these runs wait concurrently."""
     running: dict[str, subprocess.Popen[str]] = {}
     for away in ("http://127.0.0.1:9", "store", "forbidden", "wrong password"):
         options = ["--server", away] if away.startswith("http") else []
@@ -479,21 +479,21 @@ def test_with_require_log_the_exit_code_of_an_outage_is_69(server: RedisServer, 
     assert not (tmp_path / "ran").exists()
 
 
-# A store that refuses
+# A store that rejects
 
 
 def restricted(server: RedisServer, how: str) -> str:
-    """The URL of a store that refuses the runner, or is away."""
+    """The URL of a store that rejects the runner or is unavailable."""
     server.ask("ACL", "SETUSER", "reader", "reset", "on", ">secret", "~*", "+@read", "+@connection")
     password = "secret" if how == "forbidden" else "wrong"
     return "unix:///nowhere/redis.sock" if how == "store" else f"unix://reader:{password}@{server.socket}"
 
 
 @pytest.mark.parametrize(("how", "reason"), [("forbidden", "ACL denies"), ("wrong password", "user or password")])
-def test_a_store_that_refuses_us_does_not_stop_the_command(
+def test_a_rejecting_store_does_not_stop_the_command(
     server: RedisServer, tmp_path: Path, job: JobRef, how: str, reason: str
 ) -> None:
-    """An ACL forbids what the runner needs, or the password is wrong. With the right ones everything is delivered."""
+    """An ACL forbids what the runner needs, or the password is wrong. Once corrected, everything is delivered."""
     done = chronoverse(*run_arguments(job), *COMMAND, data_dir=tmp_path, REDIS_URL=restricted(server, how))
     assert_ran(done, reason)
     assert read_log(server, job) == ([], None)
@@ -507,7 +507,7 @@ def test_a_store_that_refuses_us_does_not_stop_the_command(
 def test_a_retry_gets_the_first_free_id(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef, site: Site
 ) -> None:
-    """JOB has ended, JOB.2 was deleted, a live runner has JOB.3, JOB.4 has lines of a killed runner. JOB.5 is free."""
+    """JOB has ended, JOB.2 was deleted, a live runner holds JOB.3, JOB.4 has a killed runner's lines. JOB.5 is free."""
     second, third, fourth, fifth = (JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in range(2, 6))
     end_job(store, job)
     delete_job(server, second)
@@ -525,7 +525,7 @@ def test_a_retry_gets_the_first_free_id(
 def test_a_first_run_with_retry_gets_the_id_itself(
     server: RedisServer, tmp_path: Path, job: JobRef, site: Site
 ) -> None:
-    """So a pipeline may always pass the option."""
+    """So a pipeline can always pass the option."""
     arguments = run_arguments(job, "--retry", "--require-log", *site.options)
     done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
     assert (done.returncode, after_link(done.stderr)) == (3, "two\n")
@@ -533,7 +533,7 @@ def test_a_first_run_with_retry_gets_the_id_itself(
 
 
 @pytest.mark.long
-def test_a_retry_whose_store_stays_away_gets_its_id_later(
+def test_a_retry_whose_store_stays_unavailable_gets_its_id_later(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
     """The printed command looks for a free id, too."""
@@ -549,8 +549,8 @@ def test_a_retry_whose_store_stays_away_gets_its_id_later(
 
 
 @pytest.mark.long
-def test_two_retries_at_once_get_two_ids(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
-    """The store gives an id to one of them."""
+def test_concurrent_retries_get_different_ids(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
+    """The store gives an id to only one of them."""
     end_job(store, job)
     ids = [JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in range(2, 10)]
     codes: list[int] = []
@@ -572,7 +572,7 @@ def test_two_retries_at_once_get_two_ids(server: RedisServer, store: Store, tmp_
     assert [len(read_lines(server, each)) for each in ids] == [1] * len(ids)
 
 
-def test_a_retry_whose_id_would_be_too_long_says_so(
+def test_a_retry_whose_id_would_be_too_long_is_reported(
     server: RedisServer, store: Store, tmp_path: Path, site: Site
 ) -> None:
     """The command runs, and nothing is published."""
@@ -589,8 +589,8 @@ def test_a_retry_whose_id_would_be_too_long_says_so(
     assert_published_once(server, JobRef(job.workflow_id, job.job_id[:9]))
 
 
-def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
-    """When it is declared LOST, the rest of its lines does not go to yet another id."""
+def test_a_retry_keeps_its_job(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
+    """When it is declared LOST, its remaining lines do not go to yet another id."""
     end_job(store, job)
     second, third = (JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in (2, 3))
     out, err = BytesIO(), BytesIO()
@@ -628,7 +628,7 @@ def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp
 def test_an_unusable_token_file_does_not_stop_the_command(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef, content: bytes | None, reason: str
 ) -> None:
-    """A reader says so, with the exit code of a token that is not accepted. Both use the file once it is right."""
+    """Readers report it, with the exit code of an invalid token. Both use the file once it is fixed."""
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
@@ -648,8 +648,8 @@ def test_an_unusable_token_file_does_not_stop_the_command(
 
 
 @pytest.mark.long
-def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_path: Path, job: JobRef) -> None:
-    """The token expires in the middle of the job. Its lines wait until the file has a new one."""
+def test_a_token_file_is_reread(service: Service, server: RedisServer, tmp_path: Path, job: JobRef) -> None:
+    """The token expires while the job runs. Its lines wait until the file has a new one."""
     file = tmp_path / "token"
     file.write_text(service.token(ttl=3600) + "\n")
     code = "print('before', flush=True); wait(); print('after', flush=True); wait()"
@@ -670,10 +670,10 @@ def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_p
 
 
 @pytest.mark.long
-def test_a_token_that_expires_in_the_middle_does_not_change_the_exit_code(
+def test_a_token_that_expires_during_the_run_does_not_change_the_exit_code(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """The rest of the lines waits in the file. With a new token it follows the lines that are published."""
+    """The remaining lines wait in the file. With a new token, they follow the published ones."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
     code = "print('before', flush=True); wait(); print('after', flush=True); sys.exit(3)"
     with (
@@ -693,7 +693,7 @@ def test_a_token_that_expires_in_the_middle_does_not_change_the_exit_code(
 
 
 @pytest.mark.long
-def test_with_require_log_what_happens_later_does_not_change_the_exit_code(
+def test_with_require_log_later_events_do_not_change_the_exit_code(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
     """The log was open when the command started, and is closed while it runs."""

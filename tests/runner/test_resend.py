@@ -1,4 +1,4 @@
-"""Lines that a runner could not deliver. It leaves them in a file, and prints the command that delivers it later."""
+"""Lines that a runner could not deliver: it saves them to a file, and prints the command that delivers it later."""
 
 import contextlib
 import re
@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON = 30.0
 
 NUMBERS = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
@@ -33,7 +33,7 @@ NUMBERS = "def say(first, last):\n    for number in range(first, last): print(nu
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that loses nothing when it is killed."""
+    """A server that loses nothing when killed."""
     with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
@@ -47,7 +47,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> SpoolRoom:
-    """The room of a spool that can have a file."""
+    """Capacity of a spool that can have a file."""
     return SpoolRoom(tmp_path / "spool", "job_1")
 
 
@@ -58,7 +58,7 @@ def numbers(stop: int) -> list[str]:
 def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
     """The spool file of a job with 3,000 lines. The server was killed after the first ten.
 
-    The first ten are in the stream, but the runner may not know that they are safe.
+    Those are in the stream, but the runner possibly does not know that they are durable.
     """
     with RunningJob(
         NUMBERS + f"say(0, 10); wait(); say(10, 3000); {code}", store, tmp_path, room=room, deliver_seconds=0.3
@@ -80,7 +80,7 @@ def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
 
 
 def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Every line is delivered, and then how the command ended. The file is removed."""
+    """Every line is delivered, then the command's outcome. The file is removed."""
     path = leave_spool(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
@@ -94,7 +94,7 @@ def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_
 
 
 def leave_attempt(server: RedisServer, room: SpoolRoom) -> Path:
-    """The file of an attempt that is to be followed by another one. The server is away."""
+    """The file of an attempt that will be followed by another one. The server is down."""
     server.kill()
     with contextlib.closing(Store(server.url)) as store:
         log = JobLog.open(store, *JOB, open_seconds=0.1, deliver_seconds=0.1, room=room, say=lambda text: None)
@@ -115,8 +115,8 @@ def test_an_attempt_is_delivered_before_the_next_one(server: RedisServer, store:
     assert (read_lines(server), path.exists()) == (["first", "second"], False)
 
 
-def test_an_attempt_after_the_jobs_end_has_a_log_of_its_own(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """It has FAILED there, since no attempt will follow it."""
+def test_an_attempt_after_the_jobs_end_gets_its_own_log(server: RedisServer, store: Store, room: SpoolRoom) -> None:
+    """There the job is FAILED, since no attempt will follow."""
     path = leave_attempt(server, room)
     JobLog.open(store, *JOB).finish()
     with pytest.raises(Closed, match="has ended without"):
@@ -139,7 +139,7 @@ def test_after_the_lease_has_expired_it_is_a_new_attempt(
     assert server.ask("HGET", key("job"), "attempt") == b"2"
 
 
-def test_a_store_that_is_still_away_leaves_the_file(
+def test_a_store_that_is_still_unavailable_leaves_the_file(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The command is printed again."""
@@ -169,10 +169,10 @@ def test_a_job_that_was_declared_lost_stays_lost(
     assert Spool.recover(path).end == 3000
 
 
-def test_a_job_that_another_runner_holds_is_not_touched(
+def test_a_job_that_another_runner_holds_is_unchanged(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The lines would come between those of the other runner."""
+    """Otherwise the lines would interleave with the other runner's."""
     path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
@@ -185,7 +185,7 @@ def test_a_job_that_another_runner_holds_is_not_touched(
 def test_lines_of_another_runner_are_not_overwritten(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The other runner has gone too."""
+    """The other runner is gone, too."""
     path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
@@ -198,8 +198,8 @@ def test_lines_of_another_runner_are_not_overwritten(
     assert path.exists()
 
 
-def test_a_runner_that_died_had_sent_more_than_its_file_has(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Its newest lines were only in memory and in the store. The next runner of the job continues after them."""
+def test_a_killed_runner_had_sent_more_than_its_file_contains(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """Its newest lines were only in memory and in the store. The job's next runner continues after them."""
     spool = Spool(room)
     publisher = Publisher(lambda: store, JOB, spool, print, lease_seconds=3)
     publisher.start(SOON)
@@ -220,7 +220,7 @@ def test_a_runner_that_died_had_sent_more_than_its_file_has(store: Store, tmp_pa
 
 
 def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """The runner was killed just before it removed the file, say."""
+    """For example, when the runner was killed just before removing the file."""
     path = leave_spool(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
@@ -231,8 +231,8 @@ def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tm
     assert not path.exists()
 
 
-def test_anything_but_a_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
-    """The file is missing, or is something else."""
+def test_anything_but_a_spool_file_is_rejected(store: Store, tmp_path: Path) -> None:
+    """A missing file, or another one."""
     with pytest.raises(SpoolError):
         resend_spool(tmp_path / "none", lambda _: store, print)
 
@@ -250,7 +250,7 @@ sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), room=roo
 
 
 def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
-    """The file of a runner that was killed during an outage, when its job had printed 3,000 lines."""
+    """The file of a runner that was killed during an outage, after its job had printed 3,000 lines."""
     code = "import sys, time\nfor i in range(3000): print(i)\nsys.stdout.flush(); time.sleep(0.2); print('printed', "
     code += "file=sys.stderr, flush=True)\nsys.stdin.read()"
     command = [sys.executable, "-c", DRIVER, server.url, str(room.directory), sys.executable, "-c", code]
@@ -266,8 +266,8 @@ def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     return path
 
 
-def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """Nobody knows how its job ended, so the job is LOST. Its lines are not."""
+def test_a_killed_runner_keeps_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
+    """Nobody knows how the job ended, so it is LOST, but its lines are not."""
     path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
@@ -279,7 +279,7 @@ def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: S
 def test_a_later_runner_of_the_job_delivers_the_lines(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Its own lines follow them."""
+    """Its own lines follow."""
     path = kill_runner(server, room)
     with RunningJob("print('again')", store, tmp_path, room=room) as job:
         assert job.result() == 0
@@ -291,10 +291,10 @@ def test_a_later_runner_of_the_job_delivers_the_lines(
     assert not path.exists()
 
 
-def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
+def test_an_earlier_commands_outcome_is_not_attributed_to_a_later_one(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The second runner continues the file and is killed. Nobody knows how its command ended."""
+    """The second runner continues the file and is killed, so its command's outcome is unknown."""
     leave_spool(server, store, tmp_path, room)
     server.start()
     path = kill_runner(server, room)
@@ -305,10 +305,8 @@ def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     assert end["status"] == "LOST"
 
 
-def test_lines_that_were_dropped_before_the_job_was_open_are_named(
-    server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """The store was away from the beginning, and the runner was killed. The numbers begin with the lost ones."""
+def test_lines_dropped_before_the_job_was_opened_are_named(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The store was down from the start, and the runner was killed. The numbers begin with the lost ones."""
     spool = Spool(SpoolRoom(tmp_path, "job_1", 10_000, 200_000, 0))
     spool.save_state(workflow=JOB.workflow_id, job=JOB.job_id, token="a" * 32)
     for number in range(1, 3_001):
@@ -327,7 +325,7 @@ def test_lines_that_were_dropped_before_the_job_was_open_are_named(
 
 @pytest.mark.long
 def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """All lines are delivered in the end, though hardly any of them was in memory."""
+    """All lines are finally delivered, though hardly any of them was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8)
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 15_000); wait()", store, tmp_path, room=room) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")

@@ -1,4 +1,4 @@
-"""``chronoverse deliver`` for a job that has ended while the spool file of its runner was not delivered."""
+"""``chronoverse deliver`` for a job that ended before its runner's spool file was delivered."""
 
 import contextlib
 import os
@@ -34,11 +34,11 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import ask_all
 
 ROOT: Final = Path(__file__).parents[2]
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 15.0
-#: The exit code of ``deliver`` when the job has ended without the file's lines.
+#: ``deliver``'s exit code when the job has ended without the file's lines.
 ENDED: Final = 76
-#: Lines that the store got before it was killed, and all lines that the job printed.
+#: Lines that the store received before it was killed, and all lines that the job printed.
 BEFORE: Final = 311
 ALL: Final = 2730
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -56,7 +56,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that loses nothing when it is killed."""
+    """A server that loses nothing when killed."""
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with running(tmp_path_factory.mktemp("server"), None, *options) as server:
         yield server
@@ -64,7 +64,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture
 def server(shared_server: RedisServer) -> RedisServer:
-    """The server, with nothing in it."""
+    """The server, empty."""
     shared_server.ask("FLUSHALL")
     return shared_server
 
@@ -81,37 +81,37 @@ def environ(server: RedisServer, tmp_path: Path, **settings: Any) -> dict[str, s
 def deliver(
     server: RedisServer, tmp_path: Path, *arguments: Any, **settings: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs ``chronoverse deliver …`` to its end."""
+    """Runs ``chronoverse deliver …`` to completion."""
     return call_main("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
 class Killed(NamedTuple):
-    """What a runner has left that was killed while the store was away."""
+    """What a runner leaves that was killed while the store was down."""
 
-    #: Its spool file: the name and the content.
+    #: Its spool file: name and content.
     name: str
     content: bytes
-    #: The store's keys: the name, the milliseconds to live or -1, and the value as DUMP has it.
+    #: The store's keys: name, milliseconds to live or -1, and value as returned by DUMP.
     keys: list[tuple[bytes, int, bytes]]
 
 
 class KillRunner(Protocol):
-    """Gives a test what a killed runner has left: see :func:`kill_runner`."""
+    """Returns what a killed runner leaves: see :func:`kill_runner`."""
 
     def __call__(self, **settings: Any) -> Path: ...
 
 
 @pytest.fixture(scope="module")
 def killed() -> dict[str, Killed]:
-    """What runners have left, by their settings."""
+    """What killed runners left, by their settings."""
     return {}
 
 
 @pytest.fixture
 def kill_runner(server: RedisServer, tmp_path: Path, killed: dict[str, Killed]) -> KillRunner:
-    """Returns the file of a runner that was killed while the store was away. The store is back.
+    """The file of a runner that was killed while the store was down. The store is up again.
 
-    A runner with the same settings as an earlier one leaves the same. So it is killed once, and the tests share that.
+    Runners with the same settings leave the same, so each is killed only once and shared by the tests.
     """
 
     def kill(**settings: Any) -> Path:
@@ -119,7 +119,7 @@ def kill_runner(server: RedisServer, tmp_path: Path, killed: dict[str, Killed]) 
         if (name := str(settings)) not in killed:
             path = _kill_runner(server, tmp_path, settings)
             keys = [(each, server.ask("PTTL", each), server.ask("DUMP", each)) for each in server.ask("KEYS", "*")]
-            # The lease may expire meanwhile.
+            # The lease can expire meanwhile.
             killed[name] = Killed(path.name, path.read_bytes(), [each for each in keys if each[1] and each[2]])
             return path
         left = killed[name]
@@ -158,7 +158,7 @@ def _kill_runner(server: RedisServer, tmp_path: Path, settings: dict[str, Any]) 
 
 
 def wait_until_lost(server: RedisServer) -> None:
-    """Waits until the job is declared LOST, which a reader of the job does."""
+    """Waits until the job is declared LOST, which one of its readers does."""
     with contextlib.closing(Store(server.url, lease_seconds=1)) as store:
         wait_until(
             lambda: (job := store.get_job(JOB)) is not None and job.status is Status.LOST, SOON, "the job is LOST"
@@ -166,10 +166,10 @@ def wait_until_lost(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
-def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
+def test_lines_that_a_lost_job_did_not_receive_stay_in_the_file(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path, durability: str
 ) -> None:
-    """An earlier version said that all of them were in the store, and removed their only copy."""
+    """An earlier version reported all of them as stored, and removed their only copy."""
     path = kill_runner(durability=durability)
     wait_until_lost(server)
     started = time.monotonic()
@@ -183,10 +183,10 @@ def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
 
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
-def test_after_a_kill_a_complete_log_is_recognised_at_once(
+def test_after_a_kill_a_complete_log_is_recognised_immediately(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path, durability: str
 ) -> None:
-    """The job is LOST. An earlier version took that for another runner's lease, and tried until the end."""
+    """The job is LOST. An earlier version took that for another runner's lease, and retried until the timeout."""
     path = kill_runner(durability=durability, lease_seconds=30)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability, lease_seconds=30)
@@ -206,7 +206,7 @@ def test_after_a_kill_a_complete_log_is_recognised_at_once(
 def test_the_lines_can_be_published_under_another_id(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """They begin at number 1 and have their own times and streams. Nobody knows how the command ended."""
+    """They start at number 1 and keep their times and streams. The command's outcome is unknown."""
     path = kill_runner()
     wait_until_lost(server)
     spool = Spool.recover(path)
@@ -228,7 +228,7 @@ def test_the_lines_can_be_published_under_another_id(
 def test_lines_are_not_published_as_a_job_that_has_lines(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """A foreign runner's job may have no lease. It stays unchanged, and the file still belongs to its own job."""
+    """Another runner's job can have no lease. It is unchanged, and the file still belongs to its own job."""
     path = kill_runner()
     wait_until_lost(server)
     server.ask("XADD", key("log", OTHER), "1-0", "timestamp", "t", "message", "theirs", "stream", "stdout")
@@ -242,7 +242,7 @@ def test_lines_are_not_published_as_a_job_that_has_lines(
 
 
 def test_a_file_can_be_printed(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
-    """All of its lines go to stdout. The store is not asked, and the file stays unchanged."""
+    """All of its lines go to stdout. The store is not contacted, and the file is unchanged."""
     path = kill_runner()
     server.kill()
     content = path.read_bytes()
@@ -255,15 +255,15 @@ def test_a_file_can_be_printed(server: RedisServer, kill_runner: KillRunner, tmp
 
 
 def deliver_copy(server: RedisServer, tmp_path: Path, path: Path) -> None:
-    """Delivers the file, and puts it back."""
+    """Delivers the file, then restores it."""
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
 
 
 @pytest.mark.long
-def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
-    """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
+def test_a_file_with_the_jobs_outcome_is_kept(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
+    """The log has all lines, and the job was declared LOST. Only the file has the command's outcome."""
     path = kill_runner(lease_seconds=30)
     deliver_copy(server, tmp_path, path)
     spool = Spool.recover(path, keep_all=True)
@@ -279,7 +279,7 @@ def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, kill_runner
 def test_a_file_is_kept_if_the_log_has_other_lines(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """The log has all numbers, and somebody else wrote one of the messages."""
+    """The log has all numbers, but one message is another writer's."""
     path = kill_runner(lease_seconds=30)
     deliver_copy(server, tmp_path, path)
     entries = server.ask("XRANGE", key("log"), "-", "+")
@@ -302,7 +302,7 @@ for number in range(30_000): print(f"{number:01000}")
 
 @pytest.mark.long
 def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Path) -> None:
-    """On stderr when the runner of a lost job ends and when its file is delivered, and in the log with its lines."""
+    """On stderr when a lost job's runner ends and when its file is delivered, and in the log among its lines."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
     with subprocess.Popen(
         [*command, "--", sys.executable, "-c", FLOOD],
@@ -335,7 +335,7 @@ def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def service(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service beside the server."""
+    """A service next to the server."""
     with Service(tmp_path_factory.mktemp("service"), shared_server.url, lease_seconds=1) as service:
         yield service
 
@@ -344,7 +344,7 @@ def service(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 def test_delivery_through_a_service_is_the_same(
     server: RedisServer, kill_runner: KillRunner, service: Service, tmp_path: Path
 ) -> None:
-    """The token may write and not read. A runner may still ask whether the log has its lines."""
+    """With a write-only token: a runner can still ask whether the log has its lines."""
     path = kill_runner()
     wait_until_lost(server)
     token = service.token(scopes=["logs:write"])
@@ -358,8 +358,8 @@ def test_delivery_through_a_service_is_the_same(
 
 
 @pytest.mark.long
-def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
-    """It compares digests, and stops at the first line that is missing or different."""
+def test_a_service_reports_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
+    """It compares digests, up to the first missing or different line."""
     lines = [Line(number, TIMESTAMP, f"line {number}", "stdout") for number in range(1, 401)]
     with contextlib.closing(HttpLogWriter(service.url, service.token(scopes=["logs:write"]))) as writer:
         attempt = writer.open(JOB, "a" * 32)
@@ -375,10 +375,10 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
 
 
 @pytest.mark.long
-def test_archived_lines_are_read_back_from_the_archive(
+def test_archived_lines_are_verified_against_the_archive(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """The log has left the store. Without access to the archive the file is kept."""
+    """The log has left the store. Without access to the archive, the file is kept."""
     path = kill_runner(lease_seconds=30)
     deliver_copy(server, tmp_path, path)
     with contextlib.closing(Store(server.url)) as store:
@@ -395,15 +395,15 @@ def test_archived_lines_are_read_back_from_the_archive(
 
 
 def _away(job: JobRef, lines: Sequence[Line]) -> Comparison:
-    """The store has just gone."""
+    """The store has just gone down."""
     raise StoreUnavailable("the store does not answer")
 
 
 @pytest.mark.long
-def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(
+def test_lines_that_cannot_be_verified_now_can_be_delivered_later(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """The store is away after the job's end, before the lines are read back."""
+    """The store goes down after the job's end, before the lines are read back."""
     path = kill_runner(lease_seconds=30)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
@@ -418,10 +418,10 @@ def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(
 
 
 @pytest.mark.long
-def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
+def test_an_ended_job_that_cannot_be_verified_is_not_published_again(
     server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
-    """Its log may have all of them. So no message suggests another id, under which the lines would be stored twice."""
+    """Its log may be complete, so no message suggests another id, which would store the lines twice."""
     path = kill_runner()
     wait_until_lost(server)
     said: list[str] = []

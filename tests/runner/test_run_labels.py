@@ -1,4 +1,4 @@
-"""Labels that a runner gives its job: those that the store refuses are named once, and lines never wait for them."""
+"""A job's labels from its runner: rejected ones are named once, and lines never wait for labels."""
 
 from pathlib import Path
 

