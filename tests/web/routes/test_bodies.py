@@ -1,4 +1,4 @@
-"""Bodies that stall, come in large numbers, or are expensive to parse. None of them may affect other requests."""
+"""Request bodies that stall, arrive in large numbers, or are expensive to parse do not affect other requests."""
 
 import contextlib
 import gc
@@ -43,10 +43,10 @@ from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
 MAX_LINE: Final = 65_536
-#: Seconds within which a runner must be answered, whatever others do.
+#: Time limit of a runner's requests, whatever others send, in seconds.
 PROMPT_SECONDS: Final = 5.0
-#: Seconds of CPU time that the worker may spend on a body before it lets others run. Parsing 8 MiB takes 15 ms, and
-#: longer on a busy machine.
+#: CPU time that a body can take before the worker switches to other requests, in seconds. Parsing 8 MiB takes 15 ms,
+#: and longer on a busy machine.
 TURN_SECONDS: Final = 0.1
 RUNNER: Final = "0" * 32
 #: The schema of an append.
@@ -63,7 +63,7 @@ def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
 
 
 class Stalled:
-    """Connections that each send an append without its last bytes, and then nothing. They must be closed."""
+    """Connections that each send an append without its last bytes, and stay open until the block ends."""
 
     def __init__(self, service: Service, token: str, workflow_id: str) -> None:
         self._service = service
@@ -72,11 +72,11 @@ class Stalled:
         self._sockets: list[socket.socket] = []
 
     def send(self, body: bytes, *headers: bytes) -> socket.socket:
-        """Opens another connection and sends ``body``, which lacks its last bytes."""
+        """Opens another connection and sends ``body``, which is eight bytes short."""
         lines = [b"Content-Type: application/json", b"Content-Length: %d" % (len(body) + 8), *headers]
         sock = self._service.connect(PATIENCE_SECONDS)
         self._sockets.append(sock)
-        # The server may refuse a body before all of it is sent.
+        # The server can reject a body before it is complete.
         with contextlib.suppress(OSError):
             sock.sendall(request_bytes(self._target, self._token, *lines, method=b"POST") + body)
         return sock
@@ -94,17 +94,17 @@ class Stalled:
 def test_stalled_bodies_of_one_token_do_not_stop_other_tokens_from_publishing(
     service: Service, client: httpx.Client, job: Foreign, connections: int, zipped: bool
 ) -> None:
-    """The other token's appends of 1 MiB and its renewals are answered at once."""
+    """Another token's appends of 1 MiB and its lease renewals are answered promptly."""
     runner = secrets.token_hex(16)
     assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
-    # All bodies together have the size that a worker may hold: as they are sent, or (with gzip) inflated.
+    # Together, the bodies fill a worker's room for bodies: as sent, or (gzip) decompressed.
     body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
     body = body if zipped else b" " * (MAX_LONG_BODIES * MAX_BODY // connections - 8)
     coding = [b"Content-Encoding: gzip"] if zipped else []
     first = 1
 
     def append(count: int) -> float:
-        """Appends lines of 1 MiB / 16. Returns the seconds until the answer."""
+        """Appends lines of 64 KiB and returns the response time in seconds."""
         nonlocal first
         lines = [{"timestamp": TIMESTAMP, "message": "x" * MAX_LINE, "stream": "stdout"}] * count
         started = time.monotonic()
@@ -122,12 +122,12 @@ def test_stalled_bodies_of_one_token_do_not_stop_other_tokens_from_publishing(
             thread.join()
         seconds = [append(count) for count in (1, 0, 16, 0, 16)]
 
-    # The first answer may wait while 64 MiB of the other bodies are read. A busy machine delays the usual ones, too.
+    # The first answer can wait until 64 MiB of the other bodies are read. A busy machine also delays the usual answers.
     assert max(seconds[1:]) < PROMPT_SECONDS + 3 * usual
 
 
-def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job: Foreign) -> None:
-    """Its long bodies are refused with 429, and its short ones are accepted."""
+def test_the_stalling_token_is_rejected_but_can_renew_leases(service: Service, job: Foreign) -> None:
+    """429 for its long bodies; short ones are accepted."""
     token = service.token(job.workflow_id, subject="mallory")
     headers = {"Authorization": f"Bearer {token}"}
     with (
@@ -152,11 +152,11 @@ def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job
         assert client.post(f"{job.path}/logs", json=renewal).status_code == 200
 
 
-# The same with a BodyReader of the test and shorter times
+# The same with a BodyReader and shorter timeouts
 
 
 class Dripping:
-    """A body that arrives in small parts, with ``pause`` seconds before each."""
+    """A body that arrives in small parts, ``pause`` seconds apart."""
 
     def __init__(self, parts: int, size: int = 1, pause: float = 0) -> None:
         self._parts, self._size, self._pause = parts, size, pause
@@ -174,9 +174,9 @@ def request(stream: Any, **headers: str) -> Request:
 
 
 def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: str) -> Exception:
-    """The error with which a body is refused.
+    """The error that rejects a body.
 
-    A body that is read completely is refused, too, because it is not JSON.
+    A complete body is rejected, too: it is not JSON.
     """
     incoming = request(stream, **headers)
     with (
@@ -188,26 +188,26 @@ def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: st
 
 
 def status(bodies: BodyReader, stream: Any, subject: str = "ada") -> int | None:
-    """The HTTP status with which a body is refused."""
+    """The HTTP status that rejects a body."""
     error = refusal(bodies, stream, subject)
     return error.code if isinstance(error, HTTPException) else None
 
 
 def test_a_body_that_does_not_arrive_is_refused() -> None:
-    """The answer is 408, after a time that counts from the beginning of the body."""
+    """408 after a timeout for the whole body."""
     assert status(BodyReader(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
 
 
 def test_a_body_that_stalls_is_refused_sooner() -> None:
-    """The answer is 408, after the time that the next bytes may take."""
+    """408 after a shorter timeout for the next bytes."""
     started = time.monotonic()
 
     assert status(BodyReader(1000, read_seconds=0.1), Dripping(2, pause=30)) == 408
     assert time.monotonic() - started < 10
 
 
-def test_the_connection_of_a_stalled_body_is_not_read_any_more() -> None:
-    """So the server closes it after its answer, although the client keeps it open."""
+def test_a_stalled_connection_is_not_read_again() -> None:
+    """So the server closes it after the answer, although the client keeps it open."""
     ours, peers = gevent.socket.socketpair()
     with ours, peers:
         stalled = request(Dripping(2, pause=30))
@@ -222,7 +222,7 @@ def test_the_connection_of_a_stalled_body_is_not_read_any_more() -> None:
 
 
 class UnfinishedBody:
-    """A body of ``size`` bytes that have all arrived. Its end arrives when ``released`` is set."""
+    """A body whose ``size`` bytes have arrived. It ends when ``released`` is set."""
 
     def __init__(self, size: int, released: gevent.event.Event) -> None:
         self._left = size
@@ -238,13 +238,13 @@ class UnfinishedBody:
 
 @contextlib.contextmanager
 def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
-    """Keeps bodies of ``sizes`` bytes in ``bodies`` while the block runs, as far as there is room."""
+    """Keeps bodies of ``sizes`` bytes in ``bodies`` within the block, as far as there is room."""
     released = gevent.event.Event()
     greenlets = [
         gevent.spawn(refusal, bodies, UnfinishedBody(size, released), subject)
         for size, subject in zip(sizes, subjects, strict=True)
     ]
-    # One round of the event loop for each slice, and one to begin.
+    # One round of the event loop for each slice, and one to start.
     for _ in range(max(sizes) // READ_BYTES + 2):
         yield_to_loop()
     yield
@@ -253,7 +253,7 @@ def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> It
 
 
 def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
-    """It is refused when it has used that up. Bodies of another token still fit, then and afterwards."""
+    """A token that exceeds its share is rejected. Bodies of other tokens still fit."""
     limit = 2**20
     bodies = BodyReader(limit)
     with hold_bodies(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
@@ -263,8 +263,8 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
     assert status(bodies, Dripping(16, limit // 16), "ada") == 400
 
 
-def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
-    """Even if many tokens use all the memory for long bodies."""
+def test_short_bodies_have_room_of_their_own() -> None:
+    """Even if many tokens use up the memory for long bodies."""
     limit = 2**20
     bodies = BodyReader(limit)
     with hold_bodies(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
@@ -275,7 +275,7 @@ def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
 
 
 def test_short_bodies_are_bounded_too() -> None:
-    """A token whose short bodies all stall is refused, and leaves room for others."""
+    """A token whose short bodies all stall is rejected, and others still have room."""
     bodies = BodyReader(2**20)
     half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
     with hold_bodies(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
@@ -284,7 +284,7 @@ def test_short_bodies_are_bounded_too() -> None:
 
 
 def test_nothing_is_inflated_before_it_is_complete() -> None:
-    """A gzip bomb that breaks off is not inflated at all."""
+    """A truncated gzip bomb is not decompressed at all."""
     bomb = gzip.compress(bytes(2**20))
 
     error = refusal(BodyReader(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
@@ -293,7 +293,7 @@ def test_nothing_is_inflated_before_it_is_complete() -> None:
 
 
 class Broken:
-    """A body of some ``parts``, after which gunicorn's reader raises an error of its own."""
+    """A body of ``parts``, followed by an error of gunicorn's reader."""
 
     def __init__(self, parts: list[bytes]) -> None:
         self._parts = parts
@@ -305,12 +305,12 @@ class Broken:
 
 
 def test_an_incomplete_body_is_refused() -> None:
-    """gunicorn's reader may raise any error for it."""
+    """Whatever error gunicorn's reader raises."""
     assert status(BodyReader(1000), Broken([])) == 400
 
 
 def test_a_full_worker_says_what_is_used_up() -> None:
-    """The answer is 503 with the text of the error."""
+    """503 with the error's text."""
     app = Flask(__name__)
     problems.register(app)
 
@@ -327,18 +327,18 @@ def test_a_full_worker_says_what_is_used_up() -> None:
 
 
 def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
-    """``unit``, repeated up to the longest body."""
+    """``unit``, repeated up to the maximum size of a body."""
     return before + unit * ((MAX_BODY - len(before) - len(after)) // len(unit)) + after
 
 
 def in_lines(unit: bytes) -> bytes:
-    """A valid append of 500 lines whose messages repeat ``unit``, as it is written here."""
+    """A valid append of 500 lines whose messages repeat ``unit``, which is JSON already."""
     head = b'{"timestamp":"%b","stream":"stdout","message":"' % TIMESTAMP.encode()
     line = head + unit * (16_000 // len(unit)) + b'"}'
     return b'{"token":"%b","attempt":1,"first":1,"lines":[%b]}' % (RUNNER.encode(), b",".join([line] * 500))
 
 
-#: What makes each body, of 8 MiB.
+#: Builds each body, of 8 MiB.
 SHAPES: Final[dict[str, Callable[[], bytes]]] = {
     "empty texts": lambda: repeated(b'"",', b"[", b"1]"),
     "quotation marks": lambda: repeated(b'"'),
@@ -363,7 +363,7 @@ SHAPES: Final[dict[str, Callable[[], bytes]]] = {
 
 @pytest.fixture
 def frozen() -> Iterator[None]:
-    """Python's garbage collection ignores the objects that exist already, as in a worker."""
+    """Excludes the existing objects from garbage collection, as in a worker."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -407,10 +407,10 @@ class Parts:
         return next(self._parts, b"")
 
 
-def test_a_small_body_that_inflates_to_megabytes_delays_no_other_request(
+def test_a_small_body_that_inflates_to_megabytes_does_not_block(
     service: Service, client: httpx.Client, job: Foreign
 ) -> None:
-    """The body inflates to 8 MiB of empty strings. The service answers other requests meanwhile."""
+    """It becomes 8 MiB of empty strings. The service answers other requests meanwhile."""
     body = gzip.compress(SHAPES["empty texts"]())
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     statuses: list[int] = []
@@ -433,9 +433,9 @@ def test_a_small_body_that_inflates_to_megabytes_delays_no_other_request(
 
 
 def answered(service: Service, client: httpx.Client, over: Any) -> Iterator[float]:
-    """The CPU seconds that the worker worked before it answered each request, which a busy machine does not change.
+    """The worker's CPU time before each answer in seconds, which is the same on a busy machine.
 
-    There is at least one request, and more until ``over`` is set.
+    At least one request, and more until ``over`` returns true.
     """
     (worker,) = map(psutil.Process, service.worker_pids())
     while True:
@@ -447,7 +447,7 @@ def answered(service: Service, client: httpx.Client, over: Any) -> Iterator[floa
 
 
 def test_structure_is_distinguished_from_text_across_slices() -> None:
-    """An append whose messages look like structure is accepted, wherever a slice of it ends."""
+    """An append whose messages look like structure is accepted, at whichever byte a slice ends."""
     text = '\\"[{,' * 500 + "\\"
     for shift in range(8):
         body = append_bytes(["x" * shift + text] * 100)
@@ -455,12 +455,12 @@ def test_structure_is_distinguished_from_text_across_slices() -> None:
             assert [len(run.messages) for run in read["runs"]] == [100]
 
 
-# Refusals are short
+# Rejections are short
 
 
 @pytest.mark.parametrize("shape", ["long keys", "many keys"])
 def test_an_answer_does_not_repeat_what_was_sent(client: httpx.Client, job: Foreign, shape: str) -> None:
-    """It names the first few unknown members, each by the beginning of its name."""
+    """It names the first few unknown members, each by the start of its name."""
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = client.post(f"{job.path}/logs", content=gzip.compress(SHAPES[shape]()), headers=headers)
 

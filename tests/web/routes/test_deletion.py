@@ -1,6 +1,6 @@
-"""A deleted job stays deleted.
+"""A deleted job stays deleted, tested from outside.
 
-Its runners and viewers, and everybody who uses its id again, get errors. Tested from outside.
+Its runners and viewers get errors, and so does everybody who uses its id again.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.test_publish import Runner
 from tests.web.routes.test_tiers import Site
 
-#: Seconds after which a frozen runner loses its job.
+#: Lease of a runner: a frozen one loses its job after it.
 LEASE_SECONDS: Final = 1
 RETENTION_SECONDS: Final = 1_000
-#: Seconds within which anything must happen, also on a busy machine.
+#: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 10.0
 GONE: Final = b"event: error\ndata: the log is gone from the store: it expired or was deleted\n\n"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
-    """A service whose runners are lost after a second, with a token that may delete."""
+    """A service with a lease of one second and a token for deletion."""
     directory = tmp_path_factory.mktemp("deletion")
     folder = directory / "archive"
     store_settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "retention_seconds": RETENTION_SECONDS}
@@ -62,7 +62,7 @@ def reference(job: Foreign) -> JobRef:
 
 
 def ask(site: Site, *command: Any) -> Any:
-    """Sends one plain command to the store."""
+    """Sends one command to the store, without parsing the reply."""
     with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
         client.response_callbacks.clear()
         return client.execute_command(*command)
@@ -73,20 +73,20 @@ def tombstone(job: Foreign) -> str:
 
 
 def keys(site: Site, job: Foreign) -> set[str]:
-    """The keys of the store under the job's id."""
+    """The suffixes of all keys of the job in the store."""
     prefix = job.key.removesuffix("log")
     return {key.decode().removeprefix(prefix) for key in ask(site, "KEYS", prefix.replace("{", "\\{") + "*")}
 
 
 def deleted(site: Site) -> Foreign:
-    """A job of three lines that was deleted."""
+    """A deleted job of three lines."""
     job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
     assert site.client.delete(job.path).status_code == 204
     return job
 
 
 def stays_deleted(site: Site, job: Foreign) -> None:
-    """Fails unless only the tombstone is left under the id and no route shows the job."""
+    """Fails unless only the tombstone remains under the id and no route returns the job."""
     assert keys(site, job) == {"deleted"}
     assert site.client.get(job.path).status_code == 404
     listed = site.client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000").json()["jobs"]
@@ -94,13 +94,13 @@ def stays_deleted(site: Site, job: Foreign) -> None:
 
 
 def noise() -> Iterator[bytes]:
-    """Lines that do not fit into a socket's buffer."""
+    """More lines than a socket's buffer holds."""
     return (b"x" * 50_000 for _ in range(300))
 
 
 @contextlib.contextmanager
 def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
-    """A stream whose head is read. The function that this yields reads the rest."""
+    """A stream of which only the head is read. Yields a function that reads the rest."""
     with site.service.connect(20) as sock:
         fields = "".join(f"{name}: {value}\r\n" for name, value in site.headers.items())
         sock.sendall(f"GET {job.path}/events HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode())
@@ -115,11 +115,11 @@ def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
         yield rest
 
 
-# Refused requests
+# Rejected requests
 
 
 def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
-    """Every request of a runner is refused with DELETED, whatever its token, and changes nothing."""
+    """Each of a runner's requests is rejected with DELETED, whatever its token, and changes nothing."""
     job = deleted(site)
     runner = Runner(site.client, job)
 
@@ -139,7 +139,7 @@ def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
 
 
 def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
-    """Every route answers with the same bytes. A stream that would wait for a job is refused at once."""
+    """Byte for byte, on every route. A stream with ``wait`` is rejected immediately."""
     job = deleted(site)
     never = job.sibling("never")
     routes = ("", "/logs", "/logs/search?q=secret", "/logs/raw", "/events", "/events?offset=1", "/logs/redactions")
@@ -157,7 +157,7 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_an_interrupted_deletion_leaves_the_tombstone(site: Site, step: str) -> None:
-    """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
+    """It is written before anything is deleted, and remains when the deletion resumes."""
     job = site.job().lines(["secret"]).end()
     site.archive_up_to(job, 1, trim=True)
 
@@ -178,7 +178,7 @@ def test_an_interrupted_deletion_leaves_the_tombstone(site: Site, step: str) -> 
 
 
 def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None:
-    """That is after the retention, or the workflow's own. Then there is a new job, without anything of the old one."""
+    """After the retention, the workflow's own if set. A new job then has nothing of the old one."""
     assert ask(site, "TTL", tombstone(deleted(site))) > RETENTION_SECONDS - 60
     job = Foreign(str(site.service.redis_url), "deletion-short", "job_1")
     site.store.catalog.change_settings(job.workflow_id, retention_seconds=1)
@@ -195,7 +195,7 @@ def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None
 
 
 def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
-    """A reader with an old cursor does not wait for the new job to reach it, and no answer mixes the two jobs."""
+    """Even a viewer with the old job's cursor does not see lines of a rerun."""
     job = site.job().lines(f"old {number}" for number in range(1, 51))
     with site.stream(job) as watching:
         watching.wait_for(b"id: 50\n")
@@ -214,7 +214,7 @@ def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
 
 
 def test_lines_of_a_foreign_runner_are_not_shown_and_are_deleted(site: Site) -> None:
-    """It knows nothing of tombstones. The archiver deletes what it writes, and the job does not come back."""
+    """A foreign runner ignores tombstones. The archiver deletes what it writes, and the job does not reappear."""
     job = deleted(site)
     job.last = 0
     job.lines(f"secret {number}" for number in range(1, 51))
@@ -229,7 +229,7 @@ def test_lines_of_a_foreign_runner_are_not_shown_and_are_deleted(site: Site) -> 
 
 
 def test_viewers_see_nothing_that_is_written_after_the_deletion(site: Site) -> None:
-    """Even when the lines continue the viewer's numbers, and come so often that the job is rarely checked."""
+    """Even if the lines continue the viewer's sequence, and are so frequent that the job is rarely checked."""
     job = site.job().lines(["1", "2"])
     with site.stream(job) as watching:
         watching.wait_for(b"id: 2\n")
@@ -243,7 +243,7 @@ def test_viewers_see_nothing_that_is_written_after_the_deletion(site: Site) -> N
 
 
 def test_a_foreign_runner_cannot_delete_a_job(site: Site) -> None:
-    """A stream under the tombstone's name is not a tombstone. A foreign runner may only use XADD."""
+    """A stream with the tombstone's name is not a tombstone, and a foreign runner can only use XADD."""
     job = site.job().lines(["a line"])
     ask_all(str(site.service.redis_url), [("XADD", tombstone(job), "1-0", "a", "b")])
 
@@ -264,8 +264,8 @@ for number in range(600):
 
 @pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_runner_that_was_frozen_writes_nothing_any_more(site: Site, tmp_path: Path, through: str) -> None:
-    """It reports once that its job was deleted, and drops its lines. Its command ends as without the deletion."""
+def test_a_runner_that_was_frozen_writes_nothing(site: Site, tmp_path: Path, through: str) -> None:
+    """It reports the deletion once and drops its lines. Its command is not affected."""
     job, gate, seen = site.job(), tmp_path / "gate", b""
     names = ("--workflow", job.workflow_id, "--job", job.job_id)
     server = ("--server", site.service.url) if through == "service" else ()
@@ -300,7 +300,7 @@ def test_a_runner_that_was_frozen_writes_nothing_any_more(site: Site, tmp_path: 
 @pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_lines_in_the_spool_of_a_killed_runner_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
-    """``deliver`` reports that the job was deleted, and removes the spool: its lines were to be deleted."""
+    """``deliver`` reports the deletion and removes the spool, because its lines were to be deleted."""
     job = site.job()
     path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
@@ -321,7 +321,7 @@ def test_lines_in_the_spool_of_a_killed_runner_are_not_delivered(site: Site, tmp
 
 
 def spool_of_killed_runner(site: Site, job: Foreign, tmp_path: Path) -> Path:
-    """The spool of a killed runner of the job."""
+    """The spool of the job's killed runner."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
     attempt = site.store.open(reference(job), "a" * 32)
     site.store.append(attempt, make_lines(1, 3))
@@ -337,8 +337,8 @@ def spool_of_killed_runner(site: Site, job: Foreign, tmp_path: Path) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
-    """No call raises an error. The lines are not stored, and ``finish`` returns that."""
+def test_a_publishing_program_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
+    """No call raises. The lines are not stored, and ``finish`` returns false."""
     job, messages = site.job(), list[str]()
     with contextlib.ExitStack() as stack:
         log_writer: Any = site.store
@@ -362,7 +362,7 @@ def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, t
 
 
 def run_again(site: Site, job: Foreign, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command as the job. Its output is shown."""
+    """Runs a command as the job, with its output shown."""
     redis_url = str(site.service.redis_url)
     variables = environ(site.service, CHRONOVERSE_DATA_DIR=str(data_dir), CHRONOVERSE_REDIS_URL=redis_url)
     arguments = ("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown")
@@ -372,7 +372,7 @@ def run_again(site: Site, job: Foreign, data_dir: Path) -> subprocess.CompletedP
 
 
 def test_a_new_command_is_not_published_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
-    """It runs, and its lines are kept: they are not those that somebody wanted gone."""
+    """It runs, and its lines stay in the spool: they are not the ones that were to be deleted."""
     job = deleted(site)
     done = run_again(site, job, tmp_path)
     assert "chronoverse: nothing is published: the job was deleted" in done.stderr
@@ -382,7 +382,7 @@ def test_a_new_command_is_not_published_under_a_deleted_id(site: Site, tmp_path:
 
 @pytest.mark.long
 def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: Path) -> None:
-    """It reports that, because an earlier message has said that the spool would be published."""
+    """With a message, because an earlier one announced that the spool would be published."""
     job = site.job()
     path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
@@ -399,7 +399,7 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
 
 
 def test_viewers_get_one_error(site: Site) -> None:
-    """A live viewer, and one in the middle of a replay: one error, the end of the stream, and then 404."""
+    """Live or during a replay: one error, the end of the stream, and 404 from then on."""
     running = site.job().lines(["1", "2"])
     ended = site.job().lines(noise()).end()
     with site.stream(running) as live, slow_stream(site, ended) as replaying:
@@ -420,7 +420,7 @@ def test_viewers_get_one_error(site: Site) -> None:
 
 @pytest.mark.long
 def test_a_follower_in_a_terminal_stops(site: Site) -> None:
-    """It reports that the log was deleted, and does not reconnect for ever."""
+    """It reports the deletion and does not reconnect."""
     job = site.job().lines(["a line"])
     follower = start_chronoverse(
         site.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=site.service.token()

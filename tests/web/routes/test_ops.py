@@ -1,4 +1,4 @@
-"""The routes for operators: health, readiness and metrics; and the OpenAPI document against the service's answers."""
+"""The operators' routes: health, readiness and metrics; and the OpenAPI document against the service's responses."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def document(service: Service) -> dict[str, Any]:
 
 
 def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.Response) -> None:
-    """Fails unless ``response`` is one that ``operation`` documents, down to its last key."""
+    """Fails unless ``operation`` documents ``response``, down to every key."""
     responses = operation["responses"]
     documented = responses.get(str(response.status_code), responses.get("default"))
     assert documented is not None, response.status_code
@@ -56,14 +56,13 @@ def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.R
 
 
 def test_healthz_says_that_the_process_is_up(client: httpx.Client) -> None:
-    """It says nothing else."""
+    """And nothing else."""
     response = client.get("/healthz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
-    """The store does answer."""
     response = client.get("/readyz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
@@ -71,7 +70,7 @@ def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
 def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> None:
-    """The answer is 405 with a problem document."""
+    """405 with a problem document."""
     response = client.post(path)
 
     assert (response.status_code, response.headers["content-type"]) == (405, PROBLEM)
@@ -80,7 +79,7 @@ def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> 
 
 @pytest.fixture(scope="module")
 def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Service]]:
-    """A server that tests break and repair, and a service on it."""
+    """A server that tests break and repair, with a service."""
     directory = tmp_path_factory.mktemp("frail")
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with (
@@ -92,9 +91,9 @@ def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServe
 
 @pytest.mark.long
 def test_without_its_store_the_service_is_up_and_not_ready(frail: tuple[RedisServer, Service]) -> None:
-    """Every route says so, with a time to retry. A viewer who is connected stays connected and misses nothing.
+    """Every route answers 503 with Retry-After. Viewers stay connected and miss nothing.
 
-    The tail reader and a request count apart, and the metric of the tail's silence grows.
+    Errors of the tail reader and of requests are counted separately, and the tail's silence grows.
     """
     store, service = frail
     headers = {"Authorization": f"Bearer {service.token()}"}
@@ -111,7 +110,7 @@ def test_without_its_store_the_service_is_up_and_not_ready(frail: tuple[RedisSer
             assert (path, response.status_code) == (path, 503)
             assert response.headers["content-type"] == PROBLEM
             assert int(response.headers["retry-after"]) > 0
-            # A client must not learn where the store is.
+            # Clients must not learn where the store is.
             assert "redis.sock" not in response.text
         wait_until(lambda: service.metric(failures % "tail") >= 1, PATIENCE_SECONDS, "the tail has noticed")
         wait_until(lambda: service.metric("chronoverse_tail_silence_seconds") > 1.5, PATIENCE_SECONDS, "it is silent")
@@ -130,10 +129,10 @@ def test_without_its_store_the_service_is_up_and_not_ready(frail: tuple[RedisSer
 
 
 @pytest.mark.long
-def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(frail: tuple[RedisServer, Service]) -> None:
-    """MISCONF after a real snapshot has failed. Everything that is stored can be read, and streams go on."""
+def test_a_node_whose_store_rejects_writes_is_ready_with_a_warning(frail: tuple[RedisServer, Service]) -> None:
+    """MISCONF after a real failed snapshot. Everything stored can be read, and streams continue."""
     store, service = frail
-    # Its append-only file would be too large for the limit, too.
+    # Otherwise its append-only file would exceed the limit, too.
     store.ask("CONFIG", "SET", "appendonly", "no")
     headers = {"Authorization": f"Bearer {service.token()}"}
     job = Foreign(store.url, "wf_2", "job_1").lines(["x"] * 3)
@@ -173,7 +172,7 @@ def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(frail: tuple[Re
 
 
 def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.Client) -> None:
-    """Every family has a type, a help text and our prefix."""
+    """Every family has a type, a description and our prefix."""
     response = client.get("/metrics")
     families = [*text_string_to_metric_families(response.text)]
 
@@ -186,7 +185,7 @@ def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.C
 
 
 def test_metrics_count_what_was_refused_and_what_ended(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """Refusals are counted by status, and ends by reason."""
+    """Rejected requests by status, ended streams by reason."""
     refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
     before = service.metric(refused), service.metric(ended)
     client.get("/workflows/none/jobs/none")
@@ -197,7 +196,7 @@ def test_metrics_count_what_was_refused_and_what_ended(service: Service, client:
 
 
 def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """A job counts once, however many viewers it has."""
+    """A job is counted once for all its viewers."""
     job.line("one")
     name = "chronoverse_jobs_watched"
     wait_until(lambda: service.metric(name) == 0, PATIENCE_SECONDS, "nothing is watched")
@@ -209,16 +208,16 @@ def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, 
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
-    """It is valid by the schema of OpenAPI 3.1."""
+    """According to the schema of OpenAPI 3.1."""
     assert document["openapi"].startswith("3.1")
-    # Its import takes a fifth of a second of CPU, in every process that collects tests.
+    # Its import takes 0.2 s of CPU, in every process that collects tests.
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
 def test_every_route_is_in_the_document(document: dict[str, Any], tmp_path: Path) -> None:
-    """Each method is in the document, except HEAD and OPTIONS, which every GET route has. It has no other routes."""
+    """And no other. HEAD and OPTIONS, which every GET route has, are omitted."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     served = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
@@ -237,15 +236,15 @@ def documented(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every path and method with its operation."""
+    """Every path and method, with its operation."""
     for path, method in documented(document):
         yield path, method, document["paths"][path][method.lower()]
 
 
 def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
-    """This holds for every refusal of every route. None is documented as plain JSON.
+    """Every error of every route, none as plain JSON.
 
-    Senders of OpenTelemetry alone are told in their own protocol, in the encoding of their request.
+    Errors for OpenTelemetry senders follow their protocol, in the encoding of the request.
     """
     own = {"application/json", "application/x-protobuf", PROBLEM}
     for path, method, operation in operations(document):
@@ -258,7 +257,7 @@ def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) 
 
 
 def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
-    """All other routes require the bearer token."""
+    """All other routes require a bearer token."""
     for path, method, operation in operations(document):
         security = operation.get("security", document.get("security"))
         assert security == ([{"bearer": []}] if path.startswith(("/workflows", "/logs", "/audit", "/v1")) else []), (
@@ -268,7 +267,7 @@ def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
 
 
 def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any]) -> None:
-    """Parameters of a path are documented with the path."""
+    """Parameters in a path are documented with the path."""
     job = "/workflows/{workflow_id}/jobs/{job_id}"
     expected = {
         "/workflows": {"cursor", "limit", "status"},
@@ -363,7 +362,7 @@ def test_answers_are_as_documented(
     targets: list[str],
     token: str,
 ) -> None:
-    """Good answers and refusals match their schemas."""
+    """Responses, errors included, match their schemas."""
     url = str(service.redis_url)
     if anonymous.get("/workflows/documented/jobs/ended", headers=bearer(service, "good")).status_code == 404:
         ended = Foreign(url, "documented", "ended").lines(["x"] * 2)
@@ -382,7 +381,7 @@ def test_answers_are_as_documented(
 
 
 def bearer(service: Service, token: str) -> dict[str, str]:
-    """The headers of a token of that kind."""
+    """The headers with a token of that kind."""
     if token == "none":
         return {}
     scopes = ("logs:read",) if token == "read" else ("logs:read", "logs:write")

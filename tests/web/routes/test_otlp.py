@@ -1,4 +1,4 @@
-"""``/v1/logs``: OpenTelemetry's log records become lines of jobs, as OTLP over HTTP says."""
+"""``/v1/logs``: OpenTelemetry log records become lines of jobs, as OTLP over HTTP specifies."""
 
 import contextlib
 import gzip
@@ -30,7 +30,7 @@ PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
 
 class Sender:
-    """Sends records of one job."""
+    """Sends the records of one job."""
 
     def __init__(self, client: httpx.Client, workflow_id: str) -> None:
         self.client = client
@@ -45,7 +45,7 @@ class Sender:
         return self.client.post("/v1/logs", content=message.SerializeToString(), headers=headers)
 
     def rejected(self, response: httpx.Response) -> tuple[int, str]:
-        """How many records an answer rejects, and why."""
+        """The number of rejected records, and the reason."""
         assert response.status_code == 200, response.text
         assert response.headers["Content-Type"] == "application/x-protobuf"
         partial = ExportLogsServiceResponse.FromString(response.content).partial_success
@@ -61,7 +61,7 @@ def sender(client: httpx.Client) -> Sender:
 
 
 def test_records_become_lines_of_the_job_that_their_attributes_name(sender: Sender) -> None:
-    """Attributes of a record go before those of its resource, and the first of the list before the others."""
+    """A record's attributes take precedence over its resource's, and the first in the list over the others."""
     text = "two\r\nlines\n"
     response = sender.post(
         record("one", time=TIME, observed__x=1),
@@ -88,12 +88,12 @@ def test_records_become_lines_of_the_job_that_their_attributes_name(sender: Send
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
 def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
-    """It means the same as protobuf."""
+    """With the same result as protobuf."""
     message = request(sender.resource, *numbered(1, 3), record(["x"]), record("y", chronoverse__exit_code=3))
     message.resource_logs.add().scope_logs.add().log_records.add()
     message.resource_logs[0].scope_logs[0].log_records.append(record("x" * 600_000))
     body = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
-    # A time that protobuf cannot have.
+    # A time that protobuf cannot represent.
     body = body.replace(b'"timeUnixNano": "%d"' % TIME, b'"timeUnixNano": "-1"', 1)
     headers = {"Content-Type": "application/json; charset=utf-8", "Content-Encoding": coding}
     content = gzip.compress(body) if coding == "gzip" else body
@@ -110,8 +110,8 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
     assert (job["status"], job["exit_code"]) == ("FAILED", 3)
 
 
-def test_the_largest_batch_of_a_collector_is_taken_in_json(sender: Sender) -> None:
-    """8,192 records of a file, with the attributes that it adds for Kubernetes."""
+def test_the_largest_json_batch_of_a_collector_is_accepted(sender: Sender) -> None:
+    """8,192 records of a file, with the attributes that a collector adds for Kubernetes."""
 
     def attributes(**texts: str) -> list[dict[str, Any]]:
         return [{"key": name.replace("_", "."), "value": {"stringValue": text}} for name, text in texts.items()]
@@ -134,8 +134,8 @@ def test_the_largest_batch_of_a_collector_is_taken_in_json(sender: Sender) -> No
     assert sender.client.get(sender.path).json()["lines"] == 8_192
 
 
-def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:
-    """Neither with numbers nor without, also after the end of the job."""
+def test_a_repeated_request_changes_nothing(sender: Sender) -> None:
+    """With record numbers and without, even after the end of the job."""
     texts = [f"plain {number}" for number in range(700)]
     plain = request(sender.resource, *map(record, texts))
     end = request(sender.resource, record(None, cicd__pipeline__run__result="cancellation"))
@@ -145,13 +145,13 @@ def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:
     assert sender.client.get(f"{sender.path}/logs?limit=1&order=desc").json()["logs"][0]["message"] == "line 600"
     job = sender.client.get(sender.path).json()
     assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 1_300, None)
-    # The first batch, of 600 records, is there.
+    # The first batch, of 600 records, is stored.
     count, why = sender.rejected(sender.post(*numbered(1, 650)))
     assert (count, "has already ended" in why) == (50, True)
 
 
-def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender, service: Service) -> None:
-    """The answer is a Status, and says when to come again. Other jobs of the request are not held up."""
+def test_a_gap_is_answered_with_503_until_it_is_filled(sender: Sender, service: Service) -> None:
+    """With a Status and Retry-After. Other jobs in the request are not delayed."""
 
     def answers(*names: str) -> list[float]:
         texts = (f'chronoverse_publish_answers_total{{answer="{name}",operation="records"}}' for name in names)
@@ -172,8 +172,8 @@ def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender, service:
 
 
 @pytest.mark.long
-def test_a_hole_that_stays_is_named(sender: Sender) -> None:
-    """After five seconds the sender is answered with 200, and readers get a gap."""
+def test_a_permanent_gap_is_reported(sender: Sender) -> None:
+    """After five seconds the sender gets 200, and readers get a gap event."""
     sender.post(*numbered(1, 2))
     wait_until(lambda: sender.post(*numbered(5, 6)).status_code == 200, 30, "the hole is named")
     assert sender.messages() == ["line 1", "line 2", "line 5", "line 6"]
@@ -182,8 +182,8 @@ def test_a_hole_that_stays_is_named(sender: Sender) -> None:
     assert 'event: gap\ndata: {"from":3,"to":4,"reason":"missing"}' in events
 
 
-def test_a_job_of_which_nothing_comes_for_a_week_is_lost(sender: Sender, redis_server: RedisServer) -> None:
-    """Hardly any sender says that a job has ended, and what never ends is never deleted."""
+def test_a_job_without_records_for_a_week_is_lost(sender: Sender, redis_server: RedisServer) -> None:
+    """Few senders report the end of a job, and a job that never ends is never deleted."""
     sender.post(record("x"))
     workflow = sender.resource["service.name"]
     with redis.Redis.from_url(redis_server.url, protocol=2) as store:
@@ -191,8 +191,8 @@ def test_a_job_of_which_nothing_comes_for_a_week_is_lost(sender: Sender, redis_s
     assert 6 * 86_400_000 < lease <= 7 * 86_400_000
 
 
-def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
-    """The numbers begin with 1 again, in the same request or in another one."""
+def test_records_after_a_rotation_belong_to_a_new_file(sender: Sender) -> None:
+    """The numbers start at 1 again, within a request or in the next one."""
     later = [record(f"new {n}", time=TIME + n, log__file__path="/a", log__file__record_number=n) for n in range(1, 5)]
     for _ in range(2):
         sender.rejected(sender.post(*numbered(1, 3, "/a"), *later[:2]))
@@ -201,8 +201,8 @@ def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(sender: Sender, together: bool) -> None:
-    """In the same request, or in another one of a sender with several connections. None waits, and none is missing."""
+def test_the_rest_of_a_rotated_file_can_follow_the_next_file(sender: Sender, together: bool) -> None:
+    """In one request, or over several connections of a sender. No record waits, and none is missing."""
 
     def of_file(text: str, first: int, last: int, time: int) -> list[LogRecord]:
         numbers = range(first, last + 1)
@@ -219,8 +219,8 @@ def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(sender: Sender,
         assert [each for each in found if text in each] == [f"{text} {n}" for n in range(1, count + 1)]
 
 
-def test_marks_of_files_count_in_quotas(sender: Sender, redis_server: RedisServer) -> None:
-    """A job may have thousands of files, and a request names hundreds of them."""
+def test_positions_in_files_count_towards_quotas(sender: Sender, redis_server: RedisServer) -> None:
+    """A job can have thousands of files, and a request can name hundreds."""
     workflow = sender.resource["service.name"]
     with redis.Redis.from_url(redis_server.url, protocol=2) as store:
         store.hset(f"chronoverse:{{{workflow}}}:settings", "day_bytes", 10_000)
@@ -228,22 +228,22 @@ def test_marks_of_files_count_in_quotas(sender: Sender, redis_server: RedisServe
             many = [record("", log__file__path=f"/{n}", log__file__record_number=1) for n in range(600)]
             count, why = sender.rejected(sender.post(*many, service__instance__id=job))
             assert (count > 500, "quota" in why) == (True, True)
-        # Of a record of many lines, the record is counted.
+        # A record of many lines is one rejected record.
         assert sender.rejected(sender.post(record("x\n" * 100), service__instance__id="job_2"))[0] == 1
         marks = [store.hlen(f"chronoverse:{{{workflow}}}:{job}:files") for job in ("job_1", "job_2")]
     assert marks == [100, 0]
 
 
 def test_a_record_of_a_carriage_return_alone_is_an_empty_line(sender: Sender) -> None:
-    """So none is missing before the one that follows it."""
+    """Otherwise the next record would follow a gap."""
     returns = record("\r", log__file__path="/var/log/a.log", log__file__record_number=2)
     response = sender.post(*numbered(1, 1), returns, *numbered(3, 3), record("\r\r"))
     assert sender.rejected(response) == (0, "")
     assert sender.messages() == ["line 1", "", "line 3", ""]
 
 
-def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: Service) -> None:
-    """Such records are not sent again, so the answer is 200. The others are stored."""
+def test_rejected_records_are_counted_and_explained(sender: Sender, service: Service) -> None:
+    """The answer is 200, so that they are not sent again; the others are stored."""
     deep: Any = "x"
     for _ in range(40):
         deep = [deep]
@@ -262,7 +262,7 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
         record("a", **many),
     ]
     message = request(sender.resource, record("good"), *bad)
-    # A text that is not UTF-8, which some senders let through.
+    # Text that is not UTF-8, which some senders let through.
     torn = message.SerializeToString().replace(b"good", b"g\xff\xfed")
     count, why = sender.rejected(sender.client.post("/v1/logs", content=torn, headers=PROTOBUF))
     assert count == 12, why
@@ -271,7 +271,7 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     assert count == 4
     assert "log.file.record_number must be an integer from 1 to" in why
     assert sender.messages() == ["good"]
-    # Of a request with records of several workflows, those are refused that the token may not write to.
+    # Of several workflows in a request, those without write access are rejected.
     theirs, ours = f"{sender.resource['service.name']}_theirs", f"{sender.resource['service.name']}_ours"
     headers = {**PROTOBUF, "Authorization": f"Bearer {service.token(ours)}"}
     for names in ((ours, theirs), (theirs, ours)):
@@ -292,7 +292,7 @@ def as_json(message: ExportLogsServiceRequest) -> bytes:
 
 @pytest.mark.parametrize("body", [[None] * 1_001, {"a": [{str(n): None} for n in range(600)]}], ids=["list", "map"])
 def test_the_values_of_a_body_are_counted(sender: Sender, body: Any) -> None:
-    """Each takes time, and two bytes. Those of a naming attribute are not read at all."""
+    """Each takes time, and only two bytes. Values of attributes for names are not read at all."""
     message = request(
         sender.resource, record([None] * 1_000), record(body), record("x", log__file__path=[None] * 1_001)
     )
@@ -305,7 +305,7 @@ def test_the_values_of_a_body_are_counted(sender: Sender, body: Any) -> None:
 
 
 def test_of_many_records_only_those_with_a_bad_text_are_rejected(sender: Sender) -> None:
-    """One in each slice that is parsed at once."""
+    """One in each slice of the parser."""
     texts = ["bad" if number % 64 == 0 else "good" for number in range(30_000)]
     torn = request(sender.resource, *map(record, texts)).SerializeToString().replace(b"bad", b"b\xffd")
     response = sender.client.post("/v1/logs", content=torn, headers=PROTOBUF)
@@ -314,8 +314,8 @@ def test_of_many_records_only_those_with_a_bad_text_are_rejected(sender: Sender)
     assert sender.client.get(sender.path).json()["lines"] == 30_000 - 469
 
 
-def test_a_request_whose_client_has_left_ends(sender: Sender, service: Service) -> None:
-    """Nothing of it is appended. It would take a second, in which nobody waits for the answer."""
+def test_a_request_ends_when_its_client_leaves(sender: Sender, service: Service) -> None:
+    """Before anything is appended: it would take a second, and nobody waits for the answer."""
     body = gzip.compress(request(sender.resource, *[record([None] * 900)] * 2_000).SerializeToString())
     head = f"POST /v1/logs HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {service.token()}\r\nContent-Encoding: gzip\r\n"
     head += f"Content-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -332,15 +332,15 @@ def test_a_request_whose_client_has_left_ends(sender: Sender, service: Service) 
     assert sender.client.get(sender.path).status_code == 404
 
 
-def test_an_exit_code_may_be_a_text_of_digits(sender: Sender) -> None:
-    """Senders that take it from a variable of a shell have it as a text."""
+def test_an_exit_code_can_be_a_string_of_digits(sender: Sender) -> None:
+    """Some senders read it from a shell variable."""
     assert sender.rejected(sender.post(record("end", chronoverse__exit_code="143"))) == (0, "")
     job = sender.client.get(sender.path).json()
     assert (job["status"], job["exit_code"]) == ("FAILED", 143)
 
 
-def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
-    """Its lines have numbers that the runner gives."""
+def test_records_of_a_runners_job_are_rejected(sender: Sender) -> None:
+    """The runner numbers the lines."""
     opened = sender.client.post(f"{sender.path}/attempts", json={"token": "a" * 32})
     assert opened.status_code == 200
     count, why = sender.rejected(sender.post(*numbered(1, 3)))
@@ -348,7 +348,7 @@ def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
 
 
 def test_the_log_of_a_buildkite_job_needs_no_settings(sender: Sender) -> None:
-    """Its agent sends a request for each line, as a service of its own, and maybe from a pod."""
+    """Its agent sends one request per line, as a service of its own, possibly from a pod."""
     pod = {"service.name": "buildkite-agent", "k8s.namespace.name": "ci", "k8s.pod.uid": "6e1"}
     names: dict[str, Any] = {
         "buildkite__pipeline__slug": sender.resource["service.name"],
@@ -359,8 +359,8 @@ def test_the_log_of_a_buildkite_job_needs_no_settings(sender: Sender) -> None:
     assert sender.messages() == ["--- build", "$ make"]
 
 
-def test_a_job_of_a_runner_is_refused_between_its_steps(sender: Sender) -> None:
-    """Also one that records began. A record would end it before its next step."""
+def test_records_of_a_runners_job_are_rejected_between_steps(sender: Sender) -> None:
+    """Even if records began the job: they could end it before its next step."""
     end = record(None, chronoverse__exit_code=0)
     for path, begin in ((sender.path, [end]), (sender.path + "_of_records", [record("x"), end])):
         job_id = path.rpartition("/")[2]
@@ -374,7 +374,7 @@ def test_a_job_of_a_runner_is_refused_between_its_steps(sender: Sender) -> None:
 
 @pytest.mark.parametrize("body", ["", None])
 def test_an_end_without_a_text_is_no_line(sender: Sender, body: str | None) -> None:
-    """Unless it has a number, which would be missing."""
+    """Unless it has a number, which would be missing otherwise."""
     number: dict[str, Any] = {"log__file__path": "/var/log/a.log", "log__file__record_number": 3}
     end = record(body, chronoverse__exit_code=0)
     assert sender.rejected(sender.post(*numbered(1, 2), end)) == (0, "")
@@ -402,10 +402,10 @@ def test_an_end_without_a_text_is_no_line(sender: Sender, body: str | None) -> N
         (b"", {**PROTOBUF, "Authorization": "Bearer x"}, 401),
     ],
 )
-def test_a_request_that_is_none_is_refused_with_a_status(
+def test_an_invalid_request_is_answered_with_a_status(
     client: httpx.Client, content: bytes, headers: dict[str, str], status: int
 ) -> None:
-    """It is in the encoding of the request."""
+    """In the encoding of the request."""
     response = client.post("/v1/logs", content=content, headers=headers)
     assert response.status_code == status, response.text
     if headers["Content-Type"] == "application/json":
@@ -416,14 +416,14 @@ def test_a_request_that_is_none_is_refused_with_a_status(
 
 
 def test_a_token_needs_the_scope(sender: Sender, service: Service) -> None:
-    """It is not enough that it may read."""
+    """Read access is not enough."""
     headers = {**PROTOBUF, "Authorization": f"Bearer {service.token(scopes=['logs:read'])}"}
     response = sender.client.post("/v1/logs", content=b"", headers=headers)
     assert (response.status_code, b"logs:write" in response.content) == (403, True)
 
 
-def test_empty_requests_are_good(sender: Sender) -> None:
-    """An exporter may send one to see whether it is accepted."""
+def test_empty_requests_are_accepted(sender: Sender) -> None:
+    """Exporters can send one as a probe."""
     assert sender.rejected(sender.client.post("/v1/logs", content=b"", headers=PROTOBUF)) == (0, "")
     response = sender.client.post("/v1/logs", json={})
     assert (response.status_code, response.json()) == (200, {})
@@ -431,7 +431,7 @@ def test_empty_requests_are_good(sender: Sender) -> None:
 
 @pytest.mark.long
 def test_without_the_extra_the_answer_names_it() -> None:
-    """It is 404, and it is all that the service has of this route: the packages are not loaded."""
+    """With 404. Without the extra, this is all of the route: the packages are not loaded."""
     program = """
 import sys
 sys.modules["opentelemetry"] = None
@@ -449,8 +449,8 @@ print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules
     assert done.stdout == f"404 {title} False\n"
 
 
-def test_one_subject_begins_some_jobs_and_then_some_each_second(tmp_path: Path, redis_server: RedisServer) -> None:
-    """The answer says when to come again. Jobs that are there get their lines, and so do others' new jobs."""
+def test_new_jobs_are_rate_limited_per_subject(tmp_path: Path, redis_server: RedisServer) -> None:
+    """With Retry-After. Existing jobs still get their lines, and other subjects still start jobs."""
     with contextlib.ExitStack() as stack:
         config = Path(__file__).with_name("few_new_jobs.py")
         service = stack.enter_context(Service(tmp_path, redis_server.url, config=config))
@@ -470,17 +470,17 @@ def test_one_subject_begins_some_jobs_and_then_some_each_second(tmp_path: Path, 
         assert b"this token starts too many jobs" in response.content
         assert sender.messages() == ["first", "last"]
         assert sender.rejected(sender.post(record("x"), chronoverse__job="of_another_subject")) == (0, "")
-        # They are more than may begin in the seconds that a busy machine takes for a request.
+        # More than can start while a busy machine handles a request.
         assert post("more", 200).status_code == 429
         (listed,) = [each for each in client.get("/workflows").json()["workflows"] if each["id"] == "few_new_jobs"]
-        # Two are not the hostile subject's.
+        # Two belong to the other subject.
         assert 22 <= listed["jobs"] <= 22 + time.monotonic() - began + 1
         wait_until(lambda: post("later", 1).status_code == 200, 30, "one more may begin")
 
 
 @pytest.mark.parametrize("are_alike", [True, False])
 def test_secrets_known_by_their_form_are_masked(sender: Sender, are_alike: bool) -> None:
-    """In a record of several lines, in values that are no text, and over several records."""
+    """Within records of several lines, in structured values, and across records."""
     texts = [f"with {GITHUB} in it", *PEM, "fine"]
     others = [] if are_alike else [record({"token": GITHUB}), record("\n".join(["key:", *PEM])), record(None)]
     assert sender.rejected(sender.post(*[record(each) for each in texts], *others)) == (0, "")

@@ -1,4 +1,4 @@
-"""Redactions when the store loses writes, when the object store refuses, or when an archiver is killed in between."""
+"""Redactions when the store loses writes, the object store fails, or an archiver is killed in between."""
 
 import os
 import subprocess
@@ -29,16 +29,16 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
-#: Each of these tests starts processes. CI runs them.
+#: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
 
 SECRET: Final = "hunter2"
-#: Seconds within which repeated requests must complete a redaction.
+#: Time limit of a redaction by repeated requests, in seconds.
 PATIENCE: Final = 20.0
 
 
 def write(site: Site) -> Foreign:
-    """Writes a job of which every second line has the secret."""
+    """Writes a job with the secret in every second line."""
     return site.job().lines(f"line {number} {SECRET if number % 2 else ''}" for number in range(1, 101))
 
 
@@ -51,7 +51,7 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 
 
 def redact_completely(site: Site, job: Foreign) -> int:
-    """Repeats the request as its answers say, until nothing is pending. Returns how many lines were redacted."""
+    """Repeats the request as its answers require, until nothing is pending. Returns the number of redacted lines."""
     count, first, give_up_at = 0, 1, time.monotonic() + PATIENCE
     while time.monotonic() < give_up_at:
         answer = redact(site, job, **{"from": first})
@@ -65,7 +65,7 @@ def redact_completely(site: Site, job: Foreign) -> int:
 
 
 def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
-    """The names of the objects in the job's folder that contain the secret when decompressed."""
+    """The names of the job's objects that contain the secret, decompressed."""
     found = []
     for each in objects.list(f"{job.workflow_id}/{job.job_id}/"):
         data = objects.get(each.name)
@@ -89,7 +89,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
-    """A service on that server."""
+    """A service with that server."""
     directory = tmp_path_factory.mktemp("faults")
     store = Store(store_server.url)
     url = (directory / "archive").as_uri()
@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) ->
 
 
 def freeze_disk(server: RedisServer) -> int:
-    """From now on nothing becomes durable. Returns how many bytes of the server's file a power cut would leave."""
+    """Stops the server's fsync. Returns the size of its file after a power cut."""
     with Redis.from_url(server.url, protocol=2, single_connection_client=True) as client:
         client.set("probe", "1")
         assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
@@ -110,7 +110,7 @@ def freeze_disk(server: RedisServer) -> int:
 
 
 def cut_power(server: RedisServer, safe: int) -> None:
-    """Kills the server, truncates its file to ``safe`` bytes, and starts it again."""
+    """Kills the server, truncates its file to ``safe`` bytes, and restarts it."""
     server.kill()
     assert _file(server).stat().st_size > safe
     os.truncate(_file(server), safe)
@@ -129,7 +129,7 @@ def is_readable(site: Site, job: Foreign) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize("archived", [0, 60, 99])
 def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
-    """The old record may come back, and its object still exists. A repeated redaction is permanent."""
+    """The old record can return, and its object still exists. A second redaction is permanent."""
     job = write(site)
     if archived:
         site.archive_up_to(job, archived, trim=True)
@@ -143,7 +143,7 @@ def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, 
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
     cut_power(store_server, safe)
     wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
-    time.sleep(1.1)  # the time for which records are cached
+    time.sleep(1.1)  # until cached records expire
     assert site.pages(f"{job.path}/logs?limit=1000") == before
     assert redact_completely(site, job) == 50
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
@@ -156,7 +156,7 @@ def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, 
 
 
 def test_a_power_cut_after_a_chunk_was_committed_loses_no_line(store_server: RedisServer, site: Site) -> None:
-    """The lines are in the store again. A redaction finds the object whose record was lost."""
+    """The lines are back in the store. A redaction finds the object without a record."""
     job = write(site)
     safe = freeze_disk(store_server)
     site.archive_up_to(job, 80, trim=True)
@@ -171,7 +171,7 @@ def test_a_power_cut_after_a_chunk_was_committed_loses_no_line(store_server: Red
 
 
 def test_an_archiver_completes_a_pending_redaction(store_server: RedisServer, site: Site) -> None:
-    """It does so when the record is on the store's disk. The job is still running."""
+    """As soon as the store has the record on disk, even if the job is running."""
     job = write(site)
     site.archive_up_to(job, 60, trim=True)
     freeze_disk(store_server)
@@ -192,7 +192,7 @@ def test_an_archiver_completes_a_pending_redaction(store_server: RedisServer, si
 
 
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
-    """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
+    """Archives a job as an archiver does, and calls ``at`` at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
         to = JobObjects(*stepped(site.store, site.objects, lambda step: at(step, token)), ref(job), token)
         write_chunk(to, site.store.catalog.archive_state(ref(job)), 101)
@@ -201,7 +201,7 @@ def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> Non
 @pytest.mark.long
 @pytest.mark.parametrize("step", ["put", "read back"])
 def test_a_redaction_includes_objects_of_a_killed_archiver(site: Site, step: str) -> None:
-    """The archiver has written an object with the text, and has not recorded it."""
+    """An object with the secret is written and not recorded yet."""
     archive(site.store, site.objects)  # all other jobs
     job = write(site).end()
     assert run_until_killed(str(site.service.redis_url), "chronoverse", site.directory, step) == -9
@@ -215,7 +215,7 @@ def test_a_redaction_includes_objects_of_a_killed_archiver(site: Site, step: str
 
 
 def test_a_paused_archiver_deletes_an_object_that_it_could_not_record(site: Site) -> None:
-    """Another one has the archive lock by then, and has redacted the lines that were read."""
+    """Another archiver holds the lock by then, and has redacted the lines that it read."""
     job = write(site).end()
 
     def pause(step: str, token: str) -> None:
@@ -250,8 +250,8 @@ def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str
 
 @pytest.mark.long
 @pytest.mark.parametrize("step", ["upload begun", "put"])
-def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: str) -> None:
-    """The redaction has listed its object as garbage. The object may be written afterwards."""
+def test_an_archiver_paused_during_a_redactions_sweep_leaves_no_secret(site: Site, step: str) -> None:
+    """The redaction lists its object as garbage, even if it is written only afterwards."""
     job = write(site).end()
 
     def pause(at: str, token: str) -> None:
@@ -265,8 +265,8 @@ def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: s
     assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_that_was_paused_after_its_put(site: Site) -> None:
-    """The redaction deletes its object, and its record is refused, also when the lock is free again."""
+def test_an_archiver_paused_after_its_put_leaves_no_secret(site: Site) -> None:
+    """The redaction deletes its object, and its record is rejected even when the lock is free again."""
     job = write(site).end()
 
     def pause(step: str, token: str) -> None:
@@ -284,7 +284,7 @@ def test_an_archiver_that_was_paused_after_its_put(site: Site) -> None:
 
 
 def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
-    """Also in the folder of a running job. A newer object stays, because its record may be about to be written."""
+    """Also of a running job. A newer object is kept, because its record can be about to be written."""
     job = write(site)
     site.archive_up_to(job, 60, trim=True)
     folder = f"{job.workflow_id}/{job.job_id}"
@@ -301,8 +301,8 @@ def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
     assert {each.name.removeprefix(f"{folder}/") for each in site.objects.list(f"{folder}/")} == {"young", chunk.name}
 
 
-def test_a_record_that_comes_late_is_refused(site: Site) -> None:
-    """The store was slow, the caller has given up, and the object is deleted. Then the script runs."""
+def test_a_late_record_is_rejected(site: Site) -> None:
+    """On a slow store, the script can run after the caller has timed out and the object is deleted."""
     job, archived = write(site), site.store.chunks
     site.archive_up_to(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
@@ -317,8 +317,8 @@ def test_a_record_that_comes_late_is_refused(site: Site) -> None:
     assert len(archived.chunks(ref(job))) == 1
 
 
-def test_an_interrupted_redaction_reports_how_far_it_came(site: Site) -> None:
-    """The answer has the number of redacted lines, and the number from which to continue."""
+def test_an_interrupted_redaction_reports_its_progress(site: Site) -> None:
+    """The number of redacted lines, and the number to continue from."""
     job = write(site)
     site.archive_up_to(job, 40, trim=True)
     site.archive_up_to(job, 80, trim=True)
@@ -336,12 +336,12 @@ def test_an_interrupted_redaction_reports_how_far_it_came(site: Site) -> None:
     assert with_secret(site.objects, job) == []
 
 
-# An object store that refuses requests
+# A failing object store
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Site, S3Faults]]:
-    """A service whose archive is in S3. A proxy in front of S3 can refuse requests."""
+    """A service with an archive in S3, and a proxy that can make S3 fail."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
         store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)
@@ -356,8 +356,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
 
 
 @pytest.mark.long
-def test_a_refused_delete_is_pending_until_a_repeated_request_succeeds(s3: tuple[Site, S3Faults]) -> None:
-    """The lines are redacted and counted. The answer says that the old text is still in the bucket."""
+def test_a_failed_delete_is_pending_until_a_retry_succeeds(s3: tuple[Site, S3Faults]) -> None:
+    """The lines are redacted and counted. The answer reports that the old text is still in the bucket."""
     site, proxy = s3
     job = write(site)
     site.archive_up_to(job, 60, trim=True)

@@ -1,4 +1,4 @@
-"""``/logs/search`` and ``/logs/raw``: a search finds what Python's ``re`` finds, and a download is what was written."""
+"""``/logs/search`` and ``/logs/raw``: searches find what Python's ``re`` finds; downloads equal what was written."""
 
 import contextlib
 import itertools
@@ -24,26 +24,26 @@ from tests.web.routes.wire import PATIENCE_SECONDS, PatientClient, Stream, reque
 STREAMS: Final = ("stdout", "stderr", "stderr")
 WORDS: Final = ("Straße", "ERROR 🙂 error", "plain", "a.b*c", "Ünïcode \\d+", "error", "", "tab\there", "x" * 300)
 MESSAGES: Final = [f"{number} {WORDS[number % len(WORDS)]} {number % 7}" for number in range(1, 601)]
-#: A line on which a backtracking engine would need longer than the age of the universe.
+#: A backtracking engine would need longer on this line than the age of the universe.
 EVIL: Final = "a" * 50 + "b"
 
 
 @pytest.fixture
 def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
-    """As in other modules, but it asks a busy service again."""
+    """As in other modules, but it retries while the service is busy."""
     with PatientClient(base_url=service.url, headers=auth, timeout=30, verify=service.verify) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def log(service: Service) -> Foreign:
-    """600 lines on both streams, a line that is slow with backtracking, a line that is not UTF-8, and the end."""
+    """600 lines on both streams, a line for backtracking engines, a line that is not UTF-8, and the end."""
     job = Foreign(str(service.redis_url), "search", "log").lines(MESSAGES, STREAMS)
     return job.lines([EVIL, b"no \xff UTF-8"]).end()
 
 
 def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -> Iterator[list[dict[str, Any]]]:
-    """The pages of a search, following ``Link``."""
+    """The pages of a search, by ``Link``."""
     response = client.get(f"{job.path}/logs/search", params=query)
     for _ in range(at_most):
         assert response.status_code == 200, response.text
@@ -58,7 +58,7 @@ def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -
 
 
 def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
-    """The numbers of all matches."""
+    """The numbers of all matching lines."""
     return [line["sequence_num"] for line in itertools.chain(*find(client, job, **query))]
 
 
@@ -79,7 +79,7 @@ def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
 def test_a_search_finds_what_python_finds(
     client: httpx.Client, log: Foreign, query: dict[str, Any], pattern: str, order: str
 ) -> None:
-    """In both orders, with pages of any size, in one stream or both."""
+    """In both orders, with any page size, in one stream or both."""
     written = [*MESSAGES, EVIL, "no � UTF-8"]
     streams = [STREAMS[(number - 1) % 3] for number in range(1, 601)] + ["stdout"] * 2
     expected = [
@@ -92,7 +92,7 @@ def test_a_search_finds_what_python_finds(
 
 
 def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> None:
-    """They are not in bytes or UTF-16 units. An empty match has none."""
+    """Not in bytes or UTF-16 units. An empty match has no highlight."""
     (first, *_), *_ = find(client, log, q="error")
     plain = {key: value for key, value in first.items() if key != "highlights"}
 
@@ -102,8 +102,8 @@ def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> Non
     assert (anything["sequence_num"], anything["highlights"]) == (1, [])
 
 
-def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign) -> None:
-    """A line is searched as it was written, and also without its control sequences."""
+def test_colours_within_a_word_do_not_hide_it(client: httpx.Client, job: Foreign) -> None:
+    """Lines are searched as written, and also without control sequences."""
     job.lines(["\x1b[1mFAI\x1b[31mLED\x1b[0m \x1b]0;title\x07\x1b[1A", "\x1b]0;failed", "failed"]).end()
     (lines,) = find(client, job, q="failed")
 
@@ -114,8 +114,8 @@ def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign)
     assert numbers(client, job, q="d $", regex="true") == [1]
 
 
-def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
-    """It starts strictly after the offset. The answer has the number that the search has reached."""
+def test_a_search_starts_after_its_offset(client: httpx.Client, log: Foreign) -> None:
+    """The answer contains the last number that was searched."""
     path = f"{log.path}/logs/search"
 
     assert numbers(client, log, q="error", offset=590) == [595, 599]
@@ -149,8 +149,8 @@ def test_an_invalid_search_is_refused(
     assert [error["parameter"] for error in response.json()["errors"]] == [parameter]
 
 
-def test_an_expression_takes_no_exponential_time(client: httpx.Client, log: Foreign, job: Foreign) -> None:
-    """The classic example, on the line that it was made for. An expression that is slow on long lines works, too."""
+def test_an_expression_takes_linear_time(client: httpx.Client, log: Foreign, job: Foreign) -> None:
+    """The classic example, and an expression that is slow on long lines."""
     started = time.monotonic()
 
     assert numbers(client, log, q="^(a+)+$", regex="true") == []
@@ -160,7 +160,7 @@ def test_an_expression_takes_no_exponential_time(client: httpx.Client, log: Fore
 
 
 def test_a_cursor_is_valid_only_for_its_own_query(client: httpx.Client, log: Foreign) -> None:
-    """400 for other words, for the same words as an expression, or on another route."""
+    """400 for other words, for the same words as an expression, and on another route."""
     page = client.get(f"{log.path}/logs/search", params={"q": "error", "limit": 1}).json()
     for query in ({"q": "errors"}, {"q": "error", "regex": "true"}, {"q": "error", "order": "desc"}):
         asked = {**query, "cursor": page["cursor"], "limit": 1}
@@ -170,7 +170,7 @@ def test_a_cursor_is_valid_only_for_its_own_query(client: httpx.Client, log: For
 
 @pytest.fixture(scope="module")
 def long(redis_server: RedisServer) -> Foreign:
-    """A job with 210,000 lines, of which only the last contains the word."""
+    """A job of 210,000 lines, of which only the last one contains the word."""
     store, job = Store(redis_server.url), Foreign(redis_server.url, "search", "long")
     attempt = store.open(JobRef(job.workflow_id, job.job_id), "token")
     for start in range(1, 210_001, 1000):
@@ -182,8 +182,8 @@ def long(redis_server: RedisServer) -> Foreign:
 
 
 @pytest.mark.long
-def test_a_request_searches_a_bounded_part(client: httpx.Client, long: Foreign) -> None:
-    """The page is empty. It has the number that the search has reached, and a cursor that continues from there."""
+def test_a_request_searches_a_limited_part(client: httpx.Client, long: Foreign) -> None:
+    """The page is empty, with the last number that was searched and a cursor."""
     first = client.get(f"{long.path}/logs/search", params={"q": "NEEDLE"})
 
     assert first.json()["logs"] == []
@@ -193,20 +193,20 @@ def test_a_request_searches_a_bounded_part(client: httpx.Client, long: Foreign) 
 
 @pytest.mark.long
 def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
-    """A page has a bounded number of characters, whatever its limit is. No line is lost between two pages."""
+    """The characters of a page are limited, whatever its ``limit``. No line is lost between pages."""
     lines = [("XADD", job.key, f"{number}-0", "message", "x" * 100_000) for number in range(1, 251)]
     ask_all(redis_server.url, lines)
     found = [[line["sequence_num"] for line in page] for page in find(client, job, q="X" * 200, limit=1000)]
 
     assert [*itertools.chain(*found)] == [*range(1, 251)]
-    # A page has many lines. On a busy machine it may end early, because its time is over.
+    # Pages have many lines, but can end early on a busy machine, at the time limit.
     assert 1 < len(found) < 100
     first = client.get(f"{job.path}/logs/search", params={"q": "x", "limit": 1}).json()["logs"][0]
     assert len(first["highlights"]) == 1000
 
 
 def test_a_running_job_is_searched_as_it_grows(client: httpx.Client, job: Foreign) -> None:
-    """The next search starts at the number that the last answer has reached."""
+    """The next search starts at the number that the last one reached."""
     job.lines(["error", "fine"])
     first = client.get(f"{job.path}/logs/search", params={"q": "error"})
     job.lines(["fine", "error"])
@@ -222,7 +222,7 @@ def raw(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
 
 
 def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> None:
-    """As text, as one JSON document, and as one JSON object a line."""
+    """As text, as one JSON document, and as JSON lines."""
     text, document, lines = (raw(client, log, format=kind) for kind in ("txt", "json", "jsonl"))
     written = [*MESSAGES, EVIL, "no � UTF-8"]
     pages = client.get(f"{log.path}/logs", params={"limit": 1000}).json()["logs"]
@@ -235,8 +235,8 @@ def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> N
     assert text.headers["cache-control"] == "private, no-store"
 
 
-def test_a_download_may_be_filtered(client: httpx.Client, log: Foreign) -> None:
-    """By a stream, a query or an expression."""
+def test_a_download_can_be_filtered(client: httpx.Client, log: Foreign) -> None:
+    """By stream, text or expression."""
     found = numbers(client, log, q="error", stream="stderr")
     lines = raw(client, log, q="error", stream="stderr", format="json").json()
 
@@ -248,10 +248,10 @@ def test_a_download_may_be_filtered(client: httpx.Client, log: Foreign) -> None:
     assert raw(client, log, format="csv").status_code == 400
 
 
-def test_parts_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: Foreign) -> None:
+def test_pieces_of_a_long_line_are_joined_in_text(client: httpx.Client, job: Foreign) -> None:
     """Unless a line of the other stream is between them.
 
-    A line whose last part is missing does not swallow the next.
+    A line without its last piece does not swallow the next line.
     """
     commands = [("out ", "stdout", "1"), ("end", "stdout", "0"), ("half", "stdout", "1"), ("err", "stderr", "0")]
     for message, stream, partial in [*commands, ("rest", "stdout", "0"), ("open", "stderr", "1")]:
@@ -262,7 +262,7 @@ def test_parts_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: 
 
 
 def test_a_text_has_no_control_sequences_unless_asked(client: httpx.Client, job: Foreign) -> None:
-    """A reader may open it with ``cat``. JSON escapes them, so it always has them."""
+    """It can be opened with ``cat``. JSON always contains them, escaped."""
     message = "\x1b[31mred\x1b[0m\x1b]0;title\x07\tend\r"
     job.lines([message])
 
@@ -274,7 +274,7 @@ def test_a_text_has_no_control_sequences_unless_asked(client: httpx.Client, job:
 
 
 def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> None:
-    """The download has the lines that are written so far."""
+    """With the lines so far."""
     job.lines(["one", "two"])
     first = raw(client, job).text
     job.lines(["three"])
@@ -283,7 +283,7 @@ def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> 
 
 
 def test_a_head_request_starts_no_download(client: httpx.Client, log: Foreign) -> None:
-    """It has only the headers."""
+    """It returns only the headers."""
     response = client.head(f"{log.path}/logs/raw")
 
     assert (response.status_code, response.content) == (200, b"")
@@ -292,10 +292,10 @@ def test_a_head_request_starts_no_download(client: httpx.Client, log: Foreign) -
 
 
 @pytest.mark.parametrize("path", ["/logs/search?q=x", "/logs/raw"])
-def test_nobody_searches_what_they_may_not_see(
+def test_a_search_needs_read_access(
     service: Service, client: httpx.Client, log: Foreign, job: Foreign, path: str
 ) -> None:
-    """401 without a token. A token for another workflow gets the answer for an unknown job."""
+    """401 without a token; with a token for another workflow, the same as for an unknown job."""
     stranger = {"Authorization": f"Bearer {service.token('elsewhere')}"}
 
     assert httpx.get(service.url + log.path + path, verify=service.verify).status_code == 401
@@ -308,10 +308,10 @@ def test_nobody_searches_what_they_may_not_see(
 
 
 @pytest.mark.long
-def test_live_viewers_are_not_held_up_by_downloads(
+def test_live_viewers_are_not_delayed_by_downloads(
     service: Service, auth: dict[str, str], long: Foreign, job: Foreign
 ) -> None:
-    """A line arrives nearly as soon as without them while 420,000 lines are gone through."""
+    """Lines arrive nearly as fast while 420,000 lines are scanned."""
     job.line("begin")
     with contextlib.ExitStack() as opened:
         stream = opened.enter_context(Stream(service, f"{job.path}/events", auth)).wait_for(b"id: 1\n\n")
@@ -336,7 +336,7 @@ def test_live_viewers_are_not_held_up_by_downloads(
 
 
 def times(job: Foreign) -> Foreign:
-    """A job with one line a minute, on both streams."""
+    """A job with one line per minute, on both streams."""
     for minute in range(60):
         stamp = f"2026-03-03T10:{minute:02}:00.000Z"
         job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
@@ -354,10 +354,10 @@ def times(job: Foreign) -> Foreign:
         ("since=2026-03-04", ()),
     ],
 )
-def test_a_search_may_have_a_time_range(
+def test_a_search_can_have_a_time_range(
     client: httpx.Client, job: Foreign, query: str, expected: Sequence[int]
 ) -> None:
-    """Both ends are included. A line without a time is in no range."""
+    """Both ends are inclusive. A line without a time is in no range."""
     found = client.get(f"{times(job).path}/logs/search?q=m&{query}").json()["logs"]
 
     assert [line["message"] for line in found] == [f"minute {minute}" for minute in expected]
@@ -367,7 +367,7 @@ def test_a_search_may_have_a_time_range(
     "query", ["since=yesterday", "since=2026-13-45T99:99:99.999Z", "until=", "before=51", "after=x"]
 )
 def test_an_invalid_time_or_context_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
-    """The answer is 400."""
+    """With 400."""
     job.line("1")
 
     assert client.get(f"{job.path}/logs/search?q=1&{query}").status_code == 400
