@@ -1,4 +1,4 @@
-"""The end of a job that no runner holds: who may end it, what it is then, and what its readers hear."""
+"""The end of a job without a runner: who can end it, the resulting status, and what its readers get."""
 
 import contextlib
 import secrets
@@ -30,7 +30,7 @@ def end(client: httpx.Client, job: Foreign) -> Callable[..., httpx.Response]:
 
 
 def answer(response: httpx.Response) -> tuple[Any, ...]:
-    """The status of an answer, and what it says of the job, or why it refuses."""
+    """The status of a response, with the job's state or the reason of an error."""
     found = response.json()
     if response.status_code == 200:
         return 200, found["status"], found["exit_code"], found["lines"]
@@ -46,7 +46,7 @@ def open_attempt(client: httpx.Client, job: Foreign, next_number: int | None = N
 
 
 def of_records(client: httpx.Client, job: Foreign) -> None:
-    """Begins the job with a log record."""
+    """Starts the job with a log record."""
     names = {"chronoverse.workflow": job.workflow_id, "chronoverse.job": job.job_id}
     attributes = [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
     records = [{"timeUnixNano": "1800000000000000000", "body": {"stringValue": "one"}}]
@@ -55,7 +55,7 @@ def of_records(client: httpx.Client, job: Foreign) -> None:
 
 
 def admin(service: Service) -> dict[str, str]:
-    """The header of an administrator's token."""
+    """The header with an administrator's token."""
     return {"Authorization": f"Bearer {service.token(scopes=['logs:admin'])}"}
 
 
@@ -68,14 +68,14 @@ KINDS: Final[dict[str, tuple[Callable[[httpx.Client, Foreign], Any], int]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_that_no_runner_holds_is_ended(
+def test_a_job_without_a_runner_is_ended(
     kind: str,
     client: httpx.Client,
     job: Foreign,
     end: Callable[..., httpx.Response],
     open_stream: Callable[..., Stream],
 ) -> None:
-    """However it came. The end counts once, its followers hear it, and nothing comes after it."""
+    """Wherever it came from. It ends once, its followers get the end, and nothing can follow it."""
     begin, lines = KINDS[kind]
     begin(client, job)
     stream = open_stream(job)
@@ -90,10 +90,10 @@ def test_a_job_that_no_runner_holds_is_ended(
     assert [(each["status"], each["exit_code"]) for each in listed] == [("FAILED", 3)]
 
 
-def test_a_job_that_a_runner_holds_is_not_ended(
+def test_a_job_held_by_a_runner_is_not_ended(
     client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """Its runner still ends it. After that the answer is about how it did."""
+    """Only its runner can end it. After that, the answer follows the runner's status."""
     open_attempt(client, job)
     assert answer(end("COMPLETED", 0)) == (409, "HELD")
     assert client.get(job.path).json()["status"] == "RUNNING"
@@ -104,7 +104,7 @@ def test_a_job_that_a_runner_holds_is_not_ended(
 
 
 def test_a_job_whose_runner_was_lost_is_lost(job: Foreign, redis_server: RedisServer) -> None:
-    """Nobody ends it otherwise, not even before somebody has looked at it."""
+    """No other status is accepted, even before the loss was noticed."""
     ref = JobRef(job.workflow_id, "lost")
     lease = job.sibling("lost").key.replace(":log", ":lease")
     with (
@@ -119,10 +119,10 @@ def test_a_job_whose_runner_was_lost_is_lost(job: Foreign, redis_server: RedisSe
         assert store.end(ref, Status.LOST, None).lines == 0
 
 
-def test_the_end_of_a_foreign_runner_counts(
+def test_the_end_of_a_foreign_runner_takes_precedence(
     client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """Whether its terminal entry has a status, an exit code, or something after it."""
+    """Even without a status in the terminal entry, and with lines after it."""
     job.line("one")
     job.add("2-0", "event", "end", "exit_code", "7")
     job.add("3-0", "timestamp", TIMESTAMP, "message", "late", "stream", "stdout")
@@ -130,10 +130,10 @@ def test_the_end_of_a_foreign_runner_counts(
     assert answer(end("FAILED", 7)) == (200, "FAILED", 7, 1)
 
 
-def test_what_a_foreign_runner_writes_after_the_end_is_not_shown(
+def test_lines_of_a_foreign_runner_after_the_end_are_not_shown(
     client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """However much it is."""
+    """However many there are."""
     job.lines(["one", "two"])
     assert answer(end("COMPLETED", 0)) == (200, "COMPLETED", 0, 2)
     for number in range(4, 24):
@@ -142,18 +142,18 @@ def test_what_a_foreign_runner_writes_after_the_end_is_not_shown(
     assert [line["message"] for line in client.get(f"{job.path}/logs").json()["logs"]] == ["one", "two"]
 
 
-def test_the_exit_code_of_an_attempt_counts_here_too(
+def test_the_exit_code_of_an_attempt_applies_here_too(
     client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """A job whose step has failed does not complete. The request may be repeated nevertheless."""
+    """A job with a failed step does not complete. The request is still idempotent."""
     open_attempt(client, job, 1, status="PENDING", exit_code=3, counts=True)
     assert answer(end("COMPLETED", 0)) == answer(end("COMPLETED", 0)) == (200, "FAILED", 3, 0)
 
 
-def test_the_keys_of_an_ended_job_expire_as_its_workflow_says(
+def test_the_keys_of_an_ended_job_expire_after_its_workflows_retention(
     service: Service, job: Foreign, end: Callable[..., httpx.Response], redis_server: RedisServer
 ) -> None:
-    """A foreign job's, too."""
+    """Also those of a foreign job."""
     settings = {"retention_seconds": 100_000, "job_bytes": None, "bytes_per_day": None}
     url = f"{service.url}/workflows/{job.workflow_id}/settings"
     assert httpx.put(url, json=settings, headers=admin(service)).status_code == 200
@@ -164,8 +164,8 @@ def test_the_keys_of_an_ended_job_expire_as_its_workflow_says(
             assert 99_000 < server.ttl(job.key.replace(":log", f":{kind}")) <= 100_000
 
 
-def test_an_imported_job_that_is_ended_names_what_nobody_has(job: Foreign, redis_server: RedisServer) -> None:
-    """Its runner has not come back, so lines may have followed those of the archive."""
+def test_ending_an_imported_job_reports_a_gap(job: Foreign, redis_server: RedisServer) -> None:
+    """Its runner has not returned, so lines can be missing after those of the archive."""
     ref = JobRef(job.workflow_id, "imported")
     with contextlib.closing(Store(redis_server.url)) as store:
         attempt = store.open(ref, RUNNER)
@@ -179,10 +179,10 @@ def test_an_imported_job_that_is_ended_names_what_nobody_has(job: Foreign, redis
     assert dict(zip(lost[::2], lost[1::2], strict=True))[b"event"] == b"lost"
 
 
-def test_what_is_not_there_is_not_ended(
+def test_an_unknown_job_is_not_ended(
     service: Service, client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """Nor is it made."""
+    """Nor created."""
     assert end("COMPLETED", 0).status_code == 404
     assert client.get(job.path).status_code == 404
     job.line("one")
@@ -197,7 +197,7 @@ def test_what_is_not_there_is_not_ended(
 def test_a_token_needs_the_scope_for_the_workflow(
     service: Service, job: Foreign, scopes: list[str], workflow: str | None, status: int
 ) -> None:
-    """Otherwise the job goes on."""
+    """Otherwise the job stays running."""
     job.line("one")
     headers = {"Authorization": f"Bearer {service.token(workflow or job.workflow_id, scopes=scopes)}"}
     url = f"{service.url}{job.path}"
@@ -226,8 +226,8 @@ def test_a_token_needs_the_scope_for_the_workflow(
         {"status": "FAILED", "token": "", "attempt": 1, "next": 1},
     ],
 )
-def test_a_body_is_of_a_runner_or_of_nobody(client: httpx.Client, job: Foreign, body: dict[str, Any]) -> None:
-    """Nothing is guessed: half of a runner's request ends nothing."""
+def test_a_body_is_a_runners_or_has_no_runner_fields(client: httpx.Client, job: Foreign, body: dict[str, Any]) -> None:
+    """Half of a runner's request ends nothing."""
     job.line("one")
     assert client.post(f"{job.path}/end", json=body).status_code == 400
     assert client.get(job.path).json()["status"] == "RUNNING"

@@ -1,6 +1,6 @@
-"""Logs that a foreign runner has written wrongly.
+"""Invalid logs of foreign runners.
 
-What can be shown is shown, the rest is named as a gap, and nothing stops.
+What can be shown is shown, everything else is reported as a gap, and no stream stops.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ LINE = ("timestamp", TIMESTAMP, "message", "x", "stream", "stdout")
 
 
 def replayed_and_live(open_stream: OpenStream, job: Foreign, write: Callable[[], object]) -> list[Stream]:
-    """The stream of a viewer who is connected while ``write`` writes to the job, and of one who connects afterwards."""
+    """The streams of two viewers: one is connected while ``write`` writes to the job, one connects afterwards."""
     live = open_stream(job, "?wait=60").wait_for(b"\n\n")
     write()
     live.wait_end()
@@ -29,12 +29,12 @@ def replayed_and_live(open_stream: OpenStream, job: Foreign, write: Callable[[],
 
 
 def is_silent(stream: Stream) -> bool:
-    """Whether the stream has ended, or has sent nothing for a second."""
+    """Whether the stream has ended or has sent nothing for a second."""
     return stream.ended or b"\n:\n" in stream.body
 
 
 def named(stream: Stream, event: str) -> list[Any]:
-    """The data of all blocks with this event name."""
+    """The data of all blocks of this event."""
     return [block["data"] for block in stream.blocks() if block.get("event") == event]
 
 
@@ -73,7 +73,7 @@ def named(stream: Stream, event: str) -> list[Any]:
 def test_an_entry_that_can_be_shown_is_shown(
     open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], shown: dict[str, Any]
 ) -> None:
-    """It is shown in its order, with the lines before and after it."""
+    """In order, between the lines before and after it."""
 
     def write() -> None:
         job.line("before")
@@ -94,7 +94,7 @@ def test_an_entry_that_can_be_shown_is_shown(
 def test_an_entry_without_a_message_is_a_gap(
     open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], last: int
 ) -> None:
-    """So are numbers that the runner has skipped. The gap names them."""
+    """Skipped numbers are gaps, too. The gap contains the range."""
 
     def write() -> None:
         job.line("before")
@@ -110,7 +110,7 @@ def test_an_entry_without_a_message_is_a_gap(
 
 
 def test_an_entry_between_two_numbers_does_not_stop_a_stream(open_stream: OpenStream, job: Foreign) -> None:
-    """``5-1`` is not the id of a line. The lines around it are sent once and in order."""
+    """``5-1`` is not a line's id. The lines around it are sent once and in order."""
 
     def write() -> None:
         job.lines(["x"] * 5)
@@ -125,7 +125,7 @@ def test_an_entry_between_two_numbers_does_not_stop_a_stream(open_stream: OpenSt
 
 
 def test_ids_made_by_the_server_are_shown_after_a_gap(open_stream: OpenStream, job: Foreign) -> None:
-    """``*`` makes numbers of 13 digits. Their lines are shown, and the missing numbers are a gap."""
+    """``*`` generates numbers of 13 digits. The lines are shown, and the missing numbers are a gap."""
 
     def write() -> None:
         job.line("before")
@@ -141,10 +141,10 @@ def test_ids_made_by_the_server_are_shown_after_a_gap(open_stream: OpenStream, j
 
 
 @pytest.mark.parametrize("entry_id", ["1000000000000000-0", "18446744073709551615-18446744073709551615"])
-def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
+def test_an_id_beyond_all_numbers_is_reported_a_limited_number_of_times(
     open_stream: OpenStream, job: Foreign, entry_id: str
 ) -> None:
-    """It cannot be shown. A viewer gets a bounded number of gaps for it."""
+    """It cannot be shown, and a viewer gets a limited number of gaps for it."""
     live = open_stream(job, "?wait=60").wait_for(b"\n\n")
     job.line("before")
     live.wait_for(b"id: 1\n\n")
@@ -158,8 +158,8 @@ def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_no_page_names_a_number_beyond_all_numbers(client: httpx.Client, job: Foreign, order: str) -> None:
-    """A walk over pages of one line ends, and neither the pages nor the job have numbers that no request may name."""
+def test_no_page_contains_a_number_beyond_the_maximum(client: httpx.Client, job: Foreign, order: str) -> None:
+    """Paging by one line ends, and neither pages nor the job contain numbers that a request cannot contain."""
     job.lines(["one", "two"]).add("18446744073709551615-18446744073709551615", *LINE)
     found, path = [], f"{job.path}/logs?limit=1&order={order}"
     for _ in range(5):
@@ -178,7 +178,7 @@ def test_no_page_names_a_number_beyond_all_numbers(client: httpx.Client, job: Fo
 def test_nothing_after_the_end_is_shown(
     service: Service, open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
-    """Neither to a viewer who was connected when it was written together with the end, nor to a later one."""
+    """Whether the viewer was connected when it was written in the same transaction as the end, or came later."""
 
     def write() -> None:
         end = ("XADD", job.key, "2-0", "event", "end", "status", "COMPLETED")
@@ -194,7 +194,7 @@ def test_nothing_after_the_end_is_shown(
 
 
 def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream: OpenStream, job: Foreign) -> None:
-    """All routes say the same: the job has ended after line 1, and has no other line."""
+    """All routes agree that the job ended after line 1 and has no other line."""
     job.line("one")
     job.end("FAILED", 7)
     job.last += 1
@@ -217,10 +217,10 @@ def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream:
 
 
 @pytest.mark.parametrize("exit_code", ["", "abc", "1e9", "99999999999999999999", "-1", b"\xff"])
-def test_an_exit_code_that_is_no_number_is_unknown(
+def test_an_invalid_exit_code_is_null(
     open_stream: OpenStream, client: httpx.Client, job: Foreign, exit_code: str | bytes
 ) -> None:
-    """The job has no exit code then."""
+    """An invalid number of lines is ignored, too."""
     job.line("one")
     job.add("2-0", "event", "end", "status", "FAILED", "exit_code", exit_code, "lines", "NaN", "dropped", "-1")
     stream = open_stream(job).wait_end()
@@ -229,8 +229,8 @@ def test_an_exit_code_that_is_no_number_is_unknown(
     assert client.get(job.path).json()["lines"] == 1
 
 
-def test_a_key_of_another_type_is_refused(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
-    """Every route answers 409, with a reason."""
+def test_a_key_of_another_type_is_rejected(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
+    """Every route answers 409 with a reason."""
     redis_server.ask("SET", job.key, "not a stream")
 
     for path in ("", "/logs", "/events", "/events?wait=5"):
@@ -239,10 +239,10 @@ def test_a_key_of_another_type_is_refused(client: httpx.Client, job: Foreign, re
         assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_key_that_is_replaced_by_another_type_ends_only_its_viewers(
+def test_a_key_replaced_by_another_type_ends_only_its_viewers(
     open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
-    """The worker reads all its jobs at once. Viewers of the other job must not notice."""
+    """The worker reads all its jobs in one command. Viewers of other jobs are not affected."""
     other = job.sibling("other")
     other.line("one")
     job.line("one")
@@ -258,10 +258,10 @@ def test_a_key_that_is_replaced_by_another_type_ends_only_its_viewers(
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize("key", ["jobs", "job_1:job", "job_1:lease"])
-def test_other_keys_of_the_wrong_type_are_not_500(
+def test_other_keys_of_the_wrong_type_cause_no_500(
     client: httpx.Client, job: Foreign, redis_server: RedisServer, key: str, method: str
 ) -> None:
-    """No route answers 500."""
+    """Every route answers 409, or does not need the key."""
     job.line("one")
     ask_all(
         redis_server.url,

@@ -16,7 +16,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
-#: The lines that were written, as ``/logs`` must have them.
+#: The lines as ``/logs`` must return them.
 WRITTEN: Final = [
     {"timestamp": TIMESTAMP, "message": message, "sequence_num": number, "stream": STREAMS[(number - 1) % 3]}
     for number, message in enumerate(MESSAGES, 1)
@@ -25,12 +25,12 @@ WRITTEN: Final = [
 
 @pytest.fixture(scope="module")
 def big(service: Service) -> Foreign:
-    """A job with 250 lines on both streams, and its end."""
+    """An ended job with 250 lines on both streams."""
     return Foreign(str(service.redis_url), "history", "big").lines(MESSAGES, STREAMS).end()
 
 
 def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100) -> Iterator[list[Any]]:
-    """Every page from ``path`` on. It follows ``Link``, which must agree with ``cursor``."""
+    """Every page from ``path`` on, by ``Link``, which must agree with ``cursor``."""
     next_path: str | None = path
     for _ in range(at_most):
         if next_path is None:
@@ -56,7 +56,7 @@ def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
 
 
 def numbers(client: httpx.Client, path: str) -> list[int]:
-    """The numbers of the lines of all pages."""
+    """The line numbers of all pages."""
     return [line["sequence_num"] for line in everything(client, path)]
 
 
@@ -72,10 +72,10 @@ def numbers(client: httpx.Client, path: str) -> list[int]:
         ),
     ],
 )
-def test_all_pages_are_what_was_written(
+def test_all_pages_contain_what_was_written(
     client: httpx.Client, big: Foreign, limit: int, order: str, stream: str | None
 ) -> None:
-    """Line by line, in either order, with and without a filter. Only the last page may be short."""
+    """In either order, with and without a filter. Only the last page can be short."""
     query = f"limit={limit}&order={order}" + (f"&stream={stream}" if stream else "")
     found = [*pages(client, f"{big.path}/logs?{query}")]
 
@@ -86,7 +86,7 @@ def test_all_pages_are_what_was_written(
 
 
 def test_the_default_is_a_hundred_lines_in_ascending_order(client: httpx.Client, big: Foreign) -> None:
-    """The page also has the job's ids."""
+    """The page also contains the job's ids."""
     page = client.get(f"{big.path}/logs").json()
 
     assert list(page) == ["workflow_id", "id", "logs", "cursor"]
@@ -113,8 +113,8 @@ def test_the_default_is_a_hundred_lines_in_ascending_order(client: httpx.Client,
         ("offset=10&order=desc&stream=stdout", (7, 4, 1)),
     ],
 )
-def test_a_page_may_start_anywhere(client: httpx.Client, big: Foreign, query: str, expected: Any) -> None:
-    """Strictly after the offset, in the order asked for."""
+def test_a_page_can_start_anywhere(client: httpx.Client, big: Foreign, query: str, expected: Any) -> None:
+    """After the offset, excluding it, in the requested order."""
     assert numbers(client, f"{big.path}/logs?{query}") == list(expected)
 
 
@@ -132,7 +132,7 @@ def test_a_page_may_start_anywhere(client: httpx.Client, big: Foreign, query: st
 def test_a_cursor_is_valid_only_for_its_own_listing(
     service: Service, client: httpx.Client, big: Foreign, other: str
 ) -> None:
-    """400 for another job, another workflow, the other order or another filter."""
+    """400 for another job, workflow, order or filter."""
     for workflow, name in (("history", "other"), ("elsewhere", "big")):
         if client.get(f"/workflows/{workflow}/jobs/{name}").status_code == 404:
             Foreign(str(service.redis_url), workflow, name).lines(MESSAGES[:20]).end()
@@ -145,7 +145,7 @@ def test_a_cursor_is_valid_only_for_its_own_listing(
 
 
 def forged(*values: object) -> str:
-    """A cursor in the right encoding."""
+    """A cursor in the correct encoding."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
 
 
@@ -176,13 +176,13 @@ def forged(*values: object) -> str:
         base64.urlsafe_b64encode(b"[" * 300).decode(),
     ],
 )
-def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, big: Foreign, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(client: httpx.Client, big: Foreign, cursor: str) -> None:
     """400, whatever it contains."""
     assert client.get(f"{big.path}/logs", params={"cursor": cursor}).status_code == 400
 
 
-def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client, job: Foreign) -> None:
-    """The cursor also leads to lines that were written after it was made."""
+def test_pages_of_a_running_job_continue_with_new_lines(client: httpx.Client, job: Foreign) -> None:
+    """The cursor also leads to lines that were written after its page."""
     job.lines(["x"] * 5)
     page = client.get(f"{job.path}/logs?limit=3").json()
     job.lines(["x"] * 5)
@@ -192,7 +192,7 @@ def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client,
 
 @pytest.mark.parametrize("path", ["", "/logs", "/logs?order=desc"])
 def test_an_unknown_job_has_no_history(client: httpx.Client, job: Foreign, path: str) -> None:
-    """The answer is 404, not an empty page."""
+    """404, not an empty page."""
     assert client.get(job.path + path).status_code == 404
 
 
@@ -212,7 +212,7 @@ def test_a_job_has_its_status_and_counts(client: httpx.Client, job: Foreign) -> 
 
 
 def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> None:
-    """The contract's own example of a foreign runner has no time. The job's end must not be in 1970."""
+    """In the contract's own example of a foreign runner. The job must not end in 1970."""
     job.line("one")
     job.end()
 
@@ -220,8 +220,8 @@ def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> N
     assert finished_at is None or not finished_at.startswith("1970")
 
 
-def test_registering_is_done_once(client: httpx.Client, job: Foreign) -> None:
-    """201 at first, and then 200, also after the job has started."""
+def test_registering_is_idempotent(client: httpx.Client, job: Foreign) -> None:
+    """201 once, then 200, even after the job has started."""
     first, second = client.put(job.path), client.put(job.path)
     job.line("one")
     third = client.put(job.path)
@@ -233,7 +233,7 @@ def test_registering_is_done_once(client: httpx.Client, job: Foreign) -> None:
 
 @pytest.fixture(scope="module")
 def listed(service: Service, redis_server: RedisServer) -> list[str]:
-    """The ids of 25 jobs, newest first. Three have the same time. Every fifth has failed, the others are pending."""
+    """The ids of 25 jobs, newest first; three have the same time. Every fifth has failed, the others are pending."""
     workflow, names = "listing", [f"job_{number}" for number in range(25, 0, -1)]
     headers = {"Authorization": f"Bearer {service.token()}"}
     for name in names:
@@ -249,7 +249,7 @@ def listed(service: Service, redis_server: RedisServer) -> list[str]:
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 25, 100])
 def test_jobs_are_listed_newest_first(client: httpx.Client, listed: list[str], limit: int) -> None:
-    """All pages together. Jobs of the same time have an order in which all pages agree."""
+    """Across pages. Jobs with the same time have a stable order."""
     jobs = everything(client, f"/workflows/listing/jobs?limit={limit}", "jobs")
 
     assert [job["id"] for job in jobs] == listed
@@ -259,7 +259,7 @@ def test_jobs_are_listed_newest_first(client: httpx.Client, listed: list[str], l
 @pytest.mark.parametrize("limit", [1, 2, 4, 100])
 @pytest.mark.parametrize("status", ["FAILED", "PENDING", "RUNNING"])
 def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], status: str, limit: int) -> None:
-    """Through all pages."""
+    """Across pages."""
     jobs = everything(client, f"/workflows/listing/jobs?limit={limit}&status={status}", "jobs")
 
     failed = [name for name in listed if int(name[4:]) % 5 == 0]
@@ -268,7 +268,7 @@ def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], stat
 
 
 def test_a_workflow_without_jobs_has_an_empty_list(client: httpx.Client) -> None:
-    """There is no unknown workflow: it is whatever the token names."""
+    """No workflow is unknown: it exists as soon as a token names it."""
     assert client.get("/workflows/nothing/jobs").json() == {"workflow_id": "nothing", "jobs": [], "cursor": None}
 
 
@@ -281,8 +281,8 @@ def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: l
     assert client.get(f"/workflows/other/jobs?limit=3&cursor={cursor}").status_code == 400
 
 
-def test_a_job_that_is_gone_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
-    """Its keys have expired, and its id is still in the index."""
+def test_an_expired_job_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
+    """Although its id is still in the index."""
     client.put(job.path)
     client.put(job.sibling("job_2").path)
     redis_server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:job_1:job")
@@ -293,12 +293,12 @@ def test_a_job_that_is_gone_leaves_the_list(client: httpx.Client, redis_server: 
 
 @pytest.mark.parametrize("status", ["failed", "DONE", "", "FAILED,LOST"])
 def test_an_unknown_status_is_refused(client: httpx.Client, status: str) -> None:
-    """The answer is not an empty list."""
+    """Rather than answered with an empty list."""
     assert client.get("/workflows/listing/jobs", params={"status": status}).status_code == 400
 
 
-def test_a_page_asked_for_with_a_range_is_a_complete_page(client: httpx.Client, big: Foreign) -> None:
-    """Pages are JSON documents, and a part of one would be useless."""
+def test_a_request_with_a_range_gets_the_complete_page(client: httpx.Client, big: Foreign) -> None:
+    """Pages are JSON documents, so a part of one is useless."""
     response = client.get(f"{big.path}/logs?limit=3", headers={"Range": "bytes=0-10"})
 
     assert response.status_code == 200

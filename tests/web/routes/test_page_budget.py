@@ -1,4 +1,4 @@
-"""What one page may cost, whatever the log contains: bytes of JSON, seconds, and how long others wait."""
+"""The limits of one page, whatever the log contains: bytes of JSON, time, and the delay of other requests."""
 
 import concurrent.futures
 import itertools
@@ -21,19 +21,19 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 pytestmark = pytest.mark.long
 
-#: Bytes of JSON that a page may have, as documented.
+#: The documented limit of a page, in bytes of JSON.
 PAGE_BYTES: Final = 4 * 2**20
-#: Seconds that a page may take on a busy machine: one second of work, and the time for one more line.
+#: Time limit of a page on a busy machine, in seconds: one second of work, and the time for one more line.
 PAGE_SECONDS: Final = 8.0
-#: JSON makes 6 bytes of each of these.
+#: Each character takes 6 bytes in JSON.
 CONTROL: Final = "\x01" * 65_536
-#: An expression for which RE2 is slow in a text of these letters: 0.3 s for the spans in 64 KiB.
+#: RE2 is slow with this expression in a text of these letters: 0.3 s for the spans in 64 KiB.
 SLOW: Final = "(?:a.{0,50}){4}z|b"
 LETTERS: Final = random.Random(1)
 
 
 def slow_line() -> str:
-    """A line of 64 KiB in which SLOW matches more than a thousand spans."""
+    """A line of 64 KiB with more than a thousand matches of SLOW."""
     return "".join(LETTERS.choices("ab", k=65_536))
 
 
@@ -43,7 +43,7 @@ def memory_bytes(pid: int, name: str) -> int:
 
 
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
-    """All pages, following ``Link``. Each is within its time and, unless it has only one line, within its bytes."""
+    """All pages, by ``Link``, each within its time limit, and within its byte limit unless it has only one line."""
     response = client.get(f"{job.path}{path}", params=query)
     in_time = deadline(60, "the last page")
     while in_time():
@@ -58,33 +58,33 @@ def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterato
 
 
 def numbers(responses: Iterator[httpx.Response]) -> list[list[int]]:
-    """The numbers on each page, without lines of context."""
+    """The line numbers of each page, without context."""
     return [[log["sequence_num"] for log in each.json()["logs"] if "context" not in log] for each in responses]
 
 
 @pytest.fixture
 def control(job: Foreign) -> Foreign:
-    """A job of 30 lines that are 12 MB of JSON."""
+    """A job of 30 lines, which are 12 MB of JSON."""
     return job.lines([CONTROL] * 30)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("path", ["/logs", "/logs/search?q=%01"])
-def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Foreign, path: str, order: str) -> None:
-    """A control character takes 6 bytes. No line is lost between two pages."""
+def test_a_page_is_limited_in_bytes_of_json(client: httpx.Client, control: Foreign, path: str, order: str) -> None:
+    """A control character takes 6 bytes. No line is lost between pages."""
     path, _, query = path.partition("?")
     asked = dict(httpx.QueryParams(query)) | {"limit": 1000, "order": order}
     found = numbers(walk(client, control, path, **asked))
 
     expected = [*range(1, 31)] if order == "asc" else [*range(30, 0, -1)]
     assert [*itertools.chain(*found)] == expected
-    # On a busy machine a search's time may be over first, since it runs at low priority.
+    # On a busy machine a search can reach its time limit first: it has a low priority.
     assert all(len(page) == 10 or (query and len(page) < 10) for page in found)
 
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
 def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
-    """A foreign runner may write one. Every page makes progress."""
+    """A foreign runner can write such lines. Every page makes progress."""
     job.lines(["x short", "x" + "\x01" * (2**20 - 1), "x short", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
     pages = list(walk(client, job, path, **query))
@@ -95,8 +95,8 @@ def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Cli
 
 
 @pytest.mark.parametrize("path", [pytest.param("/logs", marks=pytest.mark.long), "/logs/search"])
-def test_a_line_that_no_answer_can_hold_is_cut_off(client: httpx.Client, job: Foreign, path: str) -> None:
-    """Its beginning is shown and marked, and the next page begins after it. A download has the complete line."""
+def test_a_line_that_is_too_long_for_an_answer_is_truncated(client: httpx.Client, job: Foreign, path: str) -> None:
+    """Its start is shown and marked, and the next page continues after it. A download contains all of it."""
     job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
     lines = [line for page in walk(client, job, path, **query) for line in page.json()["logs"]]
@@ -109,8 +109,8 @@ def test_a_line_that_no_answer_can_hold_is_cut_off(client: httpx.Client, job: Fo
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
-    """The page ends after the last match that has all of its context on it. Each match comes once."""
+def test_context_is_limited_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
+    """The page ends after the last match whose context fits. Each match is found once."""
     job.lines([f"needle {CONTROL}" if number % 5 == 3 else CONTROL for number in range(1, 31)])
     pages = list(walk(client, job, "/logs/search", q="needle", before=2, after=2, limit=1000, order=order))
     found = numbers(iter(pages))
@@ -123,10 +123,10 @@ def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: 
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_of_too_much_context_the_nearest_lines_come(client: httpx.Client, job: Foreign, order: str) -> None:
-    """There are 50 lines of 400 kB on either side.
+def test_too_much_context_is_reduced_to_the_nearest_lines(client: httpx.Client, job: Foreign, order: str) -> None:
+    """With 50 lines of 400 kB on either side.
 
-    The match comes with the nearest of them, and the next match is on the next page.
+    The next match is on the next page.
     """
     job.lines([CONTROL] * 60 + ["needle"] + [CONTROL] * 2 + ["needle"])
     asked = {"q": "needle", "before": 50, "after": 50, "limit": 1000, "order": order}
@@ -142,8 +142,8 @@ def test_of_too_much_context_the_nearest_lines_come(client: httpx.Client, job: F
 
 
 @pytest.mark.long
-def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
-    """All lines come, on as many pages as are needed."""
+def test_highlights_are_limited_in_time(client: httpx.Client, job: Foreign) -> None:
+    """All lines are found, on as many pages as necessary."""
     job.lines([slow_line() for _ in range(8)])
     found = numbers(walk(client, job, "/logs/search", q=SLOW, regex="true", limit=1000))
 
@@ -152,8 +152,8 @@ def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> N
 
 
 @pytest.mark.long
-def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
-    """Here RE2 reads the rest of the line for each match. The page has the matches of one second."""
+def test_highlights_of_one_line_are_limited_in_time(client: httpx.Client, job: Foreign) -> None:
+    """RE2 reads the rest of the line for each match. The page has the matches found within a second."""
     job.lines([slow_line()])
     (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
     ((start, end), *more) = page.json()["logs"][0]["highlights"]
@@ -161,10 +161,10 @@ def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: F
     assert (end - start, len(more) < 1000) == (1, True)
 
 
-def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client, job: Foreign) -> None:
-    """RE2 cannot be stopped, and would take 6 s for 3 MiB.
+def test_a_line_that_is_too_long_for_an_expression_is_reported(client: httpx.Client, job: Foreign) -> None:
+    """RE2 cannot be interrupted, and would take 6 s for 3 MiB.
 
-    Plain text and simpler expressions are searched in that line.
+    Plain text and simpler expressions still search that line.
     """
     job.lines(["b", slow_line() * 48, "b"])
     query = {"q": SLOW, "regex": "true"}
@@ -183,10 +183,8 @@ def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client
 
 
 @pytest.mark.long
-def test_many_pages_at_once_share_a_bounded_amount_of_memory(
-    service: Service, auth: dict[str, str], control: Foreign
-) -> None:
-    """The pages are shorter then, and each of them has a cursor."""
+def test_concurrent_pages_share_limited_memory(service: Service, auth: dict[str, str], control: Foreign) -> None:
+    """Pages become shorter, and each has a cursor."""
     (pid,) = service.worker_pids()
     # https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html: 5 resets the peak.
     Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -210,7 +208,7 @@ def test_many_pages_at_once_share_a_bounded_amount_of_memory(
 def test_live_lines_do_not_wait_for_highlights(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
 ) -> None:
-    """Four clients ask for them again and again, with the slowest expression that is accepted."""
+    """With four clients that search continuously, with the slowest expression that is accepted."""
     hay = job.sibling("hay").lines([slow_line() for _ in range(30)])
     stream = open_stream(job, "?wait=10")
     over = threading.Event()
@@ -244,8 +242,8 @@ def test_live_lines_do_not_wait_for_highlights(
     assert sorted(delays)[len(delays) * 19 // 20] < 0.25 + 5 * quiet, delays
 
 
-def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """The service answers others at once, however long the lines are that are read backwards."""
+def test_a_tail_of_one_stream_yields_to_other_requests(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """They are answered promptly, however long the lines are that are read backwards."""
     for _ in range(4):
         job.lines([b"x" * 65_536] * 500)
     slowest = 0.0
@@ -260,8 +258,10 @@ def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[
     assert slowest < 1
 
 
-def test_a_tail_of_one_stream_is_whole_over_a_slow_link_to_the_store(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Two answers of the store take longer than a page may. The second one has the lines."""
+def test_a_tail_of_one_stream_is_complete_over_a_slow_link_to_the_store(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Two replies of the store exceed the time limit of a page. The second one has the lines."""
     job = Foreign(redis_server.url, "slow-link", "job").lines([f"line {n}" for n in range(1, 11)], ("stdout", "stderr"))
     with FaultProxy(redis_server.socket) as link, Service(tmp_path, link.redis_url) as service:
         headers = {"Authorization": f"Bearer {service.token()}"}
@@ -271,10 +271,10 @@ def test_a_tail_of_one_stream_is_whole_over_a_slow_link_to_the_store(tmp_path: P
 
 
 @pytest.mark.long
-def test_a_tail_that_is_not_found_in_time_is_shorter(
+def test_a_tail_that_exceeds_its_time_limit_is_shorter(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
 ) -> None:
-    """Two lines were asked for. One is found. The other is more than 200,000 lines further back."""
+    """Of two requested lines one is found; the other is more than 200,000 lines further back."""
     job.line("first", "stderr")
     fields = ("timestamp", TIMESTAMP, "message", "hay", "stream", "stdout")
     for start in range(2, 220_000, 10_000):

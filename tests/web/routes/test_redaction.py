@@ -1,4 +1,4 @@
-"""Redaction and deletion over HTTP, in every tier, while viewers are connected."""
+"""Redaction and deletion over HTTP, in every tier and with connected viewers."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def site(service: Service, archive_directory: Path, redis_server: RedisServer) -
 
 
 def messages(site: Site, job: Foreign) -> dict[int, str]:
-    """The job's messages now. Every route must have the same."""
+    """The job's messages, which are the same on every route."""
     lines = {line["sequence_num"]: line["message"] for line in site.pages(f"{job.path}/logs?limit=1000")}
     down = {line["sequence_num"]: line["message"] for line in site.pages(f"{job.path}/logs?limit=1000&order=desc")}
     text = site.client.get(f"{job.path}/logs/raw").text.splitlines()
@@ -56,9 +56,9 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 )
 @pytest.mark.parametrize("trim", [True, pytest.param(False, marks=pytest.mark.long)], ids=["trimmed", "hot"])
 def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, trim: bool) -> None:
-    """The lines are in two chunks, in one or in none.
+    """In two chunks, in one, or in none.
 
-    Numbers, times and streams stay, and no object has the old text.
+    Numbers, times and streams are unchanged, and no object contains the old text.
     """
     job = site.job().lines((f"secret {number}" for number in range(1, 301)), ("stdout", "stderr"))
     site.archive_up_to(job, 100, trim=trim)
@@ -91,7 +91,7 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
 
 
 def test_matches_are_redacted(site: Site) -> None:
-    """All matches in every tier are redacted, and nothing else."""
+    """All of them, in every tier, and nothing else."""
     job = site.job().lines(f"line {number} token={number % 7}" for number in range(1, 301))
     site.archive_up_to(job, 120, trim=True)
     job.end()
@@ -105,9 +105,9 @@ def test_matches_are_redacted(site: Site) -> None:
 
 
 def test_viewers_get_one_redact_event(site: Site) -> None:
-    """Each viewer gets it once, within about a second.
+    """Once per viewer, within about a second.
 
-    A later viewer gets none. The newest line of a running job cannot be redacted yet.
+    Later viewers get none. The newest line of a running job cannot be redacted yet.
     """
     job = site.job().lines(f"secret {number}" for number in range(1, 51))
     with site.stream(job) as first, site.stream(job, "?offset=40") as second:
@@ -149,13 +149,13 @@ def test_viewers_get_one_redact_event(site: Site) -> None:
     ids=str,
 )
 def test_an_invalid_request_is_refused(site: Site, body: dict[str, object]) -> None:
-    """The answer is 400."""
+    """With 400."""
     job = site.job().lines(["1"]).end()
 
     assert redact(site, job, **body).status_code == 400
 
 
-def test_only_administrators_may_redact_and_delete(site: Site) -> None:
+def test_only_administrators_can_redact_and_delete(site: Site) -> None:
     """Other tokens get 403."""
     job = site.job().lines(["1"]).end()
     plain = {"Authorization": f"Bearer {site.service.token()}"}
@@ -167,9 +167,9 @@ def test_only_administrators_may_redact_and_delete(site: Site) -> None:
 
 
 def test_a_job_is_deleted_everywhere(site: Site) -> None:
-    """It is refused while the job's runner is alive.
+    """Rejected while the job's runner is alive.
 
-    Afterwards nothing is left of the job, and its viewers get an error.
+    Afterwards nothing of the job is left, and its viewers get an error.
     """
     job = site.job()
     ref = JobRef(job.workflow_id, job.job_id)
@@ -190,8 +190,8 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
 
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_an_interrupted_deletion_can_be_repeated(site: Site, step: str) -> None:
-    """Nobody sees the job any more. The repeated request completes the deletion, and a third one gets 404."""
+def test_an_interrupted_deletion_is_completed_by_a_retry(site: Site, step: str) -> None:
+    """The job is already invisible. The second request completes the deletion, a third one gets 404."""
     job = site.job().lines(f"line {number}" for number in range(1, 101))
     ref = JobRef(job.workflow_id, job.job_id)
     site.archive_up_to(job, 40, trim=True)
@@ -213,7 +213,7 @@ def test_an_interrupted_deletion_can_be_repeated(site: Site, step: str) -> None:
 
 
 class Download:
-    """A download whose client has read only the head. The rest waits for room in the socket."""
+    """A download of which only the head is read, so that the rest waits for room in the socket."""
 
     def __init__(self, site: Site, job: Foreign, accepted: str) -> None:
         headers = {**site.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
@@ -227,7 +227,7 @@ class Download:
         assert b"200 OK" in self.received
 
     def is_complete(self) -> bool:
-        """Reads the rest. Returns whether the download is complete."""
+        """Reads the rest and returns whether the download is complete."""
         with self.client:
             while part := self.client.recv(1 << 20):
                 self.received += part
@@ -235,7 +235,7 @@ class Download:
 
 
 def noise() -> Iterator[str]:
-    """Lines that gzip cannot compress below the size of a socket's buffer."""
+    """Lines that exceed a socket's buffer even with gzip."""
     source = random.Random(1)
     return (source.randbytes(50_000).hex() for _ in range(300))
 
@@ -243,8 +243,8 @@ def noise() -> Iterator[str]:
 @pytest.mark.long
 @pytest.mark.parametrize("archived", [0, 299])
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
-def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: int, accepted: str) -> None:
-    """So the client sees that it is not complete, wherever the lines were."""
+def test_the_download_of_a_log_is_cut_off_when_it_is_deleted(site: Site, archived: int, accepted: str) -> None:
+    """The client can tell that it is incomplete, wherever the lines were."""
     job = site.job().lines(noise())
     if archived:
         site.archive_up_to(job, archived, trim=True)
@@ -260,8 +260,8 @@ def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: in
     ("archived", "lines"),
     [(0, 10), (0, 400), *(pytest.param(299, lines, marks=pytest.mark.long) for lines in (10, 400))],
 )
-def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: int, lines: int) -> None:
-    """There is a new job of that name, with more lines or fewer. The first job was deleted."""
+def test_the_download_of_a_log_is_cut_off_when_it_is_replaced(site: Site, archived: int, lines: int) -> None:
+    """The job was deleted and created again, with more lines or fewer."""
     job = site.job().lines(noise())
     ref = JobRef(job.workflow_id, job.job_id)
     site.store.register(ref)
@@ -280,7 +280,7 @@ def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: 
 
 @pytest.mark.long
 def test_a_slow_download_is_complete(site: Site) -> None:
-    """The client of this download reads nothing until the service waits for it."""
+    """Its client reads nothing until the service waits for it."""
     job = site.job().lines(noise()).end()
     site.store.register(JobRef(job.workflow_id, job.job_id))
     assert Download(site, job, "identity").is_complete()
@@ -288,7 +288,7 @@ def test_a_slow_download_is_complete(site: Site) -> None:
 
 @pytest.mark.long
 def test_the_archiver_continues_after_a_redaction(site: Site) -> None:
-    """It completes the job, and once more after another redaction. The manifest describes the current objects."""
+    """It completes the job, and completes it again after another redaction. The manifest lists the current objects."""
     job = site.job().lines(f"secret {number}" for number in range(1, 101)).end()
     ref = JobRef(job.workflow_id, job.job_id)
     assert redact(site, job, **{"from": 10, "to": 20}).json()["redacted"] == 11
@@ -307,8 +307,8 @@ def test_the_archiver_continues_after_a_redaction(site: Site) -> None:
 
 
 @pytest.mark.long
-def test_a_line_that_is_too_long_for_an_expression_is_named(site: Site) -> None:
-    """Nothing is redacted then. Lines after it can be redacted, and the line itself by its number."""
+def test_a_line_that_is_too_long_for_an_expression_is_reported(site: Site) -> None:
+    """Nothing is redacted. Lines after it can be redacted, and the line itself by its number."""
     job = site.job().lines(["a secret", "a" * 3 * 2**20, "a secret"]).end()
     query = {"q": "(?:a.{0,50}){4}z|secret", "regex": True}
 

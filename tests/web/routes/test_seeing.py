@@ -1,4 +1,4 @@
-"""What operators see: exact metrics, a log line for the start and the end of each stream, and request ids."""
+"""Observability: exact metrics, a log line for the start and the end of each stream, and request ids."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
-#: Each of these tests starts processes. CI runs them.
+#: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
 
 RUNNER: Final = "ab" * 16
@@ -29,7 +29,7 @@ RUNNER: Final = "ab" * 16
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service of two workers that logs JSON at the debug level. One of its variables has a typo in its name."""
+    """A service with two workers, JSON logs at the debug level, and a typo in a variable's name."""
     directory = tmp_path_factory.mktemp("seen")
     with serving(
         directory, redis_server.url, workers=2, log_format="json", log_level="debug", lease_second=9
@@ -39,7 +39,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def entries(service: Service) -> list[dict[str, Any]]:
-    """The service's log lines as objects, without what it prints at its start."""
+    """The service's log lines as objects, without its startup messages."""
     found = []
     for line in service.logs().splitlines():
         if line.startswith("{"):
@@ -52,8 +52,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: RedisServer) -> None:
-    """In two workers, for live lines, lines from the ring and replays; and how late the lines were."""
+def test_lines_and_bytes_are_counted_exactly(seen: Service, redis_server: RedisServer) -> None:
+    """With two workers, for live lines, lines from the ring and replays; and the delays of the lines."""
     names = ("chronoverse_lines_delivered_total", "chronoverse_bytes_delivered_total")
     reads, delays = "chronoverse_replay_reads_total", "chronoverse_delivery_delay_seconds_count"
     before, read, delayed = [seen.metric(name) for name in names], seen.metric(reads), seen.metric(delays)
@@ -72,7 +72,7 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
     assert late.numbers() == [*range(1, 16)]
     wait_until(lambda: seen.metric(names[0]) - before[0] >= lines, PATIENCE_SECONDS, "both workers have reported")
     assert seen.metric(names[0]) - before[0] == lines
-    # The last step of a replay contains the end, too.
+    # The last read of a replay includes the end.
     assert 0 <= seen.metric(names[1]) - before[1] - size < 1000
     assert seen.metric(reads) > read
     assert 1 <= seen.metric(delays) - delayed <= 2
@@ -80,8 +80,8 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
 
 
 @pytest.mark.long
-def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServer) -> None:
-    """Also those of the worker that does not answer the scrape."""
+def test_gauges_cover_all_workers(seen: Service, redis_server: RedisServer) -> None:
+    """Including those that do not answer the scrape."""
     headers = {"Authorization": f"Bearer {seen.token()}"}
     assert seen.metric("chronoverse_workers") == 2
     assert seen.metric("chronoverse_workers_draining") == 0
@@ -102,7 +102,7 @@ def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServe
 
 
 def lose(service: Service, pid: int, number: signal.Signals) -> None:
-    """Sends the signal ``number`` to ``pid``. Waits until other workers have replaced it and there are two again."""
+    """Sends the signal ``number`` to ``pid`` and waits until a worker is replaced and two serve again."""
     before = set(service.worker_pids())
     os.kill(pid, number)
     wait_until(lambda: not before <= set(service.worker_pids()), PATIENCE_SECONDS, "a worker has gone")
@@ -110,8 +110,8 @@ def lose(service: Service, pid: int, number: signal.Signals) -> None:
 
 
 @pytest.mark.long
-def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Through four generations of workers, replaced or killed, no scrape sees a sum go back, and no count is lost."""
+def test_counters_outlive_their_workers(tmp_path: Path, redis_server: RedisServer) -> None:
+    """No sum decreases over four generations of workers, replaced or killed, which reuse the files of counters."""
     refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()
     scraped: list[float] = []
 
@@ -145,7 +145,7 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
         assert {"counter_worker0.db"} <= set(files) <= {f"counter_worker{number}.db" for number in range(4)}
 
 
-def test_a_typo_in_a_name_is_logged(seen: Service) -> None:
+def test_a_misspelt_setting_is_logged(seen: Service) -> None:
     """Before the service listens."""
     messages = [(entry["level"], entry["message"]) for entry in entries(seen)]
     typo = "CHRONOVERSE_LEASE_SECOND is not a setting: did you mean CHRONOVERSE_LEASE_SECONDS?"
@@ -154,8 +154,8 @@ def test_a_typo_in_a_name_is_logged(seen: Service) -> None:
     assert ("warning", typo) in messages[:listening]
 
 
-def test_a_stream_is_a_line_of_the_log(seen: Service, redis_server: RedisServer) -> None:
-    """It says who saw which lines, why it ended, and the request's id."""
+def test_a_stream_is_logged(seen: Service, redis_server: RedisServer) -> None:
+    """Who saw which lines, why it ended, and the request id."""
     job = Foreign(redis_server.url, "seeing", "logged").lines(["x"] * 3).end()
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-1"}
     named = Stream(seen, f"{job.path}/events?offset=1", headers).wait_end()
@@ -173,8 +173,8 @@ def test_a_stream_is_a_line_of_the_log(seen: Service, redis_server: RedisServer)
     assert 0 <= ended["seconds"] < PATIENCE_SECONDS
 
 
-def test_a_download_is_a_line_of_the_log(seen: Service, redis_server: RedisServer) -> None:
-    """It says who took which log, how much of it, and whether that was all."""
+def test_a_download_is_logged(seen: Service, redis_server: RedisServer) -> None:
+    """Who downloaded which log, how much of it, and whether it was complete."""
     job = Foreign(redis_server.url, "seeing", "taken").lines(["x" * 99_999] * 100)
     headers = {"Authorization": f"Bearer {seen.token(subject='ada')}"}
     httpx.get(f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-1"}, verify=False)
@@ -195,8 +195,8 @@ def test_a_download_is_a_line_of_the_log(seen: Service, redis_server: RedisServe
     assert part["bytes"] < whole["bytes"]
 
 
-def test_a_refusal_has_the_request_id(seen: Service) -> None:
-    """The document and the header have it. Two 404s have the same bytes."""
+def test_errors_have_the_request_id(seen: Service) -> None:
+    """In the document and the header, except that the documents of all 404s are equal."""
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
     bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers, verify=seen.verify)
     gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers, verify=seen.verify)
@@ -206,8 +206,8 @@ def test_a_refusal_has_the_request_id(seen: Service) -> None:
     assert "request_id" not in gone.json()
 
 
-def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
-    """Each by its kind, and the lines that were appended."""
+def test_the_stores_replies_to_runners_are_counted(seen: Service) -> None:
+    """By kind, and so are the appended lines."""
 
     def count(operation: str, answer: str) -> float:
         return seen.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
@@ -229,7 +229,7 @@ def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
 
 
 def test_no_token_is_in_any_log(seen: Service) -> None:
-    """Neither a valid token nor an invalid one is logged, wherever it was sent, down to the debug level."""
+    """Valid or not, wherever it was sent, down to the debug level."""
     good, canary = seen.token(), "canary-5d1e"
     paths = [
         f"/workflows/a/jobs/b/events?token={good}",
@@ -250,8 +250,8 @@ def test_no_token_is_in_any_log(seen: Service) -> None:
 
 
 @pytest.mark.long
-def test_slow_heads_are_dropped_in_bounded_time(seen: Service) -> None:
-    """A client that sends nothing, one that stops in the middle, and one that sends a byte now and then.
+def test_slow_request_heads_are_dropped(seen: Service) -> None:
+    """A client that sends nothing, one that stops halfway, and one that sends a byte now and then.
 
     Others are served meanwhile.
     """

@@ -1,4 +1,4 @@
-"""``GET …/wait``: what comes first, a line that matches, the end or the time, and that nothing is missed in between."""
+"""``GET …/wait``: whichever comes first, a matching line, the end or the timeout, without missing a line."""
 
 import re
 import threading
@@ -22,7 +22,7 @@ from tests.support.waiting import deadline, wait_until
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign, ask_all
 
-#: Seconds after which an answer is late.
+#: Time limit of an answer, in seconds.
 LATE: float = 8.0
 
 Asking = Callable[..., Future[httpx.Response]]
@@ -30,7 +30,7 @@ Asking = Callable[..., Future[httpx.Response]]
 
 @pytest.fixture
 def ask(client: httpx.Client) -> Iterator[Asking]:
-    """Asks in another thread."""
+    """Sends a request in another thread."""
     with ThreadPoolExecutor(64) as pool:
 
         def ask(job: Foreign, **query: Any) -> Future[httpx.Response]:
@@ -40,7 +40,7 @@ def ask(client: httpx.Client) -> Iterator[Asking]:
 
 
 def wait_for_waits(service: Service, count: int = 1) -> None:
-    """Returns once the service serves that many waits, and none of them reads older lines any more."""
+    """Returns when the service serves ``count`` waits, all of them past the stored lines."""
 
     def gauges() -> tuple[float, ...]:
         return tuple(service.metric(f"chronoverse_{name}") for name in ("streams_open", "viewers_behind"))
@@ -49,10 +49,10 @@ def wait_for_waits(service: Service, count: int = 1) -> None:
 
 
 @both_ways
-def test_it_answers_as_soon_as_a_line_matches(
+def test_a_matching_line_is_answered_immediately(
     service: Service, client: httpx.Client, ask: Asking, job: Foreign
 ) -> None:
-    """With the line, and with how far it has looked."""
+    """With the line, and with how far the log was searched."""
     job.lines(["hay", "needle one", "hay"])
     first = ask(job, q="NEEDLE").result(LATE)
     assert first.json() == {
@@ -71,7 +71,7 @@ def test_it_answers_as_soon_as_a_line_matches(
 
 @both_ways
 def test_the_end_of_the_job_ends_the_wait(service: Service, ask: Asking, job: Foreign) -> None:
-    """The job's state says how it ended. A wait without a query waits for that."""
+    """The job's state contains the status. A wait without a query waits for the end."""
     job.line("hay")
     waits = [ask(job, q="needle"), ask(job), ask(job, q="hay", offset=1)]
     wait_for_waits(service, len(waits))
@@ -83,12 +83,12 @@ def test_the_end_of_the_job_ends_the_wait(service: Service, ask: Asking, job: Fo
     assert ask(job).result(LATE).json()["outcome"] == "ended"
 
 
-def test_the_time_is_kept(client: httpx.Client, job: Foreign) -> None:
-    """And the cursor is where the next wait goes on. With no time it says what is there."""
+def test_the_timeout_is_exact(client: httpx.Client, job: Foreign) -> None:
+    """The cursor is where the next wait continues. A timeout of 0 only checks the stored lines."""
     job.lines(["hay"] * 7)
     for seconds in (0, 1):
         took, limit = list[float](), max(seconds, LOOK_SECONDS) + 0.4
-        # A busy machine may delay one of them.
+        # A busy machine can delay one of them.
         while not took or (took[-1] >= limit and len(took) < 3):
             began = time.monotonic()
             answer = client.get(f"{job.path}/wait", params={"q": "needle", "timeout": seconds}).json()
@@ -97,8 +97,8 @@ def test_the_time_is_kept(client: httpx.Client, job: Foreign) -> None:
         assert seconds <= took[-1] < limit
 
 
-def test_a_job_that_comes_later_is_waited_for(service: Service, ask: Asking, job: Foreign) -> None:
-    """Until the time is over: then it is not there."""
+def test_a_wait_for_a_future_job(service: Service, ask: Asking, job: Foreign) -> None:
+    """Until the timeout, and then it is 404."""
     assert ask(job, q="x", timeout=0).result(LATE).status_code == 404
     assert ask(job, q="x", timeout=1).result(2 + LATE).status_code == 404
     waiting = ask(job, q="needle", timeout=20)
@@ -107,8 +107,8 @@ def test_a_job_that_comes_later_is_waited_for(service: Service, ask: Asking, job
     assert waiting.result(2 * LATE).json()["outcome"] == "matched"
 
 
-def test_lines_that_are_gone_are_named(client: httpx.Client, ask: Asking, job: Foreign) -> None:
-    """The wait cannot know whether one of them would have matched."""
+def test_unavailable_lines_are_reported(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+    """One of them could have matched."""
     job.lines(["hay"] * 5)
     job.trim(3)
     answer = ask(job, q="needle", timeout=0).result(LATE).json()
@@ -117,7 +117,7 @@ def test_lines_that_are_gone_are_named(client: httpx.Client, ask: Asking, job: F
 
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -> None:
-    """Each begins at the cursor of the one before, while lines keep coming."""
+    """Each starts at the previous cursor, while lines are being written."""
     total, over = 400, threading.Event()
 
     def write() -> None:
@@ -139,7 +139,7 @@ def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -
 
 
 def test_many_waiters_with_few_queries(service: Service, ask: Asking, job: Foreign) -> None:
-    """They are written to together. Each gets the line that it waits for."""
+    """They are served as a group, and each gets its own line."""
     job.line("first")
     waits = [(n, ask(job, q=f"value {n % 3}", timeout=20)) for n in range(40)]
     wait_for_waits(service, len(waits))
@@ -149,10 +149,10 @@ def test_many_waiters_with_few_queries(service: Service, ask: Asking, job: Forei
         assert answer["log"]["message"] == f"value {n % 3}", answer
 
 
-def test_the_end_of_a_job_with_many_waiters_is_few_reads_of_the_store(
+def test_the_end_of_a_job_with_many_waiters_takes_few_reads_of_the_store(
     service: Service, ask: Asking, redis_server: RedisServer, job: Foreign
 ) -> None:
-    """With one read for each waiter, thousands of them would be answered with 503."""
+    """With one read per waiter, thousands of waiters would get 503."""
 
     def scripts() -> int:
         stats = redis_server.ask("INFO", "commandstats").decode()
@@ -179,8 +179,8 @@ def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) 
 
 
 @both_ways
-def test_an_expression_is_compared_with_the_beginning_of_a_long_line(ask: Asking, job: Foreign) -> None:
-    """Whether it is there already or comes later. The wait goes on after it."""
+def test_an_expression_is_matched_against_the_start_of_a_long_line(ask: Asking, job: Foreign) -> None:
+    """In stored lines and new ones. The wait continues after it."""
     query = {"q": "ab\\b", "regex": "true", "timeout": 20}
     job.line("b")
     waiting = ask(job, **query)
@@ -189,8 +189,8 @@ def test_an_expression_is_compared_with_the_beginning_of_a_long_line(ask: Asking
         assert wait.result(2 * LATE).json()["log"]["sequence_num"] == 3
 
 
-def test_metrics_count_why_a_wait_is_over(service: Service, ask: Asking, job: Foreign) -> None:
-    """A line that matched is not counted as a client that has left."""
+def test_metrics_count_why_a_wait_ended(service: Service, ask: Asking, job: Foreign) -> None:
+    """A match is not counted as a client that left."""
     job.line("needle")
     queries: dict[str, dict[str, Any]] = {
         "matched": {"q": "needle"},
@@ -204,8 +204,8 @@ def test_metrics_count_why_a_wait_is_over(service: Service, ask: Asking, job: Fo
     wait_until(lambda: {why: service.metric(name) for why, name in names.items()} == expected, 5, f"{expected}")
 
 
-def test_who_may_wait(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """A job that the token may not see is answered like one that is not there, and at once."""
+def test_a_wait_needs_read_access(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """An inaccessible job gets the same answer as an unknown one, without a delay."""
     path = f"{service.url}{job.path}/wait?timeout=0"
     assert httpx.get(path, verify=False).status_code == 401
     missing = client.get(path)
@@ -219,7 +219,7 @@ def test_who_may_wait(service: Service, client: httpx.Client, job: Foreign) -> N
 
 
 def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server: Any, job: Foreign) -> None:
-    """Its status says that it is lost."""
+    """With the status LOST."""
     store = Store(redis_server.url, lease_seconds=1)
     ref = JobRef(job.workflow_id, job.job_id)
     attempt = store.open(ref, "token")
@@ -234,7 +234,7 @@ def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server
 
 @both_ways
 def test_many_gaps_do_not_end_the_wait(service: Service, ask: Asking, job: Foreign) -> None:
-    """The answer names the first of them, counts the others, and comes when the line has come or the time is over."""
+    """The answer lists the first gaps and counts the others. It is sent on a match or on timeout."""
     ask_all(job.url, [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)])
     began = time.monotonic()
     answer = ask(job, q="needle", timeout=2).result(2 + LATE).json()
@@ -250,10 +250,10 @@ def test_many_gaps_do_not_end_the_wait(service: Service, ask: Asking, job: Forei
 
 
 @both_ways
-def test_an_answer_may_have_all_lines_that_are_there(
+def test_an_answer_can_contain_all_stored_matches(
     service: Service, client: httpx.Client, ask: Asking, job: Foreign
 ) -> None:
-    """Up to a limit. The cursor is behind the last of them, or behind all that was looked at."""
+    """Up to a limit. The cursor is the last match, or the last line that was searched."""
     job.lines(["hay", "needle 1", "hay", "needle 2", "needle 3", "hay"])
     written = client.get(f"{job.path}/logs").json()["logs"]
     for limit, numbers, cursor in ((1, [2], 2), (2, [2, 4], 4), (3, [2, 4, 5], 5), (4, [2, 4, 5], 6)):

@@ -1,4 +1,4 @@
-"""``GET /workflows/{w}/events``: the newest jobs, then each change, and how a client resumes."""
+"""``GET /workflows/{w}/events``: the newest jobs, then every change, and how clients resume."""
 
 import contextlib
 import re
@@ -30,21 +30,21 @@ OpenWorkflow = Callable[..., Stream]
 
 @pytest.fixture
 def workflow(job: Foreign, redis_server: RedisServer) -> str:
-    """A new workflow for each test. Its changes begin with 1."""
+    """A new workflow for each test. Its changes start at 1."""
     number_from_1(redis_server.ask, f"chronoverse:{{{job.workflow_id}}}:changes")
     return job.workflow_id
 
 
 @pytest.fixture
 def store(redis_server: RedisServer) -> Iterator[Store]:
-    """The service's store, as a runner has it."""
+    """The service's store, as opened by a runner."""
     with contextlib.closing(Store(redis_server.url)) as store:
         yield store
 
 
 @pytest.fixture
 def open_workflow(service: Service, auth: dict[str, str], workflow: str) -> Iterator[OpenWorkflow]:
-    """Opens streams of the workflow, and closes them at the end."""
+    """Opens streams of the workflow and closes them after the test."""
     with contextlib.ExitStack() as stack:
 
         def open_workflow(query: str = "", after: str | None = None, **headers: str) -> Stream:
@@ -57,7 +57,7 @@ def open_workflow(service: Service, auth: dict[str, str], workflow: str) -> Iter
 
 
 def told(stream: Stream) -> list[tuple[str | None, str, str]]:
-    """The id, the job and the status of each ``job`` event."""
+    """Id, job and status of each ``job`` event."""
     found = []
     for block in stream.blocks():
         if block.get("event") == "job":
@@ -71,7 +71,7 @@ def ids(stream: Stream) -> list[int]:
 
 
 def has_time(stream: Stream) -> bool:
-    """Whether the newest id is a time."""
+    """Whether the last id is a timestamp."""
     return ids(stream)[-1] > 10**12
 
 
@@ -83,7 +83,7 @@ def wait_told(stream: Stream, *expected: tuple[str | None, str, str]) -> None:
 def test_the_newest_jobs_come_first_and_then_each_change(
     open_workflow: OpenWorkflow, store: Store, workflow: str, client: httpx.Client
 ) -> None:
-    """The newest jobs, oldest first, have no id. An id alone follows them."""
+    """The newest jobs are sent without ids, oldest first, followed by an id alone."""
     for number in range(3):
         store.register(JobRef(workflow, f"job_{number}"))
         time.sleep(0.002)
@@ -111,10 +111,10 @@ def test_the_newest_jobs_come_first_and_then_each_change(
     assert list(blocks[0]["data"])[:3] == ["workflow_id", "id", "status"]
 
 
-def test_a_workflow_without_jobs_is_waited_for(
+def test_a_workflow_without_jobs_can_be_watched(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
-    """As its listing, which is an empty page. The first number is the time."""
+    """Its listing is also an empty page. The first id is a timestamp."""
     redis_server.ask("DEL", f"chronoverse:{{{workflow}}}:changes")
     stream = open_workflow().wait_for(b"id: 0\n\n")
     store.register(JobRef(workflow, "job_1"))
@@ -141,10 +141,10 @@ def test_a_client_resumes_after_any_change(open_workflow: OpenWorkflow, store: S
     wait_told(stream, ("6", "job_1", "RUNNING"))
 
 
-def test_changes_that_are_not_kept_any_more(
+def test_changes_that_are_no_longer_kept(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
-    """The stream begins with a ``reset`` and the jobs. So it does for a client that is ahead of the store."""
+    """``reset``, then the jobs; likewise for a client that is ahead of the store."""
     store.register(JobRef(workflow, "job_1"))
     store.open(JobRef(workflow, "job_1"), "token")
     store.register(JobRef(workflow, "job_2"))
@@ -162,7 +162,7 @@ def test_changes_that_are_not_kept_any_more(
 def test_a_store_that_has_lost_its_changes(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
-    """The stream ends with an error. Its client comes back, and gets a ``reset``."""
+    """The stream ends with an error. The client reconnects and gets a ``reset``."""
     store.register(JobRef(workflow, "job_1"))
     stream = open_workflow().wait_for(b"id: 1\n\n")
     with redis.Redis.from_url(redis_server.url) as raw:
@@ -173,29 +173,29 @@ def test_a_store_that_has_lost_its_changes(
     store.open(JobRef(workflow, "job_1"), "token")
     again.wait_for(b'"status":"RUNNING"')
     assert again.body.count(b"event: reset") == 1
-    # As many changes as the client has, and more, follow.
+    # At least as many changes follow as the client has.
     store.register(JobRef(workflow, "job_2"))
     open_workflow("", "1").wait_for(b"event: reset").wait_for(b"job_2")
 
 
-def test_a_store_goes_back_to_exactly_what_a_client_has(
+def test_a_store_is_restored_to_the_change_of_a_client(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
-    """The jobs that it got were read after their change number, and are newer. Each client forgets them."""
+    """Its jobs were read after its change number and are newer, so every client discards them."""
     key = f"chronoverse:{{{workflow}}}:changes"
     pattern = f"chronoverse:{{{workflow}}}:*"
     store.register(JobRef(workflow, "job_1"))
     with redis.Redis.from_url(redis_server.url) as raw:
         saved = {name: raw.dump(name) for name in raw.scan_iter(pattern)}
         store.register(JobRef(workflow, "job_2"))
-        # Between the number of changes and the jobs, job_2 came.
+        # job_2 was added after reading the number of changes, before reading the jobs.
         raw.restore(key, 0, saved[key.encode()], replace=True)
         stream = open_workflow().wait_for(b"\n\nid: 1\n\n")
         assert known(stream) == ["job_1", "job_2"]
         raw.delete(*raw.scan_iter(pattern))
         for name, value in saved.items():
             raw.restore(name, 0, value)
-        # By the process that is gone.
+        # By the previous process.
         raw.delete(key)
         raw.xadd(key, {"id": "job_1", "status": "PENDING", "state": "", "server": "before"}, "1-0")
     for each in (stream, open_workflow()):
@@ -206,7 +206,7 @@ def test_a_store_goes_back_to_exactly_what_a_client_has(
 def test_a_store_that_may_have_lost_changes(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
-    """Another server has written the last change, or the same one before a restart: a ``reset`` for all."""
+    """A ``reset`` for all if the last change is from another server, or from before a restart."""
     key = f"chronoverse:{{{workflow}}}:changes"
     store.register(JobRef(workflow, "job_1"))
     streams = [open_workflow("?jobs=0").wait_for(b"id: 1\n\n"), open_workflow("?status=RUNNING").wait_for(b"id: 1\n\n")]
@@ -223,7 +223,7 @@ def test_a_store_that_may_have_lost_changes(
 
 
 def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer) -> None:
-    """What does not match moves the cursor by a block with only an id."""
+    """Changes that do not match advance the cursor, in a block with only an id."""
     attempts = {}
     for number, branch in enumerate(("main", "next", "main"), 1):
         attempts[number] = store.open(JobRef(workflow, f"job_{number}"), "token", labels=(("branch", branch),))
@@ -242,7 +242,7 @@ def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str, redis
     assert ids(failed) == sorted(set(ids(failed)))
     later = open_workflow("?status=FAILED").wait_for(b"\n\nid: 6\n\n")
     assert [job for _, job, _ in told(later)] == ["job_2", "job_3"]
-    # Of a job that has expired, the labels are not known.
+    # The labels of an expired job are unknown.
     redis_server.ask("DEL", *(f"chronoverse:{{{workflow}}}:job_3:{kind}" for kind in ("log", "job")))
     store.listing.unlist(workflow, ["job_3"])
     by_label.wait_for(b'"id":"job_3","status":"DELETED"')
@@ -252,7 +252,7 @@ def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str, redis
 def test_a_lost_runner_and_a_foreign_end_are_noticed(
     open_workflow: OpenWorkflow, redis_server: RedisServer, workflow: str, job: Foreign, client: httpx.Client
 ) -> None:
-    """While somebody watches the workflow, nobody has to look at the job."""
+    """The watched workflow is enough: nobody needs to request the job."""
     job.line("one")
     client.get(job.path)
     with contextlib.closing(Store(redis_server.url, lease_seconds=30)) as store:
@@ -282,7 +282,7 @@ def test_refusals(client: httpx.Client, workflow: str, service: Service) -> None
 def test_heartbeats_and_the_metrics_of_streams(
     open_workflow: OpenWorkflow, store: Store, workflow: str, service: Service
 ) -> None:
-    """A change is not counted as a line."""
+    """Changes are not counted as lines."""
     names = ("chronoverse_lines_delivered_total", "chronoverse_changes_delivered_total")
     streams = [open_workflow("?jobs=0").wait_for(b"id: 0\n\n") for _ in range(2)]
     lines, changed = [service.metric(name) for name in names]
@@ -297,7 +297,7 @@ def test_heartbeats_and_the_metrics_of_streams(
 
 
 def test_many_viewers_get_the_same(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
-    """As many as are written to as a group, some of them with a filter."""
+    """In groups, some of them with a filter."""
     streams = [open_workflow("?status=RUNNING" if number % 3 == 0 else "") for number in range(60)]
     for stream in streams:
         stream.wait_for(b"id: 0\n\n")
@@ -313,7 +313,7 @@ def test_many_viewers_get_the_same(open_workflow: OpenWorkflow, store: Store, wo
 
 
 def known(stream: Stream) -> list[str]:
-    """The jobs that a client knows by the stream."""
+    """The jobs that a client knows from the stream."""
     found: dict[str, None] = {}
     for block in stream.blocks():
         if block.get("event") == "reset":
@@ -324,7 +324,7 @@ def known(stream: Stream) -> list[str]:
 
 
 def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were just read are sent to all others who come, for a second, with the same filter."""
+    """For a second, one read serves all other clients with the same filter."""
     now, reads = 0.0, list[tuple[str, str | None]]()
 
     def newest_jobs(deps: object, wanted: WantedJobs, *_: object) -> tuple[list[Any], None]:
@@ -340,7 +340,7 @@ def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: 
     newer = snapshots.read(all_jobs, "me", 6, 9)
     assert newer != first
     assert newer[1] == 9
-    # The store has lost changes since.
+    # The store has lost changes in between.
     lost = snapshots.read(all_jobs, "me", 0, 8)
     assert (lost != newer, lost[1]) == (True, 8)
     now = 1.0
