@@ -1,4 +1,4 @@
-"""Fixtures that call the command line, in the tests' own process or in another one as a user does."""
+"""Fixtures that run the command line, in the tests' process or in another one."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ from tests.support.servers import RedisServer, running
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "chronoverse")
-#: Seconds that any of these commands may take on a busy machine.
+#: Time limit of each of these commands on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environ(home: Path, **settings: str) -> dict[str, str]:
-    """An environment whose only settings of Chronoverse are ``settings``, named without their prefix."""
+    """An environment whose only Chronoverse settings are ``settings``, named without their prefix."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
     return {**inherited, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
@@ -29,14 +29,14 @@ def environ(home: Path, **settings: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A store for the tests of one module."""
+    """One module's store."""
     with running(tmp_path_factory.mktemp("store")) as server:
         yield server
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Runs the command line to its end in this process. Each test has its own data directory."""
+    """Runs the command line to completion in this process. Each test has its own data directory."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         return call_main(*argv, environ=environ(tmp_path, **settings))
@@ -46,7 +46,7 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def cli_process(tmp_path: Path) -> Cli:
-    """Like ``cli``, but in another process, as a user starts it."""
+    """Like ``cli``, but in another process, as users start it."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         command = [*COMMAND, *argv]

@@ -1,4 +1,4 @@
-"""An agent: a script that reads answers as a model would. It finds out why ten jobs of real tools have failed."""
+"""An agent: a script that reads answers like a model. It finds out why ten jobs of real tools failed."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.cli.mcp_client import McpProgram
 from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
-#: A line that says what has failed.
+#: A line that reveals the failure.
 CAUSES: Final = {
     "pytest": r" FAILED |^E  ",
     "npm": "AssertionError|!==",
@@ -19,9 +19,9 @@ CAUSES: Final = {
     "java": r" ERROR .* failed|OrderException: ",
     "journal": r"\[error\] .*Connection refused",
 }
-#: The logs to which the failure is moved, behind six tenths of a good run. So it is at another place there.
+#: Logs whose failure is moved to after six tenths of a good run, so that it is elsewhere.
 MOVED: Final = ("pytest", "npm", "make", "pip")
-#: A model's token is about four bytes.
+#: A model's token has about four bytes.
 MAX_BYTES: Final = 4 * 4_000
 
 
@@ -36,7 +36,7 @@ def failed_runs() -> Iterator[tuple[str, str, list[str]]]:
 
 
 def publish(store: Store, job: JobRef, messages: list[str], status: Status) -> None:
-    """Writes the log of a run that has ended."""
+    """Writes the log of a finished run."""
     attempt = store.open(job, "a" * 32)
     lines = [Line(number, TIME, text, "stdout") for number, text in enumerate(messages, 1)]
     for start in range(0, len(lines), 500):
@@ -45,11 +45,11 @@ def publish(store: Store, job: JobRef, messages: list[str], status: Status) -> N
 
 
 class Agent:
-    """Looks for the failing line of a workflow's newest failed job. What it does depends on answers alone."""
+    """Finds the failing line of a workflow's most recently failed job, guided only by answers."""
 
     def __init__(self, program: McpProgram) -> None:
         self._program = program
-        #: Bytes of all answers.
+        #: Size of all answers in bytes.
         self.bytes = 0
 
     def _ask(self, tool: str, **arguments: Any) -> Any:
@@ -59,12 +59,12 @@ class Agent:
         return answer.json
 
     def find(self, workflow: str) -> tuple[int, str]:
-        """The number and the text of the line that says what has failed."""
+        """The number and text of the line that reveals the failure."""
         (job,) = self._ask("list_jobs", workflow_id=workflow, status="FAILED", limit=1)["jobs"]
         named = {"workflow_id": workflow, "job_id": job["id"]}
         before = self.bytes
         while not (summary := self._ask("summary", **named, max_bytes=6_000))["complete"]:
-            # On a busy machine the first answer is of a part. The next one goes on, and takes its place.
+            # On a busy machine, the first answer is partial; the next one continues and replaces it.
             self.bytes = before
         suspect = summary["cause"]["line"]["sequence_num"]
         around = self._ask("read_lines", **named, first=max(suspect - 3, 1), last=suspect + 8, max_bytes=6_000)

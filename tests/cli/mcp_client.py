@@ -1,4 +1,4 @@
-"""``chronoverse mcp`` as a program uses it: with the official SDK's client, over pipes."""
+"""``chronoverse mcp`` as programs use it: with the official SDK's client, over pipes."""
 
 import contextlib
 import os
@@ -10,18 +10,18 @@ import orjson
 
 from tests.support.service import ROOT
 
-# The SDK takes a second to import, and each process that collects tests imports this file.
+# Importing the SDK takes a second, and each process that collects tests imports this file.
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from mcp import Client
     from mcp_types import CallToolResult, Tool
 
-#: Seconds that a call may take on a busy machine.
+#: Time limit of a call on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 100
 
 
 class Answer(NamedTuple):
-    """What a call has answered: the text as it came, whether it is an error, and the JSON in it."""
+    """The answer of a call: its raw text, whether it is an error, and its JSON."""
 
     text: str
     is_error: bool
@@ -33,12 +33,12 @@ class Answer(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the answer."""
+        """Size of the answer in bytes."""
         return len(self.text.encode())
 
 
 def read_answer(result: "CallToolResult") -> Answer:
-    """The answer of a result, which has one text and nothing else."""
+    """The answer in a result, which consists of a single text."""
     (content,) = result.content
     assert content.type == "text"
     assert result.structured_content is None
@@ -53,23 +53,23 @@ class McpProgram:
         self.client = client
 
     def tools(self) -> list["Tool"]:
-        """The tools that it offers."""
+        """The tools offered."""
         return self._portal.call(self.client.list_tools).tools
 
     def answer(self, tool: str, **arguments: Any) -> Answer:
-        """The answer of a call, which may be an error."""
+        """The answer of a call, possibly an error."""
 
         return read_answer(self._portal.call(self.client.call_tool, tool, arguments))
 
     def call(self, tool: str, **arguments: Any) -> Any:
-        """The JSON of a call's answer, which is no error and not larger than allowed."""
+        """The JSON of a call's answer, which must be no error and within the size limit."""
         answer = self.answer(tool, **arguments)
         assert not answer.is_error, answer.text
         assert answer.size <= arguments.get("max_bytes", 16_384)
         return answer.json
 
     def error(self, tool: str, **arguments: Any) -> tuple[str, str]:
-        """The title and the detail of a call's error."""
+        """Title and detail of a call's error."""
         answer = self.answer(tool, **arguments)
         assert answer.is_error, answer.text
         return answer.json["error"]["title"], answer.json["error"]["detail"]
@@ -89,7 +89,7 @@ def mcp_program(*arguments: str, mode: str = "auto", **settings: str) -> Iterato
         env={**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
     )
     with start_blocking_portal() as portal:
-        # Its default for errors is what sys.stderr was at its import, and a test may have replaced that.
+        # The default for errors is sys.stderr at import time, which a test may have replaced.
         transport = stdio_client(server, errlog=sys.__stderr__ or sys.stderr)
         client = Client(transport, mode=mode, read_timeout_seconds=PATIENCE_SECONDS)
         with portal.wrap_async_context_manager(client):

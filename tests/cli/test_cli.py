@@ -1,4 +1,4 @@
-"""The command line: what it prints to which stream, and how it exits."""
+"""The command line: output, streams and exit codes."""
 
 import importlib.metadata
 import json
@@ -58,19 +58,19 @@ def ended(status: Status, code: int | None, lines: int) -> Job:
 
 
 def followed(job: Job, *lines: Line | Gap) -> bytes:
-    """The whole stream of a job that has ended."""
+    """The complete stream of a finished job."""
     assert job.end is not None
     return stream(b"".join(each.to_frame() for each in lines), job.to_frame() + job.end.to_frame(30))
 
 
 def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> ScriptedService:
-    """A service with one running job, whose lines are on one page."""
+    """A service with one running job whose lines fit on one page."""
     state = Job(JOB, Status.RUNNING, attempt=1, first=first, last=lines[-1].sequence_num if last is None else last)
     return ScriptedService(answer("200 OK", orjson.dumps(state.to_json())), page(lines))
 
 
 def test_logs_prints_the_stored_lines(cli: Cli) -> None:
-    """Both streams are printed, in the order of writing, and nothing else."""
+    """Both streams, in writing order, and nothing else."""
     with history([line(1, "one"), line(2, "oops", "stderr"), line(3, "")]) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
@@ -78,7 +78,7 @@ def test_logs_prints_the_stored_lines(cli: Cli) -> None:
 
 
 def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
-    """It makes one with the local secret. That token is for reading this workflow, for a minute."""
+    """It creates one with the local secret, for reading this workflow, valid for a minute."""
     with history([line(1, "one")]) as service:
         listeners.record(tmp_path, service.listener)
         cli("logs", "wf_1", "job_1", URL=service.url)
@@ -94,9 +94,9 @@ def no_token(url: str) -> str:
 
 
 def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> None:
-    """A program of another user may listen on the port while the service of this data directory is down.
+    """Another user's program can listen on the port while the service of this data directory is down.
 
-    No secret is made for it.
+    No secret is created for it.
     """
     with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
@@ -108,8 +108,8 @@ def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
-def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
-    """The operators of these decide who may read."""
+def test_logs_creates_no_token_for_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
+    """Their operators decide who can read."""
     with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("logs", "wf_1", "job_1", URL=url, **settings)
@@ -118,8 +118,8 @@ def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[
     assert "authorization" not in service.requests[0].headers
 
 
-def test_run_says_that_there_is_no_token(cli: Cli, tmp_path: Path) -> None:
-    """The service's own words would not say what to do."""
+def test_run_reports_a_missing_token(cli: Cli, tmp_path: Path) -> None:
+    """The service's own message would not say what to do."""
     with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--server", url, "--", "true")
@@ -128,8 +128,8 @@ def test_run_says_that_there_is_no_token(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "token.secret").exists()
 
 
-def test_no_secret_is_made_for_a_service_elsewhere(cli: Cli, tmp_path: Path) -> None:
-    """It would not accept the tokens. A key of one's own makes tokens for any service."""
+def test_no_secret_is_created_for_a_remote_service(cli: Cli, tmp_path: Path) -> None:
+    """It would not accept the tokens. With a key of one's own, tokens can be created for any service."""
     done = cli("token", URL="https://logs.example.com")
 
     assert (done.returncode, done.stdout) == (78, "")
@@ -138,8 +138,8 @@ def test_no_secret_is_made_for_a_service_elsewhere(cli: Cli, tmp_path: Path) -> 
     assert cli("token", URL="https://logs.example.com", JWT_SECRET=SECRET).returncode == 0
 
 
-def test_token_invents_no_secret(cli: Cli, tmp_path: Path) -> None:
-    """A service that has its secret elsewhere, or a key of another kind, would not accept the token."""
+def test_token_creates_no_secret(cli: Cli, tmp_path: Path) -> None:
+    """A service with its secret elsewhere, or with another kind of key, would not accept the token."""
     done = cli("token", URL="https://localhost:8443")
 
     assert (done.returncode, done.stdout) == (78, "")
@@ -147,8 +147,8 @@ def test_token_invents_no_secret(cli: Cli, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
-    """It makes no token of its own."""
+def test_logs_sends_the_configured_token(cli: Cli) -> None:
+    """Without creating one of its own."""
     with history([line(1, "one")]) as service:
         cli("logs", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
 
@@ -156,13 +156,13 @@ def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
 
 
 def test_logs_with_timestamps(cli: Cli) -> None:
-    """Each line begins with its time."""
+    """Each line starts with its time."""
     with history([line(1, "one")]) as service:
         assert cli("logs", "-t", "wf_1", "job_1", URL=service.url).stdout == f"{TIME} one\n"
 
 
 def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
-    """There is one object a line, with nothing that a terminal would interpret."""
+    """One object per line, with nothing that a terminal would interpret."""
     hostile = line(1, "\x1b[2J \x9b \u202e é")
     with history([hostile]) as service:
         done = cli("logs", "-o", "json", "wf_1", "job_1", URL=service.url)
@@ -172,7 +172,7 @@ def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
 
 
 def test_logs_removes_control_sequences_unless_raw(cli: Cli) -> None:
-    """Colors stay on a terminal or with --color, and with --raw everything stays."""
+    """Colors are kept on a terminal or with --color; --raw keeps everything."""
     lines = [line(1, "\x1b[31mred\x1b[0m\x1b]0;title\x07!")]
     with history(lines) as service:
         assert cli("logs", "--color", "always", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
@@ -182,8 +182,8 @@ def test_logs_removes_control_sequences_unless_raw(cli: Cli) -> None:
         assert cli("logs", "--raw", "wf_1", "job_1", URL=service.url).stdout == lines[0].message + "\n"
 
 
-def test_logs_names_missing_lines(cli: Cli) -> None:
-    """The notice is on stderr, between the lines before and after."""
+def test_logs_reports_missing_lines(cli: Cli) -> None:
+    """On stderr, between the lines before and after."""
     with history([line(5, "five"), line(8, "eight")], first=5, last=9) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
@@ -194,7 +194,7 @@ def test_logs_names_missing_lines(cli: Cli) -> None:
 
 
 def test_logs_from_an_offset(cli: Cli) -> None:
-    """Lines strictly after it are printed, and those before it are not reported as missing."""
+    """Only lines after it are printed; those before it are not reported as missing."""
     with history([line(8, "eight")], last=8) as service:
         done = cli("logs", "--offset", "7", "wf_1", "job_1", URL=service.url)
 
@@ -203,7 +203,7 @@ def test_logs_from_an_offset(cli: Cli) -> None:
 
 
 def test_logs_of_the_last_lines(cli: Cli) -> None:
-    """They are read from the end and printed in order."""
+    """Read from the end and printed in order."""
     with history([line(9, "nine"), line(8, "eight"), line(7, "seven")], last=9) as service:
         done = cli("logs", "--tail", "2", "wf_1", "job_1", URL=service.url)
 
@@ -225,13 +225,13 @@ def test_logs_of_the_last_lines(cli: Cli) -> None:
         (Status.LOST, None, 74),
     ],
 )
-def test_following_exits_as_the_job_did(status: Status, code: int | None, exits: int) -> None:
-    """A failed job never exits with 0, whatever its exit code says."""
+def test_following_exits_like_the_job(status: Status, code: int | None, exits: int) -> None:
+    """A failed job never exits with 0, whatever its exit code."""
     assert exit_code(JobState.from_json(ended(status, code, 1).to_json())) == exits
 
 
 def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None:
-    """The connection is cut once, and there is a gap."""
+    """Despite a disconnect and a gap."""
     first = stream(line(1, "one").to_frame(), whole=False)
     with ScriptedService(
         sse_retry(first), followed(ended(Status.FAILED, 7, 4), Gap(2, 3, "trimmed"), line(4, "four"))
@@ -250,7 +250,7 @@ def sse_retry(response: bytes) -> bytes:
     return head + b"\r\n\r\n%x\r\n%b\r\n" % (len(block), block) + body
 
 
-def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
+def test_follow_reports_a_lost_job(cli: Cli) -> None:
     """It exits with 74."""
     with ScriptedService(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
         done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
@@ -259,8 +259,8 @@ def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
     assert done.stderr == "chronoverse: runner lost: nothing heard from it for 30 s\n"
 
 
-def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> None:
-    """There was nothing left to stream, or the stream had only the lines."""
+def test_follow_queries_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> None:
+    """Nothing was left to stream, or the stream contained only the lines."""
     response = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
     state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
     with ScriptedService(response, state) as service:
@@ -277,8 +277,10 @@ def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> N
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["-f"]])
-def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
-    """It is one line, without a traceback."""
+def test_an_error_response_is_printed_and_exits_with_its_code(
+    cli: Cli, response: bytes, exits: int, flags: list[str]
+) -> None:
+    """One line, without a traceback."""
     with ScriptedService(*[response] * 3) as service:
         done = cli("logs", *flags, "wf_1", "job_1", URL=service.url)
 
@@ -287,7 +289,7 @@ def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes,
 
 
 def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
-    """The detail of a refusal is untrusted text, too."""
+    """An error's detail is untrusted text, too."""
     with ScriptedService(problem("403 Forbidden", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
 
@@ -309,7 +311,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
-    """Each line was printed at once, and nothing else is printed."""
+    """Each line was printed immediately, and nothing else is printed."""
     open_end = stream(line(1, "one").to_frame(), whole=False)
     with ScriptedService(open_end, *[None] * 50) as service:
         command = [*COMMAND, "logs", "-f", "wf_1", "job_1"]
@@ -327,7 +329,7 @@ def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
 
 
 def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
-    """The terminal would have interpreted the control sequences."""
+    """The terminal would otherwise interpret the control sequences."""
     with history([line(1, "a\x1b[2Jb\x1b]52;c;eA==\x07\r\x08c")]) as service:
         ours, theirs = pty.openpty()
         command = [*COMMAND, "logs", "wf_1", "job_1"]
@@ -375,7 +377,7 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
         ["token", "--workflow", ""],
     ],
 )
-def test_wrong_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The usage is printed."""
     assert main(argv) == 64
     assert "Usage: chronoverse" in capsys.readouterr().err
@@ -384,7 +386,7 @@ def test_wrong_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "argv", [[], ["--help"], ["serve", "-h"], ["run", "--help"], ["logs", "--help"], ["token", "-h"]]
 )
-def test_help_is_no_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_not_an_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Help is printed to stdout."""
     assert main(argv) == 0
     assert capsys.readouterr().out.startswith("Usage: chronoverse")
@@ -400,8 +402,8 @@ def test_invalid_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
     assert "CHRONOVERSE_BIND must" in done.stderr
 
 
-def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Path) -> None:
-    """By default it is for reading all workflows, for an hour."""
+def test_token_creates_a_valid_token(cli_process: Cli, tmp_path: Path) -> None:
+    """By default for reading all workflows, for an hour."""
     local_secret(tmp_path)
     printed = cli_process("token").stdout.strip()
 
@@ -412,8 +414,8 @@ def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Pa
     assert 3_500 < principal.expires_at - time.time() <= 3_600
 
 
-def test_token_has_what_the_options_say(cli: Cli, tmp_path: Path) -> None:
-    """Options set its workflows, scopes, subject and time."""
+def test_token_applies_its_options(cli: Cli, tmp_path: Path) -> None:
+    """Workflows, scopes, subject and lifetime."""
     argv = ["token", "--workflow", "wf_1", "--workflow", "team-a.*", "--scope", "logs:write", "--subject", "ci"]
     printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
 
@@ -425,14 +427,14 @@ def test_token_has_what_the_options_say(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_token_needs_the_secret(cli: Cli) -> None:
-    """A public key can only check tokens."""
+    """A public key can only verify tokens."""
     done = cli("token", JWT_JWKS_URL="https://id.example/jwks.json")
 
     assert (done.returncode, done.stdout) == (78, "")
     assert "private key" in done.stderr
 
 
-def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServer, prefix: str) -> None:
+def test_run_publishes_and_exits_like_the_command(cli: Cli, server: RedisServer, prefix: str) -> None:
     """The command's output is shown unchanged, on the same streams."""
     script = r"printf 'one\n'; printf 'oops\n' >&2; exit 3"
     argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
@@ -453,7 +455,7 @@ def test_run_needs_no_dashes_before_a_command(cli: Cli, server: RedisServer, pre
     assert done.returncode == 4
 
 
-def test_run_makes_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: str) -> None:
+def test_run_generates_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: str) -> None:
     """Otherwise nobody could watch the job."""
     argv = ["run", "--workflow", "wf_1", "--", "true"]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
@@ -467,7 +469,7 @@ def test_run_makes_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: st
     store.close()
 
 
-def test_run_with_require_log_is_refused_for_a_job_that_has_ended(cli: Cli, server: RedisServer, prefix: str) -> None:
+def test_run_with_require_log_rejects_an_ended_job(cli: Cli, server: RedisServer, prefix: str) -> None:
     """The command is not started."""
     argv = ["run", "--require-log", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
     cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
@@ -477,7 +479,7 @@ def test_run_with_require_log_is_refused_for_a_job_that_has_ended(cli: Cli, serv
 
 
 def test_run_with_the_embedded_server_needs_no_settings(cli_process: Cli, tmp_path: Path) -> None:
-    """It starts the server, and the log is in the data directory afterwards."""
+    """It starts the server, and afterwards the log is in the data directory."""
     done = cli_process("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
 
     assert (done.returncode, done.stdout, after_link(done.stderr)) == (0, "hello\n", "")
@@ -500,7 +502,7 @@ def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
-    """Flags have precedence over the environment, and gunicorn finds the package from any directory."""
+    """Flags take precedence over the environment, and gunicorn finds the package from any directory."""
     argv, given = serve_command("127.0.0.1:9", "3")
 
     assert argv[:4] == [sys.executable, "-m", "gunicorn", "-c"]
@@ -511,16 +513,16 @@ def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
 
 
 @pytest.mark.parametrize(("bind", "workers"), [("nowhere", None), (None, "0"), (None, "many")])
-def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | None) -> None:
-    """They are checked before gunicorn starts."""
+def test_serve_validates_its_flags_as_settings(bind: str | None, workers: str | None) -> None:
+    """Before gunicorn starts."""
     with pytest.raises(SettingsError):
         serve_command(bind, workers)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
-def test_serve_says_once_that_its_port_is_taken(tmp_path: Path, host: str, written: str) -> None:
-    """It is one line, and no service of another kind is replaced."""
+def test_serve_reports_once_that_its_port_is_taken(tmp_path: Path, host: str, written: str) -> None:
+    """One line; an unrelated service is not replaced."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as other:
         address = f"{written}:{other.getsockname()[1]}"
@@ -537,7 +539,7 @@ def test_serve_says_once_that_its_port_is_taken(tmp_path: Path, host: str, writt
     assert done.stderr == f"chronoverse: cannot listen at {address}: {reason}\n"
 
 
-#: Settings with which no service starts, and what is said.
+#: Settings with which no service starts, and the message.
 CANNOT_START: Final = {
     "no key": ({"REDIS_URL": "redis://127.0.0.1:1"}, "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, "),
     "typo": (
@@ -553,7 +555,7 @@ CANNOT_START: Final = {
 
 
 def check_refusal(done: "subprocess.CompletedProcess[str]", message: str) -> None:
-    """It is one line, with the exit code of bad settings."""
+    """One line, with the exit code of invalid settings."""
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("chronoverse: ")
     assert done.stderr.count("\n") == 1
@@ -561,7 +563,7 @@ def check_refusal(done: "subprocess.CompletedProcess[str]", message: str) -> Non
 
 
 @pytest.mark.parametrize(("settings", "message"), CANNOT_START.values(), ids=CANNOT_START)
-def test_serve_says_why_no_service_can_start(
+def test_serve_reports_why_no_service_can_start(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
 ) -> None:
     """Before it becomes gunicorn."""
@@ -588,11 +590,11 @@ def test_serve_says_why_no_service_can_start(
         ),
     ],
 )
-def test_a_service_that_cannot_start_says_why(
+def test_a_service_that_cannot_start_reports_why(
     tmp_path: Path, argv: Sequence[str], settings: dict[str, str], message: str
 ) -> None:
-    """Before it listens, also where gunicorn is called directly."""
-    # As if boto3 was not installed.
+    """Before it listens, also when gunicorn is called directly."""
+    # As if boto3 were not installed.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u; f = u.find_spec; "
         "u.find_spec = lambda name, *rest: None if name == 'boto3' else f(name, *rest)"
@@ -610,8 +612,8 @@ def test_a_service_that_cannot_start_says_why(
     check_refusal(done, message)
 
 
-def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
-    """The command does what it would do without the variable."""
+def test_a_misspelled_setting_is_reported(cli: Cli) -> None:
+    """The command behaves as without the variable."""
     done = cli("token", TOKN="x", WORKFLOW="demo", JWT_SECRET=SECRET)
 
     assert done.returncode == 0
@@ -622,13 +624,13 @@ def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
 
 
 def test_the_version_is_printed(cli: Cli) -> None:
-    """In the form that programs expect: the name and the number. A development version may have its commit, too."""
+    """In the form that programs expect, name and number. A development version may include its commit."""
     commit = r"(\+g[0-9a-f]{8,})?" if ".dev" in __version__ else ""
     assert re.fullmatch(rf"chronoverse {re.escape(__version__)}{commit}\n", cli("--version").stdout)
 
 
 def test_bash_completes_commands_and_options(cli_process: Cli, tmp_path: Path) -> None:
-    """The function that ``completion`` prints asks the program."""
+    """The function that ``completion`` prints queries the program."""
     (tmp_path / "chronoverse").write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
     (tmp_path / "chronoverse").chmod(0o755)
     script = (
@@ -650,7 +652,7 @@ def test_bash_completes_commands_and_options(cli_process: Cli, tmp_path: Path) -
 
 
 def test_app_py_is_serve(tmp_path: Path) -> None:
-    """It has the same flags, settings and exit codes."""
+    """The same flags, settings and exit codes."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "app.py"), "--workers", "0"],
         cwd=tmp_path,
@@ -665,9 +667,9 @@ def test_app_py_is_serve(tmp_path: Path) -> None:
 
 
 def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
-    """A job must not wait for imports that it does not need. Nor does each start of a service wait for its scan server.
+    """A job must not wait for unneeded imports, nor each start of a service for its scan server.
 
-    What that has beside its own modules is named by its class of loggers.
+    Besides its own modules, that server loads those that its logger class names.
     """
     program = (
         "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; "
@@ -686,8 +688,8 @@ def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "logs"])
-def test_a_command_that_asks_a_service_imports_only_what_it_needs(command: str, tmp_path: Path) -> None:
-    """Whoever runs it waits for each import."""
+def test_a_client_command_imports_only_what_it_needs(command: str, tmp_path: Path) -> None:
+    """Its user waits for each import."""
     if command == "run":
         argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "true"]
         service = ScriptedService(answer("200 OK", b'{"attempt":1,"next":1}'), answer("204 No Content"))
@@ -708,7 +710,7 @@ def test_a_command_that_asks_a_service_imports_only_what_it_needs(command: str, 
     assert len(service.requests) == 2, done.stderr
     imported = set(done.stdout.splitlines())
     packages = {name.partition(".")[0] for name in imported} & set(importlib.metadata.packages_distributions())
-    # RE2 finds secrets by their form. To load it takes 16 ms.
+    # RE2 finds secrets by their form. Loading it takes 16 ms.
     needed = {"chronoverse", "click", "orjson", *(["re2"] if command == "run" else [])}
     assert packages - {"_distutils_hack"} <= needed
     unused = {"asyncio", "gzip", "hashlib", "hmac", "importlib.metadata", "logging", "secrets", "chronoverse.store"}
@@ -736,7 +738,7 @@ def test_the_list_of_commands_has_whole_sentences(cli: Cli) -> None:
 
 
 def test_complete_pages_have_no_gaps() -> None:
-    """Neither has an empty log."""
+    """An empty log has none either."""
     number, lines = attrgetter("sequence_num"), [line(number, "x") for number in (1, 2, 3)]
 
     assert list(name_gaps(lines, number, 0, 4, 1)) == lines
@@ -745,12 +747,12 @@ def test_complete_pages_have_no_gaps() -> None:
 
 
 def exit_codes(kind: type[ChronoverseError]) -> set[int]:
-    """The exit codes of ``kind`` and of all errors below it."""
+    """The exit codes of ``kind`` and all of its subclasses."""
     return {kind.exit_code}.union(*(exit_codes(each) for each in kind.__subclasses__()))
 
 
 def test_the_page_has_every_command_and_every_exit_code() -> None:
-    """And no others, but the codes of a command or a job."""
+    """And no others, except the codes of a command or job."""
     page = (ROOT / "docs" / "cli.md").read_text()
     names = set(visible_commands())
     codes = {int(code) for code in re.findall(r"^\| ([0-9]+) \|", page, re.MULTILINE)}

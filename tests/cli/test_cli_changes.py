@@ -1,4 +1,4 @@
-"""``chronoverse download``, ``redact`` and ``delete``: what they ask the service, what they change, how they exit."""
+"""``chronoverse download``, ``redact`` and ``delete``: requests, changes and exit codes."""
 
 import contextlib
 import gzip
@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
 
 @pytest.fixture
 def new_job(backend: RedisServer) -> Iterator[NewJob]:
-    """Makes a job whose lines are the arguments. It has ended unless ``running``."""
+    """Creates a job with the arguments as lines, ended unless ``running``."""
     store = Store(backend.url)
 
     def make(name: str, *messages: str, running: bool = False) -> Attempt:
@@ -54,7 +54,7 @@ def new_job(backend: RedisServer) -> Iterator[NewJob]:
 
 @pytest.fixture
 def settings(service: Service) -> dict[str, str]:
-    """The settings of an administrator."""
+    """An administrator's settings."""
     return {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ, ADMIN])}
 
 
@@ -65,7 +65,7 @@ def printed(cli: Cli, job: str, settings: dict[str, str]) -> list[str]:
 def test_a_download_is_a_file(
     cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the name that a browser would give it, and the rights that other new files have."""
+    """With the name a browser would choose, and the permissions of other new files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").touch()
     new_job("saved", "one", "\x1b[31mtwo\x1b[2J")
@@ -79,8 +79,8 @@ def test_a_download_is_a_file(
     assert {each.name for each in tmp_path.iterdir()} == {path.name, "other"}
 
 
-def test_a_download_may_be_filtered_and_printed(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
-    """``-`` is the standard output, to which nothing else is printed."""
+def test_a_download_can_be_filtered_and_printed(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
+    """``-`` is standard output, where nothing else is printed."""
     messages = ["one", "\x1b[31mtwo\x1b[0m"]
     new_job("printed", *messages)
 
@@ -105,8 +105,8 @@ def test_a_download_may_be_filtered_and_printed(cli: Cli, settings: dict[str, st
     ],
     ids=["chunks", "length", "gzip"],
 )
-def test_a_download_that_breaks_off_leaves_no_file(cli: Cli, tmp_path: Path, cut: bytes) -> None:
-    """An older file stays as it was. Nobody takes a part for the whole."""
+def test_an_interrupted_download_leaves_no_file(cli: Cli, tmp_path: Path, cut: bytes) -> None:
+    """An older file is unchanged, and no partial file can pass for the whole."""
     path = tmp_path / "log.txt"
     path.write_text("old")
     with ScriptedService(cut) as service:
@@ -117,8 +117,8 @@ def test_a_download_that_breaks_off_leaves_no_file(cli: Cli, tmp_path: Path, cut
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".log")] == []
 
 
-def test_a_download_to_nowhere(cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path) -> None:
-    """A directory that does not exist, and a job that does not."""
+def test_a_download_that_is_impossible(cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path) -> None:
+    """To a missing directory, and of a missing job."""
     new_job("somewhere", "one")
     path = tmp_path / "nowhere" / "log.txt"
     done = cli("download", WORKFLOW, "somewhere", str(path), **settings)
@@ -148,7 +148,7 @@ def test_redacting(
     expected: str,
     said: str,
 ) -> None:
-    """Lines are chosen by number, by their text, or by both."""
+    """Lines are selected by number, by text, or both."""
     job = f"redacted_{request.node.callspec.indices['options']}"
     new_job(job, "a", "b", "c", "d", "ab")
     done = cli("redact", WORKFLOW, job, *options, "--yes", "--reason", "a password", **settings)
@@ -157,8 +157,8 @@ def test_redacting(
     assert printed(cli, job, settings) == expected.split()
 
 
-def test_redacting_asks_again_until_it_is_done(cli: Cli) -> None:
-    """A long log takes several requests. What is pending is said, and the command is to be repeated."""
+def test_redacting_continues_until_it_is_done(cli: Cli) -> None:
+    """A long log takes several requests. Pending lines are reported, and the command has to be repeated."""
     parts = [{"redacted": 2, "next": 1_000, "pending": True}, {"redacted": 1, "next": None, "pending": False}]
     busy = problem("503 Service Unavailable", "the job is being archived")
     with ScriptedService(busy, *(answer("200 OK", orjson.dumps(part)) for part in parts)) as service:
@@ -172,7 +172,7 @@ def test_redacting_asks_again_until_it_is_done(cli: Cli) -> None:
 def test_the_newest_line_of_a_running_job_is_redacted_later(
     cli: Cli, settings: dict[str, str], new_job: NewJob
 ) -> None:
-    """A repetition may succeed, and so the exit code says."""
+    """The exit code indicates that a repetition may succeed."""
     new_job("running", "a", running=True)
     done = cli("redact", WORKFLOW, "running", "--lines", "1", "--yes", **settings)
 
@@ -193,7 +193,7 @@ def test_deleting(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
 
 
 def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp_path: Path) -> None:
-    """Those that there are when it asks. It says how many, names those that it must leave, and may be repeated."""
+    """Those that exist when it starts. Their number and the ones that must stay are reported; it can be repeated."""
     workflow, names = "wf_all", [f"job-{number}" for number in range(12)]
     settings = {"URL": service.url, "TOKEN": service.token(workflow, scopes=[READ, ADMIN])}
     with contextlib.closing(Store(backend.url)) as store:
@@ -238,7 +238,7 @@ def test_reading_tokens_change_nothing(cli: Cli, service: Service, new_job: NewJ
 @pytest.mark.parametrize(
     ("reply", "exits", "left"), [(b"n\n", 1, ["a"]), (b"\n", 1, ["a"]), (b"y\n", 0, ["[redacted]"])]
 )
-def test_a_terminal_is_asked_first(
+def test_a_terminal_is_prompted_first(
     cli: Cli,
     settings: dict[str, str],
     new_job: NewJob,
@@ -247,7 +247,7 @@ def test_a_terminal_is_asked_first(
     exits: int,
     left: list[str],
 ) -> None:
-    """The question says what will be done. Without an answer it is not done."""
+    """The prompt says what will be done. Without an answer, nothing is."""
     job = f"asked_{exits}_{len(reply)}"
     new_job(job, "a")
     ours, theirs = pty.openpty()
@@ -286,15 +286,15 @@ def test_a_terminal_is_asked_first(
     ],
     ids=" ".join,
 )
-def test_wrong_arguments_change_nothing(cli: Cli, argv: tuple[str, ...]) -> None:
-    """Where nobody can be asked, ``--yes`` is needed."""
+def test_invalid_arguments_change_nothing(cli: Cli, argv: tuple[str, ...]) -> None:
+    """Without a terminal to prompt, ``--yes`` is required."""
     with ScriptedService(None) as service:
         assert cli(*argv, URL=service.url).returncode == 64
     assert service.requests == []
 
 
-def test_a_job_that_no_runner_holds_is_ended(cli: Cli, service: Service, backend: RedisServer, new_job: NewJob) -> None:
-    """With an exit code, or a status. A job that has ended otherwise, or that a runner holds, stays as it is."""
+def test_a_job_without_a_runner_can_be_ended(cli: Cli, service: Service, backend: RedisServer, new_job: NewJob) -> None:
+    """With an exit code or a status. A job that ended differently, or that a runner holds, is unchanged."""
     writer = {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ, WRITE])}
     with contextlib.closing(Store(backend.url)) as store:
         for name in ("by_code", "by_status"):

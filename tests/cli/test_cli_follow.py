@@ -70,7 +70,7 @@ class Job:
 
 @pytest.fixture
 def start(service: Service, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a command, whose output goes to files of the directory ``tmp_path``."""
+    """Starts a command, whose output goes to files in ``tmp_path``."""
     with contextlib.ExitStack() as stack:
 
         def start(*argv: str, **more: str) -> subprocess.Popen[str]:
@@ -87,10 +87,8 @@ def start(service: Service, tmp_path: Path) -> Iterator[Callable[..., subprocess
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_all_running_jobs_are_followed_and_new_ones_as_they_come(
-    start: Start, store: Store, workflow: str, tmp_path: Path
-) -> None:
-    """Lines of one job are in order. That a job begins and ends is said on stderr. It ends when no job runs."""
+def test_all_running_and_new_jobs_are_followed(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
+    """Each job's lines are in order. Starts and ends of jobs are reported on stderr. Exits once no job is running."""
     Job(store, workflow, "old").end()
     one, two = Job(store, workflow, "one"), Job(store, workflow, "two")
     one.say("a", "b")
@@ -122,8 +120,8 @@ def test_all_running_jobs_are_followed_and_new_ones_as_they_come(
     }
 
 
-def test_json_has_the_job_of_each_line(cli: Cli, service: Service, store: Store, workflow: str) -> None:
-    """Lines have a message, and jobs a status."""
+def test_json_includes_the_job_of_each_line(cli: Cli, service: Service, store: Store, workflow: str) -> None:
+    """Lines have a message, jobs a status."""
     job = Job(store, workflow, "job_1")
     job.say("a")
     job.end(Status.FAILED, 3)
@@ -137,7 +135,7 @@ def test_json_has_the_job_of_each_line(cli: Cli, service: Service, store: Store,
 
 
 def test_labels_and_tails(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
-    """``--tail`` leaves out lines of jobs that are there already, and none of new ones."""
+    """``--tail`` skips lines of existing jobs, but none of new ones."""
     main, other = Job(store, workflow, "main"), Job(store, workflow, "other", "next")
     main.say("a", "b", "c")
     other.say("x")
@@ -153,7 +151,7 @@ def test_labels_and_tails(start: Start, store: Store, workflow: str, tmp_path: P
 
 
 def test_colors(cli: Cli, service: Service, store: Store, workflow: str) -> None:
-    """Each job has a color of its own, on a terminal or with ``--color always``. NO_COLOR turns that off."""
+    """Each job has its own color, on a terminal or with ``--color always``. NO_COLOR turns that off."""
     for name in ("job_1", "job_2", "job_3"):
         job = Job(store, workflow, name)
         job.say("\x1b[2Ja")
@@ -224,7 +222,7 @@ def test_a_list_on_a_terminal(service: Service, store: Store, workflow: str, tmp
 
 
 def test_python_follows_a_workflow(service: Service, store: Store, backend: RedisServer, workflow: str) -> None:
-    """The jobs that are there, and then each change; also over another connection."""
+    """Existing jobs, then each change; also over another connection."""
     number_from_1(backend.ask, f"chronoverse:{{{workflow}}}:changes")
     job = Job(store, workflow, "job_1")
     with contextlib.closing(Client(service.url, service.token())) as client:
@@ -240,8 +238,8 @@ def test_python_follows_a_workflow(service: Service, store: Store, backend: Redi
         assert next(events) == UpToDate(2)
 
 
-def test_until_idle_asks_again_whether_a_job_runs() -> None:
-    """A job may run of which the stream has not told. It is asked for once a second, and not a minute later."""
+def test_until_idle_polls_whether_a_job_runs() -> None:
+    """The stream can omit a running job. It is polled once a second rather than a minute later."""
     answers = [[{"id": "late"}], [{"id": "late"}], []]
 
     class Asked:
@@ -261,10 +259,10 @@ def test_until_idle_asks_again_whether_a_job_runs() -> None:
     assert answers == []
 
 
-def test_a_list_on_a_terminal_begins_again_after_a_reset(
+def test_a_list_on_a_terminal_starts_over_after_a_reset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not there any more goes, and so does a deleted job."""
+    """Missing entries disappear, and so does a deleted job."""
 
     def job(name: str, status: str = "RUNNING") -> JobChange:
         state = {"id": name, "status": status, "exit_code": None, "started_at": TIME, "finished_at": None}

@@ -1,4 +1,4 @@
-"""No command prints control sequences of untrusted text."""
+"""No command prints control sequences from untrusted text."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from tests.cli.conftest import Cli
 from tests.support.commands import visible_commands
 from tests.support.scripted import ScriptedService, answer
 
-#: Clears the screen, sets the title, and writes from right to left.
+#: Clears the screen, sets the title, and switches to right-to-left.
 EVIL: Final = "\x1b[2J\x1b]0;title\x07\x9b5A\u202eevil"
-#: Control characters that no command may print. Colours, tabs and newlines are allowed.
+#: Control characters that no command may print. Colors, tabs and newlines are allowed.
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 _JOB: Final = {
@@ -40,7 +40,7 @@ def json_answers(*documents: object, status: str = "200 OK") -> tuple[bytes, ...
     return tuple(answer(status, orjson.dumps(document)) for document in documents)
 
 
-#: For each command its arguments, where ``URL`` stands for the service's, and the answers of the service.
+#: Each command's arguments, with ``URL`` for the service's, and the service's answers.
 CALLS: Final = {
     "logs": (("logs", "-t", "wf_1", "job_1"), json_answers(_JOB, {"logs": [_LINE], "cursor": None})),
     "jobs": (("jobs", "wf_1"), json_answers({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
@@ -128,14 +128,14 @@ SILENT: Final = {"end", "notify", "open", "serve", "watch", "watches", "logout",
 
 
 def test_every_command_is_called() -> None:
-    """Every command has a row in the table above, except those that the service starts for itself."""
+    """Every command has a row in the table above, except those that the service starts itself."""
     assert CALLS.keys() == set(visible_commands())
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", CALLS)
 def test_a_command_prints_no_control_sequences(cli: Cli, cli_process: Cli, tmp_path: Path, name: str) -> None:
-    """The text comes from the service, from the archive, or from the arguments."""
+    """Whether the text comes from the service, the archive, or the arguments."""
     orphan = tmp_path / "archive" / "wf_1" / "job_1" / EVIL
     orphan.parent.mkdir(parents=True)
     orphan.touch()
@@ -143,7 +143,7 @@ def test_a_command_prints_no_control_sequences(cli: Cli, cli_process: Cli, tmp_p
     arguments, answers = CALLS[name]
     with ScriptedService(*answers or (None,)) as service:
         argv = [service.url if each == "URL" else each for each in arguments]
-        # With the URL of a service elsewhere, an archiver would refuse to use the embedded store.
+        # With the URL of a remote service, an archiver would refuse to use the embedded store.
         where = {} if name == "archive" else {"URL": service.url}
         # This command would replace the tests' own process.
         call = cli_process if name == "serve" else cli

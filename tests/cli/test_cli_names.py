@@ -1,4 +1,4 @@
-"""How a command line names a job: by the link of a page, as the newest, and with completion; and what it prints."""
+"""Naming a job on the command line: by a page's link, as the newest, and with completion; and what is printed."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ LINK: Final = "https://logs.example/ui/workflows/shop/jobs/build-7"
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Of a service with a good run, a failed one, and a job that waits for a runner. The line 5 is red."""
+    """Settings for a service with a good run, a failed one, and a job that waits for a runner. Line 5 is red."""
     folder = tmp_path_factory.mktemp
     with running(folder("store")) as server, serving(folder("service"), server.url) as service:
         store = Store(server.url, clock=ticking())
@@ -71,8 +71,8 @@ def settings_of(service: Service) -> dict[str, str]:
         ("deliver", [LINK], [LINK]),
     ],
 )
-def test_a_link_stands_for_the_ids(command: str, args: list[str], expanded: list[str]) -> None:
-    """And for its lines, where the command takes some. The values of options, and texts, stay as they are."""
+def test_a_link_is_accepted_for_ids(command: str, args: list[str], expanded: list[str]) -> None:
+    """And for lines, where the command takes some. Values of options and texts are unchanged."""
     context = click.Context(commands)
     found = commands.get_command(context, command)
     assert found is not None
@@ -81,8 +81,8 @@ def test_a_link_stands_for_the_ids(command: str, args: list[str], expanded: list
     assert context.meta.get(LINKED_SERVICE) == (base if expanded != args else None)
 
 
-def test_a_link_is_read_at_its_own_service_only(cli: Cli, settings: dict[str, str]) -> None:
-    """Another service would get the token of this one."""
+def test_a_link_is_accepted_only_for_its_own_service(cli: Cli, settings: dict[str, str]) -> None:
+    """Otherwise this service's token would be sent to another one."""
     page = f"/ui/workflows/{WORKFLOW}/jobs/failed#L5"
     assert cli("logs", settings["URL"] + page, **settings).stdout == "error: no space\n"
     refused = cli("logs", "http://127.0.0.1:1" + page, **settings)
@@ -139,7 +139,7 @@ def test_some_jobs(cli: Cli, settings: dict[str, str]) -> None:
     ],
 )
 def test_a_shell_completes_ids(cli_process: Cli, settings: dict[str, str], words: str, offered: list[str]) -> None:
-    """Those that the token may see."""
+    """Those visible to the token."""
     position = str(len(words.split(" ")))
     asked = {"COMP_WORDS": f"chronoverse {words}", "COMP_CWORD": position, "_CHRONOVERSE_COMPLETE": "bash_complete"}
     with pytest.MonkeyPatch.context() as patch:
@@ -163,7 +163,7 @@ def on_a_terminal(home: Path, settings: dict[str, str], *argv: str, **more: str)
 
 
 def test_a_summary_fits_a_screen(tmp_path: Path, settings: dict[str, str]) -> None:
-    """Its status, the cause with the lines around it, what is known of it, and the link. No line comes twice."""
+    """Status, the cause with surrounding lines, what is known about it, and the link. No line appears twice."""
     shown = on_a_terminal(tmp_path, settings, "summary", WORKFLOW, "@failed", NO_COLOR="1")
     assert shown.splitlines() == [
         "FAILED (exit code 1)  wf_names/failed, 6 lines",
@@ -227,7 +227,7 @@ def test_an_end_that_says_more_than_a_guess(
 
 
 def test_no_line_ends_the_code_block_of_markdown() -> None:
-    """Nor does a label begin one, or another line."""
+    """Nor does a label start one, or another line."""
     line = {"sequence_num": 1, "message": "```\n# <b>\x1b[2J", "timestamp": "", "stream": "stdout"}
     job = {"workflow_id": "w", "id": "j", "status": "RUNNING", "exit_code": None, "labels": {"k": "`a\n# b"}}
     summary = {"job": job, "cause": None, "last": [line], "slower": None, "verdict": None}
@@ -238,8 +238,10 @@ def test_no_line_ends_the_code_block_of_markdown() -> None:
     ]
 
 
-def test_a_summary_has_no_markup_of_ci_systems_and_its_screen_cuts_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line that is nothing else is left out. An annotation keeps its place."""
+def test_a_summary_strips_markup_of_ci_systems_and_truncates_long_lines_on_screen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line that consists only of markup is omitted. An annotation keeps its location."""
     monkeypatch.setenv("COLUMNS", "40")
     messages = (
         "##[group]Set up",

@@ -1,4 +1,4 @@
-"""``chronoverse logs --search`` and ``--new``, and ``jobs``: what they ask the service, print, and exit with."""
+"""``chronoverse logs --search`` and ``--new``, and ``jobs``: requests, output and exit codes."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from tests.web.routes.foreign import Foreign, ask_all
 
 WORKFLOW = "wf_search"
 NEW_WORKFLOW = "wf_new"
-#: A good run, and a failed one after it.
+#: A good run, then a failed one.
 RUNS = {
     "good": (["started in 12 ms", "step a", "step b", "done"], Status.COMPLETED),
     "failed": (["started in 13 ms", "step a", "error: x", "step b", "step c", "gave up"], Status.FAILED),
@@ -32,7 +32,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    """A service with three jobs. One of them has failed."""
+    """A service with three jobs, one of them failed."""
     with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
         store = Store(backend.url)
         for name, status, code in (("job_1", Status.COMPLETED, 0), ("job_2", Status.FAILED, 3)):
@@ -85,7 +85,7 @@ def test_groups_of_context_are_separated(
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
-    """A separator is printed, as grep does. JSON has none, because programs see the numbers."""
+    """With grep's separator. JSON has none, since programs have the numbers."""
     asked = ("logs", WORKFLOW, "job_1", "--regex", "--search", *arguments)
     settings = {"URL": service.url, "TOKEN": service.token()}
 
@@ -94,8 +94,8 @@ def test_groups_of_context_are_separated(
     assert [str(line["sequence_num"]) for line in printed] == expected.replace("-- ", "").split()
 
 
-def test_groups_are_made_by_numbers(cli: Cli, service: Service) -> None:
-    """Lines of the other stream between them make no difference. A failed search is not an empty result."""
+def test_groups_are_formed_by_number(cli: Cli, service: Service) -> None:
+    """Lines of the other stream in between do not matter. A failed search is not an empty result."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     asked = ("--search", "a", "--context", "1", "--stream", "stdout")
 
@@ -128,16 +128,16 @@ def test_contradictory_options_are_refused(cli: Cli, arguments: tuple[str, ...])
     ],
     ids=str,
 )
-def test_lines_of_a_time(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
-    """No search is needed. Finding nothing is no error, and lines outside of the range are not missing ones."""
+def test_lines_of_a_time_range(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+    """Without a search. Finding nothing is no error, and lines outside the range are not missing."""
     done = cli("logs", WORKFLOW, "job_1", *arguments, URL=service.url, TOKEN=service.token())
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"step {number}" for number in expected]
 
 
-def test_lines_between_two_of_the_time_are_printed(cli: Cli, service: Service, backend: RedisServer) -> None:
-    """The clock of a runner may have been set back. Its lines stay together. One stream is one stream."""
+def test_lines_between_two_in_the_range_are_printed(cli: Cli, service: Service, backend: RedisServer) -> None:
+    """A runner's clock can be set back. Its lines stay together, unless one stream is selected."""
     store = Store(backend.url)
     attempt = store.open(JobRef("wf_clock", "job_5"), "a" * 32)
     times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in (1, 3, 2, 4, 3, 5)]
@@ -171,8 +171,8 @@ def test_following_from_a_time(cli: Cli, service: Service, arguments: tuple[str,
     assert done.stdout.splitlines() == [f"step {number}" for number in expected]
 
 
-def test_following_a_job_of_a_time_that_is_yet_to_come(cli: Cli, service: Service) -> None:
-    """With --wait it may come. Without, there is no such job."""
+def test_following_a_job_from_a_future_time(cli: Cli, service: Service) -> None:
+    """With --wait, the job may still appear. Without, it is not found."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1s", **settings)
 
@@ -182,7 +182,7 @@ def test_following_a_job_of_a_time_that_is_yet_to_come(cli: Cli, service: Servic
 
 
 def test_jobs_since_a_time(cli: Cli, service: Service) -> None:
-    """Those that were created then or later, newest first."""
+    """Those created at that time or later, newest first."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = [json.loads(line) for line in cli("jobs", WORKFLOW, "-o", "json", **settings).stdout.splitlines()]
     since = cli("jobs", WORKFLOW, "--since", listed[1]["created_at"], **settings).stdout.splitlines()
@@ -193,7 +193,7 @@ def test_jobs_since_a_time(cli: Cli, service: Service) -> None:
 
 
 def test_jobs_are_listed(cli: Cli, service: Service) -> None:
-    """The newest job is first, in text and in JSON."""
+    """Newest first, in text and JSON."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
     assert [line.split()[:2] for line in listed] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]
@@ -215,7 +215,7 @@ def test_jobs_are_listed(cli: Cli, service: Service) -> None:
     ids=str,
 )
 def test_a_search_of_a_workflow(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[str]) -> None:
-    """Printed as grep prints the lines of many files, with grep's exit code."""
+    """Printed like grep prints the lines of many files, with grep's exit code."""
     done = cli("search", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
 
     assert (done.returncode, done.stdout.splitlines()) == (0 if expected else 1, expected)
@@ -223,7 +223,7 @@ def test_a_search_of_a_workflow(cli: Cli, service: Service, arguments: tuple[str
 
 
 def test_a_job_that_cannot_be_searched_is_named(cli: Cli, service: Service) -> None:
-    """The others are searched. The exit code is that of grep after an error."""
+    """The others are searched. The exit code is grep's after an error."""
     for name, message in (("easy", "aaz"), ("hard", "ab" * 1_600_000)):
         job = Foreign(str(service.redis_url), "wf_hard", name).lines([message]).end()
         httpx.get(service.url + job.path, headers={"Authorization": f"Bearer {service.token()}"})
@@ -233,7 +233,7 @@ def test_a_job_that_cannot_be_searched_is_named(cli: Cli, service: Service) -> N
 
 
 def test_workflows_are_listed(cli: Cli, service: Service) -> None:
-    """The one with the newest job first, in text and in JSON. With a status only those whose newest job has it."""
+    """Newest job first, in text and JSON. With a status, only those whose newest job has it."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = [json.loads(line) for line in cli("workflows", "-o", "json", **settings).stdout.splitlines()]
     by_id = {each["id"]: each for each in listed}
@@ -249,7 +249,7 @@ def test_workflows_are_listed(cli: Cli, service: Service) -> None:
 
 
 def test_a_summary(cli: Cli, service: Service) -> None:
-    """The text has the numbers of the lines. JSON is that of the service."""
+    """The text has line numbers; the JSON is the service's."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     text = cli("summary", WORKFLOW, "job_2", **settings).stdout.splitlines()
     assert text[0] == f"job_2 of {WORKFLOW}: FAILED, exit code 3, 20 lines"
@@ -260,7 +260,7 @@ def test_a_summary(cli: Cli, service: Service) -> None:
 
 
 def test_where_the_time_went(cli: Cli, service: Service) -> None:
-    """The text names the lines around each pause. JSON is that of the service."""
+    """The text names the lines around each pause; the JSON is the service's."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
@@ -292,7 +292,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
 
 
 def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
-    """The text names the runs. JSON is that of the service."""
+    """The text names the runs; the JSON is the service's."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     text = cli("seen", WORKFLOW, "job_2", "20", **settings).stdout.splitlines()
     found = json.loads(cli("seen", WORKFLOW, "job_2", "20", "-o", "json", **settings).stdout)
@@ -305,7 +305,7 @@ def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
 
 
 def test_a_summary_of_a_long_log(cli: Cli) -> None:
-    """The command asks until all lines were looked at. Until then the text has no count."""
+    """The command asks until all lines were scanned. Until then, the text has no count."""
     line = {"sequence_num": 7, "timestamp": "t", "message": "panic: nil map", "stream": "stdout"}
     job = {"id": "job_1", "workflow_id": "wf_1", "status": "FAILED", "exit_code": 2, "lines": 600_405}
     part: dict[str, Any] = {
@@ -358,7 +358,7 @@ def test_following_what_matches(cli: Cli, service: Service, arguments: tuple[str
 
 
 def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) -> None:
-    """Not at a long line, and not with an expression that the service refuses."""
+    """Neither on a long line, nor with an expression that the service rejects."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     lines = ["error 1", "a" * 70_000 + "error 9", "error 2"]
     job = Foreign(str(service.redis_url), "wf_long", "job").lines(lines).end()
@@ -385,13 +385,13 @@ def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) ->
     ids=str,
 )
 def test_waiting(cli: Cli, service: Service, arguments: tuple[str, ...], code: int, printed: list[str]) -> None:
-    """For a line, or for the end of the job. The exit code tells them from the end of the time."""
+    """For a line, or for the job's end. The exit code distinguishes both from a timeout."""
     done = cli("wait", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
     assert (done.returncode, done.stdout.splitlines()) == (code, printed)
 
 
 def test_a_run_with_labels_is_found_by_them(cli: Cli, service: Service, tmp_path: Path) -> None:
-    """Those of the CI system come with them, unless they are not wanted. A terminal gets none of their escapes."""
+    """The CI system's labels are added unless disabled. None of their escapes reach a terminal."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     run = ("run", "--workflow", "wf_labels", "--label", "os=linux", "--label", "branch=topic")
     push = {"CIRCLECI": "true", "CIRCLE_SHA1": "4f0c1de", "CIRCLE_BRANCH": "main"}
@@ -437,7 +437,7 @@ def test_a_run_with_labels_is_found_by_them(cli: Cli, service: Service, tmp_path
 
 @pytest.fixture(scope="module")
 def new_lines(service: Service, backend: RedisServer) -> dict[str, str]:
-    """The settings for the service, which has the two runs."""
+    """The settings for the service with the two runs."""
     store = Store(backend.url, clock=ticking())
     for job_id, (messages, status) in RUNS.items():
         attempt = store.open(JobRef(NEW_WORKFLOW, job_id), "a" * 32)
@@ -449,7 +449,7 @@ def new_lines(service: Service, backend: RedisServer) -> dict[str, str]:
 
 
 def test_new_lines_are_printed(cli: Cli, new_lines: dict[str, str]) -> None:
-    """What they were compared with is on stderr."""
+    """The run compared with is named on stderr."""
     done = cli("logs", NEW_WORKFLOW, "failed", "--new", **new_lines)
     assert (done.returncode, done.stdout) == (0, "error: x\nstep c\ngave up\n")
     assert done.stderr.endswith("compared with good\n")
@@ -459,7 +459,7 @@ def test_new_lines_are_printed(cli: Cli, new_lines: dict[str, str]) -> None:
     assert [json.loads(line)["sequence_num"] for line in as_json.stdout.splitlines()] == [3, 5, 6]
 
 
-def test_a_job_may_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
+def test_a_job_can_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
     """Compared with itself, it has nothing new: the exit code is grep's."""
     done = cli("logs", NEW_WORKFLOW, "good", "--new", "--against", "failed", **new_lines)
     assert (done.returncode, done.stdout) == (0, "done\n")
@@ -467,8 +467,8 @@ def test_a_job_may_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_without_a_run_to_compare_with_it_says_so(cli: Cli, new_lines: dict[str, str]) -> None:
-    """So does a name of no job."""
+def test_without_a_run_to_compare_with_it_reports_so(cli: Cli, new_lines: dict[str, str]) -> None:
+    """As with the name of a missing job."""
     done = cli("logs", NEW_WORKFLOW, "good", "--new", **new_lines)
     assert (done.returncode, done.stdout) == (66, "")
     assert "no job of this workflow has COMPLETED before good" in done.stderr
@@ -488,6 +488,6 @@ def test_without_a_run_to_compare_with_it_says_so(cli: Cli, new_lines: dict[str,
     ],
     ids=str,
 )
-def test_options_that_do_not_go_together(cli: Cli, new_lines: dict[str, str], arguments: tuple[str, ...]) -> None:
-    """The command line is wrong."""
+def test_options_that_cannot_be_combined(cli: Cli, new_lines: dict[str, str], arguments: tuple[str, ...]) -> None:
+    """The command line is invalid."""
     assert cli("logs", NEW_WORKFLOW, "failed", *arguments, **new_lines).returncode == 64

@@ -1,4 +1,4 @@
-"""Which service or store a command means: the rule in docs/cli.md."""
+"""Which service or store a command uses: the rule in docs/cli.md."""
 
 import socket
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ def accepting_service() -> ScriptedService:
     return ScriptedService(answer("200 OK", opened), *[answer("204 No Content", b"")] * 3)
 
 
-def test_run_publishes_through_the_service_of_the_settings(cli: Cli, tmp_path: Path) -> None:
-    """It does not write into an embedded store of this machine, where nobody would look for the log."""
+def test_run_publishes_through_the_configured_service(cli: Cli, tmp_path: Path) -> None:
+    """Not into an embedded store of this machine, where nobody would look for the log."""
     with accepting_service() as service:
         done = cli(*RUN, URL=service.url, TOKEN="a.b.c", DURABILITY="acked")
 
@@ -34,8 +34,8 @@ def test_run_publishes_through_the_service_of_the_settings(cli: Cli, tmp_path: P
     assert not (tmp_path / "redis").exists()
 
 
-def test_the_link_to_the_page_is_that_of_the_service_beside_the_embedded_store(cli: Cli, tmp_path: Path) -> None:
-    """Of one that runs, wherever it was told to listen; else where CHRONOVERSE_BIND says."""
+def test_the_link_to_the_page_is_that_of_the_embedded_stores_service(cli: Cli, tmp_path: Path) -> None:
+    """Of a running one, wherever it listens; otherwise as given by CHRONOVERSE_BIND."""
     page = "/ui/workflows/wf_1/jobs/job_1"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listeners.record(tmp_path, listener)
@@ -45,8 +45,8 @@ def test_the_link_to_the_page_is_that_of_the_service_beside_the_embedded_store(c
     assert f"is at http://127.0.0.1:9000{page}\n" in cli(*RUN, BIND="0.0.0.0:9000", DURABILITY="acked").stderr
 
 
-def test_an_option_counts_before_the_settings(cli: Cli) -> None:
-    """--server goes before both settings."""
+def test_an_option_overrides_the_settings(cli: Cli) -> None:
+    """--server takes precedence over both settings."""
     with accepting_service() as service:
         done = cli(
             "run", "--server", service.url, *RUN[1:], URL="http://127.0.0.1:1", REDIS_URL="redis://127.0.0.1:1",
@@ -56,8 +56,8 @@ def test_an_option_counts_before_the_settings(cli: Cli) -> None:
     assert (done.returncode, after_link(done.stderr), len(service.requests)) == (0, "", 2)
 
 
-def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """A runner that can reach the store needs no token, whatever service its machine's readers ask."""
+def test_a_store_takes_precedence_over_a_service(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """A runner with access to the store needs no token, whatever service its machine's readers use."""
     done = cli(*RUN, URL="http://127.0.0.1:1", REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
     assert (done.returncode, after_link(done.stderr)) == (0, "")
@@ -70,8 +70,8 @@ def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: 
         ["archive", "--orphans", "--delete"],
     ],
 )
-def test_no_other_store_is_changed_than_that_of_the_service(cli: Cli, argv: Sequence[str], tmp_path: Path) -> None:
-    """The embedded store of this machine is not the one that CHRONOVERSE_URL means."""
+def test_only_the_services_store_is_changed(cli: Cli, argv: Sequence[str], tmp_path: Path) -> None:
+    """This machine's embedded store is not the one that CHRONOVERSE_URL means."""
     done = cli(*argv, URL="https://logs.example.com")
 
     assert (done.returncode, done.stdout) == (78, "")
@@ -80,7 +80,7 @@ def test_no_other_store_is_changed_than_that_of_the_service(cli: Cli, argv: Sequ
 
 
 def test_the_embedded_store_is_that_of_its_own_service(cli: Cli, tmp_path: Path) -> None:
-    """CHRONOVERSE_URL may name the service of the same data directory."""
+    """CHRONOVERSE_URL can name the service of the same data directory."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listeners.record(tmp_path, listener)
         done = cli("retention", "wf_1", "1d", URL=f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -88,8 +88,8 @@ def test_the_embedded_store_is_that_of_its_own_service(cli: Cli, tmp_path: Path)
     assert (done.returncode, done.stdout) == (0, "86400 s\n")
 
 
-def test_retention_changes_the_store_of_the_settings(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """CHRONOVERSE_URL may be set beside it."""
+def test_retention_changes_the_configured_store(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """Even if CHRONOVERSE_URL is set as well."""
     done = cli("retention", "wf_1", "1d", URL="https://logs.example.com", REDIS_URL=server.url, KEY_PREFIX=prefix)
 
     assert (done.returncode, done.stdout) == (0, "86400 s\n")
@@ -99,7 +99,7 @@ def test_retention_changes_the_store_of_the_settings(cli: Cli, server: RedisServ
 
 
 def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """What is not named stays as it is. A number that is none is refused."""
+    """Omitted ones are unchanged. An invalid number is rejected."""
     place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix}
     store = Store(server.url, prefix=prefix)
     store.catalog.set_common_bounds(0, 70, list)

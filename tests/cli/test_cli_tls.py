@@ -1,4 +1,4 @@
-"""A service behind a certificate of a private authority: what commands and the Python API say, and whom they trust."""
+"""A service with a private authority's certificate: what commands and the Python API report, and whom they trust."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 class Secure(NamedTuple):
-    """A service that is reached through an nginx with a certificate of its own."""
+    """A service behind an nginx with its own certificate."""
 
     url: str
     token: str
@@ -52,7 +52,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> It
 
 @pytest.mark.parametrize("argv", [("jobs", WORKFLOW), ("logs", "-f", WORKFLOW, "job_1")], ids=" ".join)
 def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Secure, argv: tuple[str, ...]) -> None:
-    """At once, since no retry can help."""
+    """Immediately, since no retry can help."""
     done = cli(*argv, URL=secure.url, TOKEN=secure.token)
 
     assert (done.returncode, done.stdout) == (69, "")
@@ -62,7 +62,7 @@ def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Secure, ar
 
 
 def test_a_named_authority_is_trusted(cli: Cli, secure: Secure) -> None:
-    """For reading and for publishing."""
+    """For reading and publishing."""
     settings = {"URL": secure.url, "TOKEN": secure.token, "CA_FILE": str(secure.certificate), "DURABILITY": "acked"}
     command = ("run", "--workflow", WORKFLOW, "--job", "job_2", "--server", secure.url)
     ran = cli(*command, "--", "echo", "hello", **settings)
@@ -72,7 +72,7 @@ def test_a_named_authority_is_trusted(cli: Cli, secure: Secure) -> None:
 
 
 def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Secure) -> None:
-    """No other authority would help, so none is asked for."""
+    """No other authority would help, so none is requested."""
     url = secure.url.replace("127.0.0.1", "127.1")
     done = cli("jobs", WORKFLOW, URL=url, TOKEN=secure.token, CA_FILE=str(secure.certificate))
 
@@ -81,7 +81,7 @@ def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Secure) -> None
     assert HINT not in done.stderr
 
 
-def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Secure, tmp_path: Path) -> None:
+def test_a_runner_reports_the_cause_and_keeps_the_lines(cli: Cli, secure: Secure, tmp_path: Path) -> None:
     """The command runs, and its lines can be delivered once the certificate is trusted."""
     command = ("run", "--workflow", WORKFLOW, "--job", "job_3", "--server", secure.url)
     started = time.monotonic()
@@ -93,15 +93,15 @@ def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Secure, 
     assert time.monotonic() - started < 30, "it does not try until the time of --deliver-timeout is over"
 
 
-def test_a_python_program_hears_of_it_at_once(secure: Secure) -> None:
-    """It would otherwise write lines that nobody ever gets."""
+def test_a_python_program_is_notified_immediately(secure: Secure) -> None:
+    """It would otherwise write lines that nobody ever receives."""
     with pytest.raises(Unreachable, match=HINT):
         JobLog.open(secure.url, WORKFLOW, "job_4", token=secure.token, open_seconds=30)
 
 
 @pytest.mark.parametrize("given", ["argument", "setting"])
 def test_a_python_program_trusts_a_named_authority(secure: Secure, given: str) -> None:
-    """The file is an argument, or the setting that commands have."""
+    """The file is an argument, or the commands' setting."""
     ca_file = secure.certificate if given == "argument" else None
     environ = {"CHRONOVERSE_CA_FILE": str(secure.certificate)} if given == "setting" else {}
     with mock.patch.dict(os.environ, environ):
@@ -116,8 +116,8 @@ def test_a_python_program_trusts_a_named_authority(secure: Secure, given: str) -
     assert [event.message for event in events if isinstance(event, Line)] == ["hello"]
 
 
-def test_a_python_program_hears_of_a_file_without_certificates(secure: Secure) -> None:
-    """The message says whether the argument or the setting is wrong."""
+def test_a_python_program_is_notified_of_a_file_without_certificates(secure: Secure) -> None:
+    """The message tells whether the argument or the setting is wrong."""
     with pytest.raises(ValueError, match="must be the path of a readable file with PEM certificates"):
         JobLog.open(secure.url, WORKFLOW, "job_5", ca_file=__file__)
     with (
@@ -137,7 +137,7 @@ def test_a_file_without_certificates_is_a_bad_setting(cli: Cli, text: str) -> No
 
 @pytest.mark.long
 def test_the_service_does_not_start_with_a_certificate(tmp_path: Path) -> None:
-    """nginx in front of it has the certificate. The message says so, before anything listens."""
+    """An nginx in front of it has the certificate. The message says so, before anything listens."""
     flags = {"GUNICORN_CMD_ARGS": "--certfile server.crt --keyfile server.key"}
     command = [*COMMAND, "serve", "--bind", "127.0.0.1:0"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""``chronoverse login`` at a hostile service, which may name the issuer, client and audience of another one."""
+"""``chronoverse login`` at a hostile service, which can name another one's issuer, client and audience."""
 
 import os
 import pty
@@ -18,7 +18,7 @@ PATIENCE_SECONDS: Final = 60
 
 @pytest.mark.parametrize("reply", ["y", "n", None], ids=["yes", "no", "nobody"])
 def test_what_the_service_names_is_shown_and_confirmed(tmp_path: Path, reply: str | None) -> None:
-    """The issuer is asked for nothing before that."""
+    """No request is sent to the issuer before that."""
     refusal = answer("400 Bad Request", orjson.dumps({"error": "no metadata"}))
     with ScriptedService(*[refusal] * 4) as issuer:
         named = {"issuer": issuer.url, "client_id": "theirs", "scopes": "openid logs:admin", "audience": "their-logs"}

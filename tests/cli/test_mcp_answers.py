@@ -22,8 +22,8 @@ def line(number: int, message: str = "x") -> dict[str, Any]:
 
 
 @given(ANY_TEXT)
-def test_what_is_invisible_is_shown(text: str) -> None:
-    """Only tabs, and spaces of other widths, are left as they are. Text that is shown is not changed again."""
+def test_invisible_characters_are_shown(text: str) -> None:
+    """Only tabs and spaces of other widths are kept. Applying it twice changes nothing."""
     shown = visible(text)
     assert all(each.isprintable() or each == "\t" or each.isspace() for each in shown)
     assert not {"\n", "\r", "\x1b", "\x85", "\u2028"} & set(shown)
@@ -33,15 +33,15 @@ def test_what_is_invisible_is_shown(text: str) -> None:
 @pytest.mark.parametrize(
     "each", ["\u200b", "\u202e", "\u3164", "\ufe01", "\ufeff", "\U000e0041", "\U000e0101", "\ue000"]
 )
-def test_characters_that_nobody_sees_are_numbers(each: str) -> None:
-    """Other scripts and emoji are as they are."""
+def test_invisible_characters_become_numbers(each: str) -> None:
+    """Other scripts and emoji are unchanged."""
     text = "\u65e5\u672c \u26a0\ufe0f\u00a0\u00fcber\t"
     assert visible(text + each) == f"{text}<U+{ord(each):04X}>"
 
 
 @given(ANY_TEXT, st.integers(2, 300))
-def test_a_cut_text_is_the_beginning_that_fits(text: str, max_bytes: int) -> None:
-    """Its size is that of its JSON."""
+def test_a_truncated_text_is_the_longest_prefix_that_fits(text: str, max_bytes: int) -> None:
+    """Measured as JSON."""
     found = cut(text, max_bytes)
     assert text.startswith(found)
     assert len(orjson.dumps(found)) <= max_bytes
@@ -58,7 +58,7 @@ def test_a_cut_text_is_the_beginning_that_fits(text: str, max_bytes: int) -> Non
 def test_each_number_comes_once_as_a_line_or_in_a_gap(
     known: set[int], first: int, descending: bool, room: int, messages: list[str]
 ) -> None:
-    """In one order or the other, in as many answers as it takes, from the first number to the last."""
+    """In either order, from the first number to the last, in as many answers as it takes."""
     readable = [line(number, messages[number % len(messages)]) for number in sorted(known) if number >= first]
     last = 41
     position = last if descending else 0
@@ -83,7 +83,7 @@ def test_each_number_comes_once_as_a_line_or_in_a_gap(
 
 
 def test_a_match_far_inside_a_line_is_shown() -> None:
-    """With what is in front of it, which has less room."""
+    """After some of the text before it, which gets less room."""
     found = line_json({**line(7, "\u202e" * 500 + "needle" + "y" * 500), "highlights": [[500, 506]]}, 128)
     assert "needleyyy" in found["message"]
     assert found["message"].startswith("E><U+202E>") or "<U+202E>needle" in found["message"]
@@ -91,8 +91,8 @@ def test_a_match_far_inside_a_line_is_shown() -> None:
     assert found["whole"]["tool"] == "read_lines"
 
 
-def test_text_that_is_no_message_is_short() -> None:
-    """A foreign runner may have written any time."""
+def test_text_other_than_messages_is_short() -> None:
+    """A foreign runner can write any time."""
     assert tidy({"created_at": "\x1b[1m" + "z" * 9_999, "lines": 3, "ids": ["a"]}, 10) == {
         "created_at": "z" * 6,
         "lines": 3,
@@ -100,8 +100,8 @@ def test_text_that_is_no_message_is_short() -> None:
     }
 
 
-def test_no_room_is_an_error() -> None:
-    """Not an answer that leads nowhere."""
+def test_too_little_room_is_an_error() -> None:
+    """Rather than an answer that leads nowhere."""
     with pytest.raises(ChronoverseError):
         fill([line(1)], 80)
     assert fill([Gap(1, 2, "trimmed")], 80).position == 2

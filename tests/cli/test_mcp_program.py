@@ -1,4 +1,4 @@
-"""``chronoverse mcp`` as a process: what an agent finds with it, cuts of the service, and how it ends."""
+"""``chronoverse mcp`` as a process: what an agent finds with it, outages of the service, and how it ends."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long
 
 TIME = "2026-03-03T10:00:05.123Z"
-#: Seconds in which the program ends on a busy machine. It is much shorter than a wait.
+#: Time limit of the program's end on a busy machine, in seconds: much shorter than a wait.
 END_SECONDS = 10
 
 
@@ -42,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> It
 
 @pytest.fixture(scope="module")
 def logs(server: RedisServer) -> Iterator[Store]:
-    """The store of the service. Its runners need not renew their leases."""
+    """The service's store. Its runners need not renew their leases."""
     store = Store(server.url, lease_seconds=3_600)
     yield store
     store.close()
@@ -50,7 +50,7 @@ def logs(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def program(service: Service) -> Iterator[McpProgram]:
-    """A program of the service."""
+    """A program connected to the service."""
     with mcp_program(URL=service.url, TOKEN=service.token(scopes=["logs:read"])) as program:
         yield program
 
@@ -61,14 +61,14 @@ def line(number: int, text: str) -> list[Line]:
 
 @contextlib.contextmanager
 def waiting(service: Service) -> Iterator[None]:
-    """Returns from the ``with`` block when the service has begun the wait that the block asks for."""
+    """Leaves the ``with`` block once the service has started the wait that the block requests."""
     before = service.metric("chronoverse_streams_started_total")
     yield
     wait_until(lambda: service.metric("chronoverse_streams_started_total") > before, 60, "it waits")
 
 
 class Pending:
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, program: McpProgram, tool: str, **arguments: Any) -> None:
         self._answer: Any = None
@@ -89,7 +89,7 @@ class Pending:
 def test_the_failing_lines_of_ten_jobs_are_found(
     server: RedisServer, program: McpProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By an agent, each with answers of at most 4,000 tokens."""
+    """By an agent, with answers of at most 4,000 tokens each."""
     runs = list(failed_runs())
     assert len(runs) == 10
     store = Store(server.url, clock=ticking())
@@ -110,8 +110,8 @@ def test_the_failing_lines_of_ten_jobs_are_found(
 
 
 @pytest.mark.long
-def test_a_wait_goes_on_when_a_worker_is_killed(service: Service, logs: Store, program: McpProgram) -> None:
-    """The line that is printed meanwhile is found."""
+def test_a_wait_resumes_after_a_worker_is_killed(service: Service, logs: Store, program: McpProgram) -> None:
+    """A line printed meanwhile is found."""
     attempt = logs.open(JobRef("wf_cut", "job_1"), "a" * 32)
     with waiting(service):
         pending = Pending(program, "wait_for", workflow_id="wf_cut", job_id="job_1", q="ready", timeout=50)
@@ -123,7 +123,7 @@ def test_a_wait_goes_on_when_a_worker_is_killed(service: Service, logs: Store, p
 
 
 @pytest.mark.long
-def test_reads_and_waits_go_on_over_a_restart(service: Service, logs: Store, program: McpProgram) -> None:
+def test_reads_and_waits_resume_after_a_restart(service: Service, logs: Store, program: McpProgram) -> None:
     """A call during the restart waits for it."""
     job = {"workflow_id": "wf_restart", "job_id": "job_1"}
     attempt = logs.open(JobRef("wf_restart", "job_1"), "a" * 32)
@@ -150,7 +150,7 @@ def send(process: "subprocess.Popen[bytes]", method: str, number: int | None, **
 
 @contextlib.contextmanager
 def raw_program(home: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program with pipes, which was told nothing yet. Its service is at ``port``."""
+    """A program with pipes that has received nothing yet. Its service is at ``port``."""
     pipe = subprocess.PIPE
     settings = environ(home, URL=f"http://127.0.0.1:{port}", TOKEN="a.b.c")
     with subprocess.Popen([*COMMAND, "mcp"], env=settings, stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -164,7 +164,7 @@ def raw_program(home: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def initialize(process: "subprocess.Popen[bytes]") -> None:
-    """Begins the session. It answers with its name, and that what jobs print is no instruction."""
+    """Starts the session. The answer has its name, and declares that jobs' output is not an instruction."""
     info = {"name": "test", "version": "1"}
     send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
     answer = receive(process)
@@ -185,7 +185,7 @@ def receive(process: "subprocess.Popen[bytes]") -> Any:
 def ending_at_once(process: "subprocess.Popen[bytes]", listener: socket.socket, exits: int) -> Iterator[None]:
     """The program ends in the ``with`` block, although a call waits for a service that never answers.
 
-    Before that, nothing but answers has come on stdout, and nothing on stderr.
+    Until then, stdout only had answers, and stderr nothing.
     """
     assert process.stdout is not None
     assert process.stderr is not None
@@ -201,10 +201,10 @@ def ending_at_once(process: "subprocess.Popen[bytes]", listener: socket.socket, 
     assert process.stderr.read() == b""
 
 
-def test_what_a_program_sends_is_answered_until_its_input_ends(tmp_path: Path) -> None:
-    """A text that cannot be encoded is refused: in an argument, its name or the id, with an answer if possible.
+def test_input_is_answered_until_its_end(tmp_path: Path) -> None:
+    """Text that cannot be encoded is rejected in an argument, its name or the id, with an answer if possible.
 
-    A service that is not there does not answer. The program goes on after all of these.
+    An unreachable service does not answer. The program survives all of these.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -231,7 +231,7 @@ def test_what_a_program_sends_is_answered_until_its_input_ends(tmp_path: Path) -
 
 
 @pytest.mark.long
-def test_it_ends_at_once_at_ctrl_c(tmp_path: Path) -> None:
+def test_it_ends_immediately_on_ctrl_c(tmp_path: Path) -> None:
     """Also while a call waits."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(60)
@@ -243,7 +243,7 @@ def test_it_ends_at_once_at_ctrl_c(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    """As other commands do for theirs."""
+    """Like other commands."""
     program = "import sys; sys.modules['mcp'] = None; from chronoverse.cli.main import main; sys.exit(main(['mcp']))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environ(tmp_path), capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""Lists in all forms, ids that are near, progress on a terminal, and the examples of ``--help``."""
+"""Lists in all formats, suggested ids, progress on a terminal, and the examples of ``--help``."""
 
 import json
 import re
@@ -27,7 +27,7 @@ JOBS = answer("200 OK", b'{"jobs":[' + JOB + b'],"cursor":null}')
 def test_on_a_terminal_jobs_are_a_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_colour: str
 ) -> None:
-    """It has a head, ages and durations. A failed status is red, unless NO_COLOR is set."""
+    """With a header, ages and durations. A failed status is red, unless NO_COLOR is set."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", no_colour)
     with ScriptedService(JOBS) as service:
@@ -44,7 +44,7 @@ def test_on_a_terminal_jobs_are_a_table(
 def test_a_job_that_ends_before_it_starts_has_no_duration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The clock of its runner went back, or that of this machine is slow."""
+    """Its runner's clock was set back, or this machine's is slow."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     jobs = b'{"jobs":[' + JOB.replace(b"T11:30", b"T09:30") + b'],"cursor":null}'
     with ScriptedService(answer("200 OK", jobs)) as service:
@@ -54,17 +54,17 @@ def test_a_job_that_ends_before_it_starts_has_no_duration(
     assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["-", "7"]
 
 
-def test_a_table_has_no_control_sequences_of_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    """An id from the service cannot act on the terminal, and cannot begin a line."""
+def test_a_table_strips_control_sequences_from_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    """An id from the service can neither control the terminal nor start a line."""
     print_table(("A", "B"), [("x\x1b[2J\ny", "1")])
 
     assert capsys.readouterr().out == "A    B\nx y  1\n"
 
 
-def test_a_long_name_does_not_move_the_other_rows_of_a_table(
+def test_a_long_name_does_not_shift_other_rows_of_a_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is not cut, because it is copied. The last column is."""
+    """It is not truncated, since users copy it. The last column is."""
     monkeypatch.setenv("COLUMNS", "60")
     print_table(("JOB", "STATUS", "LABELS"), [("a" * 70, "OK", "x"), ("b", "OK", "x" * 60)])
 
@@ -73,8 +73,8 @@ def test_a_long_name_does_not_move_the_other_rows_of_a_table(
     assert (len(short), short[-1]) == (60, "…")
 
 
-def test_ids_alone_and_statuses_in_small_letters(cli: Cli) -> None:
-    """The service is asked for the status as it spells it."""
+def test_ids_only_and_lowercase_statuses(cli: Cli) -> None:
+    """The request spells the status as the service does."""
     with ScriptedService(JOBS) as service:
         done = cli("jobs", "wf_1", "-o", "name", "--status", "failed", URL=service.url, TOKEN="a.b.c")
 
@@ -89,7 +89,7 @@ FOUND = (
 
 
 def test_a_search_prints_objects_or_ids(cli: Cli) -> None:
-    """Each line comes with the id of its job."""
+    """Each line comes with its job's id."""
     with ScriptedService(*[answer("200 OK", FOUND)] * 3) as service:
         text, lines, ids = (
             cli("search", "wf_1", "oops", "-o", form, URL=service.url, TOKEN="a.b.c").stdout
@@ -106,16 +106,16 @@ WORKFLOWS = answer("200 OK", b'{"workflows":[{"id":"wf_1"}],"cursor":null}')
 
 
 @pytest.mark.parametrize("command", ["logs", "logs -f", "logs --new", "summary", "download", "delete -y"])
-def test_a_job_that_is_not_there_is_said_with_those_that_are_near(cli: Cli, command: str) -> None:
-    """Whatever the command would have done with it."""
+def test_a_missing_job_is_reported_with_similar_ids(cli: Cli, command: str) -> None:
+    """Whatever the command."""
     with ScriptedService(MISSING, JOBS) as service:
         done = cli(*command.split(), "wf_1", "jbo_1", URL=service.url, TOKEN="a.b.c")
 
     assert (done.returncode, done.stderr) == (66, "chronoverse: no job jbo_1 in wf_1: did you mean job_1?\n")
 
 
-def test_a_job_to_compare_with_that_is_not_there_is_the_one_that_is_named(cli: Cli) -> None:
-    """The job itself may well be there."""
+def test_a_missing_job_to_compare_with_is_the_one_reported(cli: Cli) -> None:
+    """The job itself can exist."""
     with ScriptedService(MISSING, JOBS) as service:
         done = cli("logs", "--new", "wf_1", "job_2", "--against", "jbo_1", URL=service.url, TOKEN="a.b.c")
 
@@ -133,10 +133,10 @@ def test_a_workflow_without_jobs_is_unknown(cli: Cli, command: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_download_shows_how_far_it_is(
+def test_a_download_shows_its_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_terminal: bool
 ) -> None:
-    """On a terminal, in one line that is gone at the end."""
+    """On a terminal, in one line that is erased at the end."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     with ScriptedService(answer("200 OK", b"x" * 100_000)) as service:
         monkeypatch.setenv("CHRONOVERSE_URL", service.url)
@@ -148,7 +148,7 @@ def test_a_download_shows_how_far_it_is(
 
 
 def test_a_malformed_list_is_an_error(cli: Cli) -> None:
-    """It is one line, and no traceback."""
+    """One line, without a traceback."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"job_1"}],"cursor":null}')) as service:
         done = cli("jobs", "wf_1", URL=service.url, TOKEN="a.b.c")
 
@@ -158,17 +158,17 @@ def test_a_malformed_list_is_an_error(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0s"), (90, "1m30s"), (5_400, "1h30m"), (7_776_000, "90d"), (90_061, "1d1h")]
 )
-def test_a_duration_is_shown_as_commands_read_it(seconds: float, words: str) -> None:
+def test_a_duration_is_printed_as_commands_parse_it(seconds: float, words: str) -> None:
     """With its two largest units."""
     assert spoken(seconds) == words
 
 
 @pytest.mark.parametrize("name", visible_commands())
-def test_the_help_of_each_command_has_an_example_that_can_be_parsed(name: str) -> None:
-    """The command accepts its arguments. The help says what the command does, and names no function of ours."""
+def test_the_help_of_each_command_has_a_valid_example(name: str) -> None:
+    """The command accepts its arguments. The help describes the command, and mentions no internal function."""
     command = visible_commands()[name]
     assert command.help
-    # A command keeps the names of its help option. With another context, -h would fail in the tests that follow.
+    # A command caches the names of its help option. With another context, -h would fail in later tests.
     program_context = click.Context(commands, **commands.context_settings)
     text, _, examples = command.get_help(click.Context(command, program_context, name)).rpartition("Examples:\n")
     assert not re.search(r"\s_|IDENTIFIER|DURATION|MOMENT|SERVICE_URL", text)
