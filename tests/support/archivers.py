@@ -1,4 +1,4 @@
-"""Archivers for tests, in this process or in one that is killed at a step, and a job's log from both tiers."""
+"""Archivers that run here or in a process that is killed at a given step; and reading a job's log from both tiers."""
 
 import contextlib
 import copy
@@ -25,16 +25,16 @@ from chronoverse.store import Store
 from chronoverse.store.chunk_index import ChunkIndex
 from tests.support.bench import Bench
 
-#: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
+#: The minimum ``hot_bytes``: about 7,000 lines of :func:`padded_lines`.
 HOT_BYTES: Final = 2**20
-#: The steps of an archiver, in order. A test may kill it after each.
+#: An archiver's steps, in order. A test can kill it after each.
 STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "derived", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 
 
 def policy(**changes: Any) -> RetentionPolicy:
-    """A policy for tests: small logs, long retention, and unrecorded objects are garbage at once."""
+    """A retention policy for tests: small logs, long retention, and unrecorded objects are deleted immediately."""
     values: dict[str, Any] = {
         "hot_bytes": HOT_BYTES,
         "hot_seconds": 3_600,
@@ -46,7 +46,7 @@ def policy(**changes: Any) -> RetentionPolicy:
 
 
 class _SteppedIndex:
-    """What ``index`` does, with a call of ``on_step`` before or after some of it."""
+    """Wraps ``index`` and calls ``on_step`` before or after some calls."""
 
     def __init__(self, index: ChunkIndex, on_step: Callable[[str], object]) -> None:
         self._index = index
@@ -70,7 +70,7 @@ class _SteppedIndex:
 
 
 class _SteppedObjects:
-    """What ``objects`` does, with a call of ``on_step`` after some of it."""
+    """Wraps ``objects`` and calls ``on_step`` after some calls."""
 
     def __init__(self, objects: ObjectStore, on_step: Callable[[str], object]) -> None:
         self._objects = objects
@@ -104,9 +104,9 @@ class _SteppedObjects:
 
 
 def stepped(store: Store, objects: ObjectStore, on_step: Callable[[str], object]) -> tuple[Store, ObjectStore]:
-    """Both stores for an archiver or a deletion. After each of its steps, ``on_step`` is called with the step's name.
+    """Both stores wrapped for an archiver or a deletion, which call ``on_step`` with the name of each completed step.
 
-    The steps of an archiver are :data:`STEPS`, those of a deletion "marked for deletion" and "object deleted".
+    An archiver's steps are :data:`STEPS`; a deletion's are "marked for deletion" and "object deleted".
     """
     stepping = copy.copy(store)
     stepping.chunks = cast(ChunkIndex, _SteppedIndex(store.chunks, on_step))
@@ -116,7 +116,7 @@ def stepped(store: Store, objects: ObjectStore, on_step: Callable[[str], object]
 def archiver(
     store: Store, objects: ObjectStore, *, on_step: Callable[[str], object] | None = None, **changes: Any
 ) -> Archiver:
-    """An archiver that has not read anything from the store yet."""
+    """An archiver that has not yet read anything from the store."""
     if on_step is not None:
         store, objects = stepped(store, objects, on_step)
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
@@ -124,12 +124,12 @@ def archiver(
 
 
 def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:
-    """Does all work that is due. Returns how many jobs had a problem."""
+    """Does all pending work. Returns the number of jobs that had a problem."""
     return archiver(store, objects, **changes).run_once()
 
 
 def set_ended(bench: Bench, objects: ObjectStore, job: JobRef, seconds_ago: float) -> None:
-    """The job has ended that long ago, by the store and by its manifest, if it has one."""
+    """Sets the job's end to ``seconds_ago``, in the store and in the manifest, if there is one."""
     bench.set_end_seen(seconds_ago, job)
     with contextlib.suppress(ArchiveDamaged):
         manifest = orjson.loads(objects.get(manifest_name(job)))
@@ -151,7 +151,7 @@ def append(store: Store, attempt: Any, first: int, count: int) -> int:
 
 
 def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
-    """All entries of a log in order: the archived ones from the archive, and the others from the store."""
+    """All entries of a log in order: archived ones from the archive, the rest from the store."""
     entries: list[Entry] = []
     archived = 0
     for chunk in store.chunks.chunks(job):
@@ -167,17 +167,17 @@ def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
 
 
 def line_numbers(entries: Iterable[Entry]) -> list[int]:
-    """The numbers of the lines among the entries."""
+    """The line numbers in ``entries``."""
     return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
 
 
-#: Starts processes as copies of one that has imported this module: 15 ms of CPU time each instead of 400.
+#: Forks processes from one that has imported this module: 15 ms of CPU time each instead of 400.
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
 
 
 def run_until_killed(url: str, prefix: str, directory: Path, step: str, **changes: Any) -> int:
-    """Runs an archiver in a process that kills itself at the first ``step``. Returns its exit code."""
+    """Runs an archiver in a process that kills itself at the first ``step``. Returns the exit code."""
     process = _PROCESSES.Process(target=_archive_until, args=(url, prefix, directory, step, changes))
     process.start()
     process.join(TIMEOUT_SECONDS)
@@ -188,7 +188,7 @@ def run_until_killed(url: str, prefix: str, directory: Path, step: str, **change
 
 
 def _archive_until(url: str, prefix: str, directory: Path, step: str, changes: dict[str, Any]) -> None:
-    """What the process of :func:`run_until_killed` does."""
+    """Runs in the process of :func:`run_until_killed`."""
 
     def kill_at_step(name: str) -> None:
         if name == step:

@@ -1,4 +1,4 @@
-"""Archives for tests: logs in chunks of a few frames, as an archiver writes them."""
+"""Archives in chunks of a few frames, as an archiver writes them."""
 
 import secrets
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 
 JOB = JobRef("wf_1", "job_1")
-#: Seconds for which a test holds a job's archive lock.
+#: Lease of a job's archive lock, in seconds.
 LOCK_SECONDS: Final = 30
-#: Bytes of a small frame: a log of a few hundred lines has several.
+#: Size of a small frame in bytes: a log of a few hundred lines has several.
 SMALL_FRAME_BYTES: Final = 2_000
 
 
@@ -29,7 +29,7 @@ def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-
 class ArchiveBuilder:
     """Builds a job's archive in ``objects``.
 
-    It has the chunk records in memory, so :meth:`chunk` finds them for an archive reader.
+    Keeps the chunk records in memory, where an archive reader finds them through :meth:`chunk`.
     """
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
@@ -37,7 +37,7 @@ class ArchiveBuilder:
         self.job = job
         self.chunks: list[Chunk] = []
         self.first = first
-        #: How often a chunk record was looked up.
+        #: Number of chunk record lookups.
         self.lookups = 0
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
@@ -64,7 +64,7 @@ class ArchiveBuilder:
 
     @classmethod
     def in_directory(cls, directory: Path, first: int = 1) -> "ArchiveBuilder":
-        """An archive in files below ``directory``."""
+        """An archive stored in files below ``directory``."""
         return cls(FileObjectStore(directory), first=first)
 
     def reader(self) -> ArchiveReader:
@@ -81,7 +81,7 @@ def archive_up_to(
     trim: bool = False,
     frame_bytes: int = SMALL_FRAME_BYTES,
 ) -> None:
-    """Archives all lines up to ``to`` in one chunk, without an archiver. ``trim`` removes them from the store."""
+    """Archives all lines up to ``to`` as one chunk, without an archiver. ``trim`` removes them from the store."""
     found = store.get_job(job)
     assert found is not None
     token = secrets.token_hex()

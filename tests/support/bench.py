@@ -1,4 +1,4 @@
-"""A store under test, and a plain client that shows what the store has written."""
+"""Stores under test, and a plain client that shows what they have written."""
 
 import time
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: The time that every store here uses: in Unix seconds, and as the store writes it.
+#: The time in all of these stores: in Unix seconds, and in the store's format.
 NOW_SECONDS: Final = 1_772_532_005.123
 NOW: Final = "2026-03-03T10:00:05.123Z"
-#: The stores' settings. The lease is longer than any test.
+#: The stores' settings. The lease outlasts any test.
 LEASE_MS: Final = 31_000
 RETENTION_MS: Final = 1_234_000
-#: Milliseconds by which a time to live may be lower than it was set.
+#: Maximum milliseconds by which a TTL can already have decreased.
 TTL_TOLERANCE_MS: Final = 15_000
 
 
@@ -30,7 +30,7 @@ def make_lines(first: int, count: int, text: str = "line") -> list[Line]:
 
 
 def ticking() -> Callable[[], float]:
-    """A clock whose time is later each time, by 2 ms at least: jobs that are made one after another are listed so."""
+    """A clock that advances at least 2 ms per call, so that jobs are listed in the order in which they were created."""
     last = 0.0
 
     def clock() -> float:
@@ -42,7 +42,7 @@ def ticking() -> Callable[[], float]:
 
 
 class Bench:
-    """Stores on one server, and a plain client of that server. :meth:`close` closes every store."""
+    """Stores on one server, and a plain client of it. :meth:`close` closes all of them."""
 
     def __init__(self, server: RedisServer, prefix: str, protocol: int = 3) -> None:
         self.server = server
@@ -60,7 +60,7 @@ class Bench:
         lease_seconds: float = LEASE_MS / 1000,
         clock: Callable[[], float] = lambda: NOW_SECONDS,
     ) -> Store:
-        """Makes one more store on the same keys. ``options`` are the query of its URL."""
+        """Another store with the same keys. ``options`` is the query string of its URL."""
         store = Store(
             self.url + options,
             prefix=self.prefix,
@@ -77,25 +77,25 @@ class Bench:
         self._client.close()
 
     def ask(self, *command: Any) -> Any:
-        """Runs one command. Returns the reply as RESP2 has it, not decoded."""
+        """Runs one command. Returns the undecoded RESP2 reply."""
         return self._client.execute_command(*command)
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
-        """A key name, as ``docs/redis.md`` has it."""
+        """A key name, as specified in ``docs/redis.md``."""
         end = kind if kind in WORKFLOW_KEYS else f"{job.job_id}:{kind}"
         return f"{self.prefix}:{{{job.workflow_id}}}:{end}"
 
     def xadd(self, entry_id: str, *fields: Any, job: JobRef = JOB) -> None:
-        """Adds an entry as a foreign runner does."""
+        """Adds an entry to the log, as a foreign runner does."""
         self.ask("XADD", self.key("log", job), entry_id, *fields)
 
     def log(self, job: JobRef = JOB) -> list[tuple[str, dict[str, str]]]:
-        """The stream's entries."""
+        """The entries of the log's stream."""
         entries = self.ask("XRANGE", self.key("log", job), "-", "+")
         return [(entry_id.decode(), _pairs(fields)) for entry_id, fields in entries]
 
     def ids(self, job: JobRef = JOB) -> list[str]:
-        """The stream's ids."""
+        """The entry ids of the log's stream."""
         return [entry_id for entry_id, _ in self.log(job)]
 
     def hash(self, job: JobRef = JOB) -> dict[str, str]:
@@ -103,16 +103,16 @@ class Bench:
         return _pairs(self.ask("HGETALL", self.key("job", job)))
 
     def ttl(self, kind: str, job: JobRef = JOB) -> int:
-        """A key's time to live in milliseconds; -1 when it never expires, -2 when there is no such key."""
+        """A key's TTL in milliseconds; -1 without one, -2 if the key does not exist."""
         milliseconds: int = self.ask("PTTL", self.key(kind, job))
         return milliseconds
 
     def keys(self) -> set[str]:
-        """All keys under the prefix, except the mark that archivers leave in every store."""
+        """All keys under the prefix, except the mark that an archiver leaves in each store."""
         return {key.decode() for key in self.ask("KEYS", f"{self.prefix}:*")} - {f"{self.prefix}:mark"}
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is stored, without times to live. Keys have no prefix, and hashes are dicts."""
+        """All stored data, except TTLs. Keys have no prefix, and hashes are dicts."""
         return {key.removeprefix(f"{self.prefix}:"): self._content(key) for key in sorted(self.keys())}
 
     def _content(self, key: str) -> Any:
@@ -121,14 +121,14 @@ class Bench:
         return _pairs(reply) if kind == b"hash" else reply
 
     def set_end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
-        """Sets when the job's end was first seen: that many seconds ago by the server's clock."""
+        """Sets the time when the job's end was first seen to ``seconds_ago`` by the server's clock."""
         seconds, microseconds = map(int, self.ask("TIME"))
         self.ask(
             "HSET", self.key("job", job), "end_seen_ms", round((seconds - seconds_ago) * 1000 + microseconds / 1000)
         )
 
     def expire_lease(self, job: JobRef = JOB) -> None:
-        """Deletes the lease, as if it had expired. First waits until the server is up for a second.
+        """Deletes the lease, as if it had expired. First waits until the server has been up for a second.
 
         A server that has been up for less than a lease declares no job LOST.
         """

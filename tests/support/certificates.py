@@ -1,4 +1,4 @@
-"""Certificates for one test run: an authority, and the certificates that it issues."""
+"""Certificates for one test run: a CA and the certificates that it issues."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -10,24 +10,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-#: How long before and after now they are valid. Longer than any test.
+#: Validity before and after now. Outlasts any test.
 VALID: Final = timedelta(days=1)
 
 
 class Authority:
-    """Writes ``<name>.pem`` and ``<name>.key`` into ``directory``: its own as ``ca``, others by :meth:`issue`."""
+    """A CA. Writes ``<name>.pem`` and ``<name>.key`` to ``directory``: its own as ``ca``, others by :meth:`issue`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _common_name("tests")
-        # Python 3.13 and newer refuse an authority that does not say that it signs certificates.
+        # Python 3.13 and newer reject a CA certificate without the key usage for signing certificates.
         signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         self.path = self._write("ca", self._name, self._key, [(x509.BasicConstraints(True, 0), True), (signs, True)])
 
     def issue(self, name: str) -> Path:
-        """A certificate with the common name ``name`` for this machine. The key has the same path with ``.key``."""
+        """Issues a certificate for this machine, with common name ``name``. The key has the same path with ``.key``."""
         loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")])
         return self._write(name, _common_name(name), ec.generate_private_key(ec.SECP256R1()), [(loopback, False)])
 

@@ -1,4 +1,4 @@
-"""The command line, as a process of its own or called in this process."""
+"""Runs the command line, in a separate process or in this one."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ import click
 from chronoverse.cli.main import commands, main
 from tests.support.service import ROOT, Service
 
-#: Seconds that a command may take on a busy machine.
+#: Time limit of a command on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 100
 
 
 def environ(service: Service, **settings: str) -> dict[str, str]:
-    """The environment of a user of ``service`` on the same machine, with no other settings than ``settings``."""
+    """The environment of a user of ``service`` on the same machine, with only these ``settings``."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))}
     ours = {"CHRONOVERSE_DATA_DIR": str(service.data_dir), "CHRONOVERSE_URL": service.url, "PYTHONPATH": str(ROOT)}
     return clean | ours | settings
@@ -35,9 +35,9 @@ def visible_commands() -> dict[str, click.Command]:
 
 
 def after_link(stderr: str) -> str:
-    """What ``chronoverse run`` has printed to stderr after its first line, the link to the job's page.
+    """What ``chronoverse run`` printed to stderr after its first line, the link to the job's page.
 
-    On a slow machine it also says how far the delivery has come. That is left out.
+    Omits the delivery progress, which is only printed on a slow machine.
     """
     link, _, rest = stderr.partition("\n")
     assert re.fullmatch(r"chronoverse: job \S+ of workflow \S+ is at https?://\S+/ui/workflows/\S+/jobs/\S+", link), (
@@ -54,7 +54,7 @@ def chronoverse_argv(*arguments: str) -> list[str]:
 def run_chronoverse(
     service: Service, *arguments: str, cwd: Path | None = None, **settings: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs ``chronoverse …`` to its end."""
+    """Runs ``chronoverse …`` until it exits."""
     return subprocess.run(
         chronoverse_argv(*arguments),
         env=environ(service, **settings),
@@ -78,7 +78,7 @@ def start_chronoverse(service: Service, *arguments: str, **settings: Any) -> "su
 
 
 def call_main(*arguments: str, environ: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Runs ``chronoverse …`` to its end in this process, which is faster than a process of its own."""
+    """Runs ``chronoverse …`` in this process, which is faster than starting one."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with (
             mock.patch.dict(os.environ, environ, clear=True),
@@ -93,7 +93,7 @@ def call_main(*arguments: str, environ: Mapping[str, str]) -> "subprocess.Comple
 
 @contextlib.contextmanager
 def _written_to(file: IO[bytes], descriptor: int, name: str) -> Iterator[None]:
-    """Redirects ``sys.<name>`` to ``file``, and also ``descriptor``, to which child processes write."""
+    """Redirects ``sys.<name>`` and its ``descriptor``, to which child processes write, to ``file``."""
     stream, saved = getattr(sys, name), os.dup(descriptor)
     os.dup2(file.fileno(), descriptor)
     try:

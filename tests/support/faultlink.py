@@ -1,4 +1,4 @@
-"""One connection of the fault proxy: two sockets, two directions, and the faults that hold for both."""
+"""One connection of the fault proxy: two sockets, two directions, and the faults in force for both."""
 
 import contextlib
 import selectors
@@ -7,14 +7,14 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Towards the server, and towards the client.
+#: To the server, and to the client.
 UP: Final = "up"
 DOWN: Final = "down"
 BOTH: Final = (UP, DOWN)
 
-#: Bytes buffered for one direction of one connection.
+#: Buffer size per direction of a connection, in bytes.
 BUFFER_BYTES: Final = 65_536
-#: Bytes of the text that fires a trigger. It may be spread over several reads.
+#: Maximum bytes of a trigger's text, which can be spread over several reads.
 MAX_REQUEST_BYTES: Final = 256
 #: Seconds between additions to the credit of a throttled direction.
 TICK_SECONDS: Final = 0.01
@@ -24,7 +24,7 @@ TICK_SECONDS: Final = 0.01
 class Trigger:
     """Resets the first connection that fires it, after ``passing`` more bytes in ``direction``.
 
-    The bytes ``request`` fire it on their way up. When these are empty, any byte in its direction fires it.
+    Fired by the bytes ``request`` on their way up or, without these, by any byte in its direction.
     """
 
     direction: str
@@ -34,7 +34,7 @@ class Trigger:
 
 @dataclass
 class Faults:
-    """The faults in force, shared by all links, and the bytes that the links have forwarded."""
+    """The faults in force, shared by all links, and the number of bytes that the links have forwarded."""
 
     stalled: frozenset[str] = frozenset()
     rates: dict[str, float] = field(default_factory=dict)
@@ -50,16 +50,16 @@ class _Flow:
     source: socket.socket
     sink: socket.socket
     buffer: bytearray = field(default_factory=bytearray)
-    #: Whether the source is at its end, and the sink was shut down.
+    #: Whether the source has reached its end, and the sink was shut down.
     ended: bool = False
-    #: Bytes that may still be read while throttled.
+    #: Bytes that can still be read while throttled.
     credit: float = 0
-    #: The last bytes that were forwarded. A trigger's ``request`` may begin with them.
+    #: The last bytes forwarded. They can contain the start of a trigger's ``request``.
     recent: bytes = b""
 
 
 class Link:
-    """A client's connection and ours to the server. When it is ``over``, :meth:`close` it."""
+    """A client's connection and the proxy's own to the server. Must be closed with :meth:`close` when ``over``."""
 
     def __init__(self, client: socket.socket, server: socket.socket, faults: Faults) -> None:
         self.over = False
@@ -92,7 +92,7 @@ class Link:
             flow.credit = min(max(1.0, rate * TICK_SECONDS * 2), flow.credit + rate * seconds)
 
     def forward(self, sock: object, events: int) -> None:
-        """Forwards what it can, now that ``sock`` is ready for ``events``."""
+        """Forwards what it can when ``sock`` is ready for ``events``."""
         try:
             for flow in self._flows:
                 if flow.sink is sock and events & selectors.EVENT_WRITE and flow.buffer:
@@ -111,11 +111,11 @@ class Link:
         self._fired = None
 
     def reset(self) -> None:
-        """Ends the link. Both ends will get a reset."""
+        """Ends the link. Both ends receive a reset."""
         self.over = self.cut = True
 
     def close(self) -> None:
-        """Closes both ends. They must not be watched any more."""
+        """Closes both ends, which must no longer be watched."""
         for sock in self._ends:
             if self.cut:
                 reset(sock)
@@ -154,7 +154,7 @@ class Link:
             self.reset()
 
     def _fire(self, flow: _Flow) -> Trigger | None:
-        """The first trigger that the buffer of ``flow`` fires. It is removed from the list for other links."""
+        """The first trigger that the buffer of ``flow`` fires, which is removed so that no other link fires it."""
         for trigger in self._faults.triggers:
             start = self._start(flow, trigger)
             if start is not None:
@@ -165,7 +165,7 @@ class Link:
         return None
 
     def _start(self, flow: _Flow, trigger: Trigger) -> int | None:
-        """The byte of the flow's buffer after which the trigger counts its bytes; None when it does not fire."""
+        """The position in the flow's buffer from which the trigger counts its bytes; None if it does not fire."""
         if not trigger.request:
             return 0 if flow.direction == trigger.direction else None
         if flow.direction != UP:
@@ -176,7 +176,7 @@ class Link:
 
 
 def reset(sock: socket.socket) -> None:
-    """Closes with a reset, which TCP has. The kernel's buffers are discarded. See ``man 7 socket``."""
+    """Closes a TCP socket with a reset, which discards the kernel's buffers. See ``man 7 socket``."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()

@@ -3,8 +3,8 @@
     runner or client ──UP──> FaultProxy ──UP──> Redis or the service
                      <─DOWN─            <─DOWN─
 
-It forwards bytes and knows no protocol. So it works between runner and Redis and between client and HTTP service. Each
-side is a TCP or a unix socket::
+It forwards bytes and knows no protocol, so it works in front of both Redis and the HTTP service. Each side is a TCP or
+a unix socket::
 
     with FaultProxy(server.socket) as proxy:       # a Path is a unix socket, ("127.0.0.1", 8000) is TCP
         store = Store(proxy.redis_url)
@@ -12,7 +12,7 @@ side is a TCP or a unix socket::
         proxy.stall(); proxy.cut(); proxy.refuse(); proxy.throttle(1000)
         proxy.heal()                               # ends all faults; open connections stay open
 
-A method returns when its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
+Each method returns once its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
 """
 
 import contextlib
@@ -30,24 +30,24 @@ from tests.support.faultlink import BOTH, DOWN, MAX_REQUEST_BYTES, TICK_SECONDS,
 
 __all__ = ["BOTH", "DOWN", "UP", "Address", "FaultProxy", "Traffic"]
 
-#: Open connections, at most; further ones are reset. Our own pools open 6.
+#: Maximum open connections; further ones are reset. Our connection pools open 6.
 MAX_CONNECTIONS: Final = 512
-#: Seconds to connect to the server, and for the thread to carry out a method.
+#: Time limit of connecting to the server, and of a method's task in the thread, in seconds.
 CONNECT_SECONDS: Final = 2.0
 TIMEOUT_SECONDS: Final = 10.0
 
-#: The address of one side: a path for a unix socket, host and port for TCP.
+#: Address of one side: a path for a unix socket, host and port for TCP.
 Address = Path | tuple[str, int]
 
 
 class Traffic(NamedTuple):
     """What was forwarded since the start."""
 
-    #: Connections that were accepted, that are open now, and that a fault ended.
+    #: Connections accepted so far, open now, and ended by a fault.
     accepted: int
     open: int
     cut: int
-    #: Bytes forwarded towards the server and towards the client.
+    #: Bytes forwarded to the server and to the client.
     up: int
     down: int
 
@@ -70,7 +70,7 @@ class FaultProxy:
         self._refusing = self._listening = self._stopping = False
         self._listener = _bound(listen)
         name: Any = self._listener.getsockname()
-        #: Where clients connect: the path, or host and port.
+        #: Where clients connect: a path, or host and port.
         self.address: Address = Path(name) if isinstance(name, str) else (name[0], name[1])
         self._thread = threading.Thread(target=self._run, name="faultproxy", daemon=True)
 
@@ -87,57 +87,57 @@ class FaultProxy:
 
     @property
     def traffic(self) -> Traffic:
-        """What was forwarded so far. The thread counts it, so all that a peer has received is in it."""
+        """What was forwarded so far. Counted by the thread, so it includes everything that a peer has received."""
         found: list[Traffic] = []
         self._do(lambda: found.append(self._count()))
         return found[0]
 
     def cut(self) -> None:
-        """Resets every open connection; bytes that were not delivered are lost. New connections are accepted."""
+        """Resets all open connections; undelivered bytes are lost. New connections are accepted."""
         self._do(self._reset_all)
 
     def refuse(self) -> None:
-        """Refuses new connections, as if nobody listened. Open ones stay; for a dead server call :meth:`cut` too."""
+        """Refuses new connections, as if nobody listened. Open ones stay; for a dead server, also call :meth:`cut`."""
         self._do(lambda: setattr(self, "_refusing", True))
 
     def stall(self, *directions: str) -> None:
-        """Forwards nothing in these ``directions`` (both by default). Connections are still accepted and stay open.
+        """Forwards nothing in these ``directions`` (both by default). Connections stay open, and new ones are accepted.
 
-        Senders notice it only when the kernel's buffers are full. :meth:`heal` forwards what waits here.
+        Senders only notice once the kernel's buffers are full. :meth:`heal` forwards the bytes held back here.
         """
         self._do(lambda: setattr(self._faults, "stalled", frozenset(directions or BOTH)))
 
     def throttle(self, bytes_per_second: float, *directions: str) -> None:
-        """Forwards no faster than this on each connection, in each of ``directions`` (both by default)."""
+        """Limits the rate of each connection in each of ``directions`` (both by default)."""
         self._do(lambda: setattr(self._faults, "rates", dict.fromkeys(directions or BOTH, bytes_per_second)))
 
     def drop_reply(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
         """Forwards the first ``passing`` bytes of the next answer, then resets that connection; ``times`` times.
 
-        With ``request`` it is the answer on the next connection that forwards these bytes towards the server. When the
-        server answers, it has carried out the whole request. The client does not learn of it.
+        With ``request``: the answer on the next connection that forwards these bytes to the server. The server has then
+        carried out the whole request, but the client does not learn of it.
         """
         self._add_triggers(DOWN, passing, request, times)
 
     def drop_request(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
         """Forwards the first ``passing`` bytes of the next request, then resets that connection; ``times`` times.
 
-        With ``request`` the bytes are counted from the end of that text. The server gets part of a request, or none.
+        With ``request``, bytes are counted from the end of that text. The server receives part of a request, or none.
         """
         self._add_triggers(UP, passing, request, times)
 
     def heal(self) -> None:
-        """Ends all faults: nothing is stalled, throttled, refused or waiting to be dropped."""
+        """Ends all faults, including pending drops."""
         self._do(self._heal)
 
     def start(self) -> Self:
-        """Starts to listen."""
+        """Starts listening."""
         self._thread.start()
         self._do(lambda: None)
         return self
 
     def stop(self) -> None:
-        """Resets every connection, closes the listener, and ends the thread. A second call does nothing."""
+        """Resets all connections, closes the listener, and ends the thread. Idempotent."""
         if self._thread.is_alive():
             self._do(lambda: setattr(self, "_stopping", True))
             self._thread.join(TIMEOUT_SECONDS)
@@ -154,14 +154,14 @@ class FaultProxy:
         self._do(lambda: self._faults.triggers.extend(Trigger(direction, passing, request) for _ in range(times)))
 
     def _do(self, task: Callable[[], object]) -> None:
-        """Makes the thread call ``task``, and waits until the fault is in force."""
+        """Runs ``task`` in the thread, and waits until the fault is in force."""
         assert self._thread.is_alive(), "the proxy is not running"
         done = threading.Event()
         self._tasks.put((task, done))
         self._wakeup_writer.send(b"!")
         assert done.wait(TIMEOUT_SECONDS), "the proxy hangs"
 
-    # The thread runs what follows.
+    # Everything below runs in the thread.
 
     def _run(self) -> None:
         done: list[threading.Event] = []
@@ -206,11 +206,11 @@ class FaultProxy:
             link.disarm()
 
     def _update(self) -> None:
-        """Watches the sockets that the faults in force allow to be read and written."""
+        """Watches the sockets that can be read or written under the faults in force."""
         if self._refusing and self._listening:
             self._selector.unregister(self._listener)
             self._listener.close()
-            # A socket that is bound but does not listen: the kernel refuses connections, and the address stays ours.
+            # Bound but not listening: the kernel refuses connections, and no other process can take the address.
             self._listener = _bound(self.address)
             self._listening = False
         elif not self._refusing and not self._listening:

@@ -1,4 +1,4 @@
-"""Several real servers that form one store: a master and a replica with Sentinels, or a Cluster, on the loopback."""
+"""Several real servers that form one store: a master and replica with Sentinels, or a Cluster, on the loopback."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count as count_up
@@ -12,20 +12,20 @@ from tests.support.ports import free_ports
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Seconds for a fleet to start, or to recover, on a busy machine.
+#: Time limit of starting a fleet, or of its recovery, on a busy machine, in seconds.
 TIMEOUT_SECONDS: Final = 30.0
-#: Milliseconds of silence after which a server counts as down.
+#: Milliseconds without an answer after which a server counts as down.
 DOWN_MS: Final = 500
 SERVICE: Final = "logs"
-#: Milliseconds between a Sentinel's messages to the others. By default it is two seconds.
+#: Interval of a Sentinel's messages to the others, in milliseconds. The default is two seconds.
 FAST_PUBLISHING: Final = ("publish-period", "200")
-#: The password that a server gets so that the others cannot connect to it.
+#: The password that isolates a server: the others cannot connect to it.
 PASSWORD: Final = "nobody-knows"
 SLOTS: Final = 16_384
 
 
 def on_port(port: int, tls: Sequence[str]) -> tuple[str, ...]:
-    """A server's options for a TCP port. With ``tls``, its options for TLS, the port accepts only TLS."""
+    """Server options for a TCP port. With ``tls``, the server's TLS options, the port accepts only TLS."""
     port_options = ("--port", "0", "--tls-port", str(port), *tls) if tls else ("--port", str(port))
     return ("--bind", "127.0.0.1", *port_options)
 
@@ -36,7 +36,7 @@ def node(directory: Path, port: int, *options: str, binary: str | None = None, t
 
 
 class Fleet:
-    """A context manager of servers that form one store. ``url`` is the store's."""
+    """Servers that form one store, as a context manager. ``url`` is the store's."""
 
     url: str
 
@@ -50,11 +50,11 @@ class Fleet:
         return self
 
     def ask(self, *command: Any) -> Any:
-        """Sends one command to the server that has its key."""
+        """Sends one command to the server that has the key."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends all servers, also those that SIGSTOP has frozen."""
+        """Kills all servers, even those stopped by SIGSTOP."""
         for server in self.servers:
             server.kill()
             server.close()
@@ -106,7 +106,7 @@ class SentinelFleet(Fleet):
         return self
 
     def settle(self) -> None:
-        """Waits until there is a replica, and all Sentinels know it and each other. Then a failover is possible."""
+        """Waits for a replica, and until all Sentinels know it and each other. Then a failover is possible."""
         wait_until(lambda: all(map(self._is_known, self.servers[2:])), TIMEOUT_SECONDS, "the Sentinels know all")
 
     def _is_known(self, sentinel: RedisServer) -> bool:
@@ -133,10 +133,10 @@ class SentinelFleet(Fleet):
         return self.master.ask(*command)
 
     def cut_off(self) -> RedisServer:
-        """Cuts the master off from the Sentinels and its replica, and returns it. Clients keep their connections."""
+        """Isolates the master from the Sentinels and its replica, and returns it. Clients keep their connections."""
         master = self.master
         with redis.Redis.from_url(master.url, protocol=2, single_connection_client=True) as client:
-            # A connection that is open already needs no password.
+            # An open connection stays authenticated.
             client.execute_command("CONFIG", "SET", "requirepass", PASSWORD)
             for other in client.client_list():
                 if other["name"].startswith("sentinel") or "S" in other["flags"]:
@@ -144,13 +144,13 @@ class SentinelFleet(Fleet):
         return master
 
     def rejoin(self, lost: RedisServer) -> None:
-        """Ends the isolation of a master that was cut off, and makes it a replica of the new master."""
+        """Ends the isolation of a former master, and makes it a replica of the new one."""
         with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
         self.follow(lost)
 
     def follow(self, lost: RedisServer) -> None:
-        """Makes a former master the replica of the new one. The Sentinels would do that after 10 s."""
+        """Makes a former master a replica of the new one. The Sentinels would do so after 10 s."""
         lost.ask("REPLICAOF", "127.0.0.1", self._port(self.master))
 
 
@@ -159,7 +159,7 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 
 class Sentinel(RedisServer):
-    """A Sentinel. It needs a configuration file, which it rewrites."""
+    """A Sentinel, with a configuration file, which it rewrites."""
 
     def __init__(
         self, directory: Path, config: Path, port: int, binary: str | None = None, tls: Sequence[str] = ()
@@ -181,7 +181,7 @@ class Cluster(Fleet):
         self.ports, self._buses = ports[:4], ports[4:]
         self._ids: list[str] = []
         cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
-        # With full coverage all masters would refuse commands while one is down.
+        # With full coverage, all masters would refuse commands while one is down.
         partial = ("--cluster-require-full-coverage", "no")
         # CLUSTER SLOTS lists a replica only after a message from its master, which by default pings every 10 s.
         options = (*cluster, *partial, "--repl-ping-replica-period", "1", *options)
@@ -208,7 +208,7 @@ class Cluster(Fleet):
         return self
 
     def settle(self) -> None:
-        """Waits until all nodes know the replica and its master. Before that the replica cannot take over."""
+        """Waits until all nodes know the replica and its master. Only then can the replica take over."""
         wait_until(lambda: all(map(self._pair, self.servers)), TIMEOUT_SECONDS, "all know the replica")
 
     def _is_ready(self, server: RedisServer) -> bool:
@@ -220,7 +220,7 @@ class Cluster(Fleet):
         return self._ids[number]
 
     def _number(self, node: list[Any]) -> int:
-        """The number of a node in an answer about slots. It goes by the id: only TLS clients get the TLS port."""
+        """The number of a node in a reply about slots, found by its id: only TLS clients get the TLS port."""
         return self._ids.index(node[2].decode())
 
     def _map(self) -> list[tuple[range, int]]:
@@ -229,7 +229,7 @@ class Cluster(Fleet):
         return [(range(first, last + 1), self._number(owner)) for first, last, owner, *_ in slots]
 
     def masters(self) -> list[int]:
-        """The numbers of the nodes that have slots."""
+        """The numbers of the nodes with slots."""
         return sorted({number for _, number in self._map()})
 
     @property
@@ -244,7 +244,7 @@ class Cluster(Fleet):
         return next(((self._number(owner), self._number(others[0])) for _, _, owner, *others in slots if others), None)
 
     def owner(self, workflow_id: str) -> int:
-        """The number of the node that has the workflow's slot."""
+        """The number of the node with the workflow's slot."""
         return next(number for slots, number in self._map() if slot_of(workflow_id) in slots)
 
     def workflow(self, number: int, salt: str = "wf") -> str:
@@ -257,24 +257,24 @@ class Cluster(Fleet):
         return self.servers[self.owner(key.partition("{")[2].partition("}")[0])].ask(*command)
 
     def restart(self, number: int) -> None:
-        """Kills a node, which loses what it has not saved, and starts it. Waits until all nodes are ready again."""
+        """Kills a node, which loses unsaved data, and restarts it. Waits until all nodes are ready again."""
         self.servers[number].kill()
         self.servers[number].start()
         wait_until(lambda: all(map(self._is_ready, self.servers)), 60, "all nodes are ready")
 
     def begin_move(self, workflow_id: str, source: int, target: int) -> int:
-        """Begins to move the workflow's slot, and returns it. From now on its keys may be on either node."""
+        """Starts moving the workflow's slot, and returns it. Until the move ends, a key can be on either node."""
         slot = slot_of(workflow_id)
         self.servers[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.servers[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
         return slot
 
     def move_keys(self, slot: int, source: int, target: int, *keys: str) -> None:
-        """Moves ``keys``, or all keys that the source has in the slot."""
+        """Moves ``keys``, by default all keys of the slot that are on the source."""
         moved = keys or self.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
         self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *moved)
 
     def end_move(self, slot: int, source: int, target: int) -> None:
-        """Gives the slot to the target."""
+        """Assigns the slot to the target."""
         for number in (target, source):
             self.servers[number].ask("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))

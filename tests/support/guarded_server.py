@@ -11,21 +11,21 @@ USERS: Final = Path(__file__).parents[2] / "deploy" / "redis-users.acl"
 
 
 class GuardedServer(RedisServer):
-    """A server that reads the users from the file. Its own connections are the administrator's."""
+    """A server with the users from that file. Its own connections use the administrator."""
 
     def __init__(self, directory: Path, binary: str | None = None, *options: str) -> None:
         super().__init__(directory, binary, *self.users(), *options)
 
     def users(self) -> tuple[str, ...]:
-        """The options that name the file."""
+        """Server options that load the file."""
         return ("--aclfile", str(USERS))
 
     def url_of(self, user: str) -> str:
-        """The URL of one of the users."""
+        """The URL with a user's credentials."""
         return f"unix://{user}:{self.password_of(user)}@{self.socket}"
 
     def password_of(self, user: str) -> str:
-        """A user's password in the file, which operators replace."""
+        """A user's password in the shipped file, which operators replace."""
         return f"PASSWORD-OF-{user.upper()}"
 
     def ask(self, *command: Any) -> Any:

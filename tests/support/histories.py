@@ -1,4 +1,4 @@
-"""Random histories of a workflow's jobs, by runners of ours, foreign ones and administrators."""
+"""Random histories of a workflow's jobs: operations by our runners, foreign runners and administrators."""
 
 import contextlib
 import random
@@ -17,14 +17,14 @@ from chronoverse.store.changes import Change, read_change
 from tests.support.archivers import archive
 from tests.support.bench import NOW, make_lines
 
-#: How many jobs there are at most.
+#: Maximum number of jobs.
 JOBS = 12
 
 
 class Histories:
-    """Operations on a workflow's jobs, each of which may be refused.
+    """Operations on a workflow's jobs, any of which can be refused.
 
-    ``ask`` runs a command. ``judge`` is a store whose leases are over at once. Without ``objects`` there is no archive.
+    ``ask`` runs a command. ``judge``: a store whose leases expire immediately. Without ``objects`` there is no archive.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Histories:
         return f"{self.prefix}:{{{self.workflow}}}:{f'{job.job_id}:' if job else ''}{kind}"
 
     def step(self) -> None:
-        """One operation, which may be refused."""
+        """Runs a random operation; a refusal is ignored."""
         with contextlib.suppress(ChronoverseError):
             self.random.choice(self.operations)(self.random.choice(self.refs))
 
@@ -119,7 +119,7 @@ class Histories:
         delete_job(self.store, self.objects, job, tombstone_ms=self.random.choice((0, 0, 0, 20)))
 
     def drop(self, job: JobRef) -> None:
-        """The keys of a job that does not run expire."""
+        """Deletes the keys of a job that is not running, as if they had expired."""
         (found,) = self.store.get_jobs([job])
         if isinstance(found, Job) and found.status is not Status.RUNNING and not found.archived:
             for kind in ("log", "job"):
@@ -134,7 +134,7 @@ class Histories:
         Redaction(self.store, self.objects, job, RedactionRequest(1, 2, lambda line: True, audit, exact=False)).run()
 
     def archive_or_import(self, job: JobRef) -> None:
-        """Archives what has ended, or imports it when the store has lost such a job."""
+        """Archives ended jobs or, if this job is archived, removes it from the store and imports it."""
         assert self.objects is not None
         (found,) = self.store.get_jobs([job])
         if not (isinstance(found, Job) and found.archive_sha256):
@@ -149,11 +149,11 @@ class Histories:
 
 
 def alive(changes: Sequence[Change]) -> dict[JobRef, Any]:
-    """What the changes say of the jobs that are left."""
+    """The remaining jobs, according to the changes."""
     newest = {each.job.ref: each for each in changes}
     return {ref: said(each.job) for ref, each in newest.items() if not each.deleted}
 
 
 def said(job: Job) -> Any:
-    """What a change is a change of."""
+    """The parts of a job whose changes are recorded."""
     return job.ref, job.status, job.attempt, job.exit_code, job.labels

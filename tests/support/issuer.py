@@ -1,4 +1,4 @@
-"""A server that publishes the keys with which tokens are checked."""
+"""Servers that publish keys for verifying tokens."""
 
 import contextlib
 import json
@@ -15,22 +15,22 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 
 class Issuer(ThreadingHTTPServer):
-    """An HTTP server with a key set (JWKS) that a test can change. It serves inside a ``with`` block."""
+    """An HTTP server with a key set (JWKS) that a test can change. Runs inside a ``with`` block."""
 
     daemon_threads = False
     block_on_close = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
-        #: The keys. With None it answers 503.
+        #: The keys. If None, the answer is 503.
         self.keys: list[dict[str, Any]] | None = []
-        #: Sent instead of the keys.
+        #: Sent instead of the keys, if set.
         self.body: bytes | None = None
-        #: A URL to which it redirects.
+        #: Redirect target, if set.
         self.moved_to = ""
-        #: Seconds that it takes for an answer.
+        #: Delay of each answer in seconds.
         self.seconds = 0.0
-        #: How many requests it has received, how many it answers now, and how many it has answered at the same time.
+        #: Number of requests received, of requests in progress, and its maximum so far.
         self.requests = self.at_once = self.most_at_once = 0
         self._count = threading.Lock()
 
@@ -50,7 +50,7 @@ class Issuer(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Counts a request, from here to the end of the ``with`` block."""
+        """Counts a request, which is in progress inside the ``with`` block."""
         with self._count:
             self.requests += 1
             self.at_once += 1
@@ -88,9 +88,10 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 class OidcIssuer(Issuer):
-    """An OpenID Connect issuer over TLS: it publishes its metadata and one RSA key, and makes tokens for any claims.
+    """An OpenID Connect issuer over TLS, with metadata and one RSA key. Issues tokens with any claims.
 
-    ``certificate`` is for localhost; its key is beside it. ``path`` follows the host in its name.
+    ``certificate`` is for localhost, and its key has the same path with ``.key``. ``path`` follows the host in the
+    issuer's name.
     """
 
     def __init__(self, certificate: Path, path: str = "", kid: str = "k1") -> None:
@@ -103,11 +104,11 @@ class OidcIssuer(Issuer):
         self.kid = kid
         self.key = rsa.generate_private_key(65_537, 2_048)
         self.keys = [{**jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True), "kid": kid}]
-        #: Its metadata. ``jwks_uri`` leads back here.
+        #: Its metadata. ``jwks_uri`` points to this server.
         self.metadata: dict[str, Any] = {"issuer": self.name, "jwks_uri": f"{self.name}/openid/v1/jwks"}
 
     def token(self, claims: dict[str, Any], algorithm: str = "RS256", **header: str) -> str:
-        """A token with these claims and its own ``iss``, good for a minute, unless they say otherwise. None removes."""
+        """A token with these claims. Defaults: the issuer's ``iss``, and valid for one minute. None removes a claim."""
         now = int(time.time())
         given = {"iss": self.name, "iat": now, "nbf": now, "exp": now + 60, "sub": "somebody", **claims}
         text = json.dumps({name: value for name, value in given.items() if value is not None}).encode()

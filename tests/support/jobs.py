@@ -1,4 +1,4 @@
-"""Jobs run by the real runner in a thread, and the logs that they leave in the store."""
+"""Jobs run by the real runner in a thread, and their logs in the store."""
 
 import io
 import sys
@@ -16,12 +16,12 @@ JOB = JobRef("wf_1", "job_1")
 
 
 def key(kind: str, job: JobRef = JOB) -> str:
-    """The job's key of that kind. The name is written out here, because it is part of the public contract."""
+    """The key of a job. Spelled out here, because it is part of the public contract."""
     return f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
 
 def read_log(server: RedisServer, job: JobRef = JOB) -> tuple[list[dict[str, str]], dict[str, str] | None]:
-    """The lines of the Redis stream, and the terminal entry if there is one. Fails if the ids are not 1-0, 2-0, …."""
+    """The lines of the Redis stream, and the terminal entry, if any. Fails unless the ids are 1-0, 2-0, …."""
     entries = []
     for number, (entry_id, flat) in enumerate(server.ask("XRANGE", key("log", job), "-", "+"), start=1):
         assert entry_id == b"%d-0" % number
@@ -32,7 +32,7 @@ def read_log(server: RedisServer, job: JobRef = JOB) -> tuple[list[dict[str, str
 
 
 def read_lines(server: RedisServer, job: JobRef = JOB) -> list[str]:
-    """The messages of the lines."""
+    """The messages of all lines."""
     return [entry["message"] for entry in read_log(server, job)[0]]
 
 
@@ -72,14 +72,14 @@ class RunningJob:
         self._gate.write_bytes(b"." * self._releases)
 
     def result(self, timeout: float = 60) -> int | None:
-        """Waits for the runner. Returns its exit code, or None if it raised an exception, which is in ``error``."""
+        """Waits for the runner. Returns its exit code, or None if it raised an exception, then in ``error``."""
         self._thread.join(timeout)
         assert not self._thread.is_alive(), f"the runner is still busy; its stderr: {self.stderr_text!r}"
         return self.code
 
     @property
     def stderr_text(self) -> str:
-        """What the runner has written to stderr."""
+        """The runner's stderr so far."""
         return self.err.getvalue().decode()
 
     def __enter__(self) -> Self:

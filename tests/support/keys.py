@@ -4,5 +4,5 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-#: Making it takes 0.1 s, so that all tests of a process share it.
+#: Shared by all tests of a process, because generating it takes 0.1 s.
 RSA: Final = rsa.generate_private_key(65_537, 2_048)

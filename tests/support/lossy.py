@@ -1,4 +1,4 @@
-"""A proxy for HTTP that loses, delays and repeats requests and their answers, as networks and balancers do."""
+"""An HTTP proxy that loses, delays and repeats requests and answers, as networks and load balancers do."""
 
 import contextlib
 import http.client
@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-#: What becomes of a request that is spoiled.
+#: Possible faults of a request.
 FAULTS = ("request lost", "answer lost", "repeated", "delayed")
 
 
 class LossyProxy(ThreadingHTTPServer):
-    """Forwards each request to one of ``ports`` on this machine, and spoils a ``share`` of the requests.
+    """Forwards each request to one of ``ports`` on this machine, and injects faults into a ``share`` of them.
 
-    ``counts`` says how many requests had which fault.
+    ``counts`` has the number of requests by fault.
     """
 
     daemon_threads = True
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def _receive(self) -> Iterator[bytes]:
-        """The parts of the body. Node.js sends it in chunks: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+        """The parts of the body, which Node.js sends in chunks: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
         if "Content-Length" in self.headers:
             yield self.rfile.read(int(self.headers["Content-Length"]))
             return
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
                 response = connection.getresponse()
                 return response.status, response.headers, response.read()
             except OSError:
-                # The worker was killed. Balancers answer so.
+                # The worker was killed. Load balancers answer with 502.
                 return 502, http.client.HTTPMessage(), b""
 
     def log_message(self, format: str, *args: object) -> None:

@@ -1,4 +1,4 @@
-"""A real nginx with the configuration that we ship, on a free port and with a new certificate."""
+"""A real nginx with the shipped configuration, on a free port and with a new certificate."""
 
 import datetime
 import ipaddress
@@ -24,20 +24,20 @@ from tests.support.service import ROOT, Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
-#: Seconds for nginx to start or stop on a busy machine.
+#: Time limit of starting or stopping nginx on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 10.0
 HOST: Final = "127.0.0.1"
-#: A second address of every Linux machine. The shipped file listens at IPv6, which a machine may lack.
+#: A second address on any Linux machine. The shipped file listens on IPv6, which a machine can lack.
 SECOND_HOST: Final = "127.0.0.2"
-#: The kinds of temporary files that nginx writes.
+#: The kinds of temporary files of nginx.
 TEMPORARY_FILES: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Nginx:
     """nginx with ``deploy/nginx.conf`` in front of ``nodes`` (host and port). Only addresses and paths are changed.
 
-    Its certificate is for ``host``, and ``verify`` trusts only that. ``shutdown_seconds`` and ``read_seconds`` replace
-    the shipped ``worker_shutdown_timeout`` and ``proxy_read_timeout``. ``command_prefix`` is put before its command.
+    Its certificate is for ``host``, and ``verify`` trusts no other. ``shutdown_seconds`` and ``read_seconds`` replace
+    the shipped ``worker_shutdown_timeout`` and ``proxy_read_timeout``. ``command_prefix`` precedes its command.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Nginx:
         self._configure(nodes)
 
     def _configure(self, nodes: Sequence[tuple[str, int]]) -> None:
-        """Writes both configuration files. Fails if a text that must be replaced is not in the shipped file."""
+        """Writes both configuration files. Fails if the shipped file lacks a text to be replaced."""
         text = (ROOT / "deploy" / "nginx.conf").read_text()
         temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY_FILES)
         replaced = {
-            # Another user cannot write below pytest's directory, which each new run of pytest makes private again.
+            # Another user cannot write below pytest's directory, which pytest makes private again on each run.
             "user www-data;": "user root;",
             "listen 443 ": f"listen {self.host}:{self.port} ",
             "listen [::]:443 ": f"listen {SECOND_HOST}:{self.port} ",
@@ -83,7 +83,7 @@ class Nginx:
             text = text.replace(shipped, ours)
         (self._directory / "nginx.conf").write_text(text)
         shipped_nodes = (ROOT / "deploy" / "nginx-nodes.conf").read_text()
-        # Each node has all lines of the shipped file's first node.
+        # All nodes have the options of the shipped file's first node.
         of_first = re.findall(r"^server 127\.0\.0\.1:8000( .*;)$", shipped_nodes, re.MULTILINE)
         lines = [f"server {host}:{port}{parameters}\n" for parameters in of_first for host, port in nodes]
         (self._directory / "nginx-nodes.conf").write_text("".join(lines))
@@ -93,7 +93,7 @@ class Nginx:
         return [*self._binary, *paths, "-e", str(self._directory / "startup.log"), *more]
 
     def check(self) -> str:
-        """Checks the configuration with ``nginx -t``. Returns its messages, or fails if it is not valid."""
+        """Checks the configuration with ``nginx -t``. Returns its messages; fails if it is invalid."""
         done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 0, done.stderr
         return done.stderr + (self._directory / "startup.log").read_text()
@@ -125,13 +125,13 @@ class Nginx:
         return self._process.pid
 
     def connect(self, timeout: float, source: str = "") -> ssl.SSLSocket:
-        """A TLS connection for HTTP/1.1. ``source`` is the client's address, if a test needs a certain one."""
+        """A TLS connection for HTTP/1.1. ``source`` is the client's address, if it matters."""
         sock = socket.create_connection((self.host, self.port), timeout, (source, 0))
         return self.verify.wrap_socket(sock, server_hostname=self.host)
 
     def workers(self) -> set[int]:
-        """The process ids of its workers, also of those that are shutting down."""
-        # psutil would read the parent of every process of the machine, and tests ask again and again.
+        """The process ids of its workers, including those that are shutting down."""
+        # Cheaper than psutil, which would read the parent of every process, as tests poll this.
         return set(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
     def signal(self, number: signal.Signals) -> None:
@@ -141,19 +141,19 @@ class Nginx:
 
     @property
     def certificate(self) -> Path:
-        """The certificate that a client must trust."""
+        """The certificate for clients to trust."""
         return self._directory / "server.crt"
 
     def logs(self) -> str:
-        """Everything that it has written to its logs, with one character for each byte."""
+        """All of its log output, decoded with one character per byte."""
         return "".join(path.read_bytes().decode("latin-1") for path in sorted(self._directory.glob("*.log")))
 
     def access_log(self) -> list[bytes]:
-        """The lines of the access log, each a JSON object. A request is there once it is over."""
+        """The access log's lines, each a JSON object. A request is logged once it is finished."""
         return (self._directory / "access.log").read_bytes().splitlines()
 
     def stop(self) -> None:
-        """Stops nginx with SIGTERM, or SIGKILL if it does not end."""
+        """Stops nginx with SIGTERM, or with SIGKILL if that takes too long."""
         if self._process is not None:
             stop_process(self._process, PATIENCE_SECONDS)
 
@@ -169,16 +169,16 @@ class Nginx:
 
 
 def nginx_for(directory: Path, *nodes: Service) -> Nginx:
-    """An nginx in front of ``nodes``, with its files in ``directory``/nginx. It runs inside a ``with`` block."""
+    """An nginx in front of ``nodes``, with its files in ``directory``/nginx. Its ``with`` block starts and stops it."""
     own = directory / "nginx"
     own.mkdir()
     return Nginx(own, [(node.host, node.port) for node in nodes])
 
 
 def make_certificate(directory: Path, host: str = HOST) -> Path:
-    """Writes ``server.key``, and ``server.crt`` for the address ``host``, signed with it. Returns the certificate."""
+    """Writes ``server.key``, and a self-signed ``server.crt`` for the address ``host``. Returns the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # Each certificate has another name: a client that trusts two with the same name might check with the wrong key.
+    # Unique names: a client that trusts two certificates with the same name might verify with the wrong key.
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{host} {secrets.token_hex(8)}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

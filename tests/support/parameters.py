@@ -1,4 +1,4 @@
-"""Parameters of tests, of which only the first are part of the default run."""
+"""Test parameters, of which the default run uses only the first few."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,5 +7,5 @@ import pytest
 
 
 def long_after(count: int, values: Iterable[Any]) -> list[Any]:
-    """``values`` as a test's parameters. Those after the first ``count`` are marked as ``long``."""
+    """``values`` as test parameters. All but the first ``count`` are marked ``long``."""
     return [each if index < count else pytest.param(each, marks=pytest.mark.long) for index, each in enumerate(values)]

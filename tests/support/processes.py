@@ -1,4 +1,4 @@
-"""The end of a process that a test has started."""
+"""Stopping a test's processes, and measuring their CPU time."""
 
 import contextlib
 import subprocess
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def stop_process(process: "subprocess.Popen[Any]", seconds: float) -> None:
-    """Ends a process with SIGTERM, or with SIGKILL if it takes more than ``seconds``.
+    """Ends a process with SIGTERM, or with SIGKILL after ``seconds``.
 
-    It has ended in any case, also when the test's own time is over meanwhile, which pytest-timeout raises here.
+    Also ends it if pytest-timeout raises meanwhile because the test's time is over.
     """
     process.terminate()
     try:
@@ -22,5 +22,5 @@ def stop_process(process: "subprocess.Popen[Any]", seconds: float) -> None:
 
 
 def processor_time(pid: int) -> int:
-    """Nanoseconds that the main thread of a process has run."""
+    """CPU time of a process's main thread, in nanoseconds."""
     return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])

@@ -1,4 +1,4 @@
-"""An OpenID provider: oidc-provider, which is certified. ``npm install --prefix tests/clients`` installs it."""
+"""An OpenID provider: oidc-provider, which is certified. Installed by ``npm install --prefix tests/clients``."""
 
 import contextlib
 import json
@@ -15,15 +15,15 @@ from tests.support.tools import tool, unavailable
 from tests.support.waiting import wait_until
 
 _SCRIPT: Final = ROOT / "tests" / "clients" / "provider.mjs"
-#: Seconds for its start on a busy machine.
+#: Time limit of its start on a busy machine, in seconds.
 _START_SECONDS: Final = 60.0
 
 
 class Provider:
-    """A provider with the public client ``page``, and any user. It writes what it prints to ``log``.
+    """A provider with the public client ``page``, which accepts any user. Its output is in ``log``.
 
-    Its access tokens are JWTs for the audience ``chronoverse``, with the scopes that are asked for and with the claims
-    of :meth:`change`. The redirect may go to ``/ui/sign-in`` on any port of 127.0.0.1.
+    Its access tokens are JWTs for the audience ``chronoverse``, with the requested scopes and the claims of
+    :meth:`change`. The redirect URI can be ``/ui/sign-in`` on any port of 127.0.0.1.
     """
 
     client_id: Final = "page"
@@ -35,14 +35,14 @@ class Provider:
         (self.url,) = re.findall(r"^http://\S+$", log.read_text(), re.MULTILINE)
 
     def change(self, **changes: Any) -> None:
-        """Changes what its next tokens are: ``ttl`` in seconds, and ``claims``, such as ``{"workflows": ["*"]}``."""
+        """Configures its next tokens: ``ttl`` in seconds, and ``claims``, such as ``{"workflows": ["*"]}``."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(changes).encode() + b"\n")
         self._process.stdin.flush()
-        httpx.get(f"{self.url}/jwks")  # Its answer comes after it has read the line.
+        httpx.get(f"{self.url}/jwks")  # Answered only after it has read the line.
 
     def settings(self) -> dict[str, Any]:
-        """The settings of a service that uses it."""
+        """The settings of a service that uses this provider."""
         return {
             "jwt_secret": "",
             "jwt_jwks_url": f"{self.url}/jwks",
@@ -53,11 +53,11 @@ class Provider:
         }
 
     def requests(self) -> list[dict[str, str | None]]:
-        """The ``target`` and the ``referer`` of each request so far."""
+        """The ``target`` and ``referer`` of each request so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith('{"target"')]
 
     def approve(self, uri: str, user: str = "somebody") -> None:
-        """Does what ``user`` does at the address of a device authorization (RFC 8628), which has the code in it."""
+        """Approves a device authorization (RFC 8628) as ``user``, at the ``uri`` that includes the code."""
         with httpx.Client(follow_redirects=True, timeout=_START_SECONDS) as browser:
             answer = browser.get(uri)
             for _ in range(5):
@@ -80,7 +80,7 @@ def need_provider() -> None:
 
 @contextlib.contextmanager
 def providing(directory: Path, **changes: Any) -> Iterator[Provider]:
-    """Runs a provider. ``changes`` are as for :meth:`Provider.change`."""
+    """Runs a provider inside a ``with`` block. ``changes`` are as for :meth:`Provider.change`."""
     need_provider()
     log = directory / "provider.log"
     command = [tool("node"), str(_SCRIPT), json.dumps(changes)]

@@ -1,4 +1,4 @@
-"""Helpers for tests of reading: a clock and a store that a test controls, and a check of a viewer's bytes."""
+"""Helpers for tests of reading: a fake clock, a controlled store, and checks of the bytes that a viewer sends."""
 
 import json
 from collections import Counter
@@ -16,15 +16,15 @@ from chronoverse.store import Store
 from chronoverse.store.live_reader import Found, LiveReader
 from chronoverse.store.sequential_reader import SequentialReader
 
-#: Seconds that a read blocks. It is short, so a read without new entries returns at once.
+#: Seconds that a read blocks. Short, so that a read without new entries returns immediately.
 BLOCK_SECONDS: Final = 0.001
-#: Bounds of a ring of a few lines: viewers often need older lines than the ring has.
+#: Limits of a ring of a few lines: viewers often need older lines than it has.
 SMALL_RING: Final = (700, 700)
-#: Bytes of a small replay cache.
+#: Size of a small replay cache, in bytes.
 SMALL_CACHE_BYTES: Final = 3000
-#: Polls in a row without a byte after which a viewer counts as spinning.
+#: Consecutive polls without output after which a viewer counts as spinning.
 SPIN_POLLS: Final = 20
-#: The beginning of an error for an entry out of sequence. Every other error closes a response.
+#: The start of an out-of-sequence error. Any other error ends the response.
 OUT_OF_SEQUENCE_PREFIX: Final = "entry "
 
 
@@ -39,13 +39,13 @@ class Clock:
 
 
 class _Hooks:
-    """What happens before and after the calls of a :class:`ControlledStore`, and how many there were."""
+    """Hooks before and after the calls of a :class:`ControlledStore`, and call counts."""
 
     def __init__(self) -> None:
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
         self.late: dict[str, Callable[[Any], Any]] = {}
-        #: How often each method was called.
+        #: Number of calls by method.
         self.calls: Counter[str] = Counter()
 
     def _check(self, method: str) -> None:
@@ -61,13 +61,12 @@ class _Hooks:
 
 
 class ControlledStore(_Hooks, Store):
-    """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
+    """A store whose readers hardly block, and which returns at most ``most`` entries of a job at a time.
 
-    While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
-    before the next call of that method. The action is what another process might do between two calls. ``late`` maps
-    ``get_job``, ``get_jobs``, ``read`` or ``block`` (the read of a live reader) to an action that runs once, after the
-    answer to the next call was made. It is called with that answer, and what it returns is what the caller gets. Its
-    live readers are those of ``reading``, if that is given.
+    While ``fault`` is set, every call raises it. ``before`` maps a method to an action that runs once, just before the
+    next call: what another process could do between two calls. ``late`` maps ``get_job``, ``get_jobs``, ``read`` or
+    ``block`` (a live reader's read) to a function that receives the next call's answer, once, and returns what the
+    caller gets. Live readers come from the store ``reading``, if given.
     """
 
     def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
@@ -111,7 +110,7 @@ class ControlledStore(_Hooks, Store):
 
 
 class _PlainReader(SequentialReader):
-    """Reads nothing ahead, so that a test's clock and faults decide what each read sees."""
+    """Never reads ahead, so that a test's clock and faults determine each read."""
 
     def __init__(self, read: Callable[[JobRef, int, int], Sequence[RawEntry]]) -> None:
         self.read = read  # type: ignore[method-assign, assignment]
@@ -148,7 +147,7 @@ class _ControlledReader(LiveReader):
 
 
 def redis_fields(line: Line) -> list[str]:
-    """The fields of the line's entry in Redis, as a runner writes them: field, value, field, value, …"""
+    """The fields of a line's entry, as a runner writes them to Redis: field, value, field, value, …"""
     fields = ["timestamp", line.timestamp, "message", line.message, "stream", line.stream]
     return [*fields, "partial", "1"] if line.partial else fields
 
@@ -156,7 +155,7 @@ def redis_fields(line: Line) -> list[str]:
 def drain(viewer: Viewer) -> Iterator[bytes]:
     """The viewer's chunks until it would wait.
 
-    Fails if the viewer asks to be polled again and again without a chunk.
+    Fails if the viewer repeatedly asks to be polled again without returning a chunk.
     """
     idle = 0
     while not viewer.done and (chunk := viewer.next()) is not None:
@@ -166,23 +165,23 @@ def drain(viewer: Viewer) -> Iterator[bytes]:
 
 
 def drained(viewer: Viewer) -> bytes:
-    """All chunks of :func:`drain`, joined."""
+    """The chunks of :func:`drain`, joined."""
     return b"".join(drain(viewer))
 
 
 def blocks(chunk: bytes) -> list[bytes]:
-    """The chunk, cut after each blank line, as a client dispatches it."""
+    """The chunk, split after each blank line, as a client dispatches it."""
     *whole, rest = chunk.split(b"\n\n")
     return [block + b"\n\n" for block in whole] + ([rest] if rest else [])
 
 
 def events(chunk: bytes) -> list[ServerSentEvent]:
-    """The events in a chunk that begins and ends between two blocks."""
+    """The events in a chunk of whole blocks."""
     return list(Decoder().feed(chunk))
 
 
 def passes(line_filter: LineFilter | None, line: Line) -> bool:
-    """Whether a line passes, decided by its message and not by its frame."""
+    """Whether a line passes the filter, decided by its message instead of its frame."""
     if line_filter is None:
         return True
     matcher = Matcher(line_filter.q, regex=line_filter.regex) if line_filter.q is not None else None
@@ -190,11 +189,11 @@ def passes(line_filter: LineFilter | None, line: Line) -> bool:
 
 
 class StreamCheck:
-    """Checks one response as it arrives: each number comes once and in order, or a gap names it.
+    """Checks a response as it arrives: each number comes once and in order, or is in a gap.
 
-    ``written`` has every line that was ever written, by number. ``gone(first, last)`` says whether the store has none
-    of these lines any more. ``rewound()`` says whether the store was restored to an older state: then numbers may come
-    again, and a log may end before lines that were already sent.
+    ``written`` has every line ever written, by number. ``gone(first, last)``: whether the store has none of these lines
+    any more. ``rewound()``: whether the store was restored to an older state; then numbers can repeat, and a log can
+    end before lines that were already sent.
     """
 
     def __init__(
@@ -220,7 +219,7 @@ class StreamCheck:
 
     @property
     def last_event_id(self) -> int:
-        """The id from which a client reconnects."""
+        """The id with which a client reconnects."""
         return int(self._decoder.last_event_id)
 
     def feed(self, chunk: bytes) -> None:
@@ -283,7 +282,7 @@ class StreamCheck:
         self.cursor = id
 
     def _pass_over(self, number: int) -> None:
-        """Checks that the filter leaves out all lines between the cursor and ``number``."""
+        """Checks that the filter excludes all lines between the cursor and ``number``."""
         assert number > self.cursor, f"{number} came after {self.cursor}"
         for passed in range(self.cursor + 1, number):
             line = self._written.get(passed)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server that can be slow, refuse, redirect and be away."""
+"""A webhook receiver: a real HTTP server that can be slow, refuse, redirect and go down."""
 
 import socket
 import ssl
@@ -27,9 +27,9 @@ class Message(NamedTuple):
 
 
 class Receiver:
-    """Listens on loopback. ``answers`` are the statuses of the next answers; then ``status``. None drops a request.
+    """Listens on the loopback. ``answers`` are the statuses of the next answers, then ``status``. None drops a request.
 
-    ``location`` is sent with every answer. While it is away, connections are refused. With ``tls`` it takes HTTPS only.
+    ``location`` is sent with each answer. While stopped, connections are refused. With ``tls``, accepts only HTTPS.
     """
 
     def __init__(self, status: int | None = 204, location: str = "", tls: ssl.SSLContext | None = None) -> None:
@@ -37,7 +37,7 @@ class Receiver:
         self.answers: list[int | None] = []
         self.status = status
         self.headers = {"Location": location} if location else {}
-        #: Seconds before an answer, and between two of its bytes.
+        #: Seconds before an answer, and between its bytes.
         self.pause = self.drip = 0.0
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
@@ -88,14 +88,14 @@ class Receiver:
         return self
 
     def stop(self) -> None:
-        """Goes away. :meth:`start` listens at the same port again."""
+        """Stops listening. :meth:`start` resumes on the same port."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def __enter__(self) -> Self:
-        # Bound, but not listening: connections are refused while it is away, and nobody else gets its port.
+        # Bound but not listening: connections are refused, and no other process can take the port.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._place.bind(("127.0.0.1", 0))

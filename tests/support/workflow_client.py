@@ -1,4 +1,4 @@
-"""A client that knows a workflow's jobs by its events alone."""
+"""A client that learns of a workflow's jobs only through events."""
 
 import contextlib
 import http.client
@@ -12,9 +12,9 @@ import orjson
 
 
 class Client(threading.Thread):
-    """Knows the workflow's jobs by its events alone, with connections that end anywhere. ``token`` makes one."""
+    """Learns of a workflow's jobs only through events, over connections cut at any point. ``token`` creates a token."""
 
-    #: Seconds that a connection lasts, on average.
+    #: Average duration of a connection in seconds.
     connected_seconds = 1.4
 
     def __init__(self, host: str, port: int, token: Callable[[], str], workflow: str, seed: int) -> None:
