@@ -8,13 +8,15 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import http.client
+import io
 import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final
+from typing import Any, Final, cast
 
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
@@ -26,9 +28,6 @@ _GLOBAL: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 #: Addresses reserved for protocols. Older versions of Python consider them global.
 _PROTOCOLS: Final = IPv4Network("192.0.0.0/24")
-#: The head of an answer. Nothing else of it is read.
-_ANSWER: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})\b.*?\r?\n\r?\n", re.DOTALL)
-_RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 class NotDelivered(ChronoverseError):
@@ -77,9 +76,6 @@ def post(
         raise NotDelivered(str(error)) from error
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
-    lines = {**fixed, **headers, "Content-Length": len(body), "Connection": "close"}
-    head = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items()), "", ""]
-    request, answer, found = "\r\n".join(head).encode("latin-1") + body, b"", None
     deadline = time.monotonic() + seconds
 
     def left() -> float:
@@ -89,26 +85,46 @@ def post(
         with _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, left) as plain:
             plain.settimeout(left())
             with context.wrap_socket(plain, server_hostname=host) if parts.scheme == "https" else plain as sock:
-                # A timeout limits a single call, and a TLS socket sends 16 KB at a time.
-                for at in range(0, len(request), 16_384):
-                    sock.settimeout(left())
-                    sock.sendall(request[at : at + 16_384])
-                while (found := _ANSWER.match(answer)) is None and len(answer) < 65_536:
-                    sock.settimeout(left())
-                    if not (piece := sock.recv(4_096)):
-                        break
-                    answer += piece
+                connection = http.client.HTTPConnection(host)
+                connection.sock = cast(Any, _TimedSocket(sock, left))
+                connection.request("POST", target, body, {**fixed, **headers, "Connection": "close"})
+                # Only the headers of the response are read.
+                response = connection.getresponse()
     except ssl.SSLCertVerificationError as error:
         raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
+    except http.client.HTTPException as error:
+        raise NotDelivered(f"{host}: no valid HTTP answer") from error
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)[:200]
         late = time.monotonic() >= deadline
-        raise NotDelivered(f"{host}: {f'no answer within {seconds:g} s' if late else why}") from error
-    if found is None:
-        raise NotDelivered(f"{host}: no valid HTTP answer")
-    if not 200 <= (status := int(found[1])) < 300:
-        asked = _RETRY_AFTER.search(found[0])
-        raise NotDelivered(f"{host} answered {status}", int(asked[1]) if asked else 0)
+        why = f"no answer within {seconds:g} s" if late else getattr(error, "strerror", None) or repr(error)[:200]
+        raise NotDelivered(f"{host}: {why}") from error
+    if not 200 <= response.status < 300:
+        asked = response.headers.get("Retry-After", "")
+        seconds_asked = int(asked) if re.fullmatch("[0-9]{1,6}", asked) else 0
+        raise NotDelivered(f"{host} answered {response.status}", seconds_asked)
+
+
+class _TimedSocket(io.RawIOBase):
+    """A socket for :mod:`http.client`, with a limit on the sum of all calls: a socket's timeout limits each call."""
+
+    def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
+        self._sock, self._left = sock, left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(self._left())
+        return self._sock.recv_into(buffer)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def sendall(self, data: bytes) -> None:
+        # A TLS socket sends 16 KB at a time, each with the full timeout.
+        for at in range(0, len(data), 16_384):
+            self._sock.settimeout(self._left())
+            self._sock.sendall(data[at : at + 16_384])
 
 
 def _connect(host: str, port: int, may_be_private: bool, left: Callable[[], float]) -> socket.socket:
