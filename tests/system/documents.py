@@ -1,4 +1,4 @@
-"""The commands in all documents, and what becomes of each block of them: a test runs it, or it says why none can."""
+"""The commands in all documents, and whether each block runs in a test, or why it cannot."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 from tests.deploy import two_nodes
 from tests.support.service import ROOT
 
-#: Blocks that a test of their own runs or reads: the page, a text of the block, and the test's file.
+#: Blocks that a dedicated test runs or reads: the page, a text in the block, and the test's file.
 TESTED: Final = (
     ("README.md", "chronoverse run --", "tests/system/test_readme.py"),
     ("README.md", "chronoverse logs -f", "tests/system/test_readme.py"),
@@ -29,7 +29,7 @@ TESTED: Final = (
     ("docs/gitlab.md", "# cleanup_exec", "tests/runner/test_continue.py"),
     ("docs/any-language.md", "# runner.sh", "tests/cli/conformance/test_conformance.py"),
 )
-#: Blocks that are not run: the page, a text of the block, and the reason.
+#: Blocks that are not run: the page, a text in the block, and the reason.
 NOT_RUN: Final = (
     ("CONTRIBUTING.md", "make setup", "it installs what CI has installed, and runs all tests"),
     (
@@ -62,12 +62,12 @@ NOT_RUN: Final = (
 )
 _FENCE: Final = re.compile(r"^ *```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SETTINGS: Final = re.compile(r"[A-Z_0-9]+=.*")
-#: How a command begins. A block with such a line has to be marked as one of a shell.
+#: How a command begins. A block with such a line must be marked as a shell block.
 _COMMAND: Final = re.compile(
     r"^ *(?:\$ )?(?:\.venv/bin/)?(?:chronoverse|python3?|pip|curl|docker|helm|make|npm|redis-cli) ", re.M
 )
 _SHELL: Final = ("sh", "console")
-#: A command of the program, and what follows it in the same command of the shell. It is also a package and a unit.
+#: A chronoverse command and the rest of its shell command. The name is also a package and a unit.
 _OF_THE_PROGRAM: Final = re.compile(
     r"(?<![\w.-])(?<!install )(?<!--now )chronoverse ([a-z]+)((?:'[^']*'|\"[^\"]*\"|[^'\"\n;&|<>)])*)"
 )
@@ -90,7 +90,7 @@ class Block:
 
 
 def pages() -> dict[str, str]:
-    """All documents for users, by their path."""
+    """All user documents, by path."""
     paths = [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
@@ -101,7 +101,7 @@ def pages() -> dict[str, str]:
 
 
 def shell_blocks() -> list[Block]:
-    """All blocks for a shell, in the order of the pages."""
+    """All shell blocks, in page order."""
     return [
         Block(page, text)
         for page, document in pages().items()
@@ -111,7 +111,7 @@ def shell_blocks() -> list[Block]:
 
 
 def unmarked_commands() -> list[Block]:
-    """Blocks that have a command and are not marked as one of a shell."""
+    """Blocks with a command that are not marked as shell blocks."""
     return [
         Block(page, text)
         for page, document in pages().items()
@@ -121,19 +121,19 @@ def unmarked_commands() -> list[Block]:
 
 
 def rows_of(block: Block) -> list[str]:
-    """What the tables say of a block: the test's file, or the reason."""
+    """A block's entries in the tables: the test's file, or the reason."""
     rows = [what for page, text, what in (*TESTED, *NOT_RUN) if page == block.page and text in block.text]
     path = {command for command, _ in two_nodes.blocks()}
     return rows + ["tests/deploy/test_two_nodes.py"] * (block.page == "docs/deploying.md" and block.text in path)
 
 
 def blocks_to_run() -> list[Block]:
-    """The blocks of which the tables say nothing, and that are more than settings."""
+    """Blocks that are in no table and contain more than settings."""
     return [block for block in shell_blocks() if not rows_of(block) and block.settings is None]
 
 
 def _code() -> list[tuple[str, str]]:
-    """Each block, whatever its language, and each text between backquotes, with its page."""
+    """Each block, in any language, and each text between backquotes, with its page."""
     return [
         (page, text)
         for page, document in pages().items()
@@ -145,7 +145,7 @@ def _code() -> list[tuple[str, str]]:
 
 
 def requests() -> list[tuple[str, str, str, list[str]]]:
-    """Each request, such as ``GET /audit?limit=1``: the page, the method, the path and the names of its parameters."""
+    """Each request, such as ``GET /audit?limit=1``: page, method, path and parameter names."""
     return [
         (page, method, path, re.findall(r"(?:^|&)(\w+)=", query))
         for page, text in _code()
@@ -154,7 +154,7 @@ def requests() -> list[tuple[str, str, str, list[str]]]:
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
-    """Each ``chronoverse NAME`` in a block or between backquotes: the page, the name, and the options that follow."""
+    """Each ``chronoverse NAME`` in a block or between backquotes: page, name, and the options that follow."""
     found = []
     for page, text in _code():
         for name, rest in _OF_THE_PROGRAM.findall(re.sub(r"(?m)(^| )# .*$", "", text.replace("\\\n", " "))):

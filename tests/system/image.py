@@ -1,9 +1,9 @@
-"""Runs the steps of the Dockerfile without a container engine: ``python -m tests.system.image``. Takes half a minute.
+"""Runs the Dockerfile's steps without a container engine: ``python -m tests.system.image``. Takes half a minute.
 
-Each stage has a copy-on-write view of this machine's root as its file system; the base that the Dockerfile names is
-Debian with Python 3.13. Each step runs with the environment that the Dockerfile sets. At the end the image's command
-runs as the image's user in a network namespace of its own, until its health check passes, and is then stopped. Needs
-root, and a kernel that allows namespaces.
+Each stage's file system is a copy-on-write view of this machine's root; the Dockerfile's base is Debian with
+Python 3.13. Each step runs with the environment that the Dockerfile sets. Finally, the image's command runs as the
+image's user in its own network namespace until its health check passes, and is then stopped. Needs root, and a
+kernel that allows namespaces.
 """
 
 import json
@@ -21,16 +21,16 @@ from typing import Final
 from tests.support.dockerfile import Step, read_stages
 from tests.support.service import ROOT
 
-#: The command that runs this program in namespaces. When they end, so do their mounts and processes.
+#: Runs this program in namespaces, whose mounts and processes end with them.
 NAMESPACES: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-#: Environment variables that a RUN step gets from outside: they say where packages come from.
+#: Environment variables passed to RUN steps: where packages come from.
 PASSED_VARIABLES: Final = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-#: Seconds on a busy machine for one step, for the health check to pass, and for the command to stop.
+#: Time limits on a busy machine in seconds: one step, the health check, and stopping.
 STEP_SECONDS, HEALTHY_SECONDS, STOP_SECONDS = 300, 120, 15
 
 
 class Image:
-    """One stage of the build: its root directory, and the environment, directory and user of its next instruction."""
+    """One stage of the build: its root directory, and the next instruction's environment, directory and user."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
@@ -56,7 +56,7 @@ class Image:
         return ["chroot", str(self.root), *as_user, "env", "-i", *environ, "sh", "-c", script, self.directory, *argv]
 
     def execute(self, step: Step, others: list["Image"]) -> None:
-        """Executes an instruction. ``others`` are the stages before this one."""
+        """Executes an instruction. ``others`` are the preceding stages."""
         if step.word == "RUN":
             words = step.rest.split(" ")
             text = " ".join(words[sum(word.startswith("--mount=") for word in words) :])
@@ -77,11 +77,11 @@ class Image:
             self.user = [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs"]
 
     def host_path(self, path: str) -> Path:
-        """The path on this machine of an absolute path in the image."""
+        """The path on this machine for an absolute path in the image."""
         return self.root / path.lstrip("/")
 
     def copy(self, sources: list[Path], target: str) -> None:
-        """Copies files into the directory ``target``. Of a directory it copies the content, as COPY does."""
+        """Copies files into the directory ``target``; of a directory its contents, like COPY."""
         directory = self.host_path(str(Path(self.directory) / target))
         for source in sources:
             if source.is_dir():
@@ -92,12 +92,12 @@ class Image:
 
 
 def run(*command: str) -> None:
-    """Runs ``command``. Raises CalledProcessError if it fails."""
+    """Runs ``command``, and raises CalledProcessError if it fails."""
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS)
 
 
 def serve(image: Image, steps: list[Step]) -> None:
-    """Runs the image's command until its health check passes. Then sends its stop signal, and expects exit code 0."""
+    """Runs the image's command until its health check passes, then sends its stop signal and expects exit code 0."""
     instructions = {step.word: step.rest for step in steps}
     new_network = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     argv = [*new_network, *image.command(*json.loads(instructions["CMD"]))]
@@ -119,7 +119,7 @@ def serve(image: Image, steps: list[Step]) -> None:
 
 
 def build(directory: Path) -> None:
-    """Builds all stages below ``directory``, and runs the command of the last."""
+    """Builds all stages below ``directory``, and runs the last one's command."""
     run("mount", "-t", "tmpfs", "tmpfs", str(directory))
     directory.chmod(0o755)
     images: list[Image] = []
@@ -135,7 +135,7 @@ def build(directory: Path) -> None:
 
 
 def main() -> int:
-    """Builds the image in new namespaces. Where these are not allowed, it reports that and does nothing."""
+    """Builds the image in new namespaces, or reports that they are not allowed."""
     if len(sys.argv) > 1:
         build(Path(sys.argv[1]))
         return 0

@@ -1,4 +1,4 @@
-"""The code blocks of the README and of docs/clients.md, for tests that run them exactly as they are printed."""
+"""The code blocks of the README and docs/clients.md, for tests that run them exactly as printed."""
 
 import re
 import shutil
@@ -9,15 +9,15 @@ from typing import Final
 from tests.support.service import ROOT
 
 _DOCUMENTS: Final = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/clients.md")]
-#: What the examples of clients read.
+#: What the client examples read.
 SERVICE_URL: Final = "http://127.0.0.1:8000"
-#: The languages of these examples, and a text that no other block of the language has.
+#: These examples' languages, each with a text that is in no other block of the language.
 CLIENTS: Final = {"python": "httpx_sse", "js": "EventSourceParserStream"}
 _NODE_MODULES: Final = ROOT / "tests" / "clients" / "node_modules"
 
 
 def blocks(language: str) -> list[str]:
-    """The code blocks of a language. All blocks are matched, so that no end of a block counts as a start."""
+    """The code blocks of a language. All blocks are matched, so that no end of a block is taken for a start."""
     fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     return [text for document in _DOCUMENTS for marked, text in fence.findall(document) if marked == language]
 
@@ -29,7 +29,7 @@ def block(language: str, containing: str) -> str:
 
 
 def what_a_client_lacks(language: str) -> str:
-    """What this machine lacks to run an example of :data:`CLIENTS`. Empty if nothing is missing."""
+    """What this machine lacks to run an example of :data:`CLIENTS`; empty if nothing."""
     if language == "python":
         return ""
     if not shutil.which("node"):
@@ -38,9 +38,9 @@ def what_a_client_lacks(language: str) -> str:
 
 
 def client_command(language: str, directory: Path, url: str) -> list[str]:
-    """The command that runs an example of :data:`CLIENTS` for the service at ``url``. Its file is in ``directory``.
+    """The command that runs an example of :data:`CLIENTS` with the service at ``url``, from a file in ``directory``.
 
-    The example is as it is printed, but for the service's address. It reads a token from the variable ``TOKEN``.
+    The example is as printed except for the service's address. It reads a token from the variable ``TOKEN``.
     """
     printed = block(language, CLIENTS[language])
     assert SERVICE_URL in printed

@@ -1,4 +1,4 @@
-"""The archiver as a process: started by a service with an embedded server, and started by an operator."""
+"""The archiver as a process: started by a service with an embedded server, or by an operator."""
 
 import contextlib
 import json
@@ -28,12 +28,12 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-#: Seconds for a process to start and to do its work, on a busy machine.
+#: Time limit of a process's start and work on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60
 
 
 def archivers(master: int) -> list[psutil.Process]:
-    """The archivers that a master has started."""
+    """The archivers started by a master."""
     found = []
     for each in psutil.Process(master).children():
         with contextlib.suppress(psutil.Error):
@@ -49,7 +49,7 @@ def write_job(store: Store, job: JobRef, count: int) -> None:
 
 
 def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
-    """It archives jobs. It is restarted when it was killed, and it ends with the master."""
+    """It archives jobs, is restarted when killed, and ends with the master."""
     with serving(tmp_path) as service, embedded.ServerLease(service.data_dir) as lease:
         store = Store(lease.url)
         write_job(store, JOB, 100)
@@ -78,7 +78,7 @@ def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
 
 
 def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
-    """The master cannot stop it, so it must notice by itself."""
+    """The master cannot stop it, so it has to detect this itself."""
     with serving(tmp_path) as service:
         (archiver,) = archivers(service.pid)
         os.kill(service.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
 
 
 def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
-    """``CHRONOVERSE_ARCHIVE_URL=none`` switches the archive off, and ``chronoverse archive`` exits with 78."""
+    """``CHRONOVERSE_ARCHIVE_URL=none`` disables the archive, and ``chronoverse archive`` exits with 78."""
     with serving(tmp_path, archive_url="none") as service:
         assert archivers(service.pid) == []
         done = run_command(environ(service, CHRONOVERSE_ARCHIVE_URL="none"), "archive", "--once")
@@ -96,7 +96,7 @@ def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
 
 @pytest.fixture
 def operator_environ(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
-    """The environment of an operator who has a store and an archive."""
+    """The environment of an operator with a store and an archive."""
     return environ(
         Service(tmp_path),
         CHRONOVERSE_URL="",
@@ -108,14 +108,14 @@ def operator_environ(server: RedisServer, prefix: str, tmp_path: Path) -> dict[s
 
 
 def run_command(operator_environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs ``chronoverse …`` to its end."""
+    """Runs ``chronoverse …`` to completion."""
     return call_main(*arguments, environ=operator_environ)
 
 
 def test_archive_and_retention_commands(
     server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """``archive --once``, ``retention`` for one workflow, and ``archive --orphans`` after the store was emptied."""
+    """``archive --once``, ``retention`` for one workflow, and ``archive --orphans`` after emptying the store."""
     bench = Bench(server, prefix)
     write_job(store, JOB, 100)
     done = run_command(operator_environ, "archive", "--once")
@@ -131,7 +131,7 @@ def test_archive_and_retention_commands(
     assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
     bench.ask("DEL", *bench.keys())
     for ended_days in (0, 8):
-        # The manifest keeps all objects until the job's retention is over by its own date.
+        # The manifest keeps all objects until the job's retention, by its own date, expires.
         assert run_command(operator_environ, "archive", "--orphans", "--delete").stdout == ""
         set_ended(bench, objects, JOB, ended_days * DAY)
         bench.ask("DEL", *bench.keys())
@@ -153,7 +153,7 @@ def test_archive_and_retention_commands(
 def test_hostile_keys_do_not_stop_an_archiver(
     server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """It reports once for each of these jobs what is wrong, and archives and deletes the others."""
+    """The error of each of these jobs is reported once, and the others are archived and deleted."""
     with contextlib.closing(Bench(server, prefix)) as bench:
         early, expired, late = (JobRef("wf_1", name) for name in ("early", "expired", "late"))
         for job in (early, expired):
@@ -190,10 +190,10 @@ def test_hostile_keys_do_not_stop_an_archiver(
     "writer",
     ["a runner with a slow clock", "a foreign runner with old times"],
 )
-def test_retention_begins_when_the_store_sees_the_end(
+def test_retention_starts_when_the_store_sees_the_end(
     server: RedisServer, prefix: str, operator_environ: dict[str, str], tmp_path: Path, writer: str
 ) -> None:
-    """The times that the runner writes do not count: its clock may be wrong."""
+    """Times from the runner are ignored: its clock can be wrong."""
     with contextlib.closing(Bench(server, prefix)) as bench:
         old = time.time() - 8 * DAY
         if writer.startswith("a runner"):
@@ -216,7 +216,7 @@ def test_retention_begins_when_the_store_sees_the_end(
         assert bench.store.get_job(JOB) is None
 
 
-def test_an_archiver_releases_its_locks_when_it_is_stopped(
+def test_a_stopped_archiver_releases_its_locks(
     server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str]
 ) -> None:
     """Two archivers share the work until SIGTERM ends both."""

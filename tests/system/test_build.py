@@ -25,13 +25,13 @@ PATH: Final = f"/workflows/{WORKFLOW}/jobs/{JOB}"
 
 #: Packages of the standard library.
 PACKAGES: Final = ("asyncio", "collections", "concurrent", "email", "encodings", "http", "importlib", "json", "logging")
-#: Python compiles a tree of them. It prints what it compiles to stdout, and what it imports to stderr.
+#: Python compiles a tree of them, printing what it compiles to stdout and what it imports to stderr.
 BUILD: Final = (sys.executable, "-vv", "-u", "-m", "compileall", "-f")
 
 
 @pytest.fixture(scope="module")
 def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The lines that the build printed to stdout and stderr, as ``chronoverse run`` showed them."""
+    """The lines that the build printed to stdout and stderr, as shown by ``chronoverse run``."""
     tree = tmp_path_factory.mktemp("stdlib") / "lib"
     for name in PACKAGES:
         library = Path(sysconfig.get_paths()["stdlib"], name)
@@ -39,7 +39,7 @@ def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory)
     run = ("run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
     done = run_chronoverse(embedded_service, *run, CHRONOVERSE_URL="")  # which leaves the embedded store
     assert done.returncode == 0
-    # On a busy machine the runner may say on stderr that the store is slow. That is no line of the build.
+    # On a busy machine, the runner can report on stderr that the store is slow. That is not a line of the build.
     stderr = b"".join(line for line in io.BytesIO(done.stderr) if not line.startswith(b"chronoverse: "))
     lines = {"stdout": lines_of(done.stdout), "stderr": lines_of(stderr)}
     assert len(lines["stdout"]) > 100
@@ -48,19 +48,19 @@ def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory)
 
 
 def lines_of(output: bytes) -> list[str]:
-    """The lines of an output. Only a newline ends a line."""
+    """The lines of an output, terminated only by newlines."""
     return output.decode("utf-8", "replace").removesuffix("\n").split("\n")
 
 
 def check(lines: list[dict[str, Any]], written: dict[str, list[str]]) -> None:
-    """Checks that ``lines`` are the whole log: both streams as they were printed, numbered without a gap."""
+    """Checks that ``lines`` are the whole log: both streams as printed, numbered without gaps."""
     assert [line["sequence_num"] for line in lines] == list(range(1, sum(map(len, written.values())) + 1))
     for stream, expected in written.items():
         assert [line["message"] for line in lines if line["stream"] == stream] == expected
 
 
 def test_the_event_stream_is_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
-    """The stream has all lines, and ends with ``end``."""
+    """The stream has all lines, and finishes with ``end``."""
     token = embedded_service.token(WORKFLOW)
     body = httpx.get(f"{embedded_service.url}{PATH}/events", headers={"Authorization": f"Bearer {token}"}).content
     events = list(Decoder().feed(body))
@@ -87,7 +87,7 @@ def test_all_pages_are_what_the_command_wrote(
 
 
 def test_logs_follow_prints_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
-    """It prints all lines in order, and exits as the job did."""
+    """It prints all lines in order, and exits like the job."""
     done = run_chronoverse(embedded_service, "logs", "-f", "-o", "json", WORKFLOW, JOB)
 
     assert done.returncode == 0, done.stderr
@@ -118,7 +118,7 @@ def test_a_raw_xrange_is_what_the_command_wrote(embedded_service: Service, writt
 
 
 def test_the_exit_code_of_a_failing_build_is_passed_on(embedded_service: Service, tmp_path: Path) -> None:
-    """``run`` exits with it, and so does ``logs -f``."""
+    """By ``run`` and by ``logs -f``."""
     (tmp_path / "broken.py").write_text("def (:\n")
     build = (sys.executable, "-m", "compileall", str(tmp_path))
     ran = run_chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", "broken", "--", *build)

@@ -1,7 +1,7 @@
 """Random histories of a workflow while workers are killed, the store restarts or loses data, or a slot moves.
 
-At each quiet moment the stream, the listing, the job objects and all that clients know by their events agree. Their
-connections are cut anywhere.
+At each quiescent point, the stream, the listing, the job objects and every client's state from its events agree. Their
+connections are cut at arbitrary points.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 from tests.support.workflow_client import Client, said
 
-#: Seconds until all agree, once nothing happens any more. A lost runner is noticed after the service's lease of 2 s.
+#: Time until all agree after the last event, in seconds. A lost runner is detected after the service's 2 s lease.
 PATIENCE_SECONDS: Final = 60.0
-#: Another one each time, so that the test can be repeated in the same Cluster.
+#: Different each time, so that the test can be repeated in the same cluster.
 WORKFLOW: Final = f"live-{secrets.token_hex(4)}"
-#: Quiet moments, and steps of each of two writers before one.
+#: Quiescent points, and steps of each of two writers between them.
 ROUNDS, STEPS = 2, 60
 
 
 class Site:
-    """A service with two workers, clients, two writers, and something that goes wrong meanwhile."""
+    """A service with two workers, clients, two writers, and concurrent faults."""
 
     def __init__(self, service: Service, histories: list[Histories]) -> None:
         self.service = service
@@ -55,7 +55,7 @@ class Site:
             os.kill(self.random.choice(self.service.worker_pids() or [0]) or 2**22, signal.SIGKILL)
 
     def run(self, fault: Callable[[], object]) -> None:
-        """``fault`` is called about every second, besides killed workers."""
+        """Calls ``fault`` about every second, in addition to killing workers."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._http.close)
             for client in self.clients:
@@ -80,7 +80,7 @@ class Site:
 
     def _write(self, histories: Histories) -> None:
         for _ in range(STEPS):
-            # Each error leaves a history that may have happened.
+            # Each error leaves a valid history.
             with contextlib.suppress(redis.RedisError):
                 histories.step()
 
@@ -91,7 +91,7 @@ class Site:
         return False
 
     def _compare(self) -> bool:
-        """Whether all say the same. Reading the jobs also notices what a foreign runner has done."""
+        """Whether all agree. Reading the jobs also detects what a foreign runner has done."""
         workflow, found = self.histories[0].workflow, {}
         for number in range(JOBS):
             answer = self._http.get(f"/workflows/{workflow}/jobs/job_{number}")
@@ -118,7 +118,7 @@ class Site:
 
 
 def newest(histories: Histories) -> dict[Any, Any]:
-    """The newest state of each job that is left, by the stream."""
+    """The newest state of each remaining job, according to the stream."""
     states = {each.job.ref: each for each in histories.changes()}
     return {ref: each.job for ref, each in states.items() if not each.deleted}
 
@@ -137,7 +137,7 @@ def site(directory: Path, url: str, ask: Callable[..., Any]) -> Iterator[Site]:
 @pytest.mark.timeout(600)
 @pytest.mark.long
 def test_workers_and_the_store_are_killed(tmp_path: Path) -> None:
-    """The store goes back to where it was last saved."""
+    """The store returns to its last saved state."""
     with RedisServer(tmp_path / "store", None) as server:
 
         def restart() -> None:
@@ -154,7 +154,7 @@ def test_workers_and_the_store_are_killed(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_workers_and_a_node_are_killed_and_a_slot_moves(cluster: Cluster, tmp_path: Path) -> None:
-    """In a Cluster: key after key, while the workflow is read and written. A node goes back to what it has saved."""
+    """In a cluster: key by key, while the workflow is read and written. A node returns to its last saved state."""
     chance = random.Random(1)
 
     def move() -> None:

@@ -20,9 +20,9 @@ from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS: Final = 10.0
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
-#: curl's exit codes for a body that is cut off, in HTTP/1.1 and in HTTP/2.
+#: curl's exit codes for a truncated body, in HTTP/1.1 and HTTP/2.
 CUT_OFF: Final = (18, 92)
-#: A text that the test puts wherever a client may put a token by mistake. It must not be in any log.
+#: A text that the test puts wherever a client can mistakenly put a token. It must not be in any log.
 CANARY: Final = "canary-7f3a"
 
 VERSIONS: Final = ("--http1.1", "--http2")
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def second(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A second node with the first one's store. Its log level is ``debug``."""
+    """A second node on the first one's store, with the log level ``debug``."""
     url, secret = f"unix://{embedded_service.data_dir}/server.sock", embedded_service.secret.decode()
     directory = tmp_path_factory.mktemp("second")
     with serving(directory, url, jwt_secret=secret, heartbeat_seconds=1, log_level="debug") as service:
@@ -59,7 +59,7 @@ class Curl:
 
     @property
     def body(self) -> bytes:
-        """The bytes that have arrived so far."""
+        """The bytes received so far."""
         return self._output.read_bytes()
 
     def wait_for(self, text: bytes) -> None:
@@ -71,7 +71,7 @@ class Curl:
         return [event for event in Decoder().feed(self.body) if event.event != "job"]
 
     def close(self) -> None:
-        """Ends curl, if it still runs."""
+        """Stops curl if it is still running."""
         self.process.kill()
         self.process.wait(PATIENCE_SECONDS)
 
@@ -97,7 +97,7 @@ def line(number: int) -> Line:
 
 
 def test_the_configuration_is_valid_and_has_no_warnings(nginx: Nginx) -> None:
-    """``nginx -t`` checks it, as an operator does."""
+    """With ``nginx -t``, like an operator."""
     messages = nginx.check()
 
     assert "test is successful" in messages
@@ -127,7 +127,7 @@ def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
 
 
 def test_a_quiet_stream_gets_its_heartbeats(stream: Callable[..., Curl], embedded_store: Store) -> None:
-    """nginx forwards heartbeats at once, in both versions of HTTP."""
+    """nginx forwards heartbeats immediately, in both HTTP versions."""
     embedded_store.register(JobRef("nginx", "quiet"))
     for curl in [stream("quiet", version) for version in VERSIONS]:
         curl.wait_for(b"\n\n:\n:\n")
@@ -140,8 +140,8 @@ def opened(store: Store, name: str) -> Attempt:
     return attempt
 
 
-def test_a_reload_cuts_no_stream(nginx: Nginx, stream: Callable[..., Curl], embedded_store: Store) -> None:
-    """nginx's old worker still serves its streams for a while. The new worker answers new requests."""
+def test_a_reload_disconnects_no_stream(nginx: Nginx, stream: Callable[..., Curl], embedded_store: Store) -> None:
+    """nginx's old worker keeps serving its streams for a while; the new worker answers new requests."""
     attempt = opened(embedded_store, "reload")
     curl = stream("reload")
     curl.wait_for(b"id: 1\n\n")
@@ -157,14 +157,14 @@ def test_a_reload_cuts_no_stream(nginx: Nginx, stream: Callable[..., Curl], embe
     assert [event.id for event in curl.events() if event.event == "log"] == ["1", "2"]
 
 
-def test_metrics_are_not_served_to_the_outside(nginx: Nginx) -> None:
+def test_metrics_are_not_publicly_accessible(nginx: Nginx) -> None:
     """Prometheus reads them from the service, without nginx."""
     with nginx.client() as client:
         assert client.get("/metrics").status_code == 403
 
 
 def test_the_services_answers_pass_through(nginx: Nginx) -> None:
-    """Status and headers are the service's. nginx adds Strict-Transport-Security and its own Server."""
+    """Status and headers are the service's, plus nginx's Strict-Transport-Security and Server."""
     with nginx.client() as client:
         refused = client.get("/workflows/nginx/jobs/none/events")
 
@@ -178,7 +178,7 @@ def test_the_services_answers_pass_through(nginx: Nginx) -> None:
 
 
 def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second: Service) -> None:
-    """Tokens are put into every part of requests that succeed or fail. One node logs at level ``debug``."""
+    """Tokens in every part of requests that succeed or fail. One node logs at level ``debug``."""
     token = embedded_service.token()
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"t={CANARY}", "Referer": f"{nginx.url}/?t={CANARY}"}
     job = "/workflows/nginx/jobs/canary"
@@ -189,7 +189,7 @@ def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second:
             client.get(f"{job}/logs?token={CANARY}")
             client.get(f"{job}/{token}?access_token={token}")
             client.get(f"{job}/events", headers={"Authorization": f"Bearer {CANARY}"})
-            # nginx closes the connection after this refusal. The next request must not be sent on it.
+            # nginx closes the connection after rejecting this, so the next request must not use it.
             client.request("TRACE", f"{job}?jwt={token}", headers={"Connection": "close"})
         client.get("/x", headers={"X": "a" * 9000})
     wait_until(lambda: '"status":"431"' in nginx.logs(), PATIENCE_SECONDS, "the last request is logged")
@@ -201,12 +201,12 @@ def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second:
     assert token.rpartition(".")[2] not in logs
 
 
-def test_a_killed_node_cuts_only_its_own_streams_and_fails_no_request(
+def test_a_killed_node_disconnects_only_its_own_streams_and_fails_no_request(
     nginx: Nginx, second: Service, stream: Callable[..., Curl], embedded_store: Store
 ) -> None:
-    """A client can distinguish a cut from an end in both versions of HTTP. Requests go to the other node.
+    """In both HTTP versions, clients can distinguish a disconnect from an end. Requests go to the other node.
 
-    No test after it needs the second node.
+    No later test needs the second node.
     """
     attempt = opened(embedded_store, "cut")
     curls = [stream("cut", version) for version in VERSIONS for _ in range(4)]

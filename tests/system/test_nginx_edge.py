@@ -1,4 +1,4 @@
-"""Requests that nginx itself refuses, with problem documents like the service's. The nodes never answer."""
+"""Requests that nginx itself rejects, with problem documents like the service's. The nodes never answer."""
 
 import re
 import socket
@@ -26,13 +26,13 @@ EVENTS: Final = "/workflows/w/jobs/j/events"
 DOWNLOAD: Final = "/workflows/w/jobs/j/logs/raw"
 #: Two HTTP/2 frames: RST_STREAM with the code REFUSED_STREAM, or the beginning of a GOAWAY with any code.
 REFUSED: Final = re.compile(rb"\x00\x00\x04\x03\x00.{4}\x00\x00\x00\x07|\x00\x00\x08\x07\x00", re.DOTALL)
-#: Addresses of clients with limits. 127.0.0.1 has none in the shipped configuration.
+#: Client addresses with limits. In the shipped configuration, 127.0.0.1 has none.
 STREAMER, FLOODER, WAITER = "127.0.0.3", "127.0.0.4", "127.0.0.5"
 
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[tuple[str, int]]:
-    """A node that never answers. Its kernel accepts connections, and no program reads from them."""
+    """A node that never answers. Its kernel accepts connections, but no program reads from them."""
     with socket.create_server((HOST, 0), backlog=1024) as listener:
         yield listener.getsockname()
 
@@ -46,7 +46,7 @@ def nginx(silent: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def nginx_without_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """nginx in front of two nodes that do not run."""
+    """nginx in front of two nodes that are down."""
     with Nginx(tmp_path_factory.mktemp("without_nodes"), [(HOST, free_port()), (HOST, free_port())]) as nginx:
         yield nginx
 
@@ -83,8 +83,8 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> dict[str
         (501, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n"),
     ],
 )
-def test_a_refusal_is_a_problem_document(nginx: Nginx, expected: int, request_text: bytes) -> None:
-    """The document has the status of the response, and a title of its own."""
+def test_a_rejection_is_a_problem_document(nginx: Nginx, expected: int, request_text: bytes) -> None:
+    """With the response's status and its own title."""
     with nginx.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_text)
         status, headers, body = receive(sock)
@@ -93,8 +93,8 @@ def test_a_refusal_is_a_problem_document(nginx: Nginx, expected: int, request_te
     check_problem(status, headers, body)
 
 
-def test_plain_http_is_refused(nginx: Nginx) -> None:
-    """There is no redirect to https, which would hide from the client that it sent its token unencrypted."""
+def test_plain_http_is_rejected(nginx: Nginx) -> None:
+    """A redirect to https would hide from the client that it sent its token unencrypted."""
     with socket.create_connection((nginx.host, nginx.port), PATIENCE_SECONDS) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers, body = receive(sock)
@@ -103,8 +103,8 @@ def test_plain_http_is_refused(nginx: Nginx) -> None:
     check_problem(status, headers, body)
 
 
-def test_the_access_log_has_the_method_that_was_sent(nginx: Nginx) -> None:
-    """nginx refuses a POST and an unknown method. In the log they have no other name."""
+def test_the_access_log_has_the_original_method(nginx: Nginx) -> None:
+    """nginx rejects a POST and an unknown method, and logs them under the name received."""
     with nginx.client() as client:
         client.post("/metrics")
         client.request("BREW", "/metrics")
@@ -127,19 +127,19 @@ def test_without_a_node_the_answer_says_when_to_retry(nginx_without_nodes: Nginx
             check_problem(502, dict(response.headers), response.content)
 
 
-def test_every_refusal_of_nginx_has_a_title() -> None:
+def test_every_rejection_of_nginx_has_a_title() -> None:
     """Each status with a problem document is in the configuration's table of titles."""
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     replaced = {int(code) for line in re.findall(r"error_page ([0-9 ]+) /.problem", text) for code in line.split()}
     titled = {int(code) for code in re.findall(r"^ +([0-9]{3}) '\"title\"", text, re.MULTILINE)}
 
-    # nginx's own number of 431 is 494.
+    # nginx's internal number for 431 is 494.
     assert titled - replaced == {431}
     assert replaced - titled == set()
 
 
 def open_requests(nginx: Nginx, node: tuple[str, int]) -> int:
-    """How many connections nginx has to ``node``: one for each request that is not answered yet."""
+    """The number of nginx's connections to ``node``: one for each unanswered request."""
     workers = [psutil.Process(pid) for pid in nginx.workers()]
     return sum(each.raddr == node for worker in workers for each in worker.net_connections())
 
@@ -152,13 +152,13 @@ def open_requests(nginx: Nginx, node: tuple[str, int]) -> int:
 def test_open_requests_are_limited_by_address(
     nginx: Nginx, silent: tuple[str, int], address: str, paths: list[str], limit: int
 ) -> None:
-    """One request more is refused with 429. A request from 127.0.0.1 is not: it waits for the silent node."""
+    """One more is rejected with 429, except from 127.0.0.1, where it waits for the silent node."""
     heads = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
     with ExitStack() as stack:
         for number in range(limit):
             head = heads[number % len(heads)]
             stack.enter_context(nginx.connect(PATIENCE_SECONDS, address)).sendall(head)
-        # nginx has several workers, so requests are not forwarded in the order in which they were sent.
+        # nginx has several workers, so requests are not necessarily forwarded in the order they were sent.
         wait_until(lambda: open_requests(nginx, silent) >= limit, PATIENCE_SECONDS, "all are forwarded")
         sock = stack.enter_context(nginx.connect(PATIENCE_SECONDS, address))
         sock.sendall(heads[0])
@@ -174,11 +174,11 @@ def test_open_requests_are_limited_by_address(
 
 
 def test_the_rate_of_requests_is_limited_by_address(nginx: Nginx) -> None:
-    """400 requests at once are served, as when many viewers reconnect. A flood is refused with 429."""
+    """400 concurrent requests are served, as when many viewers reconnect. A flood is rejected with 429."""
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     received = b""
     with nginx.connect(PATIENCE_SECONDS, FLOODER) as sock, nginx.connect(PATIENCE_SECONDS) as own:
-        # All at once: on a busy machine a client that waits for each answer is too slow.
+        # Concurrently: on a busy machine, a client that waits for each answer is too slow.
         sock.sendall(request * 900 + request.replace(b"Host: x", b"Host: x\r\nConnection: close"))
         while data := sock.recv(65_536):
             received += data
@@ -193,8 +193,8 @@ def test_the_rate_of_requests_is_limited_by_address(nginx: Nginx) -> None:
     check_problem(429, headers, body)
 
 
-def test_a_flood_of_reset_streams_is_refused(nginx: Nginx) -> None:
-    """HTTP/2's rapid reset (CVE-2023-44487): nginx refuses streams or closes the connection, and serves others."""
+def test_a_flood_of_reset_streams_is_rejected(nginx: Nginx) -> None:
+    """HTTP/2 rapid reset (CVE-2023-44487): nginx refuses streams or closes the connection, and serves others."""
     context = ssl.create_default_context(cafile=str(nginx.certificate))
     context.set_alpn_protocols(["h2"])
     connection = h2.connection.H2Connection()

@@ -1,4 +1,4 @@
-"""Senders of log records, through a proxy that spoils requests: no line is doubled, and none is out of order."""
+"""Senders of log records behind a faulty proxy: no line is duplicated or out of order."""
 
 import contextlib
 import http.client
@@ -32,13 +32,13 @@ from tests.web.otlp.messages import numbered, request
 
 pytestmark = pytest.mark.long
 
-#: Records of a request.
+#: Records per request.
 BATCH = 100
 
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A store that has most of its data when it comes back from a kill."""
+    """A store that keeps most of its data when killed and restarted."""
     with RedisServer(tmp_path_factory.mktemp("store"), None, "--appendonly", "yes") as server:
         yield server
 
@@ -66,13 +66,13 @@ def store(redis_server: RedisServer) -> Iterator[Store]:
 
 
 def content(store: Store, job: JobRef) -> list[Line | Gap]:
-    """The lines and gaps of a log, as its readers get them."""
+    """The lines and gaps of a log, as its readers see them."""
     found = read_entries(store.read(job, 0, 1_000_000), 0)
     return [entry for entry in found if isinstance(entry, Line | Gap)]
 
 
-def test_the_exporter_of_python_doubles_nothing(service: Service, store: Store) -> None:
-    """It sends batches, and repeats what was not answered. The proxy loses, delays or repeats one request in five."""
+def test_the_python_exporter_duplicates_nothing(service: Service, store: Store) -> None:
+    """It sends batches, and retries unanswered ones. The proxy loses, delays or repeats one request in five."""
     job, count = JobRef("sdk", "python"), 30 * BATCH
     with lossy(service.port) as proxy:
         headers = {"Authorization": f"Bearer {service.token('*')}"}
@@ -93,7 +93,7 @@ def test_the_exporter_of_python_doubles_nothing(service: Service, store: Store) 
 
 
 class Sender(threading.Thread):
-    """Sends batches of a file's records until each is taken, some of them at a time, in any order."""
+    """Sends batches of a file's records until each is accepted, several concurrently and in any order."""
 
     def __init__(self, proxy: LossyProxy, token: str, job: JobRef, firsts: list[int], seed: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         ends_at = time.monotonic() + 150
         while self._firsts and time.monotonic() < ends_at:
-            # As a queue does, it repeats the oldest ones first, but not always.
+            # Like a queue, it mostly retries the oldest ones first.
             first = self._firsts[min(int(self._rng.expovariate(1)), len(self._firsts) - 1)]
             if self._send(first):
                 self._firsts.remove(first)
@@ -128,12 +128,12 @@ class Sender(threading.Thread):
         return False
 
 
-def test_numbered_records_are_there_once_and_in_order_or_named(
+def test_numbered_records_arrive_once_and_in_order_or_are_reported(
     service: Service, other_node: Service, redis_server: RedisServer, store: Store
 ) -> None:
-    """Four senders at once to two nodes, requests that overtake each other, lost batches, and kills.
+    """Four concurrent senders, two nodes, requests that overtake each other, lost batches, and kills.
 
-    One is killed of each node's workers, and the store, too.
+    One of each node's workers is killed, and so is the store.
     """
     job, batches = JobRef("files", "a"), 40
     rng = random.Random(5)
@@ -159,7 +159,7 @@ def test_numbered_records_are_there_once_and_in_order_or_named(
     assert numbers == sorted(set(numbers))
     gaps = [entry for entry in found if isinstance(entry, Gap)]
     assert all(gap.reason == "missing" for gap in gaps)
-    # Every number of the log is a line, or in a gap; and so is every record.
+    # Every number of the log is a line or in a gap, and so is every record.
     assert len(numbers) + sum(gap.last - gap.first + 1 for gap in gaps) == batches * BATCH
     lost = set(range(1, batches * BATCH + 1)) - set(numbers)
     assert {number for first in missing for number in range(first, first + BATCH)} <= lost
@@ -176,8 +176,8 @@ def lines_so_far(store: Store, job: JobRef) -> int:
     return found.last if found else 0
 
 
-def test_syslog_ng_puts_the_lines_of_a_file_into_a_job(service: Service, store: Store, tmp_path: Path) -> None:
-    """With the configuration that we ship, also through its own restart, until a line says how it has ended."""
+def test_syslog_ng_sends_the_lines_of_a_file_to_a_job(service: Service, store: Store, tmp_path: Path) -> None:
+    """With the shipped configuration, across its own restart, until a line has the job's outcome."""
     file, data = tmp_path / "nightly.log", tmp_path / "data"
     data.mkdir()
     config = (ROOT / "deploy" / "syslog-ng.conf").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The commands of all documents and the examples of clients, run exactly as they are printed."""
+"""The commands of all documents and the examples of clients, run exactly as printed."""
 
 import re
 import subprocess
@@ -21,13 +21,13 @@ from tests.support.tools import tool, unavailable
 from tests.system import documents
 from tests.system.readme import CLIENTS, block, client_command, what_a_client_lacks
 
-#: What the README's job prints.
+#: The output of the README's job.
 LINES: Final = "".join(f"line {number}\n" for number in range(1, 6)).encode()
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory like a new user's checkout. Its ``.venv`` is the virtual environment of these tests."""
+    """A directory like a new user's checkout. Its ``.venv`` is these tests' virtual environment."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / ".venv").symlink_to(sys.prefix)
     for name in ("app.py", "chronoverse", "gunicorn.conf.py"):
@@ -36,7 +36,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def paste(text: str, service: Service, checkout: Path) -> bytes:
-    """Runs lines in a shell, with the URL of ``service`` instead of port 8000. Returns what they print."""
+    """Runs lines in a shell, with ``service``'s URL instead of port 8000, and returns their output."""
     text = text.replace("http://127.0.0.1:8000", service.url)
     environment = {name: value for name, value in environ(service).items() if name != "PYTHONPATH"}
     done = subprocess.run(
@@ -53,19 +53,19 @@ def paste(text: str, service: Service, checkout: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def job_output(embedded_service: Service, checkout: Path) -> bytes:
-    """What the README's job prints."""
+    """The output of the README's job."""
     return paste(block("sh", "chronoverse run --"), embedded_service, checkout)
 
 
 def test_the_job_runs_and_can_be_followed(job_output: bytes, embedded_service: Service, checkout: Path) -> None:
-    """Following it prints what the job printed."""
+    """Following it prints the job's output."""
     followed = paste(block("sh", "chronoverse logs -f"), embedded_service, checkout)
 
     assert job_output == followed == LINES
 
 
 def test_curl_streams_the_job(job_output: bytes, embedded_service: Service, checkout: Path) -> None:
-    """The README's curl command needs nothing of ours but a token."""
+    """The README's curl command needs only a token."""
     tool("curl")
     streamed = paste(block("sh", "curl -N"), embedded_service, checkout)
 
@@ -76,7 +76,7 @@ def test_curl_streams_the_job(job_output: bytes, embedded_service: Service, chec
 def run_client(
     language: str, service: Service, directory: Path, token: str, job: str = "job-1"
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs one of the clients to its end. ``job`` replaces the job of the example."""
+    """Runs one of the clients to completion. ``job`` replaces the example's job."""
     if lack := what_a_client_lacks(language):
         unavailable(lack)
     command = client_command(language, directory, service.url)
@@ -90,23 +90,23 @@ def run_client(
 
 @pytest.mark.parametrize("language", CLIENTS)
 def test_a_client_has_at_most_25_lines(language: str) -> None:
-    """It is short enough to be read before it is copied."""
+    """Short enough to read before copying it."""
     assert len(block(language, CLIENTS[language]).splitlines()) <= 25
 
 
 @pytest.mark.parametrize("language", CLIENTS)
 def test_a_client_prints_the_job(job_output: bytes, embedded_service: Service, tmp_path: Path, language: str) -> None:
-    """It prints all lines, ends with the job, and has nothing to complain about."""
+    """It prints all lines, ends with the job, and reports no problem."""
     done = run_client(language, embedded_service, tmp_path, embedded_service.token())
 
     assert (done.stdout, done.stderr, done.returncode) == (LINES, b"", 0)
 
 
 @pytest.mark.parametrize(("language", "status"), [("python", 401), ("python", 404), ("js", 403), ("js", 404)])
-def test_a_client_fails_when_it_is_refused(
+def test_a_client_fails_when_it_is_rejected(
     job_output: bytes, embedded_service: Service, tmp_path: Path, language: str, status: int
 ) -> None:
-    """It does not try again. Its exit code and its last words say so."""
+    """Without a retry, and with a matching exit code and last message."""
     job = "none" if status == 404 else "job-1"
     token = {401: "no token", 403: embedded_service.token(scopes=["logs:write"])}.get(status, embedded_service.token())
     done = run_client(language, embedded_service, tmp_path, token, job)
@@ -120,7 +120,7 @@ def test_a_client_fails_when_it_is_refused(
 def test_a_client_fails_when_the_log_ends_with_an_error(
     embedded_service: Service, embedded_store: Store, tmp_path: Path, language: str
 ) -> None:
-    """The runner is lost. The client has printed the lines so far, tries again once, and learns that this was all."""
+    """The runner is lost. The client has printed the lines so far, retries once, and learns that this was all."""
     ref = JobRef("demo", f"lost-{language}")
     attempt = embedded_store.open(ref, "token")
     embedded_store.append(attempt, [Line(1, "2026-03-03T10:00:05.123Z", "the last words", "stdout")])
@@ -141,15 +141,17 @@ def test_a_foreign_runner_needs_nothing_but_xadd(embedded_service: Service, chec
 
 
 def test_the_token_command_prints_only_a_token(embedded_service: Service, checkout: Path) -> None:
-    """stdout has one line with the three parts of a JWT."""
+    """stdout has a single line with the three parts of a JWT."""
     token = paste(".venv/bin/python -m chronoverse token", embedded_service, checkout)
 
     assert re.fullmatch(rb"[\w-]+\.[\w-]+\.[\w-]+\n", token)
 
 
 @pytest.mark.long
-def test_the_tutorial_shows_what_its_commands_print(embedded_service: Service, checkout: Path, tmp_path: Path) -> None:
-    """All of its commands run in their order, but for those that install and serve."""
+def test_the_tutorial_shows_the_output_of_its_commands(
+    embedded_service: Service, checkout: Path, tmp_path: Path
+) -> None:
+    """All of its commands run in order, except those that install and serve."""
     (tmp_path / "chronoverse").write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')
     (tmp_path / "chronoverse").chmod(0o755)
     page = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
@@ -166,8 +168,8 @@ def test_the_tutorial_shows_what_its_commands_print(embedded_service: Service, c
             assert line in printed
 
 
-def test_each_block_of_commands_runs_or_says_why_not() -> None:
-    """A row of the tables means blocks that exist. No block has two, and the test's file knows the page.
+def test_each_block_of_commands_runs_or_is_excluded_with_a_reason() -> None:
+    """Each row matches existing blocks, no block has two rows, and the test's file mentions the page.
 
     A block without a row is run by the last test here.
     """
@@ -181,7 +183,7 @@ def test_each_block_of_commands_runs_or_says_why_not() -> None:
 
 
 def test_each_command_and_each_option_exists() -> None:
-    """Of all commands in the documents, also those within sentences, in other languages, and those that are not run."""
+    """Also within sentences, in other languages, and in blocks that are not run."""
     found = documents.commands()
     assert len(found) > 100
     for page, name, options in found:
@@ -192,7 +194,7 @@ def test_each_command_and_each_option_exists() -> None:
 
 
 def test_each_request_is_one_of_the_openapi_document(tmp_path: Path) -> None:
-    """Its route exists, and takes the parameters."""
+    """Its route exists and accepts the parameters."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     document = create_app(settings).test_client().get("/openapi.json").get_json()
     found = documents.requests()
@@ -205,11 +207,11 @@ def test_each_request_is_one_of_the_openapi_document(tmp_path: Path) -> None:
         assert set(names) <= taken, (page, path, names)
 
 
-def test_each_block_of_settings_is_one_that_the_service_takes(tmp_path: Path) -> None:
-    """No value in it is refused."""
+def test_each_block_of_settings_is_valid(tmp_path: Path) -> None:
+    """The service accepts every value."""
     blocks = [each.settings for each in documents.shell_blocks() if each.settings]
     assert len(blocks) > 10
-    # There is no such file here.
+    # This machine has no such file.
     own = {"CHRONOVERSE_DATA_DIR": str(tmp_path), "CHRONOVERSE_JWT_PUBLIC_KEY": ""}
     for settings in blocks:
         Settings.from_env({**settings, **own})
@@ -220,7 +222,7 @@ def test_each_block_of_settings_is_one_that_the_service_takes(tmp_path: Path) ->
 def test_all_other_commands_of_the_documents_run(
     embedded_service: Service, embedded_store: Store, tmp_path: Path
 ) -> None:
-    """Each block in a shell of its own, with the jobs that it names. Whoever deletes something says yes."""
+    """Each block in its own shell, with the jobs that it names. Deletions are confirmed."""
     (tmp_path / "chronoverse").write_text(
         f'#!/bin/sh\ncase $1 in redact | delete) set -- "$@" --yes ;; esac\nexec {sys.executable} -m chronoverse "$@"\n'
     )
@@ -230,7 +232,7 @@ def test_all_other_commands_of_the_documents_run(
     replaced = {
         "https://logs.example.com": embedded_service.url,
         "http://127.0.0.1:8000": embedded_service.url,
-        # What answers in place of the job that listens.
+        # Stands in for the job that listens.
         "http://127.0.0.1:8080/": f"{embedded_service.url}/healthz",
         "/etc/chronoverse/token": str(tmp_path / "token"),
         "/usr/local/bin/chronoverse": str(tmp_path / "chronoverse"),
@@ -262,7 +264,7 @@ def test_all_other_commands_of_the_documents_run(
 
 
 def write_job(store: Store, job: JobRef) -> None:
-    """A job that has ended well, and lines that the documents look for. It may be there already."""
+    """A completed job with lines that the documents look for. It may exist already."""
     if store.get_job(job) is not None:
         return
     attempt = store.open(job, "token", labels=(("branch", "main"),))

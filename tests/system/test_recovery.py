@@ -1,4 +1,4 @@
-"""A store, an archive, or both are lost, and come back by the commands of docs/recovery.md as they are printed."""
+"""A store, an archive, or both are lost, and recovered by the commands of docs/recovery.md as printed."""
 
 import contextlib
 import json
@@ -34,11 +34,11 @@ from tests.web.routes.wire import Stream, blocks
 
 pytestmark = pytest.mark.long
 
-#: Seconds for a command on a busy machine; and those of an import of a thousand jobs.
+#: Time limits in seconds: a command on a busy machine, and the import of a thousand jobs.
 PATIENCE_SECONDS: Final = 120
 WORKFLOW: Final = "nightly"
-#: Jobs that run when the store is emptied, and lines that each has printed by then, and bytes of each line. Together
-#: they are more than the least that a log may take in the store.
+#: Jobs running when the store is emptied, lines that each has printed by then, and bytes per line. Together they
+#: exceed the minimum limit of a log in the store.
 RUNNING: Final = 2
 LINES: Final = 12_000
 LINE_BYTES: Final = 400
@@ -46,14 +46,14 @@ STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
 def page_block(containing: str) -> str:
-    """The only block of the page with this text."""
+    """The page's only block with this text."""
     page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
     (found,) = (each for each in re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.M | re.S) if containing in each)
     return "\n".join(line.strip() for line in found.splitlines())
 
 
 class Site:
-    """A store on a server of its own, an archive, a service, and somebody who runs the commands of the page."""
+    """A store on its own server, an archive, a service, and somebody who runs the page's commands."""
 
     def __init__(self, directory: Path, archive_url: str = "") -> None:
         self.directory = directory
@@ -62,7 +62,7 @@ class Site:
         self.redis = GuardedServer(directory / "redis", shutil.which("redis-server"), "--port", str(self.port))
         self.archive_url = archive_url or self.archive.as_uri()
         (directory / "backup" / "archive").mkdir(parents=True)
-        #: The commands that a shell has run.
+        #: Commands that a shell has already run.
         self._ran: set[str] = set()
 
     def url(self, user: str) -> str:
@@ -70,7 +70,7 @@ class Site:
         return f"redis://{user}:{self.redis.password_of(user)}@127.0.0.1:{self.port}/0"
 
     def exports(self) -> str:
-        """The page's variables, with the values of this site."""
+        """The page's variables, with this site's values."""
         text = page_block("export ARCHIVE=")
         values = {f"redis://{user}:PASSWORD@127.0.0.1:6379/0": self.url(user) for user in ("archiver", "admin")}
         values |= {"file:///srv/archive": self.archive_url, "/srv/archive": str(self.archive)}
@@ -81,10 +81,9 @@ class Site:
         return text
 
     def shell(self, command: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a command of the page as it stands there.
+        """Runs one of the page's commands as printed.
 
-        A command of the program that a shell has run once runs in this process from then on, which takes a tenth of
-        the CPU time.
+        A chronoverse command that a shell has run once later runs in this process, which takes a tenth of the CPU time.
         """
         if command in self._ran and command.startswith("chronoverse ") and "\n" not in command:
             return self.command(*shlex.split(command)[1:])
@@ -118,7 +117,7 @@ class Site:
             "CHRONOVERSE_REDIS_URL": self.url("archiver"),
             "CHRONOVERSE_ARCHIVE_URL": self.archive_url,
             "CHRONOVERSE_LEASE_SECONDS": "2",
-            # Every log that has ended is read from the archive.
+            # Every ended log is read from the archive.
             "CHRONOVERSE_HOT_SECONDS": "0",
         }
         return environ(Service(self.directory), **{**variables, **more})
@@ -147,7 +146,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def write_jobs(site: Site, numbers: range) -> list[JobRef]:
-    """Writes ended jobs of a few lines each, some of which fail."""
+    """Writes ended jobs of a few lines each, some of them failed."""
     jobs = [JobRef(WORKFLOW, f"job_{number}") for number in numbers]
     with contextlib.closing(Store(site.url("runner"))) as store:
         for number, job in zip(numbers, jobs, strict=True):
@@ -160,7 +159,7 @@ def write_jobs(site: Site, numbers: range) -> list[JobRef]:
 
 
 def ask(client: httpx.Client, path: str) -> httpx.Response:
-    """The answer. A service on a busy machine may refuse a search for now; then it is asked again."""
+    """The answer. On a busy machine, a service can temporarily reject a search, which is then retried."""
     in_time = deadline(PATIENCE_SECONDS, f"{path} is not refused with 503")
     while (answer := client.get(path)).status_code == 503 and in_time():
         time.sleep(1)
@@ -168,7 +167,7 @@ def ask(client: httpx.Client, path: str) -> httpx.Response:
 
 
 def pages(client: httpx.Client, path: str) -> list[Any]:
-    """The answers of all pages, without their cursors."""
+    """All pages' answers, without their cursors."""
     found: list[Any] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -182,10 +181,10 @@ def pages(client: httpx.Client, path: str) -> list[Any]:
 
 
 def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str, Any]:
-    """What every route for these jobs answers."""
+    """The answers of all routes for these jobs."""
     workflow = f"/workflows/{WORKFLOW}"
     found: dict[str, Any] = {path: pages(client, path) for path in ("/workflows", f"{workflow}/jobs?limit=100")}
-    # What a page of a search has depends on how long it took.
+    # The content of a search's page depends on the search's duration.
     hits = pages(client, f"{workflow}/logs/search?q=number&limit=100&per_job=100")
     found["search"] = [(each["id"], line) for page in hits for each in page["jobs"] for line in each["logs"]]
     headers = {"Authorization": client.headers["Authorization"]}
@@ -195,7 +194,7 @@ def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str
         answers = [ask(client, path + rest) for rest in rests]
         found[path] = [(answer.status_code, re.sub('"request_id":"[^"]*"', "", answer.text)) for answer in answers]
         if (answer := ask(client, f"{path}/logs/new")).status_code == 200:
-            # Nor is it always the first page that has the new lines.
+            # Nor are the new lines always on the first page.
             found[f"{path}/new"] = [line for page in pages(client, f"{path}/logs/new") for line in page["logs"]]
         else:
             found[f"{path}/new"] = answer.json()["detail"]
@@ -212,7 +211,7 @@ def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str
 
 @pytest.mark.timeout(900)
 def test_a_store_that_was_emptied_under_load(site: Site) -> None:
-    """Every route says of ended jobs what it said before. Those that run go on, after their archived lines."""
+    """Every route's answer about ended jobs is unchanged. Running ones continue after their archived lines."""
     count = int(os.environ.get("RECOVERY_JOBS", "6"))
     jobs = write_jobs(site, range(count))
     site.command("archive", "--once")
@@ -231,7 +230,7 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
                 site.command("archive", "--once", CHRONOVERSE_HOT_BYTES="1048576")
                 return max(map(stored, logs)) <= LINES * 3 // 4
 
-            # The archiver leaves a job alone for 5 s that has changed while it was archived.
+            # For 5 s, the archiver skips a job that changed while it was archived.
             wait_until(is_archived, PATIENCE_SECONDS, "the oldest lines are in the archive alone")
             site.redis.ask("FLUSHALL")
             said = site.shell(page_block("archive --import"))
@@ -249,17 +248,17 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
             raw = client.get(f"/workflows/live/jobs/live_{number}/logs/raw?format=jsonl").text
             shown = [json.loads(line) for line in raw.splitlines()]
             texts = {int(each["message"].split()[0]): each["sequence_num"] for each in shown if "message" in each}
-            # What the archive had, and all that was printed after the store was emptied.
+            # Everything archived, and everything printed after the store was emptied.
             assert all(text == sequence_num for text, sequence_num in texts.items())
             assert set(range(1, LINES // 4 + 1)) <= texts.keys()
             assert {LINES + 1, LINES + 10} <= texts.keys()
         site.redis.ask("DEL", *site.redis.ask("KEYS", "chronoverse:{live}:*"))
         assert client.get("/workflows").status_code == 200
-        # The list of workflows is repaired by whoever reads it.
+        # Reading the list of workflows repairs it.
         assert all_routes(site, client, jobs) == before
 
 
-def test_what_was_redacted_is_in_no_answer_from_before(site: Site) -> None:
+def test_redacted_text_is_in_no_cached_answer(site: Site) -> None:
     """The store is emptied before an archiver has returned to the jobs. The service has answers from each state."""
     jobs = write_jobs(site, range(2))
     running = JobRef("live", "running")
@@ -304,7 +303,7 @@ def start_runner(site: Site, number: int, ready: Path, go: Path) -> "subprocess.
 
 @pytest.fixture(params=["files", "S3"])
 def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Site, bool]]:
-    """A site whose archive is in files, or in a bucket; and whether it is a bucket."""
+    """A site whose archive is in files or a bucket, and whether it is a bucket."""
     with contextlib.ExitStack() as stack:
         is_s3 = request.param == "S3"
         if is_s3:
@@ -316,21 +315,21 @@ def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[S
 
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
-    """What ends with the test."""
+    """Everything that ends with the test."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
 @pytest.mark.timeout(600)
-def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextlib.ExitStack) -> None:
-    """The store, the archive and then both are lost, under one service."""
+def test_the_page_as_printed(any_site: tuple[Site, bool], stack: contextlib.ExitStack) -> None:
+    """The store, the archive and then both are lost, under a single service."""
     site, is_s3 = any_site
     objects = open_object_store(site.archive_url)
 
     backup = FileObjectStore(site.directory / "backup" / "archive")
 
     def copy(source: ObjectStore, target: ObjectStore) -> None:
-        """What the page's ``aws s3 sync`` does, which is not installed here."""
+        """Does the same as the page's ``aws s3 sync``, which is not installed here."""
         for each in source.list(""):
             target.put(each.name, source.get(each.name))
 
@@ -359,7 +358,7 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
         return all_routes(site, client, jobs)
 
     def import_and_confirm(jobs: list[JobRef], before: dict[str, Any]) -> None:
-        # Archivers note the mark within two minutes. Here it is as if they had.
+        # Archivers notice the mark within two minutes. Pretend that they have.
         objects.put(MARK, json.dumps({"mark": time.time()}).encode())
         assert "the store lost data" in run("archive --import")
         assert answers(jobs) == before
@@ -380,8 +379,8 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
     if is_s3:
         copy(objects, backup)
 
-    if not is_s3:  # What it has of the archive comes once more below.
-        # The archive is gone.
+    if not is_s3:  # Its answers from the archive are repeated below.
+        # The archive is lost.
         restore_archive()
         assert "0 are missing or damaged" in run("archive --verify")
         assert answers(first) == as_backed_up
@@ -390,7 +389,7 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
         site.command("archive", "--once")
         before = answers(jobs)
 
-        # The store is gone, and there is no copy of it. Then there is one.
+        # The store is lost, first without a copy of it, then with one.
         site.redis.kill()
         site.redis.start()
         assert site.redis.ask("DBSIZE") == 0
@@ -399,14 +398,14 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
         assert site.redis.ask("ZCARD", f"chronoverse:{{{WORKFLOW}}}:jobs") == len(first)
         import_and_confirm(jobs, before)
 
-    # Both are gone.
+    # Both are lost.
     restore_archive()
     restore_store()
     import_and_confirm(first, as_backed_up)
 
 
 def send_records(client: httpx.Client, job_id: str, first: int, count: int) -> None:
-    """Sends log records without numbers, as a collector does that reads a pod's output."""
+    """Sends log records without numbers, like a collector that reads a pod's output."""
     resource = {"attributes": [attribute("service.name", "pods"), attribute("service.instance.id", job_id)]}
     stamp = str(time.time_ns())
     records = [{"timeUnixNano": stamp, "body": {"stringValue": f"line {each}"}} for each in range(first, first + count)]
@@ -419,8 +418,8 @@ def attribute(key: str, value: str) -> dict[str, Any]:
     return {"key": key, "value": {"stringValue": value}}
 
 
-def test_open_jobs_of_records_are_in_the_archive(site: Site, stack: contextlib.ExitStack) -> None:
-    """Nobody ends them, and no runner holds them. They come back after the store was emptied, and are LOST."""
+def test_open_jobs_of_records_are_archived(site: Site, stack: contextlib.ExitStack) -> None:
+    """Nobody ends them, and no runner holds them. After the store is emptied, they return as LOST."""
     jobs, lines = [f"pod-{number}" for number in range(6)], 296
     client = stack.enter_context(site.serving())
     variables = site.variables({"CHRONOVERSE_ARCHIVE_RUNNING_SECONDS": "1"})

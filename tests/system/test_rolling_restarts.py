@@ -1,6 +1,6 @@
 """Two nodes behind the shipped nginx are restarted one after the other, while clients of all kinds use them.
 
-As soon as one node is back, the other one is stopped. nginx still avoids the first node then.
+One node is stopped as soon as the other is up again, while nginx still avoids the latter.
 """
 
 import os
@@ -31,17 +31,17 @@ from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import deadline
 from tests.system.readme import CLIENTS, client_command, what_a_client_lacks
 
-#: The job that all viewers read. It is the one of the README.
+#: The job that all viewers read: the README's.
 JOB: Final = JobRef("demo", "job-1")
-#: The jobs whose runners publish over HTTP.
+#: Jobs whose runners publish over HTTP.
 JOBS: Final = (JOB, JobRef("demo", "job-2"), JobRef("demo", "job-3"))
 VIEWERS: Final = 40
-#: Seconds between two polls, and between two lines of a runner.
+#: Intervals between two polls, and between two of a runner's lines, in seconds.
 POLL_SECONDS: Final = 0.1
 LINE_SECONDS: Final = 0.1
-#: Seconds between two attempts of a runner at a request that failed.
+#: A runner's delay between attempts at a failed request, in seconds.
 RETRY_SECONDS: Final = 0.1
-#: Seconds after which the whole trial has failed.
+#: Time limit of the whole trial, in seconds.
 PATIENCE_SECONDS: Final = 90.0
 
 pytestmark = pytest.mark.long
@@ -51,7 +51,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class ExampleRun:
-    """What an example of the README has printed, and its exit code."""
+    """A README example's output and exit code."""
 
     output: bytes
     errors: bytes
@@ -60,16 +60,16 @@ class ExampleRun:
 
 @dataclass(frozen=True)
 class Trial:
-    """What all clients saw, and what is in the store."""
+    """What all clients saw, and the store's contents."""
 
-    #: nginx's access log, one object for each request.
+    #: nginx's access log, one object per request.
     requests: list[dict[str, str]]
-    #: The statuses of the polls.
+    #: The polls' statuses.
     polls: Counter[int]
-    #: Why requests of runners failed.
+    #: Why runners' requests failed.
     runner_failures: list[str]
     viewers: ReconnectingViewers
-    #: What runners have published, and what the store has, as messages of each job.
+    #: Messages of each job, as published by runners and as stored.
     published: dict[JobRef, list[str]]
     stored: dict[JobRef, list[str]]
     #: By language.
@@ -77,7 +77,7 @@ class Trial:
 
 
 class Runner:
-    """Publishes a job over HTTP, line by line, until ``stop`` is set. It has opened the job when it is made."""
+    """Opens a job, then publishes it over HTTP, line by line, until ``stop`` is set."""
 
     def __init__(self, nginx: Nginx, token: str, job: JobRef, stop: threading.Event) -> None:
         self.job = job
@@ -99,7 +99,7 @@ class Runner:
         self._writer.close()
 
     def _insist(self, request: Callable[[], _Result]) -> _Result:
-        """Repeats a request until it is answered, as a runner does. Each failure is noted."""
+        """Retries a request until it is answered, like a runner, and records each failure."""
         in_time = deadline(60, "a request is answered")
         while True:
             try:
@@ -111,7 +111,7 @@ class Runner:
 
 
 def poll(nginx: Nginx, token: str, stop: threading.Event, statuses: Counter[int]) -> None:
-    """Asks for a page of the log ten times a second."""
+    """Requests a page of the log ten times a second."""
     with nginx.client(headers={"Authorization": f"Bearer {token}"}) as client:
         due = time.monotonic()
         while not stop.wait(max(due - time.monotonic(), 0)):
@@ -121,7 +121,7 @@ def poll(nginx: Nginx, token: str, stop: threading.Event, statuses: Counter[int]
 
 
 class Example:
-    """An example of the README that runs as a process."""
+    """A README example that runs as a process."""
 
     def __init__(self, language: str, directory: Path, nginx: Nginx, token: str) -> None:
         directory.mkdir()
@@ -138,11 +138,11 @@ class Example:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has printed anything, or has ended."""
+        """Whether it has printed anything or exited."""
         return self._output.stat().st_size > 0 or self.process.poll() is not None
 
     def result(self) -> ExampleRun:
-        """Waits for its end."""
+        """Waits for its exit."""
         code = self.process.wait(PATIENCE_SECONDS)
         return ExampleRun(self._output.read_bytes(), self._errors.read_bytes(), code)
 
@@ -155,7 +155,7 @@ class Example:
 
 
 def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threading.Event) -> None:
-    """Restarts one node after the other, and then sets ``stop``."""
+    """Restarts one node after the other, then sets ``stop``."""
     try:
         may_begin.wait(PATIENCE_SECONDS)
         for node in nodes:
@@ -166,7 +166,7 @@ def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threadin
 
 
 def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: Path) -> Trial:
-    """Runs all clients, and restarts the nodes under them."""
+    """Runs all clients, and restarts the nodes meanwhile."""
     token, statuses = nodes[0].token(), Counter[int]()
     may_begin, stop = threading.Event(), threading.Event()
     with ExitStack() as stack:
@@ -183,7 +183,7 @@ def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: 
         deadline = time.monotonic() + PATIENCE_SECONDS
 
         def is_hopeless() -> bool:
-            """Whether to give up. Also lets the restarts begin when all clients are there."""
+            """Whether to give up. Also starts the restarts once all clients are connected."""
             if viewers.connected == VIEWERS and all(each.has_begun for each in examples.values()):
                 may_begin.set()
             failed = any(task.done() and task.exception() for task in tasks)
@@ -220,19 +220,19 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 
 def test_no_client_sees_a_server_error(trial: Trial) -> None:
-    """Neither a viewer, nor a poll, nor a runner. nginx has sent requests to another node when one was gone."""
+    """Neither viewers, polls nor runners. nginx has sent requests to the other node while one was down."""
     failed = [each for each in trial.requests if each["status"] >= "500"]
     assert failed == []
     assert set(trial.polls) == {200}
     assert trial.runner_failures == []
     assert any(each["upstream_status"] == "502, 200" for each in trial.requests)
-    # Every viewer had to come back at each of the restarts of its node.
+    # Every viewer had to reconnect at each restart of its node.
     assert trial.viewers.answers["200"] >= 2 * VIEWERS
     assert set(trial.viewers.answers) <= {"200", "204", "whole", "cut"}
 
 
-def test_no_line_is_lost_or_doubled(trial: Trial) -> None:
-    """The store has what runners have published, and each viewer has received all numbers in order."""
+def test_no_line_is_lost_or_duplicated(trial: Trial) -> None:
+    """The store has everything that runners published, and each viewer received all numbers in order."""
     assert trial.stored == trial.published
     assert trial.viewers.errors == 0
     # The end has a number, too.
@@ -241,7 +241,7 @@ def test_no_line_is_lost_or_doubled(trial: Trial) -> None:
 
 @pytest.mark.parametrize("language", CLIENTS)
 def test_the_readmes_examples_print_every_line_once(trial: Trial, language: str) -> None:
-    """They run as they are printed, reconnect by themselves, and end with the job."""
+    """They run as printed, reconnect automatically, and end with the job."""
     if lack := what_a_client_lacks(language):
         unavailable(lack)
     run = trial.examples[language]

@@ -1,4 +1,4 @@
-"""The scan server beside a service: it comes and goes with the service. Its death delays or refuses only searches."""
+"""The scan server of a service: it starts and ends with the service. Its death delays or rejects only searches."""
 
 import contextlib
 import os
@@ -30,11 +30,11 @@ from tests.web.routes.wire import Stream
 
 pytestmark = pytest.mark.long
 
-#: Seconds for a process to start, and for what it is to do, on a busy machine.
+#: Time limit of a process's start and work on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60
 JOB: Final = JobRef("scans", "long")
 PATH: Final = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search"
-#: Lines of the job. One search takes a second or so.
+#: Lines of the job. One search takes about a second.
 LINES: Final = 150_000
 
 
@@ -73,19 +73,19 @@ def scan_server(service: Service) -> psutil.Process:
 
 
 def processes(service: Service) -> list[psutil.Process]:
-    """The processes of the scan server, which do the scans."""
+    """The scan server's processes, which do the scans."""
     found: list[psutil.Process] = scan_server(service).children()
     return found
 
 
 def cpu_seconds(each: psutil.Process) -> float:
-    """The CPU time that a process has used."""
+    """The CPU time used by a process."""
     times = each.cpu_times()
     return float(times.user + times.system)
 
 
 def search(service: Service, subject: str = "tests", path: str = PATH, timeout: float = 60) -> httpx.Response:
-    """One page of a search, which takes up to a second because nothing is found; or what ``path`` has."""
+    """One page of a search, which takes up to a second because nothing is found; or the answer at ``path``."""
     headers = {"Authorization": f"Bearer {service.token(subject=subject)}"}
     params = {"q": "nowhere"} if path == PATH else {}
     return httpx.get(service.url + path, params=params or None, headers=headers, timeout=timeout)
@@ -93,7 +93,7 @@ def search(service: Service, subject: str = "tests", path: str = PATH, timeout: 
 
 @contextlib.contextmanager
 def searching(service: Service, subject: str = "tests", path: str = PATH) -> Iterator[list[httpx.Response]]:
-    """Searches, or asks for ``path``, without end while the block runs. Gives the answers so far."""
+    """Repeats a search, or a request for ``path``, while the block runs. Yields the answers so far."""
     answers: list[httpx.Response] = []
     over = threading.Event()
 
@@ -111,7 +111,7 @@ def searching(service: Service, subject: str = "tests", path: str = PATH) -> Ite
 
 
 def busy_process(service: Service) -> psutil.Process:
-    """The process that works on a scan just now."""
+    """The process that is working on a scan."""
     found: list[psutil.Process] = []
 
     def look() -> bool:
@@ -126,7 +126,7 @@ def busy_process(service: Service) -> psutil.Process:
 
 
 def test_scans_run_at_a_low_priority(service: Service) -> None:
-    """The service's other processes have the usual one, which is that of the tests."""
+    """The service's other processes have the usual one, that of the tests."""
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     server = scan_server(service)
     usual = [service.pid, *service.worker_pids(), server.pid]
@@ -134,7 +134,7 @@ def test_scans_run_at_a_low_priority(service: Service) -> None:
     def priorities(pids: list[int]) -> set[int]:
         return {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids}
 
-    # Asked anew each time: a process that another test has ended is replaced.
+    # Queried each time: a process that another test has ended is replaced.
     wait_until(
         lambda: priorities([each.pid for each in server.children()]) == {min(ours + NICENESS, 19)},
         PATIENCE_SECONDS,
@@ -144,7 +144,7 @@ def test_scans_run_at_a_low_priority(service: Service) -> None:
 
 
 def test_a_long_scan_loses_priority(service: Service) -> None:
-    """Its process keeps the priority for the next scan."""
+    """Its process keeps the lower priority for the next scan."""
     lowest = min(os.getpriority(os.PRIO_PROCESS, 0) + 2 * NICENESS, 19)
 
     def is_lowered(process: psutil.Process) -> bool:
@@ -165,7 +165,7 @@ def test_a_long_scan_loses_priority(service: Service) -> None:
 
 
 def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: RedisServer) -> None:
-    """Four searches never end."""
+    """Although four searches never end."""
     job = Foreign(redis_server.url, "scans", "live")
     headers = {"Authorization": f"Bearer {service.token()}"}
     job.line("first")
@@ -187,8 +187,8 @@ def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: 
     assert delays[-4] < 0.25 + 5 * quiet
 
 
-def test_a_worker_does_not_compare_stored_lines_with_the_query_of_a_stream(service: Service) -> None:
-    """The scan server does, as its CPU time shows. The stream has the lines that grep finds, and says how far it is."""
+def test_a_worker_leaves_filtering_stored_lines_of_a_stream_to_the_scan_server(service: Service) -> None:
+    """As its CPU time shows. The stream has the lines that grep finds, and reports its progress."""
     workers, scanning = [psutil.Process(pid) for pid in service.worker_pids()], processes(service)
     before = sum(map(cpu_seconds, workers)), sum(map(cpu_seconds, scanning))
     headers = {"Authorization": f"Bearer {service.token()}"}
@@ -213,7 +213,7 @@ def test_two_searches_share(service: Service) -> None:
 
 
 def test_the_scans_of_one_token_do_not_delay_those_of_others(service: Service, redis_server: RedisServer) -> None:
-    """Eight summaries of a long log never end. Each takes seconds, and both workers are asked for them."""
+    """Eight summaries of a long log never end. Each takes seconds, and both workers receive requests for them."""
     Foreign(redis_server.url, "scans", "short").lines(["x"] * 1_000).end()
 
     def seconds() -> float:
@@ -237,10 +237,10 @@ def test_the_scans_of_one_token_do_not_delay_those_of_others(service: Service, r
 
 
 def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None:
-    """With 503 and Retry-After. There is a new process at once."""
+    """With 503 and Retry-After. It is replaced immediately."""
     victims: list[psutil.Process] = []
     with searching(service) as answers:
-        # A process that looks busy may have just answered.
+        # A process that looks busy may just have answered.
         in_time = deadline(60, "a search fails")
         while all(each.status_code == 200 for each in answers) and in_time():
             victims.append(busy_process(service))
@@ -259,8 +259,8 @@ def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None
     assert not set(victims) & set(processes(service))
 
 
-def test_a_download_is_complete_or_cut_off(service: Service) -> None:
-    """Every process that works for it is killed. A client must not take a part of the log for the whole."""
+def test_a_download_is_complete_or_visibly_incomplete(service: Service) -> None:
+    """Every process that works for it is killed. Clients must not take a part of the log for the whole."""
     url = f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/raw"
     headers = {"Authorization": f"Bearer {service.token()}"}
     ended: list[int] = []
@@ -286,7 +286,7 @@ def test_a_download_is_complete_or_cut_off(service: Service) -> None:
 
 
 def test_a_process_that_hangs_is_replaced(service: Service) -> None:
-    """Its search gets 503 within the documented time, and nobody else's does."""
+    """Its search gets 503 within the documented time, unlike anyone else's."""
     with searching(service) as answers:
         victim = busy_process(service)
         began = time.monotonic()
@@ -300,8 +300,8 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-def test_a_server_that_is_killed_starts_again(service: Service) -> None:
-    """A search of that moment may fail, and later ones work. The processes of the killed server end by themselves."""
+def test_a_killed_server_is_restarted(service: Service) -> None:
+    """A search at that moment can fail; later ones work. The killed server's processes exit on their own."""
     before = [scan_server(service), *processes(service)]
     os.kill(before[0].pid, signal.SIGKILL)
     answers = []
@@ -317,8 +317,8 @@ def test_a_server_that_is_killed_starts_again(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-def test_a_server_that_stands_still_starts_again(service: Service) -> None:
-    """Meanwhile searches are refused as soon as they have waited for their turn, and the operator is told."""
+def test_a_stopped_server_is_restarted(service: Service) -> None:
+    """Meanwhile, searches are rejected once they have waited for their turn, and the operator is notified."""
 
     def ready() -> dict[str, object]:
         answer = httpx.get(f"{service.url}/readyz", timeout=5, verify=service.verify)
@@ -345,7 +345,7 @@ def test_a_server_that_stands_still_starts_again(service: Service) -> None:
 
 
 def stop_in_a_search(service: Service, number: signal.Signals) -> None:
-    """Ends the master in the middle of a search with that signal, and waits until all of its processes have gone."""
+    """Ends the master during a search with that signal, and waits until all of its processes are gone."""
     server = scan_server(service)
     left = [server, *server.children(), *psutil.Process(service.pid).children()]
     over = threading.Event()
@@ -369,9 +369,9 @@ def stop_in_a_search(service: Service, number: signal.Signals) -> None:
 
 @pytest.mark.timeout(300)
 def test_no_process_and_no_file_outlives_its_service(redis_server: RedisServer, tmp_path: Path) -> None:
-    """However the master ends, and also in the middle of a search. A killed service leaves no file for ever.
+    """However the master ends, even during a search. A killed service leaves no file permanently.
 
-    Whoever cleans temporary files does not stop searches, also when the scan server starts again afterwards.
+    Cleaning up temporary files does not stop searches, even when the scan server restarts afterwards.
     """
     temporary, data = tmp_path / "temporary", tmp_path / "data"
     temporary.mkdir()
@@ -395,18 +395,18 @@ def test_no_process_and_no_file_outlives_its_service(redis_server: RedisServer, 
 
 
 def test_a_search_without_a_client_ends(service: Service, redis_server: RedisServer) -> None:
-    """It takes less work than one whose client stays, on average: both end by the clock."""
+    """On average, it takes less work than one whose client stays: both end by the clock."""
     job = Foreign(redis_server.url, "scans", "costly")
     for _ in range(300):
         job.line("".join(random.choices("ab", k=6_500)))
-    # That takes some 10 ms for each line, and lines are compared for up to a second.
+    # Each line takes some 10 ms, and lines are compared for up to a second.
     costly = PATH.replace(JOB.job_id, "costly") + "?regex=true&q=(%3F:a.%7B0,50%7D)%7B4%7Dz"
 
     def cpu_of_search(seconds: float) -> float:
         before = sum(map(cpu_seconds, processes(service)))
         with contextlib.suppress(httpx.TimeoutException):
             search(service, path=costly, timeout=seconds)
-        # A subject has one scan at a time, so this one begins when that one has ended.
+        # A subject has one scan at a time, so this one starts once that one has ended.
         wait_until(lambda: search(service, path=f"{PATH}?limit=1&q=1").is_success, PATIENCE_SECONDS, "it has ended")
         return sum(map(cpu_seconds, processes(service))) - before
 
@@ -420,8 +420,8 @@ def test_a_search_without_a_client_ends(service: Service, redis_server: RedisSer
     wait_until(takes_less, PATIENCE_SECONDS, "abandoned searches take less")
 
 
-def test_a_reload_starts_the_server_again(service: Service) -> None:
-    """Searches wait meanwhile. There is one server afterwards."""
+def test_a_reload_restarts_the_server(service: Service) -> None:
+    """Searches wait meanwhile. Afterwards, there is one server."""
     with searching(service) as answers:
         before = scan_server(service)
         wait_until(lambda: answers, PATIENCE_SECONDS, "a first page")

@@ -24,11 +24,11 @@ pytestmark = pytest.mark.long
 
 #: The commit of the last release, 0.2.0.
 RELEASE: Final = "f9ff07ed"
-#: The repository with the history. ``.ci/run`` names it, because it tests a copy of the tree without one.
+#: The repository with the history. ``.ci/run`` sets it, because it tests a copy of the tree without one.
 HISTORY: Final = Path(os.environ.get("HISTORY_REPOSITORY", ROOT / ".git"))
-#: A job that prints lines until there is a file of that name, so the node is exchanged in the middle.
+#: A job that prints lines until the file exists, so that the node is replaced midway.
 JOB: Final = 'i=0; until [ -e "$1" ]; do i=$((i + 1)); echo line $i; sleep 0.2; done'
-#: Seconds for anything on a busy machine.
+#: Time limit of any event on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 90.0
 
 
@@ -46,7 +46,7 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Side:
-    """The commands of one version, for the store and the archive of this test."""
+    """One version's commands, for this test's store and archive."""
 
     def __init__(self, tree: Path, service: Service, processes: ExitStack, **settings: str) -> None:
         self.tree = tree
@@ -55,7 +55,7 @@ class Side:
         self._settings = settings
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Starts ``chronoverse …``. It is killed at the end if it runs then."""
+        """Starts ``chronoverse …``, to be killed at the end if it is still running."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         ours = {
             "CHRONOVERSE_DATA_DIR": str(self._service.data_dir),
@@ -77,7 +77,7 @@ class Side:
 
 
 def lines_of(process: "subprocess.Popen[str]") -> list[str]:
-    """What the process has printed to stdout until its end, which is a good one."""
+    """The lines that the process prints to stdout until it exits successfully."""
     printed, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     return printed.splitlines()
@@ -85,7 +85,7 @@ def lines_of(process: "subprocess.Popen[str]") -> list[str]:
 
 @pytest.fixture
 def processes() -> Iterator[ExitStack]:
-    """What ends with the test."""
+    """Everything that ends with the test."""
     with ExitStack() as stack:
         yield stack
 
@@ -99,8 +99,10 @@ def exchange(service: Service, tree: Path) -> None:
 
 # The service starts four times.
 @pytest.mark.timeout(300)
-def test_runners_and_viewers_of_both_see_a_node_exchanged(old_tree: Path, processes: ExitStack, tmp_path: Path) -> None:
-    """An upgrade and a rollback lose and double no line, live and afterwards, and both versions read the archive."""
+def test_runners_and_viewers_of_both_versions_survive_an_exchanged_node(
+    old_tree: Path, processes: ExitStack, tmp_path: Path
+) -> None:
+    """An upgrade and a rollback neither lose nor duplicate lines, live or later. Both versions read the archive."""
     redis = processes.enter_context(RedisServer(tmp_path, None))
     archive_url = f"file://{tmp_path}/archive"
     trees, over = {"old": old_tree, "new": ROOT}, tmp_path / "over"
@@ -147,14 +149,14 @@ def test_runners_and_viewers_of_both_see_a_node_exchanged(old_tree: Path, proces
 
 
 def get(service: Service, path: str) -> httpx.Response:
-    """An answer of the service about workflow ``w``."""
+    """The service's answer about workflow ``w``."""
     headers = {"Authorization": f"Bearer {service.token()}"}
     url = f"{service.url}/workflows/w/jobs/{path}"
     return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS, verify=service.verify)
 
 
 def exists(service: Service, job: str) -> bool:
-    """Whether the job has begun."""
+    """Whether the job has started."""
     return get(service, job).status_code == 200
 
 
