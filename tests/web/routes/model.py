@@ -1,6 +1,6 @@
 """A reference model of a job's log: a list of entries, and each route as a small pure function of it.
 
-Nothing here knows of stores, chunks or caches. So wherever a log is stored, the service must answer as the model does.
+It has no stores, chunks or caches, so the service must answer like the model wherever the log is stored.
 """
 
 import re
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-#: The time of a line whose runner gave none.
+#: The time of a line without a timestamp.
 NO_TIME: Final = "1970-01-01T00:00:00.000Z"
 _CONTROL_SEQUENCE: Final = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")
 
 
 class Entry(NamedTuple):
-    """An entry as a runner has written it.
+    """An entry as written by a runner.
 
-    ``kind`` is ``line``; ``malformed``, without a message; ``lost``, about the numbers from ``start`` on; or ``extra``,
-    with the number of the entry before it.
+    ``kind`` is ``line``; ``malformed``, without a message; ``lost``, for the numbers from ``start`` on; or ``extra``,
+    with the number of the previous entry.
     """
 
     number: int
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     start: int = 0
 
     def fields(self) -> list[str]:
-        """The fields of the entry in the store's stream."""
+        """The entry's fields in the store's stream."""
         stamp = [] if self.timestamp is None else ["timestamp", self.timestamp]
         if self.kind == "malformed":
             return [*stamp, "note", "nothing to show"]
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
         return [*stamp, "message", self.message, "stream", self.stream, *partial]
 
     def line(self) -> dict[str, Any]:
-        """The line as the routes have it."""
+        """The line as returned by the routes."""
         line = {
             "timestamp": self.timestamp or NO_TIME,
             "message": self.message,
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What a request asks for. ``q`` is an expression that means the same to RE2 and to Python, in any case."""
+    """A request's filters. ``q`` means the same to RE2 and to Python, and is case-insensitive."""
 
     q: str | None = None
     regex: bool = False
@@ -62,7 +62,7 @@ class Query(NamedTuple):
     after: int = 0
 
     def spans(self, message: str) -> list[list[int]]:
-        """The places that match: in the message as it was written, and without its control sequences."""
+        """The matches, both in the message as written and without its control sequences."""
         pattern = self._pattern()
         found = {match.span() for match in pattern.finditer(message)}
         kept = [at for at in range(len(message)) if not _in_sequence(message, at)]
@@ -81,7 +81,7 @@ class Query(NamedTuple):
         return re.compile(self.q or "" if self.regex else re.escape(self.q or ""), re.IGNORECASE)
 
     def has(self, entry: Entry) -> bool:
-        """Whether the entry is a line that is asked for."""
+        """Whether the entry is a matching line."""
         return (
             entry.kind == "line"
             and self.stream in (None, entry.stream)
@@ -90,7 +90,7 @@ class Query(NamedTuple):
         )
 
 
-#: Asks for all lines.
+#: Matches all lines.
 EVERYTHING: Final = Query()
 
 
@@ -104,9 +104,9 @@ def _gap(first: int, last: int, reason: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Log:
-    """A log: its entries in order, and what the terminal entry says, if there is one. ``trimmed`` numbers are gone.
+    """A log: its entries in order, and its terminal entry, if any. Numbers up to ``trimmed`` are gone.
 
-    ``times`` are ``created_at`` and ``started_at``, and ``attempt`` is the number of attempts.
+    ``times`` are ``created_at`` and ``started_at``.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -116,23 +116,23 @@ class Log:
 
     @property
     def kept(self) -> tuple[Entry, ...]:
-        """The entries that are left."""
+        """The remaining entries."""
         return tuple(each for each in self.entries if each.number > self.trimmed)
 
     @property
     def last(self) -> int:
-        """The last number before the end. The end follows the last entry, unless numbers were left out."""
+        """The last number before the end, which follows the last entry unless numbers are missing."""
         return int(self.end["number"]) - 1 if self.end else self.entries[-1].number
 
     @property
     def first(self) -> int:
-        """The first number that can still be read."""
+        """The first readable number."""
         if not self.kept:
             return self.last + 1
         return self.kept[0].start if self.kept[0].kind == "lost" else self.kept[0].number
 
     def redacted(self, first: int, last: int) -> "Log":
-        """The log after a redaction of these numbers."""
+        """The log after these numbers are redacted."""
         hidden = (
             each._replace(message="[redacted]" if first <= each.number <= last else each.message)
             for each in self.entries
@@ -140,11 +140,11 @@ class Log:
         return replace(self, entries=tuple(hidden))
 
     def lines(self, query: Query = EVERYTHING) -> list[dict[str, Any]]:
-        """``/logs`` and ``/logs/raw``: the lines that are asked for."""
+        """``/logs`` and ``/logs/raw``: the matching lines."""
         return [each.line() for each in self.kept if query.has(each)]
 
     def pauses(self) -> list[tuple[float, int]]:
-        """``/profile``: the seconds before a line that follows another one, and its number, the longest first."""
+        """``/profile``: the longest pauses in seconds, each with the number of the line after it."""
         lines = [each for each in self.kept if each.kind == "line"]
         known = [datetime.fromisoformat(each.timestamp).timestamp() for each in lines if each.timestamp]
         before, found = (0, known[0] if known else 0.0), []
@@ -156,7 +156,7 @@ class Log:
         return sorted(found, key=lambda each: (-each[0], each[1]))[:20]
 
     def search(self, query: Query) -> list[dict[str, Any]]:
-        """``/logs/search``: these lines with their highlights, and the lines around them."""
+        """``/logs/search``: the matching lines with highlights, and their context."""
         found = {each.number for each in self.kept if query.has(each)}
         result = []
         for line in self.lines(Query(stream=query.stream)):
@@ -168,7 +168,7 @@ class Log:
         return result
 
     def events(self, offset: int, query: Query = EVERYTHING) -> Iterator[dict[str, Any]]:
-        """``/events``: the events after ``offset``, but for those about the job."""
+        """``/events``: the events after ``offset``, without those about the job."""
         cursor = offset
         for entry in self.kept:
             if entry.kind == "extra" and entry.number > offset:
@@ -188,7 +188,7 @@ class Log:
             yield {"event": "end", "data": {"status": "stream_ended"}, "id": str(self.last + 1)}
 
     def _missing(self, cursor: int, start: int) -> Iterator[dict[str, Any]]:
-        """The gaps between two numbers: below the first that is left they are trimmed, otherwise nobody wrote them."""
+        """The gaps between two numbers: trimmed before the first remaining number, otherwise missing."""
         edge = min(max(self.first - 1, cursor), start - 1)
         if cursor < edge:
             yield _gap(cursor + 1, edge, "trimmed")
@@ -196,7 +196,7 @@ class Log:
             yield _gap(edge + 1, start - 1, "missing")
 
     def wait(self, offset: int, query: Query) -> dict[str, Any]:
-        """``/wait`` of a job that has ended: what comes first, with the gaps before it."""
+        """``/wait`` of an ended job: its outcome, with the gaps before it."""
         gaps: list[dict[str, Any]] = []
         for event in self.events(offset, query):
             if event["event"] == "log":

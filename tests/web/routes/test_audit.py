@@ -1,4 +1,4 @@
-"""The audit trail: who deleted, redacted and changed what, and who has read a log's text. Tested from outside."""
+"""The audit trail, tested from outside: who deleted, redacted or changed what, and who read a log's text."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ from tests.support.waiting import deadline
 from tests.web.routes.test_tiers import Site
 
 WORKFLOW: Final = "audited"
-#: Seconds for an answer on a busy machine.
+#: Time limit of an answer on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 
 
@@ -37,7 +37,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
-    """A service that logs who reads."""
+    """A service that also logs reads."""
     directory = tmp_path_factory.mktemp("audit")
     folder = directory / "archive"
     settings: dict[str, Any] = {"archive_url": folder.as_uri(), "audit_reads": "true", "log_format": "json"}
@@ -72,14 +72,14 @@ def trail(service: Service, *workflows: str, **query: Any) -> list[dict[str, Any
 
 
 def logged(site: Site, message: str, start: int = 0) -> list[dict[str, Any]]:
-    """The lines in the service's log that say this."""
+    """The audit lines with this message in the service's log."""
     lines = (json.loads(line) for line in site.service.logs(start).splitlines() if line.startswith("{"))
     return [line for line in lines if line["logger"] == "chronoverse.audit" and line["message"] == message]
 
 
 @pytest.mark.long
 def test_deletions_and_redactions_are_recorded(site: Site) -> None:
-    """Each in the store and in the log. What was searched for is in neither."""
+    """In the store and in the log, without the text that was searched for."""
     start, before = site.service.log_size(), len(trail(site.service))
     job, held = site.job().lines(["hunter2", "fine", "hunter2"]).end(), site.job()
     site.store.open(JobRef(WORKFLOW, held.job_id), "token")
@@ -102,7 +102,7 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
 
 @pytest.mark.long
 def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
-    """By the name of the user, who also gets the line, at any level of the log. ``chronoverse audit`` prints all."""
+    """With the user's name. The user also sees the line, at any log level. ``chronoverse audit`` prints all of them."""
 
     store: dict[str, Any] = {"CHRONOVERSE_URL": "", "CHRONOVERSE_REDIS_URL": str(site.service.redis_url)}
 
@@ -151,7 +151,7 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
 def test_a_token_gets_the_entries_of_its_workflows(
     service: Service, client: httpx.Client, redis_server: RedisServer
 ) -> None:
-    """With ids and prefixes, in pages. The cursor is bound to the times that were asked for."""
+    """Granted by ids and prefixes, in pages. The cursor is bound to the requested time range."""
     with contextlib.closing(Store(redis_server.url)) as store:
         for number, workflow in itertools.product(range(7), ("trail-a.x", "trail-ab", "trail-b")):
             store.audit_trail.record("ada", "limits", workflow, None, str(number))
@@ -176,8 +176,8 @@ def test_a_token_gets_the_entries_of_its_workflows(
 
 
 @pytest.mark.long
-def test_a_page_is_bounded_and_so_is_the_trail(site: Site, store_server: RedisServer) -> None:
-    """A page of somebody whose entry is behind a hundred thousand others may be empty, and has a cursor."""
+def test_pages_and_the_trail_are_limited(site: Site, store_server: RedisServer) -> None:
+    """A page can be empty, with a cursor, if the only entry follows a hundred thousand others."""
     site.store.audit_trail.record("ada", "limits", "rare", None, "dropped")
     with redis.Redis.from_url(store_server.url, protocol=2) as client:
 
@@ -200,7 +200,7 @@ def test_a_page_is_bounded_and_so_is_the_trail(site: Site, store_server: RedisSe
 
 @pytest.mark.long
 def test_many_deletions_have_few_entries(site: Site) -> None:
-    """In whatever workflows they are, which anybody with a prefix can invent. The log has all."""
+    """In any workflows, because everybody with a prefix can invent new ones. The log contains all."""
     start = site.service.log_size()
     token = site.service.token("invented.*", scopes=[WRITE, ADMIN], subject="eve")
     headers = {"Authorization": f"Bearer {token}"}
@@ -215,7 +215,7 @@ def test_many_deletions_have_few_entries(site: Site) -> None:
 
 @pytest.mark.long
 def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
-    """Of every route that has text, also of one that is new. Not what was searched for, and no refusal."""
+    """On every route with text, future ones included; without the query itself, and without failed requests."""
     job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
     document = site.client.get("/openapi.json").json()
     without_text = (
@@ -230,7 +230,7 @@ def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
     start, queries = site.service.log_size(), {"logs": "?offset=1", "logs/new": "?against=" + job.job_id}
     expected, ids = [], {"workflow_id": WORKFLOW, "job_id": job.job_id}
     for route in sorted(routes):
-        # Another parameter is the number of a line.
+        # Any other parameter is a line number.
         path = re.sub(r"\{(\w+)\}", lambda found: ids.get(found[1], "1"), route)
         named = f"{WORKFLOW}/{job.job_id}" if route.startswith(job_route) else WORKFLOW
         rest = path.removeprefix(f"/workflows/{named.replace('/', '/jobs/')}/")

@@ -23,12 +23,12 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import blocks
 
 CLIENTS: Final = Path(__file__).parents[2] / "clients"
-#: Seconds that any client may take for ten megabytes.
+#: Time limit of any client for ten megabytes, in seconds.
 PATIENCE_SECONDS: Final = 30
-#: Bytes of one part of a long line.
+#: The size of a piece of a long line.
 PART_BYTES: Final = 65_536
 
-#: The messages of a hostile job, one for each line.
+#: The messages of a hostile job, one per line.
 HOSTILE: Final[list[bytes]] = [
     b"",
     b" ",
@@ -65,12 +65,12 @@ HOSTILE: Final[list[bytes]] = [
     b"\x1b[2J\x1b]0;title\x07\x1b]52;c;aGk=\x07",
     ("right to left \u202e\u2066 combining a" + "\u0301" * 50).encode(),
 ]
-#: The lines of the job: hostile ones, a giant line in parts, many empty ones, and a last one that marks the end.
+#: The job's lines: hostile ones, a giant line in pieces, many empty ones, and a last one that marks the end.
 GIANT: Final = ("0123456789abcde\u00e9" * 640_000).encode()[: 10 * 2**20]
 PARTS: Final = [GIANT[start : start + PART_BYTES] for start in range(0, len(GIANT), PART_BYTES)]
 WRITTEN: Final = [*HOSTILE, *PARTS, *[b""] * 1000, b"the last"]
 
-#: What a client has read from a stream: each line's id and message.
+#: The id and message of each line that a client reads.
 Lines = list[tuple[str, str]]
 
 
@@ -91,7 +91,7 @@ def written(service: Service) -> Foreign:
 
 @pytest.fixture(scope="module")
 def expected() -> Lines:
-    """What every client must read. The service has replaced bytes that are not UTF-8."""
+    """The lines that every client must read; bytes that are not UTF-8 are replaced."""
     return [(str(number), message.decode("utf-8", "replace")) for number, message in enumerate(WRITTEN, 1)]
 
 
@@ -102,7 +102,7 @@ def message(data: str) -> str:
 
 
 def curl(url: str, token: str) -> Lines:
-    """Reads the bytes with curl, and cuts them at blank lines."""
+    """Reads the bytes with curl and splits them at blank lines."""
     command = [tool("curl"), "--silent", "--no-buffer", "--max-time", str(PATIENCE_SECONDS), "-H", "@-", url]
     body = subprocess.run(command, input=f"Authorization: Bearer {token}".encode(), capture_output=True, check=True)
     return [(block["id"], block["data"]["message"]) for block in blocks(body.stdout) if block["event"] == "log"]
@@ -127,7 +127,7 @@ def sseclient_py(url: str, token: str) -> Lines:
 
 
 def launchdarkly(url: str, token: str) -> Lines:
-    """Reads with launchdarkly-eventsource. It would reconnect at the end, so it is stopped there."""
+    """Reads with launchdarkly-eventsource, which would reconnect at the end, so it is stopped there."""
     strategy = ConnectStrategy.http(url, headers={"Authorization": f"Bearer {token}"})
     client = SSEClient(strategy)
     found: Lines = []
@@ -141,7 +141,7 @@ def launchdarkly(url: str, token: str) -> Lines:
 
 
 def ours(url: str, token: str) -> Lines:
-    """Reads with the client of ``chronoverse logs -f``."""
+    """Reads with the client behind ``chronoverse logs -f``."""
     base, _, path = url.partition("/workflows/")
     workflow_id, _, job_id, _ = path.split("/")
     client = Client(base, token)
@@ -151,7 +151,7 @@ def ours(url: str, token: str) -> Lines:
 
 
 def node(script: str) -> Callable[[str, str], Lines]:
-    """Reads with an npm client, which ``script`` runs."""
+    """Reads with an npm client, run by ``script``."""
 
     def read(url: str, token: str) -> Lines:
         if not (CLIENTS / "node_modules").is_dir():
@@ -180,7 +180,7 @@ def node(script: str) -> Callable[[str, str], Lines]:
 def test_every_client_reads_the_same_lines(
     service: Service, written: Foreign, expected: Lines, client: Callable[[str, str], Lines]
 ) -> None:
-    """Each client has every line's id and message, with none missing and none added."""
+    """Every id and message, none missing and none added."""
     found = client(f"{service.url}{written.path}/events", service.token("clients"))
 
     assert len(found) == len(expected)
@@ -191,7 +191,7 @@ def test_every_client_reads_the_same_lines(
 
 
 def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
-    """The same lines in pages, without the framing of a stream."""
+    """In pages, without the framing of a stream."""
     found: Lines = []
     next_path: str | None = f"{written.path}/logs?limit=500"
     in_time = deadline(60, "the last page")
@@ -203,8 +203,8 @@ def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expe
     assert found == expected
 
 
-def test_the_parts_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
-    """All parts but the last are marked. Joined they are the line again."""
+def test_the_pieces_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
+    """All but the last one. Joined, they are the line."""
     page: list[dict[str, Any]] = []
     in_time = deadline(60, "all parts")
     while len(page) < len(PARTS) and in_time():

@@ -1,4 +1,4 @@
-"""The drain of a worker that shuts down, and the limits on the streams of one token and one address."""
+"""The drain of a worker during shutdown, and the limits on streams per token and per address."""
 
 import http.client
 import itertools
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, Stream, receive, request_bytes
 
-#: It starts services of its own.
+#: Starts services of its own.
 pytestmark = pytest.mark.long
 
 DRAIN_SECONDS: Final = 4
@@ -36,13 +36,13 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A new job for every test, with three lines."""
+    """A new job for each test, with three lines."""
     return Foreign(redis_server.url, "drain", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with low limits, and a short drain."""
+    """A service with low limits and a short drain."""
     with serving(
         tmp_path_factory.mktemp("limited"),
         redis_server.url,
@@ -55,7 +55,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 @pytest.fixture(scope="module")
 def limited_nginx(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
-    """nginx in front of that service."""
+    """nginx in front of the limited service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(limited.host, limited.port)]) as nginx:
         yield nginx
 
@@ -66,13 +66,13 @@ def token(subject: str) -> str:
 
 
 def watch(endpoint: Endpoint, job: Foreign, subject: str, address: str) -> Stream:
-    """Opens a stream of ``subject`` with ``address`` in X-Forwarded-For. The service trusts a proxy on this machine."""
+    """Opens a stream with ``address`` in X-Forwarded-For. The service trusts proxies on this machine."""
     forwarded = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
     return Stream(endpoint, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
 
 
-def test_the_last_of_several_forwarded_headers_counts(limited: Service, job: Foreign) -> None:
-    """Some proxies leave the client's header as it is, and add another one after it."""
+def test_the_last_of_several_forwarded_headers_is_used(limited: Service, job: Foreign) -> None:
+    """Some proxies keep the client's header and append their own."""
     lines = [b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-For: 198.51.100.1"]
     with limited.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(f"{job.path}/events".encode(), token("several"), *lines))
@@ -82,7 +82,7 @@ def test_the_last_of_several_forwarded_headers_counts(limited: Service, job: For
 
 
 def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:
-    """A stream over the limit gets 429 with Retry-After. When another stream has ended, a new one is admitted."""
+    """429 with Retry-After over the limit. When a stream ends, another one is accepted."""
     refused = 'chronoverse_streams_refused_total{reason="address"}'
     with ExitStack() as stack:
         first = [stack.enter_context(watch(limited, job, f"s{n}", "192.0.2.1")) for n in range(3)]
@@ -101,7 +101,7 @@ def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> 
 
 
 class NginxFromAddress:
-    """nginx, for a client with another address of this machine."""
+    """nginx, for a client with another local address."""
 
     def __init__(self, nginx: Nginx, address: str) -> None:
         self.url, self.verify = nginx.url, nginx.verify
@@ -109,8 +109,8 @@ class NginxFromAddress:
         self.connect = partial(nginx.connect, source=address)
 
 
-def test_through_nginx_the_clients_own_address_counts(limited: Service, limited_nginx: Nginx, job: Foreign) -> None:
-    """The header X-Forwarded-For of a client is ignored. A stream counts for the address that nginx sees."""
+def test_behind_nginx_the_clients_own_address_is_used(limited: Service, limited_nginx: Nginx, job: Foreign) -> None:
+    """A client's X-Forwarded-For is ignored: nginx reports the address that it sees."""
     with ExitStack() as stack:
 
         def connect(address: str, forwarded_for: str, subject: str) -> Stream:
@@ -129,7 +129,7 @@ def test_through_nginx_the_clients_own_address_counts(limited: Service, limited_
 def test_a_token_has_one_limit_for_all_addresses(
     limited: Service, limited_nginx: Nginx, job: Foreign, name: str
 ) -> None:
-    """Streams are counted by the token's subject, so a new token changes nothing."""
+    """Streams are counted per subject, so a new token changes nothing."""
 
     def open_stream(subject: str, number: int) -> Stream:
         endpoint = limited if name == "direct" else NginxFromAddress(limited_nginx, f"127.0.1.{number}")
@@ -147,16 +147,16 @@ def test_a_token_has_one_limit_for_all_addresses(
 
 
 def answer(sock: socket.socket, target: str, *lines: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Sends one request on an open connection, and returns the answer."""
+    """Sends one request on an open connection and returns the answer."""
     request = request_bytes(target.encode(), token("late"), *lines).replace(b"Connection: close\r\n", b"")
     sock.sendall(request)
     return receive(sock)
 
 
-def test_ctrl_c_ends_the_service_at_once_and_prints_no_traceback(
+def test_ctrl_c_stops_the_service_immediately_without_a_traceback(
     tmp_path: Path, redis_server: RedisServer, job: Foreign
 ) -> None:
-    """A terminal sends SIGINT to the master and to its workers. There is no drain, which would take ten minutes."""
+    """A terminal sends SIGINT to the master and the workers. There is no drain, which would take ten minutes."""
     with Service(tmp_path, redis_server.url, workers=2, drain_seconds=600) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, 60, "both workers are there")
         stream = Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {service.token()}"})
@@ -171,13 +171,13 @@ def test_ctrl_c_ends_the_service_at_once_and_prints_no_traceback(
 
 @pytest.mark.long
 def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> None:
-    """One test for everything that is promised about a drain, because a drain takes long."""
+    """All guarantees of a drain in one test, because a drain takes long."""
     address = (limited.host, limited.port)
     with ExitStack() as stack:
         streams = [stack.enter_context(watch(limited, job, f"d{n}", f"203.0.113.{n}")) for n in range(20)]
         for stream in streams:
             stream.wait_for(b"id: 3\n\n")
-        # Of a job that is there, and of one that may still come.
+        # For an existing job, and for one that can still be created.
         pool = stack.enter_context(ThreadPoolExecutor())
         jobs, headers = f"{limited.url}/workflows/drain/jobs", {"Authorization": f"Bearer {token('d0')}"}
         waits = [
@@ -188,7 +188,7 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
         stack.callback(idle.close)
         idle.request("GET", "/readyz")
         assert idle.getresponse().read() == b'{"status":"ready"}\n'
-        # The connection is accepted before the drain, and the request is sent after it began.
+        # Accepted before the drain; the request is sent during it.
         open_ones = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(3)]
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 22, PATIENCE_SECONDS, "all are there")
         limited.signal(SIGTERM)
@@ -206,16 +206,16 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
                 check_draining(answer(open_ones.pop(), f"{job.path}/events"))
                 check_draining(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
         for each in waits:
-            # Their time is not over.
+            # Before their timeout.
             assert (each.result().status_code, each.result().headers["Retry-After"]) == (503, "2")
-        # An idle connection is closed, so that no proxy sends its next request there.
+        # Idle connections are closed, so that no proxy sends its next request there.
         assert idle.sock is None or idle.sock.recv(1) == b""
-        # The table of settings promises five seconds, and a busy machine takes longer. After 20 s it would be killed.
+        # Five seconds according to the settings' documentation, more on a busy machine. After 20 s it would be killed.
         assert limited.wait(DRAIN_SECONDS + 15) == 0
 
     assert not open_ones
     assert len(ends) == 20
-    # There are fewer streams than steps of the drain. Each step ends one.
+    # There are fewer streams than steps of the drain, so each step ends one.
     assert max(ends) - min(ends) > len(ends) * DRAIN_STEP_SECONDS / 2
     assert max(sum(at <= end < at + 0.5 for end in ends) for at in ends) <= 10
     retries = set()
@@ -232,13 +232,13 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
 
 
 def refuses_connections(address: tuple[str, int]) -> bool:
-    """Whether the kernel refuses a connection, so that a proxy tries another node at once."""
+    """Whether the kernel refuses connections, so that a proxy immediately tries another node."""
     try:
         socket.create_connection(address, PATIENCE_SECONDS).close()
     except ConnectionRefusedError:
         return True
     except ConnectionResetError:
-        # The listener was closed while the kernel connected.
+        # The listener was closed during the connect.
         return False
     return False
 

@@ -17,11 +17,11 @@ pytestmark = both_ways
 
 OpenStream = Callable[..., Stream]
 
-#: Written by hand from the wire contract, not by the code.
+#: Written by hand after the wire contract, not generated.
 GOLDEN: Final = Path(__file__).parents[2] / "data" / "published.sse"
-#: The example of the published page, with one line of each kind and two of ``stdout``, and with consecutive numbers.
+#: The published page's example, with one line of each kind and two of ``stdout``, numbered consecutively.
 PAGE: Final = GOLDEN.with_name("published-page.sse")
-#: The headers of every HTTP answer that the contract does not name.
+#: The headers of every HTTP response that the contract does not list.
 TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-request-id", "strict-transport-security"}
 
 
@@ -36,19 +36,19 @@ def published(job: Foreign) -> Foreign:
 
 @pytest.fixture
 def ten(job: Foreign) -> Foreign:
-    """A job with ten lines and an end, whose number is 11. Odd lines are on stdout, even lines on stderr."""
+    """An ended job with ten lines, odd ones on stdout, even ones on stderr. The end's number is 11."""
     return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end()
 
 
-def test_the_published_example_comes_out_byte_for_byte(client: httpx.Client, published: Foreign) -> None:
-    """Only the client's reconnection time is normalised first, because it is random for each connection."""
+def test_the_published_example_is_sent_byte_for_byte(client: httpx.Client, published: Foreign) -> None:
+    """Except for the client's reconnection time, which is random for each connection."""
     body = client.get(f"{published.path}/events").content
 
     assert re.sub(rb"retry: [1-5]\d{3}\n", b"retry: 0000\n", body) == GOLDEN.read_bytes()
 
 
 def test_additions_to_the_published_example_change_nothing_else(client: httpx.Client, published: Foreign) -> None:
-    """Without the ``job`` blocks and the ``id`` and ``retry`` fields, the bytes of the published page are left."""
+    """Without the ``job`` blocks and the ``id`` and ``retry`` fields, the bytes equal those of the published page."""
     body = client.get(f"{published.path}/events").content
     body = re.sub(rb"event: job\ndata: .*\n\n", b"", body)
 
@@ -56,7 +56,7 @@ def test_additions_to_the_published_example_change_nothing_else(client: httpx.Cl
 
 
 def test_the_headers_are_those_of_the_contract(endpoint: Endpoint, auth: dict[str, str], ten: Foreign) -> None:
-    """There are no more and no fewer, and they name the number after which the stream starts."""
+    """No more and no fewer, including the number after which the stream starts."""
     url = f"{endpoint.url}{ten.path}/events?offset=7"
     headers = httpx.get(url, headers=auth, verify=endpoint.verify, timeout=60).headers
 
@@ -70,7 +70,7 @@ def test_the_headers_are_those_of_the_contract(endpoint: Endpoint, auth: dict[st
 
 
 def test_the_reconnection_time_differs_between_connections(client: httpx.Client, ten: Foreign) -> None:
-    """So clients that were disconnected together do not come back together."""
+    """So that clients that were disconnected together do not reconnect together."""
     times = {client.get(f"{ten.path}/events?offset=10").content.split(b"\n")[2] for _ in range(8)}
 
     assert len(times) > 1
@@ -98,13 +98,13 @@ def test_the_reconnection_time_differs_between_connections(client: httpx.Client,
         ("?wait=5", 0, range(1, 11)),
     ],
 )
-def test_a_stream_starts_where_it_is_asked_to(
+def test_a_stream_starts_where_requested(
     open_stream: OpenStream, ten: Foreign, query: str, start: int, expected: Any
 ) -> None:
-    """The lines from there on come once and in order, and then the end. The header names the start."""
+    """The lines from there on, once and in order, then the end. The header contains the start."""
     stream = open_stream(ten, query).wait_end()
 
-    # With a filter, any start before the first line of the stream will do.
+    # With a filter, any start before the first line of the stream is correct.
     first = next(iter(expected), 11)
     assert start <= int(stream.headers["last-event-id"]) < first
     assert stream.numbers() == list(expected)
@@ -112,8 +112,8 @@ def test_a_stream_starts_where_it_is_asked_to(
     assert not stream.cut
 
 
-def test_skipped_lines_still_move_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
-    """A block with only an id is sent, so that a reconnect does not read the skipped lines again."""
+def test_skipped_lines_advance_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
+    """In a block with only an id, so that a reconnect does not read them again."""
     job.lines(["out"]).lines(["err"] * 5, ("stderr",))
     stream = open_stream(job, "?stream=stdout").wait_for(b"\n\nid: 6\n\n")
 
@@ -121,8 +121,8 @@ def test_skipped_lines_still_move_the_cursor(open_stream: OpenStream, job: Forei
 
 
 @pytest.mark.parametrize("query", ["", "?offset=2", "?offset=latest", "?tail=9", "?offset=99&stream=stderr"])
-def test_the_last_event_id_wins(open_stream: OpenStream, ten: Foreign, query: str) -> None:
-    """It counts more than the query, because a browser's reconnect repeats the query."""
+def test_the_last_event_id_takes_precedence(open_stream: OpenStream, ten: Foreign, query: str) -> None:
+    """Over the query, which a browser repeats when it reconnects."""
     stream = open_stream(ten, query, Last_Event_ID="7").wait_end()
 
     assert stream.headers["last-event-id"] == "7"
@@ -131,14 +131,14 @@ def test_the_last_event_id_wins(open_stream: OpenStream, ten: Foreign, query: st
 
 @pytest.mark.parametrize("last_event_id", ["11", "12", "999999999999999"])
 def test_a_reconnect_at_or_past_the_end_gets_204(client: httpx.Client, ten: Foreign, last_event_id: str) -> None:
-    """204 makes an EventSource stop for good."""
+    """204 stops an EventSource permanently."""
     response = client.get(f"{ten.path}/events", headers={"Last-Event-ID": last_event_id})
 
     assert (response.status_code, response.content) == (204, b"")
 
 
 def test_a_reconnect_before_the_end_gets_the_end(open_stream: OpenStream, ten: Foreign) -> None:
-    """The client has the last line, but not the end."""
+    """A client that has the last line, but not the end."""
     stream = open_stream(ten, Last_Event_ID="10").wait_end()
 
     assert [block.get("event") for block in stream.blocks()] == ["connected", "job", "job", "end"]
@@ -148,7 +148,7 @@ def test_a_reconnect_before_the_end_gets_the_end(open_stream: OpenStream, ten: F
 def test_every_status_ends_with_an_end_event(
     open_stream: OpenStream, job: Foreign, status: str, exit_code: int
 ) -> None:
-    """The ``job`` block before it has the status."""
+    """The preceding ``job`` block contains the status."""
     job.lines(["x"]).end(status, exit_code)
     last, end = open_stream(job).wait_end().blocks()[-2:]
 
@@ -159,7 +159,7 @@ def test_every_status_ends_with_an_end_event(
 def test_a_lost_job_ends_with_an_error_that_stops_the_client(
     open_stream: OpenStream, client: httpx.Client, job: Foreign
 ) -> None:
-    """The error has the id of the end, so that the next reconnect gets 204."""
+    """The error has the end's id, so that the next reconnect gets 204."""
     job.lines(["x"])
     job.add("2-0", "event", "end", "status", "LOST")
     error = open_stream(job).wait_end().blocks()[-1]
@@ -169,7 +169,7 @@ def test_a_lost_job_ends_with_an_error_that_stops_the_client(
 
 
 def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Foreign) -> None:
-    """The end's number is 1."""
+    """Its number is 1."""
     stream = open_stream(job.end()).wait_end()
 
     assert stream.blocks()[-1]["id"] == "1"
@@ -177,7 +177,7 @@ def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Forei
 
 
 def test_head_has_the_headers_and_starts_no_stream(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """The job still runs, so a stream would stay open."""
+    """The job is running, so a stream would stay open."""
     job.line("x")
     before = service.metric("chronoverse_streams_open")
     response = client.head(f"{job.path}/events?offset=1")
@@ -198,10 +198,10 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, t
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_client_that_accepts_compression_gets_lines_at_once(
+def test_a_client_that_accepts_compression_gets_lines_immediately(
     endpoint: Endpoint, auth: dict[str, str], job: Foreign
 ) -> None:
-    """No line waits until a compressor's buffer is full."""
+    """No line waits in a compressor's buffer."""
     job.line("x")
     with Stream(endpoint, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
         stream.wait_for(b"id: 1\n\n")

@@ -1,4 +1,4 @@
-"""Archive records and objects with hostile content: their job is answered with 502, and nothing else happens."""
+"""Archive records and objects with hostile content: 502 for their job, and no other effect."""
 
 import contextlib
 import subprocess
@@ -18,12 +18,12 @@ from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
-#: Each of these tests starts processes. CI runs them.
+#: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
 
-#: The size to which a small object decompresses.
+#: The decompressed size of a small object.
 BOMB_BYTES: Final = 600 * 2**20
-#: Bytes by which a worker may grow when it reads one.
+#: How much a worker's memory can grow while it reads one.
 GROWTH_BYTES: Final = 100 * 2**20
 
 Change = Callable[[dict[str, Any]], object]
@@ -38,7 +38,7 @@ def site(service: Service, archive_directory: Path, redis_server: RedisServer) -
 
 
 def archived(site: Site) -> Foreign:
-    """A job that has ended. It has 300 lines, of which 200 are only in the archive."""
+    """An ended job of 300 lines, 200 of which are only in the archive."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.archive_up_to(job, 200, trim=True)
     return job.end()
@@ -51,7 +51,7 @@ def record(site: Site, job: Foreign) -> dict[str, Any]:
 
 
 def plant(job: Foreign, url: str, text: bytes, score: int = 200) -> None:
-    """Makes ``text`` the only record of the job's archive."""
+    """Makes ``text`` the only record in the job's archive."""
     key = job.key.removesuffix("log") + "archive"
     ask_all(url, [("DEL", key), ("ZADD", key, str(score), text)])
 
@@ -61,7 +61,7 @@ def renamed(name: str) -> Change:
 
 
 def frame(index: int, value: object) -> Change:
-    """A change that writes ``value`` at this index of each frame's row."""
+    """Writes ``value`` to this index of each frame's row."""
     return lambda known: [row.__setitem__(index, value) for row in known["frames"]]
 
 
@@ -98,7 +98,7 @@ TEXTS: Final = {"no JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"nu
 
 
 def statuses(site: Site, job: Foreign) -> dict[str, int]:
-    """The statuses of every route that reads the archive."""
+    """The status of every route that reads the archive."""
     found = {}
     for path in (
         "logs",
@@ -119,8 +119,8 @@ def statuses(site: Site, job: Foreign) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("change", [*RECORDS, *TEXTS])
-def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None:
-    """Every route answers with 502. Other jobs are readable, and no object outside of the job's folder is touched."""
+def test_an_invalid_record_is_502_only_for_its_job(site: Site, change: str) -> None:
+    """On every route. Other jobs are readable, and no object outside the job's folder is touched."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
@@ -143,7 +143,7 @@ def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None
 
 @pytest.mark.parametrize("score", [150, 250, 10**12])
 def test_a_record_under_another_number_is_502(site: Site, score: int) -> None:
-    """Otherwise a reader would read it again and again."""
+    """Otherwise a reader would read it repeatedly."""
     job = archived(site)
     known = record(site, job)
     plant(job, str(site.service.redis_url), orjson.dumps(known), score)
@@ -170,7 +170,7 @@ def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -
     "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
 )
 def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: str) -> None:
-    """A user who can write a job's keys must not be able to have other jobs' objects deleted."""
+    """Write access to a job's keys must not suffice to delete other jobs' objects."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
@@ -186,7 +186,7 @@ def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: 
     assert (answer.status_code, answer.json()["pending"]) == (200, False)
     assert outside.read_bytes() == b"not yours"
     assert site.objects.get("victim/job/object") == b"not yours either"
-    # Another test imports all of this archive.
+    # Another test imports the complete archive.
     site.objects.delete("victim/job/object")
 
 
@@ -198,13 +198,13 @@ def bomb() -> bytes:
 
 
 def most_memory(pid: int) -> int:
-    """The peak memory of a process, in bytes."""
+    """A process's peak memory in bytes."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
 def test_an_object_is_not_decompressed_beyond_its_record(site: Site) -> None:
-    """Neither reading, searching, downloading nor redacting does."""
+    """Whether it is read, searched, downloaded or redacted."""
     job = archived(site)
     packed = bomb()
     known = record(site, job)

@@ -1,4 +1,4 @@
-"""Streams that the server refuses, ends, or loses when it is stopped or killed. No viewer misses a line."""
+"""Streams that the server rejects, ends, or loses when it is stopped or killed. No viewer misses a line."""
 
 import itertools
 import os
@@ -28,28 +28,28 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A new job for every test, with three lines."""
+    """A new job for each test, with three lines."""
     return Foreign(redis_server.url, "lifecycle", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with a limit of two streams, of at most five seconds each."""
+    """A service with a limit of two streams, each of at most five seconds."""
     with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=2, max_stream_seconds=5) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with two workers, for tests that kill its processes."""
+    """A service with two workers whose processes tests kill."""
     with serving(tmp_path_factory.mktemp("pair"), redis_server.url, workers=2) as service:
-        # The service is ready when the first of them is.
+        # The service is ready as soon as the first worker is.
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
 
 
 def opener(service: Service, stack: ExitStack) -> Callable[..., Stream]:
-    """Returns a function that opens event streams of ``service``. ``stack`` closes them."""
+    """Returns a function that opens event streams of ``service``, closed by ``stack``."""
     authorization = {"Authorization": f"Bearer {service.token()}"}
 
     def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:
@@ -60,19 +60,19 @@ def opener(service: Service, stack: ExitStack) -> Callable[..., Stream]:
 
 
 def last_event_id_of(stream: Stream) -> str:
-    """The Last-Event-ID with which a client that read ``stream`` connects again."""
+    """The Last-Event-ID with which the client of ``stream`` reconnects."""
     ids: list[str] = [block["id"] for block in stream.blocks() if "id" in block]
     return ids[-1]
 
 
-def test_a_full_worker_refuses_streams_and_answers_everything_else(small: Service, job: Foreign) -> None:
-    """They get 503 with Retry-After, and are not counted. A stream is admitted again when another one has ended.
+def test_a_full_worker_rejects_only_streams(small: Service, job: Foreign) -> None:
+    """With 503 and Retry-After, until another stream ends. Rejected streams are not counted.
 
-    Downloads that fail at once leave no stream behind.
+    Downloads that fail immediately leave no stream behind.
     """
     headers = {"Authorization": f"Bearer {small.token()}"}
     lost = job.sibling("lost").lines(["x"] * 3)
-    # As if an archive that this service does not have had its first lines.
+    # As if the first lines were in an archive that this service does not have.
     lost.trim(2)
     ask_all(str(small.redis_url), [("HSET", lost.key.replace(":log", ":job"), "archived", "2", "archived_first", "1")])
     for _ in range(3):
@@ -95,8 +95,8 @@ def test_a_full_worker_refuses_streams_and_answers_everything_else(small: Servic
         assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
 
 
-def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service, job: Foreign) -> None:
-    """The stream ends without ``end`` and with a ``retry``. No line is missing or doubled."""
+def test_a_stream_ends_at_its_maximum_age_and_its_client_resumes(small: Service, job: Foreign) -> None:
+    """It ends with ``retry`` and without ``end``. No line is missing or repeated."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
         wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
@@ -114,13 +114,13 @@ def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service,
 
 
 def test_metrics_of_two_workers_are_summed_without_killed_ones(pair: Service, job: Foreign) -> None:
-    """Either worker reports the sum. The viewers of the killed one resume at the other one, and miss nothing."""
+    """Every worker reports the sum. The viewers of the killed one resume at the other one without missing a line."""
     first, second = pair.worker_pids()
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
         streams = {}
         for serving_pid, stopped, count in ((first, second, 2), (second, first, 3)):
-            # The other worker is stopped, so only this one can accept the connection.
+            # The other worker is paused, so only this one can accept the connection.
             os.kill(stopped, signal.SIGSTOP)
             stack.callback(resume_process, stopped)
             streams[serving_pid] = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(count)]
@@ -148,7 +148,7 @@ def resume_process(pid: int) -> None:
 
 
 def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None:
-    """On SIGHUP new workers start, and the streams of the old ones end. The port stays open."""
+    """On SIGHUP new workers start and the old ones' streams end. The port stays open."""
     before = set(pair.worker_pids())
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
@@ -161,7 +161,7 @@ def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None
         job.line("after the reload")
 
         def stream_stays_open() -> bool:
-            """Whether a stream opens and stays open. A worker that drains may still admit it, and then ends it."""
+            """Whether a stream opens and stays open. A draining worker can still accept it and then end it."""
             again = open_stream(job, Last_Event_ID="3")
             again.wait_until(lambda: again.ended or again.numbers(), PATIENCE_SECONDS, "a line, or the end")
             return again.numbers() == [4]
@@ -171,7 +171,7 @@ def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None
 
 
 def test_a_stop_with_open_streams_is_fast_and_loses_nothing(pair: Service, job: Foreign) -> None:
-    """On SIGTERM streams end without ``end``, and the processes exit. Viewers resume at the next service."""
+    """On SIGTERM streams end without ``end``, and the processes exit. Viewers resume after the next start."""
     workers = pair.worker_pids()
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
@@ -195,8 +195,8 @@ def test_a_stop_with_open_streams_is_fast_and_loses_nothing(pair: Service, job: 
             assert after.blocks()[-1]["event"] == "end"
 
 
-def test_on_its_embedded_store_the_log_survives_the_service(tmp_path: Path) -> None:
-    """After SIGKILL for all processes and a new start, the job's log is complete and its token still valid."""
+def test_the_log_in_the_embedded_store_survives_the_service(tmp_path: Path) -> None:
+    """After SIGKILL of all processes and a restart, the job's log is complete and its token still valid."""
     written = [f"line {number}" for number in range(1, 501)]
     with Service(tmp_path) as service:
         with embedded.ServerLease(service.data_dir) as lease:

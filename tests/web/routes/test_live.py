@@ -1,4 +1,4 @@
-"""``/events`` while the job runs: waiting, heartbeats, and viewers that leave, stop reading, or whose token expires."""
+"""``/events`` of a running job: waiting, heartbeats, and viewers that leave, stop reading, or whose token expires."""
 
 import contextlib
 import random
@@ -24,7 +24,7 @@ OPEN_STREAMS = "chronoverse_streams_open"
 
 @pytest.fixture(autouse=True)
 def no_open_streams(service: Service) -> None:
-    """Waits until the gauge counts no stream of the test before."""
+    """Waits until the previous test's streams are closed."""
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
 
 
@@ -38,16 +38,16 @@ def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket
         yield sock
 
 
-def test_connected_is_sent_at_once(open_stream: OpenStream, job: Foreign) -> None:
-    """Here the job does not exist yet, and the viewer waits long."""
+def test_connected_is_sent_immediately(open_stream: OpenStream, job: Foreign) -> None:
+    """Even if the job does not exist yet, and the viewer waits for long."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
 
     assert (stream.status, stream.headers["last-event-id"]) == (200, "0")
     assert re.fullmatch(rb'event: connected\ndata: {"status":"connected"}\nretry: \d{4}\n\n', stream.body)
 
 
-def test_an_awaited_job_is_followed_when_it_begins(open_stream: OpenStream, job: Foreign) -> None:
-    """The viewer gets all of its lines, its status and its end."""
+def test_an_awaited_job_is_followed_from_its_start(open_stream: OpenStream, job: Foreign) -> None:
+    """All of its lines, its status and its end."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
     job.line("one")
     stream.wait_for(b"id: 1\n\n")
@@ -60,8 +60,8 @@ def test_an_awaited_job_is_followed_when_it_begins(open_stream: OpenStream, job:
     assert kinds == ["connected", "job", "log", "log", "job", "end"]
 
 
-def test_an_awaited_job_that_does_not_begin_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
-    """The error is one line of plain text. Then the server closes the stream."""
+def test_an_awaited_job_that_does_not_start_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
+    """One line of plain text, after which the server closes the stream."""
     stream = open_stream(job, "?wait=1").wait_end(3)
 
     assert [block["event"] for block in stream.blocks()] == ["connected", "error"]
@@ -69,7 +69,7 @@ def test_an_awaited_job_that_does_not_begin_is_an_error(open_stream: OpenStream,
 
 
 def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign) -> None:
-    """A wait of 0 seconds is no wait either."""
+    """Also with a wait of 0 seconds."""
     assert client.get(f"{job.path}/events").status_code == 404
     assert client.get(f"{job.path}/events?wait=0").status_code == 404
 
@@ -77,7 +77,7 @@ def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign
 def test_a_registered_job_is_watched_from_pending_to_its_end(
     open_stream: OpenStream, client: httpx.Client, job: Foreign
 ) -> None:
-    """The viewer gets a ``job`` event for each change of its status."""
+    """Each change of status is a ``job`` event."""
     client.put(job.path)
     stream = open_stream(job).wait_for(b'"PENDING"')
     job.line("one")
@@ -90,7 +90,7 @@ def test_a_registered_job_is_watched_from_pending_to_its_end(
 
 
 def test_live_lines_are_delivered_once_and_one_by_one(open_stream: OpenStream, job: Foreign) -> None:
-    """Four viewers start at the first line, in the middle, at the live end, and with one stream only."""
+    """To viewers from the first line, from the middle, at the live end, and of one stream only."""
     job.lines(["old"] * 4, ("stdout", "stderr"))
     streams = [open_stream(job, query) for query in ("", "?offset=2", "?offset=latest", "?stream=stderr&tail=1")]
     for stream in streams:
@@ -104,8 +104,8 @@ def test_live_lines_are_delivered_once_and_one_by_one(open_stream: OpenStream, j
     assert numbers == [[*range(1, 11)], [*range(3, 11)], [*range(5, 11)], [*range(4, 11)]]
 
 
-def test_a_viewer_at_the_live_end_gets_nothing_old(open_stream: OpenStream, job: Foreign) -> None:
-    """The response's header says which line that was."""
+def test_a_viewer_at_the_live_end_gets_only_new_lines(open_stream: OpenStream, job: Foreign) -> None:
+    """The header contains the last line before."""
     job.lines(["old"] * 3)
     stream = open_stream(job, "?offset=latest").wait_for(b"event: job")
     job.line("new")
@@ -114,8 +114,8 @@ def test_a_viewer_at_the_live_end_gets_nothing_old(open_stream: OpenStream, job:
     assert stream.headers["last-event-id"] == "3"
 
 
-def test_a_heartbeat_is_one_line_and_no_block(open_stream: OpenStream, job: Foreign) -> None:
-    """Only ``:`` lines come while the job is silent. They do not become part of the next event."""
+def test_a_heartbeat_is_a_single_line(open_stream: OpenStream, job: Foreign) -> None:
+    """A silent job has only ``:`` lines, which do not become part of the next event."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n:\n", 4).wait_for(b"\n\n:\n:\n", 4)
     job.line("two")
@@ -124,8 +124,8 @@ def test_a_heartbeat_is_one_line_and_no_block(open_stream: OpenStream, job: Fore
     assert re.search(rb"id: 1\n\n(:\n)+event: log\ndata: {[^\n]+}\nid: 2\n\n", stream.body)
 
 
-def test_a_viewer_that_hangs_up_is_noticed_at_once(service: Service, open_stream: OpenStream, job: Foreign) -> None:
-    """The service does not need to write a line or a heartbeat to it."""
+def test_a_disconnected_viewer_is_detected_immediately(service: Service, open_stream: OpenStream, job: Foreign) -> None:
+    """Without writing a line or a heartbeat to it."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n")
     assert service.metric(OPEN_STREAMS) == 1
@@ -134,10 +134,8 @@ def test_a_viewer_that_hangs_up_is_noticed_at_once(service: Service, open_stream
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, 10, "the stream is closed here too")
 
 
-def test_a_viewer_whose_connection_is_reset_is_noticed_at_once(
-    service: Service, auth: dict[str, str], job: Foreign
-) -> None:
-    """A reset (RST) is noticed like a close (FIN)."""
+def test_a_reset_connection_is_detected_immediately(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """A reset (RST) is handled like a close (FIN)."""
     job.line("one")
     token = auth["Authorization"].removeprefix("Bearer ")
     with silent_viewer(service, job, token) as sock:
@@ -147,10 +145,10 @@ def test_a_viewer_whose_connection_is_reset_is_noticed_at_once(
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, 10, "the stream is closed here too")
 
 
-def test_a_viewer_that_does_not_read_delays_no_other(
+def test_a_viewer_that_does_not_read_does_not_delay_others(
     service: Service, redis_server: RedisServer, auth: dict[str, str], open_stream: OpenStream, job: Foreign
 ) -> None:
-    """It has megabytes of lines to read, and another viewer still gets each line at once."""
+    """Megabytes of lines wait for it, and another viewer still gets each line immediately."""
     job.line("first")
     token = auth["Authorization"].removeprefix("Bearer ")
     with silent_viewer(service, job, token):
@@ -166,7 +164,7 @@ def test_a_viewer_that_does_not_read_delays_no_other(
 
 
 def test_slow_viewers_get_every_line(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """Their sockets are full, and the ring drops lines that they need. They still get every line once, in order."""
+    """Once and in order, although their sockets are full and the ring has dropped lines that they need."""
     job.line("first")
     token = auth["Authorization"].removeprefix("Bearer ")
     with contextlib.ExitStack() as stack:
@@ -187,7 +185,7 @@ def test_slow_viewers_get_every_line(service: Service, auth: dict[str, str], job
 
 
 def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
-    """The viewer gets one error when the token expires, and nothing of the job after it."""
+    """One error when the token expires, and nothing of the job after it."""
     job.line("one")
     token = service.token(ttl=3)
     with Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {token}"}) as stream:
@@ -200,7 +198,7 @@ def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
 
 
 def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream: OpenStream, job: Foreign) -> None:
-    """A blocking read of the store would never return."""
+    """A blocking read of the store alone would never return."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n")
     redis_server.ask("DEL", job.key)
@@ -210,7 +208,7 @@ def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream:
 
 
 def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStream, job: Foreign) -> None:
-    """The store lost lines that the viewer has, or the client invented the number. No line comes twice."""
+    """After the store lost lines that the viewer has, or with an invented number. No line is repeated."""
     job.line("one")
     stream = open_stream(job, Last_Event_ID="99").wait_for(b"event: job")
     job.line("two")
@@ -222,7 +220,7 @@ def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStre
 
 
 def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """It is answered after the stream, or the stream has said that the connection closes after it."""
+    """It is answered after the stream, unless the stream announced that it closes the connection."""
     job.line("one")
     token = auth["Authorization"].removeprefix("Bearer ").encode()
     request = b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
@@ -243,8 +241,8 @@ def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: d
     assert (rest == b"") == (b"\r\nConnection: close\r\n" in stream)
 
 
-def test_viewers_that_leave_are_not_counted_any_more(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """Here hundreds of viewers leave as soon as they have all lines, many of them at the same time."""
+def test_viewers_that_leave_are_no_longer_counted(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Hundreds leave when they have all lines, many of them simultaneously."""
     job.lines(["x"] * 3)
     token = auth["Authorization"].removeprefix("Bearer ")
     request = request_bytes(f"{job.path}/events".encode(), token)

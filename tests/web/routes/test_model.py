@@ -1,4 +1,4 @@
-"""Every route answers as the reference model does, wherever the lines are: random logs, moved step by step."""
+"""Every route answers like the reference model, wherever the lines are: random logs that are moved step by step."""
 
 import contextlib
 import itertools
@@ -29,10 +29,10 @@ from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.model import EVERYTHING, Entry, Log, Query
 from tests.web.routes.test_tiers import Site
 
-#: Messages: with colours inside of words, with errors, and such that queries match twice in one line.
+#: With colours within words, with errors, and with two matches of a query in one line.
 MESSAGES: Final = ("", "hay", "a needle", "\x1b[1mnee\x1b[0mdle needle", "error: Needle", "e\x1b[31me", "ü 0 errors")
 QUERIES: Final = (("needle", False), ("NEEDLE|hay", True), ("e+", True), ("^$", True), ("nowhere", False))
-#: One example is some 150 requests, which take almost a second.
+#: An example has about 150 requests, which take almost a second.
 EXAMPLES: Final = 5 if settings().max_examples >= FULL_EXAMPLES else 2
 _numbers: Final = itertools.count(1)
 
@@ -47,13 +47,13 @@ def site(service: Service, archive_directory: Path, redis_server: RedisServer) -
 
 
 def stamp(number: int) -> str:
-    """A time that grows with the number."""
+    """A time that increases with the number."""
     return f"2026-03-03T10:{number // 60:02}:{number % 60:02}.000Z"
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[Log, bool]:
-    """A log, and whether our own runner writes it, which writes lines and ranges of lost lines without any gap."""
+    """A log, and whether our own runner writes it, with lines and ranges of lost lines only."""
     own = draw(st.booleans())
     kinds = ("line",) * 6 + (("lost",) if own else ("malformed", "lost", "skip", "extra"))
     entries: list[Entry] = []
@@ -83,13 +83,13 @@ def logs(draw: st.DrawFn) -> tuple[Log, bool]:
 
 
 def write_foreign(job: Foreign, log: Log) -> None:
-    """Writes the log with plain commands."""
+    """Writes the log with XADD, as a foreign runner."""
     ids = [f"{each.number}-{int(each.kind == 'extra')}" for each in log.entries]
     ask_all(job.url, [("XADD", job.key, *ids[at : at + 1], *each.fields()) for at, each in enumerate(log.entries)])
 
 
 def write_own(site: Site, ref: JobRef, log: Log) -> Attempt:
-    """Writes the log as our own runner does."""
+    """Writes the log as our own runner."""
     attempt = site.store.open(ref, "token")
     for each in log.entries:
         if each.kind == "lost":
@@ -101,7 +101,7 @@ def write_own(site: Site, ref: JobRef, log: Log) -> Attempt:
 
 
 def archive_up_to(site: Site, ref: JobRef, last: int, *, trim: bool) -> None:
-    """Archives the numbers up to ``last`` as an archiver does."""
+    """Archives the numbers up to ``last``."""
     with archive_lock(site.store, ref) as token:
         to = JobObjects(site.store, site.objects, ref, token)
         chunk_writer.write_chunk(to, site.store.catalog.archive_state(ref), last + 1, trim=last if trim else 0)
@@ -119,7 +119,7 @@ def complete(site: Site, ref: JobRef) -> None:
 
 
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
-    """Compares the answers of all routes with the model's, with parameters of random choice."""
+    """Compares all routes with the model, using random parameters."""
     q, regex = data.draw(st.sampled_from(QUERIES))
     stream = data.draw(st.sampled_from((None, "stdout", "stderr")))
     offset, limit = data.draw(st.integers(0, log.last + 2)), data.draw(st.sampled_from((1, 3, 1000)))
@@ -180,7 +180,7 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
 
 
 def redact(site: Site, job: Foreign, log: Log, data: st.DataObject) -> Log:
-    """Redacts some lines. Returns the log as it is then."""
+    """Redacts some lines and returns the redacted log."""
     low: int = data.draw(st.integers(1, log.last))
     high: int = data.draw(st.integers(low, log.last))
     assert site.client.post(f"{job.path}/logs/redact", json={"from": low, "to": high}).status_code == 200
@@ -190,11 +190,11 @@ def redact(site: Site, job: Foreign, log: Log, data: st.DataObject) -> Log:
 
 
 @pytest.mark.timeout(400)
-# A failure is not shrunk: each example takes a second or more.
+# Failures are not shrunk: each example takes a second or more.
 @settings(max_examples=EXAMPLES, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
-def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> None:
-    """Before and after the end, trimmed, archived in part, redacted, complete, without a log in the store, imported."""
+def test_every_route_answers_like_the_model(site: Site, data: st.DataObject) -> None:
+    """Before and after the end: trimmed, partly archived, redacted, complete, gone from the store, and imported."""
     ended, own = data.draw(logs())
     log = replace(ended, end=None)
     job = Foreign(str(site.service.redis_url), f"model_{next(_numbers)}", "job_1")
@@ -233,7 +233,7 @@ def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> No
     log = replace(log, end=end)
     check(site, job, log, data)
     if not own:
-        # The first end is the end. What follows it belongs to no log.
+        # The first end is final: nothing after it belongs to the log.
         late = data.draw(st.lists(st.sampled_from((("message", "late needle"), ("note", "x"), ("event", "end")))))
         for number, fields in enumerate(late, end["number"] + 1):
             job.add(f"{number}-0", *fields)
@@ -256,7 +256,7 @@ def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> No
     saved = catalog.settings(workflow_ids)[job.workflow_id].own
     empty = "return redis.call('DEL', unpack(redis.call('KEYS', ARGV[1])))"
     ask_all(job.url, [("EVAL", empty, "0", f"chronoverse:{{{job.workflow_id}}}:*")])
-    # The job, and the settings of its workflow.
+    # The job, and its workflow's settings.
     found = [each for each in import_jobs(site.store, site.objects, 0) if not each.known]
     assert [each.problem for each in found] == ["", ""], found
     assert catalog.settings(workflow_ids)[job.workflow_id].own == saved

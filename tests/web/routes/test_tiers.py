@@ -1,4 +1,4 @@
-"""One log over all tiers: wherever its lines are stored, every route has the same lines."""
+"""One log over all tiers: every route returns the same lines, wherever they are stored."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream, blocks
 
 LINES: Final = 240
-#: How many lines are archived, whether these are trimmed from the store, and whether the rest is trimmed, too.
+#: The number of archived lines, whether these are trimmed from the store, and whether the rest is trimmed, too.
 TIERS: Final = {
     "hot": (LINES, False, False),
     "half": (130, True, False),
@@ -54,19 +54,19 @@ class Site:
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
-        """A new job. Nothing is written to it yet."""
+        """A new job without lines."""
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def archive_up_to(self, job: Foreign, to: int, *, trim: bool) -> None:
-        """Archives the job's lines up to ``to``. With ``trim`` they are removed from the store."""
+        """Archives the job's lines up to ``to`` and, with ``trim``, removes them from the store."""
         archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
 
     def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
-        """An event stream. It must be closed."""
+        """An event stream, to be closed by the caller."""
         return Stream(self.service, f"{job.path}/events{query}", {**self.headers, **headers})
 
     def events(self, job: Foreign, query: str = "") -> list[dict[str, Any]]:
-        """The whole stream of a job that has ended, without blocks that depend on how much is read at once."""
+        """The stream of an ended job, without blocks that depend on the sizes of reads."""
         with self.stream(job, query) as stream:
             assert stream.wait_end().status == 200, stream.body
             return [block for block in blocks(stream.body) if block.get("event") not in ("connected", "job", None)]
@@ -93,7 +93,7 @@ def site(service: Service, archive_directory: Path, redis_server: RedisServer) -
 
 
 def write(job: Foreign) -> Foreign:
-    """Writes everything that a log may contain: gaps, entries out of sequence, partial lines, foreign entries."""
+    """Writes everything that a log can contain: gaps, entries out of sequence, partial lines, foreign entries."""
     for number in range(1, LINES + 1):
         if number in (20, 21, 150):
             continue
@@ -114,7 +114,7 @@ def write(job: Foreign) -> Foreign:
 
 @pytest.fixture(scope="module")
 def plain(site: Site) -> Foreign:
-    """The log without an archive. In other tiers it must have the same lines."""
+    """The log without an archive, for comparison."""
     return write(site.job()).end("FAILED", 3)
 
 
@@ -124,7 +124,7 @@ def plain(site: Site) -> Foreign:
     ids=str,
 )
 def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
-    """The same log, in other tiers."""
+    """The same log in other tiers."""
     archived, trim, gone = TIERS[request.param]
     job = write(site.job()).end("FAILED", 3)
     site.archive_up_to(job, archived, trim=trim)
@@ -137,7 +137,7 @@ def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
 
 @pytest.mark.parametrize("query", ["limit=1", "order=desc&before=1", "stream=stdout&after=2"])
 def test_new_lines_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Compared with a job in the store, and as the job that another one is compared with."""
+    """Both for the compared job, and for the job that another one is compared with."""
     other = site.job().lines(["line 1 \u00fc"]).end()
     query = f"logs/new?against={other.job_id}&{query}"
     assert site.pages(f"{plain.path}/{query}") == site.pages(f"{tiered.path}/{query}") != []
@@ -158,14 +158,14 @@ def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, que
     assert found.content == site.client.get(f"{plain.path}/logs/raw?{query}").content
 
 
-#: Unusual messages: empty, several lines, what JSON escapes, every plane of Unicode, very long.
+#: Unusual messages: empty, several lines, characters that JSON escapes, every plane of Unicode, very long.
 ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
-#: The number of lines of a log that moves to the archive, one by one.
+#: The number of lines in a log that is archived line by line.
 MOVING: Final = 160
 
 
 def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
-    """The lines of each kind of download. The text is compared with what it should be."""
+    """The lines of the JSON and JSONL downloads, after comparing the text with them."""
     formats = {"json": "json", "jsonl": "jsonl", "txt": "txt&control_sequences=true"}
     answers = {kind: site.client.get(f"{job.path}/logs/raw?format={query}") for kind, query in formats.items()}
     lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
@@ -176,7 +176,7 @@ def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.long
 def test_the_routes_agree_while_lines_move(site: Site) -> None:
-    """Whatever the lines contain, and however far the archiver is while they are read."""
+    """Whatever the lines contain, and wherever the archiver is during a read."""
     job = site.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
     job.lines([""])
     expected = site.pages(f"{job.path}/logs?limit=1000")
@@ -203,7 +203,7 @@ def test_the_routes_agree_while_lines_move(site: Site) -> None:
 
 
 def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign) -> None:
-    """HEAD is answered, and a client that has seen the end gets 204."""
+    """HEAD is answered, and a client that has received the end gets 204."""
     head = site.client.head(f"{tiered.path}/events?tail=10")
     assert (head.status_code, head.headers["last-event-id"]) == (200, str(LINES - 10))
     seen = site.client.get(f"{tiered.path}/events", headers={"Last-Event-ID": str(LINES + 1)})
@@ -211,8 +211,8 @@ def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign
     assert site.client.get(f"{tiered.path}/events?wait=1&offset={LINES}").text.count("event: end") == 1
 
 
-def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
-    """Also while more of the log is archived."""
+def test_a_stream_continues_from_the_archive_to_the_live_end(site: Site) -> None:
+    """Even while more of the log is archived."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.archive_up_to(job, 100, trim=True)
     with site.stream(job) as stream:
@@ -230,7 +230,7 @@ def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
 
 
 def test_stored_lines_are_served_without_the_archive(site: Site, tmp_path: Path, redis_server: RedisServer) -> None:
-    """Archived lines are refused with 503. A stream waits for the archive, and never leaves lines out."""
+    """503 for archived lines. A stream waits for the archive instead of omitting lines."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.archive_up_to(job, 200, trim=True)
     job.end()
@@ -249,13 +249,13 @@ def test_stored_lines_are_served_without_the_archive(site: Site, tmp_path: Path,
     assert site.client.get(f"{job.path}/logs/raw").status_code == 503
     with site.stream(job) as stream:
         stream.wait_for(b"event: job")
-        # This is one step. Without the folder its objects would be missing, which is damage and would end the stream.
+        # Atomically: without the folder its objects would be missing, and a damaged archive ends the stream.
         link.rename(folder)
         assert stream.wait_end(20).numbers() == [*range(1, 301)]
 
 
-def test_a_damaged_archive_is_never_a_short_file(site: Site) -> None:
-    """A download is cut off, and a stream reports the number at which it cannot continue."""
+def test_a_damaged_archive_never_shortens_a_download(site: Site) -> None:
+    """It is cut off instead, and a stream ends with an error after the last readable line."""
     job = site.job().lines(f"line {number}" for number in range(1, 2001))
     site.archive_up_to(job, 1500, trim=True)
     site.archive_up_to(job, 1900, trim=True)

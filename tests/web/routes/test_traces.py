@@ -1,4 +1,4 @@
-"""Traces as a collector receives them: one span for each request, over OTLP/HTTP, from real workers."""
+"""Traces as a collector receives them: one span per request, over OTLP/HTTP, from real workers."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_by
 
 pytestmark = pytest.mark.long
 
-#: Milliseconds for which a worker collects spans before it sends them.
+#: Interval at which a worker sends its spans, in milliseconds.
 GATHER_MS: Final = 100
 TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID: Final = "00f067aa0ba902b7"
@@ -34,7 +34,7 @@ EVENTS: Final = "GET /workflows/{workflow_id}/jobs/{job_id}/events"
 
 
 class Span(NamedTuple):
-    """What the collector knows of one span."""
+    """A span as the collector receives it."""
 
     name: str
     trace_id: str
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """An OTLP/HTTP receiver. ``posts`` are the paths and bodies that it has received."""
+    """An OTLP/HTTP receiver. ``posts`` are the received paths and bodies."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, bytes]] = []
@@ -72,11 +72,11 @@ class Collector:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def spans(self) -> list[Span]:
-        """All spans that have arrived."""
+        """All received spans."""
         return [span for _, body in self.posts for span in _read(body)]
 
     def named(self, request_id: str) -> Span:
-        """The one span of the request with that id. Waits for it."""
+        """Waits for the request's single span."""
         wait_until(lambda: self._of(request_id), PATIENCE_SECONDS, f"the span of {request_id}")
         (span,) = self._of(request_id)
         return span
@@ -114,7 +114,7 @@ def traced(directory: Path, redis_url: str, endpoint: str, **settings: Any) -> S
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    """Where the shared service sends its traces."""
+    """The collector of the shared service."""
     with Collector() as collector:
         yield collector
 
@@ -123,7 +123,7 @@ def collector() -> Iterator[Collector]:
 def service(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, collector: Collector
 ) -> Iterator[Service]:
-    """A service of two workers."""
+    """A service with two workers."""
     directory = tmp_path_factory.mktemp("traced")
     with traced(directory, redis_server.url, collector.url, workers=2) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
@@ -131,12 +131,12 @@ def service(
 
 
 def headers(service: Service, request_id: str, **more: str) -> dict[str, str]:
-    """The headers of a token that may do anything."""
+    """Headers with a token for everything."""
     return {"Authorization": f"Bearer {service.token()}", "X-Request-ID": request_id, **more}
 
 
 def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, collector: Collector, job: Foreign) -> None:
-    """With the reason for its end, and through any worker."""
+    """With the reason for the end, through any worker."""
     job.lines(["x"] * 3)
     with ExitStack() as stack:
         names = [f"{job.workflow_id}-{number}" for number in range(8)]
@@ -163,7 +163,7 @@ def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, coll
 
 
 def test_a_span_belongs_to_the_client_s_trace(service: Service, collector: Collector, job: Foreign) -> None:
-    """A page and a stream take the trace from the W3C header. A malformed header is ignored."""
+    """Pages and streams join the trace of the W3C header. A malformed header is ignored."""
     job.lines(["x"]).end()
     parent = f"00-{TRACE_ID}-{PARENT_ID}-01"
     for kind in ("logs", "events"):
@@ -178,8 +178,8 @@ def test_a_span_belongs_to_the_client_s_trace(service: Service, collector: Colle
         assert (span.trace_id != TRACE_ID, span.parent_id) == (True, "")
 
 
-def test_any_other_request_is_a_span_too(service: Service, collector: Collector, job: Foreign) -> None:
-    """Also a refused request. Its name is the route, never the path."""
+def test_every_other_request_is_a_span_too(service: Service, collector: Collector, job: Foreign) -> None:
+    """Errors included. Its name is the route, never the path."""
     job.lines(["x"]).end()
     asked = {
         "page": (f"{job.path}/logs", "GET /workflows/{workflow_id}/jobs/{job_id}/logs", 200),
@@ -200,7 +200,7 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
 
 
 def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Foreign) -> None:
-    """This holds wherever the request has the token."""
+    """Wherever the request contains the token."""
     good = service.token()
     job.lines(["x"]).end()
     exchange(service, request_bytes(f"{job.path}/events?token={good}".encode(), good))
@@ -221,7 +221,7 @@ def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Fo
 def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
     tmp_path: Path, redis_server: RedisServer, collector: Collector, job: Foreign
 ) -> None:
-    """After SIGHUP and after SIGTERM. The spans of the next worker arrive, too."""
+    """On SIGHUP and on SIGTERM. The spans of the next worker arrive, too."""
     job.line("x")
     with traced(tmp_path, redis_server.url, collector.url, drain_seconds=1) as service:
         for name, order in (("replaced", SIGHUP), ("stopped", SIGTERM)):
@@ -235,7 +235,7 @@ def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
 
 
 def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
-    """The service serves, logs the failure, and exits in time."""
+    """The service works, logs the failure, and exits in time."""
     job.lines(["x"]).end()
     with traced(tmp_path, redis_server.url, "http://127.0.0.1:9", log_format="json") as service:
         for _ in range(20):
@@ -245,14 +245,14 @@ def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: R
             assert answer.status_code == 200
         wait_until(lambda: "opentelemetry" in service.logs(), PATIENCE_SECONDS, "it is logged")
         service.signal(SIGTERM)
-        # gunicorn kills a worker that takes longer than 20 s.
+        # gunicorn kills a worker after 20 s.
         assert service.wait(15) == 0
         lines = service.logs().splitlines()
     assert [line for line in lines if "xport" in line and not line.startswith("{")] == []
 
 
-def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without traces the packages are not needed."""
+def test_missing_packages_are_named_at_startup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are only needed with traces."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     environ = {"HOME": "/home/ada"}
 
@@ -263,12 +263,12 @@ def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest
     assert Settings.from_env({**environ, "CHRONOVERSE_TRACES": "false"}) == Settings.from_env(environ)
 
 
-def test_without_traces_nothing_of_it_is_imported(tmp_path: Path) -> None:
-    """Neither by the service nor by commands. redis-py would import the SDK for its metrics, where it is installed."""
+def test_without_traces_their_packages_are_not_imported(tmp_path: Path) -> None:
+    """By the service or by commands, although redis-py would import the SDK for its metrics if it is installed."""
     service = "import runpy; runpy.run_path('gunicorn.conf.py'); import chronoverse.web.app"
     command = "sys.argv[1:] = ['--version']; import chronoverse.cli.main as cli; cli.main(); import redis"
     unused = "assert not {'opentelemetry.sdk', 'opentelemetry.exporter'} & {*sys.modules}"
     own = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
-    # With traces the service may need the SDK's metrics after that.
+    # With traces, the service can still import the SDK's metrics afterwards.
     for code in (f"{service}; {unused}; import opentelemetry.sdk.metrics", f"{command}; {unused}"):
         subprocess.run([sys.executable, "-c", f"import sys; {code}"], cwd=ROOT, env={**os.environ, **own}, check=True)

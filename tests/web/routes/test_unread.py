@@ -1,4 +1,4 @@
-"""Answers that clients do not read: their memory is bounded, they are given up in time, and they delay nobody."""
+"""Answers that clients do not read: they use limited memory, time out, and delay nobody."""
 
 import http.client
 import resource
@@ -23,20 +23,20 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, request_bytes
 
-#: Each of these tests starts processes. CI runs them.
+#: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
 
-#: Seconds within which ``/healthz`` must answer during an attack, nine times of ten. A client that is locked out waits
-#: until the attack ends.
+#: Limit of the 90th percentile of ``/healthz`` during an attack, in seconds. Clients that are locked out wait until
+#: the attack ends.
 HEALTH_SECONDS: Final = 1.0
-#: The longest time of an attack, and the time for which ``/healthz`` is requested, in seconds.
+#: The maximum duration of an attack, and the duration of the health checks, in seconds.
 ATTACK_SECONDS: Final = 20.0
 HEALTH_CHECK_SECONDS: Final = 2.0
-#: File descriptors of a worker that may have few.
+#: A low limit for a worker's file descriptors.
 FEW_DESCRIPTORS: Final = 250
-#: A line that is six times as long in JSON, because each of its characters needs an escape.
+#: Six times as long in JSON, because every character is escaped.
 LONG_LINE: Final = "\x01" * 2_000
-#: Pages of such lines that one token requests, of 3.6 MB each, and bytes by which the worker may grow meanwhile.
+#: The number of pages of such lines per token, each of 3.6 MB, and how much the worker's memory can grow.
 ASKED: Final = 12
 UNREAD_MEMORY: Final = 100 * 2**20
 EXPIRED: Final = 'chronoverse_connections_cut_total{reason="expired"}'
@@ -51,29 +51,29 @@ def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
 
 @pytest.fixture(scope="module")
 def small_nginx(tmp_path_factory: pytest.TempPathFactory, small: Service) -> Iterator[Nginx]:
-    """nginx in front of that service."""
+    """nginx in front of the small service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(small.host, small.port)]) as nginx:
         yield nginx
 
 
 def token(subject: str, seconds: int = 600) -> str:
-    """A token of ``subject`` for reading everything."""
+    """A token for reading everything."""
     return mint(SECRET, subject, ("logs:read",), ("*",), seconds, time.time())
 
 
 def ask(service: Service, path: str, subject: str) -> httpx.Response:
-    """Sends one request and reads its answer at once."""
+    """Sends one request and reads the answer immediately."""
     headers = {"Authorization": f"Bearer {token(subject)}"}
     return httpx.get(f"{service.url}{path}", headers=headers, timeout=ATTACK_SECONDS, verify=service.verify)
 
 
 def memory(service: Service) -> int:
-    """The memory of its workers, in bytes."""
+    """The workers' memory in bytes."""
     return sum(int(psutil.Process(pid).memory_info().rss) for pid in service.worker_pids())
 
 
 def read_all(sock: socket.socket) -> None:
-    """Reads the rest of a chunked body, until it ends or is cut off. A part of its head was read before."""
+    """Reads the rest of a chunked body, until it ends or is cut off."""
     data = b""
     while more := sock.recv(65_536):
         data += more
@@ -83,7 +83,7 @@ def read_all(sock: socket.socket) -> None:
 
 @contextmanager
 def unread(endpoint: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
-    """Runs an attack of :mod:`tests.web.routes.unread` during the block."""
+    """Runs an attack of :mod:`tests.web.routes.unread` within the block."""
     command = [
         sys.executable,
         "-m",
@@ -105,7 +105,7 @@ def unread(endpoint: Service | Nginx, connections: int, what: str = "requests") 
 
 
 def health_seconds(endpoint: Endpoint) -> list[float]:
-    """Requests ``/healthz`` for :data:`HEALTH_CHECK_SECONDS`, each on a new connection. Returns the sorted times."""
+    """Requests ``/healthz`` for :data:`HEALTH_CHECK_SECONDS`, each on a new connection; returns the sorted times."""
     found, until = [], time.monotonic() + HEALTH_CHECK_SECONDS
     while time.monotonic() < until:
         began = time.monotonic()
@@ -123,26 +123,26 @@ def health_seconds(endpoint: Endpoint) -> list[float]:
         pytest.param("nginx", 300, marks=pytest.mark.long),
     ],
 )
-def test_connections_that_read_no_answer_do_not_lock_others_out(
+def test_connections_with_unread_answers_do_not_lock_others_out(
     small: Service, small_nginx: Nginx, name: str, connections: int
 ) -> None:
-    """There are more of them than the service accepts, and it still answers others."""
+    """Even if there are more than the service accepts."""
     endpoint = small if name == "direct" else small_nginx
     with unread(endpoint, connections):
         found = health_seconds(endpoint)
-    # One in ten may be late because of other programs of this machine.
+    # One in ten can be slow because of other programs on this machine.
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
 
 def test_long_heads_do_not_lock_others_out(small: Service) -> None:
-    """They are refused early, and one at a time."""
+    """They are rejected early, one at a time."""
     with unread(small, 300, "headers"):
         found = health_seconds(small)
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
 
 def test_connections_leave_descriptors_for_the_store_and_for_files(small: Service) -> None:
-    """The system allows fewer descriptors than connections. The service can still reach the store and open files."""
+    """With fewer descriptors than connections, the service can still reach the store and open files."""
     (pid,) = small.worker_pids()
     allowed = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, allowed[1]))
@@ -156,10 +156,10 @@ def test_connections_leave_descriptors_for_the_store_and_for_files(small: Servic
     assert "Too many open files" not in small.logs()
 
 
-def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: RedisServer) -> None:
-    """It gets some of its answers, and Retry-After for the rest. Others get theirs, and it still gets small ones.
+def test_unread_answers_of_a_token_are_limited(small: Service, redis_server: RedisServer) -> None:
+    """It gets some of them, and 429 with Retry-After for the rest. Others get theirs, and it still gets small ones.
 
-    No further pages are made for it meanwhile: it is refused when some seconds have brought no room.
+    Pages over its share are not built: after waiting for room for some seconds, they are rejected.
     """
     job = Foreign(redis_server.url, "unread", "long").lines([LONG_LINE] * 300)
     page = f"{job.path}/logs?limit=300"
@@ -185,7 +185,7 @@ def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: R
 
 
 def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, redis_server: RedisServer) -> None:
-    """That holds whatever its ``limit`` is, and although several tokens have used up their shares."""
+    """Whatever its ``limit``, and although several tokens have used up their shares."""
     long = Foreign(redis_server.url, "unread", "long_lines").lines([LONG_LINE] * 300)
     short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
     with ExitStack() as stack:
@@ -200,7 +200,7 @@ def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, re
 
 @pytest.mark.long
 def test_a_download_is_cut_off_when_its_token_expires(small: Service, redis_server: RedisServer) -> None:
-    """The client can see that the download is not complete."""
+    """The client can tell that it is incomplete."""
     job = Foreign(redis_server.url, "unread", "download").lines(["x" * 60_000] * 200)
     with small.connect(PATIENCE_SECONDS) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
