@@ -1,4 +1,4 @@
-"""Fixtures: one service on one store, shared by all tests that do not damage it."""
+"""Fixtures: one service and one store, shared by all tests that do not damage them."""
 
 import contextlib
 import itertools
@@ -14,8 +14,8 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Endpoint, Stream
 
-#: Marks a module whose tests run twice: with streams that write to their sockets, and with streams that gunicorn
-#: writes.
+#: Marks a module whose tests run twice: with streams that write to their sockets, and with streams written by
+#: gunicorn.
 both_ways = pytest.mark.parametrize(
     "service",
     [pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
@@ -34,7 +34,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def archive_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive of the shared service. Each module has workflows of its own there."""
+    """The archive of the shared service. Each module uses its own workflows."""
     return tmp_path_factory.mktemp("archive")
 
 
@@ -42,7 +42,7 @@ def archive_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def services(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, archive_directory: Path
 ) -> Iterator[Callable[[str | None], Service]]:
-    """Returns the shared service whose workers are of a class of gunicorn's. It starts at the first call."""
+    """Returns the shared service for a worker class, which starts at the first call."""
     started: dict[str | None, Service] = {}
     with contextlib.ExitStack() as stack:
 
@@ -64,7 +64,7 @@ def services(
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, services: Callable[[str | None], Service]) -> Service:
-    """The shared service: one worker, one heartbeat a second, and an archive.
+    """The shared service: one worker, a heartbeat per second, and an archive.
 
     The fixture's parameter, if any, is gunicorn's worker class.
     """
@@ -73,40 +73,40 @@ def service(request: pytest.FixtureRequest, services: Callable[[str | None], Ser
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Nginx]:
-    """nginx with the configuration that we ship, in front of the shared service."""
+    """nginx with the shipped configuration, in front of the shared service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(service.host, service.port)]) as nginx:
         yield nginx
 
 
 @pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
 def endpoint(request: pytest.FixtureRequest, service: Service) -> Endpoint:
-    """What clients connect to: the shared service itself, or nginx in front of it."""
+    """The clients' endpoint: the shared service itself, or nginx in front of it."""
     endpoint: Endpoint = service if request.param == "direct" else request.getfixturevalue("nginx")
     return endpoint
 
 
 @pytest.fixture(scope="session")
 def auth(service: Service) -> dict[str, str]:
-    """The header of a token that may do anything."""
+    """The header with a token for everything."""
     return {"Authorization": f"Bearer {service.token()}"}
 
 
 @pytest.fixture
 def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
-    """An HTTP client with a token that may do anything."""
+    """An HTTP client with a token for everything."""
     with httpx.Client(base_url=service.url, headers=auth, timeout=10, verify=service.verify) as client:
         yield client
 
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A new job for each test. Nothing is written to it yet."""
+    """A new job for each test, without lines."""
     return Foreign(redis_server.url, f"wf_{next(_numbers)}", "job_1")
 
 
 @pytest.fixture
 def open_stream(service: Service, auth: dict[str, str]) -> Iterator[Callable[..., Stream]]:
-    """Opens event streams of the shared service, and closes them at the end."""
+    """Opens event streams of the shared service and closes them after the test."""
     opened: list[Stream] = []
 
     def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:

@@ -1,4 +1,4 @@
-"""The shipped gunicorn settings, for a worker in which log records of a subject begin 20 jobs, then one a second."""
+"""The shipped gunicorn settings, with a limit per subject: log records start 20 jobs at once, then one per second."""
 
 import runpy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _shipped_init: Callable[[Any], None] = globals()["post_worker_init"]
 
 
 def post_worker_init(worker: Any) -> None:
-    """Runs the shipped hook, and then lowers the bounds."""
+    """Runs the shipped hook, then lowers the limits."""
     _shipped_init(worker)
     throttle = worker.wsgi.extensions["chronoverse"].new_job_throttle
     throttle.rate, throttle.burst_seconds = 1, 20

@@ -1,4 +1,4 @@
-"""A foreign runner: it knows nothing of this project, and only uses XADD."""
+"""A foreign runner: independent of this project, and only uses XADD."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -6,14 +6,14 @@ from typing import Final
 import redis
 from redis.connection import parse_url
 
-#: The timestamp of lines, unless a test gives another.
+#: The default timestamp of lines.
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
 class Foreign:
-    """Writes one job's log to the store at ``url`` with plain Redis commands.
+    """Writes a job's log to the store at ``url`` with plain Redis commands.
 
-    The contract allows that in any language.
+    The contract allows this in any language.
     """
 
     def __init__(self, url: str, workflow_id: str, job_id: str) -> None:
@@ -29,7 +29,7 @@ class Foreign:
         return f"/workflows/{self.workflow_id}/jobs/{self.job_id}"
 
     def add(self, entry_id: str, *fields: str | bytes) -> None:
-        """Adds one entry exactly as given."""
+        """Adds an entry exactly as given."""
         ask_all(self.url, [("XADD", self.key, entry_id, *fields)])
 
     def line(self, message: str | bytes, stream: str = "stdout", *, timestamp: str = TIMESTAMP) -> int:
@@ -47,7 +47,7 @@ class Foreign:
         return Foreign(self.url, self.workflow_id, job_id)
 
     def lines(self, messages: Iterable[str | bytes], streams: Sequence[str] = ("stdout",)) -> "Foreign":
-        """Adds many lines in few round trips. The lines go to the ``streams`` in turn."""
+        """Adds many lines in few round trips, alternating between ``streams``."""
         commands = []
         for message in messages:
             stream = streams[self.last % len(streams)]
@@ -64,7 +64,7 @@ class Foreign:
 
 
 def ask_all(url: str, commands: Iterable[Sequence[str | bytes]]) -> None:
-    """Runs ``commands`` on one connection, all at once. A client of redis-py would take twice the CPU time for one."""
+    """Pipelines ``commands`` on one connection. With redis-py a single one would take twice the CPU time."""
     options = {**parse_url(url), "protocol": 2, "driver_info": None}
     connection: redis.Connection = options.pop("connection_class", redis.Connection)(**options)
     packed = list(commands)

@@ -1,4 +1,4 @@
-"""Many short event streams, one after the other and some at once."""
+"""Many short event streams, in sequence and concurrently."""
 
 import selectors
 import socket
@@ -8,9 +8,9 @@ from tests.web.routes.wire import Endpoint
 
 
 def open_short_streams(endpoint: Endpoint, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
-    """Opens ``streams`` event streams, ``at_once`` of them at a time, and closes each after it has sent enough.
+    """Opens ``streams`` event streams, ``at_once`` of them at a time, and closes each when it has sent enough.
 
-    Each of ``requests`` is a request, and the bytes after which its stream is closed. They are used in turn.
+    Each of ``requests``, used in turn, is a request and the bytes after which its stream is closed.
     Raises AssertionError when a stream ends earlier.
     """
     selector = selectors.DefaultSelector()

@@ -1,4 +1,4 @@
-"""``/events`` gives the same answer whatever the worker knows of a job, and names what is wrong with a request."""
+"""``/events`` has the same answer whatever the worker knows of a job, and describes what is wrong with a request."""
 
 import re
 import socket
@@ -18,7 +18,7 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 OpenStream = Callable[..., Stream]
 
 NOT_A_NUMBER: Final = "must be an integer of at most 15 digits"
-#: Where a stream may start: the query, the other lines of the request, and what the answer has at last.
+#: The starts of a stream: the query and further lines of the request.
 STARTS: Final = [
     ("", []),
     ("", ["Last-Event-ID: 4"]),
@@ -44,13 +44,13 @@ def running(job: Foreign) -> Foreign:
 
 @pytest.fixture
 def ended(job: Foreign) -> Foreign:
-    """A job that has ended after ten lines."""
+    """An ended job with ten lines."""
     return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
 
 
 @pytest.fixture
 def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
-    """A function that returns an answer up to ``until``, without the parts that differ from answer to answer."""
+    """A function that returns an answer up to ``until``, without its variable parts."""
 
     def answer(query: str, until: bytes, *lines: str, token: str | None = service.token()) -> bytes:
         head = [f"GET {job.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
@@ -66,7 +66,7 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
                 assert more, f"hung up: {found!r}"
                 assert time.monotonic() < deadline, found
         found = found[: found.index(until) + len(until)].replace(b"2\r\n:\n\r\n", b"")
-        # Chunks may begin anywhere, so only the head and the frames are compared.
+        # Chunks can start anywhere, so only the head and the frames are compared.
         found = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n(?=[0-9a-f]+\r\n|\Z)", b"", found)
         found = re.sub(rb"(?m)^(Date|X-Request-ID): .*\r\n", rb"\1\r\n", found)
         return re.sub(rb'retry: \d+|"request_id":"\w+"', b"", found)
@@ -78,7 +78,7 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
 def test_a_watched_job_and_an_unknown_one_have_the_same_answer(
     answer: Callable[..., bytes], open_stream: OpenStream, running: Foreign, query: str, lines: list[str]
 ) -> None:
-    """The first viewer's request reads the job. For another one, the tail knows it and the newest lines are cached."""
+    """The first viewer's request reads the job. For the next one, the tail knows it and has cached the newest lines."""
     is_at_the_end = "latest" in query or "Last-Event-ID: 10" in lines
     until = b'"last_sequence_num":10' if is_at_the_end else b"id: 10\n\n"
     alone = answer(query, until, *lines)
@@ -93,7 +93,7 @@ def test_a_watched_job_and_an_unknown_one_have_the_same_answer(
 def test_an_ended_job_has_the_same_answer_when_its_lines_are_cached(
     answer: Callable[..., bytes], query: str, lines: list[str]
 ) -> None:
-    """The answer has the rest of the log, or is 204 when the client has all of it."""
+    """The rest of the log, or 204 for a client that has all of it."""
     is_whole = "Last-Event-ID: 11" in lines
     until = b"\r\n\r\n" if is_whole else b"\r\n0\r\n\r\n"
     found = {answer(query, until, *lines) for _ in range(3)}
@@ -102,10 +102,10 @@ def test_an_ended_job_has_the_same_answer_when_its_lines_are_cached(
     assert found.pop().startswith(b"HTTP/1.1 204 " if is_whole else b"HTTP/1.1 200 ")
 
 
-def test_a_watched_job_admits_nobody_without_a_valid_token(
+def test_a_watched_job_still_needs_a_valid_token(
     service: Service, answer: Callable[..., bytes], open_stream: OpenStream, running: Foreign
 ) -> None:
-    """Without a token, with an invalid one, without the scope, and with one for another workflow."""
+    """Not without a token, with an invalid one, without the scope, or for another workflow."""
     open_stream(running).wait_for(b"id: 10\n\n")
     refused = [
         (None, b" 401 "),
@@ -132,10 +132,10 @@ def test_a_watched_job_admits_nobody_without_a_valid_token(
         ("", "1, 2", "Last-Event-ID", "must be one integer of at most 15 digits"),
     ],
 )
-def test_a_bad_request_learns_what_is_wrong(
+def test_an_invalid_request_is_described(
     client: httpx.Client, running: Foreign, query: str, last_event_id: str | None, parameter: str, detail: str
 ) -> None:
-    """400 names the parameter or the header. A bad query is named first."""
+    """400 names the parameter or the header, parameters first."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
     for _ in range(2):
         response = client.get(f"{running.path}/events?{query}", headers=headers)
@@ -155,14 +155,14 @@ def test_a_bad_request_learns_what_is_wrong(
     ],
 )
 def test_a_query_is_parsed_once(query: str, meant: dict[str, object]) -> None:
-    """The same query string gives the same object."""
+    """Equal query strings return the same object."""
     assert parse_query(query) == meant
     assert parse_query(query) is parse_query(query)
 
 
 @pytest.mark.parametrize("query", ["wait=301", "offset", "offset=1&tail=1", "token=abc", "%ff=1", "offset=7;tail=3"])
 def test_a_bad_query_is_refused_each_time(query: str) -> None:
-    """A refusal is not cached."""
+    """Errors are not cached."""
     for _ in range(2):
         with pytest.raises(BadRequest) as refused:
             parse_query(query)
@@ -172,5 +172,5 @@ def test_a_bad_query_is_refused_each_time(query: str) -> None:
 
 @pytest.mark.parametrize(("header", "number"), [(None, None), ("", 0), ("0", 0), ("007", 7)])
 def test_a_last_event_id_is_a_number_or_empty(header: str | None, number: int | None) -> None:
-    """Empty is the beginning: the client has received nothing yet."""
+    """An empty one is the start: the client has received nothing yet."""
     assert last_event_id(header) == number

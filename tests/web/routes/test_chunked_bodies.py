@@ -1,4 +1,4 @@
-"""Bodies of very small chunks, which gunicorn reads one by one, hold up nobody else."""
+"""Bodies of very small chunks, which gunicorn reads one by one, do not delay other requests."""
 
 import contextlib
 import threading
@@ -19,7 +19,7 @@ CHUNKS = 80_000
     [("/workflows/chunks/jobs/job_1/logs", 400), pytest.param("/nothing", 404, marks=pytest.mark.long)],
 )
 def test_others_are_served_while_a_body_of_small_chunks_is_read(service: Service, path: str, status: int) -> None:
-    """Also when nobody wants the body: gunicorn reads it before the next request of the connection."""
+    """Even if no route reads the body: gunicorn reads it before the connection's next request."""
     headers = f"Authorization: Bearer {service.token('*')}\r\nContent-Type: application/json\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: h\r\n{headers}Transfer-Encoding: chunked\r\n\r\n"
     answers = list[bytes]()
@@ -44,5 +44,5 @@ def test_others_are_served_while_a_body_of_small_chunks_is_read(service: Service
     sender.join()
 
     assert answers[0].startswith(f"HTTP/1.1 {status} ".encode())
-    # Once all chunks were read before anybody else was served.
+    # All chunks used to be read before any other request was handled.
     assert max(spans) < (processor_time(pid) - began) / 3

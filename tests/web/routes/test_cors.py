@@ -1,4 +1,4 @@
-"""Pages of other origins: only those that are named may read answers, whatever they ask for."""
+"""CORS: only pages of configured origins can read answers, whatever they request."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from tests.web.routes.wire import Endpoint, Stream
 pytestmark = pytest.mark.long
 
 ORIGIN = "https://ci.example"
-#: What browsers may send that is not the origin named above.
+#: Origins other than the configured one, as sent by browsers.
 OTHERS = (
     *("null", "*", "https://ci.example.evil", "https://evilci.example", "https://ci.example:8443", "http://ci.example"),
     *("https://ci.example/", "https://CI.example", "https://sub.ci.example", "", "https://ci.example, https://evil"),
@@ -23,7 +23,7 @@ OTHERS = (
 
 @pytest.fixture(scope="module")
 def open_service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service that names two origins."""
+    """A service with two configured origins."""
     origins = f"{ORIGIN} http://127.0.0.1:3000"
     with serving(tmp_path_factory.mktemp("cors"), redis_server.url, cors_origins=origins) as service:
         yield service
@@ -33,7 +33,7 @@ def open_service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisSe
 def endpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, open_service: Service
 ) -> Iterator[Endpoint]:
-    """What browsers connect to: this service itself, or nginx in front of it."""
+    """The browsers' endpoint: the service itself, or nginx in front of it."""
     if request.param == "direct":
         yield open_service
         return
@@ -42,7 +42,7 @@ def endpoint(
 
 
 def preflight(endpoint: Endpoint, path: str, origin: str, method: str) -> httpx.Response:
-    """What a browser asks first."""
+    """The preflight request of a browser."""
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,
@@ -63,7 +63,7 @@ def preflight(endpoint: Endpoint, path: str, origin: str, method: str) -> httpx.
     ],
 )
 def test_a_preflight_names_the_methods_of_the_route(endpoint: Endpoint, path: str, methods: str) -> None:
-    """It needs no token, and has no credentials."""
+    """Without a token, and without allowing credentials."""
     answer = preflight(endpoint, path, ORIGIN, "GET")
     assert answer.status_code == 204
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
@@ -75,7 +75,7 @@ def test_a_preflight_names_the_methods_of_the_route(endpoint: Endpoint, path: st
 
 @pytest.mark.parametrize("origin", OTHERS)
 def test_other_origins_get_no_permission(endpoint: Endpoint, open_service: Service, job: Foreign, origin: str) -> None:
-    """Neither before the request nor with the answer. The answer itself is the same."""
+    """Neither in the preflight nor in the answer, which is otherwise the same."""
     job.line("a line")
     asked = preflight(endpoint, job.path, origin, "GET")
     headers = {"Authorization": f"Bearer {open_service.token()}", "Origin": origin}
@@ -86,18 +86,18 @@ def test_other_origins_get_no_permission(endpoint: Endpoint, open_service: Servi
         assert "Origin" in each.headers["Vary"]
 
 
-def test_an_unknown_method_and_an_options_request_of_another_kind(endpoint: Endpoint) -> None:
-    """The browser finds that the method is not among those that are allowed."""
+def test_an_unknown_method_and_an_options_request_without_preflight(endpoint: Endpoint) -> None:
+    """The answer to the preflight does not list the method."""
     answer = preflight(endpoint, "/workflows", ORIGIN, "BREW")
     assert "BREW" not in answer.headers["Access-Control-Allow-Methods"]
-    # Without the headers of a preflight it is a request like any other.
+    # Without the headers of a preflight it is an ordinary request.
     asked = httpx.options(f"{endpoint.url}/workflows", headers={"Origin": ORIGIN}, verify=endpoint.verify)
     assert asked.status_code == 401
 
 
 @pytest.mark.parametrize(("path", "status"), [("/workflows", 401), ("/nowhere", 404), ("/workflows?limit=x", 400)])
-def test_a_page_can_read_a_refusal(endpoint: Endpoint, open_service: Service, path: str, status: int) -> None:
-    """Otherwise it could not tell its reader why."""
+def test_a_page_can_read_an_error(endpoint: Endpoint, open_service: Service, path: str, status: int) -> None:
+    """Otherwise it could not show the reason."""
     headers = {"Origin": "http://127.0.0.1:3000"}
     if status != 401:
         headers["Authorization"] = f"Bearer {open_service.token()}"
@@ -106,7 +106,7 @@ def test_a_page_can_read_a_refusal(endpoint: Endpoint, open_service: Service, pa
     assert "Retry-After" in answer.headers["Access-Control-Expose-Headers"]
 
 
-def test_a_stream_of_another_origin(endpoint: Endpoint, open_service: Service, job: Foreign) -> None:
+def test_a_stream_for_another_origin(endpoint: Endpoint, open_service: Service, job: Foreign) -> None:
     """Streams write their own headers."""
     job.line("a line")
     headers = {"Authorization": f"Bearer {open_service.token()}", "Origin": ORIGIN}
@@ -116,6 +116,6 @@ def test_a_stream_of_another_origin(endpoint: Endpoint, open_service: Service, j
 
 
 def test_without_the_setting_there_is_no_cors(service: Service) -> None:
-    """And an OPTIONS request needs a token, as ever."""
+    """And an OPTIONS request needs a token."""
     answer = preflight(service, "/workflows", ORIGIN, "GET")
     assert (answer.status_code, "Access-Control-Allow-Origin" in answer.headers) == (401, False)

@@ -1,4 +1,4 @@
-"""``/events?q=``: only lines that match, exactly over resumes, from every tier, alone and in a crowd."""
+"""``/events?q=``: only matching lines, exact across reconnects, from every tier, for one viewer and for many."""
 
 import re
 import time
@@ -12,19 +12,19 @@ from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
 
-#: Every third line has the word.
+#: Every third line contains the word.
 WORDS: Final = ("hay", "hay", "a NEEDLE")
 LINES: Final = 900
 
 
 def numbers(body: bytes) -> list[int]:
-    """The numbers of the lines in a stream."""
+    """The line numbers in a stream."""
     return [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", body)]
 
 
 @both_ways
-def test_only_matching_lines_come(open_stream: Callable[..., Stream], job: Foreign) -> None:
-    """Stored lines and new ones. The cursor moves on while nothing matches, and comes before the end."""
+def test_only_matching_lines_are_sent(open_stream: Callable[..., Stream], job: Foreign) -> None:
+    """Stored or new. The cursor advances over other lines, and is sent before the end."""
     job.lines(["hay", "a Needle", "hay"])
     stream = open_stream(job, "?q=needle")
     stream.wait_for(b"id: 3\n\n")
@@ -38,17 +38,17 @@ def test_only_matching_lines_come(open_stream: Callable[..., Stream], job: Forei
 
 @pytest.mark.parametrize("query", ["q=", "q=%28&regex=true", "q=%28%3F:a.%7B0,50%7D%29%7B4%7Dz&regex=true"])
 def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
-    """Also an expression that a search would allow, but that is too expensive for each new line."""
+    """Including expressions that a search accepts, but that are too expensive for every new line."""
     job.line("a line")
     answer = client.get(f"{job.path}/events?{query}")
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
 
 
 @both_ways
-def test_an_expression_is_compared_with_the_beginning_of_a_long_line(
+def test_an_expression_is_matched_against_the_start_of_a_long_line(
     open_stream: Callable[..., Stream], job: Foreign
 ) -> None:
-    """And the stream goes on after it. Stored lines and new ones, and a text, which may be anywhere in a line."""
+    """Stored or new, and the stream continues after it. Plain text is found anywhere in a line."""
     lines = ["b 1", "b" + "a" * 70_000, "a" * 70_000 + "b", "b 2"]
     job.lines(lines)
     stream = open_stream(job, "?q=b%5Cb%7Cba&regex=true").wait_for(b"id: 4\n\n")
@@ -58,7 +58,7 @@ def test_an_expression_is_compared_with_the_beginning_of_a_long_line(
 
 
 def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job: Foreign) -> None:
-    """Wherever it was cut, also after a block that has only an id."""
+    """Wherever it was cut, even after a block with only an id."""
     job.lines([f"{WORDS[n % 3]} {n}" for n in range(1, 61)])
     found: list[int] = []
     last = "0"
@@ -66,7 +66,7 @@ def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job
         stream = open_stream(job, "?q=needle", Last_Event_ID=last)
         job.lines([f"{WORDS[n % 3]} {n}" for n in range(job.last + 1, job.last + 4 + more % 3)])
         stream.wait_for(b"id: %d\n\n" % job.last, 3)
-        # Only a part of what came: a client may have read less than was sent.
+        # Only part of it, because clients can read less than was sent.
         blocks = stream.body.split(b"\n\n")
         body = b"\n\n".join(blocks[: len(blocks) // 2 + 1]) + b"\n\n"
         stream.close()
@@ -79,7 +79,7 @@ def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job
 
 @both_ways
 def test_each_viewer_in_a_crowd_gets_its_own_lines(open_stream: Callable[..., Stream], job: Foreign) -> None:
-    """Forty viewers with three queries and without one. Those with the same query are written to together."""
+    """Forty viewers with three queries or none. Viewers with the same query are served as a group."""
     expected: dict[str, Callable[[int], bool]] = {
         "": lambda n: True,
         "?q=hay": lambda n: n % 3 != 0,

@@ -1,4 +1,4 @@
-"""An issuer changes its keys while several workers serve. The rest is in ``tests/auth/test_jwks.py``."""
+"""An issuer rotates its keys while several workers serve. Other tests of keys are in ``tests/auth/test_jwks.py``."""
 
 import math
 import time
@@ -22,44 +22,44 @@ from tests.web.routes.foreign import Foreign
 
 pytestmark = pytest.mark.long
 
-#: Private keys by name. The issuer publishes ``known`` at the beginning of each test, and never ``stranger``.
+#: Private keys by name. Each test starts with ``known`` published; ``stranger`` never is.
 KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("known", "stranger")}
 WORKERS: Final = 3
-#: Seconds in which a new key must be accepted: those until the next fetch, and some for a busy machine.
+#: Time limit for accepting a new key, in seconds: the interval of fetches, and some for a busy machine.
 SOON_SECONDS: Final = MIN_REFETCH_SECONDS + 10
 
 
 def new_key() -> str:
-    """Makes a key that was never published. Returns its name."""
+    """Creates an unpublished key and returns its name."""
     name = f"key-{len(KEYS)}"
     KEYS[name] = ec.generate_private_key(ec.SECP256R1())
     return name
 
 
 def published(*names: str) -> list[dict[str, object]]:
-    """These keys as an issuer publishes them."""
+    """The keys in an issuer's format."""
     return [{**ECAlgorithm.to_jwk(KEYS[name].public_key(), as_dict=True), "kid": name} for name in names]
 
 
 def token(name: str, kid: str | None = None) -> str:
-    """A token that is signed with a key. It names that key, or another one."""
+    """A token signed with a key, with its key id or another one."""
     claims = {"sub": "ada", "exp": int(time.time()) + 600, "scope": "logs:read", "workflows": ["*"]}
     return jwt.encode(claims, KEYS[name], "ES256", {"kid": kid or name})
 
 
 def ask(service: Service, bearer: str) -> httpx.Response:
-    """Asks for a job on a connection of its own, so that any worker may answer."""
+    """Requests a job on a new connection, so that any worker can answer."""
     headers = {"Authorization": f"Bearer {bearer}"}
     return httpx.get(f"{service.url}/workflows/wf_keys/jobs/job_1", headers=headers, timeout=20, verify=service.verify)
 
 
 def readiness(service: Service) -> httpx.Response:
-    """Asks whether the service is ready, on a connection of its own."""
+    """Requests ``/readyz`` on a new connection."""
     return httpx.get(f"{service.url}/readyz", timeout=20, verify=service.verify)
 
 
 def ask_until_accepted(service: Service, bearer: str) -> tuple[Counter[int], float]:
-    """Repeats a request until it is answered with 200. Returns the statuses before that, and the seconds it took."""
+    """Repeats a request until it gets 200. Returns the statuses before that, and the duration in seconds."""
     began, statuses = time.monotonic(), Counter[int]()
     while time.monotonic() - began < 60:
         answer = ask(service, bearer)
@@ -73,13 +73,13 @@ def ask_until_accepted(service: Service, bearer: str) -> tuple[Counter[int], flo
 
 @pytest.fixture(scope="module", autouse=True)
 def job(redis_server: RedisServer) -> None:
-    """The job that all requests ask for."""
+    """The job of all requests."""
     Foreign(redis_server.url, "wf_keys", "job_1").lines(["x"]).end()
 
 
 @pytest.fixture(scope="module")
 def shared_issuer() -> Iterator[Issuer]:
-    """An issuer that is away at first."""
+    """An issuer that is down at first."""
     with Issuer() as issuer:
         issuer.keys = None
         yield issuer
@@ -87,10 +87,10 @@ def shared_issuer() -> Iterator[Issuer]:
 
 @dataclass(frozen=True)
 class Begun:
-    """A service of several workers that has begun without keys, and what it said of itself before it had them."""
+    """A service with several workers that started without keys, and its state before it had them."""
 
     service: Service
-    #: The status and the type of ten answers about its readiness.
+    #: Status and media type of ten requests to ``/readyz``.
     readiness: Counter[tuple[int, str]]
     keys_age_seconds: float
 
@@ -99,7 +99,7 @@ class Begun:
 def begun(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, shared_issuer: Issuer
 ) -> Iterator[Begun]:
-    """A service that fetches this issuer's keys. The issuer comes back once the service has said how it is."""
+    """A service that fetches the issuer's keys. The issuer is down until the service's state is recorded."""
     directory, url = tmp_path_factory.mktemp("service"), shared_issuer.url
     with serving(directory, redis_server.url, workers=WORKERS, jwt_secret="", jwt_jwks_url=url) as service:
         answers = [readiness(service) for _ in range(10)]
@@ -112,31 +112,31 @@ def begun(
 
 @pytest.fixture
 def issuer(shared_issuer: Issuer) -> Issuer:
-    """The issuer. It has one key."""
+    """The issuer, with one published key."""
     shared_issuer.keys = published("known")
     return shared_issuer
 
 
 @pytest.fixture
 def service(begun: Begun, issuer: Issuer) -> Service:
-    """The service, which has that key."""
+    """The service, which has fetched that key."""
     ask_until_accepted(begun.service, token("known"))
     return begun.service
 
 
 def test_a_node_is_ready_only_once_it_has_keys(begun: Begun, service: Service) -> None:
-    """Nobody sends it a request before that, so it fetches them without one."""
+    """It is not sent any requests before, so it fetches them without one."""
     assert begun.readiness == {(503, "application/problem+json"): 10}
     assert begun.keys_age_seconds == math.inf
-    # One worker has fetched them. The others find them in the file.
+    # One worker has fetched them, and the others read them from the file.
     assert Counter(readiness(service).status_code for _ in range(10)) == {200: 10}
     assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
 
 
 def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) -> None:
-    """It is accepted within seconds, and then by every worker, although its kid was asked for before in vain.
+    """Every worker accepts it within seconds, although its kid was unknown in earlier requests.
 
-    A stream is authorised in the same way as other requests.
+    Streams are authorised like other requests.
     """
     new = new_key()
     for _ in range(WORKERS):
@@ -153,8 +153,8 @@ def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) 
     assert "event: end" in httpx.get(path, headers=headers, timeout=20, verify=service.verify).text
 
 
-def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issuer) -> None:
-    """Known keys stay valid. An unknown one is answered with 503, which says when to come back, and not with 401."""
+def test_a_key_is_undecided_while_the_issuer_is_down(service: Service, issuer: Issuer) -> None:
+    """Known keys stay valid. An unknown one gets 503 with Retry-After, not 401."""
     new = new_key()
     issuer.keys = None
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Labels over HTTP: set by two requests, shown in every job object, and what jobs are chosen by."""
+"""Labels over HTTP: set by two requests, shown in every job object, and used to select jobs."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def attempt(client: httpx.Client, job: Foreign, **body: Any) -> httpx.Response:
 
 
 def jobs_on(client: httpx.Client, job: Foreign, path: str = "jobs", **query: Any) -> list[str]:
-    """The ids of the jobs on all pages of a listing or a search. The pages follow each other by their links."""
+    """The ids of the jobs on all linked pages of a listing or a search."""
     answer, found = answered(client, f"/workflows/{job.workflow_id}/{path}", **query), list[str]()
     while True:
         found += [each["id"] for each in answer.json()["jobs"]]
@@ -32,7 +32,7 @@ def jobs_on(client: httpx.Client, job: Foreign, path: str = "jobs", **query: Any
 
 
 def answered(client: httpx.Client, url: str, **query: Any) -> httpx.Response:
-    """The first answer of 200: the scan server may still be starting, or be busy."""
+    """The first answer with 200: the scan server can be starting or busy."""
     answers: list[httpx.Response] = []
 
     def ask() -> bool:
@@ -45,7 +45,7 @@ def answered(client: httpx.Client, url: str, **query: Any) -> httpx.Response:
 
 
 def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> tuple[list[str], list[int]]:
-    """The jobs that the log is compared with, and the numbers of its new lines, on all pages. Some may be empty."""
+    """The compared jobs, and the numbers of the new lines, on all pages. Pages can be empty."""
     answer, found = answered(client, f"{job.path}/logs/new", **query), list[int]()
     while True:
         found += [line["sequence_num"] for line in answer.json()["logs"]]
@@ -55,7 +55,7 @@ def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> tuple[list[st
 
 
 def whole_summary(client: httpx.Client, job: Foreign, **query: Any) -> dict[str, Any]:
-    """The job's summary, when all of its lines were looked at."""
+    """The job's summary, after all of its lines were scanned."""
     found: list[dict[str, Any]] = []
 
     def ask() -> bool:
@@ -95,7 +95,7 @@ def test_without_labels_every_job_object_has_an_empty_object(
     assert whole_summary(client, job)["job"]["labels"] == {}
 
 
-def test_a_label_that_is_set_is_refused_and_nothing_is_done(client: httpx.Client, job: Foreign) -> None:
+def test_a_label_cannot_be_changed(client: httpx.Client, job: Foreign) -> None:
     register(client, job, branch="main", step="test")
     for answer in (
         register(client, job, branch="next", os="linux"),
@@ -109,7 +109,7 @@ def test_a_label_that_is_set_is_refused_and_nothing_is_done(client: httpx.Client
     assert attempt(client, job, labels={"branch": "main"}).status_code == 200
 
 
-def test_what_is_no_label_is_refused_clearly(client: httpx.Client, job: Foreign) -> None:
+def test_invalid_labels_are_rejected(client: httpx.Client, job: Foreign) -> None:
     many = {f"k{number}": "v" for number in range(17)}
     wrong: tuple[Any, ...] = (
         {"Branch": "x"},
@@ -134,17 +134,17 @@ def test_what_is_no_label_is_refused_clearly(client: httpx.Client, job: Foreign)
             assert (answer.status_code, "label" in answer.json()["detail"]) == (400, True)
     both = client.get(f"{job.path}/logs/new?against=job_2&against_label=a=b")
     assert "against_label: cannot be combined with against" in both.json()["detail"]
-    # A body with labels that does not say that it is JSON is not ignored.
+    # A body with labels and without the content type of JSON is not ignored.
     assert client.put(job.path, content=b'{"labels":{"a":"b"}}').status_code == 415
     assert client.put(job.path, content=iter([b'{"labels":{"a":"b"}}'])).status_code == 415
 
 
-def test_jobs_are_chosen_by_all_of_the_labels(client: httpx.Client, job: Foreign) -> None:
-    """On every page, whose cursor belongs to these labels."""
+def test_jobs_are_selected_by_all_of_the_labels(client: httpx.Client, job: Foreign) -> None:
+    """On every page. The cursor is bound to the labels."""
     names = [f"job_{number}" for number in range(30)]
     for number, name in enumerate(names):
         each = job.sibling(name)
-        # Each page of the listing is read in batches of ten jobs.
+        # The listing is read in batches of ten jobs.
         register(client, each, branch="main" if number % 3 else "next", os="linux" if number % 2 else "mac=a,b")
         each.lines([f"line of {name}"])
     wanted = [name for number, name in enumerate(names) if number % 3 and not number % 2][::-1]
@@ -161,8 +161,8 @@ def test_jobs_are_chosen_by_all_of_the_labels(client: httpx.Client, job: Foreign
         assert client.get(f"/workflows/{job.workflow_id}/{path}", params=other).status_code == 400
 
 
-def test_a_page_of_jobs_with_long_labels_is_bounded(client: httpx.Client, job: Foreign) -> None:
-    """Seventeen kilobytes of each of many jobs. The page is shorter, and the next one goes on."""
+def test_a_page_of_jobs_with_long_labels_is_limited(client: httpx.Client, job: Foreign) -> None:
+    """Many jobs with 17 kB of labels each. The page is shorter, and the next one continues."""
     labels = [each for number in range(16) for each in (f"label:k{number}", '"\U0001f600' * 128)]
     prefix = f"chronoverse:{{{job.workflow_id}}}"
     for number in range(600):

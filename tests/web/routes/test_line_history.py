@@ -1,4 +1,4 @@
-"""``GET …/logs/{n}/history``: its form, its pages, and who may ask."""
+"""``GET …/logs/{n}/history``: its format, its pages, and access to it."""
 
 import time
 
@@ -12,11 +12,11 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign
 
 
 def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """In order, over pages, and only for tokens that may see the workflow."""
+    """In order, across pages, and only for tokens with access to the workflow."""
     jobs = [job.sibling(f"job-{number}") for number in range(3)]
     for index, each in enumerate(jobs):
         each.lines(["started", f"failed after {index} s"] if index != 1 else ["started"]).end("FAILED", 1)
-        # It is listed when it is read first.
+        # A job is listed when it is first read.
         assert client.get(each.path).status_code == 200
         time.sleep(0.002)
     path = f"{jobs[2].path}/logs/2/history"

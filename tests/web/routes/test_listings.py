@@ -1,4 +1,4 @@
-"""``/jobs`` of a large workflow: what many listings at once cost other requests, and which jobs are listed."""
+"""``/jobs`` of a large workflow: the delay of other requests by concurrent listings, and which jobs are listed."""
 
 import statistics
 import threading
@@ -16,23 +16,23 @@ from tests.support.service import SECRET, Service
 from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
-#: Jobs of the large workflow, none of which is LOST.
+#: Jobs in the large workflow, none of which is LOST.
 JOBS: Final = 2_500
-#: Listings that one token requests at the same time.
+#: Concurrent listings of one token.
 LISTINGS: Final = 50
-#: Seconds within which others must be answered meanwhile: the readiness check, and a page of another token.
+#: Time limits of other requests meanwhile, in seconds: the readiness check, and a page of another token.
 READY_SECONDS: Final = 2.0
 PAGE_SECONDS: Final = 5.0
 
 
 def headers(subject: str) -> dict[str, str]:
-    """The headers of a reader with a token of its own."""
+    """The headers of a reader with its own token."""
     token = mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
     return {"Authorization": f"Bearer {token}"}
 
 
 def took(url: str, subject: str = "other") -> tuple[int, float]:
-    """A request's status, and the seconds until its answer."""
+    """A request's status and its duration in seconds."""
     began = time.monotonic()
     status = httpx.get(url, headers=headers(subject), timeout=20, verify=False).status_code
     return status, time.monotonic() - began
@@ -40,7 +40,7 @@ def took(url: str, subject: str = "other") -> tuple[int, float]:
 
 @pytest.fixture(scope="module")
 def large(redis_server: RedisServer) -> str:
-    """A workflow with many jobs that wait for their runners."""
+    """A workflow with many pending jobs."""
     commands: list[tuple[str, ...]] = []
     for number in range(JOBS):
         key = f"chronoverse:{{large}}:job_{number}:job"
@@ -52,7 +52,7 @@ def large(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def listings(service: Service, large: str) -> Iterator[list[httpx.Response]]:
-    """One token lists the jobs again and again, many times at once, and finds none. Yields the answers so far."""
+    """One token lists the jobs continuously and concurrently, and finds none. Yields the answers so far."""
     url, answers, over = f"{service.url}/workflows/{large}/jobs?status=LOST&limit=1", [], threading.Event()
 
     def list_jobs() -> None:
@@ -72,12 +72,12 @@ def listings(service: Service, large: str) -> Iterator[list[httpx.Response]]:
 
 
 @pytest.mark.long
-def test_many_listings_do_not_keep_others_from_the_store(
+def test_concurrent_listings_do_not_block_other_requests(
     service: Service, listings: list[httpx.Response], job: Foreign
 ) -> None:
-    """The worker stays ready, pages of another token are answered at once, and no listing is refused.
+    """The worker stays ready, another token's pages are fast, and no listing is rejected.
 
-    This takes the median of a few tries, because a busy machine may delay any of them.
+    Uses the median of several tries, because a busy machine can delay any of them.
     """
     job.line("a line")
     pages = (f"{job.path}/logs", f"/workflows/{job.workflow_id}/jobs", "/workflows/large/jobs?limit=10")
@@ -88,10 +88,10 @@ def test_many_listings_do_not_keep_others_from_the_store(
     assert {answer.status_code for answer in listings} <= {200}
 
 
-def test_a_listing_with_few_matches_continues_by_its_cursor(
+def test_a_listing_with_few_matches_continues_with_its_cursor(
     client: httpx.Client, large: str, redis_server: RedisServer
 ) -> None:
-    """A page may be short or empty. All pages together have the one job at the end of the listing."""
+    """Pages can be short or empty. Together they contain the one job at the end of the listing."""
     redis_server.ask("HSET", "chronoverse:{large}:job_0:job", "status", "COMPLETED")
     found, pages, query = [], 0, ""
     in_time = deadline(60, "the last page")
@@ -104,7 +104,7 @@ def test_a_listing_with_few_matches_continues_by_its_cursor(
         query = f"&cursor={page['cursor']}"
 
     assert found == ["job_0"]
-    # Jobs are read in batches, and not with one round trip or one page for each. A page of a busy machine is shorter.
+    # Jobs are read in batches, not with a round trip or a page for each. On a busy machine pages are shorter.
     assert pages <= JOBS // 20
 
 
@@ -117,8 +117,8 @@ READERS: Final[dict[str, Reader]] = {
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_a_foreign_job_is_listed_from_its_first_reader_on(client: httpx.Client, job: Foreign, read: Reader) -> None:
-    """Only its runner knew of the job: it has written the log with XADD, and nothing else."""
+def test_a_foreign_job_is_listed_after_its_first_read(client: httpx.Client, job: Foreign, read: Reader) -> None:
+    """Only its runner knew of the job, which exists only as a log written with XADD."""
     path = f"/workflows/{job.workflow_id}/jobs"
     older = job.sibling("older")
     older.line("a line", timestamp="2026-03-02T10:00:00.000Z")

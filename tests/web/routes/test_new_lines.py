@@ -1,4 +1,4 @@
-"""``GET …/logs/new``: the answer's form, its pages, and who may ask."""
+"""``GET …/logs/new``: the format of its answer, its pages, and access to it."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign
 
 @pytest.fixture
 def failed(client: httpx.Client, job: Foreign) -> Foreign:
-    """A failed job after a good one. Both were read once, so they are listed; the good one first."""
+    """A failed job after a good one. Both were read once, so they are listed."""
     good = job.sibling("good").lines(["started in 12 ms", "fine"]).end()
     assert client.get(good.path).status_code == 200
     time.sleep(0.002)
@@ -29,8 +29,8 @@ def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Respons
     return client.get(f"{job.path}/logs/new", params=query)
 
 
-def test_an_answer_has_the_new_lines_and_what_they_were_compared_with(client: httpx.Client, failed: Foreign) -> None:
-    """Each line as in `/logs`."""
+def test_an_answer_has_the_new_lines_and_the_compared_jobs(client: httpx.Client, failed: Foreign) -> None:
+    """Lines have the same format as in `/logs`."""
     answer = new_lines(client, failed)
     lines = [
         {"timestamp": TIMESTAMP, "message": f"error: {name}", "sequence_num": number, "stream": "stdout"}
@@ -53,8 +53,8 @@ def test_an_answer_has_the_new_lines_and_what_they_were_compared_with(client: ht
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_follow_each_other(client: httpx.Client, failed: Foreign, order: str) -> None:
-    """With the link of the answer, which keeps all parameters."""
+def test_pages_are_linked(client: httpx.Client, failed: Foreign, order: str) -> None:
+    """The link keeps all parameters."""
     answer, found = new_lines(client, failed, against="good", limit=1, order=order, stream="stdout"), []
     for _ in range(10):
         assert answer.status_code == 200, answer.text
@@ -68,15 +68,15 @@ def test_pages_follow_each_other(client: httpx.Client, failed: Foreign, order: s
     assert [line["sequence_num"] for line in new_lines(client, failed, offset=2).json()["logs"]] == [4]
 
 
-def test_a_job_that_runs_has_new_lines_too(client: httpx.Client, job: Foreign) -> None:
-    """Those that are there so far."""
+def test_a_running_job_has_new_lines_too(client: httpx.Client, job: Foreign) -> None:
+    """Those so far."""
     assert client.get(job.sibling("good").lines(["fine"]).end().path).status_code == 200
     job.lines(["fine", "error"])
     assert [line["message"] for line in new_lines(client, job, against="good").json()["logs"]] == ["error"]
 
 
-def test_with_nothing_to_compare_with_the_answer_says_so(client: httpx.Client, job: Foreign) -> None:
-    """It is a conflict, not an empty page: an empty page would say that nothing is new."""
+def test_without_a_job_to_compare_with_the_answer_is_409(client: httpx.Client, job: Foreign) -> None:
+    """An empty page would mean that nothing is new."""
     job.lines(["fine"]).end()
     answer = new_lines(client, job)
     assert answer.status_code == 409
@@ -86,8 +86,8 @@ def test_with_nothing_to_compare_with_the_answer_says_so(client: httpx.Client, j
     assert new_lines(client, job, against=job.job_id).json()["logs"] == []
 
 
-def test_a_page_gets_ordinary_refusals_with_the_status_200(client: httpx.Client, job: Foreign) -> None:
-    """If it asks for that: browsers log others as errors. The document is the same, with the real status."""
+def test_a_page_can_get_errors_with_the_status_200(client: httpx.Client, job: Foreign) -> None:
+    """With ``Prefer``, because browsers log other statuses as errors. The document is the same, with its status."""
     job.lines(["fine"]).end()
     unknown = job.sibling("unknown")
     for path, status in (
@@ -108,7 +108,7 @@ def test_a_page_gets_ordinary_refusals_with_the_status_200(client: httpx.Client,
 
 
 def test_refusals(service: Service, client: httpx.Client, failed: Foreign) -> None:
-    """A workflow that the token may not see, and a job that is not there, are answered alike."""
+    """An inaccessible workflow and an unknown job get the same answer."""
     path = f"{service.url}{failed.path}/logs/new"
     assert httpx.get(path, verify=False).status_code == 401
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}

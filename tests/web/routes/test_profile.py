@@ -1,4 +1,4 @@
-"""``GET …/profile``: its form, the same in ``/summary``, and who may ask."""
+"""``GET …/profile``: its format, the same data in ``/summary``, and access to it."""
 
 import concurrent.futures
 import time
@@ -14,7 +14,7 @@ from tests.web.routes.foreign import Foreign
 
 
 def write(job: Foreign, *pauses: float) -> Foreign:
-    """Writes a job that pauses for so long before each line."""
+    """Writes a job with these pauses before its lines, in seconds."""
     at = time.time() - 3_600
     for number, pause in enumerate(pauses):
         at += pause
@@ -23,10 +23,10 @@ def write(job: Foreign, *pauses: float) -> Foreign:
 
 
 def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """Compared with good runs, and of a running job how long it will take."""
+    """Compared with good runs; for a running job, with the remaining time."""
     for run in range(3):
         each = write(job.sibling(f"good-{run}"), 0, 1, 1, 1).end()
-        # It is listed when it is read first.
+        # A job is listed when it is first read.
         assert client.get(each.path).status_code == 200
         time.sleep(0.002)
     slow, running = job.sibling("slow"), job.sibling("running")
@@ -69,7 +69,7 @@ def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, jo
 
 
 def test_the_strip_has_the_first_line_after_a_gap(client: httpx.Client, job: Foreign) -> None:
-    """It is there for both ends of a gap, as for those of a pause."""
+    """For both ends of a gap, as for both ends of a pause."""
     write(job, 0, 1)
     job.last = 90
     write(job, 20, 40, 5).end()
@@ -80,7 +80,7 @@ def test_the_strip_has_the_first_line_after_a_gap(client: httpx.Client, job: For
 
 
 def test_a_page_does_not_wait_for_scans_of_the_same_token(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """As many as the job's page asks for at a time. Nothing scans meanwhile."""
+    """The job's page sends as many requests at once. No scan proceeds meanwhile."""
     write(job, 0, 1, 1).end()
     paths = [f"{job.path}/profile", f"{job.path}/logs/1/history", f"{job.path}/logs?stream=stdout"]
     wait_until(lambda: client.get(paths[0]).status_code == 200, 60, "the scan server answers")

@@ -1,4 +1,4 @@
-"""Publishing runs of lines, and plain text."""
+"""Publishing runs of lines and plain text."""
 
 import gzip
 from typing import Any
@@ -31,7 +31,7 @@ def publish(runner: Runner, first: int, *runs: Any, **more: Any) -> httpx.Respon
 
 
 def text(runner: Runner, client: httpx.Client, job: Foreign, body: bytes, **more: Any) -> httpx.Response:
-    """As ``curl --data-binary``. ``more`` are parameters and headers in place of the usual ones, None for none."""
+    """Like ``curl --data-binary``. ``more`` overrides parameters and headers; None removes one."""
     usual = {"first": 1, "stream": "stderr", "Content-Type": "text/plain; charset=utf-8"}
     usual |= {"Chronoverse-Attempt": runner.attempt, "Chronoverse-Token": runner.token}
     sent = {name: str(value) for name, value in {**usual, **more}.items() if value is not None}
@@ -39,8 +39,8 @@ def text(runner: Runner, client: httpx.Client, job: Foreign, body: bytes, **more
     return client.post(f"{job.path}/logs", content=body, params=query, headers=sent)
 
 
-def test_runs_are_lines_of_one_time_and_stream(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """Numbers go on through all runs, and lines that the log has are skipped."""
+def test_runs_are_lines_with_the_same_time_and_stream(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Numbers continue across runs, and known lines are skipped."""
     runs = [run("one", "", "thr"), run("€", "five", timestamp=LATER, stream="stderr"), run()]
     runs[0]["partial"] = [2]
     for _ in range(2):
@@ -60,7 +60,7 @@ def test_runs_are_lines_of_one_time_and_stream(client: httpx.Client, job: Foreig
 
 @pytest.mark.parametrize("form", ["runs", "lines", "text"])
 def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Foreign, opened: Runner, form: str) -> None:
-    """Whatever a client sends, also a private key over several lines."""
+    """However they are sent, including a private key over several lines."""
     sent = ["fine", f"with {GITHUB} in it", *PEM, "fine"]
     if form == "runs":
         answer = publish(opened, 1, run(*sent[:6]), run(*sent[6:]))
@@ -74,14 +74,14 @@ def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Forei
     assert [line["message"] for line in logs] == ["fine", "with [masked] in it", *MASKED_PEM, "fine"]
 
 
-def test_no_runs_renew_the_lease(opened: Runner) -> None:
-    """As no lines do."""
+def test_an_append_without_runs_renews_the_lease(opened: Runner) -> None:
+    """Like one without lines."""
     assert publish(opened, 1).json() == {"next": None}
     assert publish(opened, 1, run()).json() == {"next": None}
 
 
-def test_a_batch_has_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """It is several appends, in the right order. One line more is refused."""
+def test_a_batch_has_at_most_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Several appends, in order. One more line is rejected."""
     assert publish(opened, 1, *[run(*[str(number)] * 2500) for number in range(2)]).json() == {"next": 5001}
     found = [
         line
@@ -117,7 +117,7 @@ def test_a_batch_has_5000_lines(client: httpx.Client, job: Foreign, opened: Runn
     ],
 )
 def test_bad_runs_are_refused(client: httpx.Client, job: Foreign, opened: Runner, runs: Any, says: str) -> None:
-    """With 400 and what is wrong, and nothing is stored."""
+    """400 with the reason, and nothing is stored."""
     body = {"token": opened.token, "attempt": 1, "first": 1, "runs": runs}
     refused = opened.post("logs", body)
 
@@ -125,8 +125,8 @@ def test_bad_runs_are_refused(client: httpx.Client, job: Foreign, opened: Runner
     assert messages(client, job) == []
 
 
-def test_a_request_has_lines_or_runs(opened: Runner) -> None:
-    """Not both, and not neither."""
+def test_a_request_has_either_lines_or_runs(opened: Runner) -> None:
+    """Never both or neither."""
     both = publish(opened, 1, run("a"), lines=[])
     neither = opened.post("logs", {"token": opened.token, "attempt": 1, "first": 1})
 
@@ -135,20 +135,20 @@ def test_a_request_has_lines_or_runs(opened: Runner) -> None:
         assert refusal(refused)["errors"] == [{"parameter": "lines", "detail": "either lines or runs are required"}]
 
 
-def test_no_run_goes_beyond_the_highest_number(opened: Runner) -> None:
-    """The bound is that of a body with lines for as many lines."""
+def test_no_run_exceeds_the_highest_number(opened: Runner) -> None:
+    """The limit is that of a body with as many lines."""
     refused = publish(opened, 10**15 - 501, run(*["x"] * 501))
     assert refusal(refused)["errors"] == [{"parameter": "first", "detail": "too high for so many lines"}]
     assert publish(opened, 10**15 - 501, run(*["x"] * 500)).json()["expected"] == 1
 
 
-def test_a_message_may_have_replacements_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """A runner cuts lines by their original bytes."""
+def test_a_message_can_have_a_replacement_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Runners split lines by their original bytes."""
     assert publish(opened, 1, run("\ufffd" * MAX_LINE, "x" * MAX_LINE)).json() == {"next": 3}
 
 
-def test_plain_text_is_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """The last may have no newline. A long one is cut into pieces. What is not UTF-8 is replaced."""
+def test_plain_text_becomes_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """The last one can lack a newline, a long one is split, and invalid UTF-8 is replaced."""
     assert text(opened, client, job, b"one\n\n" + b"x" * (MAX_LINE + 1) + b"\ncaf\xe9").json() == {"next": 6}
     packed = gzip.compress(b"six\n")
     assert text(opened, client, job, packed, first=6, stream=None, **{"Content-Encoding": "gzip"}).json() == {"next": 7}
@@ -185,7 +185,7 @@ def test_bad_text_requests_are_refused(
     assert messages(client, job) == []
 
 
-def test_a_text_has_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """More are refused as a whole."""
+def test_a_text_has_at_most_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """A longer one is rejected as a whole."""
     assert text(opened, client, job, b"x\n" * 5001).status_code == 413
     assert text(opened, client, job, b"x\n" * 5000).json() == {"next": 5001}

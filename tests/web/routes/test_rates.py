@@ -1,6 +1,6 @@
-"""A token that publishes too fast is refused, and the answer says when to try again.
+"""The rate limit for publishing of a token, with the time of a retry.
 
-Its other requests are not refused.
+Other requests of the token are not limited.
 """
 
 import time
@@ -21,14 +21,14 @@ from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_publish import Runner, refusal
 from tests.web.routes.wire import Endpoint
 
-#: Bytes a second. Bursts may have ten seconds' worth.
+#: Bytes per second. A burst can have ten seconds' worth.
 RATE: Final = 65_536
 LINE: Final = "x" * 60_000
 
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with a low limit on how fast a token may publish."""
+    """A service with a low rate limit for publishing."""
     with serving(tmp_path_factory.mktemp("bounded"), redis_server.url, max_publish_rate_per_token=RATE) as service:
         yield service
 
@@ -37,7 +37,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 def endpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bounded: Service
 ) -> Iterator[Endpoint]:
-    """That service, and the same through nginx."""
+    """The service itself, and behind nginx."""
     if request.param == "direct":
         yield bounded
     else:
@@ -45,10 +45,10 @@ def endpoint(
             yield nginx
 
 
-def test_publishing_too_fast_is_refused_with_a_time_to_retry(
+def test_publishing_too_fast_is_rejected_with_a_time_to_retry(
     request: pytest.FixtureRequest, endpoint: Endpoint, bounded: Service, job: Foreign
 ) -> None:
-    """The answer is 429. The lease can still be renewed and the job ended, and other tokens do not have to wait."""
+    """429. The token can still renew the lease and end the job, and other tokens do not wait."""
     name, counted = request.node.callspec.id, 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
 
     def client(subject: str) -> httpx.Client:
@@ -78,8 +78,8 @@ def test_publishing_too_fast_is_refused_with_a_time_to_retry(
     assert bounded.metric(counted) > before
 
 
-def test_records_that_come_too_fast_are_refused(endpoint: Endpoint, job: Foreign) -> None:
-    """What was appended before counts. The first request that comes too late is refused as a whole."""
+def test_records_over_the_rate_limit_are_rejected(endpoint: Endpoint, job: Foreign) -> None:
+    """Records that were appended before are counted. The first request over the limit is rejected as a whole."""
     token = mint(SECRET, f"records-{endpoint.url}", (READ, WRITE), ("*",), 600, time.time())
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-protobuf"}
     names = {"service.name": job.workflow_id, "service.instance.id": job.job_id}

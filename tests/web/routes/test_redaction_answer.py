@@ -1,4 +1,4 @@
-"""A redaction is answered when nobody shows the old text any more: two nodes of two workers each are asked at once."""
+"""A redaction is answered when no worker shows the old text: tested with two nodes of two workers each."""
 
 import contextlib
 import re
@@ -21,21 +21,21 @@ from tests.web.routes.wire import Stream
 
 pytestmark = pytest.mark.long
 
-#: Redactions of a test, and the lines of each.
+#: Redactions per test, and lines per redaction.
 ROUNDS: Final = 2
 LINES: Final = 10
-#: Seconds between two requests of each of the eight who ask. Without them the processors would do nothing else.
+#: Pause between two requests of each of the eight pollers, in seconds: without it they would use up the CPU.
 PAUSE_SECONDS: Final = 0.05
 
 
 class Poller(threading.Thread):
-    """Asks one node for one path again and again, on a new connection each time, so that any worker may answer."""
+    """Requests one path of one node repeatedly, on new connections, so that any worker can answer."""
 
     def __init__(self, service: Service, path: str, headers: dict[str, str]) -> None:
         super().__init__(daemon=True)
         self._url, self._headers = service.url + path, headers
         self._stopped = threading.Event()
-        #: When each request began, and which secrets were in its answer.
+        #: When each request started, and the secrets in its answer.
         self.answers: list[tuple[float, set[int]]] = []
 
     def run(self) -> None:
@@ -45,7 +45,7 @@ class Poller(threading.Thread):
                 assert response.status_code == 200
                 for part in response.iter_raw():
                     text += part
-                    # A running job's stream does not end by itself.
+                    # A running job's stream does not end.
                     if b"the last" in text:
                         break
             self.answers.append((began, set(map(int, re.findall(rb"secret (\d+);", text)))))
@@ -64,7 +64,7 @@ def wait_for_answers(pollers: list[Poller], counts: list[int]) -> None:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Service]]]:
-    """An archive, and two nodes of two workers with it, on a store that loses nothing."""
+    """An archive and two nodes of two workers, on a store that loses nothing."""
     directory = tmp_path_factory.mktemp("nodes")
     archive = directory / "archive"
     with contextlib.ExitStack() as stack:
@@ -81,9 +81,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
 
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
 def test_no_worker_shows_the_old_text_after_the_answer(nodes: tuple[Path, list[Service]], ended: bool) -> None:
-    """Pages and events of both nodes have the text before, and from the moment of the answer none of them has it.
+    """Pages and events of both nodes contain it before, and none of them after the answer.
 
-    The viewers of the running job keep its lines in the ring of each worker. The ended job is archived.
+    The running job's viewers keep its lines in each worker's ring. The ended job is archived.
     """
     archive, services = nodes
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The head of a stream's response, which this project writes in place of gunicorn."""
+"""The head of a stream's response, which this project writes instead of gunicorn."""
 
 from datetime import UTC, datetime
 
@@ -9,8 +9,8 @@ from chronoverse.web.routes.events import response_head
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 
 
-def test_a_head_is_as_gunicorn_would_write_it() -> None:
-    """The status line, the server's own headers, and then the given ones in Latin-1."""
+def test_a_head_equals_gunicorns() -> None:
+    """The status line, the server's own headers, then the given ones in Latin-1."""
     assert response_head([("Last-Event-ID", "7"), ("X-Name", "é")], NOON + 0.9) == (
         b"HTTP/1.1 200 OK\r\n"
         b"Server: gunicorn\r\n"

@@ -15,31 +15,31 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
 
-#: Seconds that anything may take for a job on a healthy node. Normally it takes some milliseconds, and a busy machine
-#: adds to that. A command to the sick node takes five seconds until it is given up.
+#: Time limit for a job on a healthy node, in seconds. Some milliseconds are normal, more on a busy machine. A command
+#: to the sick node times out after five seconds.
 MAX_DELAY_SECONDS: Final = 0.5
-#: The same for what the scan server does, and for one request to ``/readyz``. A process that has never asked the
-#: Cluster may ask the sick node first.
+#: The same for requests to the scan server, and for one request to ``/readyz``. A process that is new to the Cluster
+#: can ask the sick node first.
 MAX_SCAN_DELAY_SECONDS: Final = 2.0
-#: How often ``/readyz`` is asked. It pings any master. The first ping to the sick node waits for a second, and after
-#: that this node is asked last.
+#: The number of requests to ``/readyz``, which pings any master. The first ping to the sick node waits for a second;
+#: after that this node is asked last.
 READY_REQUESTS: Final = 5
-#: Lines of each job.
+#: Lines per job.
 LINES: Final = 600
-#: Seconds for which clients request the sick node's jobs before the others are tested. The tail reads the state of each
-#: quiet job once a second, and waits for the answer.
+#: How long clients request the sick node's jobs before the others are tested, in seconds. The tail reads the state of
+#: each quiet job once per second, and waits for the answer.
 SICK_SECONDS: Final = 1.2
 
 
 @pytest.fixture(scope="module")
 def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose store is the Cluster."""
+    """A service on the Cluster."""
     with serving(tmp_path_factory.mktemp("service"), cluster.url, heartbeat_seconds=1) as service:
         yield service
 
 
 @pytest.mark.long
-def test_a_node_that_does_not_answer_delays_no_job_of_other_nodes(cluster: Cluster, service: Service) -> None:
+def test_an_unresponsive_node_does_not_delay_jobs_of_other_nodes(cluster: Cluster, service: Service) -> None:
     """Viewers, pages, searches and listings work as before, however many requests the sick node gets."""
     sick_number = next(each for each in cluster.masters() if each not in cluster.pair)
     nodes = {cluster.workflow(each): cluster.servers[each].url for each in (sick_number, cluster.pair[0])}

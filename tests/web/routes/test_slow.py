@@ -1,4 +1,4 @@
-"""slowhttptest against the service, direct and through nginx: slow heads, slow bodies and slow readers delay nobody."""
+"""slowhttptest against the service, directly and through nginx: slow heads, bodies and readers delay nobody."""
 
 import re
 import subprocess
@@ -17,15 +17,15 @@ from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Endpoint, Stream
 
-#: Slow connections of each kind, for the service and for nginx, and seconds for which they last.
+#: The number of slow connections of each kind, for the service and for nginx, and their duration in seconds.
 CONNECTIONS: Final = 100
 ATTACK_SECONDS: Final = 4
-#: The counts of open and of closed connections in slowhttptest's report, and its colour codes.
+#: The numbers of open and closed connections in slowhttptest's report, and its colour codes.
 COUNTS: Final = re.compile(rb"(?:connected|closed):\s*([0-9]+)")
 COLOURS: Final = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
-#: Seconds after which a line is late. The machine also runs the attack.
+#: Time limit of a line, in seconds. The machine also runs the attack.
 LATE_SECONDS: Final = 5.0
-#: Each is as slow as possible: one byte a second of a head or of a body, or reading eight bytes a second of an answer.
+#: Each is as slow as possible: one byte per second of a head or a body, or reading eight bytes per second.
 KINDS: Final = {
     "head": ["-H", "-i", "1", "-x", "24"],
     "body": ["-B", "-i", "1", "-s", "8192", "-t", "POST"],
@@ -34,7 +34,7 @@ KINDS: Final = {
 
 
 class Attack:
-    """All kinds of attack at the same time. Each writes its report to one of ``outputs``."""
+    """All kinds of attack at the same time. Each writes a report to one of ``outputs``."""
 
     def __init__(self, directory: Path) -> None:
         self.outputs: list[Path] = []
@@ -54,11 +54,11 @@ class Attack:
 
     @property
     def lasts(self) -> bool:
-        """Whether any of them still runs."""
+        """Whether any of them is still running."""
         return any(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
-        """Ends all of them."""
+        """Kills all of them."""
         for process in self._processes:
             process.kill()
             process.wait()
@@ -66,7 +66,7 @@ class Attack:
 
 @pytest.fixture
 def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
-    """An attack on the service, direct and through nginx."""
+    """An attack on the service, directly and through nginx."""
     attack = Attack(tmp_path)
     attack.start("direct", service)
     attack.start("nginx", nginx)
@@ -78,7 +78,7 @@ def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
 def test_slow_clients_delay_nobody(
     service: Service, nginx: Nginx, auth: dict[str, str], job: Foreign, attack: Attack
 ) -> None:
-    """Viewers get each line in time, direct and through nginx, and the service answers."""
+    """Viewers get each line in time, directly and through nginx, and the service answers."""
     job.line("first")
     endpoints: list[Endpoint] = [service, nginx]
     delays, answers = [], []
@@ -99,8 +99,8 @@ def test_slow_clients_delay_nobody(
             assert stream.wait_end().numbers() == list(range(1, job.last + 1))
 
     for output in attack.outputs:
-        # The body of a request without a token is not read, so a slow body is refused at once.
-        # Five seconds is also what gunicorn gives a head.
+        # Without a token a body is not read, so slow bodies are rejected immediately.
+        # gunicorn's timeout of a head is also five seconds.
         there = sum(map(int, COUNTS.findall(COLOURS.sub(b"", output.read_bytes()))[-2:]))
         assert output.name == "direct-body" or there == CONNECTIONS, output
     assert len(delays) >= ATTACK_SECONDS

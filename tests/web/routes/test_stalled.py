@@ -1,4 +1,4 @@
-"""Viewers of a log of long lines that read nothing: the memory that each costs the worker is bounded."""
+"""Viewers that do not read a log of long lines: each uses a limited amount of the worker's memory."""
 
 import os
 import signal
@@ -17,27 +17,27 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
-#: Viewers, and bytes that each may cost: 256 KiB and one line as JSON, and Python's fresh overhead.
+#: The number of viewers, and memory per viewer: 256 KiB, one line as JSON, and the overhead of Python.
 VIEWERS: Final = 12
 VIEWER_BYTES: Final = 2**20
-#: Bytes that all of them together may cost besides: one read of the store, cached segments, and framed chunks.
+#: Memory for all of them: one read of the store, cached segments, and framed chunks.
 SHARED_BYTES: Final = 40 * 2**20
-#: Seconds without a delivered line after which all sockets are full. A worker updates its metrics twice a second.
+#: All sockets are full if no line is delivered for so many seconds. A worker updates its metrics twice a second.
 STILL_SECONDS: Final = 0.7
-#: The longest line that the service's default allows, of characters that JSON spells in six bytes each.
+#: The longest line with the default settings, of characters that take six bytes each in JSON.
 LONG: Final = b"\x01" * 65_536
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service of these tests alone."""
+    """A service for these tests only."""
     with serving(tmp_path_factory.mktemp("stalled"), redis_server.url) as service:
         yield service
 
 
 @pytest.fixture
 def fresh(own: Service) -> Service:
-    """The service with a new worker, whose memory no other test has used."""
+    """The service with a new worker, whose memory is unused."""
     (used,) = own.worker_pids()
     os.kill(used, signal.SIGKILL)
     wait_until(lambda: own.worker_pids() not in ([], [used]), PATIENCE_SECONDS, "another worker is there")
@@ -56,14 +56,14 @@ def fresh(own: Service) -> Service:
 def test_a_stalled_replay_of_long_lines_needs_little_memory(
     fresh: Service, redis_server: RedisServer, job: Foreign, short: int, query: str
 ) -> None:
-    """That holds however many lines a read of the store returns, and also when lines suddenly become long."""
+    """However many lines a read of the store returns, and even if lines suddenly become long."""
     messages = [b"short"] * short + [LONG] * 200
     entries = [
         ("XADD", job.key, f"{number}-0", "timestamp", TIMESTAMP, "message", message, "stream", "stdout")
         for number, message in enumerate(messages, 1)
     ]
     ask_all(redis_server.url, entries)
-    # It answers once it has started.
+    # It answers as soon as it has started.
     had = delivered(fresh)
     pid = fresh.worker_pids()[0]
     before = resident_bytes(pid)
@@ -83,7 +83,7 @@ def test_a_stalled_replay_of_long_lines_needs_little_memory(
 
 
 def delivered(service: Service) -> float:
-    """The number of lines that were delivered to all viewers together."""
+    """The number of lines delivered to all viewers."""
     return service.metric("chronoverse_lines_delivered_total")
 
 

@@ -1,4 +1,4 @@
-"""``GET …/summary``: its form, its bytes, and who may ask."""
+"""``GET …/summary``: its format, its size limit, and access to it."""
 
 import time
 
@@ -10,8 +10,8 @@ from tests.support.service import SECRET, Service
 from tests.web.routes.foreign import Foreign
 
 
-def test_a_summary_within_its_bytes(client: httpx.Client, job: Foreign) -> None:
-    """The job is as its own route answers it."""
+def test_a_summary_respects_its_size_limit(client: httpx.Client, job: Foreign) -> None:
+    """The job equals that of its own route."""
     words = [chr(97 + number % 26) * (2 + number // 26) for number in range(100)]
     job.lines([f"error {'x' * 500} {word}" for word in words]).end("FAILED", 1)
     for size in (1_024, 4_000, 262_144):
@@ -30,8 +30,8 @@ def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) 
     assert client.get(f"{job.path}/summary?{query}").status_code == 400
 
 
-def test_who_may_ask(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """A job that the token may not see is answered like one that is not there."""
+def test_a_summary_needs_read_access(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """An inaccessible job gets the same answer as an unknown one."""
     assert httpx.get(f"{service.url}{job.path}/summary", verify=service.verify).status_code == 401
     missing = client.get(f"{job.path}/summary")
     job.line("a line")

@@ -35,7 +35,7 @@ def anybody(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui/static/page.css", "/ui/static/js/job.js", "/ui/static/icon.svg"])
 def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: str) -> None:
-    """Everybody may have these files, because they contain nothing of any job. A second request gets 304."""
+    """They are public, because they contain nothing of any job. A second request gets 304."""
     response = anybody.get(path)
 
     assert response.status_code == 200
@@ -63,8 +63,8 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
         "/ui/sign-in",
     ],
 )
-def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
-    """Other paths are answered with 404, and with a page that leads to the others, unless they are those of files."""
+def test_other_paths_are_404(anybody: httpx.Client, path: str) -> None:
+    """With an HTML page that links to the others, except under the path of files."""
     response = anybody.get(path)
 
     assert response.status_code == 404
@@ -75,22 +75,22 @@ def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
         assert "default-src 'self'" in response.headers["content-security-policy"]
 
 
-def test_the_beginning_of_an_address_leads_to_the_workflows(anybody: httpx.Client) -> None:
-    """Somebody may type it."""
+def test_the_start_of_an_address_redirects_to_the_workflows(anybody: httpx.Client) -> None:
+    """Users can type it."""
     assert {anybody.get(path).headers["location"] for path in ("/ui", "/ui/")} == {"/"}
 
 
-def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) -> None:
-    """Only if it names one: what is no id is not copied into the answer."""
+def test_the_old_address_of_a_workflow_redirects_to_its_page(anybody: httpx.Client) -> None:
+    """Only with a valid id: nothing else is copied into the answer."""
     assert anybody.get("/", params={"workflow": "wf_1"}).headers["location"] == "/ui/workflows/wf_1"
     assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui/nope"])
 def test_a_page_loads_all_of_its_scripts_at_once(anybody: httpx.Client, path: str) -> None:
-    """The page preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
+    """It preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
 
-    A module that is loaded later could be missing then: the service may restart in between.
+    A module that is loaded later could be missing, because the service can restart in between.
     """
     text = anybody.get(path).text
     ((version, root),) = re.findall(r'<script type="module" src="/ui/static/(\w{16})/(.+?)"></script>', text)
@@ -108,8 +108,8 @@ def test_a_page_loads_all_of_its_scripts_at_once(anybody: httpx.Client, path: st
     assert not re.search(r"<style|\sstyle=|\son\w+=|https?://", text)
 
 
-def test_a_browser_keeps_the_files_of_a_version(anybody: httpx.Client) -> None:
-    """So that a page loads no file again. A node of another version answers with its own file, which is not kept."""
+def test_a_browser_caches_the_files_of_a_version(anybody: httpx.Client) -> None:
+    """A page loads no file twice. A node of another version sends its own file, which is not cached."""
     (path,) = re.findall(r'<link rel="stylesheet" href="(.+?)">', anybody.get("/").text)
     own, other = anybody.get(path), anybody.get(f"/ui/static/{'0' * 16}/page.css")
     assert own.text == other.text == (STATIC / "page.css").read_text("utf-8")
@@ -118,16 +118,16 @@ def test_a_browser_keeps_the_files_of_a_version(anybody: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if "/vendor/" not in name])
-def test_no_script_makes_markup_or_code_out_of_text(script: str) -> None:
-    """The browser would refuse it. The scripts do not even try."""
+def test_no_script_creates_markup_or_code_from_text(script: str) -> None:
+    """The browser would block it; the scripts do not even try."""
     text = (STATIC / script).read_text("utf-8")
 
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc"
     assert re.findall(sinks, text) == []
 
 
-def test_vendored_files_are_named_with_version_licence_and_checksum() -> None:
-    """The README names each folder of ``vendor/``, and each folder has its licence. Nobody has changed a file."""
+def test_vendored_files_have_version_licence_and_checksum() -> None:
+    """The README lists each folder of ``vendor/``, each folder has its licence, and no file was modified."""
     vendor = STATIC / "vendor"
     readme = (vendor / "README.txt").read_text("utf-8")
     folders = [path for path in vendor.iterdir() if path.is_dir()]
@@ -143,7 +143,7 @@ def test_vendored_files_are_named_with_version_licence_and_checksum() -> None:
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
 def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path, bound: str) -> None:
-    """The token comes after the #, and browsers do not send that part. They need not open 0.0.0.0."""
+    """The token follows the ``#``, which browsers do not send. The link does not contain 0.0.0.0."""
     settings = Settings(data_dir=tmp_path)
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, f"http://{bound}:8000", "chronoverse"))
     page, _, token = link.partition("#token=")

@@ -1,4 +1,4 @@
-"""The answer to a wait, from the frames that a viewer had: how many lines, which gaps, which state of the job."""
+"""The answer to a wait, built from a viewer's frames: its lines, its gaps and the job's state."""
 
 import random
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from tests.support.reading import Clock
 
 
 class Waiting:
-    """A wait whose viewer has these frames, one chunk each, and is then done for ``reason``, or has nothing more."""
+    """A wait whose viewer has these frames, one chunk each, and then ends for ``reason``, if given."""
 
     def __init__(self, chunks: list[bytes], reason: str, limit: int, *, tail: Job | None, store: Job | None) -> None:
         self.chunks, self.clock = chunks, Clock()
@@ -51,8 +51,8 @@ def running(last: int) -> Job:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_answer_has_the_lines_that_are_there(seed: int) -> None:
-    """Up to the limit, and as many as have room, but always the first. Gaps are named, and too many are counted."""
+def test_an_answer_contains_the_available_lines(seed: int) -> None:
+    """Up to the limits of lines and bytes, but at least one. Gaps are listed, and counted if there are too many."""
     choice = random.Random(seed)
     limit, many = choice.choice([1, 3, 50]), choice.choice([1, 60])
     chunks, lines, gaps = list[bytes](), list[dict[str, Any]](), list[dict[str, Any]]()
@@ -81,7 +81,7 @@ def test_an_answer_has_the_lines_that_are_there(seed: int) -> None:
     assert body["cursor"] == (lines[-1]["sequence_num"] if is_full else waiting.viewer.cursor)
 
 
-def test_further_lines_are_looked_for_shortly() -> None:
+def test_further_lines_are_searched_briefly() -> None:
     chunks = [Line(number, NOW, "x", "stdout").to_frame() for number in range(1, 100)]
     waiting = Waiting(chunks, "", 50, tail=running(99), store=None)
     waiting.run()
@@ -95,8 +95,8 @@ def test_further_lines_are_looked_for_shortly() -> None:
 
 
 @pytest.mark.parametrize(("known", "last"), [(None, 9), (1, 9), (2, 2), (3, 3)])
-def test_the_job_of_an_answer_has_all_lines_of_it(known: int | None, last: int) -> None:
-    """An older state that the tail knows is not used."""
+def test_the_job_in_an_answer_is_not_older_than_its_lines(known: int | None, last: int) -> None:
+    """An older state in the tail is not used."""
     frames = [Line(2, NOW, "x", "stdout").to_frame()]
     waiting = Waiting(frames, "", 1, tail=None if known is None else running(known), store=running(9))
     waiting.run()
@@ -114,7 +114,7 @@ def test_the_job_of_an_answer_has_all_lines_of_it(known: int | None, last: int) 
     ],
 )
 def test_a_wait_without_a_line(reason: str, status: int, said: str) -> None:
-    """It says how it was over, or is an error with the text of the stream's last one."""
+    """Its outcome, or an error with the text of the stream's last one."""
     waiting = Waiting([error_frame("why")] if status > 200 else [], reason, 0, tail=None, store=running(4))
     waiting.run()
     found, body = waiting.answer()

@@ -1,4 +1,4 @@
-"""Watches over HTTP: who may make which, what is shown of them, and what is refused."""
+"""Watches over HTTP: permissions, visible fields, and invalid requests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ BODY: Final = {"on": "end", "url": URL, "secret": SECRET}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service whose watches may call two hosts."""
+    """A service that allows watches to call two hosts."""
     hosts = "hooks.example, 127.0.0.1+private"
     with serving(tmp_path_factory.mktemp("watches"), redis_server.url, webhook_hosts=hosts) as service:
         yield service
@@ -33,8 +33,8 @@ def admin(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_watch_is_made_changed_listed_and_deleted(admin: httpx.Client) -> None:
-    """Its secret is never shown, unless the service has made it: then once."""
+def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client) -> None:
+    """Its secret is never shown, except once if the service generated it."""
     path = "/workflows/watched.a/watches"
     assert admin.get(path).json() == {"workflow_id": "watched.a", "watches": []}
     made = admin.put(f"{path}/main", json={**BODY, "on": "change", "same": ["branch"], "label": {"branch": "main"}})
@@ -105,14 +105,14 @@ def test_a_watch_is_made_changed_listed_and_deleted(admin: httpx.Client) -> None
     ],
     ids=str,
 )
-def test_what_is_no_watch_is_refused(admin: httpx.Client, changes: dict[str, Any], status: int, says: str) -> None:
+def test_an_invalid_watch_is_rejected(admin: httpx.Client, changes: dict[str, Any], status: int, says: str) -> None:
     answer = admin.put("/workflows/watched.b/watches/x", json={**BODY, **changes})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     assert says in answer.json()["detail"]
     assert admin.get("/workflows/watched.b/watches").json()["watches"] == []
 
 
-def test_without_hosts_every_watch_is_refused(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_without_allowed_hosts_every_watch_is_rejected(tmp_path: Path, redis_server: RedisServer) -> None:
     with serving(tmp_path, redis_server.url) as service:
         headers = {"Authorization": f"Bearer {service.token(scopes=[ADMIN])}"}
         for url in (URL, "http://127.0.0.1/"):
@@ -122,7 +122,7 @@ def test_without_hosts_every_watch_is_refused(tmp_path: Path, redis_server: Redi
             assert "CHRONOVERSE_WEBHOOK_HOSTS" in answer.json()["detail"]
 
 
-def test_only_administrators_of_the_workflow_see_and_make_them(service: Service, admin: httpx.Client) -> None:
+def test_only_administrators_of_the_workflow_can_read_and_create_watches(service: Service, admin: httpx.Client) -> None:
     path = "/workflows/watched.c/watches"
     publisher = {"Authorization": f"Bearer {service.token('watched.c')}"}
     assert admin.put(f"{path}/x", json=BODY).status_code == 201
@@ -132,7 +132,7 @@ def test_only_administrators_of_the_workflow_see_and_make_them(service: Service,
     assert admin.put(f"{path}/x", json=BODY, headers=publisher).status_code == 403
 
 
-def test_a_workflow_has_a_bounded_number(admin: httpx.Client) -> None:
+def test_a_workflow_has_a_maximum_number_of_watches(admin: httpx.Client) -> None:
     path = "/workflows/watched.d/watches"
     for number in range(MAX_WATCHES):
         assert admin.put(f"{path}/w{number}", json=BODY).status_code == 201
@@ -141,7 +141,7 @@ def test_a_workflow_has_a_bounded_number(admin: httpx.Client) -> None:
     assert len(admin.get(path).json()["watches"]) == MAX_WATCHES
 
 
-def test_a_test_is_queued_and_leaves_with_the_watch(admin: httpx.Client, redis_server: RedisServer) -> None:
+def test_a_test_is_queued_and_removed_with_the_watch(admin: httpx.Client, redis_server: RedisServer) -> None:
     path = "/workflows/watched.e/watches/x"
     assert admin.post(f"{path}/test").status_code == 404
     admin.put(path, json=BODY)

@@ -1,4 +1,4 @@
-"""``GET /workflows/{w}/logs/search``: the answer's form, its pages, and who may ask."""
+"""``GET /workflows/{w}/logs/search``: the format of its answer, its pages, and access to it."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 @pytest.fixture
 def workflow(client: httpx.Client, job: Foreign) -> Foreign:
-    """Three jobs, read once each so that they are listed: the last one has no match."""
+    """Three jobs, read once each so that they are listed. The last one has no match."""
     for number, messages in enumerate((["error: one", "fine"], ["error: two"] * 4, ["fine"]), 1):
         each = job.sibling(f"job_{number}").lines(messages).end("FAILED" if number == 1 else "COMPLETED")
         assert client.get(each.path).status_code == 200
@@ -33,7 +33,7 @@ def search(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
 
 
 def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow: Foreign) -> None:
-    """Each line as in the search of one job."""
+    """Lines have the same format as in the search of one job."""
     answer = search(client, workflow, q="ERROR", per_job=1, status="FAILED")
     assert answer.json() == {
         "workflow_id": workflow.workflow_id,
@@ -60,8 +60,8 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
     assert "Searched-To" not in answer.headers
 
 
-def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> None:
-    """With the link of the answer. `more` says that a job has other matches."""
+def test_pages_are_linked(client: httpx.Client, workflow: Foreign) -> None:
+    """`more` is true if a job has other matches."""
     answer, found = search(client, workflow, q="error", per_job=2, limit=1), []
     assert answer.status_code == 200, answer.text
     in_time = deadline(60, "the last page")
@@ -80,7 +80,7 @@ def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> Non
 def test_a_time_beyond_the_calendar_does_not_stop_a_search(
     client: httpx.Client, workflow: Foreign, redis_server: RedisServer
 ) -> None:
-    """A foreign runner may have written any score. Its job comes first, and the next page goes on after it."""
+    """Foreign runners can write any score. Its job comes first, and the next page continues after it."""
     ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{workflow.workflow_id}}}:jobs", "inf", "job_1")])
     first = search(client, workflow, q="error", limit=1)
     assert [job["id"] for job in first.json()["jobs"]] == ["job_1"]
@@ -93,10 +93,8 @@ def test_a_time_beyond_the_calendar_does_not_stop_a_search(
     "changed",
     [{0: "nan"}, {0: "x"}, {1: "../job"}, {1: ""}, {1: "x" * 129}, {2: -2}, {2: 10**15}, {3: -1}, {3: 10**15}],
 )
-def test_a_cursor_that_is_not_ours_is_refused(
-    client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]
-) -> None:
-    """Each part of the position is checked: the time, the job's id, the line, and how many lines were found."""
+def test_an_invalid_cursor_is_rejected(client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]) -> None:
+    """Each part of the position is checked: time, job id, line, and number of found lines."""
     cursor = search(client, workflow, q="error", limit=1).json()["cursor"]
     values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     for at, value in changed.items():
@@ -105,13 +103,13 @@ def test_a_cursor_that_is_not_ours_is_refused(
     assert search(client, workflow, q="error", cursor=forged).status_code == 400
 
 
-def test_nothing_is_found_in_a_workflow_that_does_not_exist(client: httpx.Client, job: Foreign) -> None:
-    """As the list of its jobs, it is empty."""
+def test_an_unknown_workflow_has_no_matches(client: httpx.Client, job: Foreign) -> None:
+    """Just as its list of jobs is empty."""
     assert search(client, job, q="error").json() == {"workflow_id": job.workflow_id, "jobs": [], "cursor": None}
 
 
 def test_refusals(service: Service, client: httpx.Client, workflow: Foreign) -> None:
-    """A workflow that the token may not see is answered like one that cannot exist."""
+    """An inaccessible workflow gets the same answer as an unknown one."""
     path = f"{service.url}/workflows/{workflow.workflow_id}/logs/search"
     assert httpx.get(f"{path}?q=error", verify=False).status_code == 401
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
@@ -126,7 +124,7 @@ def test_refusals(service: Service, client: httpx.Client, workflow: Foreign) -> 
 
 @pytest.fixture
 def workflows(service: Service, redis_server: RedisServer) -> Iterator[httpx.Client]:
-    """Three workflows with jobs of alternating times, and a client that may read the first two of them."""
+    """Three workflows with jobs in alternating order, and a client with access to the first two."""
     prefix = f"all-{os.urandom(4).hex()}"
     with client_for(service, f"{prefix}-a", f"{prefix}-b*") as client:
         for number in range(6):
@@ -147,7 +145,7 @@ def client_for(service: Service, *entries: str) -> httpx.Client:
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
 def test_all_workflows_of_the_token_are_searched(workflows: httpx.Client, limit: int) -> None:
-    """Page by page, the newest job first. Each job names its workflow, and none of another workflow is there."""
+    """Across pages, newest job first. Each job has its workflow's id, and other workflows are not searched."""
     answer = workflows.get("/logs/search", params={"q": "error", "limit": limit})
     found, in_time = [], deadline(60, "the last page")
     while in_time():
@@ -165,10 +163,8 @@ def test_all_workflows_of_the_token_are_searched(workflows: httpx.Client, limit:
     ]
 
 
-def test_a_cursor_reaches_no_workflow_that_the_token_may_not_read(
-    workflows: httpx.Client, client: httpx.Client
-) -> None:
-    """A search continues within the job of its cursor, which anybody can make."""
+def test_a_cursor_gives_no_access_to_other_workflows(workflows: httpx.Client, client: httpx.Client) -> None:
+    """A search continues within the job of its cursor, which anybody can forge."""
     cursor = workflows.get("/logs/search", params={"q": "error", "limit": 1}).json()["cursor"]
     *bound, created, workflow_id, job_id, _, _ = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * 3))
     forged = [*bound, created, workflow_id.removesuffix("b") + "c", job_id, 0, 0]

@@ -1,4 +1,4 @@
-"""A workflow's own retention and quotas over HTTP, for a team without a password of the store."""
+"""A workflow's own retention and quotas over HTTP, for teams without access to the store."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +26,13 @@ def admin(service: Service) -> Iterator[httpx.Client]:
 
 
 def recorded(client: httpx.Client, workflow_id: str) -> list[tuple[str, str, str]]:
-    """Who did what to the workflow, the oldest first."""
+    """The workflow's audit entries, oldest first."""
     entries = client.get("/audit", params={"limit": 1_000}).json()["entries"]
     return [(each["sub"], each["did"], each["what"]) for each in entries[::-1] if each["workflow_id"] == workflow_id]
 
 
 def test_a_team_sets_its_own_retention_and_quotas(admin: httpx.Client) -> None:
-    """What is set is what is read. What is left out has the service's value. The audit trail has each change."""
+    """They are returned as set, omitted ones have the defaults of the service, and the audit trail has each change."""
     path = "/workflows/team.a/settings"
     assert admin.get(path).json() == NONE
     all_three = {"retention_seconds": 86_400, "job_bytes": 0, "bytes_per_day": 10**12}
@@ -54,8 +54,8 @@ def test_a_team_sets_its_own_retention_and_quotas(admin: httpx.Client) -> None:
     ]
 
 
-def test_they_hold_at_once(service: Service, admin: httpx.Client, redis_server: RedisServer) -> None:
-    """A quota for the next line of a job that runs, and a retention for a job that has ended."""
+def test_settings_apply_immediately(service: Service, admin: httpx.Client, redis_server: RedisServer) -> None:
+    """A quota to the next line of a running job, and a retention to an ended job."""
     jobs, token = "/workflows/team.f/jobs", {"token": "0" * 32}
     attempts = [admin.post(f"{jobs}/{job}/attempts", json=token).json()["attempt"] for job in ("ended", "running")]
     end = {**token, "attempt": attempts[0], "next": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
@@ -87,16 +87,18 @@ def test_they_hold_at_once(service: Service, admin: httpx.Client, redis_server: 
     ],
     ids=str,
 )
-def test_what_is_no_setting_is_refused(admin: httpx.Client, body: Any) -> None:
-    """Nothing is changed or recorded then."""
+def test_invalid_settings_are_rejected(admin: httpx.Client, body: Any) -> None:
+    """Nothing is changed or recorded."""
     answer = admin.put("/workflows/team.b/settings", json=body)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert admin.get("/workflows/team.b/settings").json() == NONE
     assert recorded(admin, "team.b") == []
 
 
-def test_only_administrators_of_the_workflow_see_and_set_them(service: Service, admin: httpx.Client) -> None:
-    """A workflow of others is as one that does not exist."""
+def test_only_administrators_of_the_workflow_can_read_and_change_settings(
+    service: Service, admin: httpx.Client
+) -> None:
+    """An inaccessible workflow gets the same answer as an unknown one."""
     path = "/workflows/team.c/settings"
     publisher = {"Authorization": f"Bearer {service.token('team.c')}"}
     assert admin.get(path, headers=publisher).status_code == 403
@@ -105,8 +107,8 @@ def test_only_administrators_of_the_workflow_see_and_set_them(service: Service, 
     assert admin.get(path).json() == NONE
 
 
-def test_the_commands_use_the_service_where_no_store_is_configured(service: Service, tmp_path: Path) -> None:
-    """One changes what it names, and keeps the rest. The embedded store of this machine is not touched."""
+def test_the_commands_use_the_service_if_no_store_is_configured(service: Service, tmp_path: Path) -> None:
+    """They change only the given settings. The local embedded store is not touched."""
     token = service.token("team.d", scopes=[ADMIN])
     variables = environ(service, CHRONOVERSE_TOKEN=token, CHRONOVERSE_DATA_DIR=str(tmp_path))
 

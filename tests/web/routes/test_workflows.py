@@ -1,4 +1,4 @@
-"""``GET /workflows``: which workflows a token sees, in which order, and what is said of them."""
+"""``GET /workflows``: the workflows that a token can see, their order and their fields."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from tests.web.routes.foreign import Foreign, ask_all
 
 @pytest.fixture(scope="module")
 def names(redis_server: RedisServer) -> list[str]:
-    """Five workflows, the newest first: each has an ended job and a running one."""
+    """Five workflows, newest first, each with an ended job and a running one."""
     store, names = Store(redis_server.url, clock=ticking()), [f"listed_{number}" for number in range(5)]
     for name in names:
         store.finish(store.open(JobRef(name, "ended"), "token"), Status.COMPLETED, 0, 0, 1)
@@ -36,7 +36,7 @@ def ask(service: Service, query: str = "", workflows: tuple[str, ...] = ("*",), 
 
 
 def pages(service: Service, query: str, workflows: tuple[str, ...] = ("*",)) -> Iterator[list[dict[str, Any]]]:
-    """The workflows of each page, following ``Link``."""
+    """The workflows on each page, by ``Link``."""
     in_time = deadline(60, "the last page")
     while query and in_time():
         answer = ask(service, query, workflows)
@@ -52,7 +52,7 @@ def ids_on(pages: Iterable[list[dict[str, Any]]]) -> list[str]:
 
 
 def test_a_token_for_all_workflows_sees_all(service: Service, names: list[str]) -> None:
-    """Each with its jobs, those that run, and when the newest was created."""
+    """With the number of jobs and of running ones, and the creation time of the newest."""
     found = [each for page in pages(service, "?limit=100") for each in page if each["id"] in names]
     assert [each["id"] for each in found] == names
     assert {(each["jobs"], each["running"]) for each in found} == {(2, 1)}
@@ -64,16 +64,16 @@ def _headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {mint(SECRET, 'reader', ('logs:read',), ('*',), 600, time.time())}"}
 
 
-def test_a_token_for_some_workflows_sees_these(service: Service, names: list[str]) -> None:
-    """As far as they exist. It does not see how many others there are."""
+def test_a_token_for_some_workflows_sees_only_these(service: Service, names: list[str]) -> None:
+    """If they exist. The number of other workflows is not revealed."""
     answer = ask(service, workflows=(names[3], "unknown", names[1])).json()
     assert [each["id"] for each in answer["workflows"]] == [names[1], names[3]]
     assert answer["cursor"] is None
     assert ask(service, workflows=("unknown",)).json() == {"workflows": [], "cursor": None}
 
 
-def test_a_token_for_prefixes_sees_what_begins_so(service: Service, redis_server: RedisServer) -> None:
-    """In full pages, in their order, whatever lies between them, also beside workflows that the token names."""
+def test_a_token_for_prefixes_sees_matching_workflows(service: Service, redis_server: RedisServer) -> None:
+    """On full pages, in order, whatever lies between them, and together with workflows that the token names."""
     store = Store(redis_server.url, clock=ticking())
     for number in range(30):
         for team in ("a", "ab", "b"):
@@ -90,8 +90,8 @@ def test_a_token_for_prefixes_sees_what_begins_so(service: Service, redis_server
     assert ask(service, workflows=("nothing*",)).json() == {"workflows": [], "cursor": None}
 
 
-def test_many_workflows_of_one_moment_are_all_listed(service: Service, redis_server: RedisServer) -> None:
-    """Pages of more than the service reads at once, of workflows whose newest jobs have the same time."""
+def test_workflows_with_the_same_time_are_all_listed(service: Service, redis_server: RedisServer) -> None:
+    """On pages that need several reads, of workflows whose newest jobs have the same time."""
     moment = time.time()
     store, names = Store(redis_server.url, clock=lambda: moment), {f"moment_{number}" for number in range(50)}
     for name in names:
@@ -103,8 +103,8 @@ def test_many_workflows_of_one_moment_are_all_listed(service: Service, redis_ser
 
 
 @pytest.mark.parametrize("all_workflows", [True, False])
-def test_pages_follow_each_other(service: Service, names: list[str], all_workflows: bool) -> None:
-    """With the cursor, and with the link in the answer's header. Other tests may have made newer workflows."""
+def test_pages_are_linked(service: Service, names: list[str], all_workflows: bool) -> None:
+    """By the cursor and the ``Link`` header. Other tests can have created newer workflows."""
     found = list[str]()
     for page in pages(service, "?limit=2", ("*",) if all_workflows else tuple(names)):
         found += ids_on([page])
@@ -115,8 +115,8 @@ def test_pages_follow_each_other(service: Service, names: list[str], all_workflo
     assert len(found) == len(set(found))
 
 
-def test_a_foreign_job_is_counted_once_it_was_read(service: Service, job: Foreign) -> None:
-    """A runner that only uses XADD has a workflow like any other."""
+def test_a_foreign_job_is_counted_after_its_first_read(service: Service, job: Foreign) -> None:
+    """The workflow of a runner that only uses XADD is like any other."""
     job.line("a line")
     assert ask(service, workflows=(job.workflow_id,)).json()["workflows"] == []
     httpx.get(service.url + job.path, headers=_headers(), verify=service.verify)
@@ -125,7 +125,7 @@ def test_a_foreign_job_is_counted_once_it_was_read(service: Service, job: Foreig
 
 
 def test_a_time_beyond_the_calendar_is_null(service: Service, redis_server: RedisServer, job: Foreign) -> None:
-    """A foreign runner may have written any score."""
+    """Foreign runners can write any score."""
     job.line("a line")
     ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{job.workflow_id}}}:jobs", "inf", job.job_id)])
     (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
@@ -137,7 +137,7 @@ def test_a_time_beyond_the_calendar_is_null(service: Service, redis_server: Redi
 def test_workflows_are_found_by_the_status_of_their_newest_job(
     service: Service, redis_server: RedisServer, all_workflows: bool
 ) -> None:
-    """Each page is full, except the last one, whatever lies between. A page may end before all were looked at."""
+    """All pages but the last are full, whatever lies between. A page can end before all workflows are checked."""
     store, prefix = Store(redis_server.url, clock=ticking()), f"red_{all_workflows}_"
     for number in range(30):
         for status in (Status.COMPLETED, Status.LOST if number % 6 else Status.FAILED):
@@ -160,7 +160,7 @@ def test_workflows_are_found_by_the_status_of_their_newest_job(
 
 
 def test_refusals(service: Service) -> None:
-    """Without a token, without the scope, with a bad query."""
+    """Without a token, without the scope, with an invalid query."""
     assert httpx.get(f"{service.url}/workflows", verify=service.verify).status_code == 401
     assert ask(service, scope="logs:write").status_code == 403
     for query in ("?limit=0", "?limit=x", "?cursor=bad", "?limit=1&limit=2", "?unknown=1", "?status=failed"):

@@ -1,8 +1,8 @@
-"""A program that opens connections, sends requests on each, and reads no answer. It replaces closed connections.
+"""Opens connections, sends requests on each, and reads no answer. Closed connections are replaced.
 
 ``python -m tests.web.routes.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in
-:data:`REQUESTS`. With the server's certificate it uses TLS. It prints a line when all connections are open, and at the
-end how many it has opened.
+:data:`REQUESTS`. Uses TLS if the server's certificate is given. Prints a line when all connections are open, and the
+number of opened ones at the end.
 """
 
 import contextlib
@@ -13,19 +13,19 @@ import sys
 import time
 from typing import Final
 
-#: What each connection sends at once: many requests, or one with long headers.
+#: What each connection sends: many requests, or one with long headers.
 REQUESTS: Final = {
     "requests": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200,
     "headers": b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(90)) + b"\r\n",
 }
-#: Connections opened at once, before the closed ones are replaced.
+#: Connections opened at once, before closed ones are replaced.
 OPENED_AT_ONCE: Final = 50
-#: Seconds for a TLS handshake.
+#: Timeout of a TLS handshake, in seconds.
 HANDSHAKE_SECONDS: Final = 5.0
 
 
 class Attack:
-    """Keeps ``connections`` to ``address`` open."""
+    """Keeps ``connections`` connections to ``address`` open."""
 
     def __init__(self, sent: bytes, address: tuple[str, int], connections: int, context: ssl.SSLContext | None) -> None:
         self.opened = 0
@@ -67,7 +67,7 @@ class Attack:
             del self._open[descriptor]
             sock.close()
             return
-        # From now on only the close of the other end is reported.
+        # From here on only the peer's close is reported.
         self._poll.modify(descriptor, select.EPOLLRDHUP)
         with contextlib.suppress(OSError):
             sock.send(self._sent)

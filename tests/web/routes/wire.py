@@ -15,29 +15,29 @@ import orjson
 
 from tests.support.waiting import deadline, wait_until
 
-#: Seconds within which anything that a test waits for must happen, also on a busy machine.
+#: Time limit of anything that a test waits for, on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 10.0
 
 
 class Endpoint(Protocol):
-    """What clients connect to: the service itself, or nginx in front of it."""
+    """The clients' endpoint: the service itself, or nginx in front of it."""
 
     @property
     def url(self) -> str: ...
 
     @property
     def verify(self) -> ssl.SSLContext | bool:
-        """What httpx must trust."""
+        """The value for httpx's ``verify``."""
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection that speaks HTTP/1.1."""
+        """Opens a connection for HTTP/1.1."""
 
     def logs(self) -> str:
-        """Everything that it has logged, with one character for each byte."""
+        """Its complete log, with one character per byte."""
 
 
 class PatientClient(httpx.Client):
-    """Repeats a request while it is answered with 503, as a service that has too much to search asks of its clients."""
+    """Retries a request while it is answered with 503, as a service that is busy with searches requests."""
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         in_time = deadline(3 * PATIENCE_SECONDS, "the service is less busy")
@@ -47,7 +47,7 @@ class PatientClient(httpx.Client):
 
 
 class Stream:
-    """One GET request. A thread collects its body until it ends. It must be closed."""
+    """A GET request whose body is collected by a thread. To be closed by the caller."""
 
     def __init__(self, endpoint: Endpoint, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
@@ -73,7 +73,7 @@ class Stream:
             self.ended = True
 
     def wait_for(self, text: bytes, timeout: float = PATIENCE_SECONDS) -> Self:
-        """Waits until ``text`` has arrived. Fails if it does not."""
+        """Waits until ``text`` has arrived."""
         self.wait_until(lambda: text in self.body or self.ended, timeout, f"{text!r}")
         assert text in self.body, f"{self.status}, ended without {text!r}: {self.body[-2000:]!r}"
         return self
@@ -83,7 +83,7 @@ class Stream:
         return self.wait_until(lambda: self.ended, timeout, "the end")
 
     def wait_until(self, predicate: Callable[[], object], timeout: float, what: str) -> Self:
-        """Waits until ``predicate()`` is true. A failure shows what arrived instead."""
+        """Waits until ``predicate()`` is true. A failure shows what has arrived instead."""
         try:
             wait_until(predicate, timeout, what)
         except AssertionError as error:
@@ -91,11 +91,11 @@ class Stream:
         return self
 
     def blocks(self) -> list[dict[str, Any]]:
-        """The complete blocks so far. See :func:`blocks`."""
+        """The complete blocks so far: see :func:`blocks`."""
         return blocks(self.body)
 
     def numbers(self) -> list[int]:
-        """The numbers of the lines so far."""
+        """The line numbers so far."""
         return [block["data"]["sequence_num"] for block in self.blocks() if block.get("event") == "log"]
 
     def close(self) -> None:
@@ -117,9 +117,9 @@ class Stream:
 
 
 def blocks(body: bytes) -> list[dict[str, Any]]:
-    """The fields of each complete block in ``body``, by name. Heartbeats are left out.
+    """The fields of each complete block in ``body``, by name, without heartbeats.
 
-    This is stricter than a client: it fails for anything that the service never sends.
+    Stricter than a client: fails for anything that the service must not send.
     """
     found = []
     for block in body.split(b"\n\n")[:-1]:
@@ -135,12 +135,12 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
 def exchange(
     endpoint: Endpoint, request: bytes, timeout: float = PATIENCE_SECONDS
 ) -> tuple[int, dict[str, str], bytes]:
-    """Sends ``request`` as it is.
+    """Sends ``request`` unchanged.
 
-    Returns the answer's status, headers and complete body, and closes the connection.
+    Returns the status, headers and complete body of the answer, and closes the connection.
     """
     with endpoint.connect(timeout) as sock:
-        # The server may refuse a request at its first bytes. Then the rest cannot be sent.
+        # If the server rejects a request at its first bytes, the rest cannot be sent.
         with contextlib.suppress(OSError):
             sock.sendall(request)
             # A TLS connection cannot be closed in one direction only.
