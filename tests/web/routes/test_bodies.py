@@ -274,7 +274,7 @@ def test_short_bodies_have_room_of_their_own() -> None:
         assert status(bodies, Dripping(4, SHORT_BODY_BYTES // 4), "ada") == 400
 
 
-def test_short_bodies_are_bounded_too() -> None:
+def test_short_bodies_are_limited_too() -> None:
     """A token whose short bodies all stall is rejected, and others still have room."""
     bodies = BodyReader(2**20)
     half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
@@ -309,7 +309,7 @@ def test_an_incomplete_body_is_refused() -> None:
     assert status(BodyReader(1000), Broken([])) == 400
 
 
-def test_a_full_worker_says_what_is_used_up() -> None:
+def test_a_full_worker_reports_what_is_used_up() -> None:
     """503 with the error's text."""
     app = Flask(__name__)
     problems.register(app)

@@ -189,7 +189,7 @@ def test_head_has_the_headers_and_starts_no_stream(service: Service, client: htt
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
-def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, ten: Foreign, method: str) -> None:
+def test_other_methods_are_rejected(client: httpx.Client, ten: Foreign, method: str) -> None:
     """405 with ``Allow``."""
     response = client.request(method, f"{ten.path}/events")
 

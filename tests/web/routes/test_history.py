@@ -211,8 +211,8 @@ def test_a_job_has_its_status_and_counts(client: httpx.Client, job: Foreign) -> 
     assert (ended["started_at"], ended["finished_at"]) == ("2026-03-03T10:00:00.000Z", "2026-03-03T10:00:09.000Z")
 
 
-def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> None:
-    """In the contract's own example of a foreign runner. The job must not end in 1970."""
+def test_an_end_without_a_timestamp_is_not_in_1970(client: httpx.Client, job: Foreign) -> None:
+    """The contract's own example of a foreign runner has none."""
     job.line("one")
     job.end()
 

@@ -369,7 +369,7 @@ def check_problem(status: int, headers: dict[str, str], body: bytes, *members: s
 
 
 @pytest.mark.parametrize(("length", "expected"), [(4_095, 400), (8_180, 400), (8_200, 414), (100_000, 414)])
-def test_a_first_line_may_have_eight_kilobytes(endpoint: Endpoint, token: str, length: int, expected: int) -> None:
+def test_a_request_line_can_have_eight_kilobytes(endpoint: Endpoint, token: str, length: int, expected: int) -> None:
     """Searches can be long. The 400 is the route's own, for the offset."""
     target = JOB + b"/logs?offset="
     target += b"0" * (length - len(b"GET  HTTP/1.1" + target))

@@ -107,7 +107,7 @@ def test_a_page_can_get_errors_with_the_status_200(client: httpx.Client, job: Fo
     assert client.get(job.path, headers=bad).status_code == 401
 
 
-def test_refusals(service: Service, client: httpx.Client, failed: Foreign) -> None:
+def test_invalid_and_unauthorised_requests(service: Service, client: httpx.Client, failed: Foreign) -> None:
     """An inaccessible workflow and an unknown job get the same answer."""
     path = f"{service.url}{failed.path}/logs/new"
     assert httpx.get(path, verify=False).status_code == 401

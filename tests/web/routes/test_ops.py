@@ -55,14 +55,14 @@ def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.R
         Draft202012Validator(schema | {"components": document["components"]}).validate(response.json())
 
 
-def test_healthz_says_that_the_process_is_up(client: httpx.Client) -> None:
+def test_healthz_reports_that_the_process_is_up(client: httpx.Client) -> None:
     """And nothing else."""
     response = client.get("/healthz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
+def test_readyz_reports_that_the_store_answers(client: httpx.Client) -> None:
     response = client.get("/readyz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
@@ -184,7 +184,9 @@ def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.C
         assert len(family.documentation) > 10
 
 
-def test_metrics_count_what_was_refused_and_what_ended(service: Service, client: httpx.Client, job: Foreign) -> None:
+def test_metrics_count_rejected_requests_and_ended_streams(
+    service: Service, client: httpx.Client, job: Foreign
+) -> None:
     """Rejected requests by status, ended streams by reason."""
     refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
     before = service.metric(refused), service.metric(ended)
@@ -241,7 +243,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
         yield path, method, document["paths"][path][method.lower()]
 
 
-def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
+def test_errors_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
     """Every error of every route, none as plain JSON.
 
     Errors for OpenTelemetry senders follow their protocol, in the encoding of the request.

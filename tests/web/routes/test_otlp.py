@@ -373,7 +373,7 @@ def test_records_of_a_runners_job_are_rejected_between_steps(sender: Sender) -> 
 
 
 @pytest.mark.parametrize("body", ["", None])
-def test_an_end_without_a_text_is_no_line(sender: Sender, body: str | None) -> None:
+def test_an_end_without_text_adds_no_line(sender: Sender, body: str | None) -> None:
     """Unless it has a number, which would be missing otherwise."""
     number: dict[str, Any] = {"log__file__path": "/var/log/a.log", "log__file__record_number": 3}
     end = record(body, chronoverse__exit_code=0)

@@ -135,7 +135,7 @@ def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Forei
     assert messages(client, job) == ["one", "two"]
 
 
-def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+def test_an_attempt_can_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
     """The job stays running, and another runner can open it immediately."""
     opened.append(1, "a")
     assert [opened.end(2, status="PENDING", exit_code=None).status_code for _ in range(2)] == [204, 204]
@@ -300,7 +300,7 @@ def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None
     assert status(Authorization=f"Bearer {service.token(job.workflow_id)}") == 415
 
 
-def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, job: Foreign) -> None:
+def test_other_methods_are_rejected(client: httpx.Client, job: Foreign) -> None:
     """``Allow`` lists the methods of both routes with the path."""
     response = client.put(f"{job.path}/logs")
 
@@ -334,7 +334,7 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
         ("end", {"next": 0}, "next"),
     ],
 )
-def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
+def test_an_invalid_member_is_reported(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
     """The problem document contains the member's path."""
     valid_bodies = {
         "attempts": {"token": runner.token},
@@ -348,7 +348,7 @@ def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str
 
 
 @pytest.mark.parametrize(("route", "member"), [("attempts", "token"), ("logs", "token"), ("end", "status")])
-def test_missing_members_are_named(runner: Runner, route: str, member: str) -> None:
+def test_missing_members_are_reported(runner: Runner, route: str, member: str) -> None:
     """All of them at once. Without a token, an end is that of a job that no runner holds."""
     response = runner.post(route, {})
 
@@ -373,7 +373,9 @@ def test_missing_members_are_named(runner: Runner, route: str, member: str) -> N
         {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout", "sequence_num": 2},
     ],
 )
-def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
+def test_an_invalid_line_is_reported_by_its_index(
+    client: httpx.Client, job: Foreign, opened: Runner, line: Any
+) -> None:
     """The other lines are not stored either."""
     body = opened.lines(1, "good", "bad")
     body["lines"][1] = line
@@ -386,7 +388,7 @@ def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreig
     assert messages(client, job) == []
 
 
-def test_an_invalid_digest_is_named_by_its_index(runner: Runner) -> None:
+def test_an_invalid_digest_is_reported_by_its_index(runner: Runner) -> None:
     """The answer also describes a digest."""
     error = {"parameter": "lines", "detail": "1: must be 64 hexadecimal digits; 2: Not a valid string."}
 

@@ -440,7 +440,7 @@ def test_fetching_keys_from_a_slow_issuer_times_out(tmp_path: Path, redis_server
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["direct", "nginx"])
-def test_a_public_key_is_no_secret(keyed: dict[str, Endpoint], name: str) -> None:
+def test_a_public_key_is_not_accepted_as_a_secret(keyed: dict[str, Endpoint], name: str) -> None:
     """No token signed with the public key as an HMAC secret, or with a key of its own, is accepted."""
     stranger = rsa.generate_private_key(65_537, 2_048)
     refused = {
@@ -593,7 +593,7 @@ def test_two_authorization_headers_are_rejected(endpoint: Endpoint, lines: list[
 
 
 @pytest.mark.parametrize("suffix", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
-def test_nothing_may_follow_a_token(endpoint: Endpoint, suffix: str) -> None:
+def test_nothing_can_follow_a_token(endpoint: Endpoint, suffix: str) -> None:
     """Not even characters that some parsers treat as white space."""
     token = signed().removeprefix("Bearer ") + suffix
     status, _, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", token))

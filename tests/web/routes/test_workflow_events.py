@@ -203,7 +203,7 @@ def test_a_store_is_restored_to_the_change_of_a_client(
         assert known(each) == ["job_1"]
 
 
-def test_a_store_that_may_have_lost_changes(
+def test_a_store_that_might_have_lost_changes(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
     """A ``reset`` for all if the last change is from another server, or from before a restart."""
@@ -249,7 +249,7 @@ def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str, redis
 
 
 @pytest.mark.long
-def test_a_lost_runner_and_a_foreign_end_are_noticed(
+def test_a_lost_runner_and_a_foreign_end_are_detected(
     open_workflow: OpenWorkflow, redis_server: RedisServer, workflow: str, job: Foreign, client: httpx.Client
 ) -> None:
     """The watched workflow is enough: nobody needs to request the job."""
@@ -265,7 +265,7 @@ def test_a_lost_runner_and_a_foreign_end_are_noticed(
     assert {(name, status) for _, name, status in told(stream)[2:]} == {("job_1", "COMPLETED"), ("lost", "LOST")}
 
 
-def test_refusals(client: httpx.Client, workflow: str, service: Service) -> None:
+def test_invalid_and_unauthorised_requests(client: httpx.Client, workflow: str, service: Service) -> None:
     path = f"/workflows/{workflow}/events"
     for query in ("jobs=1001", "jobs=-1", "status=DELETED", "label=x", "offset=1", "jobs=1&jobs=2"):
         answer = client.get(f"{path}?{query}")

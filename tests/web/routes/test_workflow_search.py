@@ -108,7 +108,7 @@ def test_an_unknown_workflow_has_no_matches(client: httpx.Client, job: Foreign) 
     assert search(client, job, q="error").json() == {"workflow_id": job.workflow_id, "jobs": [], "cursor": None}
 
 
-def test_refusals(service: Service, client: httpx.Client, workflow: Foreign) -> None:
+def test_invalid_and_unauthorised_requests(service: Service, client: httpx.Client, workflow: Foreign) -> None:
     """An inaccessible workflow gets the same answer as an unknown one."""
     path = f"{service.url}/workflows/{workflow.workflow_id}/logs/search"
     assert httpx.get(f"{path}?q=error", verify=False).status_code == 401

@@ -159,7 +159,7 @@ def test_workflows_are_found_by_the_status_of_their_newest_job(
     assert {each["last_status"] for page in pages for each in page} == {"FAILED"}
 
 
-def test_refusals(service: Service) -> None:
+def test_invalid_and_unauthorised_requests(service: Service) -> None:
     """Without a token, without the scope, with an invalid query."""
     assert httpx.get(f"{service.url}/workflows", verify=service.verify).status_code == 401
     assert ask(service, scope="logs:write").status_code == 403
