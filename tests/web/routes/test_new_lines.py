@@ -87,7 +87,7 @@ def test_without_a_job_to_compare_with_the_answer_is_409(client: httpx.Client, j
 
 
 def test_a_page_can_get_errors_with_the_status_200(client: httpx.Client, job: Foreign) -> None:
-    """With ``Prefer``, because browsers log other statuses as errors. The document is the same, with its status."""
+    """With ``Prefer``, because browsers log other statuses as errors. The document still has the real status."""
     job.lines(["fine"]).end()
     unknown = job.sibling("unknown")
     for path, status in (
