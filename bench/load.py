@@ -81,6 +81,8 @@ class Report:
     span_seconds: float = 0.0
     share: float = 0.0
     whole_share: float = 0.0
+    #: 99th percentile from connect() to the first bytes of the body.
+    first_byte_p99_ms: float = float("nan")
     p50_ms: float = float("nan")
     p99_ms: float = float("nan")
 
@@ -88,7 +90,7 @@ class Report:
 class Viewer:
     """One connection and its state."""
 
-    __slots__ = ("done", "receive", "request", "settled", "sock", "stream", "which")
+    __slots__ = ("done", "opened_at", "receive", "request", "settled", "sock", "stream", "which")
 
     def __init__(self, which: int, stream: Stream, sock: socket.socket, request: bytes) -> None:
         self.which = which
@@ -96,6 +98,7 @@ class Viewer:
         self.sock = sock
         self.receive = sock.recv_into
         self.request = request
+        self.opened_at = time.monotonic()
         self.done = False
         self.settled = False
 
@@ -115,6 +118,7 @@ class ViewerLoop:
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         self._delays = Delays()
+        self._first_bytes: list[float] = []
         self._opened = self._settled = self._done = self._over = 0
         self._ready = False
         self._first = self._last = self._began = 0.0
@@ -185,6 +189,7 @@ class ViewerLoop:
             self._lose(viewer, "" if viewer.done else "cut", str(error))
             return
         if not viewer.settled and stream.answered:
+            self._first_bytes.append(time.monotonic() - viewer.opened_at)
             self._settle(viewer)
         position = stream.position
         if position != before:
@@ -261,6 +266,8 @@ class ViewerLoop:
         report.caught_up_seconds = self._last - self._began
         report.share = (self._cpu_last - self._cpu_first) / max(report.span_seconds, 1e-9)
         report.whole_share = (self._cpu_last - self._cpu_began) / max(report.caught_up_seconds, 1e-9)
+        if self._first_bytes:
+            report.first_byte_p99_ms = 1000 * sorted(self._first_bytes)[len(self._first_bytes) * 99 // 100]
         if self.load.timed:
             report.p50_ms, report.p99_ms = self._delays.quantiles(self.load.warm)
         for viewer in viewers:
