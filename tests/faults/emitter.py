@@ -1,10 +1,10 @@
-"""The job of the fault suite: a program that prints lines with a hash, and writes to a file how many it began to print.
+"""The fault suite's job: prints lines with a hash, and records in a file how many it started to print.
 
     python emitter.py PROGRESS WRITER COUNT RATE PADDING
 
-Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, and then PADDING bytes more. RATE is in lines/s. The number of
-lines is written to the file PROGRESS before the lines are printed. The program ends with exit code 7 after COUNT lines,
-or once the file PROGRESS.stop exists. Once PROGRESS.half exists, it prints half a line, and ends when nobody reads it.
+Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, followed by PADDING bytes. RATE is in lines/s. The number of
+lines is written to the file PROGRESS before they are printed. The program exits with 7 after COUNT lines, or once the
+file PROGRESS.stop exists. Once PROGRESS.half exists, it prints half a line, and exits when it has no reader left.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ def write(data: bytes) -> None:
 
 
 def wait_for_reader_end(seconds: float) -> None:
-    """Waits until nobody can read stdout any more, but no longer than that."""
+    """Waits until stdout has no reader left, but no longer than that."""
     poller = select.poll()
     poller.register(1, 0)
     poller.poll(seconds * 1000)
 
 
 def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
-    """Prints the lines. Returns the exit code."""
+    """Prints the lines and returns the exit code."""
     progress = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     began = time.monotonic()
     done = 0

@@ -1,4 +1,4 @@
-"""A network namespace whose links can be made silent, as if the machine at the other end had been switched off."""
+"""A network namespace whose links can go silent, as if the machine at the other end had been switched off."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from typing import Final
 
 from tests.support.tools import unavailable
 
-#: Addresses for tests of networks (RFC 2544), four for each link. The process id selects them.
+#: Addresses for network benchmarks (RFC 2544), four per link, selected by the process id.
 TEST_NETWORK: Final = ip_network("198.18.0.0/15")
 LINK_ADDRESSES: Final = 4
 
 
 class Links:
-    """A context manager that makes a network namespace and ``number`` links to it. Needs root.
+    """A context manager that creates a network namespace with ``number`` links to it. Needs root.
 
-    On a machine that does not allow it the test is skipped, or fails if ``CI`` is set.
+    On a machine that does not allow this, the test is skipped, or fails if ``CI`` is set.
     """
 
     def __init__(self, number: int = 1) -> None:
@@ -25,7 +25,7 @@ class Links:
         self.name = f"chronoverse-{pid}"
         blocks = TEST_NETWORK.num_addresses // LINK_ADDRESSES
         first = [(number * pid + link) % blocks * LINK_ADDRESSES for link in range(number)]
-        #: The two addresses of each link: outside and inside of the namespace.
+        #: The two addresses of each link: outside and inside the namespace.
         self.addresses = [(str(TEST_NETWORK[base + 1]), str(TEST_NETWORK[base + 2])) for base in first]
         self._ends: list[tuple[tuple[list[str], str], tuple[list[str], str]]] = [
             (([], f"cvn{pid}-{link}"), (self.command_prefix, f"cvf{pid}-{link}")) for link in range(number)
@@ -33,18 +33,18 @@ class Links:
 
     @property
     def command_prefix(self) -> list[str]:
-        """The words to put before a command, so that it runs in the namespace."""
+        """The command prefix that runs a command in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
     def limit_tcp_retries(self, retries: int) -> None:
-        """Makes the kernel end a connection of the namespace after ``retries`` retransmissions without an answer."""
+        """Makes the namespace's kernel close a connection after ``retries`` unanswered retransmissions."""
         setting = f"echo {retries} > /proc/sys/net/ipv4/tcp_retries2"
         subprocess.run([*self.command_prefix, "sh", "-c", setting], check=True)
 
     @contextlib.contextmanager
     def silent(self, link: int) -> Iterator[None]:
         """Drops what either side sends, as if the other had been switched off. Neither side gets an error."""
-        # The link is not set down: what the kernel cannot send does not count as a retransmission.
+        # The link is not set down: what the kernel cannot send would not count as a retransmission.
         for prefix, device in self._ends[link]:
             _run(*prefix, f"tc qdisc replace dev {device} root blackhole")
         try:
@@ -55,7 +55,7 @@ class Links:
 
     def __enter__(self) -> "Links":
         try:
-            # Both are parts of iproute2, but some distributions ship `ip` without `tc`.
+            # Both belong to iproute2, but some distributions ship `ip` without `tc`.
             _run("tc", "-V")
             _run(f"ip netns add {self.name}")
         except (OSError, subprocess.CalledProcessError) as error:
@@ -77,5 +77,5 @@ class Links:
 
 
 def _run(*words: str) -> None:
-    """Runs a command. The last argument is split into words."""
+    """Runs a command, whose last argument is split into words."""
     subprocess.run([*words[:-1], *words[-1].split()], check=True)

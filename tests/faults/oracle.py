@@ -1,8 +1,8 @@
-"""Compares what viewers received with what was printed, as Jepsen's checkers do. Pure functions. https://jepsen.io
+"""Compares what viewers received with what was printed, like Jepsen's checkers. Pure functions. https://jepsen.io
 
 Two kinds of numbers are checked. The log numbers its lines 1, 2, 3, …: a viewer receives each number once and in order,
-or a gap names it. Every writer numbers the lines that it prints: each is in the log once and in order, or its number
-is in a gap. The last event says how many lines the runner has dropped: no more than gaps with the reason ``lost`` name.
+or in a gap. Every writer numbers the lines that it prints: each is in the log once and in order, or its number is in a
+gap. The last event has the number of lines that the runner dropped: at most those in gaps with the reason ``lost``.
 """
 
 import re
@@ -19,14 +19,14 @@ LINE: Final = "line"
 GAP: Final = "gap"
 JOB: Final = "job"
 
-#: Missing numbers that are reported for one view, at most.
+#: Maximum number of missing numbers reported for one view.
 MAX_REPORTED: Final = 1_000
 
 _EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}( \.*)?")
 
 
 class Seen(NamedTuple):
-    """One event that a viewer received: a LINE, a GAP from ``number`` to ``last``, or a JOB state.
+    """An event that a viewer received: a LINE, a GAP from ``number`` to ``last``, or a JOB state.
 
     ``connection`` is the number of the viewer's connection, from 1. ``at`` is in seconds on the monotonic clock.
     ``state`` is the JSON of a ``job`` event.
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """How many lines a writer began to print, and how many of them must be there. Each has ``padding`` bytes more."""
+    """How many lines a writer started to print, how many are required, and each line's ``padding`` in bytes."""
 
     begun: int
     required: int
@@ -52,7 +52,7 @@ class Printed(NamedTuple):
 
 @dataclass
 class Verdict:
-    """Everything that is wrong, as sentences by kind. ``misstated`` has false statements of the log about itself."""
+    """All errors, as sentences by kind. ``misstated`` has the log's false statements about itself."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Verdict:
     changed: list[str] = field(default_factory=list)
     phantom: list[str] = field(default_factory=list)
     misstated: list[str] = field(default_factory=list)
-    #: Lines that were checked in all views.
+    #: Number of lines checked in all views.
     checked: int = 0
-    #: Lines that gaps name as lost.
+    #: Number of lines that gaps report as lost.
     named: int = 0
 
     @property
@@ -73,7 +73,7 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no errors."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -88,10 +88,10 @@ def judge(
     *,
     foreign: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """Checks what each viewer received, its view, and ``history``, which is the log as its pages return it.
+    """Checks each view, which is what a viewer received, and ``history``, the log as returned by its pages.
 
-    A view begins at line 1 and goes to the end of the log. ``foreign`` are messages that none of the writers printed.
-    Pages leave out lines that are lost: their gaps are those of the first view.
+    A view runs from line 1 to the end of the log. ``foreign`` are messages that no writer printed. Pages omit lost
+    lines: their gaps are those of the first view.
     """
     verdict = Verdict()
     last = max((seen.number for seen in history if seen.kind == LINE), default=0)
@@ -105,7 +105,7 @@ def judge(
 
 
 class _ViewCheck:
-    """The check of one view, from its beginning. It adds what is wrong to ``verdict``.
+    """The check of one view, from its beginning, which adds errors to ``verdict``.
 
     ``contents`` is shared by all views: the message and time that the first of them had under each number.
     """
@@ -126,19 +126,19 @@ class _ViewCheck:
         self._numbers: set[int] = set()
         self._gaps: list[tuple[int, int]] = []
         self._highest = 0
-        #: By writer: its highest line so far, and all its lines so far.
+        #: By writer: its highest line and all of its lines so far.
         self._reached: dict[str, int] = dict.fromkeys(printed, 0)
         self._found: dict[str, set[int]] = {writer: set() for writer in printed}
-        #: The writer of the last line, and the writers that it replaced.
+        #: The last line's writer, and the writers that it replaced.
         self._writer = ""
         self._replaced: set[str] = set()
-        #: How many numbers gaps have named since the last line.
+        #: How many numbers gaps have covered since the last line.
         self._named = 0
-        #: How many numbers gaps have named as lost.
+        #: How many numbers gaps have reported as lost.
         self._lost = 0
 
     def run(self, view: Sequence[Seen], last: int) -> None:
-        """Checks all events, and then what is missing up to the log's ``last`` line."""
+        """Checks all events, then what is missing up to the log's ``last`` line."""
         for seen in view:
             if seen.kind == LINE:
                 self._line(seen)

@@ -14,7 +14,7 @@ from tests.support.commands import chronoverse_argv
 from tests.support.faultproxy import FaultProxy
 from tests.support.service import ROOT
 
-#: Seconds in which whatever a test waits for must happen, on a busy machine.
+#: Time limit of any expected event on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 
 _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
@@ -23,8 +23,8 @@ _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
 class Runner:
     """Publishes what ``writer`` prints as ``job``.
 
-    ``store`` is a unix socket or a URL. The runner reaches a socket through a fault proxy, and a URL directly.
-    ``settings`` are environment variables without ``CHRONOVERSE_``, in lower case.
+    ``store`` is a unix socket or a URL. The runner connects to a socket through a fault proxy, to a URL directly.
+    ``settings`` are environment variables in lower case, without ``CHRONOVERSE_``.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Runner:
 
     @property
     def begun(self) -> int:
-        """How many lines the job began to print."""
+        """How many lines the job has started to print."""
         with contextlib.suppress(FileNotFoundError):
             return int(self._progress.read_bytes() or b"0")
         return 0
 
     @property
     def stderr_text(self) -> str:
-        """The runner's messages on stderr. The job itself prints nothing there."""
+        """The runner's messages on stderr, where the job itself prints nothing."""
         return self._errors.read_text()
 
     @property
@@ -86,15 +86,15 @@ class Runner:
         self._progress.with_name(self._progress.name + ".stop").touch()
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
-        """Waits for the runner to end. Returns its exit code."""
+        """Waits for the runner to exit, and returns its exit code."""
         return self.process.wait(seconds)
 
     def printed(self, required: int | None = None) -> Printed:
-        """What the oracle must know. All lines that were begun must be in the log, or the first ``required``."""
+        """The oracle's input. All lines that were started must be in the log, or the first ``required``."""
         return Printed(self.begun, self.begun if required is None else required, self.padding)
 
     def close(self) -> None:
-        """Ends the job, the runner and the proxy, in whatever state they are."""
+        """Ends the job, the runner and the proxy, whatever their state."""
         self.end_job()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)

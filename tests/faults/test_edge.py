@@ -1,6 +1,6 @@
-"""The rows of the fault matrix (see ``docs/faults.md``) that concern the service.
+"""The fault matrix's rows about the service (see ``docs/faults.md``).
 
-Viewers come through nginx with the configuration that we ship: over TLS, with HTTP/1.1 and HTTP/2.
+Viewers connect through nginx with the shipped configuration: over TLS, with HTTP/1.1 and HTTP/2.
 """
 
 import secrets
@@ -22,15 +22,15 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream
 
-#: One of each kind: HTTP/1.1, our own client, and HTTP/2.
+#: One of each kind: HTTP/1.1, the Python client, and HTTP/2.
 VIEWERS: Final = 3
-#: Seconds in which whatever a test waits for must happen, on a busy machine.
+#: Time limit of any expected event on a busy machine, in seconds.
 RECOVERY_SECONDS: Final = 10.0
-#: Row 23: viewers that open a log at the same time, and its lines.
+#: Row 23: concurrent viewers of a log, and its lines.
 REPLAYS, LONG_LINES = 30, 5_000
-#: Row 23: seconds that all of these replays may take.
+#: Row 23: time limit of all these replays, in seconds.
 REPLAY_SECONDS: Final = 60.0
-#: Row 23: megabytes by which a worker may grow: a write of 256 KiB for each viewer, and the cached segments.
+#: Row 23: a worker's maximum growth in megabytes: a write of 256 KiB per viewer, and the cached segments.
 GROWTH_MB: Final = 64
 
 pytestmark = pytest.mark.long
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
-    """A service with two workers behind nginx. After a reload nginx cuts the old workers' streams within a second."""
+    """A service with two workers behind nginx. After a reload, nginx closes old workers' streams within a second."""
     directory = tmp_path_factory.mktemp("edge")
     with FaultTestbed(
         directory, lease=10, service_lease=60, workers=2, with_nginx=True, shutdown_seconds=1, drain_seconds=1
@@ -47,7 +47,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
 
 
 def job(name: str) -> JobRef:
-    """The job of a row."""
+    """One row's job."""
     return JobRef("edge", name)
 
 
@@ -57,12 +57,12 @@ def foreign(testbed: FaultTestbed, name: str) -> Foreign:
 
 
 def refused(watchers: list[Watcher]) -> list[str]:
-    """The answers that viewers got instead of a stream."""
+    """The answers that viewers received instead of a stream."""
     return [error for watcher in watchers for error in watcher.errors if error[:3].isdigit()]
 
 
 def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
-    """SIGHUP replaces them twice while a job runs. No line is lost, and no viewer is refused."""
+    """By SIGHUP, twice while a job runs. No line is lost, and no viewer is rejected."""
     runner, watchers = testbed.start_job(job("row-9"), viewers=2 * VIEWERS)
     for _ in range(2):
         old = testbed.service.worker_pids()
@@ -74,7 +74,7 @@ def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
 
 
 def test_row_13_nginx_is_reloaded(testbed: FaultTestbed) -> None:
-    """Four times. Streams are cut when nginx's old workers shut down, and resume at its new workers."""
+    """Four times. Streams are closed when nginx's old workers shut down, and resume at its new workers."""
     nginx = testbed.nginx
     assert nginx is not None
     runner, watchers = testbed.start_job(job("row-13"), viewers=2 * VIEWERS)
@@ -106,11 +106,11 @@ class SlowWatcher(Watcher):
 
 
 def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
-    """It falls behind by more than all buffers can hold. The others do not notice, and it misses nothing."""
+    """It falls behind by more than all buffers can hold. The others are unaffected, and it misses nothing."""
     slow = testbed.new_watcher(job("row-10"), SlowWatcher)
     assert isinstance(slow, SlowWatcher)
     slow.start()
-    # 250 lines/s are 4 MB/s for each viewer, less than half of what they can read here.
+    # 250 lines/s are 4 MB/s per viewer, less than half of what viewers can read here.
     runner, watchers = testbed.start_job(job("row-10"), viewers=VIEWERS, padding=16_000, rate=250, count=1250)
     began = time.monotonic()
     testbed.watchers[runner.job].append(slow)
@@ -122,7 +122,7 @@ def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
 
 
 def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
-    """It expires, is deleted, or the store is flushed. Each viewer receives an error, and then reconnects in vain."""
+    """It expires, is deleted, or the store is flushed. Each viewer receives an error, then reconnects in vain."""
     jobs = [foreign(testbed, f"row-20-{how}") for how in ("expired", "deleted", "flushed")]
     watchers = []
     for each in jobs:
@@ -151,7 +151,7 @@ def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
 
 
 def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestbed) -> None:
-    """Each viewer receives all numbers, but for one gap: from its last line before the trim to the last trimmed one."""
+    """Each viewer receives all numbers except one gap: from its last line before the trim to the last trimmed one."""
     trimmed = foreign(testbed, "row-21")
     add_lines(trimmed, 9500, padding=2000)
     late = [testbed.new_watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
@@ -177,8 +177,8 @@ def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestb
 
 
 def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbed) -> None:
-    """Each has every line once and in order. The workers' memory is bounded. Viewers of a live job miss nothing."""
-    # A job of its own for each try: a second try would append to the log of the first.
+    """Each receives every line once and in order. The workers' memory is bounded. A live job's viewers miss nothing."""
+    # Each attempt has its own job: a second attempt would append to the first one's log.
     long = foreign(testbed, f"row-23-{secrets.token_hex(4)}")
     add_lines(long, LONG_LINES, padding=270)
     long.end()
@@ -196,7 +196,7 @@ def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbe
     viewers.run(on_tick)
     grown = [(now - then) / 2**20 for now, then in zip(most, before, strict=True)]
     print(f"{REPLAY_SECONDS + time.monotonic() - deadline:.1f} s; the workers grew by {grown} MB")
-    # The terminal entry has a number too.
+    # The terminal entry has a number, too.
     assert {viewer.lines for viewer in viewers.viewers} == {LONG_LINES + 1}
     assert (viewers.errors, viewers.reconnections, viewers.answers["200"], viewers.answers["cut"]) == (
         0,
@@ -211,9 +211,9 @@ def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbe
 
 
 def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
-    """There are 100 short streams. Some end, others are left early.
+    """100 short streams, some of which end, while clients leave the others early.
 
-    Afterwards there are as many descriptors, open streams and watched jobs as before.
+    Afterwards, descriptors, open streams and watched jobs are as many as before.
     """
     ended, live = foreign(testbed, "row-24-ended"), foreign(testbed, "row-24-live")
     add_lines(ended, 3)
@@ -227,11 +227,11 @@ def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
                 stream.wait_for(b"id: 3\n\n")
 
     def descriptors() -> list[int]:
-        """Each worker's open descriptors, and nginx's, once no stream is open and no job is watched."""
+        """The open descriptors of each worker and of nginx, once no stream is open and no job is watched."""
         for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
             wait_until(lambda name=name: testbed.service.metric(name) == 0, RECOVERY_SECONDS, f"{name} is 0")  # type: ignore[misc]
         assert testbed.nginx is not None
-        # Each worker of nginx keeps up to 32 idle connections to the service open.
+        # Each nginx worker keeps up to 32 idle connections to the service open.
         workers = [psutil.Process(pid).num_fds() for pid in testbed.service.worker_pids()]
         return [*workers, sum(psutil.Process(pid).num_fds() for pid in testbed.nginx.workers())]
 

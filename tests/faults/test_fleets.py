@@ -1,4 +1,4 @@
-"""The two rows 5 of the fault matrix: Sentinels or a Cluster replace the store's servers while a job runs."""
+"""The two rows 5 of the fault matrix: Sentinels or a cluster replace the store's servers while a job runs."""
 
 import secrets
 import time
@@ -19,17 +19,17 @@ from tests.faults.watching import Watcher, longest_silence, seconds_to_next_line
 from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.waiting import wait_until
 
-#: Whole seconds of the lease: longer than any change of servers takes.
+#: The lease in whole seconds: longer than any failover.
 LEASE_SECONDS = 15
-#: Seconds from a fault to the next line at every viewer. Here a server counts as down after half a second of silence.
-#: Then comes an election. A replaced master that still answers is noticed within 2 s more.
+#: Seconds from a fault to every viewer's next line. Here, a server counts as down after half a second of silence,
+#: followed by an election. A replaced master that still answers is detected within 2 more seconds.
 RECOVERY_SECONDS = 10.0
 
 pytestmark = pytest.mark.long
 
 
 def check_recovery(watchers: list[Watcher], since: float, what: str) -> float:
-    """Fails if a watcher does not receive lines again in time. Returns the seconds that the slowest had to wait."""
+    """Fails if a watcher does not receive lines again in time. Returns the longest wait in seconds."""
     wait_until(
         lambda: all(seconds_to_next_line(each.seen, since) < RECOVERY_SECONDS for each in watchers),
         RECOVERY_SECONDS + 5,
@@ -41,9 +41,9 @@ def check_recovery(watchers: list[Watcher], since: float, what: str) -> float:
 
 
 def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    """The keys of one job move to another node, one by one. Then the node of a second job is killed.
+    """One job's keys move to another node, one by one. Then a second job's node is killed.
 
-    The first job's viewers do not notice that.
+    The first job's viewers do not notice the move.
     """
     first, _ = cluster.pair
     source, target = [number for number in cluster.masters() if number != first]
@@ -58,7 +58,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
             cluster.move_keys(slot, source, target, testbed.key(kind, moving))
             sleep(0.2)
         testbed.wait_for_more(watchers)
-        # This moves the workflow's listing. A node cannot give a slot away while it has a key of it.
+        # Moves the workflow's listing. A node cannot give a slot away while it has one of its keys.
         cluster.move_keys(slot, source, target)
         cluster.end_move(slot, source, target)
         testbed.wait_for_more(watchers)
@@ -67,7 +67,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
         killed = time.monotonic()
         try:
             recovery = check_recovery(others, killed, "killed")
-            # Viewers that had noticed it would have waited as long as the others.
+            # Viewers affected by it would have waited as long as the others.
             assert longest_silence(watchers, killed) < recovery / 2
             testbed.finish(runner)
         finally:
@@ -79,7 +79,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
 
 @pytest.fixture(scope="module")
 def replicated(sentinels: SentinelFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
-    """A service over Sentinels. What is published over HTTP is delivered when a replica has it."""
+    """A service over Sentinels. Lines published over HTTP count as delivered once a replica has them."""
     with FaultTestbed(
         tmp_path_factory.mktemp("replicated"),
         lease=LEASE_SECONDS,
@@ -92,7 +92,7 @@ def replicated(sentinels: SentinelFleet, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, replicated: FaultTestbed) -> None:
-    """It still answers us, but runner and service leave it. Lines that only the old master has are sent again."""
+    """It still answers, but runner and service leave it. Lines that only the old master has are sent again."""
     job = JobRef("fleet", f"row-5-{secrets.token_hex(4)}")
     runner, watchers = replicated.start_job(job, durability="replicated")
     store = Store(sentinels.url)
@@ -115,7 +115,7 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, 
 def test_a_runner_over_http_keeps_its_lines_until_a_replica_has_them(
     sentinels: SentinelFleet, replicated: FaultTestbed
 ) -> None:
-    """A master that is cut off from its Sentinels still accepts the last lines and the end. Both are sent again."""
+    """A master cut off from its Sentinels still accepts the last lines and the end. Both are sent again."""
     job, service = JobRef("fleet", f"http-{secrets.token_hex(4)}"), replicated.service
     with (
         closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer,

@@ -1,6 +1,6 @@
-"""The rows of the fault matrix (see ``docs/faults.md``) that concern runners and the store.
+"""The fault matrix's rows about runners and the store (see ``docs/faults.md``).
 
-Viewers watch each job through the real service. No line may be missing, unless the log says so.
+Viewers watch each job through the real service. No line may be missing unless the log reports it.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from tests.faults.watching import Watcher, seconds_to_next_line
 from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
 
-#: Seconds after the end of a fault in which the next line must come, if the store is back at once.
+#: Time limit of the next line after the end of a fault, if the store is back immediately, in seconds.
 RECOVERY_SECONDS: Final = 15.0
-#: Bytes of a small disk.
+#: Size of a small disk in bytes.
 DISK: Final = "3m"
 
 
 def job(name: str) -> JobRef:
-    """The job of a row."""
+    """One row's job."""
     return JobRef("matrix", name)
 
 
@@ -49,21 +49,21 @@ def attempts(watcher: Watcher) -> list[object]:
 
 @pytest.fixture(scope="module")
 def short_lease(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
-    """A testbed whose runners and service have a lease of two seconds."""
+    """A testbed with a lease of two seconds for runners and service."""
     with FaultTestbed(tmp_path_factory.mktemp("short_lease")) as testbed:
         yield testbed
 
 
 @pytest.fixture(scope="module")
 def nobody_lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
-    """As ``short_lease``, but its service declares no job LOST before its store has been up for a minute."""
+    """Like ``short_lease``, but its service declares no job LOST before its store has been up for a minute."""
     with FaultTestbed(tmp_path_factory.mktemp("nobody_lost"), service_lease=60) as testbed:
         yield testbed
 
 
 @contextlib.contextmanager
 def small_disk(directory: Path) -> Iterator[Path]:
-    """Mounts a file system of DISK bytes at ``directory``. Skips the test where that is not allowed."""
+    """Mounts a file system of DISK bytes at ``directory``. Skips the test where this is not allowed."""
     directory.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "tmpfs", str(directory)]
     try:
@@ -80,7 +80,7 @@ def small_disk(directory: Path) -> Iterator[Path]:
 
 
 def fill(directory: Path) -> Path:
-    """Fills a file system. Returns the file that takes all of the free space."""
+    """Fills a file system. Returns the file that occupies all of the free space."""
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(b"\0" * 4096):
@@ -90,7 +90,7 @@ def fill(directory: Path) -> Path:
 
 @pytest.mark.long
 def test_row_1_a_runner_killed_in_the_middle_of_a_line(short_lease: FaultTestbed) -> None:
-    """All lines of the log stay, the half line is not in it, and the job is declared LOST in time."""
+    """All lines stay in the log, the half line is not in it, and the job is declared LOST in time."""
     runner, watchers = short_lease.start_job(job("row-1"))
     runner.print_half_line()
     wait_until(
@@ -111,7 +111,7 @@ def test_row_1_a_runner_killed_in_the_middle_of_a_line(short_lease: FaultTestbed
 
 
 @pytest.mark.long
-def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) -> None:
+def test_row_3_a_frozen_runner_is_replaced_and_resumes(nobody_lost: FaultTestbed) -> None:
     """The second runner continues where the log ends. The first is fenced and adds nothing."""
     first, watchers = nobody_lost.start_job(job("row-3"))
     with frozen(first.process):
@@ -136,12 +136,12 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) 
 
 @pytest.mark.long
 def test_row_4b_a_power_failure_that_the_runner_survives(nobody_lost: FaultTestbed) -> None:
-    """The runner sends again what the disk lost. Viewers that have these lines do not get them a second time."""
+    """The runner resends what the disk lost. Viewers that have these lines do not receive them again."""
     runner, watchers = nobody_lost.start_job(job("row-4b"), rate=500)
     safe = nobody_lost.freeze_disk()
-    # On a busy machine the viewers may be behind the store.
+    # On a busy machine, the viewers can lag behind the store.
     nobody_lost.wait_for_line(watchers, nobody_lost.last_id(runner.job) + 400)
-    # All 400 lines, of some 60 bytes each, are cut off.
+    # All 400 lines of some 60 bytes each are cut off.
     assert nobody_lost.cut_power(safe) > 400 * 50
     nobody_lost.redis.start()
     back = time.monotonic()
@@ -156,7 +156,7 @@ def test_row_4b_a_power_failure_that_the_runner_survives(nobody_lost: FaultTestb
 
 @pytest.mark.long
 def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: FaultTestbed) -> None:
-    """Nobody has the lost lines any more. The job is declared LOST, and viewers get an error that names these lines."""
+    """Nobody has the lost lines. The job is declared LOST, and viewers receive an error that names these lines."""
     runner, watchers = short_lease.start_job(job("row-4c"), rate=500)
     safe = short_lease.freeze_disk()
     short_lease.wait_for_line(watchers, short_lease.last_id(runner.job) + 300)
@@ -176,15 +176,15 @@ def test_row_4c_a_power_failure_that_the_runner_does_not_survive(short_lease: Fa
 
 
 @pytest.mark.long
-def test_row_16_a_full_disk_of_the_runner(nobody_lost: FaultTestbed, tmp_path: Path) -> None:
-    """The command is not affected. A gap names exactly the lines that were dropped."""
+def test_row_16_the_runners_disk_is_full(nobody_lost: FaultTestbed, tmp_path: Path) -> None:
+    """The command is not affected. A gap names exactly the dropped lines."""
     with small_disk(tmp_path / "disk") as disk:
         runner, watchers = nobody_lost.start_job(
             job("row-16"), lease_seconds=20, data_dir=disk, rate=1_400, padding=8_000
         )
         runner.proxy.refuse()
         runner.proxy.cut()
-        # The disk has room for 390 lines, and the memory for 2,080.
+        # The disk has room for 390 lines, the memory for 2,080.
         wait_until(lambda: runner.begun > watchers[0].highest + 3_200, 30, "more was printed than the disk can hold")
         runner.proxy.heal()
         nobody_lost.wait_for_more(watchers, 100)
@@ -198,8 +198,8 @@ def test_row_16_a_full_disk_of_the_runner(nobody_lost: FaultTestbed, tmp_path: P
 
 
 @pytest.mark.long
-def test_row_17_a_full_disk_of_the_store(tmp_path: Path) -> None:
-    """The store refuses writes and renewals for less than a lease. Reads work, and no line is lost."""
+def test_row_17_the_stores_disk_is_full(tmp_path: Path) -> None:
+    """The store rejects writes and renewals for less than a lease. Reads work, and no line is lost."""
     with (
         small_disk(tmp_path / "disk") as disk,
         FaultTestbed(tmp_path / "testbed", lease=8, redis_dir=str(disk)) as testbed,
@@ -222,7 +222,7 @@ def test_row_17_a_full_disk_of_the_store(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_row_18_foreign_entries_of_every_kind(short_lease: FaultTestbed) -> None:
-    """The tail reader does not fail. Viewers get each readable entry, and gaps for the others. Other jobs work."""
+    """The tail reader does not fail. Viewers receive each readable entry, and gaps for the others. Other jobs work."""
     other, others = short_lease.start_job(job("row-18-other"))
     odd = job("row-18")
     key = short_lease.key("log", odd)
@@ -251,7 +251,7 @@ def test_row_18_foreign_entries_of_every_kind(short_lease: FaultTestbed) -> None
 
 @pytest.mark.long
 def test_row_18_a_foreign_entry_in_a_runners_log(short_lease: FaultTestbed) -> None:
-    """The runner reports that its log is corrupt, and stops publishing. Viewers get its lines and the foreign entry."""
+    """The runner reports a corrupt log and stops publishing. Viewers receive its lines and the foreign entry."""
     runner, watchers = short_lease.start_job(job("row-18-tainted"))
     short_lease.redis.ask("XADD", short_lease.key("log", runner.job), "*", "message", "foreign")
     wait_until(
@@ -272,8 +272,8 @@ def test_row_18_a_foreign_entry_in_a_runners_log(short_lease: FaultTestbed) -> N
 
 
 @pytest.mark.long
-def test_row_19_two_runners_at_the_same_time(short_lease: FaultTestbed) -> None:
-    """One gets the job. The other reports why nothing is published, runs its command, and keeps its lines."""
+def test_row_19_two_concurrent_runners(short_lease: FaultTestbed) -> None:
+    """One gets the job. The other reports why it publishes nothing, runs its command, and keeps its lines."""
     both = [short_lease.start_runner(job("row-19"), writer) for writer in "ab"]
     watchers = short_lease.start_watchers(job("row-19"), 2)
     short_lease.wait_for_line(watchers, 20)

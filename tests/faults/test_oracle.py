@@ -1,4 +1,4 @@
-"""Tests of the oracle. They break streams and logs on purpose, and the oracle must report each break under its name."""
+"""Tests of the oracle: it must report each deliberate corruption of streams and logs under its name."""
 
 import json
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def ending(lines: int, dropped: int = 0) -> Seen:
 
 
 def seen_of(lines: Frames) -> list[Seen]:
-    """What a viewer records when it receives these lines."""
+    """What a viewer records on receiving these lines."""
     return [Seen(1, 0, LINE, each.sequence_num, message=each.message, timestamp=each.timestamp) for each in lines]
 
 
 def watched(lines: Frames) -> list[Seen]:
-    """What a real watcher records when a service sends these lines. The connection is cut in the middle of a line."""
+    """What a real watcher records when a service sends these lines, with a disconnect in the middle of a line."""
     hello = sse.frame("connected", b'{"status":"connected"}', retry_ms=1)
     frames = [each.to_frame() for each in lines]
     state = json.dumps({"status": "COMPLETED", "lines": LINES, "dropped": 0}, separators=(",", ":")).encode()
@@ -79,7 +79,7 @@ BREAKS: dict[str, tuple[Callable[[Frames], Frames], str]] = {
 
 
 def test_a_correct_stream_is_clean_over_two_connections() -> None:
-    """Nothing is reported where nothing is wrong, though the connection is cut in the middle of a frame."""
+    """No false positives, although the connection is cut in the middle of a frame."""
     seen = watched(clean_lines())
     verdict = judge(PRINTED, {"viewer": seen}, seen_of(clean_lines()))
     assert verdict.clean, verdict
@@ -88,16 +88,16 @@ def test_a_correct_stream_is_clean_over_two_connections() -> None:
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_break_in_one_stream_is_found(broken: str) -> None:
-    """A service sends one viewer a wrong stream, and a real watcher records it."""
+def test_a_corruption_of_one_stream_is_found(broken: str) -> None:
+    """A service sends one viewer a wrong stream, which a real watcher records."""
     breaking, name = BREAKS[broken]
     verdict = judge(PRINTED, {"viewer": watched(breaking(clean_lines()))}, seen_of(clean_lines()))
     assert name in verdict.faults, verdict
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_break_in_the_log_itself_is_found(broken: str) -> None:
-    """A runner writes a wrong log with correct sequence numbers. All viewers agree, and all of them are wrong."""
+def test_a_corruption_of_the_log_itself_is_found(broken: str) -> None:
+    """A runner writes a wrong log with correct sequence numbers. All viewers agree, and all are wrong."""
     breaking, name = BREAKS[broken]
     lines = [each._replace(sequence_num=number) for number, each in enumerate(breaking(clean_lines()), start=1)]
     verdict = judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(lines))
@@ -115,58 +115,58 @@ def test_a_missing_first_or_last_line_is_found(missing: int) -> None:
 
 
 def test_a_viewer_that_received_nothing_has_lost_all_lines() -> None:
-    """A view without lines is not clean."""
+    """An empty view is not clean."""
     assert len(judge(PRINTED, {"viewer": []}, seen_of(clean_lines())).lost) >= LINES
 
 
 def test_a_line_with_two_different_times_is_changed() -> None:
-    """All viewers must receive the same time and message under one number."""
+    """All viewers must receive the same time and message for a number."""
     lines = clean_lines()
     lines[3] = lines[3]._replace(timestamp=STAMP.replace("123", "124"))
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).changed
 
 
 def with_gap(dropped: int, named: int, counted: int) -> Verdict:
-    """The verdict on a log in which ``dropped`` lines after line 5 are missing.
+    """The verdict on a log that lacks ``dropped`` lines after line 5.
 
-    The gap says ``named``, and the end ``counted``.
+    The gap has ``named`` numbers, and the end says ``counted``.
     """
     seen = seen_of(clean_lines())
     gap, rest = Seen(1, 0, GAP, 6, 5 + named, "lost"), seen[5 + dropped :]
     return judge(PRINTED, {"viewer": [*seen[:5], gap, *rest, ending(LINES, counted)]}, [*seen[:5], *rest])
 
 
-def test_lines_named_as_lost_are_explained() -> None:
-    """The log says which lines are missing, and those are missing."""
+def test_lines_reported_as_lost_are_explained() -> None:
+    """The log reports exactly the missing lines."""
     verdict = with_gap(4, 4, 4)
     assert verdict.clean, verdict
     assert verdict.named == 4
 
 
-def test_naming_too_few_or_too_many_is_found() -> None:
-    """The numbers in a gap must be exact. At the end no more may be dropped than gaps have named."""
+def test_reporting_too_few_or_too_many_is_found() -> None:
+    """The numbers in a gap must be exact. At the end, at most those in gaps may count as dropped."""
     assert with_gap(4, 3, 3).lost
     assert with_gap(4, 5, 5).reordered
     assert with_gap(4, 4, 5).misstated
 
 
-def test_a_wrong_count_at_the_end_is_found() -> None:
-    """``lines`` and ``dropped`` of the last ``job`` event must be right."""
+def test_a_wrong_total_at_the_end_is_found() -> None:
+    """``lines`` and ``dropped`` of the last ``job`` event must be correct."""
     seen = seen_of(clean_lines())
     for state in (ending(LINES - 1), ending(LINES, 1)):
         assert judge(PRINTED, {"viewer": [*seen, state]}, seen).misstated
 
 
-def test_numbers_in_a_gap_are_not_lost_and_all_other_missing_numbers_are() -> None:
+def test_only_missing_numbers_outside_of_gaps_are_lost() -> None:
     """The view lacks lines 3 to 5. A gap names all three, or only the first two."""
     seen = seen_of(clean_lines())
-    for last, lost in ((5, 0), (4, 2)):  # Line 5 is reported twice: its sequence number, and the writer's number.
+    for last, lost in ((5, 0), (4, 2)):  # Line 5 is reported twice: by its sequence number, and by the writer's number.
         view = [*seen[:2], Seen(1, 0, GAP, 3, last, "trimmed"), *seen[5:]]
         assert len(judge(PRINTED, {"viewer": view}, seen).lost) == lost
 
 
-def test_a_line_of_a_writer_that_was_replaced_is_found() -> None:
-    """After the first line of a second runner, no line of the first runner may follow."""
+def test_a_line_of_a_replaced_writer_is_found() -> None:
+    """No line of the first runner may follow the second runner's first line."""
     printed = {"a": Printed(9, 2), "b": Printed(9, 2)}
     texts = [line("a", 1), line("a", 2), line("b", 1), line("a", 3), line("b", 2)]
     view = seen_of([Line(number, STAMP, text, "stdout") for number, text in enumerate(texts, start=1)])

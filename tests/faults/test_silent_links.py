@@ -1,4 +1,4 @@
-"""Row 12 of the fault matrix: the link from nginx to the service, or to the viewers, becomes silent. Needs root."""
+"""Row 12 of the fault matrix: the link from nginx to the service, or to the viewers, goes silent. Needs root."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
-#: Seconds between heartbeats, and seconds without a byte after which nginx gives up: four heartbeats, as it is shipped.
+#: Heartbeat interval, and nginx's timeout without a byte: four heartbeats, as shipped. In seconds.
 HEARTBEAT_SECONDS: Final = 1
 READ_SECONDS: Final = 4 * HEARTBEAT_SECONDS
-#: TCP retransmissions after which nginx's kernel gives up a viewer. Four take 6 s. The 8 that we recommend take 100 s.
+#: Retransmissions until nginx's kernel gives up a viewer. Four take 6 s; the recommended 8 take 100 s.
 RETRIES: Final = 4
 GIVEN_UP_SECONDS: Final = 6.2
-#: Seconds that may be added to a bound on a busy machine.
+#: Tolerance of each limit on a busy machine, in seconds.
 SLACK_SECONDS: Final = 8.0
-#: Seconds between two looks at the service's metrics, at most. Each look is work for the service.
+#: Maximum interval of reading the service's metrics, in seconds. Each reading is work for the service.
 METRICS_SECONDS: Final = 0.5
 #: The links: nginx to the service, and to viewers.
 SERVICE_LINK, VIEWER_LINK = 0, 1
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.long
 
 
 class SplitNetwork(NamedTuple):
-    """nginx runs in a network namespace of its own. The service and all viewers reach it over ``links``."""
+    """nginx runs in its own network namespace. The service and all viewers reach it over ``links``."""
 
     links: Links
     service: Service
@@ -44,7 +44,7 @@ class SplitNetwork(NamedTuple):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SplitNetwork]:
-    """One set-up for both tests. Each test ends the faults of its link."""
+    """One setup for both tests, which each end their link's faults."""
     directory = tmp_path_factory.mktemp("network")
     with (
         Links(2) as links,
@@ -65,7 +65,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SplitNetwork]:
 
 
 def start_watchers(network: SplitNetwork, job: Foreign) -> list[Watcher]:
-    """Starts two viewers through nginx, and one that connects to the service itself. All have received all lines."""
+    """Starts two viewers through nginx, and one that connects directly to the service. All have received all lines."""
     ref, token = JobRef(job.workflow_id, job.job_id), network.service.token()
     watchers = [
         Watcher(network.nginx.url, ref, token, network.nginx.verify),
@@ -84,7 +84,7 @@ def wait_for_line(watchers: Sequence[Watcher], number: int, seconds: float = SLA
 
 
 def finish(job: Foreign, watchers: Sequence[Watcher]) -> None:
-    """Ends the job. Every viewer must receive the end, and must have every line once."""
+    """Ends the job. Every viewer must receive the end, and every line once."""
     total = job.last
     job.end()
     for each in watchers:
@@ -95,11 +95,11 @@ def finish(job: Foreign, watchers: Sequence[Watcher]) -> None:
 
 
 def open_streams(service: Service) -> float:
-    """How many streams the service has open."""
+    """The number of streams that the service has open."""
     return service.metric("chronoverse_streams_open")
 
 
-def test_row_12_the_link_between_nginx_and_the_service_becomes_silent(network: SplitNetwork) -> None:
+def test_row_12_the_link_between_nginx_and_the_service_goes_silent(network: SplitNetwork) -> None:
     """The service and nginx each close the connection. Viewers reconnect when they can, and miss nothing."""
     job = Foreign(str(network.service.redis_url), "network", "silent-service")
     add_lines(job, 20)
@@ -124,10 +124,10 @@ def test_row_12_the_link_between_nginx_and_the_service_becomes_silent(network: S
     assert direct[0].connections == 1
 
 
-def test_row_12_the_link_between_nginx_and_its_viewers_becomes_silent(network: SplitNetwork) -> None:
-    """nginx's kernel gives the viewers up, and nginx then closes the service's streams.
+def test_row_12_the_link_between_nginx_and_its_viewers_goes_silent(network: SplitNetwork) -> None:
+    """nginx's kernel gives up the viewers, and nginx then closes the service's streams.
 
-    Only heartbeats are sent, which do not fill a buffer. So nginx does not notice by itself that nobody reads.
+    Only heartbeats are sent, which fill no buffer, so nginx itself does not detect that nobody reads.
     """
     job = Foreign(str(network.service.redis_url), "network", "silent-viewers")
     add_lines(job, 20)

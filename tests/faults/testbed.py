@@ -1,7 +1,7 @@
-"""The set-up of a fault test: a store, the service, and runners. All of them are real processes.
+"""The setup of a fault test: a store, the service, and runners, all of them real processes.
 
-A test can cut the store off, kill it, freeze it, or undo the last writes to its disk. The service and each runner reach
-the store through a fault proxy of their own.
+A test can disconnect, kill or freeze the store, or undo the last writes to its disk. The service and each runner reach
+the store through their own fault proxies.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ from tests.web.routes.wire import Endpoint
 
 #: Lines/s of a job, unless a test needs another rate.
 RATE: Final = 100
-#: Lines of a job that never ends by itself. A test ends it by :meth:`Runner.end_job`.
+#: Lines of an endless job, which a test ends with :meth:`Runner.end_job`.
 ENDLESS: Final = 1_000_000
-#: Seconds for which a viewer's token is valid: more than the hours by which a test moves the clock.
+#: Lifetime of a viewer's token in seconds: more than the hours by which a test moves the clock.
 TOKEN_SECONDS: Final = 4 * 3600
 
 
 class FaultTestbed:
     """A context manager that starts the store and the services, and ends all processes.
 
-    ``lease`` is the runners' lease in whole seconds. ``service_lease`` is the service's, if it is another: the service
-    declares no job LOST before the store has been up for this time.
+    ``lease`` is the runners' lease in whole seconds, ``service_lease`` the service's if different: the service declares
+    no job LOST before the store has been up for this time.
 
     A running ``fleet`` replaces the single server. Then there are no proxies, and ``redis`` and ``link`` are not used.
 
-    ``with_nginx`` puts nginx in front of the service. The watchers then use HTTP/1.1, our own client, and HTTP/2 in
+    ``with_nginx`` puts nginx in front of the service. The watchers then use HTTP/1.1, the Python client, and HTTP/2 in
     turn.
     """
 
@@ -91,7 +91,7 @@ class FaultTestbed:
     def start_watchers(self, job: JobRef, viewers: int = 1) -> list[Watcher]:
         """Starts watchers of a job.
 
-        Without nginx the second, the fifth, … use our own client, and all others read the raw stream.
+        Without nginx, the second, fifth, … use the Python client, and all others read the raw stream.
         """
         cycle = (Watcher, ClientWatcher, Http2Watcher) if self._with_nginx else (Watcher, ClientWatcher, Watcher)
         started = [self.new_watcher(job, cycle[number % len(cycle)]).start() for number in range(viewers)]
@@ -99,16 +99,16 @@ class FaultTestbed:
         return started
 
     def new_watcher(self, job: JobRef, kind: type[Watcher] = Watcher, token: str = "") -> Watcher:
-        """Makes a watcher that is not started. The testbed does not wait for it, check it or stop it."""
+        """Creates a watcher that is not started. The testbed neither waits for it, checks nor stops it."""
         return kind(self.endpoint.url, job, token or self.service.token(ttl=TOKEN_SECONDS), self.endpoint.verify)
 
     @property
     def endpoint(self) -> Endpoint:
-        """What viewers connect to: nginx if there is one, else the service."""
+        """What viewers connect to: nginx if present, otherwise the service."""
         return self.nginx or self.service
 
     def start_job(self, job: JobRef, viewers: int = 2, lines: int = 20, **options: Any) -> tuple[Runner, list[Watcher]]:
-        """Starts a runner and watchers. Returns them once all watchers have received ``lines`` lines."""
+        """Starts a runner and watchers, and returns once all watchers have received ``lines`` lines."""
         runner = self.start_runner(job, **options)
         watchers = self.start_watchers(job, viewers)
         self.wait_for_line(watchers, lines)
@@ -119,7 +119,7 @@ class FaultTestbed:
         wait_until(lambda: all(each.highest >= number for each in watchers), seconds, f"all see line {number}")
 
     def wait_for_more(self, watchers: list[Watcher], lines: int = 20, seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until all of them have received ``lines`` lines more than the fastest has now."""
+        """Waits until all have received ``lines`` lines more than the fastest has now."""
         self.wait_for_line(watchers, max(each.highest for each in watchers) + lines, seconds)
 
     def wait_for_end(self, job: JobRef, seconds: float = PATIENCE_SECONDS) -> None:
@@ -128,7 +128,7 @@ class FaultTestbed:
             assert watcher.join(seconds), f"a viewer of {job} has only line {watcher.highest}: {watcher.errors[-5:]}"
 
     def finish(self, runner: Runner) -> None:
-        """Ends the job. The runner must exit as the job does, and every viewer must have received every line once."""
+        """Ends the job. The runner must exit like the job, and every viewer must have received every line once."""
         runner.end_job()
         assert runner.wait() == EXIT_CODE, runner.stderr_text
         self.wait_for_end(runner.job)
@@ -137,15 +137,15 @@ class FaultTestbed:
         assert self.status(runner.job)["status"] == "FAILED", runner.stderr_text
 
     def history(self, job: JobRef, *, with_gaps: bool = False) -> list[Seen]:
-        """The log as its pages return it."""
+        """The log as returned by its pages."""
         return history(self.endpoint.url, job, self.service.token(ttl=TOKEN_SECONDS), with_gaps=with_gaps)
 
     def verdict(self, job: JobRef, foreign: frozenset[str] = frozenset(), **required: int) -> Verdict:
         """The oracle's verdict on all watchers of a job.
 
-        ``required`` says for a writer how many of its lines must be there. The default is all that it began to print.
+        ``required`` has the number of a writer's lines that must be present, by default all that it started to print.
 
-        Also checks the store's count: Redis must have added as many entries to the log as the last number says.
+        Also checks the store's count: Redis must have added as many entries to the log as its last number.
         """
         printed = {each.writer: each.printed(required.get(each.writer)) for each in self.runners if each.job == job}
         views = {f"viewer {n}": tuple(each.seen) for n, each in enumerate(self.watchers.get(job, ()))}
@@ -155,16 +155,16 @@ class FaultTestbed:
         return verdict
 
     def key(self, kind: str, job: JobRef) -> str:
-        """The job's key of that kind. The name is written out here, because it is part of the public contract."""
+        """The job's key of that kind. The name is spelled out, because it is part of the public contract."""
         return f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
     def last_id(self, job: JobRef) -> int:
-        """The number of the log's last entry; 0 where there is none."""
+        """The number of the log's last entry, or 0."""
         entries = self._ask("XREVRANGE", self.key("log", job), "+", "-", "COUNT", 1)
         return int(entries[0][0].partition(b"-")[0]) if entries else 0
 
     def entries_added(self, job: JobRef) -> int:
-        """How many entries were ever added to the log, as Redis counts them."""
+        """Redis's count of entries ever added to the log."""
         info = self._ask("XINFO", "STREAM", self.key("log", job))
         return int(dict(zip(info[::2], info[1::2], strict=True))[b"entries-added"])
 
@@ -174,10 +174,10 @@ class FaultTestbed:
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def freeze_disk(self) -> int:
-        """Stops fsync, so that nothing that is written from now on is safe.
+        """Stops fsync, so that nothing written later is durable.
 
-        Returns how many bytes of the append-only file a power failure would leave. They contain all that the store has
-        ever confirmed as safe, because WAITAOF is called here, after all other calls of it.
+        Returns how many bytes of the append-only file a power failure would leave. They contain everything that the
+        store has ever confirmed as durable, because WAITAOF is called here after all its other calls.
         """
         with contextlib.closing(self._client()) as client:
             client.execute_command("SET", "probe", "1")
@@ -189,7 +189,7 @@ class FaultTestbed:
         return self._aof().stat().st_size
 
     def cut_power(self, safe: int) -> int:
-        """Kills the store, and cuts its file to ``safe`` bytes. Returns how many bytes were cut off."""
+        """Kills the store and truncates its file to ``safe`` bytes. Returns how many bytes were cut off."""
         self.redis.kill()
         lost = self._aof().stat().st_size - safe
         os.truncate(self._aof(), safe)
@@ -220,7 +220,7 @@ class FaultTestbed:
         directory.mkdir()
         node = self.service.host, self.service.port
         self.nginx = undo.enter_context(Nginx(directory, [node], shutdown_seconds=self._shutdown_seconds))
-        # Our own client accepts a certificate only by this variable. Another testbed may have set it already.
+        # The Python client trusts a certificate only through this variable. Another testbed may have set it already.
         others = os.environ.get("SSL_CERT_FILE")
         trusted = [self.nginx.certificate, *([Path(others)] if others else [])]
         bundle = directory / "trusted.crt"
@@ -240,7 +240,7 @@ class FaultTestbed:
 
 @contextlib.contextmanager
 def frozen(process: "subprocess.Popen[bytes] | RedisServer") -> Iterator[None]:
-    """Stops a process by SIGSTOP for as long as the block lasts."""
+    """Stops a process with SIGSTOP during the block."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -250,7 +250,7 @@ def frozen(process: "subprocess.Popen[bytes] | RedisServer") -> Iterator[None]:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Sets environment variables of this process for as long as the block lasts."""
+    """Sets environment variables of this process during the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -262,7 +262,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def add_lines(job: Foreign, count: int, padding: int = 0) -> None:
-    """Adds the next ``count`` lines of writer ``a`` to the log of a foreign runner."""
+    """Appends the next ``count`` lines of writer ``a`` to a foreign runner's log."""
     job.lines(line("a", number, padding) for number in range(job.last + 1, job.last + count + 1))
 
 

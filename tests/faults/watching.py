@@ -1,4 +1,4 @@
-"""The fault suite's viewers. Each records everything that it receives, and reconnects as often as needed."""
+"""The fault suite's viewers. Each records everything it receives, and reconnects as often as needed."""
 
 import http.client
 import json
@@ -20,17 +20,17 @@ from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.sse import ServerSentEvent as Event
 from tests.faults.oracle import GAP, JOB, LINE, Seen
 
-#: Seconds without a byte after which a watcher reconnects. Heartbeats come every second.
+#: Seconds without a byte until a watcher reconnects. Heartbeats come every second.
 SILENCE_SECONDS: Final = 10.0
-#: Seconds before the next connection.
+#: Delay before the next connection, in seconds.
 RECONNECT_SECONDS: Final = 0.1
-#: Seconds for which the service waits for a job that does not exist yet.
+#: How long the service waits for a job that does not exist yet, in seconds.
 WAIT_SECONDS: Final = 30
-#: Seconds that one wait of a loop may take. Shorter than a pause of the job, so that some end without a line.
+#: Timeout of a loop's wait in seconds: shorter than a pause of the job, so that some end without a line.
 LOOP_WAIT_SECONDS: Final = 1
-#: Lines of every second answer of a loop, at most.
+#: Maximum lines of every second answer of a loop.
 LOOP_LINES: Final = 100
-#: Bytes of one read.
+#: Bytes per read.
 READ_BYTES: Final = 65_536
 
 
@@ -46,10 +46,10 @@ class Watcher:
         self.job = job
         self.token = token
         self.seen: list[Seen] = []
-        #: Texts of ``error`` events, refusals, and errors of connections.
+        #: Texts of ``error`` events, rejections, and connection errors.
         self.errors: list[str] = []
         self.connections = 0
-        #: The event that ended the log, ``end`` or ``error``, or ``204`` for that answer to a reconnect. Else empty.
+        #: The event that ended the log, ``end`` or ``error``, or ``204`` for that answer to a reconnect; else empty.
         self.ending = ""
         self._cursor = ""
         self._stop = threading.Event()
@@ -57,17 +57,17 @@ class Watcher:
 
     @property
     def lines(self) -> list[Seen]:
-        """The lines that it received."""
+        """The received lines."""
         return [seen for seen in self.seen if seen.kind == LINE]
 
     @property
     def highest(self) -> int:
-        """The number of the last line that it received; 0 before the first."""
+        """The number of the last received line, or 0."""
         return next((seen.number for seen in reversed(self.seen) if seen.kind == LINE), 0)
 
     @property
     def states(self) -> list[dict[str, object]]:
-        """The states of the job that it received."""
+        """The received job states."""
         return [dict(seen.state) for seen in self.seen if seen.state is not None]
 
     def start(self) -> "Watcher":
@@ -76,16 +76,16 @@ class Watcher:
         return self
 
     def join(self, seconds: float) -> bool:
-        """Waits for the log's end. Returns False if it does not come in time."""
+        """Waits for the log's end. Returns False on timeout."""
         self._thread.join(seconds)
         return bool(self.ending) and not self._thread.is_alive()
 
     def request_stop(self) -> None:
-        """Makes the thread end when it next receives something, at the latest a heartbeat."""
+        """Makes the thread exit when it next receives something, at the latest a heartbeat."""
         self._stop.set()
 
     def stop(self) -> None:
-        """Ends the thread, and waits for it."""
+        """Stops the thread and waits for it."""
         self.request_stop()
         self._thread.join(SILENCE_SECONDS * 2)
 
@@ -135,7 +135,7 @@ class Watcher:
         return self._stop.is_set() or bool(self.ending)
 
     def _is_accepted(self, status: int) -> bool:
-        """Whether the answer is an event stream, or says that the log has ended."""
+        """Whether the answer is an event stream, or reports the end of the log."""
         if status == 204:
             self.ending = "204"
         return status in (200, 204)
@@ -157,14 +157,14 @@ class Watcher:
         elif event.event == "end":
             self.ending = "end"
         elif event.event == "error":
-            # Only the error that closes a lost job has an id of its own.
+            # Only the error that closes a lost job has its own id.
             self.errors.append(event.data)
             self.ending = "error" if event.id != self._cursor else ""
         self._cursor = event.id
 
 
 class Http2Watcher(Watcher):
-    """A watcher that uses HTTP/2, as a browser does through nginx. It trusts the certificates in ``SSL_CERT_FILE``."""
+    """A watcher over HTTP/2, like a browser behind nginx. It trusts the certificates in ``SSL_CERT_FILE``."""
 
     def _read_stream(self, decoder: Decoder) -> None:
         try:
@@ -196,12 +196,12 @@ class FilteredWatcher(Watcher):
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the lines that it received, in the order in which they came."""
+        """The numbers of the received lines, in order of arrival."""
         return [seen.number for seen in self.lines]
 
     @property
     def gaps(self) -> list[Seen]:
-        """The lines that it was told it cannot have."""
+        """The lines reported to it as unavailable."""
         return [seen for seen in self.seen if seen.kind == GAP]
 
     @property
@@ -210,9 +210,9 @@ class FilteredWatcher(Watcher):
 
 
 class WaitLoop(FilteredWatcher):
-    """Waits for matching lines. Each wait begins at the cursor of the answer before.
+    """Waits for matching lines. Each wait starts at the previous answer's cursor.
 
-    By turns it asks for one line, and for what is there, so that it catches up also where each answer takes long.
+    It alternately requests one line and everything available, so that it catches up even when each answer is slow.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class WaitLoop(FilteredWatcher):
 
 
 class ClientWatcher(Watcher):
-    """A watcher that uses our own client, which trusts the certificates in ``SSL_CERT_FILE``."""
+    """A watcher that uses the Python client, which trusts the certificates in ``SSL_CERT_FILE``."""
 
     def _run(self) -> None:
         client = Client(self.url, self.token, heartbeat_seconds=SILENCE_SECONDS / 3)
@@ -268,7 +268,7 @@ class ClientWatcher(Watcher):
 
 
 def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> list[Seen]:
-    """The log as its pages return it. ``with_gaps`` adds a gap for the numbers that they leave out."""
+    """The log as returned by its pages. ``with_gaps`` adds a gap for the numbers that they omit."""
     client = Client(url, token)
     state = JobState.from_json(client.job(job))
     lines = client.logs(job)
@@ -279,12 +279,12 @@ def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> li
 
 
 def seconds_to_next_line(seen: list[Seen], since: float) -> float:
-    """Seconds from ``since`` to the next line; infinite if there is none."""
+    """Seconds from ``since`` to the next line, or infinity."""
     return min((each.at for each in seen if each.kind == LINE and each.at >= since), default=float("inf")) - since
 
 
 def longest_silence(watchers: Sequence[Watcher], since: float) -> float:
-    """The longest time in seconds, between ``since`` and its last line, in which a viewer received no line."""
+    """The longest time in seconds between ``since`` and a viewer's last line in which it received no line."""
     longest = 0.0
     for watcher in watchers:
         times = [each.at for each in watcher.lines if each.at >= since]
