@@ -37,7 +37,7 @@ class Floor:
         return listener
 
     def serve(self) -> None:
-        """Serves for ever."""
+        """Serves until stopped."""
         while True:
             for fd, events in self._epoll.poll():
                 if fd == self._listener.fileno():
