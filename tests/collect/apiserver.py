@@ -1,4 +1,4 @@
-"""A small API server of Kubernetes: lists and watches pods, with bookmarks, expired versions and broken connections.
+"""A small Kubernetes API server: lists and watches pods, with bookmarks, expired versions and broken connections.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
-#: Seconds between two bookmarks of a watch.
+#: Interval of a watch's bookmarks, in seconds.
 BOOKMARK_SECONDS: Final = 0.5
 
 
 class ApiServer:
-    """The pods of one cluster. Every change has a version, and watchers get all changes after the version they name."""
+    """One cluster's pods. Every change has a version, and watchers get all changes after the version they name."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -26,7 +26,7 @@ class ApiServer:
         self._oldest = 0
         self._cuts = 0
         self._is_closed = False
-        #: The paths with queries that were asked for.
+        #: The requested paths, with queries.
         self.requests: list[str] = []
         #: While set, every request is answered with this status.
         self.refuses: int | None = None
@@ -76,7 +76,7 @@ class ApiServer:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that has gone is no error."""
+                """A disconnected client is not an error."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -93,19 +93,19 @@ class ApiServer:
         self._server.server_close()
 
     def apply(self, pod: dict[str, Any], *, quietly: bool = False) -> None:
-        """Makes or changes a pod. ``quietly``: no watcher hears of it."""
+        """Creates or changes a pod; ``quietly`` without notifying watchers."""
         with self._changed:
             kind = "MODIFIED" if pod["metadata"]["uid"] in self._pods else "ADDED"
             self._put(kind, pod, quietly)
 
     def delete(self, pod: dict[str, Any], *, quietly: bool = False) -> None:
-        """Deletes a pod, which is as given in the end."""
+        """Deletes a pod, with its given final state."""
         with self._changed:
             self._put("DELETED", pod, quietly)
             del self._pods[pod["metadata"]["uid"]]
 
     def resend(self, count: int) -> None:
-        """Sends the last events again, the newest first, to every watcher: a burst that has lost its order."""
+        """Sends the last events again to every watcher, newest first: a burst out of order."""
         with self._changed:
             self._version += 1
             for _, event in self._events[-count:][::-1]:
@@ -113,7 +113,7 @@ class ApiServer:
             self._changed.notify_all()
 
     def expire(self) -> None:
-        """Forgets all changes so far: who asks for them gets 410 Gone. Running watches get it as an event."""
+        """Discards all changes so far: requests for them get 410 Gone, running watches an event."""
         with self._changed:
             self._version += 1
             self._oldest = self._version
@@ -121,7 +121,7 @@ class ApiServer:
             self._changed.notify_all()
 
     def cut(self) -> None:
-        """Breaks off all watches in the middle."""
+        """Breaks off all watches midway."""
         with self._changed:
             self._cuts += 1
             self._changed.notify_all()

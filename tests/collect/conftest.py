@@ -1,4 +1,4 @@
-"""A service, an API server, and agents of a node."""
+"""A service, an API server, and a node's agents."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def lease_seconds(request: pytest.FixtureRequest) -> int:
-    """Longer than an agent needs to start on a busy machine, so that its jobs are not LOST when it was killed."""
+    """Longer than an agent's start on a busy machine, so that a killed agent's jobs are not LOST."""
     return int(getattr(request, "param", 60))
 
 
@@ -40,7 +40,7 @@ def proxy(service: Service) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def jobs(service: Service, redis_server: RedisServer) -> Iterator[Jobs]:
-    """The service's jobs. There are none at first."""
+    """The service's jobs, initially none."""
     redis_server.ask("FLUSHALL")
     jobs = Jobs(service)
     yield jobs
@@ -55,7 +55,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def agent(tmp_path: Path, api: ApiServer, service: Service, lease_seconds: int) -> Iterator[Callable[..., Agent]]:
-    """Makes an agent that publishes through the service, or straight to a ``store``. It is killed at the end."""
+    """Creates an agent that publishes through the service, or directly to a ``store``. It is killed at the end."""
     made: list[Agent] = []
 
     def make(*options: str, url: str = "", store: str = "") -> Agent:

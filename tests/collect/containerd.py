@@ -1,6 +1,6 @@
-"""A containerd of its own, asked over the socket of its CRI as a kubelet asks it: gRPC with a few hand-made messages.
+"""A dedicated containerd, called over its CRI socket as a kubelet does: gRPC with a few hand-made messages.
 
-The numbers of the fields: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto
+The field numbers: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 IMAGE: Final = "example.com/sleep:1"
-#: What a container has of the host. Its image has one program, which keeps a pod's namespaces.
+#: A container's parts of the host. Its image has a single program, which keeps a pod's namespaces alive.
 MOUNTED: Final = ("/usr", "/bin", "/lib", "/lib64")
 
 Message = Mapping[int, Any]
 
 
 def encode(message: Message) -> bytes:
-    """A message in the encoding of Protocol Buffers. Values: integers, texts, messages, lists of these."""
+    """Encodes a Protocol Buffers message. Values: integers, texts, messages, and lists of these."""
     parts = []
     for number, value in message.items():
         for each in value if isinstance(value, list) else [value]:
@@ -76,7 +76,7 @@ def _varint(value: int) -> bytes:
 
 
 class Containerd:
-    """``call`` makes one call of the runtime service. Raises RuntimeError with its error's text."""
+    """``call`` makes one call of the runtime service. Raises RuntimeError with the error's text."""
 
     def __init__(self, directory: Path) -> None:
         self.address = directory / "containerd.sock"
@@ -135,7 +135,7 @@ def running_containerd(directory: Path) -> Iterator[Containerd]:
 
 
 def write_image(directory: Path) -> None:
-    """An image in the layout of OCI, with a program that waits, and its libraries."""
+    """An OCI image layout with a program that waits, and its libraries."""
     program = tool("sleep")
     needed = subprocess.run([tool("ldd"), program], check=True, capture_output=True, text=True).stdout
     layer = io.BytesIO()

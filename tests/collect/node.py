@@ -1,4 +1,4 @@
-"""A node as its kubelet keeps it: pods with directories of logs, writers in CRI's format, rotation, and an agent."""
+"""A node as its kubelet keeps it: pods with log directories, writers in CRI format, rotation, and an agent."""
 
 import contextlib
 import gzip
@@ -22,12 +22,12 @@ from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
 
 NODE: Final = "node-1"
-#: Seconds for what an agent should do soon, on a busy machine.
+#: Time limit of an agent's prompt actions on a busy machine, in seconds.
 SOON: Final = 60.0
 
 
 def pod(name: str, uid: str = "", *, owner: tuple[str, str] | None = None, **changes: Any) -> dict[str, Any]:
-    """A pod with one container, ``main``, as an API server has it. ``owner`` is a kind and a name."""
+    """A pod with one container, ``main``, as returned by an API server. ``owner`` is a kind and a name."""
     meta: dict[str, Any] = {"name": name, "namespace": changes.pop("namespace", "shop"), "uid": uid or f"uid-{name}"}
     meta |= {"labels": changes.pop("labels", {}), "annotations": changes.pop("annotations", {})}
     if owner:
@@ -52,13 +52,13 @@ def with_state(pod: dict[str, Any], container: str = "main", restarts: int = 0, 
 
 
 def ended(pod: dict[str, Any], code: int = 0, reason: str = "", container: str = "main", restarts: int = 0) -> Any:
-    """The pod with a container that has terminated."""
+    """The pod with a terminated container."""
     reason = reason or ("Error" if code else "Completed")
     return with_state(pod, container, restarts, terminated={"exitCode": code, "reason": reason})
 
 
 def cri_line(text: str | bytes, stream: str = "stdout", tag: str = "F", at: float | None = None) -> bytes:
-    """A line as containerd writes it: the time with nanoseconds, without zeros at its end."""
+    """A line as written by containerd: the time in nanoseconds, without trailing zeros."""
     seconds, nanoseconds = divmod(time.time_ns() if at is None else int(at * 1e9), 1_000_000_000)
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f"{nanoseconds:09d}".rstrip("0")
@@ -72,7 +72,7 @@ def texts(count: int, first: int = 0) -> list[str]:
 
 
 class ContainerWriter:
-    """What a runtime does with a container's output: it appends to ``N.log``, and opens it again when it is told to."""
+    """Handles a container's output like a runtime: appends to ``N.log``, and reopens it on request."""
 
     def __init__(self, pods: Path, pod: dict[str, Any], container: str = "main", restart: int = 0) -> None:
         meta = pod["metadata"]
@@ -89,7 +89,7 @@ class ContainerWriter:
         self.write(*(cri_line(text, stream) for text in texts))
 
     def reopen(self) -> None:
-        """As ReopenContainerLog: the next line goes to a new file."""
+        """Like ReopenContainerLog: the next line goes to a new file."""
         with self._lock:
             os.close(self._file)
             self._file = self._open()
@@ -104,7 +104,7 @@ class ContainerWriter:
 def rotate(
     writer: ContainerWriter, max_files: int = 5, *, reopen_fails: bool = False, now: float | None = None
 ) -> None:
-    """One rotation, step by step as the kubelet does it: pkg/kubelet/logs/container_log_manager.go, rotateLog."""
+    """One rotation with the kubelet's steps: pkg/kubelet/logs/container_log_manager.go, rotateLog."""
     log = writer.path
     logs = sorted(log.parent.glob(f"{log.name}.*"))
     # cleanupUnusedLogs
@@ -122,7 +122,7 @@ def rotate(
             shutil.copyfileobj(source, target)
         draft.rename(each.with_name(f"{each.name}.gz"))
         each.unlink()
-    # rotateLatestLog. A kubelet waits 3 s at least until the next, so no two files have the same name.
+    # rotateLatestLog. A kubelet waits at least 3 s until the next, so no two files have the same name.
     names = (f"{log.name}.{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}" for at in count(now or time.time()))
     known = {each.name.removesuffix(".gz") for each in log.parent.iterdir()}
     rotated = log.with_name(next(name for name in names if name not in known))
@@ -134,7 +134,7 @@ def rotate(
 
 
 class Agent:
-    """``chronoverse collect kubernetes`` as a process, which may be killed and started again."""
+    """``chronoverse collect kubernetes`` as a process that can be killed and restarted."""
 
     def __init__(self, directory: Path, api: ApiServer, environ: dict[str, str], *options: str) -> None:
         self.pods, self.state, self.log = directory / "pods", directory / "state", directory / "agent.log"
@@ -155,13 +155,13 @@ class Agent:
         self.process.wait()
 
     def stop(self) -> None:
-        """As a node's kubelet stops a pod. Raises AssertionError if it fails."""
+        """Like a node's kubelet stopping a pod. Raises AssertionError if it fails."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(SOON) == 0, self.log.read_text()
 
     def wait_for_state(self, text: str) -> None:
-        """Waits until a checkpoint has this text."""
+        """Waits until a checkpoint contains this text."""
 
         def is_there() -> bool:
             return any(text in path.read_text() for path in self.state.glob("*.json"))
@@ -177,7 +177,7 @@ class Agent:
 
 
 def node_with_pod(node: Agent, api: ApiServer) -> tuple[Agent, dict[str, Any], ContainerWriter]:
-    """The node with a pod that runs, and what writes its log."""
+    """The node with a running pod, and its log's writer."""
     one = pod("one")
     writer = ContainerWriter(node.pods, one)
     api.apply(with_state(one, running={}))
@@ -185,13 +185,13 @@ def node_with_pod(node: Agent, api: ApiServer) -> tuple[Agent, dict[str, Any], C
 
 
 class Jobs:
-    """The jobs of a service, as their readers see them."""
+    """A service's jobs as seen by readers."""
 
     def __init__(self, service: Service) -> None:
         self.client = Client(service.url, service.token())
 
     def job(self, workflow: str, job: str) -> dict[str, Any]:
-        """The job, empty if there is none."""
+        """The job, or empty if missing."""
         with contextlib.suppress(JobNotFound):
             return self.client.job(JobRef(workflow, job))
         return {}
@@ -206,19 +206,19 @@ class Jobs:
         return self.job(workflow, job)
 
     def entries(self, workflow: str, job: str, offset: int = 0) -> list[Line | Gap]:
-        """The lines and gaps of a job that has ended, in order, as its viewers get them."""
+        """The lines and gaps of an ended job, in order, as received by viewers."""
         found = self.client.follow(JobRef(workflow, job), offset=offset)
         return [each for each in found if isinstance(each, Line | Gap)]
 
     def summary(self, workflow: str, job: str) -> list[str | Gap]:
-        """The texts and gaps of a job that has ended."""
+        """The texts and gaps of an ended job."""
         return [each.message if isinstance(each, Line) else each for each in self.entries(workflow, job)]
 
     def texts(self, workflow: str, job: str) -> list[str]:
         return [line.message for line in self.client.logs(JobRef(workflow, job))]
 
     def wait_for_lines(self, workflow: str, job: str, count: int, seconds: float = SOON) -> None:
-        """Waits until the log has so many."""
+        """Waits until the log has that many lines."""
         wait_until(
             lambda: self.job(workflow, job).get("last_sequence_num", 0) >= count, seconds, f"{job} has {count} lines"
         )

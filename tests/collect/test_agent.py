@@ -1,4 +1,4 @@
-"""An agent with a real service: pods become jobs, with their lines, labels and ends."""
+"""An agent with a real service: pods become jobs, with their lines, labels and outcomes."""
 
 import re
 import shutil
@@ -19,8 +19,8 @@ from tests.support.waiting import wait_until
 Agents = Callable[..., Agent]
 
 
-def test_a_pod_becomes_a_job_that_ends_as_its_container(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Pieces of a line are joined for each stream, times are those of the lines, and the end comes last."""
+def test_a_pod_becomes_a_job_that_ends_like_its_container(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Partial lines are joined per stream, times are those of the lines, and the end comes last."""
     with agent() as node:
         one = pod("nightly-28000000-x7k2p", owner=("Job", "nightly-28000000"))
         writer = ContainerWriter(node.pods, one)
@@ -50,8 +50,8 @@ def test_a_pod_becomes_a_job_that_ends_as_its_container(agent: Agents, api: ApiS
     ]
 
 
-def test_restarts_are_jobs_and_others_are_left_alone(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Lines of before the agent's start, and of rotated and compressed files, come first."""
+def test_each_restart_is_a_job_and_other_pods_are_ignored(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Lines from before the agent's start, and of rotated and compressed files, come first."""
     node = agent("--namespace", "shop", "--label", "team")
     one = pod("one", labels={"team": "a"}, spec={"restartPolicy": "OnFailure"})
     first = ContainerWriter(node.pods, one)
@@ -80,8 +80,8 @@ def test_restarts_are_jobs_and_others_are_left_alone(agent: Agents, api: ApiServ
     assert [each["id"] for each in jobs.client.read("/workflows")["workflows"]] == ["shop.one"]
 
 
-def test_a_container_that_never_starts_has_a_line_that_says_why(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """The pod has failed, or was deleted while it waited."""
+def test_a_container_that_never_starts_has_a_line_with_the_reason(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """The pod failed, or was deleted while waiting."""
     with agent():
         evicted = pod("evicted", phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
         stuck = with_state(pod("stuck"), waiting={"reason": "ImagePullBackOff", "message": 'Back-off pulling "x"'})
@@ -102,8 +102,8 @@ def test_a_container_that_never_starts_has_a_line_that_says_why(agent: Agents, a
     assert jobs.texts("shop.broken", "broken.main") == ["StartError: no such file"]
 
 
-def test_a_pod_that_is_deleted_before_its_status_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """With all lines that were on the disk, though its directory is gone. One whose last status says its end has it."""
+def test_a_pod_deleted_before_its_final_status_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """With all lines on disk, although its directory is gone. With a final status, it has that outcome."""
     with agent() as node:
         one, two = pod("one"), pod("two")
         writers = [ContainerWriter(node.pods, each) for each in (one, two)]
@@ -121,8 +121,8 @@ def test_a_pod_that_is_deleted_before_its_status_is_lost(agent: Agents, api: Api
     assert jobs.texts("shop.one", "one.main") == jobs.texts("shop.two", "two.main") == ["first", "last"]
 
 
-def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Expired versions, broken connections, events that come again in another order, refusals."""
+def test_changes_are_received_over_every_kind_of_watch(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Expired versions, broken connections, repeated events out of order, rejections."""
     with agent() as node:
         pods = [pod(f"p{number}") for number in range(6)]
         for each in pods:
@@ -153,8 +153,8 @@ def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServe
     assert all("allowWatchBookmarks=true" in each and "spec.nodeName" in each for each in watches)
 
 
-def test_another_pod_of_the_same_name_has_a_job_of_its_own(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """The second one's job has its UID in its id."""
+def test_another_pod_of_the_same_name_has_its_own_job(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Its id includes the pod's UID."""
     with agent() as node:
         for uid, text in (("aaaaaaaa-1", "first"), ("bbbbbbbb-2", "second")):
             one = pod("once", uid)
@@ -167,7 +167,7 @@ def test_another_pod_of_the_same_name_has_a_job_of_its_own(agent: Agents, api: A
 
 
 def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, service: Service) -> None:
-    """While the service is away, the lag of each container grows."""
+    """While the service is unavailable, each container's lag grows."""
     port = free_port()
     with (
         FaultProxy((service.host, service.port)) as proxy,
@@ -199,8 +199,8 @@ def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, ser
     assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]
 
 
-def test_a_run_is_followed_live_and_compared_with_the_one_before(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """As docs/kubernetes.md says: nothing but the agent is needed."""
+def test_a_run_is_followed_live_and_compared_with_the_previous_one(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """As documented in docs/kubernetes.md, with only the agent."""
     with agent() as node:
         for number, (code, text) in enumerate(((0, "all is well"), (3, "disk full"))):
             one = pod(f"nightly-2900000{number}-abcde", owner=("Job", f"nightly-2900000{number}"))

@@ -59,10 +59,10 @@ def conmon(tmp_path: Path) -> Callable[..., Conmon]:
     return start
 
 
-def test_pieces_of_conmon_are_joined(
+def test_partial_lines_of_conmon_are_joined(
     agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, conmon: Callable[..., Conmon]
 ) -> None:
-    """It writes what a read has, and tags it P if that does not end a line. The last line may never end."""
+    """It writes the bytes of one read, tagged P unless they end a line. The last line can lack its end."""
     begin, long = 'printf "no newline"; sleep 0.3; echo " yet"; echo oops >&2', 'head -c 200000 /dev/zero | tr "\\0" x'
     with agent():
         writer = conmon(f"{begin}; {long}; echo; printf end; exit 4")

@@ -1,4 +1,4 @@
-"""The real writer of most nodes: containerd, through its CRI. The kubelet's part is played by the test."""
+"""Most nodes' real writer: containerd, through its CRI. The test takes the kubelet's role."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-#: The host's network, one PID namespace for each container.
+#: The host's network, with one PID namespace per container.
 NAMESPACES = {1: 2, 2: 1}
 EXITED = 2
 
@@ -29,13 +29,13 @@ EXITED = 2
 def containerd() -> Iterator[Containerd]:
     if os.getuid() != 0:
         unavailable("containers need root")
-    # Short: the path of a socket has 107 bytes at most.
+    # Short: a socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="cv-") as directory, running_containerd(Path(directory)) as found:
         yield found
 
 
 class Container(ContainerWriter):
-    """A command in a container. The kubelet's rotation tells containerd to open its log again."""
+    """A command in a container. The kubelet's rotation makes containerd reopen its log."""
 
     def run(self, containerd: Containerd, command: str, *mounted: Path) -> None:
         self.close()
@@ -60,7 +60,7 @@ class Container(ContainerWriter):
             self._cri.call("ReopenContainerLog", {1: self._id})
 
     def wait(self) -> dict[str, Any]:
-        """The container's terminated state, as its pod's status has it."""
+        """The container's terminated state, as in its pod's status."""
         wait_until(lambda: self.status().get(3) == EXITED, SOON, "the container ends")
         found = self.status()
         started = datetime.fromtimestamp(found[5] // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -73,7 +73,7 @@ class Container(ContainerWriter):
 
 @pytest.fixture
 def container(tmp_path: Path, containerd: Containerd) -> Iterator[Callable[..., Container]]:
-    """Runs a command in a pod's container, which may read some paths of the test."""
+    """Runs a command in a pod's container, with read access to some of the test's paths."""
     made: list[Container] = []
 
     def run(command: str, *mounted: Path) -> Container:
@@ -90,7 +90,7 @@ def container(tmp_path: Path, containerd: Containerd) -> Iterator[Callable[..., 
 def test_long_lines_and_ends(
     agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[..., Container]
 ) -> None:
-    """containerd cuts lines at 16 KiB, and marks the last one that has no newline as whole."""
+    """containerd cuts lines at 16 KiB, and marks an unterminated last line as complete."""
     with agent():
         writer = container('head -c 50000 /dev/zero | tr "\\0" x; echo; echo oops >&2; printf end; exit 4')
         api.apply(with_state(pod("one"), terminated=writer.wait()))
@@ -106,7 +106,7 @@ def test_long_lines_and_ends(
 def test_rotation_and_killed_agents_lose_nothing(
     agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, container: Callable[..., Container], tmp_path: Path
 ) -> None:
-    """ReopenContainerLog under load, with files that are removed; no gap is named."""
+    """ReopenContainerLog under load, with files removed; no gap is reported."""
     node = agent()
     api.apply(with_state(pod("one"), running={}))
     stop = tmp_path / "stop" / "now"
@@ -115,7 +115,7 @@ def test_rotation_and_killed_agents_lose_nothing(
     writer = container(f"i=0; until [ -e {stop} ]; do {command}; i=$((i+1)); done; exit 3", stop.parent)
     for number in range(6):
         with node:
-            # Else a file could be removed before it was read.
+            # Otherwise a file could be removed before it was read.
             jobs.wait_for_lines("shop.one", "one.main", 2 * last_number(writer) + 500)
             rotate(writer, max_files=4, now=1_772_532_005 + number)
     last_number(writer)
@@ -132,7 +132,7 @@ def test_rotation_and_killed_agents_lose_nothing(
 
 
 def last_number(writer: Container) -> int:
-    """The number that the container printed last on stdout."""
+    """The last number that the container printed on stdout."""
     numbers: list[str] = []
 
     def has_printed() -> bool:

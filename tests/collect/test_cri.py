@@ -1,4 +1,4 @@
-"""Lines of CRI's format, in whatever pieces the bytes come."""
+"""Lines in CRI format, whatever the chunks of bytes."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ Read = list[tuple[str, str, str, bool]]
 
 
 def lines_of(batches: list[LineBatch]) -> Read:
-    """Time, stream, text and whether it is partial, of each line."""
+    """Each line's time, stream, text, and whether it is partial."""
     return [(each.timestamp, each.stream, text.decode(), each.partial) for each in batches for text in each.messages()]
 
 
@@ -37,7 +37,7 @@ def read(data: bytes, max_line_bytes: int = 65_536) -> Read:
     ],
 )
 def test_times_have_any_number_of_digits(time: str, timestamp: str) -> None:
-    """containerd leaves out zeros at the end, conmon writes the zone."""
+    """containerd omits trailing zeros, conmon writes the zone."""
     assert read(f"{time} stdout F a b  c \n{time} stderr F \n{time} stderr F\n".encode()) == [
         (timestamp, "stdout", "a b  c ", False),
         (timestamp, "stderr", "", False),
@@ -45,8 +45,8 @@ def test_times_have_any_number_of_digits(time: str, timestamp: str) -> None:
     ]
 
 
-def test_each_millisecond_has_lines_of_its_own() -> None:
-    """Only lines of the same one are read together."""
+def test_each_millisecond_is_a_separate_batch() -> None:
+    """Only lines with the same one are read together."""
     found = read(b"".join(cri_line(f"{at}", at=AT + at / 10_000) for at in (0, 4, 10, 100)))
     assert [(time[-4:], text) for time, _, text, _ in found] == [
         ("123Z", "0"),
@@ -56,16 +56,16 @@ def test_each_millisecond_has_lines_of_its_own() -> None:
     ]
 
 
-def test_pieces_are_joined_for_each_stream() -> None:
-    """Unknown tags are kept apart from the first. Bytes of a character may be in two pieces."""
+def test_partial_lines_are_joined_for_each_stream() -> None:
+    """All tags except the first are ignored. A character's bytes can be split between them."""
     data = cri_line("beg\xc3".encode("latin-1"), tag="P", at=AT) + cri_line("oops", "stderr", "P:x:y", at=AT)
     data += cri_line("\xa9inning".encode("latin-1"), tag="F:z", at=AT) + cri_line("!", "stderr", at=AT)
 
     assert [text for _, _, text, _ in read(data)] == ["begéinning", "oops!"]
 
 
-def test_a_long_line_is_cut_as_run_cuts_it() -> None:
-    """Joined pieces have the bound of a line, and so has one line of the file, however long it is."""
+def test_a_long_line_is_cut_as_by_run() -> None:
+    """Joined parts have the limit of a line, and so does one line of the file, however long."""
     data = b"".join(cri_line("x" * 7, tag="P", at=AT) for _ in range(3)) + cri_line("end", at=AT)
     assert [(text, partial) for _, _, text, partial in read(data, 10)] == [
         ("x" * 10, True),
@@ -88,8 +88,8 @@ def test_a_long_line_is_cut_as_run_cuts_it() -> None:
     assert found[-1][1:] == ("stderr", "next", False)
 
 
-def test_what_is_cut_or_foreign_is_a_line_as_it_is() -> None:
-    """A file may end within a tag, a text or a character. The next one begins with a line of its own."""
+def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
+    """A file can end within a tag, a text or a character. The next one starts with a new line."""
     reader = CriReader(65_536)
     batches = reader.feed(cri_line("whole", at=AT) + cri_line("é".encode(), "stderr", at=AT)[:-2])
     batches += reader.end_file() + reader.feed(cri_line("next", at=AT) + b"2026-03-03T10:00:05Z stdo")
@@ -122,8 +122,8 @@ file_lines = st.builds(
     st.lists(st.integers(1, 60), max_size=12),
     st.data(),
 )
-def test_lines_do_not_depend_on_how_the_bytes_come(file: list[bytes], sizes: list[int], data: Any) -> None:
-    """Nor does a reader that continues where another one was, with its state."""
+def test_lines_do_not_depend_on_chunks(file: list[bytes], sizes: list[int], data: Any) -> None:
+    """Nor on readers that continue with another one's state."""
     text = b"".join(file)
     whole = CriReader(8)
     expected = lines_of(whole.feed(text) + whole.close())
@@ -141,7 +141,7 @@ def test_lines_do_not_depend_on_how_the_bytes_come(file: list[bytes], sizes: lis
 
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_secrets_known_by_their_form_are_masked(is_restarted: bool) -> None:
-    """In whole lines, in pieces, and a private key between whose lines the agent is restarted."""
+    """In whole and partial lines, and in a private key with agent restarts between its lines."""
     forms = SecretForms()
     pieces = [cri_line(f"with {GITHUB[:9]}", tag="P"), cri_line(f"{GITHUB[9:]} in it")]
     data = [cri_line(f"token {GITHUB}"), *pieces, *map(cri_line, PEM), cri_line("fine"), cri_line(GITHUB, "stderr")]
@@ -156,7 +156,7 @@ def test_secrets_known_by_their_form_are_masked(is_restarted: bool) -> None:
 
 
 def test_a_private_key_in_a_long_line_is_masked_across_a_restart() -> None:
-    """What was cut off the line before the restart tells that the rest is of a key."""
+    """The line's part from before the restart reveals that the rest belongs to a key."""
     forms, text = SecretForms(), orjson.dumps({"key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
     for cut in range(20, len(text)):
         reader = CriReader(256, None, forms)
@@ -166,8 +166,8 @@ def test_a_private_key_in_a_long_line_is_masked_across_a_restart() -> None:
         assert shown.replace("[masked]", "") == '{"key":"","id":7}', cut
 
 
-def test_a_masked_line_is_no_longer_than_it_may_be() -> None:
-    """A mask may be longer than a password."""
+def test_a_masked_line_stays_within_the_limit() -> None:
+    """A mask can be longer than a password."""
     text = "https" + "://a:abcd@h"
     found = lines_of(CriReader(len(text), None, SecretForms()).feed(cri_line(text)))
     assert "".join(piece for _, _, piece, _ in found) == "https" + "://a:[masked]@h"

@@ -1,4 +1,4 @@
-"""Faults of an agent and of what it needs: each line once and in order, or named; each end once, after the last."""
+"""Faults of an agent and its dependencies: each line once, in order, or reported; each end once, after the lines."""
 
 import contextlib
 import shutil
@@ -35,14 +35,14 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
-#: Whoever looks at a job whose lease has ended makes it LOST: these tests do not look while an agent waits for it.
+#: Anyone who reads a job whose lease has expired makes it LOST: these tests do not read while an agent waits for it.
 short_lease = pytest.mark.parametrize("lease_seconds", [5], indirect=True, scope="module")
 WORKFLOW: Final = "shop.one"
 JOB: Final = "one.main"
 
 
 class Printing:
-    """Prints numbered lines on both streams, whole and in pieces, until it is stopped."""
+    """Prints numbered lines on both streams, whole and partial, until stopped."""
 
     def __init__(self, writer: ContainerWriter, pause: float = 0.002) -> None:
         self.count = 0
@@ -73,8 +73,8 @@ class Printing:
 
 
 @pytest.mark.long
-def test_a_killed_agent_continues_where_it_was(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Whatever it had sent, and whatever it had noted."""
+def test_a_killed_agent_continues_where_it_stopped(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Whatever it had sent or recorded."""
     node, one, writer = node_with_pod(agent(), api)
     with Printing(writer) as printing:
         for kill in range(5):
@@ -95,8 +95,8 @@ def job_ids(jobs: Jobs) -> set[str]:
     return {each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]}
 
 
-def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """The agent is killed before it could note the end, or has lost its state."""
+def test_an_ended_job_is_not_changed_again(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """The agent is killed before recording the end, or has lost its state."""
     node, one = agent(), pod("one")
     writer = ContainerWriter(node.pods, one)
     writer.print(*texts(3))
@@ -119,7 +119,7 @@ def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer
 @pytest.mark.long
 @pytest.mark.parametrize("rotations", [0, 2], ids=["one file", "rotated"])
 def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
-    """It waits for the lease of the agent before. Lines that are alike do not confuse it."""
+    """It waits for the previous agent's lease. Identical lines do not confuse it."""
     node, one, writer = node_with_pod(agent(), api)
     blank = [cri_line("", at=time.time() + 60)] * 150
     with node:
@@ -142,10 +142,10 @@ def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs
 
 @short_lease
 @pytest.mark.long
-def test_an_agent_may_publish_straight_to_the_store(
+def test_an_agent_can_publish_directly_to_the_store(
     agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
 ) -> None:
-    """Also when it has lost its state, and reads the log's end there. It masks secrets before the store."""
+    """Even after losing its state: it then reads the end of the log there. It masks secrets before storing."""
     node, one, writer = node_with_pod(agent(store=redis_server.url), api)
     writer.print(*texts(300), f"token {GITHUB}")
     with node:
@@ -163,8 +163,8 @@ def test_an_agent_may_publish_straight_to_the_store(
 
 @short_lease
 @pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
-    """All files that the agent knew are gone when it comes back."""
+def test_removed_lines_are_reported(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
+    """All files that the agent knew are gone when it returns."""
     node, one, writer = node_with_pod(agent(), api)
     with node:
         writer.print(*texts(3))
@@ -193,7 +193,7 @@ def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: 
 def test_a_lost_job_is_continued_by_another(
     agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
 ) -> None:
-    """No agent ran for longer than the lease. The other job ends as the container does; it may have no lines."""
+    """No agent ran for longer than the lease. The other job ends like the container, possibly without lines."""
     node, one, writer = node_with_pod(agent(), api)
     writer.print(*texts(3))
     with node:
@@ -218,10 +218,10 @@ def test_a_lost_job_is_continued_by_another(
 
 @short_lease
 @pytest.mark.long
-def test_a_job_that_is_lost_before_its_first_line_is_continued(
+def test_a_job_lost_before_its_first_line_is_continued(
     agent: Agents, api: ApiServer, jobs: Jobs, service: Service
 ) -> None:
-    """The agent that continued another job was killed after it had opened this one."""
+    """The agent that continued another job was killed after opening this one."""
     node, one, writer = node_with_pod(agent(), api)
     writer.print(*texts(3))
     with node:
@@ -240,7 +240,7 @@ def test_a_job_that_is_lost_before_its_first_line_is_continued(
 
 @short_lease
 @pytest.mark.long
-def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
+def test_an_outage_longer_than_a_lease_loses_nothing(
     agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
 ) -> None:
     """More is printed than the agent keeps in memory; it is rotated and removed, and the job is declared LOST."""
@@ -268,7 +268,7 @@ def test_a_service_that_is_away_for_longer_than_a_lease_costs_nothing(
 
 
 def wait_for_open(node: Agent, path: Path) -> None:
-    """Waits until the agent has the file open."""
+    """Waits until the agent has opened the file."""
     assert node.process is not None
     fds, inode = Path(f"/proc/{node.process.pid}/fd"), path.stat().st_ino
 
@@ -284,8 +284,8 @@ def wait_for_open(node: Agent, path: Path) -> None:
 
 @short_lease
 @pytest.mark.long
-def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Not one of them is LOST, however long no agent runs."""
+def test_a_stopped_agent_leaves_jobs_waiting(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """None of them is LOST, however long no agent runs."""
     node, one, writer = node_with_pod(agent(), api)
     writer.print(*texts(3))
     with node:
@@ -310,10 +310,10 @@ def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiS
         pytest.param(None, True, id="unknown", marks=pytest.mark.long),
     ],
 )
-def test_lines_that_were_removed_before_the_first_look_are_named(
+def test_lines_removed_before_the_first_scan_are_reported(
     agent: Agents, api: ApiServer, jobs: Jobs, started: str | None, has_gap: bool
 ) -> None:
-    """A rotated log whose first line does not come with its container's start may have lost lines."""
+    """A rotated log whose first line is later than its container's start may have lost lines."""
     node, one = agent(), pod("one")
     writer = ContainerWriter(node.pods, one)
     writer.write(cri_line("early", at=1_772_532_005.0))
@@ -328,8 +328,8 @@ def test_lines_that_were_removed_before_the_first_look_are_named(
     assert jobs.summary(WORKFLOW, JOB) == [*gap, "early", "last"]
 
 
-def test_an_agent_compares_what_its_checkpoint_does_not_say(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """It was killed before it noted a gap, which has a number but no line. It does so while the API server is away."""
+def test_an_agent_compares_what_its_checkpoint_lacks(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """It was killed before recording a gap, which has a number but no line. The API server is down meanwhile."""
     node, one = agent(), pod("one")
     writer = ContainerWriter(node.pods, one)
     api.apply(with_state(one, running={"startedAt": "2026-03-03T10:00:00Z"}))
@@ -354,8 +354,8 @@ def test_an_agent_compares_what_its_checkpoint_does_not_say(agent: Agents, api: 
     assert jobs.summary(WORKFLOW, JOB) == [Gap(1, 1, "missing"), "early", "last", "more"]
 
 
-def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Nobody can say what it printed meanwhile, and its checkpoint goes."""
+def test_a_pod_that_is_gone_when_the_agent_returns_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Nobody knows what it printed meanwhile. Its checkpoint is removed."""
     node, one, writer = node_with_pod(agent(), api)
     writer.print(*texts(3))
     with node:
@@ -370,10 +370,8 @@ def test_a_pod_that_is_gone_when_the_agent_comes_back_is_lost(agent: Agents, api
     assert jobs.summary(WORKFLOW, JOB) == [*texts(3), Gap(4, 4, "missing")]
 
 
-def test_the_files_keep_what_the_service_does_not_take(
-    agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
-) -> None:
-    """They are rotated and removed meanwhile, and the container ends."""
+def test_files_keep_what_the_service_rejects(agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy) -> None:
+    """Although they are rotated and removed meanwhile, and the container ends."""
     node, one, writer = node_with_pod(agent(url=proxy.http_url), api)
     with node:
         with Printing(writer, 0.001) as printing:
@@ -392,8 +390,8 @@ def test_the_files_keep_what_the_service_does_not_take(
     assert (job["status"], job["lines"]) == ("FAILED", printing.count)
 
 
-def test_a_full_disk_of_checkpoints_costs_nothing(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Those of before stay, and what they do not say is found by comparing."""
+def test_a_full_disk_of_checkpoints_loses_nothing(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Earlier ones are kept, and what they lack is found by comparing."""
     node, one = agent(), pod("one")
     node.state.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", node.state], capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""A log's files, while they are rotated as the kubelet does it."""
+"""A log's files while they are rotated like by the kubelet."""
 
 import gzip
 import itertools
@@ -41,7 +41,7 @@ Reader = Callable[..., LogFiles]
 
 @pytest.fixture
 def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
-    """Opens the writer's files. They are closed at the end."""
+    """Opens the writer's files, and closes them at the end."""
     made: list[LogFiles] = []
 
     def make(position: Position | None = None) -> LogFiles:
@@ -59,7 +59,7 @@ def numbered(first: int, count: int = 3, at: float = AT) -> bytes:
 
 
 def read_all(source: LogFiles, clock: Clock) -> bytes:
-    """All that is there now, with ``?`` for each gap. A file counts as complete when it is silent."""
+    """Everything available now, with ``?`` for each gap. A silent file counts as complete."""
     data, silent = b"", 0
     while silent < 8:
         data += b"?" if source.take_gap() else b""
@@ -70,8 +70,8 @@ def read_all(source: LogFiles, clock: Clock) -> bytes:
     return data
 
 
-def test_all_files_are_read_from_the_oldest_on(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """Compressed ones too, and not what is being compressed."""
+def test_all_files_are_read_from_the_oldest(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Including compressed ones, but not one being compressed."""
     for number in range(4):
         writer.write(numbered(10 * number))
         rotate(writer, now=AT + number)
@@ -83,10 +83,8 @@ def test_all_files_are_read_from_the_oldest_on(writer: ContainerWriter, clock: C
     assert read_all(reader(), clock) == b"".join(numbered(10 * each) for each in range(5))
 
 
-def test_what_was_on_the_disk_is_read_though_it_is_removed(
-    writer: ContainerWriter, clock: Clock, reader: Reader
-) -> None:
-    """Nobody read while the log was rotated many times; each new file was only noticed."""
+def test_files_are_read_even_if_removed(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Nothing was read during many rotations; each new file was only detected."""
     writer.write(numbered(0))
     source = reader()
     data = source.read() or b""
@@ -100,7 +98,7 @@ def test_what_was_on_the_disk_is_read_though_it_is_removed(
     assert data == numbered(0) + b"".join(numbered(10 * each) + numbered(10 * each + 5) for each in range(1, 9))
 
 
-def test_a_rotation_that_fails_changes_nothing(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+def test_a_failed_rotation_changes_nothing(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
     """The file is renamed, written to, and renamed back."""
     writer.write(numbered(0))
     source = reader()
@@ -118,7 +116,7 @@ def test_a_rotation_that_fails_changes_nothing(writer: ContainerWriter, clock: C
     assert read_all(source, clock) == numbered(30)
 
 
-def test_a_rotation_that_fails_meanwhile_changes_nothing(
+def test_a_rotation_that_fails_during_opening_changes_nothing(
     writer: ContainerWriter, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file has another name only while it is opened."""
@@ -139,7 +137,7 @@ def test_a_rotation_that_fails_meanwhile_changes_nothing(
 
 
 def test_an_empty_file_does_not_hide_the_first_line(writer: ContainerWriter, reader: Reader) -> None:
-    """It tells when the log began, so nothing may be gone."""
+    """It shows when the log began, so nothing can be missing."""
     rotate(writer, now=AT)
     writer.write(numbered(0))
 
@@ -168,7 +166,7 @@ def test_the_last_file_is_followed_until_it_is_silent(writer: ContainerWriter, c
 def test_reading_continues_from_a_position(
     writer: ContainerWriter, clock: Clock, reader: Reader, rotations: int, step: int
 ) -> None:
-    """Though the file has another name since, is compressed, or has newer ones whose names are older."""
+    """Even if the file has been renamed or compressed, or has newer ones with older names."""
     for number in range(2):
         writer.write(numbered(10 * number))
         rotate(writer, now=AT + number)
@@ -197,7 +195,7 @@ def test_reading_continues_from_a_position(
 def test_files_removed_while_the_clock_was_back_are_a_gap(
     writer: ContainerWriter, clock: Clock, reader: Reader, seen: str, is_empty: bool
 ) -> None:
-    """The oldest names are removed first, and now these are the newest files'. What is left keeps its order."""
+    """The oldest names are removed first, now those of the newest files. The remaining ones keep their order."""
     lines = [cri_line("line 0", at=AT - 1)]
     writer.write(lines[0])
     source = reader()
@@ -238,7 +236,7 @@ def test_a_removed_file_after_known_ones_is_a_gap(writer: ContainerWriter, clock
 
 
 def test_known_files_show_that_the_clock_went_back(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """The position may be in a file that was empty, and so is not found again."""
+    """The position can be in a file that was empty, and is then not found again."""
     for at in (AT, AT - 100):
         writer.write(numbered(0, at=at))
         rotate(writer, now=at)
@@ -251,7 +249,7 @@ def test_known_files_show_that_the_clock_went_back(writer: ContainerWriter, cloc
 
 
 def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """Nor one beyond the end of a file. Then all is read."""
+    """Nor one beyond the end of a file. Everything is then read."""
     writer.write(numbered(0))
     source = reader()
     source.read()
@@ -270,7 +268,7 @@ def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter,
 
 
 def test_a_position_in_an_empty_file_is_not_found_in_another(writer: ContainerWriter, reader: Reader) -> None:
-    """A file system may give a removed file's inode to the next one."""
+    """A file system can reuse a removed file's inode for the next one."""
     position = reader().position()
     assert position is not None
     writer.write(numbered(0))
@@ -278,8 +276,8 @@ def test_a_position_in_an_empty_file_is_not_found_in_another(writer: ContainerWr
     assert not reader(position).go_to(position)
 
 
-def test_what_was_read_is_held_until_it_is_released(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """Though its files are removed: what a store has refused is read again."""
+def test_read_lines_are_held_until_released(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Even if their files are removed: what a store rejected is read again."""
     writer.write(numbered(0))
     source = reader()
     source.read()
@@ -301,10 +299,10 @@ def test_what_was_read_is_held_until_it_is_released(writer: ContainerWriter, clo
     assert read_all(source, clock) == numbered(30)
 
 
-def test_held_files_are_bounded(
+def test_the_number_of_held_files_is_bounded(
     writer: ContainerWriter, clock: Clock, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is known that some were dropped."""
+    """Dropped ones are recorded."""
     monkeypatch.setattr(files, "HELD_FILES", 3)
     writer.write(numbered(0))
     source = reader()
@@ -317,8 +315,8 @@ def test_held_files_are_bounded(
 
 
 @pytest.mark.parametrize("max_files", [2, 5])
-def test_files_that_nobody_saw_are_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader, max_files: int) -> None:
-    """If the newest file of before is gone, others may be. If it is there, all that came after it are."""
+def test_unseen_files_are_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader, max_files: int) -> None:
+    """If the newest known file is gone, others can be too. If it is present, so are all later ones."""
     writer.write(numbered(0))
     source = reader()
     source.read()
@@ -334,7 +332,7 @@ def test_files_that_nobody_saw_are_a_gap(writer: ContainerWriter, clock: Clock, 
 def test_a_damaged_file_is_a_gap_where_it_is_damaged(
     writer: ContainerWriter, clock: Clock, reader: Reader, damage: str, is_last: bool
 ) -> None:
-    """Its checksum tells at its end, though what precedes that may be wrong."""
+    """Its checksum reveals it only at the end, although earlier data can be wrong."""
     noise = b"".join(cri_line(os.urandom(500).hex()) for _ in range(1_000))
     whole = bytearray(gzip.compress(noise))
     whole[-1_000:] = b"" if damage == "cut" else bytes(1_000)
@@ -352,8 +350,8 @@ def test_a_damaged_file_is_a_gap_where_it_is_damaged(
     assert not source.unread
 
 
-def test_a_file_that_was_emptied_is_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
-    """Somebody made room on the disk."""
+def test_a_truncated_file_is_a_gap(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Somebody freed disk space."""
     writer.write(numbered(0))
     source = reader()
     assert source.read() == numbered(0)

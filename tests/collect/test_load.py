@@ -1,4 +1,4 @@
-"""All faults at once, under load: each line once and in order, or inside a gap; each end once, after the last line."""
+"""All faults together, under load: each line once, in order, or in a gap; each end once, after the last line."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ SLOW: Final = 20
 SECONDS: Final = 18.0
 FAST_SECONDS: Final = 5.0
 TICK_SECONDS: Final = 0.02
-#: Seconds until everything that was printed is published, on a busy machine.
+#: Time until everything printed is published, on a busy machine, in seconds.
 CATCH_UP_SECONDS: Final = 90.0
 
 
@@ -43,7 +43,7 @@ class Container:
         self.writer = ContainerWriter(pods, self.pod, restart=restart)
 
     def print(self, now: float) -> None:
-        """Prints the lines of a tick, every 50th in two pieces."""
+        """Prints the lines of a tick, every 50th in two parts."""
         begin = cri_line("", at=now)[:-1]
         piece = begin.replace(b" F ", b" P ")
         numbers = range(self.count, self.count + self.lines)
@@ -57,7 +57,7 @@ class Container:
 
 
 class Load:
-    """Prints and rotates in a thread of its own. Its clock goes back by an hour in the middle."""
+    """Prints and rotates in its own thread. Midway, its clock goes back by an hour."""
 
     def __init__(self, pods: Path) -> None:
         self.slow = [Container(pods, f"p{number}", round(500 * TICK_SECONDS)) for number in range(SLOW)]
@@ -82,9 +82,10 @@ class Load:
         return time.time() - (3_600 if time.monotonic() - self._began > SECONDS / 2 else 0)
 
     def end(self, container: Container, *lasts: bytes) -> None:
-        """It prints no more but these bytes, each into another file.
+        """Ends it with these bytes, each in another file.
 
-        Their names have the right time. Those of a clock that is back, as on a slow machine, would be removed first.
+        Their names have the correct time. With a clock that went back, as on a slow machine, they would be removed
+        first.
         """
         with self._lock:
             self.printing.remove(container)
@@ -98,7 +99,7 @@ class Load:
 
     def _run(self) -> None:
         began = self._began
-        rotated_at = began + 2  # no log is rotated so soon that nobody sees that it has begun
+        rotated_at = began + 2  # no log is rotated before its start is noticed
         pause = threading.Event()
         for tick in itertools.count(1):
             passed = time.monotonic() - began
@@ -118,7 +119,7 @@ class Load:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """The agent's ``--state``, on a file system of its own."""
+    """The agent's ``--state``, on its own file system."""
     state = tmp_path / "state"
     state.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", state], capture_output=True).returncode:
@@ -127,10 +128,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", state], check=True)
 
 
-def test_nothing_is_lost_unnamed(
+def test_nothing_is_lost_unreported(
     small_disk: Path, agent: Callable[..., Agent], api: ApiServer, jobs: Jobs, service: Service
 ) -> None:
-    """An agent that is killed again and again, while everything else fails too."""
+    """An agent that is killed repeatedly, while everything else fails too."""
     random, pause, kills = Random(49), threading.Event(), 0
     with FaultProxy((service.host, service.port)) as proxy, contextlib.ExitStack() as stack:
         node = agent(url=proxy.http_url)
@@ -209,7 +210,7 @@ def wait_for_starts(node: Agent, count: int) -> None:
 
 
 def check(jobs: Jobs, container: Container, code: int | None, reason: str | None, lasts: Sequence[str] = ()) -> None:
-    """Each line is there once and in order, or a gap names it, and the end is the container's."""
+    """Each line is present once and in order, or in a gap, and the outcome is the container's."""
 
     def chain() -> list[dict[str, Any]]:
         """The container's job, and those that continue it where it was LOST."""
@@ -238,7 +239,7 @@ def check(jobs: Jobs, container: Container, code: int | None, reason: str | None
     for at, text in enumerate(texts):
         if isinstance(text, Gap):
             has_gap = True
-        elif text != "li":  # a line of which a gap has the rest
+        elif text != "li":  # a line whose rest is in a gap
             number = int(text.removeprefix("li").removeprefix("ne "))
             assert number == expected or (has_gap and number > expected), (
                 container.job,

@@ -1,4 +1,4 @@
-"""What follows from a pod as the API server has it: its jobs' names and labels, and its containers' ends."""
+"""Derived from a pod's API object: its jobs' names and labels, and its containers' outcomes."""
 
 from typing import Any, Final
 
@@ -41,13 +41,13 @@ RUNNING: Final[dict[str, Any]] = {"running": {}}
         ("any", {"annotations": {"chronoverse/workflow": "team a/ci"}}, "team-a-ci"),
     ],
 )
-def test_a_workflow_is_what_a_pod_is_a_run_of(name: str, changes: dict[str, Any], workflow: str) -> None:
+def test_a_workflow_is_named_after_what_the_pod_is_a_run_of(name: str, changes: dict[str, Any], workflow: str) -> None:
     """In this order: annotation, CronJob, labels of orchestrators, controller, the pod itself."""
     assert Pod(pod(name, **changes)).job("main", 0) == (workflow, f"{name}.main")
 
 
 def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
-    """Restarts have a number. An annotation names the first container's job. No id is too long, and none is shared."""
+    """Restarts are numbered. An annotation names the first container's job. Ids are unique, and none is too long."""
     one = Pod(pod("one", annotations={"chronoverse/job": "build 7"}, containers=["a", "b"]))
     assert [one.job(name, restart).job_id for name, restart in (("a", 0), ("a", 2), ("b", 1))] == [
         "build-7",
@@ -70,7 +70,7 @@ def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
     ],
 )
 def test_pods_that_end_are_collected(policy: str, annotation: str | None, is_collected: bool) -> None:
-    """An annotation decides otherwise. Namespaces can be chosen."""
+    """An annotation overrides this. Namespaces can be selected."""
     annotations = {"chronoverse/collect": annotation} if annotation else {}
     one = Pod(pod("one", annotations=annotations, spec={"restartPolicy": policy}))
 
@@ -79,8 +79,8 @@ def test_pods_that_end_are_collected(policy: str, annotation: str | None, is_col
     assert not one.is_collected(("other",))
 
 
-def test_labels_are_those_of_the_job_and_the_chosen_ones_of_the_pod() -> None:
-    """What cannot be a label is left out."""
+def test_labels_are_those_of_the_job_and_selected_ones_of_the_pod() -> None:
+    """Invalid ones are omitted."""
     one = Pod(pod("one", labels={"team": "a", "Wrong": "b", "x": ""}))
 
     assert dict(one.labels("main", ["team", "Wrong", "x", "absent"])) == {
@@ -111,8 +111,8 @@ def test_labels_are_those_of_the_job_and_the_chosen_ones_of_the_pod() -> None:
         (ended(pod("one"), 128, "StartError"), 0, ContainerEnd(128, "StartError", "StartError: None")),
     ],
 )
-def test_a_container_ends_as_its_status_says(data: dict[str, Any], restart: int, end: ContainerEnd | None) -> None:
-    """Of a run that is not the last one, too."""
+def test_a_container_ends_according_to_its_status(data: dict[str, Any], restart: int, end: ContainerEnd | None) -> None:
+    """Also in a run that is not the last one."""
     assert Pod(data).end("main", restart) == end
 
 
@@ -131,7 +131,7 @@ def test_a_container_ends_as_its_status_says(data: dict[str, Any], restart: int,
         (pod("one", phase="Failed", reason="Evicted", message="low on memory"), "Evicted: low on memory"),
     ],
 )
-def test_a_container_that_never_started_says_why(data: dict[str, Any], failure: str | None) -> None:
+def test_a_container_that_never_started_reports_why(data: dict[str, Any], failure: str | None) -> None:
     """In one line."""
     found = Pod(data).start_failure("main")
     assert (found and found.message) == failure
