@@ -1,13 +1,13 @@
-"""Runs tests in a process that gevent has patched before anything else is imported. Takes pytest's options.
+"""Runs tests in a process that gevent has patched before any other import. Accepts pytest's options.
 
 gevent replaces sockets, locks, threads and sleeping. So these are the tests of code that waits for one of them inside a
-worker, or inside a program that uses ``chronoverse.api``. The modules are named one by one, and of some modules the
-only test with threads. Others would find nothing:
+worker, or inside a program that uses ``chronoverse.api``. Modules are listed individually, and of some modules only the
+test with threads. Others would find nothing:
 
 * The service always runs under gevent. Commands, runners, archivers and the scan server are processes without it.
-* What computes, or keeps its state in one thread, is the same code and meets nothing that was replaced.
+* Code that computes, or keeps its state in one thread, uses nothing that was replaced.
 * Each operation of the store is one request of the same driver. How requests wait, fail and find their server is tested
-  here, and what each of them does to the data is not.
+  here; their effect on the data is not.
 """
 
 from gevent import monkey

@@ -1,4 +1,4 @@
-"""The rules of the package: which package may import which, and which may use which library."""
+"""The package's rules: which package can import which, and which can use which library."""
 
 import ast
 import importlib
@@ -12,7 +12,7 @@ import pytest
 TESTS: Final = Path(__file__).resolve().parent
 PACKAGE: Final = TESTS.parent / "chronoverse"
 
-#: A package may import only itself and the packages above it. The modules of the first row import only each other.
+#: A package can import only itself and packages above it. The modules of the first row import only each other.
 PACKAGES: Final = (
     "errors metrics backoff files fair_lock token_bucket settings",
     "joblog",
@@ -32,7 +32,7 @@ PACKAGES: Final = (
 #: Modules that use all packages, and that nothing imports.
 ROOTS: Final = ("", "__main__", "api")
 
-#: The top-level name of a library, or of a part of one, and the only package or module that may import it.
+#: The top-level name of a library or its part, and the only package or module that can import it.
 OWNERS: Final = {
     "airflow": "integrations.airflow.plugin",
     "structlog": "integrations.airflow",
@@ -52,7 +52,7 @@ OWNERS: Final = {
     "jsonschema": "cli.mcp.server",
 }
 
-#: The modules that may read the environment, and why.
+#: The modules that can read the environment, and why.
 ENVIRONMENT: Final = {
     "settings": "it reads all settings",
     "cli.run": "it reads the variables that --mask-env names",
@@ -93,7 +93,7 @@ def rank(name: str) -> int | None:
 
 
 def target(imported: str, modules: dict[str, Module]) -> str | None:
-    """Our module that an imported name is, or is in. None for a name of another project."""
+    """The package's module for an imported name, or the module it is in. None for names of other projects."""
     if imported != PACKAGE.name and not imported.startswith(f"{PACKAGE.name}."):
         return None
     name = imported.removeprefix(PACKAGE.name).removeprefix(".")
@@ -103,12 +103,12 @@ def target(imported: str, modules: dict[str, Module]) -> str | None:
 
 
 def modules_without_a_package(modules: dict[str, Module]) -> Iterator[str]:
-    """Files that are in no package."""
+    """Modules that belong to no package."""
     yield from (f"{name} is in no package" for name in modules if rank(name) is None and name not in ROOTS)
 
 
 def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
-    """Imports of packages below, and relative imports, which are hard to find with grep."""
+    """Imports of packages below, and relative imports, which are hard to grep."""
     for module in modules.values():
         for imported in module.imports():
             if imported.startswith("."):
@@ -120,7 +120,7 @@ def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
-    """Libraries that are imported by a module that may not use them."""
+    """Libraries imported by a module without permission."""
     for module in modules.values():
         for imported in module.imports():
             top, _, rest = imported.partition(".")
@@ -130,7 +130,7 @@ def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
-    """Uses of ``os.environ`` and similar names outside of :data:`ENVIRONMENT`."""
+    """Uses of ``os.environ`` and similar names outside :data:`ENVIRONMENT`."""
     names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     for module in modules.values():
         attributes = {
@@ -144,7 +144,7 @@ def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def monkey_patches(modules: dict[str, Module]) -> Iterator[str]:
-    """Calls of gevent's ``patch_…``. The process that imports the package decides about patching, not the package."""
+    """Calls of gevent's ``patch_…``. Patching is up to the process that imports the package, not the package."""
     for module in modules.values():
         for node in ast.walk(module.tree):
             named = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
@@ -153,7 +153,7 @@ def monkey_patches(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
-    """Calls of ``print`` outside of functions, except under ``__name__ == '__main__'``."""
+    """Calls of ``print`` outside functions, except under ``__name__ == '__main__'``."""
     for module in modules.values():
         waiting: list[ast.AST] = [module.tree]
         while waiting:
@@ -168,7 +168,7 @@ def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def both_sides_of_the_wire(modules: dict[str, Module]) -> Iterator[str]:
-    """Imports of the service that are for its clients. What both need is in a package above both."""
+    """Imports of the service's client code within the service. What both need is in a package above both."""
     for module in modules.values():
         for imported in module.imports() if module.name.startswith("web.") else ():
             name = target(imported, modules)
@@ -177,7 +177,7 @@ def both_sides_of_the_wire(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def modules_without_a_line(modules: dict[str, Module]) -> Iterator[str]:
-    """Modules that the docstring of their package does not name."""
+    """Modules that their package's docstring does not mention."""
     for name in modules:
         package, _, last = name.rpartition(".")
         named = re.findall(r"\w+", ast.get_docstring(modules[package].tree) or "") if package in modules else []
@@ -207,11 +207,10 @@ def package() -> dict[str, Module]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_package_follows_the_rule(package: dict[str, Module], rule: Rule) -> None:
-    """The package breaks no rule."""
     assert sorted(rule(package)) == []
 
 
-#: The files of a small package that breaks no rule.
+#: The files of a small package that follows every rule.
 VALID_FILES: Final = (
     "__init__.py",
     "errors.py",
@@ -248,8 +247,8 @@ VALID_FILES: Final = (
         (modules_without_a_line, "joblog/sse.py", "", "joblog.sse is not in the docstring of its package"),
     ],
 )
-def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, text: str, finding: str) -> None:
-    """Each rule reports an error that the test has planted."""
+def test_a_violation_is_detected(tmp_path: Path, rule: Rule, file_name: str, text: str, finding: str) -> None:
+    """Each rule reports an error planted by the test."""
     plant(tmp_path, file_name, text)
 
     assert [found for found in rule(read_package(tmp_path)) if found.startswith(finding)]
@@ -268,15 +267,15 @@ def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, te
         (prints_on_import, "cli.py", "def f():\n    print()\nif __name__ == '__main__':\n    print()"),
     ],
 )
-def test_what_is_allowed_passes(tmp_path: Path, rule: Rule, file_name: str, text: str) -> None:
-    """The rules do not refuse everything."""
+def test_allowed_code_passes(tmp_path: Path, rule: Rule, file_name: str, text: str) -> None:
+    """The rules do not reject everything."""
     plant(tmp_path, file_name, text)
 
     assert list(rule(read_package(tmp_path))) == []
 
 
 def plant(package: Path, file_name: str, text: str) -> None:
-    """Makes a package that breaks no rule, with one additional file."""
+    """Creates a package that follows every rule, with one additional file."""
     for name in VALID_FILES:
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).touch()
@@ -285,7 +284,7 @@ def plant(package: Path, file_name: str, text: str) -> None:
 
 
 def stale_overrides(text: str) -> Iterator[str]:
-    """Methods of a test's class that its base, a class of the package, does not have. Nobody calls them."""
+    """Methods of a test's class that its base, a class of the package, lacks. Nobody calls them."""
     tree = ast.parse(text)
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     origins = {each.asname or each.name: (node.module or "", each.name) for node in nodes for each in node.names}
@@ -299,7 +298,7 @@ def stale_overrides(text: str) -> Iterator[str]:
 
 
 def test_a_double_overrides_only_methods_that_exist() -> None:
-    """A method that is renamed in the package would otherwise disarm the tests that override it."""
+    """Otherwise, renaming a method in the package would disarm the tests that override it."""
     texts = [path.read_text("utf-8") for path in sorted(TESTS.rglob("*.py"))]
     # Parsing all of them would take seconds.
     derived = [text for text in texts if re.search(r"class \w+\((?!NamedTuple|Protocol|Exception)", text)]

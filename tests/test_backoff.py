@@ -1,12 +1,12 @@
-"""Delays between attempts, with a clock and random numbers that the test chooses."""
+"""Delays between attempts, with the test's clock and random numbers."""
 
 import pytest
 
 from chronoverse.backoff import Backoff, RetryPolicy
 
 
-def test_delays_double_up_to_the_longest() -> None:
-    """Without jitter every delay is exact."""
+def test_delays_double_up_to_the_maximum() -> None:
+    """Without jitter, every delay is exact."""
     policy = RetryPolicy(first=0.5, longest=3.0, jitter=0)
 
     assert [policy.delay(failures) for failures in (1, 2, 3, 4, 5, 5_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
@@ -14,12 +14,12 @@ def test_delays_double_up_to_the_longest() -> None:
 
 @pytest.mark.parametrize(("chance", "delay"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
 def test_jitter_shortens_a_delay_by_up_to_its_share(chance: float, delay: float) -> None:
-    """By default, by up to half of it."""
+    """By default, by up to half."""
     assert RetryPolicy(first=1.0, longest=4.0).delay(3, lambda: chance) == delay
 
 
-def test_delays_start_again_after_a_success() -> None:
-    """The first delay after it has no jitter, and the failures are counted from one."""
+def test_delays_restart_after_a_success() -> None:
+    """The first one has no jitter, and failures are counted from one again."""
     backoff = Backoff(RetryPolicy(first=1.0, longest=8.0), chance=lambda: 1.0)
     delays = []
     for _ in range(3):
@@ -33,8 +33,8 @@ def test_delays_start_again_after_a_success() -> None:
     assert delays == [1.0, 2.0, 4.0, 1.0, 1.0]
 
 
-def test_the_time_of_failing_begins_at_the_first_failure() -> None:
-    """It is zero again after a success."""
+def test_the_duration_of_failing_starts_at_the_first_failure() -> None:
+    """A success resets it to zero."""
     now = [100.0]
     backoff = Backoff(RetryPolicy(first=1.0, longest=1.0), clock=lambda: now[0])
     backoff.record_failure()

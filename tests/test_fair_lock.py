@@ -1,4 +1,4 @@
-"""A fair lock serves its callers one at a time, in the order in which they asked, and lets others run in between."""
+"""A fair lock serves its callers one at a time, in the order of their requests, and yields to others in between."""
 
 import contextlib
 import random
@@ -13,16 +13,16 @@ from chronoverse.fair_lock import FairLock
 from tests.support.waiting import wait_until
 
 LONG: Final = 20.0
-#: Seconds for which callers wait that often give up.
+#: Timeout of callers that often give up, in seconds.
 PATIENCE: Final = 0.0002
 
 
 class Missed(Exception):
-    """What these turns raise."""
+    """Raised by these turns."""
 
 
 class Askers:
-    """Threads that ask for a turn one after the other; ``came`` has their numbers in the order of their turns."""
+    """Threads that request a turn one after the other; ``came`` has their numbers in the order of their turns."""
 
     def __init__(self, turns: FairLock) -> None:
         self.turns = turns
@@ -31,7 +31,7 @@ class Askers:
         self._threads: list[threading.Thread] = []
 
     def ask(self, subject: str = "") -> None:
-        """One more, which is waiting or done when this returns."""
+        """Adds one, which is waiting or done when this returns."""
         number, waiting = len(self._threads), self.turns.waiting
         thread = threading.Thread(target=self._ask, args=(number, subject))
         self._threads.append(thread)
@@ -57,8 +57,8 @@ def askers() -> Iterator[Askers]:
     askers.join()
 
 
-def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
-    """Whoever holds one and asks again at once comes last."""
+def test_turns_come_in_the_order_of_requests(askers: Askers) -> None:
+    """A holder that immediately requests another one is last."""
     with askers.turns.hold():
         askers.ask()
         askers.ask()
@@ -67,7 +67,7 @@ def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
 
 
 def test_each_subject_has_its_turn(askers: Askers) -> None:
-    """However many of one wait, another waits for one turn of it; a subject's own come in the order of asking."""
+    """However many requests of one subject wait, another waits for only one of its turns. Each one's are in order."""
     with askers.turns.hold():
         for subject in ("many", "many", "many", "few", "few", "one"):
             askers.ask(subject)
@@ -75,8 +75,8 @@ def test_each_subject_has_its_turn(askers: Askers) -> None:
     assert askers.came == [0, 3, 5, 1, 4, 2]
 
 
-def test_several_have_turns_at_once() -> None:
-    """As many as there are, and whoever asks beyond that waits."""
+def test_several_have_concurrent_turns() -> None:
+    """Up to the limit; others wait."""
     askers = Askers(FairLock(LONG, Missed, at_once=2))
     with askers.turns.hold():
         askers.ask()
@@ -88,8 +88,8 @@ def test_several_have_turns_at_once() -> None:
     assert askers.came == [0, 1]
 
 
-def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
-    """Another subject has a free one without waiting; the first goes on when a turn of its own ends."""
+def test_one_subject_has_some_concurrent_turns_but_not_all() -> None:
+    """Another subject gets a free one without waiting; the first continues when one of its own turns ends."""
     askers = Askers(FairLock(LONG, Missed, at_once=3, each=2))
     turns = askers.turns
     with turns.hold("many"):
@@ -102,8 +102,8 @@ def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
     assert askers.came == [1, 0]
 
 
-def test_a_subject_that_has_its_turns_is_passed_over() -> None:
-    """Whoever waits behind it has the next turn, and it keeps its place at the head."""
+def test_a_subject_at_its_limit_is_skipped() -> None:
+    """The next turn goes to the subject after it, and it stays at the head of the queue."""
     askers = Askers(FairLock(LONG, Missed, at_once=2, each=1))
     turns = askers.turns
     with turns.hold("many"):
@@ -116,8 +116,8 @@ def test_a_subject_that_has_its_turns_is_passed_over() -> None:
     assert askers.came == [1, 0]
 
 
-def test_a_turn_that_does_not_come_is_missed() -> None:
-    """It is said so, and whoever comes later is not kept waiting by it."""
+def test_a_turn_that_does_not_come_raises_an_error() -> None:
+    """And does not delay later requests."""
     askers = Askers(FairLock(0.01, Missed))
     with askers.turns.hold():
         askers.ask()
@@ -127,8 +127,8 @@ def test_a_turn_that_does_not_come_is_missed() -> None:
     assert askers.came == [1]
 
 
-def test_a_subject_that_has_its_turns_is_told_so() -> None:
-    """It is not told that others keep it waiting, and others are not told that they have used something up."""
+def test_a_subject_at_its_limit_gets_its_own_error() -> None:
+    """Not that of waiting for others, and others do not get the error of a used-up limit."""
     turns = FairLock(0.01, Missed, at_once=2, each=1, used_up=ValueError)
     with turns.hold("many"):
         with pytest.raises(ValueError, match="did not get its turn"), turns.hold("many"):
@@ -137,10 +137,10 @@ def test_a_subject_that_has_its_turns_is_told_so() -> None:
             pass
 
 
-def test_a_turn_that_came_too_late_is_handed_on() -> None:
-    """Between the end of somebody's patience and its leaving the queue, the turn may become its own.
+def test_a_turn_that_came_too_late_is_passed_on() -> None:
+    """A turn can be granted between a caller's timeout and its leaving the queue.
 
-    Each turn takes about as long as the others are patient. If one were lost, nobody would get another.
+    Each turn takes about as long as the others' timeout. If one were lost, nobody would get another.
     """
     turns = FairLock(PATIENCE, Missed)
 
@@ -162,8 +162,8 @@ def test_a_turn_that_came_too_late_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize("is_granted", [False, True], ids=["waiting", "just granted"])
-def test_who_is_killed_while_it_waits_takes_no_turn(monkeypatch: pytest.MonkeyPatch, is_granted: bool) -> None:
-    """It leaves the queue; and a turn that it was given at the last moment goes to the next."""
+def test_a_caller_killed_while_waiting_takes_no_turn(monkeypatch: pytest.MonkeyPatch, is_granted: bool) -> None:
+    """It leaves the queue, and a turn granted at the last moment goes to the next caller."""
     turns = FairLock(PATIENCE, Missed)
 
     class Killed(threading.Event):
@@ -186,7 +186,7 @@ def test_who_is_killed_while_it_waits_takes_no_turn(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
-    """Also when it happens in the pause."""
+    """Even during the pause."""
     with pytest.raises(ZeroDivisionError), askers.turns.hold():
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), FairLock(LONG, Missed, lambda: 1 // 0).hold():
@@ -195,8 +195,8 @@ def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
     assert askers.came == [0]
 
 
-def test_others_go_on_before_each_turn() -> None:
-    """Once, within the turn, so that no two begin in one go."""
+def test_others_run_before_each_turn() -> None:
+    """Once, within the turn, so that no two start without a pause."""
     rested: list[int] = []
     turns = FairLock(LONG, Missed, lambda: rested.append(len(rested)))
     for expected in (1, 2):

@@ -1,4 +1,4 @@
-"""Each optional part can be deleted with its folder: the rest imports, serves and passes its own tests."""
+"""Each optional part can be deleted with its folder: the rest can be imported, serves, and passes its own tests."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-#: A part, and its command if it has one.
+#: A part and its command, if any.
 PARTS: Final = (
     ("chronoverse/integrations", None),
     ("chronoverse/cli/mcp", "mcp"),
@@ -18,7 +18,7 @@ PARTS: Final = (
     ("chronoverse/cli/notify", "notify"),
     ("chronoverse/web/otlp", None),
 )
-#: Tests that use the service, the store and the commands, and none of the parts.
+#: Tests that use the service, the store and the commands, but none of the parts.
 TESTS: Final = ("tests/web/routes/test_answers.py", "tests/cli/test_tables.py", "tests/runner/test_runner.py")
 IMPORT_ALL: Final = """
 import importlib, pkgutil, chronoverse

@@ -1,4 +1,4 @@
-"""Runs of this suite that end badly: a test fails and is tried again, as ``.ci/run`` does, or a signal ends all."""
+"""Runs of this suite that end badly: a failed test is retried, as by ``.ci/run``, or a signal ends everything."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[1]
-#: A test that fails at its first try. The second fails too if anything of the first is left.
+#: A test that fails at its first attempt. The second one fails, too, if anything of the first is left.
 UNLUCKY: Final = """
 import pytest
 tries = []
@@ -41,8 +41,8 @@ def test_after(of_module):
 
 
 @pytest.mark.long
-def test_the_second_try_has_new_fixtures(tmp_path: Path) -> None:
-    """Of the module and of the session, too. The last lines name the test, and count it."""
+def test_the_second_attempt_has_new_fixtures(tmp_path: Path) -> None:
+    """Including those of the module and session. The last lines name and count the test."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_unlucky.py").write_text(UNLUCKY)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:valkey", "--rootdir", str(tmp_path)]
@@ -69,7 +69,7 @@ def test_endless(server):
 @pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_no_server_outlives_a_run(tmp_path: Path, number: signal.Signals, processes: int) -> None:
-    """Its terminal is closed, or ``timeout`` ends it. Only the process that the user has started gets the signal."""
+    """Its terminal is closed, or ``timeout`` ends it. Only the process that the user started receives the signal."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_endless.py").write_text(ENDLESS)
     named = tmp_path / "pid"
