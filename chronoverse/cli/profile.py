@@ -39,7 +39,8 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         job, compared_with, usual = profile["job"], profile["compared_with"], profile["usual"]
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}")
         runs = f" in {', '.join(map(str, compared_with))}" if compared_with else ""
-        yield plain_text(f"Duration: {common.took(profile['seconds'])}{common.usually(usual)}{runs}.")
+        duration = "Time until the last line" if profile["running"] else "Duration"
+        yield plain_text(f"{duration}: {common.took(profile['seconds'])}{common.usually(usual)}{runs}.")
         slower, pauses = profile["slower"], profile["pauses"]
         if compared_with is None:
             yield "No earlier job has COMPLETED: nothing to compare with."

@@ -277,7 +277,8 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     found["slower"] = [{"after": after, "before": before, "seconds": 3.154, "usual": usual, "excess": 2.954}]
     found["pauses"] = []
     found["running"] = {"silent_seconds": 250, "usual": usual, "seconds_left": {"least": 61, "median": 80, "most": 130}}
-    assert list(profile_text(found))[2:] == [
+    assert list(profile_text(found))[1:] == [
+        "Time until the last line: 19m, usually 19m in job_1.",
         "Slower than in any of these runs:",
         "3.15 s, usually 0.1 s to 0.2 s, between these lines:",
         "        3  step 3",
