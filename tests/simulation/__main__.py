@@ -7,12 +7,12 @@ from dataclasses import replace
 from tests.simulation.plan import Plan, Result, Simulator, small
 from tests.simulation.shrink import shrink
 
-#: Seconds of the story before the violation that are printed.
+#: How much of the story before the violation is printed, in seconds.
 STORY_SECONDS = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0 when no simulation has found anything."""
+    """Returns the exit code: 0 when no simulation has found anything."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="The first seed.")
     parser.add_argument("--seeds", type=int, default=1, help="How many seeds.")
@@ -52,7 +52,7 @@ def summary(plan: Plan, result: Result) -> str:
 
 
 def story(plan: Plan, result: Result) -> str:
-    """What happened around the violation: each process has a column."""
+    """The events around the violation, with one column per process."""
     end = result.story[-1][0] if result.story else 0.0
     events = [each for each in result.story if each[0] >= end - STORY_SECONDS][-400:]
     names = list(dict.fromkeys(who for _, who, _ in events))

@@ -1,4 +1,4 @@
-"""What people do to a log: redact lines, delete a job. Each is a process, which repeats its request until done."""
+"""What people do to a log: redact lines, delete a job. Each is a process that repeats its request until done."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ from tests.simulation.parts import BALANCER, Runner, Site
 
 
 def request(site: Site, method: str, path: str, body: Any = None, host: str = BALANCER) -> tuple[int, Any]:
-    """The status and the JSON of an answer, or its lines of JSON. Raises OSError and HTTPException."""
+    """An answer's status and JSON, or its JSON lines. Raises OSError and HTTPException."""
     connection = http.client.HTTPConnection(host, timeout=30)
     try:
         headers = {"Authorization": f"Bearer {site.token('admin')}", "Content-Type": "application/json"}
@@ -31,7 +31,7 @@ def request(site: Site, method: str, path: str, body: Any = None, host: str = BA
 
 
 def until_done(site: Site, name: str, method: str, path: str, body: Any, done: Any) -> None:
-    """Repeats a request, in a process of its own, until ``done`` of its answer is true."""
+    """Repeats a request in its own process until ``done`` of its answer is true."""
 
     def run() -> None:
         while not world.violations:
@@ -54,7 +54,7 @@ def register(site: Site, job: JobRef) -> None:
 
 
 class Redacted:
-    """A redaction of lines ``first`` to ``last``, whose texts were ``texts``. ``done_at`` is when it was answered."""
+    """A redaction of lines ``first`` to ``last``, with their original ``texts``. ``done_at``: when it was answered."""
 
     def __init__(self, first: int, last: int, texts: dict[int, str]) -> None:
         self.first, self.last, self.texts = first, last, texts
@@ -62,7 +62,7 @@ class Redacted:
 
 
 def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:
-    """Redacts some lines of the job, while somebody reads them at ``host`` with ``query`` again and again."""
+    """Redacts some of the job's lines, while somebody repeatedly reads them at ``host`` with ``query``."""
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
     name = f"redactor-{loop.steps}"
 
@@ -72,7 +72,7 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
         except (OSError, http.client.HTTPException, ValueError):
             return
         lines = answer["logs"] if status == 200 else []
-        # The last line may not be redacted while the job runs. Many are near the beginning: then much follows them.
+        # While the job runs, the last line cannot be redacted. Many are near the beginning, so that much follows them.
         first = int(start**3 * len(lines))
         chosen = lines[first : first + 1 + int(size * 20)][:-1]
         if not chosen:
@@ -92,10 +92,10 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
             if status in (404, 409):
                 return True
             before, losses = losses, site.losses
-            # A store that was lost meanwhile has forgotten it.
+            # A store lost in the meantime has forgotten the redaction.
             if before == losses and status == 200 and answer["next"] is None and not answer["pending"]:
                 found.done_at = loop.time
-                # A node that is cut off from the store learns nothing of it, and soon serves nothing from memory.
+                # A node cut off from the store does not learn of it, and soon serves nothing from memory.
                 for node in [each for each in site.nodes if each.deps and each.deps.tail.silent_seconds() < 1.5]:
                     for query in ("", "&q=n%3D"):
                         _probe(site, node.name, f"{path}/events?offset={found.first - 1}{query}", found)
@@ -115,7 +115,7 @@ def _person(site: Site, name: str, run: Any, *args: Any) -> None:
 
 
 def _read_on(site: Site, host: str, path: str, redaction: Redacted, slow: bool) -> None:
-    """Reads the lines from before their redaction until it has been done for some seconds."""
+    """Repeatedly reads the redacted lines until some seconds after the redaction."""
     until = loop.time + 20
     while loop.time < min(until, redaction.done_at + 3) and not world.violations:
         _probe(site, host, path, redaction, 0.5 * slow)
@@ -123,9 +123,9 @@ def _read_on(site: Site, host: str, path: str, redaction: Redacted, slow: bool) 
 
 
 def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float | None = None) -> None:
-    """Reads a stream for two seconds, or up to the lines, with pauses: no node may show the old text any more.
+    """Reads a stream for two seconds, or up to the lines, with pauses: no node may return the old text.
 
-    That is, after the redaction is done, and to nobody who was told of it.
+    This applies after the redaction, and to everyone who was notified of it.
     """
     connection = http.client.HTTPConnection(host, timeout=2 if pause is None else 10)
     decoder, began, until = Decoder(""), loop.time, loop.time + (2.0 if pause is None else 15.0)
@@ -143,8 +143,8 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
                     told.append((data["from"], data["to"]))
                 elif redaction.texts.get(number, "[redacted]") != "[redacted]":
                     is_old = data["message"] == redaction.texts[number]
-                # The store may have been lost meanwhile. Who was told of more lines, was told of all: it is not known
-                # which were redacted.
+                # The store may have been lost meanwhile. Whoever was notified of more lines was notified of all of
+                # them: it is unknown which were redacted.
                 known = [each for each in told if redaction.first <= each[0] and each[1] <= redaction.last]
                 was_told = site.outages == outages and any(first <= number <= last for first, last in known)
                 if is_old and (was_told or redaction.done_at <= began):
@@ -158,7 +158,7 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
 
 
 def import_archive(site: Site, seconds: float) -> None:
-    """Imports the archive after that long, and again until it has worked."""
+    """Imports the archive after that many seconds, and retries until it succeeds."""
 
     def run() -> None:
         time.sleep(seconds)
@@ -182,7 +182,7 @@ def delete(site: Site, runner: Runner) -> None:
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
 
     def done(status: int, answer: Any) -> bool:
-        # An archiver completes what an earlier request has begun.
+        # An archiver completes what an earlier request started.
         if status in (204, 404):
             runner.deleted_at = loop.time
         runner.is_deleted = status != 409

@@ -1,7 +1,7 @@
-"""The faults. Each public method of :class:`Faults` is one kind, and ``plan.RATES`` says how often it happens.
+"""The faults. Each public method of :class:`Faults` is one kind, whose frequency is in ``plan.RATES``.
 
-A fault takes its numbers from a chance of its own, so that leaving out others does not change it. It begins at once,
-ends by itself within :data:`LONGEST_SECONDS`, and tells the story what it does.
+A fault has its own random numbers, so that omitting others does not change it. It starts immediately, ends by itself
+within :data:`LONGEST_SECONDS`, and reports what it does to the story.
 """
 
 import math
@@ -15,9 +15,9 @@ from tests.simulation.install import ASKED_FOR
 from tests.simulation.kernel import Process, loop, world
 from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
 
-#: Seconds that a fault may last.
+#: Maximum duration of a fault in seconds.
 LONGEST_SECONDS: Final = 30.0
-#: The faults that keep no runner from renewing its lease.
+#: The faults that do not prevent any runner from renewing its lease.
 HARMLESS: Final = frozenset({
     "kill_archiver", "no_memory", "objects_away", "objects_slow", "jump_clock", "redact", "delete", "lose_reports",
     "import_beside", "drift_clock", "fill_disk",
@@ -25,7 +25,7 @@ HARMLESS: Final = frozenset({
 
 
 class Fault(NamedTuple):
-    """One fault of a schedule: its number, its kind, when it begins, in virtual seconds, and its own seed."""
+    """One fault of a schedule: its number, kind, start in virtual seconds, and its own seed."""
 
     number: int
     kind: str
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 def schedule(seed: int, number: int, began: float, seconds: float, rates: dict[str, float]) -> list[Fault]:
-    """The faults of a round, which begins at ``began``. ``rates`` are faults an hour."""
+    """The faults of a round that starts at ``began``. ``rates`` are faults per hour."""
     chance = random.Random(f"{seed} {number}")
     found: list[Fault] = []
     at = began
@@ -45,7 +45,7 @@ def schedule(seed: int, number: int, began: float, seconds: float, rates: dict[s
 
 
 class Faults:
-    """Makes faults at ``site``."""
+    """Causes faults at ``site``."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -109,7 +109,7 @@ class Faults:
 
     def freeze(self) -> str:
         process = self._chance.choice(self._processes())
-        # Less than a runner's lease, with what else may happen.
+        # Less than a runner's lease, including other delays.
         seconds = self._seconds(12)
         process.freeze(seconds)
         return f"{process.name} for {seconds:.1f} s"
@@ -138,7 +138,7 @@ class Faults:
         return f"{node.name} in {name}"
 
     def drain_node(self) -> str | None:
-        """A node ends its streams and then itself, as in a rolling restart."""
+        """A node ends its streams and then exits, as in a rolling restart."""
         node, seconds = self._chance.choice(self._site.nodes), self._seconds(8)
         if node.process.dead or node.deps is None:
             return None
@@ -160,7 +160,7 @@ class Faults:
     def kill_runner(self) -> str | None:
         alive = [each for each in self._site.runners if each.is_alive]
         restarts = self._chance.random() < 0.7
-        # What a dead runner has sent is nowhere else, so a store may lose it. Then its numbers would be used again.
+        # Only the store has what a dead runner sent. If it lost that, the numbers would be reused.
         if not alive or loop.time < self._site.unsafe_until:
             return None
         runner = self._chance.choice(alive)
@@ -185,7 +185,7 @@ class Faults:
         return f"{process.name} {more:+.1f} s a second for {seconds} s"
 
     def fill_disk(self) -> str | None:
-        """The disk of a runner is full."""
+        """A runner's disk is full."""
         alive = [each for each in self._site.runners if each.is_alive and each.publisher and each.publisher.spool._file]
         if not alive:
             return None
@@ -220,14 +220,14 @@ class Faults:
         if self._site.store.process.dead or waiting or self._site.sentinel:
             return None
         store, seconds = self._site.store, self._seconds(5)
-        # What is not synced is lost: more of it after the disk has stood still. Redis waits for it after two seconds.
+        # Unsynced data is lost, more of it after a stalled disk. Redis waits for the disk after two seconds.
         busy = self._seconds(2) if self._chance.random() < 0.5 else 0.0
         store.disk_is_busy = busy > 0
         loop.call_later(busy, setattr, store, "disk_is_busy", False)
         loop.call_later(busy, store.crash, True, seconds)
         self._site.unsafe_until = loop.time + busy + 60.0
         if self._chance.random() < 0.5:
-            # Once more, while runners send again what was lost.
+            # Again, while runners resend what was lost.
             again = busy + seconds + self._seconds(3)
             loop.call_later(again, store.crash, True, self._seconds(3))
         return f"for {seconds:.1f} s, after {busy:.1f} s without a sync"
@@ -238,7 +238,7 @@ class Faults:
         return f"for {seconds:.1f} s" if self._site.sentinel else None
 
     def fail_over(self) -> str | None:
-        """The replica becomes the master. The old one stands still or not, and is told later."""
+        """The replica becomes the master. The old one possibly freezes, and is notified later."""
         old, sentinel = self._site.store, self._site.sentinel
         waiting = any(each.is_waiting for each in self._site.runners)
         if sentinel is None or old.process.dead or waiting or loop.time < self._site.unsafe_until:
@@ -250,7 +250,7 @@ class Faults:
         def elect() -> None:
             self._site.store = old.fail_over(address)
             sentinel.master = address
-            # Until it is told, it answers whoever still asks it.
+            # Until notified, it answers remaining clients.
             loop.call_later(demoted, old.demote)
 
         demoted = self._seconds(8)
@@ -264,28 +264,28 @@ class Faults:
         return f"for {seconds:.1f} s"
 
     def lose_store(self) -> str | None:
-        """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
+        """The store loses everything, and the archive is imported. Data that was only in the store is lost."""
         waiting = any(each.is_waiting for each in self._site.runners)
         if self._site.store.process.dead or waiting or self._site.sentinel or loop.time < self._site.unsafe_until:
             return None
         for runner in self._site.runners:
             runner.has_lost_store = True
             for each in runner.redactions if runner.is_alive else ():
-                # A live runner also sends again what was redacted (docs/history.md).
+                # A live runner also resends what was redacted (docs/history.md).
                 each.done_at = float("inf")
-            # A runner that is alive sends again what it has. Nobody has the lines of the others.
+            # A live runner resends what it has. Nobody has the other runners' lines.
             runner.is_gone = runner.is_gone or not runner.is_alive
         seconds = self._seconds(5)
         if self._chance.random() < 0.5:
             self._site.store.crash(power=True, seconds=seconds, lose_all=True)
         else:
-            # Somebody empties it. It was up for long, so leases expire at once.
+            # The store is emptied. It has long been up, so leases expire immediately.
             self._site.store.empty()
             seconds = 0.0
         self._site.losses += 1
         self._site.unsafe_until = loop.time + 120.0
         import_archive(self._site, seconds + self._seconds(4))
-        # Otherwise all runners are there before the import is.
+        # Otherwise all runners return before the import.
         for runner in self._site.runners:
             if runner.is_alive and self._chance.random() < 0.5:
                 runner.process.freeze(seconds + self._seconds(6))
@@ -319,7 +319,7 @@ class Faults:
         # Some logs are redacted several times.
         runner = self._chance.choice(self._site.runners[:4] if self._chance.random() < 0.7 else self._site.runners)
         node, query = self._chance.choice(self._site.nodes), self._chance.choice(("", "&q=n%3D"))
-        # What reads the lines meanwhile is slow: an answer from before the redaction comes after it.
+        # The concurrent reader is slow: it gets an answer from before the redaction after it.
         slow = self._chance.choice(("", "", "scans", "archive"))
         if slow == "scans":
             link = self._site.network.link(node.name, node.scans.name)
@@ -347,7 +347,7 @@ class Faults:
         return [each for each in found if not each.dead] + [self._site.store.process]
 
     def _pair(self) -> tuple[Process, Process]:
-        """Two processes that talk to each other."""
+        """Two processes that communicate."""
         talking: dict[tuple[str, str], tuple[Process, Process]] = {}
         people: list[Any] = [each for each in self._site.viewers if not each.ending]
         for process in [*self._processes(), *(each.process for each in people)]:
@@ -356,7 +356,7 @@ class Faults:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner
         if not talking:
             return self._site.nodes[0].process, self._site.store.process
-        # There are more viewers than all others.
+        # There are more viewers than all others together.
         names = sorted(talking)
         if self._chance.random() < 0.6:
             names = [each for each in names if "store" in each] or names

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for WSGI applications on simulated sockets. A greenlet serves each connection."""
+"""A small HTTP/1.1 server for WSGI applications on simulated sockets, with one greenlet per connection."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ def serve(network: Network, address: str, process: Process, app: Application) ->
 
 
 def _serve(sock: SimSocket, app: Application, host: str) -> None:
-    # A client that leaves, and a link that is cut, are no errors of the service.
+    # A disconnected client or a broken link is not an error of the service.
     with contextlib.suppress(OSError), contextlib.closing(sock), sock.makefile("rb") as file:
         while _serve_request(sock, file, app, host):
             pass

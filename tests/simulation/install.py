@@ -1,4 +1,4 @@
-"""Puts the simulated network and disk in the place of the machine's, in the modules that would use these."""
+"""Replaces the machine's network and disk by simulated ones in the modules that would use them."""
 
 import http.client
 import logging
@@ -16,19 +16,19 @@ from chronoverse.store import driver, live_reader
 from tests.simulation.kernel import loop, world
 from tests.simulation.network import Network, Pipe, SimSocket
 
-#: The text of an error that a fault has raised.
+#: The text of an error raised by a fault.
 ASKED_FOR: Final = "a fault of the simulation"
 
 
 class _Sockets:
-    """The module ``socket`` as the live reader uses it."""
+    """The module ``socket`` as used by the live reader."""
 
     socketpair = staticmethod(Pipe.pair)
     socket = socket.socket
 
 
 class OrderedSet(dict[Any, None]):
-    """A set that is iterated in the order of insertion. That of a set of objects would depend on their addresses."""
+    """A set with insertion order. The order of a set of objects would depend on their addresses."""
 
     def add(self, member: Any) -> None:
         self[member] = None
@@ -40,7 +40,7 @@ class OrderedSet(dict[Any, None]):
 
 
 class Told(logging.Handler):
-    """Makes what the code under test logs a part of the story. Tracebacks are violations."""
+    """Adds what the code under test logs to the story. Tracebacks are violations."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -51,7 +51,7 @@ class Told(logging.Handler):
 
 
 def install(network: Network) -> None:
-    """Once, before the first part of the simulation starts."""
+    """Once, before the simulation's first part starts."""
 
     def connect_redis(self: Any) -> SimSocket:
         sock = network.connect(self.host, self.socket_connect_timeout)

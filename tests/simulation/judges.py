@@ -1,4 +1,4 @@
-"""The judges. Each looks at the site when it has come to rest, and calls :meth:`World.violation`."""
+"""The judges. Each examines the quiescent site, and calls :meth:`World.violation`."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from tests.simulation.parts import BALANCER, WORKFLOW, Runner, Site, Viewer, Wai
 from tests.support.workflow_client import said
 from tests.web.routes.model import EVERYTHING, Entry, Log, Query
 
-#: Seconds within which everybody has everything, once the faults are over.
+#: Seconds after the faults until everybody has everything.
 REST_SECONDS: Final = 180.0
-#: Seconds after which what faults have left is over, and seconds within which a line comes then. It takes 5 of these to
-#: find that the network has forgotten an idle connection.
+#: Seconds until the effects of faults are over, and a line's maximum delay then, 5 s of which are for detecting that
+#: the network has dropped an idle connection.
 SETTLE_SECONDS: Final = 60.0
 LATE_SECONDS: Final = 12.0
 REDACTED: Final = "[redacted]"
 
 
 def watch(site: Site) -> None:
-    """Makes the code under test check at each step what its docstrings promise, for as long as no store goes back."""
+    """Makes the code under test check at each step what its docstrings promise, unless a store goes back."""
     acknowledge, reconcile = Spool.acknowledge, Feed.reconcile
 
     def acknowledged(spool: Spool, index: int) -> None:
@@ -64,20 +64,20 @@ def rest(site: Site) -> None:
         _wait(lambda: _outdated(site), "viewers of the workflow")
     for each in site.workflow_viewers:
         site.network.kill(each.process)
-    # A node does not learn that the network has forgotten a stream.
+    # A node is not notified that the network has dropped a stream.
     if not world.violations and not world.counts.get("half_open"):
         _wait(lambda: _leftovers(site), "leftovers")
 
 
 def _leftovers(site: Site) -> list[str]:
-    """What nodes still have, though nobody is there: slots of streams, and watched jobs."""
+    """What nodes still hold without clients: slots of streams, and watched jobs."""
     found = [(node.name, node.deps) for node in site.nodes if node.deps is not None]
     kept = [(name, len(deps.admission), deps.tail.watched) for name, deps in found]
     return [f"{name} has {streams} streams and {jobs} jobs" for name, streams, jobs in kept if streams or jobs]
 
 
 def _outdated(site: Site) -> list[str]:
-    """The viewers of the workflow that do not know its jobs as its listing has them."""
+    """The workflow's viewers whose jobs differ from its listing."""
     status, page = _answer(site, f"/workflows/{WORKFLOW}/jobs?limit=1000")
     listed = {job["id"]: said(job) for job in page["jobs"]} if status == 200 else None
     viewers = [(each, {name: said(job) for name, job in each.known.items()}) for each in site.workflow_viewers]
@@ -93,7 +93,7 @@ def _wait(missing: Callable[[], list[str]], what: str) -> None:
 
 
 def judge_round(site: Site) -> None:
-    """Judges each job of the round."""
+    """Judges each of the round's jobs."""
     for runner in site.runners:
         if world.violations:
             return
@@ -107,7 +107,7 @@ def judge_round(site: Site) -> None:
 
 
 def _answer(site: Site, path: str, host: str = BALANCER) -> tuple[int, Any]:
-    """The answer to a GET. A pool may still have connections that the network has forgotten, so it is repeated."""
+    """The answer to a GET, with retries, since a pool can still have connections that the network has dropped."""
     for _ in range(10):
         with contextlib.suppress(OSError, HTTPException):
             answer: tuple[int, Any] = in_process("judge", lambda: request(site, "GET", path, host=host), 60.0)
@@ -117,7 +117,7 @@ def _answer(site: Site, path: str, host: str = BALANCER) -> tuple[int, Any]:
 
 
 def _judge_deleted(site: Site, runner: Runner) -> None:
-    """An acknowledged deletion stays."""
+    """An acknowledged deletion is permanent."""
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
     status = _answer(site, path)[0]
     if status != 404:
@@ -127,7 +127,7 @@ def _judge_deleted(site: Site, runner: Runner) -> None:
 
 
 def _judge_gone(site: Site, runner: Runner) -> None:
-    """What is left of a job whose store was lost has nothing that was redacted."""
+    """The remains of a job whose store was lost contain nothing redacted."""
     world.count("gone jobs")
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
     if not runner.is_deleted and _answer(site, path)[0] == 200:
@@ -149,7 +149,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         world.violation(f"{runner.job} answers {status}")
         return
     plain = [each for each in viewers if each.query is None]
-    # Viewers may have lines that the log has no more; and filtered viewers have no gaps. Then the gaps are the pages'.
+    # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
     by_pages = runner.has_lost_store or (runner.dropped > 0 and not plain)
     pages = _pages(site, runner, with_gaps=by_pages)
     is_lost = state["status"] == Status.LOST
@@ -180,7 +180,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     world.count("named lost", verdict.named)
     has_all = not runner.deaths and not runner.dropped
     if runner.has_lost_store:
-        # Of two objects, an import takes the one with more redacted lines, and names what only the other one has.
+        # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has.
         has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions
     if verdict.named and has_all:
         world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
@@ -194,14 +194,14 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
 
 
 def _log(site: Site, path: str) -> Log:
-    """The lines of a log, as the reference model has them."""
+    """A log's lines, as in the reference model."""
     names = ("sequence_num", "message", "stream", "timestamp")
     found = [[each[name] for name in names] for each in _answer(site, f"{path}/logs/raw?format=jsonl")[1]]
     return Log(tuple(Entry(number, "line", *rest) for number, *rest in found))
 
 
 def _judge_routes(site: Site, path: str, log: Log) -> None:
-    """A node's other routes answer as the reference model does."""
+    """A node's other routes answer like the reference model."""
     chance = world.chance
     offset, limit = int(chance.random() * len(log.entries)), chance.choice((1, 9, 500))
     query = Query(f"n={chance.randint(1, 9)}")
@@ -231,14 +231,14 @@ def _judge_audit(site: Site, runner: Runner, path: str, pages: list[Seen]) -> No
 
 
 def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
-    """Who was there before and after a redaction was told of it."""
+    """Everyone connected before and after a redaction was notified of it."""
     for each in runner.redactions:
-        # By the next look at the job. Who reads slowly reads what came earlier first.
+        # By the next look at the job. A slow reader first reads what came earlier.
         told_at = each.done_at + 2 + 15 * viewer.reads_for
         number = sum(at < each.asked_at for at in viewer.connected_at)
         was_there = any(seen.connection == number and seen.at - MONOTONIC > told_at for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]
-        # Of lines that two have redacted at the same time, only the first has told.
+        # Of lines redacted by two requests concurrently, only the first request sends notices.
         concerned = [at for at in each.texts if sum(at in other.texts for other in runner.redactions) == 1]
         missed = [at for at in concerned if not any(first <= at <= last for first, last in told)]
         if number and was_there and missed and not isinstance(viewer, WaitViewer):
@@ -246,7 +246,7 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
 
 
 def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
-    """No false gap: what a viewer was told that it cannot have, the log does not have either."""
+    """No false gaps: lines reported to a viewer as unavailable are not in the log either."""
     there = {each.number for each in pages if each.kind == LINE}
     for gap in (each for each in viewer.seen if each.kind == GAP):
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
@@ -254,7 +254,7 @@ def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
 
 
 def _judge_stream(site: Site, viewer: Viewer) -> None:
-    """No state of a job comes after a newer one; and without faults a line comes soon."""
+    """No state of a job follows a newer one; and without faults, lines arrive soon."""
     attempts: dict[int, int] = {}
     for seen in viewer.seen:
         if seen.kind == JOB and seen.state is not None:
@@ -274,9 +274,9 @@ def _judge_stream(site: Site, viewer: Viewer) -> None:
 
 
 def _judge_filtered(runner: Runner, viewer: Viewer, log: Log, *, may_have_more: bool) -> None:
-    """A filtered viewer has what the model finds, once and in order, but for what was redacted meanwhile.
+    """A filtered viewer has what the model finds, once and in order, except what was redacted meanwhile.
 
-    It may have more if the store has lost lines that nobody sends again.
+    It can have more if the store has lost lines that nobody resends.
     """
     got = [each.number for each in viewer.seen if each.kind == LINE]
     matching = [each["sequence_num"] for each in log.lines(viewer.query or EVERYTHING)]
@@ -289,14 +289,14 @@ def _judge_filtered(runner: Runner, viewer: Viewer, log: Log, *, may_have_more: 
 
 
 def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) -> None:
-    """Nothing redacted comes back."""
+    """No redacted text reappears."""
     for redaction in runner.redactions:
         if redaction.done_at == float("inf"):
             continue
         for name, seen in [("/logs", pages), *((each.name, each.seen) for each in viewers)]:
             connected = next((each.connected_at for each in viewers if each.name == name), [])
             for each in seen:
-                # What was under way to a viewer, nobody can take back.
+                # Text already in transit to a viewer cannot be recalled.
                 is_later = name == "/logs" or connected[each.connection - 1] > redaction.done_at
                 is_concerned = each.kind == LINE and each.number in redaction.texts
                 if is_concerned and is_later and each.message != REDACTED:
@@ -309,7 +309,7 @@ def _unredacted(runner: Runner, seen: list[Seen]) -> list[Seen]:
     """What was received, with the texts from before the redactions."""
     texts = {number: text for each in reversed(runner.redactions) for number, text in each.texts.items()}
     original = {number: text for number, text in texts.items() if text != REDACTED}
-    # A stream that begins after the job's end first says how the job has ended.
+    # A stream that starts after the job's end first has its outcome.
     last = max((at for at, each in enumerate(seen) if each.kind == JOB), default=0)
     seen = [each for at, each in enumerate(seen) if each.kind != JOB or at == last]
     return [

@@ -1,7 +1,7 @@
-"""What every part of a simulation stands on: virtual time, chance, simulated processes, the trace and the story.
+"""The basis of every part of a simulation: virtual time, randomness, simulated processes, the trace and the story.
 
-:func:`boot` must run before anything imports the code under test, whose default arguments take ``time.time``. One
-process of Python runs one simulation.
+:func:`boot` must run before any import of the code under test, whose default arguments contain ``time.time``. One
+Python process runs one simulation.
 """
 
 import os
@@ -27,7 +27,7 @@ from tests.simulation.loop import Callback, VirtualLoop
 EPOCH: Final = 1_767_225_600.0
 #: The monotonic clock at the start.
 MONOTONIC: Final = 1_000.0
-#: Events of the story that are kept.
+#: Maximum number of the story's events that are kept.
 STORY_EVENTS: Final = 40_000
 
 loop: Final[VirtualLoop] = gevent.get_hub().loop
@@ -43,11 +43,11 @@ class Process:
         self.slow = world.slow
         self.held: list[Callback] = []
         self.endpoints: list[Any] = []
-        #: Keeps what was running when the process died: nothing of it may run again, not even a ``finally``.
+        #: Keeps what was running when the process died: none of it may run again, not even a ``finally``.
         self.greenlets: list[Any] = []
 
     def spawn(self, function: Callable[..., object], *args: Any) -> Any:
-        """Runs a function in this process, soon. Returns its greenlet."""
+        """Schedules a function in this process, and returns its greenlet."""
         before, loop.current = loop.current, self
         try:
             greenlet = gevent.spawn(_guarded, function, *args)
@@ -57,7 +57,7 @@ class Process:
         return greenlet
 
     def freeze(self, seconds: float) -> None:
-        """The process stands still, as after SIGSTOP."""
+        """Freezes the process, as SIGSTOP does."""
         if not self.frozen and not self.dead:
             self.frozen = True
             loop.call_later(seconds, loop.thaw, self)
@@ -71,7 +71,7 @@ def _guarded(function: Callable[..., object], *args: Any) -> None:
 
 
 class World:
-    """The state of the simulation: the seed's random numbers, the trace, the story, and what was found."""
+    """The simulation's state: the seed's random numbers, the trace, the story, and what was found."""
 
     def __init__(self) -> None:
         self.chance = random.Random(0)
@@ -80,13 +80,13 @@ class World:
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
         self.faults: list[int] = []
-        #: The share of the steps of every process that are late, and of the messages on every link.
+        #: The share of every process's steps that are late, and of the messages on every link.
         self.slow, self.late = 0.0, 0.002
         self.errors: list[BaseException] = []
         self._hash = hashlib.sha256()
 
     def seed(self, seed: int, *, with_story: bool = False) -> None:
-        """Begins a simulation: everything that is left to chance comes from ``seed`` from now on."""
+        """Starts a simulation whose random decisions all derive from ``seed``."""
         self.chance.seed(seed)
         self.entropy.seed(seed + 1_000_003)
         random.seed(seed)
@@ -99,7 +99,7 @@ class World:
         return getattr(loop.current, "name", "world")
 
     def trace(self, data: bytes) -> None:
-        """Adds to the trace, whose hash tells whether two runs were the same."""
+        """Adds to the trace, whose hash shows whether two runs were identical."""
         self._hash.update(b"%d %d " % (round(loop.time * 1e6), len(data)))
         self._hash.update(data)
 
@@ -113,7 +113,7 @@ class World:
         self.counts[what] = self.counts.get(what, 0) + number
 
     def violation(self, text: str, error: BaseException | None = None) -> None:
-        """Notes that something is wrong. The simulation ends soon."""
+        """Records an error. The simulation ends soon."""
         self.violations.append(f"{loop.time:.3f} s: {text}")
         self.tell("judge", text)
         if error is not None:
@@ -136,7 +136,7 @@ def _monotonic() -> float:
 
 
 def boot() -> None:
-    """Puts virtual time and the seed's random numbers in the place of the machine's. Before the code under test."""
+    """Replaces the machine's time and random numbers by virtual ones, before the code under test is imported."""
     time.time, time.monotonic, time.perf_counter = _now, _monotonic, _monotonic
     time.time_ns = lambda: int(_now() * 1e9)
     time.monotonic_ns = lambda: int(_monotonic() * 1e9)

@@ -1,20 +1,20 @@
-"""gevent's event loop with virtual time. gevent makes one, since the variable ``GEVENT_LOOP`` names it.
+"""gevent's event loop with virtual time, created by gevent because the variable ``GEVENT_LOOP`` names it.
 
-Nothing waits: when no callback is ready, the clock jumps to the next timer. Of the callbacks that are ready, ``choose``
-takes one. Every callback and every timer belongs to the process that was running when it was made, so that a simulated
-process can stand still (:attr:`Owner.frozen`) or be gone (:attr:`Owner.dead`). This module imports nothing of gevent.
+Nothing waits: when no callback is ready, the clock jumps to the next timer. ``choose`` selects one of the ready
+callbacks. Every callback and timer belongs to the process that was running when it was created, so that a simulated
+process can be frozen (:attr:`Owner.frozen`) or dead (:attr:`Owner.dead`). This module does not import gevent.
 """
 
 import heapq
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-#: Seconds by which a step of a slow process is late, at most. Most are late by much less.
+#: Maximum delay of a slow process's step in seconds. Most are far shorter.
 LATE_SECONDS: Final = 0.2
 
 
 class Owner(Protocol):
-    """A simulated process, as far as the loop must know it. ``held`` is what it will do when it runs again.
+    """A simulated process, as seen by the loop. ``held`` is what it will do once it runs again.
 
     ``slow`` is the share of its steps that are late.
     """
@@ -49,7 +49,7 @@ class Callback:
 
 
 class Watcher:
-    """A timer of ``after`` seconds; or with None what never fires: descriptors, signals, and other threads."""
+    """A timer of ``after`` seconds; or with None, what never fires: descriptors, signals, and other threads."""
 
     def __init__(self, loop: "VirtualLoop", after: float | None = None, repeat: float = 0.0) -> None:
         self.loop: Final = loop
@@ -100,7 +100,7 @@ class Watcher:
 
 
 class VirtualLoop:
-    """The loop. ``time`` is in seconds since its start. ``choose`` gives a number below that of ready callbacks."""
+    """The loop. ``time`` is in seconds since its start. ``choose`` returns a number below that of ready callbacks."""
 
     MAXPRI = MINPRI = 0
     approx_timer_resolution = 1e-6
@@ -109,12 +109,12 @@ class VirtualLoop:
     def __init__(self, flags: object = None, default: object = None) -> None:
         self.time = 0.0
         self.choose: Callable[[int], int] = lambda count: 0
-        #: Gives numbers below 1, which decide what is late.
+        #: Returns numbers below 1, which decide what is late.
         self.chance: Callable[[], float] = lambda: 1.0
         #: The process whose code is running. None is the world: the network, the servers and the schedule of faults.
         self.current: Owner | None = None
         self.error_handler: Any = None
-        #: Counts the callbacks that were made.
+        #: Number of callbacks created.
         self.steps = 0
         self._ready: list[Callback] = []
         self._timers: list[tuple[float, int, Callback]] = []
@@ -157,7 +157,7 @@ class VirtualLoop:
             self.current = None
 
     def thaw(self, owner: Owner) -> None:
-        """Lets the process run again."""
+        """Unfreezes the process."""
         owner.frozen = False
         self._ready += owner.held
         owner.held = []

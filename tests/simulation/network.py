@@ -1,6 +1,6 @@
-"""The network: ordered connections in memory, whose messages are late by chance and which faults cut, stall and forget.
+"""The network: ordered in-memory connections with random delays, which faults break, stall and drop.
 
-A :class:`SimSocket` has what ``http.client`` and redis-py use of a socket.
+A :class:`SimSocket` has the part of a socket that ``http.client`` and redis-py use.
 """
 
 import errno
@@ -15,26 +15,26 @@ from gevent.event import Event
 
 from tests.simulation.kernel import Process, loop, world
 
-#: Seconds that a message takes: most of them, and some that are late.
+#: Delays of a message in seconds: usual ones, and late ones.
 FAST: Final = (0.0002, 0.002)
 LATE: Final = (0.005, 0.4)
-#: Bytes on their way to a reader, or in its kernel, after which a writer waits; and for how many seconds at most.
+#: Bytes in transit to a reader, or in its kernel, that make a writer wait; and its timeout in seconds.
 WINDOW_BYTES: Final = 2_000
 WRITE_SECONDS: Final = 30.0
 
 
 class Link:
-    """Two processes as the network sees them. Times are those until which a fault lasts."""
+    """The link between two processes. Times are ends of faults."""
 
     def __init__(self) -> None:
         #: New connections are refused, and messages wait; the share of messages that are late.
         self.refused_until = self.stalled_until = 0.0
         self.late = world.late
-        #: Until when what one of the two sends takes some seconds more: so answers are older than they seem.
+        #: Until when messages in one direction take some seconds longer, so that answers are older than they seem.
         self.delayed: tuple[str, float, float] = ("", 0.0, 0.0)
 
     def seconds(self, sender: str = "") -> float:
-        """How long the next message takes."""
+        """The next message's delay."""
         who, until, more = self.delayed
         if who and who == sender and loop.time < until:
             return more
@@ -44,7 +44,7 @@ class Link:
 
 
 class SimSocket:
-    """One end of a connection. ``on_data`` gets what arrives, if the owner has no greenlet that reads."""
+    """One end of a connection. ``on_data`` receives what arrives, if the owner has no greenlet that reads."""
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
@@ -55,26 +55,26 @@ class SimSocket:
         self.peer: SimSocket | None = None
         self.on_data: Callable[[bytes], None] | None = None
         self.on_close: Callable[[], None] | None = None
-        #: Whether the network has forgotten the connection: nothing arrives any more, and neither side is told.
+        #: Whether the network has dropped the connection: nothing arrives, and neither side is notified.
         self.forgotten = False
         self.closed = False
         self._timeout: float | None = None
         self._received: deque[bytes] = deque()
         self._ended: OSError | bool = False
         self._readable = Event()
-        #: Bytes that were sent to this end and not read yet, and whether the other end may send.
+        #: Bytes sent to this end and not read yet, and whether the other end can send.
         self._unread = 0
         self._writable = Event()
-        #: What has arrived while the owner stood still.
+        #: What has arrived while the owner was frozen.
         self._held: deque[tuple[bytes | None, OSError | None]] = deque()
-        #: Set, too, when something can be read.
+        #: Also set when there is something to read.
         self.also: Any = None
         self._due_at = 0.0
         self._files = 0
         self._wants_close = False
         owner.endpoints.append(self)
 
-    # What a program calls
+    # The program's interface
 
     def settimeout(self, seconds: float | None) -> None:
         self._timeout = seconds
@@ -176,20 +176,20 @@ class SimSocket:
     # The network
 
     def _send(self, data: bytes | None, error: OSError | None = None) -> None:
-        """Sends ``data``, or with None that nothing follows."""
+        """Sends ``data``, or with None the end of the stream."""
         peer = self.peer
         if peer is None or self.forgotten or peer.forgotten:
             return
-        # Messages of one connection keep their order: no two arrive at the same time.
+        # Messages of one connection stay in order: no two arrive at the same time.
         self._due_at = max(self._due_at + 1e-6, loop.time + self.link.seconds(self.owner.name))
         before, loop.current = loop.current, None
         loop.call_at(self._due_at, peer.arrive, data, error)
         loop.current = before
 
     def arrive(self, data: bytes | None, error: OSError | None = None) -> None:
-        """The network delivers. The kernel of a process that stands still takes it, too."""
+        """The network delivers, also to the kernel of a frozen process."""
         if self.closed and data is not None and self.peer is not None and not self.forgotten:
-            # Nobody reads it any more. The kernel says so, and the next write fails.
+            # Nobody reads it. The kernel reports that, and the next write fails.
             loop.call_later(
                 self.link.seconds(), self.peer.arrive, None, ConnectionResetError(errno.ECONNRESET, "reset")
             )
@@ -197,7 +197,7 @@ class SimSocket:
             return
         loop.current = self.owner
         if self.owner.frozen or self._held:
-            # Callbacks have no order, and what arrives has one.
+            # Callbacks are unordered, but arrivals are ordered.
             if not self._held:
                 loop.run_callback(self._deliver_held)
             self._held.append((data, error))
@@ -226,7 +226,7 @@ class SimSocket:
             self.also.set()
 
     def reset(self) -> None:
-        """The connection breaks: both ends get an error at once, and what was under way is lost."""
+        """The connection breaks: both ends immediately get an error, and data in transit is lost."""
         peer, self.peer = self.peer, None
         error = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         self.arrive(None, error)
@@ -235,14 +235,14 @@ class SimSocket:
             peer.arrive(None, error)
 
     def forget(self) -> None:
-        """The network loses the connection, and tells nobody."""
+        """The network drops the connection without notice."""
         self.forgotten = True
         if self.peer is not None:
             self.peer.forgotten = True
 
 
 class _File(io.RawIOBase):
-    """What ``makefile`` returns. The socket is closed after it."""
+    """The result of ``makefile``; the socket is closed after it."""
 
     def __init__(self, sock: SimSocket) -> None:
         self._sock = sock
@@ -264,7 +264,7 @@ class _File(io.RawIOBase):
 
 
 class _Reader(io.BufferedReader):
-    """A thread that closes it waits until another has read. The class does that for threads, but not for greenlets."""
+    """A thread that closes it waits for another's read. The base class does that for threads, but not for greenlets."""
 
     def close(self) -> None:
         with self.raw.lock:  # type: ignore[attr-defined]
@@ -272,12 +272,12 @@ class _Reader(io.BufferedReader):
 
 
 class Network:
-    """Who listens where, and the links between processes."""
+    """All listeners, and the links between processes."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, tuple[Process, Callable[[SimSocket], object]]] = {}
         self._links: dict[tuple[str, str], Link] = {}
-        #: Which process a name means.
+        #: Resolves a host name to a process's name.
         self.resolve: Callable[[str], str] = lambda name: name
 
     def listen(self, address: str, process: Process, accept: Callable[[SimSocket], object]) -> None:
@@ -285,7 +285,7 @@ class Network:
         self._listeners[address] = process, accept
 
     def link(self, one: str, other: str) -> Link:
-        """The link between two processes, by their names."""
+        """The link between two processes, by name."""
         return self._links.setdefault((min(one, other), max(one, other)), Link())
 
     def connect(self, address: str, seconds: float | None = None) -> SimSocket:
@@ -324,7 +324,7 @@ class Network:
         return sock
 
     def kill(self, process: Process, *, power: bool = False) -> None:
-        """A process is gone. The kernel closes its connections, unless the machine lost power."""
+        """Handles a dead process: the kernel closes its connections, unless the machine lost power."""
         process.dead = True
         for end in list(process.endpoints):
             if power:

@@ -1,4 +1,4 @@
-"""An object store in memory that is slow, refuses, and forgets what it did not confirm."""
+"""An in-memory object store that is slow, rejects requests, and drops what it did not confirm."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.simulation.kernel import loop, world
 
 
 class Bucket:
-    """The objects, and what is wrong with their store. Times are those until which a fault lasts."""
+    """The objects, and their store's faults. Times are ends of faults."""
 
     def __init__(self) -> None:
         self.objects: Final[dict[str, tuple[bytes, float]]] = {}

@@ -53,16 +53,16 @@ from tests.support.workflow_client import Client
 from tests.web.routes.model import Query
 
 SECRET: Final = "a secret of the simulation that signs nothing else"
-#: The host at which the service is reached.
+#: The service's host.
 BALANCER: Final = "service"
 WORKFLOW: Final = "sim"
-#: Seconds without a byte after which a viewer connects again, as our clients do.
+#: Seconds without a byte until a viewer reconnects, like the service's clients.
 SILENCE_SECONDS: Final = 45.0
 
 
 @dataclass
 class Site:
-    """Everything that is there, in this simulation."""
+    """Everything in this simulation."""
 
     directory: Path
     shape: Shape
@@ -75,15 +75,15 @@ class Site:
     runners: "list[Runner]" = field(default_factory=list)
     viewers: "list[Viewer]" = field(default_factory=list)
     workflow_viewers: "list[WorkflowViewer]" = field(default_factory=list)
-    #: Processes of people, who redact and delete.
+    #: Processes of people who redact and delete.
     people: list[Process] = field(default_factory=list)
-    #: Until when the store may have lost lines that their runner has yet to send again.
+    #: Until when the store may have lost lines that their runner has yet to resend.
     unsafe_until: float = 0.0
     #: Since when there are no faults, and how often the store has died in this round.
     began: float = 0.0
     quiet_since: float = 0.0
     outages: int = 0
-    #: When faults began that may keep runners from renewing their leases.
+    #: Start times of faults that can prevent runners from renewing their leases.
     silences: list[float] = field(default_factory=list)
     #: How often the store has lost everything.
     losses: int = 0
@@ -101,7 +101,7 @@ class Site:
         objects = SimObjectStore(self.bucket)
         schemes.open_object_store = web_app.open_object_store = lambda url: objects  # type: ignore[attr-defined]
         self.objects = objects
-        # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
+        # Interval of measuring the running logs. At a tenth of it, measuring takes half of all time.
         archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
         cast("dict[str, Any]", Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
@@ -118,11 +118,11 @@ class Site:
         return [*self.nodes, *self.archivers]
 
     def token(self, subject: str) -> str:
-        """A token for everything, for as long as the simulation may last."""
+        """A token with all permissions, valid for the whole simulation."""
         return mint(SECRET.encode(), subject, (READ, WRITE, "logs:admin"), ("*",), 400 * 86_400, EPOCH - 86_400)
 
     def resolve(self, host: str) -> str:
-        """A balancer, which chooses a node for each connection: also one that is gone."""
+        """A balancer that selects a node for each connection, possibly one that is down."""
         return self.nodes[int(world.chance.random() * len(self.nodes))].name if host == BALANCER else host
 
 
@@ -195,7 +195,7 @@ class ArchiverProcess:
         shape = self._site.shape
         policy = RetentionPolicy(shape.hot_bytes, shape.hot_seconds, 7 * 86_400, shape.running_seconds, 300, shape.lock)
         archiver = Archiver(store, self._site.objects, policy, stop=threading.Event())
-        # Virtual time passes only while all wait, so a round takes none of it, and would begin again at once.
+        # Virtual time passes only while all wait, so a round takes no time and would immediately restart.
         archiver._rounds.seconds = shape.archiver_seconds
         archiver.run()
 
@@ -204,7 +204,7 @@ class ArchiverProcess:
 
 
 class _Publisher(Publisher):
-    """Notes when the store was asked, and had answered, what lets the lease begin again."""
+    """Records the times of the requests that renew the lease, and of their answers."""
 
     asked_at = 0.0
     contacts: list[tuple[float, float]]
@@ -219,13 +219,13 @@ class _Publisher(Publisher):
 
 
 class _HttpLogWriter(HttpLogWriter):
-    """Has several appends on their way sooner than the real one, which sends 5,000 lines at once."""
+    """Pipelines several appends earlier than the real one, which sends 5,000 lines at once."""
 
     batch_lines = 12
 
 
 class Runner:
-    """Publishes one job after the other's death: ``writers`` are those that have printed into its log.
+    """Publishes one job through several lives: ``writers`` are those that have printed into its log.
 
     Its command prints bursts of lines. ``kind`` is how it publishes: ``store`` or ``http``.
     """
@@ -240,12 +240,12 @@ class Runner:
         self.printed: dict[str, Printed] = {}
         self.process = Process(self.name)
         self.publisher: Publisher | None = None
-        #: Whether nothing more comes: it has delivered all, or will not be started again.
+        #: Whether it has finished: everything is delivered, or it will not be restarted.
         self.is_done = False
-        #: The redactions of the job, and its deletion.
+        #: The job's redactions and its deletion.
         self.redactions: list[Any] = []
         self.is_deleted = False
-        #: Whether nobody has all of its lines any more.
+        #: Whether nobody has all of its lines.
         self.is_gone = False
         #: Whether the store has lost lines that only viewers have.
         self.has_lost_store = False
@@ -255,14 +255,14 @@ class Runner:
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
         self.deaths = 0
-        #: When it asked for its lease to begin again, and was answered; and when it had no more to ask for.
+        #: Times of its lease renewals and their answers; and the time after which none were needed.
         self.contacts: list[tuple[float, float]] = []
         self.over_at = float("inf")
         self.dropped = 0
-        #: How many lines it may print at once, and those at its end: as when somebody prints a whole file.
+        #: Maximum lines per burst, and those of the last one, as when a whole file is printed.
         self._burst = site.shape.burst
         self._last_burst = world.chance.choice((0, 0, 0, 1_200 if site.shape.burst > 100 else 40))
-        #: With none, a line is nowhere else once the store has said that it is safe.
+        #: With zero, a line is nowhere else once the store has confirmed it as durable.
         self.keep_bytes = world.chance.choice((0, 1_000, 4_000_000))
 
     def start(self) -> None:
@@ -314,11 +314,11 @@ class Runner:
             time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
 
     def _say(self, text: str) -> None:
-        # The directory has another name in each run.
+        # The directory has a different name in each run.
         world.tell(self.name, text.replace(str(self._site.directory), ""))
 
     def limit_disk(self, pages: int) -> None:
-        """Its spool file may grow up to that many pages of SQLite, or stay as it is."""
+        """Its spool file can grow up to that many SQLite pages, or not at all."""
         file = self.publisher.spool._file if self.publisher else None
         with contextlib.suppress(sqlite3.Error):
             if file is not None:
@@ -334,14 +334,14 @@ class Runner:
 
     @property
     def lapses(self) -> int:
-        """How often its lease may have expired: faults may have kept it silent for so long."""
-        # With several requests on their way, an answer may be to an earlier one.
+        """How often its lease can have expired because faults kept it silent for long enough."""
+        # With several requests in transit, an answer can be to an earlier one.
         asked = [self.contacts[max(at - (self._kind == "http"), 0)][0] for at in range(len(self.contacts))]
         answered = [*(each for _, each in self.contacts[1:]), self.over_at]
         silent = [
             each for each in zip(asked, answered, strict=True) if each[1] - each[0] > 0.9 * self._site.shape.lease
         ]
-        # A fault lasts for 30 s, and it takes some time to notice its end.
+        # A fault lasts for 30 s, and detecting its end takes some time.
         return sum(any(a - 45 < at < b for at in self._site.silences) for a, b in silent)
 
     @property
@@ -350,14 +350,14 @@ class Runner:
         return self.process.dead and not self.is_done
 
     def kill(self, *, restarts: bool) -> None:
-        """The runner is killed: what its spool had only in memory is gone, and its file is as the kernel has it."""
+        """The runner is killed: the spool's memory is lost, and its file is as the kernel has it."""
         publisher = self.publisher
         if publisher is None or self.is_done:
             return
         self._site.network.kill(self.process)
         self.deaths += 1
         path = publisher.spool.path
-        # What the store has acknowledged as safe, and what the file has, must be in the log in the end.
+        # What the store confirmed as durable, and what the file has, must finally be in the log.
         for writer, printed in self.printed.items():
             self.printed[writer] = printed._replace(required=0)
         self._spool_path = None
@@ -367,7 +367,7 @@ class Runner:
             for end in ("", "-journal"):
                 if os.path.exists(f"{path}{end}"):
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
-        # Otherwise there is no job yet, and its viewers would wait for ever.
+        # Otherwise there is no job yet, and its viewers would wait forever.
         if restarts or publisher.base is None:
             self._until = max(self._until, loop.time + 60.0)
             loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
@@ -376,7 +376,7 @@ class Runner:
 
 
 class Viewer(Watcher):
-    """A viewer of one job, from line 1 to its end. Each connection goes to another node. ``query`` is its filter."""
+    """Views one job, from line 1 to its end. Each connection goes to another node. ``query`` is its filter."""
 
     query: Query | None = None
 
@@ -384,10 +384,10 @@ class Viewer(Watcher):
         super().__init__("http://node", job, site.token(name), **options)
         self.name: Final = name
         self._site = site
-        #: How often it leaves after it was sent something, and how many seconds it then takes to read that.
+        #: How often it disconnects after receiving something, and how many seconds it then takes to read that.
         self._leaves = 0.2 * (world.chance.random() < site.shape.restless)
         self.reads_for = world.chance.choice((0.3, 2.0)) * (world.chance.random() < site.shape.sluggish)
-        #: When each connection began, and which lines it was told were redacted: its number, the first and the last.
+        #: Start times of connections, and the redacted lines it was notified of: its number, the first and the last.
         self.connected_at: list[float] = []
         self.told: list[tuple[int, int, int]] = []
         self.process = Process(name)
@@ -398,7 +398,7 @@ class Viewer(Watcher):
 
     def _new_connection(self) -> http.client.HTTPConnection:
         self.connected_at.append(loop.time)
-        # A gap has no id of its own. After the id before it, it comes again.
+        # A gap has no id of its own. After the preceding id, it is sent again.
         reached = getattr(self, "_looked_at", 0) or int(self._cursor or 0)
         self.seen = [each for each in self.seen if each.kind != GAP or each.last <= reached]
         return http.client.HTTPConnection(BALANCER, timeout=SILENCE_SECONDS)
@@ -409,14 +409,14 @@ class Viewer(Watcher):
             ranges = json.loads(event.data)
             self.told.append((self.connections, ranges["from"], ranges["to"]))
         if event.event == "error" and "gone from the store" in event.data:
-            # A filtered stream's id is that of a line that was left out. The log may come back.
+            # A filtered stream's id is that of an omitted line. The log can come back.
             self.ending = ""
 
     def _feed(self, decoder: Any, chunk: bytes) -> None:
         before, chance = len(self.seen), world.chance.random
         has_faults = self._site.quiet_since <= self._site.began
         leaves = has_faults and chance() < self._leaves
-        # Anywhere, also within an event.
+        # Anywhere, even within an event.
         super()._feed(decoder, chunk[: int(chance() * len(chunk))] if leaves else chunk)
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
@@ -437,11 +437,11 @@ class FilteredViewer(Viewer, FilteredWatcher):
 
 
 class WaitViewer(FilteredViewer, WaitLoop):
-    """Waits for the lines that match ``query``, again and again."""
+    """Repeatedly waits for the lines that match ``query``."""
 
     @property
     def _path(self) -> str:
-        # A second at a time would be a request a second.
+        # Waiting a second at a time would be a request per second.
         return super()._path.replace("timeout=1", "timeout=20")
 
     def _answer(self, answer: Any) -> None:
@@ -453,7 +453,7 @@ class WaitViewer(FilteredViewer, WaitLoop):
 
 
 class WorkflowViewer(Client):
-    """Knows the workflow's jobs by its events."""
+    """Tracks the workflow's jobs by its events."""
 
     connected_seconds = 10.0
 
@@ -466,7 +466,7 @@ class WorkflowViewer(Client):
 
 
 def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
-    """What ``function`` returns in a process of its own, for the judge. Raises TimeoutError after that long."""
+    """The result of ``function`` in its own process, for the judge. Raises TimeoutError after that long."""
     found: list[Any] = []
 
     def run() -> None:

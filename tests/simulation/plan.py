@@ -1,4 +1,4 @@
-"""What a simulation does, and what came of it. Each runs in a process of its own, without gevent here."""
+"""What a simulation does, and its result. Each runs in its own process, without gevent here."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-#: How many faults of each kind there are in an hour of a plain world, on average.
+#: Average number of faults of each kind in an hour of a plain world.
 RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "slow": 12, "kill_node": 3,
     "kill_archiver": 6, "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6,
@@ -31,11 +31,11 @@ class Plan:
     nodes: int = 3
     jobs: int = 10
     viewers: int = 30
-    #: Virtual seconds of one round: jobs begin, and faults happen. Then all must come to rest.
+    #: Virtual duration of a round in seconds: jobs start, and faults happen. Then everything must come to rest.
     round: float = 600.0
-    #: Of the faults of the seed's schedule only these, by their numbers; None for all.
+    #: Only these faults of the seed's schedule, by number; None for all.
     only: tuple[int, ...] | None = None
-    #: A world with every fault and every feature, as no seed would choose it.
+    #: A world with every fault and every feature, unlike any seed's.
     plain: bool = False
     story: bool = False
 
@@ -47,57 +47,57 @@ class Plan:
 
 
 class Shape(NamedTuple):
-    """What a world has beside what its plan says. Seconds, bytes, and shares of 1."""
+    """A world's properties besides its plan. In seconds, bytes, and shares of 1."""
 
     has_sentinel: bool = False
     lease: int = 30
-    #: Seconds after which the archive lock of a dead archiver expires.
+    #: Seconds until a dead archiver's archive lock expires.
     lock: float = 10.0
     #: When the archiver moves lines, and how often it looks for jobs.
     hot_bytes: int = 100_000
     hot_seconds: float = 60.0
     running_seconds: float = 60.0
     archiver_seconds: float = 2.0
-    #: Bytes of the ring of a job, at least and at most.
+    #: Minimum and maximum size of a job's ring in bytes.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
-    #: Seconds between two bursts of a job, and the lines of the largest.
+    #: Seconds between two of a job's bursts, and the lines of the largest.
     pauses: tuple[float, ...] = (1.0, 5.0, 20.0, 60.0)
     burst: int = 20
-    #: Share of the viewers that have a filter, that leave and come back, and that read slowly.
+    #: Share of the viewers that have a filter, that disconnect and return, and that read slowly.
     filtered: float = 0.3
     restless: float = 0.0
     sluggish: float = 0.0
-    #: Share of the steps of every process, and of the messages on every link, that are late.
+    #: Share of every process's steps, and of the messages on every link, that are late.
     slow: float = 0.0
     late: float = 0.002
-    #: Share of the store's reports of changes that are lost at all times.
+    #: Share of the store's change notifications that are always lost.
     lost_reports: float = 0.0
-    #: How many faults of each kind there are in an hour.
+    #: Number of faults of each kind per hour.
     rates: dict[str, float] = RATES  # type: ignore[assignment]
 
 
 def small(seed: int) -> Plan:
-    """The plan of a small world, which takes some seconds. Many of these find more than a large one."""
+    """The plan of a small world, which takes a few seconds. Many of these find more than a large one."""
     pick = random.Random(f"plan {seed}").choice
     return Plan(seed, 0.05, pick((1, 2, 2, 3)), pick((1, 2, 3, 4)), pick((3, 6, 9)), pick((90.0, 150.0, 240.0)))
 
 
 def shape_of(plan: Plan) -> Shape:
-    """The shape of the plan's world. Each seed leaves out most faults and features, and has more of the others.
+    """The shape of the plan's world. Each seed omits most faults and features, and has more of the others.
 
-    Faults and features hide one another: see Groce et al., Swarm testing, 2012.
+    Faults and features mask one another: see Groce et al., Swarm testing, 2012.
     """
     if plan.plain:
         return Shape(has_sentinel=plan.seed % 4 == 0)
     chance = random.Random(f"shape {plan.seed}")
     pick = chance.choice
     share = pick((0.15, 0.3, 0.6))
-    # Here, what is rare elsewhere is not.
+    # Makes frequent what is rare elsewhere.
     kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
-    # Seconds between two faults, on average. From Python 3.12 on, sum() of floats is another one.
+    # Average seconds between two faults. From Python 3.12 on, sum() of floats has another result.
     pace = pick((4.0, 10.0, 30.0)) * math.fsum(kinds.values()) / 3600
     rates = {kind: rate / pace for kind, rate in kinds.items()}
-    # Redactions take the most that must be just right: lines that follow, readers, and a scan or an archive in between.
+    # Redactions need the most coincidences: lines that follow, readers, and a scan or archiving in between.
     if chance.random() < 0.4:
         rates["redact"] = pick((200.0, 600.0))
     pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0, 60.0)))
@@ -125,7 +125,7 @@ def shape_of(plan: Plan) -> Shape:
 
 @dataclass
 class Result:
-    """What came of a plan. ``digest`` is that of its trace; ``cpu`` is in seconds."""
+    """The result of a plan. ``digest`` is that of its trace; ``cpu`` is in seconds."""
 
     digest: str = ""
     violations: list[str] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Result:
 
 
 class Simulator:
-    """Runs plans with the code below ``tree``, one after the other. Each has a process, which is forked from one."""
+    """Runs plans with the code below ``tree``, one after the other, each in its own forked process."""
 
     def __init__(self, tree: Path = _ROOT, python: str = sys.executable) -> None:
         # Sets are iterated in the order of hashes.
@@ -160,7 +160,7 @@ class Simulator:
         self._directory.cleanup()
 
     def run(self, plan: Plan) -> Result:
-        """What comes of ``plan``. One that takes more than ten minutes of CPU for an hour has failed."""
+        """The result of ``plan``. A plan that takes more than ten minutes of CPU per hour has failed."""
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.write(f"{json.dumps(asdict(plan))}\n")
@@ -169,6 +169,6 @@ class Simulator:
 
 
 def simulate(plan: Plan) -> Result:
-    """What comes of one plan."""
+    """The result of a single plan."""
     with Simulator() as simulator:
         return simulator.run(plan)

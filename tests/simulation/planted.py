@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class Defect(NamedTuple):
-    """A defect: what it is, and what replaces what, in ``file`` below ``chronoverse/`` and in ``more`` files."""
+    """A defect: its description, and what replaces what in ``file`` below ``chronoverse/`` and in ``more`` files."""
 
     name: str
     file: str
@@ -57,7 +57,7 @@ DEFECTS: Final = (
          "            self.spool.acknowledge(self.spool.end)\n"
          "            self._finish(store, attempt, self._result)\n" "        elif self._unanswered:\n"
          "            self._append(store, attempt)\n"),),
-        # Otherwise the store refuses such an end.
+        # Otherwise the store rejects such an end.
         (("store/scripts/finish.lua", "tonumber(ARGV[7]) ~= last + 1 then return {'GAP'",
           "tonumber(ARGV[7]) < 1 then return {'GAP'"),)),
     Defect("a wake-up before the waiter is registered", "live/viewer.py", (
@@ -111,7 +111,7 @@ def copy_tree(to: Path) -> None:
 
 
 def find(defect: Defect, seconds: float, first: int = 1) -> tuple[int, float, str]:
-    """The seed that finds the defect, or 0; after how many seconds of CPU; and what it found."""
+    """Returns the seed that finds the defect, or 0; after how many seconds of CPU; and what it found."""
     with tempfile.TemporaryDirectory(prefix="planted-") as directory:
         copy_tree(Path(directory))
         plant(defect, Path(directory))

@@ -1,4 +1,4 @@
-"""Runs the simulations of plans and prints the results, all as lines of JSON, for :mod:`tests.simulation.plan`."""
+"""Runs plans' simulations and prints the results, all as JSON lines, for :mod:`tests.simulation.plan`."""
 
 import gc
 import json
@@ -15,7 +15,7 @@ from typing import Final
 
 
 def _cpu_seconds() -> float:
-    """Seconds of CPU, also of the stores' servers that have ended."""
+    """CPU seconds, including those of stores' servers that have exited."""
     return math.fsum(os.times()[:4])
 
 
@@ -48,7 +48,7 @@ from tests.web.routes.model import Query
 
 #: Seconds after the last fault in which some jobs still print.
 QUIET_SECONDS: Final = 90.0
-#: What filtered viewers ask for.
+#: The queries of filtered viewers.
 QUERIES: Final = (Query("n=1"), Query("n=2", stream="stderr"), Query("N=[0-9]*[37] ", regex=True), Query("n=3"))
 
 
@@ -127,7 +127,7 @@ def _round(plan: Plan, site: Site, number: int) -> None:
 
 
 def serve() -> None:
-    """Runs each plan of the input in a process of its own."""
+    """Runs each plan of the input in its own process."""
     for text in sys.stdin:
         plan = Plan(**json.loads(text))
         child = get_original("os", "fork")()
@@ -135,7 +135,7 @@ def serve() -> None:
             seconds = int(100 + 600 * plan.hours)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             print(json.dumps(asdict(run(plan, Path(sys.argv[1])))), flush=True)
-            # What is left would be thrown out of its greenlets, one after the other.
+            # Otherwise, the remaining greenlets would be ended with exceptions, one after the other.
             os._exit(0)
         if get_original("os", "waitpid")(child, 0)[1]:
             print(json.dumps({"violations": ["the simulation has died, or takes too long"]}), flush=True)

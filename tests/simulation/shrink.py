@@ -8,7 +8,7 @@ from tests.simulation.plan import Plan, Result
 
 
 def shrink(plan: Plan, result: Result, run: Callable[[Plan], Result], tries: int = 60) -> Plan:
-    """A plan that is no larger than ``plan``, and fails, too, perhaps in another way.
+    """A plan that is no larger than ``plan`` and also fails, perhaps differently.
 
     ``result`` is that of ``plan``. ``run`` is called up to ``tries`` times.
     """

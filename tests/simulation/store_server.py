@@ -1,7 +1,7 @@
-"""A store's server: a real one, whose time and disk are the simulation's, behind simulated connections.
+"""A store's server: a real one with the simulation's time and disk, behind simulated connections.
 
-A command is answered before anything else happens, so the server adds no chance. ``clock.c`` gives it the time. Its
-file is cut where it was last synced, or replicated, so a restart or a replica has what a real one would have.
+A command is answered before anything else happens, so the server adds no randomness. ``clock.c`` provides its time. Its
+file is truncated to its last sync, or replication, so a restart or a replica has what a real one would have.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ _OPTIONS: Final = (
     "--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0",
     "--hz", "1", "--enable-debug-command", "local",
 )  # fmt: skip
-#: The fields of INFO that the code under test reads. Others are not the same in two runs.
+#: The fields of INFO that the code under test reads. Others differ between two runs.
 _INFO: Final = re.compile(
     rb"(# .*|(run_id|uptime_in_seconds|maxmemory_policy|aof_enabled|aof_buffer_length|evicted_keys|role"
     rb"|repl_backlog_active|rdb_.*_load_keys_loaded|rdb_bgsave_in_progress|rdb_saves):.*)?\r"
 )
-#: Commands after which nobody has to be told of changes.
+#: Commands after which no change notifications are due.
 _READS: Final = frozenset({b"XREAD", b"XRANGE", b"PING", b"HELLO", b"CLIENT", b"INFO", b"MEMORY", b"ZRANGE", b"EXISTS"})
 
 
@@ -49,7 +49,7 @@ class _Link:
         self._reader = hiredis.Reader()
 
     def ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
-        """The replies as they were sent, and each of them. Reports between them are only in the first."""
+        """The raw replies, and each of them. Reports between them are only in the first."""
         self._sock.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
         data, replies = b"", list[Any]()
         while len(replies) < len(commands):
@@ -86,19 +86,19 @@ class StoreServer:
         self._clock = clock
         self.process = Process(address)
         self._clients: dict[Client, None] = {}
-        #: Bytes of its file that were on the disk at the last sync, and at the replica.
+        #: Bytes of its file that were on disk at the last sync, and on the replica.
         self._synced = self._replicated = 0
-        #: Who waits for the next sync, and whether syncing stands still.
+        #: Clients waiting for the next sync, and whether syncing is stalled.
         self._waiting: list[Callable[[], object]] = []
         self.disk_is_busy = False
-        #: Whether it has a replica, who waits for that, until when it lags, and whether it is the master now.
+        #: Whether it has a replica, who waits for that, until when it lags, and whether it is the master.
         self.has_replica = False
         self._replicating: list[Callable[[], object]] = []
         self.lags_until = 0.0
         self.was_replaced = False
-        #: Whether there is no memory for writes, and whether its disk is full: then it refuses all writes.
+        #: Whether memory is exhausted, and whether its disk is full: then it rejects all writes.
         self._has_no_memory = self._has_no_disk = False
-        #: Share of the reports of changes that are lost, as a proxy may lose them, and until when it is half.
+        #: Share of the change notifications that are lost, as a proxy can lose them, and until when it is half.
         self.lost_reports = 0.0
         self.loses_reports_until = 0.0
         self._directory.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ class StoreServer:
             _sleep(0.001)
 
     def stop(self) -> None:
-        """Ends the real server."""
+        """Stops the real server."""
         for client in self._clients:
             client.link.close()
         self._clients.clear()
@@ -163,11 +163,11 @@ class StoreServer:
         self._clients.pop(client, None)
 
     def report_changes(self) -> None:
-        """Tells clients of the keys that have changed since they have read them."""
+        """Notifies clients of keys that have changed since they read them."""
         tracking = [each for each in self._clients if each.tracks]
         if not tracking:
             return
-        # Afterwards all reports have been sent.
+        # Afterwards, all reports have been sent.
         self._link.ask([("PING",)])
         for client in tracking:
             for report in client.link.take_reports():
@@ -176,12 +176,12 @@ class StoreServer:
                     keys = b"_\r\n" if report[1] is None else b"*1\r\n$%d\r\n%b\r\n" % (len(report[1][0]), report[1][0])
                     client.send(b">2\r\n$10\r\ninvalidate\r\n" + keys)
 
-    # What happens to it
+    # Events
 
     def _tick(self) -> None:
         if not self.disk_is_busy:
             self.sync()
-        # So expired keys are removed.
+        # So that expired keys are removed.
         self.ask(self._link, [("SCAN", 0, "COUNT", 1_000_000)])
         self.report_changes()
         loop.call_later(1.0, self._tick)
@@ -191,15 +191,15 @@ class StoreServer:
         return self._directory / "appendonlydir/appendonly.aof.1.incr.aof"
 
     def limit(self, *, has_no_memory: bool | None = None, has_no_disk: bool | None = None) -> None:
-        """From now on there is no memory, or no room on the disk, for writes; or there is again."""
+        """Sets whether memory or disk space for writes is exhausted."""
         self._has_no_memory = self._has_no_memory if has_no_memory is None else has_no_memory
         self._has_no_disk = self._has_no_disk if has_no_disk is None else has_no_disk
         if self._pid:
-            # The server tries to write again after each command.
+            # The server retries to write after each command.
             self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(self._has_no_memory))])
 
     def sync(self) -> None:
-        """The append-only file is synced."""
+        """Syncs the append-only file."""
         if self._has_no_disk:
             return
         self._synced = self._file.stat().st_size
@@ -208,7 +208,7 @@ class StoreServer:
             call()
 
     def replicate(self) -> None:
-        """From now on the server has a replica, which is some time behind."""
+        """Adds a replica, which lags some time behind."""
         if self.was_replaced:
             return
         if not self.has_replica or loop.time >= self.lags_until:
@@ -220,12 +220,12 @@ class StoreServer:
         loop.call_later(world.chance.uniform(0.01, 0.5), self.replicate)
 
     def demote(self) -> None:
-        """It is told that another is the master, and closes all its connections."""
+        """Notifies the server that another one is the master; it closes all its connections."""
         self._network.kill(self.process)
         self.stop()
 
     def fail_over(self, address: str) -> "StoreServer":
-        """The replica, which is the master at ``address`` from now on. This server does not know it yet."""
+        """The replica, which is now the master at ``address``. This server does not know it yet."""
         self.was_replaced = True
         directory = self._directory.parent
         shutil.copytree(self._file.parent, directory / address / self._file.parent.name)
@@ -236,12 +236,12 @@ class StoreServer:
         return new
 
     def empty(self) -> None:
-        """Somebody empties it."""
+        """Empties it."""
         self.ask(self._link, [("FLUSHALL",)])
         self.report_changes()
 
     def crash(self, power: bool, seconds: float, *, lose_all: bool = False) -> None:
-        """The server dies and comes back after that long: without what was not synced, when the ``power`` fails."""
+        """The server dies and restarts after that long, without unsynced data if the ``power`` fails."""
         if self.process.dead:
             return
         self._network.kill(self.process, power=power)
@@ -260,21 +260,21 @@ class StoreServer:
         self._start()
 
     def wait_for(self, command: bytes, call: Callable[[], object]) -> None:
-        """Makes the call once what was written is on the disk, or with WAIT on the replica."""
+        """Makes the call once all writes are on disk, or with WAIT on the replica."""
         (self._replicating if command == b"WAIT" else self._waiting).append(call)
 
 
 class Client:
-    """One connection, as the server has it."""
+    """One connection, as seen by the server."""
 
     def __init__(self, server: StoreServer, sock: SimSocket, link: _Link) -> None:
         self._server: Final = server
         self._sock: Final = sock
         self.link: Final = link
         self._reader = hiredis.Reader()
-        #: Whether the server reports changes to it.
+        #: Whether the server notifies it of changes.
         self.tracks = False
-        #: Commands that wait until an earlier one is answered.
+        #: Commands that wait for the answer to an earlier one.
         self._blocked: list[list[bytes]] | None = None
         sock.on_data, sock.on_close = self._on_data, self._close
 
@@ -313,7 +313,7 @@ class Client:
             return
         self.tracks = self.tracks or (names[0] == b"CLIENT" and commands[0][1].upper() == b"TRACKING")
         is_memory = names[0] == b"MEMORY"
-        # How much of it the server takes is not the same in two runs.
+        # How much of it the server accepts differs between two runs.
         asked = [[b"XLEN", command[2]] for command in commands] if is_memory else commands
         data, replies = self._server.ask(self.link, asked)
         if is_memory:
@@ -361,7 +361,7 @@ def _shown(name: str, command: list[bytes], reply: Any) -> str:
 
 
 class Sentinel:
-    """A Sentinel at ``address``, which says that the master is ``master``."""
+    """A Sentinel at ``address``, which reports ``master`` as the master."""
 
     def __init__(self, network: Network, address: str, master: str) -> None:
         self.master = master

@@ -1,4 +1,4 @@
-"""Forty seeds that are always the same, and a minute of new ones. What once failed is a line in FAILED."""
+"""Forty fixed seeds, and a minute of new ones. Former failures are lines in FAILED."""
 
 import itertools
 import secrets
@@ -14,7 +14,7 @@ from tests.simulation.plan import Plan, Result, simulate, small
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which compiles clock.c, is not installed")
 
-#: Simulations at a time. Each is a process.
+#: Concurrent simulations, each a process.
 AT_ONCE: Final = 2
 SECONDS: Final = 30.0
 #: The smallest plans that have failed.

@@ -1,4 +1,4 @@
-"""The simulation itself: the same seed is the same run, and a failure is shrunk."""
+"""The simulation itself: the same seed gives the same run, and a failure is shrunk."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ def test_a_seed_is_the_same_run_again(plan: Plan) -> None:
 
 
 def test_a_failure_is_shrunk() -> None:
-    """Of thirteen faults two are needed, and one viewer of one job."""
+    """Two of thirteen faults are needed, and one viewer of one job."""
 
     def run(plan: Plan) -> Result:
         fails = plan.only is None or {1003, 1011} <= set(plan.only)
