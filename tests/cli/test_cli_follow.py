@@ -163,7 +163,7 @@ def test_colors(cli: Cli, service: Service, store: Store, workflow: str) -> None
     assert sorted(cli(*argv, **settings).stdout.splitlines()) == ["job_1 | a", "job_2 | a", "job_3 | a"]
 
 
-def test_a_workflow_that_the_token_may_not_see(cli: Cli, service: Service, workflow: str) -> None:
+def test_a_workflow_that_the_token_cannot_see(cli: Cli, service: Service, workflow: str) -> None:
     found = cli("logs", "-f", workflow, URL=service.url, TOKEN=service.token("other"))
     assert (found.returncode, "not found, or no access" in found.stderr) == (66, True), found.stderr
 

@@ -107,7 +107,7 @@ def test_groups_are_formed_by_number(cli: Cli, service: Service) -> None:
 @pytest.mark.parametrize(
     "arguments", [("--regex",), ("--search", "a", "-f", "--context", "1"), ("--search", "a", "--tail", "3")], ids=str
 )
-def test_contradictory_options_are_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_contradictory_options_are_rejected(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
 
 
@@ -222,7 +222,7 @@ def test_a_search_of_a_workflow(cli: Cli, service: Service, arguments: tuple[str
     assert ("more than 1" in done.stderr) == ("-m" in arguments)
 
 
-def test_a_job_that_cannot_be_searched_is_named(cli: Cli, service: Service) -> None:
+def test_a_job_that_cannot_be_searched_is_reported(cli: Cli, service: Service) -> None:
     """The others are searched. The exit code is grep's after an error."""
     for name, message in (("easy", "aaz"), ("hard", "ab" * 1_600_000)):
         job = Foreign(str(service.redis_url), "wf_hard", name).lines([message]).end()
@@ -468,7 +468,7 @@ def test_a_job_can_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_without_a_run_to_compare_with_it_reports_so(cli: Cli, new_lines: dict[str, str]) -> None:
+def test_a_missing_run_to_compare_with_is_reported(cli: Cli, new_lines: dict[str, str]) -> None:
     """As with the name of a missing job."""
     done = cli("logs", NEW_WORKFLOW, "good", "--new", **new_lines)
     assert (done.returncode, done.stdout) == (66, "")

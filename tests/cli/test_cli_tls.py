@@ -51,7 +51,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> It
 
 
 @pytest.mark.parametrize("argv", [("jobs", WORKFLOW), ("logs", "-f", WORKFLOW, "job_1")], ids=" ".join)
-def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Secure, argv: tuple[str, ...]) -> None:
+def test_an_unknown_authority_is_reported_as_the_cause(cli: Cli, secure: Secure, argv: tuple[str, ...]) -> None:
     """Immediately, since no retry can help."""
     done = cli(*argv, URL=secure.url, TOKEN=secure.token)
 
@@ -61,7 +61,7 @@ def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Secure, ar
     assert done.stderr.count("\n") == 1
 
 
-def test_a_named_authority_is_trusted(cli: Cli, secure: Secure) -> None:
+def test_a_given_authority_is_trusted(cli: Cli, secure: Secure) -> None:
     """For reading and publishing."""
     settings = {"URL": secure.url, "TOKEN": secure.token, "CA_FILE": str(secure.certificate), "DURABILITY": "acked"}
     command = ("run", "--workflow", WORKFLOW, "--job", "job_2", "--server", secure.url)
@@ -100,7 +100,7 @@ def test_a_python_program_is_notified_immediately(secure: Secure) -> None:
 
 
 @pytest.mark.parametrize("given", ["argument", "setting"])
-def test_a_python_program_trusts_a_named_authority(secure: Secure, given: str) -> None:
+def test_a_python_program_trusts_a_given_authority(secure: Secure, given: str) -> None:
     """The file is an argument, or the commands' setting."""
     ca_file = secure.certificate if given == "argument" else None
     environ = {"CHRONOVERSE_CA_FILE": str(secure.certificate)} if given == "setting" else {}
@@ -128,7 +128,7 @@ def test_a_python_program_is_notified_of_a_file_without_certificates(secure: Sec
 
 
 @pytest.mark.parametrize("text", ["/nowhere.pem", __file__])
-def test_a_file_without_certificates_is_a_bad_setting(cli: Cli, text: str) -> None:
+def test_a_file_without_certificates_is_an_invalid_setting(cli: Cli, text: str) -> None:
     done = cli("jobs", WORKFLOW, CA_FILE=text)
 
     assert (done.returncode, done.stdout) == (78, "")

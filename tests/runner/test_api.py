@@ -127,7 +127,7 @@ def test_secrets_known_by_their_form_are_masked(
     assert read_lines(server) == ([f"with {GITHUB} and {acme}", *PEM] if forms == "off" else masked)
 
 
-def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+def test_lines_are_stored_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
     """Lines reach the store before the log is finished."""
     with open_log() as log:
         log.write("stdout", "hello")
@@ -209,7 +209,7 @@ def test_attempts_continue_one_log(server: RedisServer, durability: Durability) 
     assert (end(server), server.ask("HGET", key("job"), "attempt")) == (("COMPLETED", "0"), b"3")
 
 
-def test_lines_may_wait_for_the_lease_of_another_runner(
+def test_lines_can_wait_for_another_runners_lease(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
     """The log is opened in the background once the previous runner's lease expires, as after a kill."""
@@ -222,7 +222,7 @@ def test_lines_may_wait_for_the_lease_of_another_runner(
     assert said[-1] == "the other runner no longer holds the job"
 
 
-def test_whoever_knows_the_lease_token_can_end_the_attempt(
+def test_an_attempt_can_be_ended_with_its_lease_token(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
     """Without starting a new attempt or waiting for the lease."""
@@ -417,7 +417,7 @@ def test_the_level_for_stderr_can_be_chosen(
     assert [line["stream"] for line in read_log(server)[0]] == ["stdout", "stderr"]
 
 
-def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> None:
+def test_records_of_the_loggers_own_requests_are_omitted(logger: logging.Logger) -> None:
     """Publishing each such line would need another request, which logs another line."""
     library = logging.getLogger("tests.tokens")
     before, made = library.level, list[str]()

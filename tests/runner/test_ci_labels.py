@@ -89,7 +89,7 @@ def test_each_system_gives_commit_branch_and_url(system: str) -> None:
     assert add_ci_labels({}, {**push, **changes}) == {"branch": "topic", "commit": SHA, "url": url}
 
 
-def test_labels_that_are_given_go_first_and_bad_values_are_left_out() -> None:
+def test_given_labels_take_precedence_and_invalid_values_are_omitted() -> None:
     push = dict(PUSHES["circleci"][0])
     assert add_ci_labels({"branch": "mine"}, push)["branch"] == "mine"
     full = {f"k{number}": "v" for number in range(15)}

@@ -91,7 +91,7 @@ def test_a_command_after_a_signal_leaves_a_file_only_for_its_lines(store: Store,
     assert len(list((tmp_path / "spool").glob("*.sqlite"))) == 1
 
 
-def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> None:
+def test_incomplete_options_are_rejected(server: RedisServer, tmp_path: Path) -> None:
     """Exits with 64 and runs nothing."""
     environ = {"CHRONOVERSE_REDIS_URL": server.url, "CHRONOVERSE_DATA_DIR": str(tmp_path)}
     file = tmp_path / "ran"
@@ -102,7 +102,7 @@ def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServer, tmp_path: Path) -> None:
+def test_the_recipes_work_with_their_shells(server: RedisServer, tmp_path: Path) -> None:
     """GitHub splits the shell's command line at its first space, and substitutes the script's path for ``{0}``."""
     program = tmp_path / "chronoverse"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')

@@ -89,9 +89,7 @@ class _ForgetfulStore(_ClosedStore):
     ],
     ids=str,
 )
-def test_what_the_store_has_lost_is_sent_again_before_the_job_counts_as_ended(
-    answers: list[int | None], again: list[Any]
-) -> None:
+def test_lost_lines_are_resent_before_the_job_is_reported_as_ended(answers: list[int | None], again: list[Any]) -> None:
     """Only the end, or lines and the end: two lines have the numbers 1 and 2, the end 3."""
     spool, store = Spool(), _ForgetfulStore(*answers)
     publisher = Publisher(lambda: cast("Any", store), JOB, spool, list[str]().append)
@@ -158,7 +156,7 @@ ONE, TWO = (1, [b"one"]), (2, [b"two"])
     ],
     ids=str,
 )
-def test_lines_are_sent_again_unless_they_may_be_anothers(
+def test_lines_are_resent_unless_they_can_be_another_writers(
     nexts: list[tuple[int, int]], appends: list[Any], calls: list[Any]
 ) -> None:
     """No number is written twice or skipped: a log with more lines than were sent has another writer."""
@@ -201,7 +199,7 @@ def test_a_file_is_removed_only_if_the_ended_log_has_all_of_it(next_number: int,
     assert path.exists() == (next_number < 3)
 
 
-def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
+def test_a_store_closed_during_a_query_ends_the_thread_quietly() -> None:
     """The runner exits without waiting for the answer. An exception in the thread would fail this test."""
     spool, said, store = Spool(), list[str](), _ClosedStore()
     store.publisher = Publisher(lambda: cast("Any", store), JOB, spool, said.append)

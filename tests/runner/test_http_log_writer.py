@@ -492,7 +492,7 @@ def test_undelivered_lines_can_be_delivered_later_through_the_service(
     assert read_log(redis_server, job)[1] is not None
 
 
-def test_a_twin_sends_ahead_on_a_connection_of_its_own(writer: HttpLogWriter) -> None:
+def test_a_twin_pipelines_on_its_own_connection(writer: HttpLogWriter) -> None:
     """The answers of both do not interfere."""
     attempts, twins = [], (writer, writer.twin())
     for each in twins:

@@ -83,7 +83,7 @@ def shape(server: RedisServer) -> list[Any]:
     return [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries]
 
 
-def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
+def test_a_runner_continues_after_lost_lines(server: RedisServer, tmp_path: Path) -> None:
     """A failover can lose more lines than the runner has kept. An earlier version never sent any later line."""
     kept = server.directory / "appendonlydir"
     room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
@@ -118,9 +118,7 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
     assert f"lines 103 to {gap.last} are lost in both store and spool: the log" in job.stderr_text
 
 
-def test_the_log_names_lost_numbers_and_continues_after_them(
-    server: RedisServer, writer: Store | HttpLogWriter
-) -> None:
+def test_the_log_reports_lost_numbers_and_continues(server: RedisServer, writer: Store | HttpLogWriter) -> None:
     """The request is atomic and idempotent."""
     attempt = writer.open(JOB, TOKEN)
     writer.append(attempt, lines(1, 3))

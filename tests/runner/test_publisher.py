@@ -128,7 +128,7 @@ def test_an_expired_lease_is_reacquired(server: RedisServer, store: Store, tmp_p
     assert server.ask("HMGET", key("job"), "attempt", "status") == [b"2", b"COMPLETED"]
 
 
-def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Store, tmp_path: Path) -> None:
+def test_a_runner_leaves_a_job_that_was_taken_over(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """The old runner stops writing and reports it once. Its command ends as usual."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000); wait(); sys.exit(5)", store, tmp_path) as job:
         wait_for_published(server, 10)
@@ -226,7 +226,7 @@ def assert_all_named(server: RedisServer) -> None:
     assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
 
 
-def test_without_room_lines_are_dropped_and_the_log_says_how_many(
+def test_a_full_spool_drops_lines_and_the_log_reports_how_many(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
     """Every line has its own number. Gaps name the missing numbers, and the end counts them."""

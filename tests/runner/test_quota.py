@@ -47,7 +47,7 @@ def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["store", "service"])
-def test_a_job_that_prints_without_end(server: RedisServer, service: Service, way: str, tmp_path: Path) -> None:
+def test_a_job_that_prints_endlessly(server: RedisServer, service: Service, way: str, tmp_path: Path) -> None:
     """Store and archive stay small. Three jobs of a workflow without a quota lose nothing. Reported once."""
     job = JobRef("wf_1", way)
     with contextlib.ExitStack() as stack:

@@ -305,7 +305,9 @@ def test_an_earlier_commands_outcome_is_not_attributed_to_a_later_one(
     assert end["status"] == "LOST"
 
 
-def test_lines_dropped_before_the_job_was_opened_are_named(server: RedisServer, store: Store, tmp_path: Path) -> None:
+def test_lines_dropped_before_the_job_was_opened_are_reported(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
     """The store was down from the start, and the runner was killed. The numbers begin with the lost ones."""
     spool = Spool(SpoolRoom(tmp_path, "job_1", 10_000, 200_000, 0))
     spool.save_state(workflow=JOB.workflow_id, job=JOB.job_id, token="a" * 32)

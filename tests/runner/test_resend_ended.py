@@ -341,7 +341,7 @@ def service(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.long
-def test_delivery_through_a_service_is_the_same(
+def test_delivery_works_through_a_service(
     server: RedisServer, kill_runner: KillRunner, service: Service, tmp_path: Path
 ) -> None:
     """With a write-only token: a runner can still ask whether the log has its lines."""

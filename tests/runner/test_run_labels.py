@@ -1,4 +1,4 @@
-"""A job's labels from its runner: rejected ones are named once, and lines never wait for labels."""
+"""A job's labels from its runner: rejected ones are reported once, and lines never wait for labels."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def found(store: Store, job: JobRef = JOB) -> Job:
     return job_found
 
 
-def test_a_log_that_is_opened_with_labels_has_them(store: Store) -> None:
+def test_labels_given_on_opening_are_stored(store: Store) -> None:
     with JobLog.open(store, *JOB, labels=dict(BRANCH)) as log:
         log.write("stdout", "a")
     job = found(store)
@@ -33,7 +33,7 @@ def test_a_log_that_is_opened_with_labels_has_them(store: Store) -> None:
     assert store.get_job(JobRef("wf_1", "job_2")) is None
 
 
-def test_a_label_that_is_refused_is_said_once_and_the_job_goes_on(store: Store) -> None:
+def test_a_rejected_label_is_reported_once_and_the_job_continues(store: Store) -> None:
     store.register(JOB, BRANCH)
     said: list[str] = []
     given = {"branch": "next", "step": "test"}
@@ -62,7 +62,7 @@ def test_labels_of_a_job_that_could_not_be_opened_are_delivered_with_its_lines(t
         store.close()
 
 
-def test_a_service_that_takes_no_labels_gets_the_lines() -> None:
+def test_a_service_without_label_support_still_gets_the_lines() -> None:
     said: list[str] = []
     opened = answer("200 OK", b'{"attempt":1,"token":"a","next":1}')
     refused = problem("400 Bad Request", "labels: Unknown field.")

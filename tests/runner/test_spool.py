@@ -169,7 +169,7 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path: Path) -> None:
+def test_a_full_spool_drops_and_reports_the_oldest_lines(kind: str, tmp_path: Path) -> None:
     """The newest lines stay, all keep their numbers, and a gap has exactly the dropped numbers."""
     spool = Spool(in_memory() if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 3000)
@@ -181,7 +181,7 @@ def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path
     assert spool.line_count == len(lines) >= 60
 
 
-def test_lines_that_were_sent_are_not_dropped(tmp_path: Path) -> None:
+def test_sent_lines_are_not_dropped(tmp_path: Path) -> None:
     """The store may have them, so they would be both reported as lost and present."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 600)
@@ -409,7 +409,7 @@ def test_any_other_file_is_rejected(content: bytes, tmp_path: Path) -> None:
     assert orphaned_spools(tmp_path) == {path: {}}
 
 
-def test_removed_lines_are_named(tmp_path: Path) -> None:
+def test_removed_lines_are_reported(tmp_path: Path) -> None:
     """Somebody deleted some with the ``sqlite3`` program, which can read the file too."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)

@@ -1,5 +1,5 @@
-/* Loaded into a store's server: time, chance and the disk are those of the simulation. The file PAGE has two numbers,
-   Unix time in microseconds, and whether the disk is full. No header is needed, so that a bare compiler suffices. */
+/* Loaded into a store's server, to replace its time, randomness and disk by the simulation's. The file PAGE has two
+   numbers, Unix time in microseconds, and whether the disk is full. Without headers, so that a bare compiler suffices. */
 
 #define PAGE "SIMULATED_PAGE"
 enum { READ_ONLY = 0, SHARED = 1, KILL_WITH_PARENT = 1, SIGKILL = 9, NO_SPACE = 28, REGULAR = 0100000, FORMAT = 0170000 };
@@ -17,7 +17,7 @@ __attribute__((constructor)) static void begin(void) {
     page = mmap(0, 4096, SHARED, SHARED, open(getenv(PAGE), READ_ONLY), 0);
 }
 
-/* The monotonic clock stands still, so nothing happens but what commands do. */
+/* The monotonic clock is stopped, so nothing happens except through commands. */
 int clock_gettime(int clock, long *spec) {
     long now = clock == 0 || clock == 5 ? page[0] : 1000000;
     spec[0] = now / 1000000;

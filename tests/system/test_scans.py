@@ -202,7 +202,7 @@ def test_a_worker_leaves_filtering_stored_lines_of_a_stream_to_the_scan_server(s
     assert used[0] < used[1] / 2
 
 
-def test_two_searches_share(service: Service) -> None:
+def test_two_searches_share_fairly(service: Service) -> None:
     """Each gets as many pages as the other."""
     with searching(service, "one") as first, searching(service, "other") as second:
         wait_until(lambda: min(len(first), len(second)) >= 3, PATIENCE_SECONDS, "both have had some pages")

@@ -99,7 +99,7 @@ def exchange(service: Service, tree: Path) -> None:
 
 # The service starts four times.
 @pytest.mark.timeout(300)
-def test_runners_and_viewers_of_both_versions_survive_an_exchanged_node(
+def test_runners_and_viewers_of_both_versions_survive_upgrade_and_rollback(
     old_tree: Path, processes: ExitStack, tmp_path: Path
 ) -> None:
     """An upgrade and a rollback neither lose nor duplicate lines, live or later. Both versions read the archive."""

@@ -1,4 +1,4 @@
-"""``chronoverse conformance``: runners conform, and each defect that is planted in one of them is found."""
+"""``chronoverse conformance``: runners conform, and each planted defect of a runner is found."""
 
 import contextlib
 import re
@@ -27,9 +27,9 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 NODE_RUNNER: Final = Path(__file__).with_name("runner.mjs")
-#: The arguments of the runners that take them as the one of docs/any-language.md does.
+#: The arguments of runners with the same interface as that of docs/any-language.md.
 ARGUMENTS: Final = ("{workflow}", "{job}", "{label}", "--")
-#: A text of the runner in JavaScript, what is there instead, and the case that finds it.
+#: A text of the JavaScript runner, its replacement, and the case that finds it.
 DEFECTS: Final = (
     ("opened.next + sent, lines", "opened.next + sent - 1, lines", "one-line"),
     ("// There was no answer.", "return { status: 0 };", "lines-unanswered"),
@@ -72,14 +72,14 @@ def target() -> Iterator[Target]:
 
 
 def problems(tests: Sequence[tuple[str, Sequence[str]]], target: Target) -> list[list[str]]:
-    """What does not hold in each of the cases, of which each has a command of its own. Eight run at a time."""
+    """The problems found by each case, which has its own command. Eight run concurrently."""
     cases, never = {case.name: case for case in CASES}, threading.Event()
     with ThreadPoolExecutor(8) as threads:
         return list(threads.map(lambda test: try_case(cases[test[0]], test[1], target, never).problems, tests))
 
 
 def curl_runner(directory: Path) -> list[str]:
-    """The one of docs/any-language.md."""
+    """The runner of docs/any-language.md."""
     (script,) = re.findall(
         r"```sh\n(#!/bin/sh\n# runner\.sh .*?)```", (ROOT / "docs/any-language.md").read_text(), re.S
     )
@@ -94,7 +94,7 @@ def curl_runner(directory: Path) -> list[str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("runner", ["ours", "curl"])
 def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
-    """All cases hold: of ``chronoverse run``, and of the script in docs/any-language.md."""
+    """``chronoverse run`` and the script in docs/any-language.md pass all cases."""
     ours = (sys.executable, "-m", "chronoverse", "run", "--workflow", "{workflow}", "--job", "{job}", "--label={label}")
     command: Sequence[str] = curl_runner(tmp_path) if runner == "curl" else (*ours, "--")
 
@@ -105,7 +105,7 @@ def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
-    """By the case that is meant for it, which holds of the runner in JavaScript as it is."""
+    """By its own case, which the unchanged JavaScript runner passes."""
     source, tests = NODE_RUNNER.read_text(), list[tuple[str, Sequence[str]]]()
     for number, (text, instead, case) in enumerate(DEFECTS):
         assert source.count(text) == 1, text
@@ -120,12 +120,12 @@ def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_command_prints_what_holds_and_what_does_not(
+def test_the_command_prints_passed_and_failed_cases(
     cli: Cli, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command of docs/conformance.md, with a runner that does not wait as a 429 says.
+    """A command of docs/conformance.md, with a runner that ignores a 429's delay.
 
-    It has the service of the other tests. The next test is of one that it starts itself.
+    It uses the other tests' service; in the next test, the kit starts its own.
     """
     command = next(line for line in (ROOT / "docs/conformance.md").read_text().splitlines() if "--only" in line)
     (tmp_path / "runner.mjs").write_text(NODE_RUNNER.read_text().replace("retry-after", "later"))
@@ -154,11 +154,11 @@ def test_the_command_prints_what_holds_and_what_does_not(
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel has no such signal")
-def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
-    """It cannot stop the service itself then."""
+def test_a_killed_kit_leaves_no_service(tmp_path: Path) -> None:
+    """Though it cannot stop the service itself then."""
     options = ("--only", "one-line", "--", "sh", "-c", "sleep 20", "{job}")
     service = list[int]()
-    # A path of pytest is too long for the sockets of the service.
+    # pytest's paths are too long for the service's sockets.
     with tempfile.TemporaryDirectory(prefix="cv-", ignore_cleanup_errors=True) as short:
         kit = subprocess.Popen(
             [sys.executable, "-m", "chronoverse", "conformance", *options],
@@ -169,7 +169,7 @@ def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
         def is_case_running() -> bool:
             found = dict[int, list[str]]()
             for each in psutil.Process(kit.pid).children(recursive=True):
-                # One that has ended meanwhile has no command line.
+                # A process that has exited meanwhile has no command line.
                 with contextlib.suppress(psutil.Error):
                     found[each.pid] = each.cmdline()
             service[:] = [pid for pid, argv in found.items() if "gunicorn" in argv]
@@ -180,7 +180,7 @@ def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
         finally:
             kit.kill()
             kit.wait()
-        # A master and a worker; and the store's server, whose socket is there as long as it runs.
+        # A master and a worker; and the store's server, whose socket exists as long as it runs.
         assert len(service) >= 2
         (store,) = Path(short).glob("*/server.sock")
         wait_until(lambda: not any(map(is_alive, service)) and not store.exists(), 30, "the service has ended")
@@ -192,8 +192,8 @@ def test_the_page_names_only_cases_that_exist() -> None:
     assert set(names) <= {case.name for case in CASES}
 
 
-def test_an_argument_with_a_label_stands_for_each_label() -> None:
-    """Without labels it is left out."""
+def test_an_argument_with_a_label_is_repeated_for_each_label() -> None:
+    """Without labels, it is omitted."""
     command = ("run", "--job={job}", "{workflow}", "--label={label}")
     job = JobRef("w", "j")
     assert list(filled_in(command, job, {"a": "1", "b": "2"})) == ["run", "--job=j", "w", "--label=a=1", "--label=b=2"]
@@ -201,6 +201,6 @@ def test_an_argument_with_a_label_stands_for_each_label() -> None:
 
 
 @pytest.mark.parametrize("options", [("--only", "none", "--", "sh", "{job}"), ("--", "sh"), ("--", "/none", "{job}")])
-def test_a_wrong_command_line_is_refused(cli: Cli, options: tuple[str, ...]) -> None:
-    """An unknown case, a runner that would not be given the job's id, and one that is not there."""
+def test_an_invalid_command_line_is_rejected(cli: Cli, options: tuple[str, ...]) -> None:
+    """An unknown case, a runner that would not receive the job's id, and a missing one."""
     assert cli("conformance", *options).returncode == 64
