@@ -262,7 +262,7 @@ def test_until_idle_polls_whether_a_job_runs() -> None:
 def test_a_list_on_a_terminal_starts_over_after_a_reset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Missing entries disappear, and so does a deleted job."""
+    """Entries that no longer exist disappear, and so does a deleted job."""
 
     def job(name: str, status: str = "RUNNING") -> JobChange:
         state = {"id": name, "status": status, "exit_code": None, "started_at": TIME, "finished_at": None}

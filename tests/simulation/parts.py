@@ -225,7 +225,7 @@ class _HttpLogWriter(HttpLogWriter):
 
 
 class Runner:
-    """Publishes one job through several lives: ``writers`` are those that have printed into its log.
+    """Publishes one job, by a new process after each death; ``printed`` counts each one's lines.
 
     Its command prints bursts of lines. ``kind`` is how it publishes: ``store`` or ``http``.
     """

@@ -317,7 +317,7 @@ def test_a_killed_server_is_restarted(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-def test_a_stopped_server_is_restarted(service: Service) -> None:
+def test_a_frozen_server_is_restarted(service: Service) -> None:
     """Meanwhile, searches are rejected once they have waited for their turn, and the operator is notified."""
 
     def ready() -> dict[str, object]:
