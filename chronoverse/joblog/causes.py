@@ -333,9 +333,7 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in a log of lines ``first`` to ``last``. ``last_features``: the last line's. None without
-        candidates.
-        """
+        """The cause in lines ``first`` to ``last``. None without candidates. ``last_features``: the last line's."""
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:

@@ -54,7 +54,7 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` requests, and the last number that they cover. Raises what :meth:`ask` raises.
 
-        None unless a server runs: the worker then filters by itself, so that streams continue.
+        None if no server runs: the worker then filters by itself, so that streams continue.
         """
         if self._server is None or not self._server[0].is_up:
             return None

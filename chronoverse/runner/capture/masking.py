@@ -58,7 +58,7 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """The first position, from ``start``, at which the rest of ``text`` could begin a secret; else its length."""
+        """The first position, from ``start``, at which the rest of ``text`` could begin a secret; else its end."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)
