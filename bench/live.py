@@ -84,7 +84,7 @@ SCENARIOS: Final = (
             Target("at least 50 times nchan's deliveries a second", "deliveries_per_s", 50, True, "nchan"),
             Target("at least 90 % of the floor", "deliveries_per_s", 0.9, True, "floor"),
         ),
-        (f"nchan gets {_BURST['nchan']:,} lines and those with a reader per viewer {_FEW}: more would take minutes.",),
+        (f"nchan gets {_BURST['nchan']:,} lines, peers with a reader per viewer get {_FEW}: more would take minutes.",),
     ),
     Scenario(
         "paced",

@@ -163,7 +163,7 @@ SCENARIOS: Final = (
         ),
         (
             f"The crowd is cut off after {CROWD_SECONDS:g} s. Everything that it received until then is checked.",
-            "nchan's crowd gets 20,000 lines: of 200,000 not even one viewer had seen all after 80 s.",
+            "nchan's crowd gets 20,000 lines: of 200,000, no viewer had all after 80 s.",
         ),
     ),
     Scenario(
