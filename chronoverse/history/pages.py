@@ -1,6 +1,6 @@
 """Reads one page of a log, in either order, within a :class:`PageBudget`.
 
-When the budget is used up, the page ends with a cursor for the next one. A page always contains its first line.
+When the budget is used up, the page ends with a cursor for the next page. A page always contains its first line.
 """
 
 import time
@@ -19,13 +19,13 @@ from chronoverse.joblog.model import Job, Line
 PAGE_BYTES: Final = 4 * 2**20
 #: Maximum characters of a line on a page, up to 6 MiB of JSON. Longer lines are truncated and marked.
 MAX_LINE_CHARACTERS: Final = 2**20
-#: Bytes reserved on a page besides lines: two ids of 128 characters, a cursor of up to 512, and keys.
+#: Bytes reserved on a page besides lines: two ids of 128 characters, a cursor of up to 512 characters, and keys.
 ENVELOPE_BYTES: Final = 1024
 #: Maximum entries read per page, if a filter passes few of them.
 MAX_ENTRIES: Final = 200_000
 #: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of its thread.
 PAGE_SECONDS: Final = 1.0
-#: Maximum seconds per page once its client has closed its sending side: the client may have left, or still read.
+#: Maximum seconds per page once its client has closed its sending side. The client may have left or be reading.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
@@ -54,7 +54,7 @@ class PageBudget:
         return seconds > self.seconds or (seconds > CLIENT_GONE_SECONDS and self.client_is_gone())
 
     def take(self, json: bytes) -> bool:
-        """Reserves room for one line. Returns False if there is none. A page's first line always fits."""
+        """Reserves room for one line. Returns False if there is no room. A page's first line always fits."""
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False

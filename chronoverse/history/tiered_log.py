@@ -1,7 +1,7 @@
 """Reads a job's entries from store and archive as one log, ascending or descending.
 
-Reads lines that both have from the store. An archiver can move lines during a read, so if numbers are missing, fetches
-the job again and reads the archive before reporting a gap.
+If both have a line, reads it from the store. An archiver can move lines during a read. So if numbers are missing, this
+module fetches the job again and reads the archive before it reports a gap.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +47,8 @@ def read_tiers(
     """Reads what follows line ``after`` from the right tier. Used by streams, pages and downloads.
 
     ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
-    ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or None and raw entries,
-    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
+    ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or None and raw entries:
+    the caller then reports missing numbers as gaps. The third value is the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -110,7 +110,7 @@ class TieredLog:
         complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
         if not complete or (numbers[0] if numbers else 0) < top:
             self._refresh_job()
-            # Leave numbers that the archive also has to a read of the archive, where none is missing.
+            # Drop what the archive also has: a read of the archive returns it, and no number is missing there.
             entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
@@ -120,7 +120,7 @@ class TieredLog:
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        # Numbers below the oldest entry read are not missing: the next read has them.
+        # Numbers below this read's oldest entry are not missing: the next read has them.
         shown = [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]
         return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
@@ -132,7 +132,7 @@ class TieredLog:
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
         entries = list(self.store.page(self.job.ref, before=position, count=count))
         if entries and not entries[-1][0].endswith(b"-0"):
-            # If several entries have one number, the first is the line, and this read may have missed it.
+            # If several entries share a number, the first is the line, and this read may have missed it.
             entries += self.store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
@@ -224,7 +224,7 @@ def _first_lines(read: Batch) -> Batch:
 
 
 def has_lines_after(job: Job, position: int, descending: bool) -> bool:
-    """Whether the log, when ``job`` was fetched, had lines strictly after ``position`` in that order."""
+    """Whether ``job``, as fetched, has lines strictly after ``position`` in the requested order."""
     return position > job.first if descending else position < job.last
 
 

@@ -1,4 +1,4 @@
-"""Finds the likely cause in a failed log, without good runs to compare with: scores its lines with a linear model.
+"""Finds the likely cause in a failed job's log without comparing it to good runs: a linear model scores its lines.
 
 A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
 are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. Weights are
@@ -48,8 +48,8 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Matches candidate lines, case-insensitively: those that can tell of a failure or of its end. It has no anchors, so
-#: that the prefilter of archived lines can use it.
+#: Matches candidate lines, case-insensitively: those that can tell of a failure, or of the end of the failed step. It
+#: has no anchors, so that the prefilter of archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
@@ -307,7 +307,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each one's number, and its scores before its place is added.
+    """The candidate lines scanned so far, in any order: each line's number, and its scores without its place's weights.
 
     Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
@@ -333,7 +333,7 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in lines ``first`` to ``last``. None without candidates. ``last_features``: the last line's."""
+        """The cause in lines ``first`` to ``last``. None if no line qualifies. ``last_features``: the last line's."""
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:

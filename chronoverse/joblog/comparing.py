@@ -1,4 +1,4 @@
-"""Compares a copy of a log's lines with the log by digests, so that no line needs to be resent."""
+"""Compares a copy of a log's lines with the log, by digests. So no line needs to be sent again."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

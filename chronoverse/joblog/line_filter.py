@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
-#: Maximum characters of a line to match with a regular expression. Blocks the event loop for at most 10 ms.
+#: Maximum characters of a line to match with a regular expression. Matching blocks the event loop for up to 10 ms.
 MAX_CHARACTERS: Final = 2**16
 
 

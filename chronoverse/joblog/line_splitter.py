@@ -1,4 +1,4 @@
-"""Splits bytes into lines, including progress bars. No I/O.
+"""Splits bytes, including progress bars, into lines. No I/O.
 
 The lines of one read stay together in a :class:`LineBatch` until they are published. A command that prints a lot then
 costs a few operations per read instead of per line.
@@ -73,7 +73,7 @@ class LineSplitter:
         return batches
 
     def flush(self) -> list[LineBatch]:
-        """Returns the text without a newline so far, as a partial line."""
+        """Returns the rest, which has no newline yet, as a partial line."""
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self) -> list[LineBatch]:
@@ -165,7 +165,7 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the current state so far. It will not be dropped, nor its rest held back. Also called at the end."""
+        """Returns the state so far. The state is not dropped, and its rest is not held back. Called at the end, too."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text

@@ -25,7 +25,7 @@ _EMPTY_MATCHES: Final = 64
 #: Terminal control sequences: CSI, and string sequences such as OSC. Each ends at the next ESC, for linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: Matches control sequences in a JSON string, and some other text. Case-sensitive at first: ten times as fast.
+#: Matches control sequences in a JSON string, and some other text. A case-sensitive beginning is ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
@@ -57,9 +57,9 @@ class Matcher:
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
         self._max_joined: Final = max_joined
-        #: Compiled only to check the query's syntax and size. Blocks the event loop, so memory is limited: RE2 gives up
-        #: on `\pL{145}` after 0.8 ms with 128 KiB, after 49 ms with 4 MiB. Before RE2 simplifies it, a program of 2,000
-        #: instructions takes 39,000 bytes, or 71,000 with empty groups.
+        #: Compiled only to check the query's syntax and size. This blocks the event loop, so memory is limited: RE2
+        #: gives up on `\pL{145}` after 0.8 ms with 128 KiB, after 49 ms with 4 MiB. A program of 2,000 instructions
+        #: takes 39,000 bytes before RE2 simplifies it, or 71,000 bytes with empty groups.
         self._size: Final = int(_compiled(query, not regex, 128 * 2**10).programsize)
         if regex and self._size > MAX_PROGRAM:
             raise ValueError(_TOO_EXPENSIVE)
@@ -113,9 +113,9 @@ class Matcher:
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """Bytes that occur in ``text.lower()`` wherever a message in the JSON Lines ``text`` contains the query's text.
+        """The query's text, as JSON in lower case, to search for in the JSON Lines ``text.lower()``.
 
-        None if there are no such bytes. To find text with control sequences inside, use :meth:`in_json`.
+        None if that could miss a message. To find text with control sequences inside, use :meth:`in_json`.
         """
         if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
             return None
@@ -123,7 +123,7 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches the JSON of every line with the text, even with control sequences inside."""
+        """A pattern that matches the JSON of every line that has the text, even if control sequences interrupt it."""
         if self._regex:
             return None
         # Each character takes 40 instructions. Few lines match the first twelve characters but not the rest.
@@ -139,7 +139,7 @@ class Matcher:
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern (or None) that matches the JSON of all lines that match and have no escapes, and of some others."""
+        """A pattern for the JSON of lines without escapes, or None. It can match even if the line does not."""
         if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
@@ -192,7 +192,7 @@ class Matcher:
 
     @cached_property
     def _empty_matches(self) -> Any:
-        """A pattern that steps over several characters at each of which the query matches the empty text.
+        """A pattern that steps over several characters if the query matches the empty text at each of them.
 
         None if it would be too large.
         """

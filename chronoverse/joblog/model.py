@@ -249,7 +249,7 @@ class End(NamedTuple):
 class OutOfSequence(NamedTuple):
     """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last``: its number is too large, and ends the log.
+    ``last``: the log ends here, because the entry's number is too large.
     """
 
     entry_id: str
@@ -301,7 +301,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when it starts. A running job's state with the larger age is newer."""
+        """Grows with each attempt, and when the attempt starts. A running job's state with the larger age is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     @property
@@ -311,7 +311,7 @@ class Job:
 
     @property
     def position(self) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None, the listing's start, for a foreign job without any time.
+        """The job's position in its workflow's listing. None (the listing's start) for a foreign job without any time.
 
         Such a job is listed when it is first read, so any other job can be older.
         """
@@ -338,7 +338,7 @@ class Job:
         )
 
     def is_past_end(self, cursor: int) -> bool:
-        """Whether ``cursor`` is at or past the end. Entries that a foreign runner writes after it are not shown."""
+        """Whether ``cursor`` is at or past the end. A foreign runner's entries after the end are not shown."""
         return self.end is not None and cursor >= self.end.sequence_num
 
     def closing_frames(self, end: End, lease_seconds: float) -> bytes:

@@ -81,9 +81,9 @@ class PastRuns(NamedTuple):
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
-        """Whether the failure of ``job`` is new, persistent or flaky. ``shape`` is its most telling line's.
+        """Whether the failure of ``job`` is new, persistent or flaky. ``shape``: that of its most telling line.
 
-        None if unknown, or if none of these applies. ``docs/answers.md`` has the rule.
+        Returns None if the answer is unknown, or is none of the three. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

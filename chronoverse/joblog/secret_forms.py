@@ -48,8 +48,8 @@ _HEADER: Final = re.compile(rb"(?:Proc-Type|DEK-Info|Version|Comment|Charset|Has
 #: Minimum characters of the first base64 line of a key.
 _LEAST_BODY: Final = 40
 
-#: Matches the beginning of a possible secret at the end of a text. Passwords in URLs, and keys that follow their names,
-#: begin after the rest of the form.
+#: Matches the beginning of a possible secret at the end of a text. Passwords in URLs, and keys that follow a name, have
+#: patterns of their own, because other parts of the form precede the secret.
 _UNFINISHED: Final = (
     rf"(?:{'|'.join(hint for hint, _ in _FORMS[:-1])})\S*\z|[a-z0-9]://[^\s/]*\z"
     r"""|(?i:secret_?access_?key)\\?["']?[\s:=]{0,4}\\?["']?[A-Za-z0-9/+]{0,40}\z"""
@@ -59,9 +59,10 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms, and ``more``, named RE2 expressions. ``more`` None: no forms, not even built-in ones.
+    """The built-in forms, and ``more``, named RE2 expressions.
 
-    Raises :class:`SettingsError` for an invalid expression.
+    If ``more`` is None, there are no forms, not even built-in ones. Raises :class:`SettingsError` for an invalid
+    expression.
     """
 
     def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
@@ -110,7 +111,7 @@ class SecretForms:
         return b"\x1b" in text and bool(self._found(strip_sequences(text.decode("latin-1")).encode("latin-1")))
 
     def spans(self, line: bytes) -> Iterator[Span]:
-        """The positions of secrets in a line, except private keys. They can overlap."""
+        """The positions of secrets in a line, except private keys. Secrets can overlap."""
         for index in self._found(line):
             # The last expression is for private keys.
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
@@ -129,7 +130,7 @@ class StreamMask:
         #: Within a private key: how many bytes precede and follow its BEGIN marker in that line (each line can have the
         #: same prefix), and whether a line of base64 has come.
         self.key: tuple[int, int, bool] | None = None
-        #: The last bytes that :meth:`mask_part` masked of the next line.
+        #: The last bytes of the unfinished line, as :meth:`mask_part` got them.
         self.before = b""
 
     def __call__(self, text: bytes) -> bytes:

@@ -31,7 +31,7 @@ ENTRY_BYTES: Final = _HASH_BYTES + 6
 _DIGEST_BYTES: Final = 16
 MAX_SET_BYTES: Final = _DIGEST_BYTES + _HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
 
-#: Maximum bytes of a line or word that is cached by itself instead of by its hash.
+#: Maximum bytes of a line or word used as a cache key. For longer ones, the key is a hash.
 _MAX_KEY: Final = 256
 
 #: First, all digits become 0: many lines and words then become equal, and are found in the cache.
@@ -58,7 +58,7 @@ _REFERENCES: Final = re.compile(
     r"(?<=refs/)[^\s:'\"`]+|(?<=^origin/)[^\s:'\"`]+|(?<='origin/)[^\s:'\"`]+|(?<=/_temp/)[^/:;,'\"`()\[\]<>]+"
     r"|(?<=\.mesonpy-)[a-z0-9_]{8}|~(?=[A-Za-z]*[A-Z0])[A-Za-z0]{6}(?![A-Za-z0-9_])"
 )
-#: Files of a web application named after their hashes.
+#: A web application's files that have their hashes in their names.
 _BUNDLE: Final = re.compile(r"-(?=[a-z-]*[A-Z0_])[\w-]{8}(?=\.(?:js|css|map|mjs)\b)")
 #: Phrases of git and CI systems with a part that differs between runs, and progress bars.
 _PHRASES: Final = re.compile(
@@ -72,7 +72,7 @@ _PHRASES: Final = re.compile(
 _COLONS: Final = re.compile(
     r"(?<![A-Za-z0-9:])(?=[0:]*(?:[a-fA-F]|(?<=::)))(?:[0a-fA-F]{0,4}:){2,7}[0a-fA-F]{0,4}(?:%[a-z]+0+)?(?![A-Za-z0-9:])"
 )
-#: Prevents a match before a hash or UUID, which can follow a sign or separator, too.
+#: After a sign or separator: prevents a match if a hash or UUID follows.
 _NO_ID: Final = r"(?!(?=[0a-fA-F]{6})0*[a-fA-F][0a-fA-F]*(?![A-Za-z0-9])|[0a-fA-F]{8}-[0a-fA-F]{4}-)"
 #: Suffixes of version numbers.
 _VERSION_TAIL: Final = (
@@ -87,14 +87,14 @@ _NUMBER: Final = re.compile(
     r"|[a-fA-F]{8}-(?:[0a-fA-F]{4}-){3}[0a-fA-F]{12}|(?=[A-Za-z0]{12})0*(?:[A-Za-z]+0+){3,}[A-Za-z]*"
     r")(?![A-Za-z0-9])"
     r"|(?<![A-Za-z0-9])(?:SHA|sha|MD|md)0+[:=-][A-Za-z0+/]{20,}={0,2}"
-    # Directories of caches that are named after hashes.
+    # Cache directories that are named after hashes.
     r"|(?<=/)[0a-f]{2}(?=/)"
-    # Numbers, and what consists of them, with a unit.
+    # Numbers, also joined ones such as times and versions, with or without a unit.
     rf"|0[xX][0a-fA-F]+|(?:(?<![^=(\[{{<>:,;|\"'])[-+]{_NO_ID})?"
     rf"0+(?:(?:[.,:/_+T-]{_NO_ID}|[/-][A-Z][a-z][a-z][/-])0+)*(?:[eE][-+]?0+)?{_VERSION_TAIL}"
     rf"(?:(?:[dhms]|min)0+(?:\.0+)?)*(?:Z|{_UNIT})?"
 )
-#: Maps all hexadecimal digits (decimal ones are already 0) to one character; and what ids look like then.
+#: Maps all hexadecimal digits (decimal ones are already 0) to one character. The other two find ids in the result.
 _HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
 _LONG_HEX: Final = b"\x00" * 8
 _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
@@ -181,7 +181,7 @@ class ShapeHasher(dict[bytes, int]):
         return found
 
     def _shape(self, plain: bytes) -> bytes:
-        """The shape, in UTF-8, of a line without control sequences whose digits are all 0."""
+        """The shape, in UTF-8, of a line in which all digits are 0. The line has no control sequences."""
         masked = b" ".join(map(self._words.__getitem__, plain.split()))
         if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
             masked = _NUMBERS.sub(b"#", masked)
@@ -210,8 +210,8 @@ def _without_sequences(line: bytes) -> bytes:
 def _with_equal_ids(text: bytes) -> bytes:
     """Zeroes the digits of UUIDs and of eight or more hexadecimal digits. Shapes stay the same.
 
-    Many lines differ only in ids; this makes them equal. ``text`` is one or more lines without control sequences, whose
-    decimal digits are all 0. Returns ``text`` itself if nothing changes.
+    Many lines differ only in ids; this makes them equal. ``text`` is one or more lines in which all decimal digits
+    are 0. They have no control sequences. Returns ``text`` itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []
@@ -253,7 +253,7 @@ class ShapeSet:
         return self.first.keys()
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape. None if there is none."""
+        """The number of the first line of this shape. None if no line has it."""
         return self.first.get(shape)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int]) -> None:
@@ -275,7 +275,7 @@ class ShapeSet:
         Little-endian. Hashes do not compress.
         """
         hashes = sorted(self.first)
-        # A foreign runner can number its lines beyond 48 bits. These become 0, unknown.
+        # A foreign runner can number its lines beyond 48 bits. Such numbers become 0 (unknown).
         numbers = [number if number < 2**48 else 0 for number in map(self.first.__getitem__, hashes)]
         low, high = [number & 0xFFFFFFFF for number in numbers], [number >> 32 for number in numbers]
         count = len(hashes)
@@ -303,7 +303,7 @@ class PackedShapes:
         self._high = _column("H", numbers[4 * count :])
 
     def first_line(self, shape: int) -> int | None:
-        """The number of the first line of this shape, 0 if unknown. None if there is none."""
+        """The number of the first line of this shape, 0 if unknown. None if no line has it."""
         index = bisect_left(self.hashes, shape)
         if index == len(self.hashes) or self.hashes[index] != shape:
             return None

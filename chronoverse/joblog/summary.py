@@ -296,7 +296,7 @@ def _groups_for(
     found: FoundLines | None,
     shape_of: Callable[[str], int],
 ) -> list[tuple[Line, int, int]]:
-    """The groups that may fit: each one's first line, its number of lines, and its shape."""
+    """The groups that may fit: the first line, line count and shape of each."""
     listed: list[tuple[Line, int, int]] = []
     room = max_bytes
     for group in found.groups() if found else ():

@@ -32,7 +32,7 @@ _SHOWN: Final = {
 
 
 def sanitize(text: str, colour: bool) -> str:
-    r"""Removes control sequences from a line, but not tabs nor, with ``colour``, SGR (``ESC [ … m``).
+    r"""Removes control sequences from a line. Keeps tabs and, with ``colour``, SGR (``ESC [ … m``).
 
     Replaces a character that would break the line, or change its direction, with its number.
 

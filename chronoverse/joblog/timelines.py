@@ -82,8 +82,8 @@ class Timeline(NamedTuple):
     """The times of one log, in ms. ``anchors`` are in the order of the log, at most :data:`MAX_ANCHORS`.
 
     ``lines`` counts all lines, from ``first`` to ``last``. ``total``: time from the first to the last. ``after_last``:
-    time from the last to the job's end, or 0 if unknown. ``shortest``: None if all lines are anchors; otherwise the
-    maximum pause before any other line.
+    time from the last to the job's end, or 0 if unknown. ``shortest``: None if all lines are anchors; otherwise, no
+    pause before another line is longer.
     """
 
     lines: int
@@ -182,7 +182,7 @@ def _values(packed: bytes) -> Sequence[int]:
 
 
 class _Keys(dict[int, Iterator[int]]):
-    """Iterators over the keys of each shape's lines. 0 for shapes beyond :data:`MAX_SHAPES`."""
+    """Iterators over the keys of each shape's lines. Shapes beyond :data:`MAX_SHAPES` have the key 0."""
 
     def __missing__(self, shape: int) -> Iterator[int]:
         if len(self) >= MAX_SHAPES:
@@ -204,7 +204,7 @@ class TimelineBuilder:
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, up to :data:`MAX_ANCHORS`.
         self._all: list[_Row] = []
-        #: After that, the longest pauses: the pause, negative; the key; the line; the line before it.
+        #: After that, the lines with the longest pauses: minus the pause, the key, the line, the line before it.
         self._longest: list[tuple[int, int, _Row, _Row | None]] = []
         self._threshold = 0
         self._samples: list[_Row] = []
@@ -337,7 +337,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The time of a run and of good runs, in ms; its pauses longer than in good runs; and its longest pauses."""
+    """The time of a run and of good runs, in ms; the run's pauses longer than in good runs; its longest pauses."""
 
     total: int
     usual: Spread | None
@@ -371,8 +371,8 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: how much longer its pause is than in the good run, and the pause in that run.
 
-    Different lines can precede it in the two runs. So the time since the last common line is compared, too; the smaller
-    excess applies. An excess within the noise is 0. The second value is None for a line that the good run lacks.
+    In the two runs, different lines can precede an anchor. So the time since the last common line is compared, too; the
+    smaller excess applies. An excess within the noise is 0. The second value is None if the good run lacks the line.
     """
     common = _common(timeline, good)
     if not common:
@@ -398,7 +398,7 @@ def _differences(values: Sequence[int]) -> list[int]:
 
 
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
-    """The largest set of anchors that both have in the same order: indexes in the first and in the second.
+    """The largest set of anchors that both timelines have in the same order: indexes in the first and in the second.
 
     A longest increasing subsequence, as in a patience diff. Lines with a unique shape count three times, because they
     are certainly the same.
@@ -463,7 +463,7 @@ def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progr
 def _wider(times: Sequence[int]) -> Spread:
     """The spread of ``times``, with wider margins.
 
-    The next run is within the spread of five runs in two of three cases; with these margins, in five of six.
+    The spread of five runs contains the next run in two of three cases. With these margins: in five of six cases.
     """
     least, middle, most = Spread.of(times)
     margin = (most - least) // (len(times) - 2)

@@ -66,7 +66,7 @@ class Watch:
     def compares(self, job: Job, other: Job) -> bool:
         """Whether ``job`` can be compared with ``other``.
 
-        ``other`` must have ended, not as CANCELED. It must have the watch's labels, and the same values of ``same``.
+        ``other`` must have ended, not as CANCELED, and have the watch's labels. The labels in ``same`` must be equal.
         """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED
@@ -99,7 +99,7 @@ class Event(NamedTuple):
 
 
 def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:
-    """A watch's parsed URL, its host, and whether ``hosts`` allows it a private address.
+    """A watch's parsed URL, its host, and whether ``hosts`` allows that host a private address.
 
     Raises ValueError for an invalid URL, and :class:`Forbidden` if its host is not in ``hosts``.
     """

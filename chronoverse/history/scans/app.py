@@ -54,7 +54,7 @@ from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 from chronoverse.store.listing import ListedJob
 
-#: Maximum seconds per scan for reading past runs that are not yet archived, and separately for a summary's pauses.
+#: Maximum seconds per scan for reading past runs that are not yet archived. A summary's pauses get the same time.
 _HOT_SECONDS: Final = 0.25
 _AFTER_IDS: Final = "\x7f"
 
@@ -81,7 +81,7 @@ class ScanApp:
         self._read = LogReader(self.store, self.archive, self.max_line_bytes)
         self._hasher = ShapeHasher()
         self._runs = DerivedReader(self.archive, self._read, self._hasher)
-        # Reads several files at once: S3 takes about 20 ms to answer, this process about 2 ms.
+        # Reads several files at once: for each, S3 takes about 20 ms, and this process about 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
         self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
         self._summaries = SummaryReader(self._read, self._hasher, self.progress)
@@ -122,7 +122,7 @@ class ScanApp:
         """The page that ``scan`` requests. Ends early if ``client_is_gone``.
 
         Raises the errors of the store and the archive, :class:`AtCapacity`, :class:`SearchTooExpensive`,
-        :class:`NothingToCompare`, and :class:`JobNotFound`, also for the job to compare with.
+        :class:`NothingToCompare`, and :class:`JobNotFound` for this job or the one to compare with.
         """
         budget = self._budget(scan, client_is_gone)
         job = self.store.require_job(scan.ref)
@@ -238,7 +238,7 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
-            # This job, and older ones with all ``labels`` or on its branch. With labels, searches 1,000 jobs.
+            # This job, and older ones with all ``labels`` or on this job's branch. With labels, searches 1,000 jobs.
             own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
             looked_at = islice(self._up_to(job), LABELLED_JOBS) if labels else self._up_to(job)
 
@@ -246,14 +246,14 @@ class ScanApp:
                 is_own = each.ref == job.ref or (bool(own) and has_labels(each.labels, own))
                 return is_own or has_labels(each.labels, labels)
 
-            # A summary without past runs is better than none.
+            # A summary without past runs is better than no summary.
             with contextlib.suppress(StoreError):
                 budgets = PageBudget(clock=self.clock), self._short_budget()
                 past, _ = self._past_runs.read(looked_at, 200, *budgets, is_wanted, looked_for)
                 return past._replace(own=own)
             return None
 
-        # The comparison and the new lines share ``budget``, and can use it up. The errors get a new one.
+        # The comparison and the new lines can use up ``budget``, so the errors get a new one.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
@@ -272,7 +272,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The answer's first line, and :meth:`PastRuns.history` of the line's shape. Raises what :meth:`read` raises.
+        """The answer's first line, and :meth:`PastRuns.history` for ``scan.line``. Raises what :meth:`read` raises.
 
         Also raises :class:`JobNotFound` if the log has no such line.
         """

@@ -31,7 +31,7 @@ class ScanClient:
 
     @property
     def is_down(self) -> bool:
-        """Whether no server is running, according to the process that starts it."""
+        """Whether the server is down, according to the process that starts it."""
         return self._server is None or self._server[0].is_up is False
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Compares a log with other runs: finds lines whose shape none of the other runs has.
 
-Shapes that are not archived are collected from logs and cached. The next request continues where one stopped.
+Shapes that are not archived are collected from logs and cached. A request continues where the last one stopped.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ _LEAST_RUNS: Final = 3
 #: Branches to try if the job's own has too few good runs.
 _DEFAULT_BRANCHES: Final = ("main", "master")
 _RECENT_JOBS: Final = 200
-#: Maximum jobs searched for good runs with certain labels or on a branch, which can be rare. Takes 0.1 s.
+#: Maximum jobs searched for good runs with certain labels or on a branch. Such runs can be rare. Takes 0.1 s.
 LABELLED_JOBS: Final = 1_000
 
 
@@ -138,7 +138,7 @@ class Baseline(NamedTuple):
 
 
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
-    """The newest good runs with all ``labels`` among ``listed``: jobs older than ``job``, newest first.
+    """Among ``listed`` (jobs older than ``job``, newest first), the newest good runs with all ``labels``.
 
     If ``labels`` is None and the job has a branch: its good runs on that branch, or else on the first of
     :data:`_DEFAULT_BRANCHES`, with at least :data:`_LEAST_RUNS`; otherwise all good runs. Considers 200 jobs, or up to
@@ -176,8 +176,9 @@ def read_runs(
 ) -> tuple[Set[int] | None, list[str]]:
     """All shapes of ``others`` (None if time ran out), and the ids of the jobs compared with.
 
-    Omits jobs with too many shapes. Also omits unreadable ones, but raises the error if the job ``is_named`` by the
-    request. Raises :class:`NothingToCompare`, which names ``labels``, if no job is left, and store and archive errors.
+    Omits jobs with too many shapes, and unreadable jobs. If the request names the job (``is_named``), raises the error
+    of an unreadable job instead. Raises :class:`NothingToCompare`, which names ``labels``, if no job is left. Also
+    raises store and archive errors.
     """
     known: set[int] = set()
     names: list[str] = []

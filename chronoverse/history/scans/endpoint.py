@@ -22,7 +22,9 @@ _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A listening Unix socket and a lock file, created by the service's master for its forks. Leaves no file on Linux.
+    """A listening Unix socket and a lock file, created by the service's master for its forks.
+
+    On Linux, the socket's file is deleted immediately.
 
     While the scan server restarts, connections wait in the socket's queue.
     """
@@ -34,7 +36,7 @@ class ScanEndpoint:
         if sys.platform != "linux":
             self.listener.bind(str(self.path))
         else:
-            # A socket's path is limited to 107 bytes, and the directory's alone can be longer.
+            # A socket's path is limited to 107 bytes, and the directory's path alone can be longer.
             handle = os.open(directory, os.O_PATH)
             self.listener.bind(f"/proc/self/fd/{handle}/socket")
             self.path = Path("/proc/self/fd", str(os.open(self.path, os.O_PATH)))

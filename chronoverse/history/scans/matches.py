@@ -52,7 +52,7 @@ class MatchEncoder:
         return (self._complete_to - number) if self._descending else (number - self._complete_to)
 
     def _highlights(self, text: str, budget: PageBudget) -> tuple[dict[str, Any], bool]:
-        """The matching spans of ``text``, and whether these are all; time can run out first."""
+        """The matching spans of ``text``, and whether they are complete: time can run out."""
         if self._matcher is None:
             return {}, True
         found: set[tuple[int, int]] = set()
@@ -68,7 +68,7 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context lines of line ``number`` that are not yet on the page, and whether all of them fit.
 
-        If not all fit, returns the nearest ones. Those before the match on the page get at most half of the room.
+        If not all fit, returns the nearest ones. In page order, those before the match get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number

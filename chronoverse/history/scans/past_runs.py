@@ -34,8 +34,8 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or fewer if time runs out.
 
-        Each run has the first line number of each ``looked_for`` shape. If time ran out, the second value is the
-        position reached in the listing, else None. ``hot_budget`` limits the time for reading logs that are not yet
+        Each run has the number of its first line of each ``looked_for`` shape. The second value is the position reached
+        in the listing if time ran out, else None. ``hot_budget`` limits the time for reading logs that are not yet
         archived; beyond it, runs are returned without shapes. Raises the errors of the store and the archive.
         """
 

@@ -84,7 +84,7 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
-    """The lines before and at ``number``. None for one that is dropped, or beyond the log's first or last line."""
+    """The lines before and at ``number``. None for a line that is dropped, or outside the log."""
     batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
     lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
     before = lines.pop(0) if lines and lines[0].sequence_num == number else None
@@ -105,7 +105,7 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """How long a running job has been silent, and can still take. All None if its last line has no valid time."""
+    """A running job's silence, and the time that it can still take. All None if its last line has no valid time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
     # A line without a time has Unix time 0.

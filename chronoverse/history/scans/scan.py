@@ -26,7 +26,7 @@ class BaseScan:
 
     #: The path of the request to the scan server.
     PATH: ClassVar[str]
-    #: A subject can run one scan at a time per value of this.
+    #: A subject can run one scan at a time for each value of ``TURN``.
     TURN: ClassVar = ""
 
     workflow_id: str
@@ -141,7 +141,7 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks which ended jobs have the shape of line ``line``. Reads the newest ``jobs`` that have all ``labels``.
+    """Asks which ended jobs have the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
 
     ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
     string, and a job id.

@@ -25,7 +25,7 @@ from chronoverse.settings import Settings, child_environ
 NICENESS: Final = 5
 #: Address space of one process in bytes. A page takes far less, but a foreign runner can write lines of any length.
 _MEMORY_BYTES: Final = 2**30
-#: Seconds after which a process still busy with one scan is killed. A page takes one.
+#: Seconds after which a process still busy with one scan is killed. A page takes one second.
 HANG_SECONDS: Final = 15
 
 
@@ -106,7 +106,7 @@ def _stop_with_owner() -> None:
 
 
 def _lower_priority(worker: Any) -> None:
-    """Called in each process once it has started, at normal priority. Also limits its memory."""
+    """Called in each process after it has started at normal priority. Also limits its memory."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:

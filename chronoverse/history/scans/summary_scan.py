@@ -25,7 +25,7 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 class SummaryProgress:
     """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
 
-    If two jobs use the same slot, the earlier one starts over.
+    If two jobs use the same slot, the one that used it first starts over.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SummaryProgress:
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
-        """Stores ``value`` for the next request, which starts over if the disk is full."""
+        """Stores ``value`` for the next request. If the disk is full, that request starts over."""
         json = orjson.dumps(value)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))
@@ -118,7 +118,7 @@ def _lines(
 ) -> Iterator[tuple[Line, bool]]:
     """The lines not yet scanned for ``found``, and whether each matches ``search``, until time runs out.
 
-    First the lines written since the last request, then older ones, backwards from where it stopped.
+    First the lines written since the last request, then older ones, backwards from where that request stopped.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):

@@ -77,7 +77,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes jobs to ``read_ahead`` while up to eight jobs before them are being searched."""
+    """``listed``, unchanged. Passes each job to ``read_ahead`` up to eight jobs before its search."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
