@@ -25,12 +25,12 @@ import gevent
 
 from chronoverse.embedded import owned_directory
 
-# If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that the service does not use. That takes a
-# tenth of the CPU time of a start. With None in sys.modules, the import fails, and redis-py continues without it.
+# If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that the service does not use. The import takes
+# a tenth of a start's CPU time. With None in sys.modules, it fails, and redis-py continues without the SDK.
 _modules: dict[str, Any] = sys.modules
 _modules.setdefault("opentelemetry.sdk.metrics", None)
 
-#: Prefix of a metrics directory made here. It is removed at the end, or by the next service if this one is killed.
+#: Prefix of a metrics directory made here. If this service is killed, the next one removes the directory.
 #: After a reload, this file runs again, and finds the directory in the environment.
 METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -56,14 +56,14 @@ from chronoverse.settings import child_environ, reached_at, unknown_names
 from chronoverse.store import Store
 from chronoverse.store.server_checks import watch_servers
 
-# The service's traces may need it.
+# The service's traces may need this module.
 if _modules["opentelemetry.sdk.metrics"] is None:
     del _modules["opentelemetry.sdk.metrics"]
 
 try:
     _settings = service_settings(child_environ({}))
 except SettingsError as error:
-    # gunicorn would print a traceback, or listen although no worker can start.
+    # Otherwise gunicorn would print a traceback, or listen although no worker can start.
     print_message(str(error))
     sys.exit(os.EX_CONFIG)
 
@@ -107,9 +107,9 @@ HEAP_RESERVE_BYTES = 4 * 2**20
 def _return_freed_memory() -> None:
     """Makes glibc return freed memory to the system.
 
-    By default, once a large block was freed, glibc raises M_MMAP_THRESHOLD and M_TRIM_THRESHOLD to 32 MiB and more.
-    Eight clients that searched long lines then left a worker with 150 MB of unused memory; with fixed thresholds,
-    18 MB. Workers inherit the thresholds. Other C libraries do not have mallopt:
+    By default, freeing a large block makes glibc raise M_MMAP_THRESHOLD and M_TRIM_THRESHOLD to 32 MiB and more. A
+    worker then kept 150 MB of unused memory after eight clients had searched long lines; with fixed thresholds, 18 MB.
+    Workers inherit the thresholds. Other C libraries do not have mallopt:
     https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -188,7 +188,7 @@ def _other_died(log: Any, command: str, pid: int, again: float) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Gives the worker the name of an exited one. It continues that one's counters, with new gauges."""
+    """Gives the worker the name of an exited one. The new worker continues the old one's counters, with new gauges."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
     metrics.drop_process(worker.chronoverse_name)

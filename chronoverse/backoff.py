@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class RetryPolicy:
     """Delays in seconds: ``first``, then doubled each time up to ``longest``.
 
-    ``jitter`` is the random part: with 0.5, a delay is between half and all of its length, so that clients do not retry
-    together.
+    ``jitter`` is the random part: with 0.5, a delay is from 50 % to 100 % of its full length, so that clients do not
+    retry together.
     """
 
     first: float
@@ -36,11 +36,11 @@ class Backoff:
     _failing_since: float | None = None
 
     def record_failure(self) -> None:
-        """Counts a failure. Can be called before an attempt, if :meth:`record_success` is called when that succeeds."""
+        """Counts a failure. If called before an attempt, call :meth:`record_success` once the attempt succeeds."""
         self.failures += 1
 
     def record_success(self) -> None:
-        """Resets the count: the next failure is a first one."""
+        """Resets the count: the next failure counts as the first."""
         self.failures, self._failing_since = 0, None
 
     def delay(self) -> float:
@@ -50,7 +50,7 @@ class Backoff:
         return self.policy.delay(self.failures, self.chance)
 
     def seconds_failing(self) -> float:
-        """Seconds since this was first called after the last success. Call it after each failed attempt."""
+        """Seconds since the first call after the last success. Call this after each failed attempt."""
         if self._failing_since is None:
             self._failing_since = self.clock()
         return self.clock() - self._failing_since

@@ -13,7 +13,7 @@ class ChronoverseError(Exception):
 
     status: ClassVar[int] = 500
     reason: ClassVar[str | None] = None
-    #: What clients see instead of a 5xx error's message, which is for operators. None if they may see the message.
+    #: What clients see instead of a 5xx error's message, which is for operators. None if clients may see the message.
     detail: ClassVar[str | None] = "Internal error."
     exit_code: ClassVar[int] = os.EX_SOFTWARE
     #: Clients set this to the problem document's title. The class's value is for responses without a document.
@@ -329,7 +329,7 @@ class SequenceGap(AppendRefused):
 class QuotaReached(SequenceGap):
     """Raised when an append succeeded, but a quota dropped lines.
 
-    The log has all numbers below ``expected``, and a gap for those without lines.
+    Each number below ``expected`` has a line in the log, or is part of a gap.
     """
 
     reason = "quota"

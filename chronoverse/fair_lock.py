@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    :meth:`hold` calls ``pause`` once it has the lock. If it waited for ``seconds`` in vain, it raises what ``missed``
-    returns, or what ``used_up`` (if given) returns if the subject has ``each`` holders.
+    :meth:`hold` calls ``pause`` once it has the lock. After waiting ``seconds`` in vain, it raises the error that
+    ``missed`` returns, or ``used_up`` (if given) for a subject that has ``each`` holders.
     """
 
     seconds: float
@@ -37,7 +37,7 @@ class FairLock:
 
     @contextlib.contextmanager
     def hold(self, subject: Hashable = "", seconds: float | None = None) -> Iterator[bool]:
-        """Holds the lock for ``subject`` in the ``with`` block. Waits up to ``seconds``, by default the lock's.
+        """Holds the lock for ``subject`` in the ``with`` block. Waits up to ``seconds`` (default: the lock's).
 
         Yields whether it had to wait. Raises the error that ``missed`` or ``used_up`` returns.
         """

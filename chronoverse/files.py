@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def draft_of(path: Path, content: bytes) -> Iterator[Path]:
-    """Yields a file beside ``path``, with ``content`` synced to disk, to link or rename to ``path``. Raises OSError."""
+    """Writes and syncs ``content`` in a draft beside ``path``. Yields the draft, to link or rename. Raises OSError."""
     draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

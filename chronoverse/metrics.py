@@ -47,7 +47,7 @@ def drop_process(name: str) -> None:
 
 
 # prometheus_client has no public attribute for whether it uses files, hence ``_multiprocess``. The class must be
-# replaced before the first metric is created, which keeps the class that it finds.
+# replaced before the first metric is created, because a metric keeps the class with which it was created.
 if values.ValueClass._multiprocess:
     values.ValueClass = values.MultiProcessValue(lambda: _process_name or os.getpid())
 

@@ -45,7 +45,7 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: The fraction of ``hot_bytes`` from which a running log is shrunk, to half of that. Logs grow by 35 MB/s.
+#: The fraction of ``hot_bytes`` from which a running log is shrunk, to half that size. Logs grow by 35 MB/s.
 HIGH_MARK: Final = 1 / 4
 #: The fraction above which the log's runner is throttled. New lines then wait in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
@@ -299,7 +299,7 @@ class Archiver:
             with self._locked(ref) as job_objects:
                 state = self.store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-                # A log that grows too fast for the store: level 3 takes 2.8 µs per line in all, the usual level 4 µs.
+                # A log that grows too fast for the store: level 3 takes 2.8 µs per line in all, instead of 4 µs.
                 level = 3 if size > self.policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
                     job_objects,
@@ -497,7 +497,7 @@ class Archiver:
             self._queue.note_garbage(ref, self.policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when a running job's lines are due, from the oldest unarchived line's time, or from now without one."""
+        """Notes when a running job's lines are due, counted from the oldest unarchived line's time, else from now."""
         now, seconds = self.monotonic(), _RUNNING_SHARE * self.policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:

@@ -55,7 +55,7 @@ def write_chunk(
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
     """The chunk that ends with line ``last``, and its object. None if the chunk is large or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
-    if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # About a read.
+    if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # About one read.
         return None, b""
     try:
         data = to.objects.get(chunk.name)
@@ -73,7 +73,7 @@ def fill(
     text_bytes: int = CHUNK_BYTES,
     change: Callable[[Sequence[RawEntry], int], Sequence[RawEntry]] = lambda entries, after: entries,
 ) -> RawEntry | None:
-    """Fills ``builder`` with about ``text_bytes`` of entries below ``end``, as returned by ``change``.
+    """Fills ``builder`` with about ``text_bytes`` of entries below ``end``, each batch as ``change`` returns it.
 
     ``read`` returns entries after a line, about as many as requested; ``first_stored`` is the store's first number.
     Returns the last entry read; the terminal entry only if it is the only one.

@@ -191,7 +191,7 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
-    """Compresses JSON Lines into one frame with a checksum, which costs no measurable time."""
+    """Compresses JSON Lines into one frame with a checksum. The checksum costs no measurable time."""
     level_key, checksum_key = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.checksum_flag
     return zstd.compress(text, options={level_key: level, checksum_key: 1})
 

@@ -97,11 +97,11 @@ class JobObjects:
                 raise
 
     def _delete_unless_recorded(self, name: str) -> bool:
-        """Deletes an object unless a record names it. Returns whether one does. After an error, it stays garbage."""
+        """Deletes an object unless it is recorded. Returns whether it is. After an error, the object stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From now on, the object cannot be recorded. It can be neither garbage nor recorded, if another process
-            # removed its name from the garbage.
+            # From now on, the object cannot be recorded. If another process removed its name from the garbage, the
+            # object can be neither garbage nor recorded.
             marked = index.mark_garbage(self.job, self.token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
                 return True

@@ -22,7 +22,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention, counted from the manifest's end date, still runs. Ignores an end in the future."""
+        """Whether the retention, counted from the job's end, still runs. Ignores an end in the future."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 
@@ -42,7 +42,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def deletion_json(job: JobRef, now: float) -> bytes:
-    """A manifest that marks a deletion. Replaces the job's before its objects are deleted, to prevent an import."""
+    """Marks a deletion: replaces the job's manifest before the objects are deleted, to prevent an import."""
     fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
     return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 

@@ -79,7 +79,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents with mode 0700. ``mkdir(parents=True)`` would not set the parents'."""
+        """Creates ``directory`` and its parents with mode 0700. ``mkdir(parents=True)`` sets only ``directory``'s."""
         if directory.is_dir():
             return
         if directory != self._directory:

@@ -1,4 +1,4 @@
-"""Retention, the deletion of whole jobs, and orphaned objects."""
+"""Retention policy, deletion of whole jobs, and orphaned objects."""
 
 import contextlib
 import time
@@ -84,7 +84,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 def orphans(
     store: Store, objects: ObjectStore, now: float, retention_seconds: float, *, age: float = ORPHAN_SECONDS
 ) -> Iterator[tuple[StoredObject, str]]:
-    """Every object older than ``age`` seconds that neither the store nor a valid manifest names, and why.
+    """Every object older than ``age`` seconds that neither the store nor a valid manifest names, with the reason.
 
     A manifest is valid until its job's retention is over. Omits objects that the archiver will delete, and jobs whose
     records or manifest cannot be read. ``now`` is Unix time.

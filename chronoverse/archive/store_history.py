@@ -3,7 +3,7 @@
 Archivers advance a time in the store, the *age mark*. The archive's object ``store-mark.json`` contains the mark of at
 least a minute ago, and the archive's id, which the store also has. A store with an older mark may have lost records
 of objects; an archive without that id may lack objects. Archivers then delete nothing until an operator has confirmed
-both. Losing the last seconds in a power cut does not stop them.
+both. A store that lost only the last seconds in a power cut does not stop archivers.
 """
 
 import contextlib

@@ -85,7 +85,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """When the last fetch, and the last successful one, began (Unix time, 0: never), and the key set it returned."""
+    """When the last fetch and the last successful fetch began (Unix time, 0: never), and the last key set fetched."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -146,7 +146,7 @@ class KeySetFile:
             os.close(descriptor)
 
     def read_if_changed(self) -> FetchRecord | None:
-        """The record, if it has changed since the last call, is valid, and only this user can write it; else None."""
+        """The record. None if it has not changed since the last call, is invalid, or can be written by other users."""
         try:
             status = os.stat(self._path, follow_symlinks=False)
         except OSError:
@@ -261,7 +261,7 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Waits for the key or the end of a fetch since ``asked_at``. Raises :class:`SigningKeysUnavailable`."""
+        """Waits for the key, or the end of a fetch begun since ``asked_at``. Raises :class:`SigningKeysUnavailable`."""
         if self.waiting >= MAX_WAITING:
             raise SigningKeysUnavailable("too many tokens with unknown keys wait for the issuer")
         self.waiting += 1

@@ -36,7 +36,7 @@ def local_secret(data_dir: Path) -> bytes:
 
 
 def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """The first ``max_bytes``; None if another user owns the file or a mode bit is ``forbidden``. Raises OSError."""
+    """A file's first ``max_bytes``. None if it is another user's, or has a ``forbidden`` mode bit. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

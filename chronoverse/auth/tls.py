@@ -10,7 +10,7 @@ _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """A context that trusts the system's authorities and those in ``ca_file``. Raises OSError if it is unreadable.
+    """A context that trusts the system's authorities and those in ``ca_file``. Raises OSError for an unreadable file.
 
     None without ``ca_file``: libraries then load the system's authorities on demand.
     """

@@ -1,6 +1,6 @@
 """Verifies bearer tokens (RFC 6750): signed JWTs (RFC 7519), as RFC 8725 recommends. See docs/tokens.md.
 
-The type of the key determines the allowed algorithms, never the token.
+The key's type determines the allowed algorithms; the token never does.
 """
 
 import contextlib
@@ -299,7 +299,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token for another service (RFC 8725, 3.9). If no audience is configured, refuses any token with one."""
+    """Refuses a token for another service (RFC 8725, 3.9), or with any audience if none is configured."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")

@@ -117,7 +117,7 @@ def _template(entry: Any) -> tuple[str, str, str]:
     before, claim, after = found.groups()
     if after.endswith("*") and not after.startswith("."):
         raise ValueError(f"has {entry!a:.130}: the * would match other values: put a . after the value")
-    # With any valid value, the entry must be valid.
+    # The entry must be valid with any valid value.
     Workflows.parse([f"{before}a{after}"])
     return before, claim, after
 

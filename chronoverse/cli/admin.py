@@ -117,8 +117,8 @@ def begin(
 ) -> tuple[Settings, threading.Event]:
     """Sets up ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and a stop event.
 
-    SIGTERM and SIGINT set the event. With ``while_stdin``, so does the end of standard input; without
-    it, raises :class:`SettingsError` if the settings name a service but not its store.
+    SIGTERM and SIGINT set the event; with ``while_stdin``, the end of standard input sets it, too. Without
+    ``while_stdin``, raises :class:`SettingsError` if the settings name a service but not its store.
     """
     from chronoverse import metrics
 
@@ -259,7 +259,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def _workflow_settings(
     settings: Settings, workflow: str, changes: Mapping[str, int | None]
 ) -> tuple[dict[str, int | None], list[int] | None]:
-    """Applies ``changes``. Returns the workflow's settings, and the default quotas (a service omits these: None)."""
+    """Applies ``changes``. Returns the workflow's settings, and the default quotas (None from a service)."""
     if common.means_other_store(settings):
         with common.open_client(workflow, scope="logs:admin") as client:
             return client.workflow_settings(workflow, changes), None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-#: The key in click's ``Context.meta`` for the URL of the service in a page link on the command line.
+#: The key in click's ``Context.meta`` for the service's URL, taken from a page link.
 LINKED_SERVICE: Final = "chronoverse.linked_service"
 
 
@@ -328,7 +328,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
-    # A link is untrusted: its service must not get a token meant for another one.
+    # A link is untrusted: its service must not get another service's token.
     if linked and linked != page_base(settings):
         raise errors.SettingsError(
             f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
@@ -351,7 +351,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
 @contextlib.contextmanager
 def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
-    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, which must only request this job."""
+    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block. The block must only request this job."""
     from chronoverse.client.near import explain_not_found
 
     try:

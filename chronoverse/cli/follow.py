@@ -21,7 +21,7 @@ from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_noti
 
 #: Colors of jobs, as SGR parameters: all except black, white and grey.
 _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
-#: Maximum number of queued events, which are printed at once. When the queue is full, jobs wait.
+#: Maximum number of queued events. They are printed together. When the queue is full, the jobs' threads wait.
 _MOST_EVENTS: Final = 2_000
 
 
@@ -39,7 +39,7 @@ class WorkflowPrinter:
         """Prints an event of :meth:`Client.follow`, a job as JSON, or why a job is no longer followed."""
         match event:
             case Line() if not self._is_json:
-                # The next line may be another job's, so each part of a long line gets a line.
+                # The next line may be another job's, so each part of a long line is printed on a line of its own.
                 self._text.append(self._prefix(job_id) + self._renderer.render(event._replace(partial=False)))
             case Line():
                 self._text.append(common.json_text({"id": job_id, **event.to_json()}) + "\n")
@@ -117,7 +117,7 @@ class WorkflowLogs:
         return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
 
     def _take(self, job_id: str, event: Any) -> None:
-        """Takes an event of the workflow (job id "") or of a job, whose last one is None or an exception."""
+        """Takes an event of a job, or of the workflow (job id ""). A job's last event is None or an exception."""
         if isinstance(event, JobChange):
             self._follow(event)
         elif isinstance(event, UpToDate):

@@ -85,7 +85,7 @@ def print_list(
     row: Callable[[dict[str, Any]], tuple[str, ...]],
     text: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Prints ``items`` in the format ``output``; as a table for text on a terminal. Returns how many there are."""
+    """Prints ``items`` in the format ``output``: text on a terminal as a table. Returns the number of items."""
     count, show = 0, common.item_text(output, text)
     with reading("list"):
         if output == "text" and sys.stdout.isatty():
@@ -104,7 +104,7 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     *widths, _ = (max(map(len, column)) for column in zip(*plain, strict=True))
     columns = shutil.get_terminal_size().columns - 2 * len(widths)
-    # A few long names must not push the other rows beyond the edge. They are not cut, since users copy them.
+    # A few long names must not push the other rows beyond the edge. Names are not cut, since users copy them.
     widths[0] = min(widths[0], max(20, columns - sum(widths[1:]) - 24))
     room = max(16, columns - sum(widths))
     for row in plain:

@@ -161,7 +161,7 @@ def stored_lines(
     tail: int | None,
     **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The stored lines, from the first at or after ``since`` to the last at or before ``until``, and gaps.
+    """The stored lines and gaps, from the first line at or after ``since`` to the last at or before ``until``.
 
     ``last`` is the highest line number. ``tail`` and ``start`` (an offset and a stream) narrow the range. Includes all
     lines in between, even if the clock went backwards.
@@ -200,7 +200,7 @@ def follow_from(
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line at or after ``since``, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` can make it start later. The other arguments are those of :meth:`Client.follow`.
+    With ``offset`` or ``tail``, can start later. The other arguments are those of :meth:`Client.follow`.
     """
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
@@ -249,7 +249,7 @@ def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line,
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)
-        # Before the first lines or the last page, the service may not have read all runs to compare with.
+        # Until the first lines or the last page arrive, the service may not have read all runs to compare with.
         if not is_said and (lines or page.get("cursor") is None):
             common.print_message(f"compared with {plain_text(', '.join(read_items(page, 'compared_with', str)))}")
             is_said = True

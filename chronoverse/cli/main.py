@@ -1,4 +1,4 @@
-"""The program: its commands and exit codes (sysexits.h, set by each error, or a job's code)."""
+"""The program: its commands and exit codes (an error's, from sysexits.h, or a job's)."""
 
 import atexit
 import gc
@@ -13,7 +13,7 @@ import click
 
 from chronoverse.errors import ChronoverseError
 
-#: The commands in the order of ``--help``: for each its module, imported on use, and examples.
+#: The commands in the order of ``--help``, each with its module (imported on use) and examples.
 _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Run": {
         "run": ("run", "run --workflow shop-ci --job build-7 -- make test", "run --workflow nightly -- ./backup.sh"),

@@ -172,7 +172,7 @@ def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _without_markup(message: str) -> str:
-    """The text after CI markup. An annotation's begins with its file and line."""
+    """The text after CI markup. The text of an annotation begins with its file and line."""
     if not (found := _MARKUP.match(message)):
         return message
     named = dict(pair.split("=", 1) for pair in (found["place"] or "").split(",") if "=" in pair)

@@ -277,7 +277,7 @@ class Client:
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """Yields a log file in pieces. ``query`` is the route's. Raises :class:`Unreachable` if it is cut off."""
+        """Yields a log file in pieces. ``query`` is the URL's. Raises :class:`Unreachable` if the file is cut off."""
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:
@@ -293,10 +293,10 @@ class Client:
                 raise Unreachable("the download was cut off before its end") from error
 
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
-        """Redacts lines, in as many requests as needed. Returns how many, and whether the old text can come back.
+        """Redacts lines, in several requests if needed. Returns how many lines, and whether the old text can come back.
 
-        Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. If it raises, earlier requests can have
-        redacted some lines.
+        Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. After an error, some lines can already be
+        redacted.
         """
         body = {name: value for name, value in query.items() if value is not None}
         lines, pending = 0, False

@@ -94,7 +94,7 @@ class Follower:
         self._advance(parse_number(self._decoder.last_event_id))
 
     def _advance(self, number: int | None) -> bool:
-        """Moves ``last_number`` forward to ``number``. Returns False if it was already reached."""
+        """Moves ``last_number`` forward to ``number``. Returns False if ``number`` was already reached."""
         if number is None or (self.last_number is not None and number <= self.last_number):
             return False
         self.last_number = number
@@ -116,7 +116,7 @@ class Follower:
                 case EventName.END:
                     self.ended = True
                 case EventName.ERROR:
-                    # An error event with a new id ends the log: the job was lost. Without one, only this stream ends.
+                    # An error event with a new id ends the log: the job was lost. Otherwise only this stream ends.
                     self.ended = self._advance(parse_number(event.id))
                     return Notice(event.data)
         except (KeyError, TypeError) as error:
@@ -185,8 +185,8 @@ def name_gaps(
 ) -> Iterator[_Item | Gap]:
     """The ``items`` of pages after number ``start``, with a Gap for each run of missing numbers.
 
-    ``number`` returns an item's number. ``end`` is one past the last item, in their order; None if more can follow.
-    ``first`` is the first readable number.
+    ``number`` returns an item's number. ``end`` is one past the last item, in the items' order; None if more can
+    follow. ``first`` is the first readable number.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

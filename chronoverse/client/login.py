@@ -33,7 +33,7 @@ _ANSWER_BYTES: Final = 262_144
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """A sign-in. Times are this machine's Unix time, whose clock can be wrong: only differences matter."""
+    """A sign-in. Times are Unix times by this machine's clock, which can be wrong: only differences matter."""
 
     issuer: str
     client_id: str
@@ -49,7 +49,7 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        # A minute before its end, or a quarter of its lifetime before, if that is shorter.
+        # A minute or a quarter of the token's lifetime before its end, whichever is shorter.
         return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
@@ -138,7 +138,7 @@ class IssuerClient:
                 access_token=bearer_token(answer["access_token"]),
                 refresh_token=answer.get("refresh_token") or refresh,
                 at=at,
-                # A token's times are whole seconds. The issuer can omit its lifetime.
+                # A token's times are whole seconds. The issuer can omit the token's lifetime.
                 until=at + float(answer.get("expires_in", 300)) - 1,
             )
 

@@ -73,11 +73,11 @@ class ServiceConnection:
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
 
     def __del__(self) -> None:
-        # Python warns about open sockets, and a request that ends after close() leaves its own open.
+        # Python warns about open sockets, and a request that ends after close() leaves its socket open.
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Connections to the same service with another token. Share the trusted certificates, which take 1 MB."""
+        """Connections to the same service with another token. They share the trusted certificates, which take 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -250,7 +250,7 @@ class Pipeline:
 
 
 class _Answers:
-    """A socket for :class:`HTTPResponse` whose file stays open, because the next answer is read from it, too."""
+    """A socket for :class:`HTTPResponse`. Its file stays open, because the next answer is read from the same file."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.file = sock.makefile("rb")

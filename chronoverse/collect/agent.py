@@ -21,7 +21,7 @@ TURN_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.5
 #: Seconds after which a container that does not start becomes a failed job. If it starts later, it gets another job.
 STUCK_SECONDS: Final = 30.0
-#: Bytes that a log may always have in flight, the most that it may ever have, and the most that all logs may have
+#: Bytes in flight: what each log can always have, what one log can have at most, and what all logs can have together
 #: beyond their LEAST_BYTES.
 LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
@@ -44,7 +44,7 @@ class Agent:
     label_names: Collection[str] = ()
     #: The runs' logs, until their pods are gone. None if the job has ended.
     _logs: dict[RunKey, ContainerLog | None] = field(default_factory=dict)
-    #: When each container was first seen not to start.
+    #: When the agent first saw that a container does not start.
     _stuck: dict[RunKey, float] = field(default_factory=dict)
     #: When the last turn began, in monotonic seconds.
     turned_at: float = field(default_factory=time.monotonic)

@@ -90,7 +90,7 @@ class ContainerLog:
 
     def _begin(self, saved: dict[str, Any]) -> None:
         """Starts a publisher, whose thread opens the job."""
-        #: An index of the spool, the checkpoint to save once all lines before it are safe, and the first one's time.
+        #: Checkpoints to save: the spool's index below which lines must be safe, the values, and the first line's time.
         self._marks: deque[tuple[int, dict[str, Any], str]] = deque()
         self._saved, self.job, self.labels = saved, JobRef(*saved["job"]), read_labels(saved["labels"])
         self._rewind(saved)
@@ -100,11 +100,11 @@ class ContainerLog:
         options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
         options["lease_seconds"] = self.around.lease_seconds
         self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
-        #: Number of lines still to read from the files that are already published.
+        #: Number of already published lines still to be read from the files.
         self._skip = 0
         self._is_ending = self._is_refused = False
         self._checkpoint_at = 0.0
-        #: What is left to do. Yields whether there is more to do now. Calling this method abandons it.
+        #: The rest of the work. Yields whether there is more to do now. Calling ``_begin`` again abandons it.
         self._work = self._publish()
         self._save(token=self._spool.state["token"])
         with contextlib.suppress(ChronoverseError):  # step() reads publisher.refusal
@@ -193,7 +193,7 @@ class ContainerLog:
         self._put([])
 
     def _lacks_beginning(self) -> bool:
-        """Whether the first lines may be lost: no file has any, or rotated files begin after the container's start."""
+        """Whether the beginning may be lost: no file has lines, or rotated files begin after the container's start."""
         head = self._files.head
         if head is None or not self._files.is_rotated:
             return head is None

@@ -67,7 +67,7 @@ class CriReader:
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:
-        """Passes consecutive lines that differ only in text to a splitter at once."""
+        """Passes consecutive lines that differ only in text to a splitter together."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
         known_time, known_stream = b"-", b""

@@ -185,7 +185,7 @@ class LogFiles:
         return True
 
     def release(self, position: Position) -> None:
-        """Closes the files before that of the position."""
+        """Closes the files that come before the position's file."""
         while self._at and self._files[0].inode != position.inode:
             self._files.pop(0).file.close()
             self._at -= 1

@@ -34,9 +34,9 @@ _KINDS: Final = ("container", "initContainer", "ephemeralContainer")
 
 
 class ContainerEnd(NamedTuple):
-    """How a container ended. If it never started, it has a ``message``, and may have no ``exit_code``.
+    """How a container ended. A container that never started has a ``message``, and may have no ``exit_code``.
 
-    Without a ``reason``, nobody will ever know.
+    Without a ``reason``, the end stays unknown forever.
     """
 
     exit_code: int | None
@@ -127,7 +127,7 @@ class Pod:
         return ContainerEnd(None, str(self._status.get("reason") or "Unknown")) if self._has_failed else None
 
     def start_failure(self, container: str) -> ContainerEnd | None:
-        """Why a container has not started. None if it has, or if nothing prevents it.
+        """Why a container has not started. None if it has started, or if nothing prevents the start.
 
         It may still start, unless the pod :attr:`has_ended`.
         """

@@ -31,7 +31,7 @@ def record(data_dir: Path, listener: socket.socket) -> Path | None:
 
 
 def is_service(data_dir: Path, host: str, port: int) -> bool:
-    """Whether the service of ``data_dir`` listens at ``port`` of ``host``, and no other on any address of ``host``."""
+    """Whether the service of ``data_dir``, and no other program, listens at ``port`` on the addresses of ``host``."""
     try:
         found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:

@@ -166,7 +166,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor in its own session and returns True, unless another holds the lock. With ``give_up``, raises
+    """If no supervisor holds the lock, starts one in its own session and returns True. With ``give_up``, raises
     :class:`EmbeddedError` instead of starting one.
     """
     with (

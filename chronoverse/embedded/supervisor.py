@@ -32,13 +32,13 @@ def main(directory: str, lock: str, *command: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may signal all processes. While those with a lease drain, the server is restarted.
+        # A service manager may signal all processes. While processes with a lease drain, the server is restarted.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, server.restart_if_dead)
-    # A SIGCHLD just before flock does not interrupt it. The next SIGALRM does.
+    # A SIGCHLD just before flock does not interrupt flock. The next SIGALRM does.
     signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
     fcntl.flock(holders, fcntl.LOCK_EX)
     signal.setitimer(signal.ITIMER_REAL, 0)

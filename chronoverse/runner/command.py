@@ -18,7 +18,7 @@ from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
 
-#: Seconds after the first signal. A second one within them can be a double press; a later one kills the command.
+#: Seconds after the first signal. A second signal in this time can be a double press; a later one kills the command.
 GRACE_SECONDS: Final = 2.0
 
 

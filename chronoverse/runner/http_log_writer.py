@@ -265,7 +265,7 @@ class HttpLogWriter:
             if isinstance(error, RequestFailed) and error.answered == 429:
                 raise TooFast(str(error), error.min_delay) from error
             if not isinstance(error, RequestFailed) and not self._was_answered:
-                raise  # never trusted; a certificate that once was will be renewed
+                raise  # never trusted; a certificate that was trusted before will be renewed
             raise StoreUnavailable(str(error)) from error
         except JobNotFound as error:
             # The service's message does not say what is missing.
@@ -276,7 +276,7 @@ class HttpLogWriter:
                 raise StaleToken(str(error)) from error
             raise
         except ValueError as error:
-            # It can be a proxy's page while the service is being deployed, so a retry can succeed.
+            # The answer can be a proxy's page while the service is being deployed, so a retry can succeed.
             raise StoreUnavailable(
                 f"{self._service.url} does not answer with JSON: is it the right address?"
             ) from error

@@ -87,7 +87,7 @@ class Publisher:
         #: When lines can be sent again to a service that was too busy.
         self._send_at = 0.0
         self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
-        #: With ``find_free_id``: the ids to try instead of a taken one, and why it was refused.
+        #: With ``find_free_id``: the ids to try instead of a taken one, and why that one was refused.
         self._free_ids = (f"{job.job_id}.{number}" for number in count(2))
         self._taken: ChronoverseError | None = None
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
@@ -128,7 +128,7 @@ class Publisher:
         self._done = threading.Event()
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
-        """Starts the thread, and waits up to ``seconds`` for the store to open the job. Then, the thread keeps trying.
+        """Starts the thread, and waits up to ``seconds`` for the store to open the job. The thread keeps trying later.
 
         Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
         ``connect`` raises. With ``must_open``, also :class:`StoreError` if the job is not open after ``seconds``.

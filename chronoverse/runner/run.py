@@ -87,7 +87,7 @@ def run(
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            # Only with these must we know, before the command starts, whether the job is open.
+            # These are the only cases in which we must know, before the command starts, whether the job is open.
             seconds = open_seconds if require_log or retry or recovered is not None else 0
             publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:

@@ -4,8 +4,8 @@
 def next_lines(asked: int, lines: int, size: int, wanted: int, least: int, most: int) -> int:
     """How many lines to request next, to get about ``wanted`` bytes.
 
-    The last read ``asked`` for lines, and returned ``lines`` lines of ``size`` bytes. The result is at most four times
-    ``asked``, and from ``least`` to ``most``.
+    The last read requested ``asked`` lines, and returned ``lines`` lines of ``size`` bytes. The result is at most four
+    times ``asked``, and from ``least`` to ``most``.
     """
     return max(least, min(most, wanted * lines // max(size, 1), asked * 4))
 

@@ -21,7 +21,7 @@ _MAX_TEXT: Final = 300
 #: An entry's time (Unix ms, the store's clock), and its number among entries with the same time.
 Position = tuple[int, int]
 
-#: Logs actions, and reads if the settings ask for it, at any CHRONOVERSE_LOG_LEVEL.
+#: Logs every action, and every read if the settings ask for that, at any CHRONOVERSE_LOG_LEVEL.
 audit_log: Final = logging.getLogger("chronoverse.audit")
 audit_log.setLevel(logging.INFO)
 
@@ -63,7 +63,7 @@ class AuditTrail:
     def page(
         self, since_ms: int, until_ms: int | None, before: Position | None, count: int
     ) -> list[tuple[Position, dict[str, Any]]]:
-        """Up to ``count`` entries between two times (Unix ms), newest first, strictly after ``before``."""
+        """Up to ``count`` entries between two times (Unix ms) and below position ``before``, newest first."""
         newest = "+" if until_ms is None else str(until_ms)
         if before is not None:
             newest = f"({before[0]}-{before[1]}"

@@ -73,7 +73,7 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage for deletion; without the lock, only own uploads. Returns what is marked."""
+        """Marks ``names`` and all garbage for deletion; without the lock, only own uploads. Returns marked objects."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
@@ -198,11 +198,10 @@ class ChunkIndex:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Replaces the record of ``old`` with ``chunk``, whose object has been verified. Without ``old``, appends it.
-        Idempotent.
+        """Replaces the record of ``old`` with ``chunk``, whose object was verified. Without ``old``, appends ``chunk``.
 
         The same script makes the object of ``old`` garbage, trims the lines from the store's log, stores ``audit``,
-        and sets the job's number of redactions to the one in the chunk's name. Raises :class:`Fenced`, and
+        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Raises :class:`Fenced`, and
         :class:`SequenceGap` if the archive or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")

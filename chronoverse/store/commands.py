@@ -55,7 +55,7 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """Runs a script on these keys of a job. Returns what follows OK in its reply; raises the error of any other."""
+        """Runs a script on keys of a job. Returns what follows OK in its reply. Raises any other reply's error."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 

@@ -109,7 +109,7 @@ def take_message(connection: redis.Connection) -> bool:
     except redis.TimeoutError:
         return False
     if answer is not _PUSH_CONSUMED:
-        # Replies can no longer be matched to commands. Also the case for a handler's error, which the driver returns.
+        # Replies no longer match commands. This also applies to a handler's error, which the driver returns.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
@@ -141,7 +141,7 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
         # A retry hides the first answer, so only idempotent commands are retried. One retry is enough if the server
-        # closed a pooled connection long ago. None after a timeout: it would take as long again.
+        # closed a pooled connection long ago. No retry after a timeout: it would take as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # Otherwise each connection sends CLIENT SETINFO, which the documented users may not run.

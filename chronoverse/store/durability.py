@@ -32,7 +32,7 @@ class Durability(StrEnum):
 def confirm(
     client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
 ) -> int | None:
-    """The reply to ``write``, a run of ``confirm.lua``, if all earlier writes are safe; otherwise None.
+    """Sends ``write``, a call of ``confirm.lua``. Returns its reply if all earlier writes are safe, otherwise None.
 
     ``sync`` forces the server's files to disk. Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
     """
@@ -64,11 +64,11 @@ def confirm(
 
 
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
-    """Whether all writes up to ``write``, a command that writes, would survive a restart and a failover.
+    """Whether all writes up to the command ``write`` would survive a restart and a failover.
 
-    False if its reply is 0, if the disk or a replica did not confirm the write in time, or if a replica has
-    disconnected. None if the server cannot tell: it makes snapshots without an append-only file, or lacks ``WAITAOF``
-    (Redis before 7.2). https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
+    False if the reply to ``write`` is 0, if the disk or a replica did not confirm the write in time, or if a replica
+    has disconnected. None if the server cannot tell: it makes snapshots without an append-only file, or lacks
+    ``WAITAOF`` (Redis before 7.2). https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]

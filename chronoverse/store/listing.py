@@ -33,14 +33,14 @@ class JobListing:
     _clock: Callable[[], float] = time.time
 
     def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
-        """The positions of up to ``count`` jobs, newest first, strictly below ``before``. See :func:`newest_first`."""
+        """The positions of up to ``count`` jobs below ``before``, newest first. See :func:`newest_first`."""
         command = partial(self._commands.run, workflow_id)
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def positions(
         self, workflow_id: str, before: ListingPosition | None = None, count: int = 1_000
     ) -> Iterator[ListingPosition]:
-        """All positions strictly below ``before``, newest first. Reads ``count`` at a time."""
+        """All positions below ``before``, newest first. Reads ``count`` at a time."""
         while page := self.page(workflow_id, before, count):
             yield from page
             before = page[-1]
@@ -85,7 +85,7 @@ def newest_first(
     count: int,
     wanted: Container[str] | None = None,
 ) -> list[ListingPosition]:
-    """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly below ``before``.
+    """Up to ``count`` members of the sorted set ``key`` below ``before``, as (score, id), highest score first.
 
     Removes members that are not valid ids. With ``wanted``, skips all other members, at 1 µs each.
     """

@@ -36,8 +36,8 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: A change that is reported less than half this time after a read is read only this many seconds after that read,
-#: together with later changes. Any other change is read immediately.
+#: Minimum seconds between two reads if a change is reported in the first half of them: the second read then includes
+#: later changes. Any other change is read immediately.
 GATHER_SECONDS: Final = 0.004
 #: Minimum seconds between two reads of a log whose changes the server does not report.
 POLL_SECONDS: Final = 0.05
@@ -76,7 +76,7 @@ class NodeReader:
         self._tracks = self._has_warned = False
         #: Logs that the server refused to read, for example while their slot is moved.
         self._refused: list[WatchedLog] = []
-        #: When refused (or, without reports, all) logs are queued next, and the seconds spent reading so far.
+        #: When the refused logs (without reports: all logs) are queued next, and the seconds spent reading so far.
         self._poll_at = float("inf")
         self._poll_took = 0.0
         self._read_at = float("-inf")
@@ -188,7 +188,7 @@ class NodeReader:
             (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
             if not isinstance(answer, redis.ResponseError):
                 return True
-            # The server lacks the command, or forbids it to this user. Retried if the server only runs a long script.
+            # The server lacks the command, or forbids it to this user. Retried if a long script is running.
             is_permanent = isinstance(answer, NoPermissionError) or type(answer) is redis.ResponseError
             if not is_permanent or str(answer).startswith("BUSY "):
                 raise answer

@@ -84,7 +84,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)
-        # From finding a lease expired until declaring its job LOST. A live runner pauses for less than 1 s.
+        # The time between finding a lease expired and declaring its job LOST. A live runner pauses for less than 1 s.
         self._grace_ms = max(1, round(min(self.lease_seconds / 3, 1) * 1000))
         self._topology = _topology_of(self.url)
         self._keys = KeyMap(self.prefix)
@@ -112,7 +112,7 @@ class Store:
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
-        """The server that has the job. Wait for each server separately: one must not delay jobs on others."""
+        """The server that has the job. Wait for each server separately: a slow one must not delay jobs on others."""
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
@@ -153,7 +153,7 @@ class Store:
     def newest_jobs(
         self, workflow_id: str, before: ListingPosition | None = None, count: int = 20
     ) -> Iterator[ListedJob]:
-        """The workflow's jobs strictly after ``before``, newest first. See :meth:`listed_jobs`."""
+        """The workflow's jobs below position ``before``, newest first. See :meth:`listed_jobs`."""
         positions = self.listing.positions(workflow_id, before, count)
         return self.listed_jobs(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
 
@@ -346,7 +346,7 @@ class Store:
         """Ends the job after its last line, ``next_number`` - 1. All lines must already be safe.
 
         With PENDING, ends only the attempt. If its exit code ``counts``, the job later ends FAILED with that code,
-        unless it ends with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`,
+        unless the job ends with a larger code, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`,
         :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code

@@ -164,11 +164,11 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
-        """Yields for each workflow its id, changes that no process has read, and 0.
+        """Yields each workflow's id, the changes that no process has read, and 0.
 
-        With ``idle_seconds``: instead of unread changes, those that a process read at least that long ago and has not
-        finished (:meth:`done`). If changes after the number in ``known`` were dropped unread or unfinished: no changes,
-        and the last change's number instead of 0.
+        With ``idle_seconds``, yields other changes instead: those that a process read at least that long ago and has
+        not finished (:meth:`done`). If changes after the number in ``known`` were dropped unread or unfinished, yields
+        no changes, and the last change's number instead of 0.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -17,7 +17,7 @@ from chronoverse.store.topology import PoolKind
 
 #: Oldest jobs per workflow that a read checks. Jobs expire roughly in order of creation.
 CHECKED_OLDEST: Final = 3
-#: Maximum jobs, listed as running in any of its workflows, that a read checks. Each takes 0.1 ms.
+#: Maximum jobs listed as running, of all workflows together, that a read checks. Each takes 0.1 ms.
 _CHECKED_RUNNING: Final = 20
 
 
@@ -54,7 +54,7 @@ class WorkflowList:
     def page(
         self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
     ) -> list[ListingPosition]:
-        """The positions of up to ``count`` workflows, newest job first, after ``before``; only ``wanted`` ones."""
+        """Positions of up to ``count`` of the ``wanted`` workflows (None: all) below ``before``, newest job first."""
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
@@ -89,7 +89,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs of each workflow, and some of all running ones. The workflows are on one server.
+        """Reads the oldest jobs of each workflow, and some running jobs of all. The workflows are on one server.
 
         This detects jobs that have expired, are lost, or were ended by foreign runners.
         """

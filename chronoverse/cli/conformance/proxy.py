@@ -29,7 +29,7 @@ class Fault(NamedTuple):
 
     Lease renewals trigger no fault. ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat``
     (the service gets the request twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer.
-    Affects the first ``times`` requests; with ``seconds``, also all of any route for that time after the first one.
+    Affects the first ``times`` requests and, for ``seconds`` after the first of these, all requests for any route.
     """
 
     how: str | int
@@ -39,9 +39,9 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to the rest.
+    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to all others.
 
-    ``appends`` has the time and the answer's status of each request with lines.
+    ``appends`` has the time of each request with lines, and the status of the answer.
     """
 
     daemon_threads = True

@@ -46,7 +46,7 @@ def running_service() -> Iterator[Target]:
         environ |= {
             "CHRONOVERSE_DATA_DIR": temporary,
             "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
-            # An archiver would read the jobs, and declare LOST those whose runners the tests delay.
+            # An archiver would read the jobs whose runners the tests delay, and declare them LOST.
             "CHRONOVERSE_ARCHIVE_URL": "none",
             "CHRONOVERSE_DRAIN_SECONDS": "0",
             "CHRONOVERSE_LOG_LEVEL": "warning",

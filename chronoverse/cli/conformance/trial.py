@@ -57,7 +57,7 @@ class Broken(Exception):
 
 
 class Result(NamedTuple):
-    """The result of a case, which holds if there are no ``problems``. ``stderr`` is the end of the runner's stderr."""
+    """The result of a case, without ``problems`` if the case holds. ``stderr`` is the end of the runner's stderr."""
 
     case: Case
     problems: list[str]
@@ -209,7 +209,7 @@ class Trial:
             self.other = self.other._replace(next=self._writer.append(self.other, [line]))
 
     def end_other(self, status: Status) -> None:
-        """Ends the job, or with PENDING only the attempt, as the second runner, if :meth:`open_other` made one."""
+        """Ends the second runner's job, or with PENDING only its attempt. Does nothing without :meth:`open_other`."""
         if self.other:
             self._writer.finish(self.other, status, 0, 0, self.other.next)
             self.other = None

@@ -1,4 +1,4 @@
-"""Fits log lines into answers of limited size. Pure.
+"""Builds answers of limited size from log lines. Pure.
 
 A log can contain instructions. So messages stay in JSON strings, without invisible characters, next to a notice.
 """

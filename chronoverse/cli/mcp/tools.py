@@ -284,7 +284,7 @@ class Tools:
         found = self._ask_until_complete("profile", workflow_id, job_id, against_label=against_label)
         most = message_bytes(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
-        # The slower pause is often also the longest. Its lines are shown once.
+        # A pause in the first list is often also one of the longest. Its lines are shown once.
         shown = [pause["before"]["sequence_num"] for pause in slower if pause["before"]]
         for pause in pauses:
             if pause["before"] and (number := pause["before"]["sequence_num"]) in shown:
@@ -335,8 +335,8 @@ class Tools:
     ) -> bytes:
         """Returns as many lines as fit.
 
-        The cursor is the number after which to continue. For a tail, it is the number before which to continue, and how
-        many lines are still to come.
+        The cursor is the number after which to continue. A tail's cursor has two numbers: the one before which to
+        continue, and the count of lines still to come.
         """
         parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if parsed is None:
@@ -484,9 +484,9 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """Requests pages until one has items under ``key``, and returns it.
+        """Requests pages until one has items under ``key``, and returns that page.
 
-        If none has any by the end of the list, or within :data:`_LOOKING_SECONDS`, returns the last page read.
+        Returns the last page read if the list ends, or :data:`_LOOKING_SECONDS` are over, before that.
         """
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):

@@ -105,7 +105,7 @@ def post(
 
 
 class _TimedSocket(io.RawIOBase):
-    """A socket for :mod:`http.client`, with a limit on the sum of all calls: a socket's timeout limits each call."""
+    """A socket for :mod:`http.client`, with one time limit for all calls: a socket's timeout limits each call."""
 
     def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
         self._sock, self._left = sock, left

@@ -25,7 +25,7 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Maximum seconds that a task's first line waits for its log to open, and its end for the delivery of its lines.
+#: Maximum seconds: a task's first line waits for its log to open, and a task's end for the delivery of its lines.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
 #: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.

@@ -1,7 +1,7 @@
 """Reports how a task ends, from the task's process. Airflow loads it by an entry point.
 
-The process that supervises the task receives the task's records in order; this module adds the last one. If it is
-missing, the task's process was killed.
+The process that supervises the task receives the task's records in order; this module adds the last one. If the last
+record is missing, the task's process was killed.
 """
 
 from typing import Any

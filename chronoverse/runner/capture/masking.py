@@ -11,16 +11,16 @@ from chronoverse.joblog.secret_forms import SecretForms
 
 #: Minimum characters of a secret. A shorter one would occur everywhere in a log, and the masks would reveal it.
 _MIN_CHARACTERS: Final = 4
-#: Maximum bytes of a secret. Up to this many are held back while they could be the beginning of one.
+#: Maximum bytes of a secret. Up to this many bytes are held back while they could begin a secret.
 MAX_BYTES: Final = 65_536
 
 
 class Masks:
-    r"""The secrets to mask, as arbitrary bytes.
+    """The secrets to mask, as arbitrary bytes.
 
     Masks each line of a secret wherever it occurs. Very short lines are masked only as part of the whole secret.
     Ignores line endings, and whitespace next to them and around the secret, because programs can change these. Raises
-    :class:`InvalidMask`, which does not contain the secret, if one is too short or too long.
+    :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:

@@ -29,7 +29,7 @@ from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, Spoo
 OVERHEAD_BYTES: Final = 400
 #: Lines per append: enough for a cheap round trip, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
-#: Maximum runs of an append of over BATCH_LINES: 5,000 lines then stay below the service's limit on quotation marks.
+#: Maximum runs of an append with over BATCH_LINES lines: so 5,000 lines stay below the service's quotation mark limit.
 BATCH_RUNS: Final = 250
 
 _ordinal: Final = attrgetter("ordinal")
@@ -97,7 +97,7 @@ class Spool:
         self.acked = self.safe = self.first = self.end = 0
         #: Lines dropped because the spool was full.
         self.dropped = 0
-        #: The oldest lines, if there is a file; the newest lines.
+        #: The oldest lines, if they are in a file; the newest lines, in memory.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
         #: Bytes that the job has printed.
