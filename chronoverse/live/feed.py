@@ -20,13 +20,13 @@ from chronoverse.token_bucket import TokenBucket
 
 #: Maximum bytes of a slice, unless a single frame is longer. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Slices end at multiples of this, so that viewers share them. It fits into a socket buffer (130,966 bytes).
+#: Slices end at multiples of this, so that viewers share them. This size fits into a socket buffer (130,966 bytes).
 SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
-#: The fraction of a worker's time for comparing lines with queries, and the seconds it can use in one burst.
+#: Comparing lines with queries: its maximum share of a worker's time, and its maximum seconds in one burst.
 FILTER_SHARE: Final = 0.2
 _FILTER_BURST_SECONDS: Final = 0.1
-#: Seconds of comparing after which the rest of the worker runs.
+#: Seconds of comparing after which other greenlets run.
 FILTER_SLICE_SECONDS: Final = 0.003
 #: Viewers woken in a row before other greenlets run. Each can cost a write (10 µs), so 4 ms in all.
 WAKES_PER_YIELD: Final = 400
@@ -98,7 +98,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """The one of ``subjects`` to charge for work done for all of them. None if nobody has time left."""
+        """The one of ``subjects`` to charge for work done for all of them. None if no subject has time left."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Once a second, each subject's usage is halved.
@@ -163,7 +163,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines take a third of its time."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines take a third of the time."""
     frames = plain_frames(entries, cursor, most_bytes)
     events = plain_events(entries, cursor, frames)
     if len(frames) == len(entries):
@@ -175,7 +175,7 @@ def encode_raw(
 
 
 def plain_events(entries: Sequence[RawEntry], cursor: int, frames: Sequence[bytes]) -> list[EventFrame]:
-    """Events of the first ``entries``, which follow line ``cursor``. :func:`plain_frames` made their ``frames``."""
+    """Events of the first ``entries``, which follow line ``cursor``. ``frames``: from :func:`plain_frames`."""
     fields = [entry[1] for entry in entries[: len(frames)]]
     streams = ["stderr" if each[5] == b"stderr" else "stdout" for each in fields]
     numbers, messages = range(cursor + 1, cursor + len(frames) + 1), [each[3] for each in fields]
@@ -228,7 +228,7 @@ class Feed:
         #: Each redaction since the feed began: the feed's version after it, and its ``redact`` frame.
         self.redactions: list[tuple[int, bytes]] = []
         self.viewer_count = 0
-        #: Groups of caught-up viewers, and each other viewer by itself.
+        #: Groups of caught-up viewers, and all viewers that are in no group.
         self.waiters: set[Waiter] = set()
         #: Groups that have members. Only ``web.streaming`` knows their type.
         self.groups: dict[object, Any] = {}
@@ -245,7 +245,7 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """The current state. A store reply is outdated if this differs from the state at its request."""
+        """The current state. A store reply is outdated if the state has changed since the request."""
         return self.cursor, self.job
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
@@ -272,7 +272,7 @@ class Feed:
         return True
 
     def skip(self, to: int) -> None:
-        """Empties the ring and continues after line ``to``, if that is ahead. Viewers replay the skipped lines."""
+        """Empties the ring and continues after line ``to``, if ``to`` is ahead. Viewers replay the skipped lines."""
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
@@ -313,7 +313,7 @@ class Feed:
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
         """Updates the job. Viewers get a ``job`` frame if the job is new, or its status or attempt changed.
 
-        ``asked`` is the feed's state at the request. Returns False and does nothing if it has changed since.
+        ``asked`` is the feed's state at the request. Returns False and does nothing if the state has changed since.
         """
         with self._lock:
             if asked is not None and self.known != asked:

@@ -46,9 +46,9 @@ class Replay:
         """Returns the frames after line ``cursor`` (None if nothing follows yet), and the last line number that they
         cover.
 
-        Sets ``reason`` if the stream ends with these frames. ``ends_at`` is the viewer's deadline, on its clock. Raises
-        :class:`StoreError`, and if a scan is refused :class:`AtCapacity`, :class:`ScansUnavailable` or
-        :class:`ShareExceeded`. After an error, the same step can be retried.
+        Sets ``reason`` if the stream ends with these frames. ``ends_at`` is the viewer's deadline, on the clock of
+        ``now``. Raises :class:`StoreError`. If a scan is refused, raises :class:`AtCapacity`, :class:`ShareExceeded` or
+        :class:`ScansUnavailable`. After an error, the same step can be retried.
         """
         try:
             redacted = b""
@@ -86,9 +86,9 @@ class Replay:
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query, the scan server reads it. The worker does so itself if only a few lines are left, and either the
-        filter budget allows it or the query is plain text, which takes less than a millisecond. This is faster than a
-        request, and works while the scan server is down.
+        With a query, the scan server reads it. If only a few lines are left, the worker reads it: this is faster than a
+        request, and works while the scan server is down. For a regular expression, the filter budget must allow this;
+        plain text takes less than a millisecond.
         """
         line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -67,7 +67,7 @@ class ReplayCache:
 
     ``pause`` is called before each segment, so that live viewers go first. Viewers call ``throttle`` before each
     segment, with the size of the previous one. A read requests at most ``most_lines`` lines; the cache holds at most
-    ``most_bytes``. ``scan`` makes the scan server filter lines by a query; without it, the worker does.
+    ``most_bytes``. ``scan`` makes the scan server filter lines by a query. Without ``scan``, the worker does.
     """
 
     store: Store
@@ -105,7 +105,7 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """The segment after line ``cursor``, filtered by ``line_filter``. None if no line follows.
 
-        It has up to ``lines`` lines (a power of two) and ends at a multiple of that, so that viewers share segments.
+        The segment has up to ``lines`` lines (a power of two) and ends at a multiple of that, so that viewers share it.
         Lines are filtered inside the context that ``comparing`` makes. Raises :class:`StoreError`.
         """
         lines = min(lines, self.most_lines)
@@ -278,8 +278,8 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
     """The event frames that ``scan`` requests, and the last line number that they cover. Runs in the scan server.
 
-    Stops before the entry that closes the log, or where no line follows. Without frames, the worker reads on by itself
-    to find out why. Raises what :meth:`ReplayCache.read_after` raises.
+    Stops before the entry that closes the log, or where no line follows. If it returns no frames, the worker reads
+    on by itself to find out why. Raises what :meth:`ReplayCache.read_after` raises.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

@@ -32,10 +32,10 @@ class Viewer:
     """Produces the bytes of one event stream: the lines after line ``after`` that pass ``line_filter`` (None: all).
 
     ``job`` was just fetched. If None, the job does not exist yet, and the viewer waits for it for ``wait`` seconds. The
-    token of ``subject`` expires at ``expires_at``; the stream closes for its age at ``closes_at``. Both are on the
-    tail's clock.
+    token of ``subject`` expires at ``expires_at``; the stream reaches its maximum age at ``closes_at``. Both are on
+    the tail's clock.
 
-    :meth:`next` can query the store, but never waits for new lines; :meth:`try_next` does neither.
+    Neither :meth:`next` nor :meth:`try_next` waits for new lines. Only :meth:`next` can query the store.
     """
 
     _cache: ReplayCache
@@ -58,7 +58,7 @@ class Viewer:
     reason: str = ""
     #: Whether to end the stream early, so that its client reconnects to another process.
     closes_early: bool = False
-    #: Whether :meth:`try_next` returned None because only a store read can continue.
+    #: Whether :meth:`try_next` returned None because a store read is needed.
     needs_store_read: bool = False
     #: Called when there may be more to send.
     on_wake: Callable[[], object] | None = None
@@ -74,7 +74,7 @@ class Viewer:
     _failing: tuple[float, str] | None = None
     _position: int | None = None
     _version: int = 0
-    #: Deadline for a job that does not exist yet to appear, on the tail's clock.
+    #: When to stop waiting for a job that does not exist yet, on the tail's clock.
     _awaited_until: float | None = None
     _finished: Job | None = None
     _pending: bytes = b""
@@ -87,7 +87,7 @@ class Viewer:
         if self._finished is None:
             self.feed = feed = self._tail.join(self._ref, job, self)
             self._ref, self._version = feed.ref, feed.version
-            # The feed can have a newer job. An ended job's frame is sent after the last line instead.
+            # The feed can have a newer state of the job. An ended job's frame is sent after the last line instead.
             if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
                 self._pending += feed.job_frame or b""
 
@@ -158,7 +158,7 @@ class Viewer:
 
     @property
     def ring_position(self) -> int | None:
-        """The viewer's position in the ring. None if it must get different bytes from its group."""
+        """The viewer's position in the ring. None if it must not get the same bytes as its group."""
         feed = self.feed
         is_current = feed is not None and feed.job is not None and feed.version == self._version
         return self._position if is_current and not self._pending and not self.done else None

@@ -15,8 +15,8 @@ from chronoverse.live.viewer import Viewer
 class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
-    ``jobs(first, last)`` returns the frames of the newest jobs, and the number of the change that they reflect, from
-    ``first`` to ``last``. ``opening``: the bytes to send before them, and ``first``; None to start without jobs.
+    ``jobs(first, last)`` returns the frames of the newest jobs, and the number (``first`` to ``last``) of a change that
+    they reflect. ``opening``: the bytes to send before these frames, and ``first``; None to start without jobs.
     """
 
     __slots__ = ("_jobs", "_opening")

@@ -51,7 +51,7 @@ class Server(StreamServer):
             # If a connection was closed, the next round of the event loop accepts the new one.
             if not self._connections.make_room():
                 self.stop_accepting()
-                # gevent has no public method that starts accepting unless the server was stopped.
+                # Accepts again later, unless the server was stopped. gevent has no public method for this.
                 gevent.spawn_later(0.01, self._start_accepting_if_started)
             return None
         try:
@@ -74,7 +74,7 @@ def max_connections() -> float:
 
 
 def refuse(sock: Connection, status: HTTPStatus, detail: str) -> None:
-    """Answers a request that Flask does not get with a problem document, the last answer on its connection."""
+    """Sends a problem document in place of Flask's answer. It is the last answer on the connection."""
     request_id = secrets.token_hex(8)
     response = problem(status, detail, request_id=request_id)
     response.headers["X-Request-ID"] = request_id
@@ -86,7 +86,7 @@ class Worker(GeventWorker):
     """A gevent worker that leaves a connection alone after gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
-    #: When :meth:`run` returns although streams are open, on the monotonic clock.
+    #: When :meth:`run` returns even if streams are open, on the monotonic clock.
     _ends_at = math.inf
 
     def init_process(self) -> None:
@@ -149,7 +149,7 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answers and logs a request that was malformed. gunicorn does so for one that failed without an answer."""
+        """Answers and logs a malformed request. Leaves other failed requests to gunicorn."""
         client.begin_request()
         with contextlib.suppress(AtCapacity, OSError):
             # A refusal costs as much as an answer, so it waits, too.

@@ -28,7 +28,7 @@ from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds without progress after which a client's connection is cut, during an answer or an event stream.
 STALL_SECONDS: Final = 20.0
-#: A connection is closed to make room only after so many seconds without progress. By then a healthy client has sent
+#: A connection is closed to make room only after this many seconds without progress. By then a healthy client has sent
 #: its request.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Kernel send buffer per client. The default would hold megabytes for a client that stopped reading.
@@ -108,7 +108,7 @@ class Connections:
 class Connection(gevent.socket.socket):
     """A client's socket. Enforces the limits of the current answer.
 
-    ``connections`` is the worker's set. None until the connection is added to it.
+    ``connections`` is the worker's set, or None until the connection is added to the set.
     """
 
     connections: Connections | None = None
@@ -116,9 +116,9 @@ class Connection(gevent.socket.socket):
     progress_at = 0.0
     #: Whether the worker waits for the client to send a request.
     is_receiving = True
-    #: Whether it waits for the client to receive an ordinary answer.
+    #: Whether the worker waits for the client to receive an ordinary answer.
     is_sending_answer = False
-    #: Whether it has been answered and has sent no further request.
+    #: Whether the client has been answered and has sent no further request.
     is_idle = False
     #: Whether the client sent this request before reading the previous answer (RFC 9112 section 9.3.2).
     is_pipelined = False
@@ -143,7 +143,7 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
-        """Called for a download or an event stream: it is never closed to make room, and is cut at time ``until``."""
+        """For a download or an event stream: the connection is cut at ``until``, and never closed to make room."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds > USER_TIMEOUT_SECONDS:
             # The kernel must not time out before stall_seconds do.
@@ -280,7 +280,7 @@ def stop_receiving(sock: socket.socket) -> None:
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side, and discards unread input, which would make a close reset the connection."""
+    """Closes the sending side. Discards unread input: otherwise, a close would reset the connection."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)

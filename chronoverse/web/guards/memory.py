@@ -13,8 +13,8 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes of each body that use the memory for short bodies; the rest uses that for long ones. A gzipped body counts as
-#: sent and as inflated, so even one of 64 KiB (a renewal, a few lines) only uses memory for short bodies.
+#: Bytes of each body that use the memory for short bodies. Further bytes use the memory for long ones. A gzipped body
+#: counts as sent and as inflated, so a body of 64 KiB (a renewal, a few lines) only uses memory for short bodies.
 SHORT_BODY_BYTES: Final = 131_072
 #: A worker's memory for short bodies, in bytes.
 SHORT_BODIES_BYTES: Final = 16_777_216
@@ -41,7 +41,10 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount``. If too much: :class:`ShareExceeded`, or :class:`AtCapacity` if ``subject`` holds none."""
+        """Takes ``amount``. If it does not fit, raises :class:`ShareExceeded`.
+
+        Raises :class:`AtCapacity` instead if ``subject`` holds nothing.
+        """
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):

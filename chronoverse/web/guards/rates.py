@@ -16,8 +16,8 @@ from chronoverse.token_bucket import TokenBucket
 BURST_SECONDS: Final = 10.0
 #: Bytes charged per line besides its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Jobs that one subject can begin by log records: at once, and then per second. A job takes at least 5 KB of the store
-#: and some milliseconds. A Collector can start with the pods of a whole cluster.
+#: Jobs that one subject can begin by log records: in one burst, and then per second. A job takes at least 5 KB of the
+#: store and some milliseconds. A Collector can start with the pods of a whole cluster.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
 #: Maximum buckets. Beyond that, full ones are dropped: a new subject's bucket is full anyway.

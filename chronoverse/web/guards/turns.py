@@ -16,9 +16,9 @@ from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or new viewer waits for its turn. Thousands that arrive together all start within that time.
 _ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Seconds that a request waits for its turn, and a scan then for the scan server.
+#: Seconds that a request waits for its turn. A scan can then wait as long again for the scan server.
 WAIT_SECONDS: Final = 5.0
-#: Seconds that a subject waits for a page while its unread answers leave no room for a large one. A page that is made
+#: Seconds that a subject waits for a page while its unread answers leave no room for a large page. A page that is made
 #: and then refused costs the worker 15 ms.
 UNREAD_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its next turn: longer, because it has begun and could only be cut off.

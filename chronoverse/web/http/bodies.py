@@ -24,7 +24,7 @@ READ_BYTES: Final = 65_536
 #: Bytes inflated or scanned at once, in at most 0.2 ms.
 SLICE_BYTES: Final = 16_384
 #: Maximum brackets, commas and quotation marks outside strings. Parsing costs time and memory per value rather than per
-#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500.
+#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500 of them.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 
@@ -37,7 +37,7 @@ class _UnsupportedContentCoding(UnsupportedMediaType):
 
 @dataclass(eq=False)
 class BodyReader:
-    """Reads bodies of at most ``limit`` bytes, both sent and inflated, within :class:`BodyMemory`."""
+    """Reads bodies of at most ``limit`` bytes, as sent and as inflated, within :class:`BodyMemory`."""
 
     limit: int
     #: Timeout for the next :data:`READ_BYTES`, or the body's end: 13 KB per second.
@@ -147,7 +147,7 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
                 raise BadRequest("more than one gzip member")
             yield part
             rest = inflater.unconsumed_tail
-            # After a full slice zlib may have more output for input that it has already read.
+            # After a full slice, zlib may have more output for input that it has already read.
             more = bool(rest) or len(part) == SLICE_BYTES
     if not inflater.eof:
         raise BadRequest("incomplete gzip")
@@ -206,7 +206,7 @@ def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Ite
 
 
 def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
-    """Yields slices of the body, each split at the quotation marks around strings, and 1 if it begins in one, else 0.
+    """Yields slices, each split at the quotation marks around strings, and 1 if the slice begins in a string, else 0.
 
     Escaped quotation marks and backslashes become zeros.
     """

@@ -180,8 +180,8 @@ def read_listing(
 ) -> tuple[list[Any], _Position | None]:
     """Returns up to ``limit`` items after ``position``, and the start of the next page (None on the last page).
 
-    ``read`` returns some positions after a given one, each with its item, or None if the item is gone or filtered out.
-    It returns nothing at the end. Each call waits for a turn of ``subject`` for the server that has ``lock_ref``.
+    ``read`` returns some positions after a given one, each with its item (None if the item is gone or filtered out).
+    At the end, ``read`` returns nothing. Each call waits for a turn of ``subject`` for the server with ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
@@ -207,8 +207,8 @@ def read_listing(
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
     """The number after which a log page starts, in the requested order, followed by ``more`` further numbers.
 
-    All come from the ``query``'s cursor. Without one, the page starts at the offset, at the log's beginning, or at its
-    end if descending, and the further numbers are 0. Raises :class:`BadRequest`.
+    All come from the ``query``'s cursor. Without a cursor, the page starts at the offset, at the log's beginning, or
+    (if descending) at its end, and the further numbers are 0. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:

@@ -23,8 +23,8 @@ Slice = tuple[int, int]
 def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[bytearray, list[Slice]]:
     """Cuts out the elements of all lists at the nesting ``path``, whose last bracket is the list's own.
 
-    Returns the rest of the text, in which each list contains the indexes of its slices, and the slices. Calls ``pause``
-    often. Raises 400 for some invalid JSON; most errors are only found when the parts are parsed.
+    Returns the rest of the text, and the slices. In the rest, each list contains the indexes of its slices. Calls
+    ``pause`` often. Raises 400 for some invalid JSON; most errors are only found when the parts are parsed.
     """
     rest, slices, is_open = bytearray(), list[Slice](), bytearray()
     copied = start = element = first = 0

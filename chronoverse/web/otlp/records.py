@@ -25,7 +25,7 @@ BATCH_LINES: Final = 600
 _MAX_RECORD_LINES: Final = 5_000
 #: Maximum lines per request. The limit on bytes is not enough, because every newline of a body can be an empty line.
 MAX_LINES: Final = 50_000
-#: Maximum record number in a file. Missing numbers before it become a gap of that length.
+#: Maximum record number in a file. If all numbers before it are missing, the log gets a gap of that length.
 MAX_RECORD_NUMBER: Final = 10**11
 
 _PATH: Final = "log.file.path"
@@ -55,8 +55,8 @@ Lines = list[tuple[bool, list[bytes]]]
 class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
-    ``path``: the file's path, and ``number``: the first record's number in it; "" and 0 if it has none. ``first``: a
-    digest of record number 1, else "". ``time``: the first record's, in Unix ns.
+    ``path`` and ``number``: the file's path, and the first record's number in it; "" and 0 if the record has no number.
+    ``first``: a digest of record number 1, else "". ``time``: the first record's, in Unix ns.
     """
 
     path: str

@@ -144,7 +144,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for found_at, entry in trail.page(since_ms or 0, until_ms, position, 100):
                 yield found_at, entry if entry["workflow_id"] in allowed else None
 
-        # The trail belongs to no job: this reference only names its server's slot.
+        # The trail belongs to no job: this reference only selects the trail's server.
         lock_ref = JobRef(trail.slot, "")
         with deps.turns.page(lock_ref, principal().subject):
             found, position = read_listing(deps, lock_ref, start, query["limit"], read, principal().subject)
@@ -211,8 +211,8 @@ def _entry_ms(value: Any) -> int:
 def stale_seconds(watched: int) -> float:
     """Seconds for which another worker, watching ``watched`` jobs, can still show old text after a redaction.
 
-    It uses a chunk's record for RECORD_SECONDS, and can cache a segment of the old chunk for CACHE_SECONDS from their
-    end. A line stays in the ring of a feed until the tail has checked the job.
+    That worker uses a chunk's record for RECORD_SECONDS, and can then cache a segment of the old chunk for another
+    CACHE_SECONDS. A line stays in the ring of a feed until the tail has checked the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

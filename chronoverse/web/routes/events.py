@@ -173,7 +173,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Adds its headers after the read audit, which would take ``Last-Event-ID`` for the end."""
+    """A viewer's response. Adds its headers after the read audit, which would log ``Last-Event-ID`` as the end."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
@@ -220,7 +220,7 @@ def open_viewer(
     make: Callable[..., Viewer] = Viewer,
     **wanted: Any,
 ) -> tuple[Viewer, Callable[[], None]]:
-    """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
+    """Admits and opens a viewer. Returns it, and a function to call once, after its stream has ended.
 
     ``wanted`` are arguments for ``make``, in addition to those from the settings and the token. Raises what
     :meth:`AdmissionControl.check` raises.

@@ -214,7 +214,7 @@ def _chosen(labels: Sequence[Any] | None) -> Sequence[Any] | None:
 
 
 def _line_or_none(value: Any) -> int | None:
-    """The last line scanned, as a cursor has it: -1 means None."""
+    """Parses the last scanned line in a cursor. -1 becomes None."""
     return None if value == -1 else number(value)
 
 

@@ -204,7 +204,7 @@ def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: boo
 
 
 def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """A gzip stream of ``parts``, each flushed. Clients notice an interrupted one: it lacks the gzip trailer."""
+    """A gzip stream of ``parts``, each flushed. Clients notice an interrupted stream: it lacks the gzip trailer."""
     # Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would delay the worker's viewers.
     compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     for part in parts:

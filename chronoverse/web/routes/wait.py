@@ -60,7 +60,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),
-            # Waiting for the end needs no lines. Almost no line passes this filter, and one does no harm.
+            # Waiting for the end needs no lines. Almost no line passes this filter, and a line that does is harmless.
             "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
             "wait": timeout,
             # No heartbeats: the answer has not begun.
@@ -76,7 +76,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 @dataclass(slots=True)  # small: there can be thousands
 class Wait:
-    """Collects matching lines from a viewer's frames. Over when the first one arrives.
+    """Collects matching lines from a viewer's frames. The wait is over when the first line arrives.
 
     :meth:`answer` then adds lines that already exist, up to ``limit``. With ``limit`` 0, lines are ignored: the wait is
     for the job's end. ``with_lines``: the answer has all lines, not only the first.
@@ -161,7 +161,7 @@ class Wait:
     def _known_job(self) -> Job | None:
         """The tail's job, if it covers all lines of the answer. Its status can be some seconds old.
 
-        When a job ends, all waiters are answered at once. When all 2,000 read the store, half got a 503.
+        When a job ends, all waiters are answered at once. With 2,000 reads of the store, half got a 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed and feed.job and feed.job.end:
@@ -240,7 +240,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Ignores frames of the group without an event. Makes the group pass all others to :meth:`fall_behind`."""
+        """Ignores the group's frames that contain no event. Makes the group pass all others to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod

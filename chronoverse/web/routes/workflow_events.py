@@ -56,7 +56,7 @@ class Snapshots:
         self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
 
     def read(self, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-        """Returns the jobs' frames, at least as new as a change from ``least`` to ``cursor``, and its number.
+        """Returns the jobs' frames, and the number (``least`` to ``cursor``) of a change that they reflect.
 
         Raises :class:`AtCapacity`, and what :func:`newest_jobs` raises.
         """

@@ -58,7 +58,7 @@ class StreamWriter:
         #: Exactly one of these is set if behind, neither if caught up.
         self._greenlet: gevent.Greenlet | None = None
         self.write_watch: Any = None
-        #: For the write scheduler: when to give up, and whether the socket has room and is queued.
+        #: For the write scheduler: when to give up, and whether the socket is queued because it has room.
         self.write_deadline = 0.0
         self.is_writable = False
         #: Bytes that did not fit into the socket, for the write scheduler.
