@@ -80,8 +80,10 @@ class CriReader:
                 batches += self._splitters[self._stream].feed(b"".join(texts), self._timestamp)
             tag, text = self._parse(line, parts)
             texts = [text, b"\n"] if tag == b"F" else [text]
-            # Times in other formats are parsed for each line.
-            known_time = parts[0][:23] if parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line else b"-"
+            # Times in other formats are parsed for each line. A partial line is passed on alone, as where a read ends:
+            # how a long line with a secret is cut depends on its parts.
+            is_known = tag == b"F" and parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line
+            known_time = parts[0][:23] if is_known else b"-"
             known_stream = self._stream.encode()
         return batches + self._splitters[self._stream].feed(b"".join(texts), self._timestamp)
 

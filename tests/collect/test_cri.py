@@ -110,33 +110,50 @@ def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
 
 file_lines = st.builds(
     cri_line,
-    st.one_of(st.binary(max_size=30), st.text(max_size=30).map(str.encode)).map(lambda text: text.replace(b"\n", b"")),
+    st.one_of(
+        st.binary(max_size=30),
+        st.text(max_size=30).map(str.encode),
+        st.sampled_from([GITHUB[:9], GITHUB[9:], f"{GITHUB[9:]} end", f"{'w' * 25} {GITHUB[:9]}"]).map(str.encode),
+    ).map(lambda text: text.replace(b"\n", b"")),
     st.sampled_from(["stdout", "stderr"]),
     st.sampled_from(["F", "P"]),
     st.sampled_from([AT, AT + 0.0004, AT + 1]),
 )
 
 
+@pytest.mark.parametrize(("most", "forms"), [(8, None), (32, SecretForms())], ids=["plain", "masked"])
 @given(
     st.lists(st.one_of(file_lines, st.just(b"2026 torn\n")), max_size=12),
     st.lists(st.integers(1, 60), max_size=12),
     st.data(),
 )
-def test_lines_do_not_depend_on_chunks(file: list[bytes], sizes: list[int], data: Any) -> None:
+def test_lines_do_not_depend_on_chunks(
+    most: int, forms: SecretForms | None, file: list[bytes], sizes: list[int], data: Any
+) -> None:
     """Nor on readers that continue with another one's state."""
     text = b"".join(file)
-    whole = CriReader(8)
+    whole = CriReader(most, None, forms)
     expected = lines_of(whole.feed(text) + whole.close())
-    reader, batches, at = CriReader(8), [], 0
+    reader, batches, at = CriReader(most, None, forms), [], 0
     for size in [*sizes, len(text)]:
         batches += reader.feed(text[at : at + size])
         at = min(len(text), at + size)
         if data.draw(st.booleans()):
             at -= len(reader.rest)
-            reader = CriReader(8, reader.state())
+            reader = CriReader(most, reader.state(), forms)
     batches += reader.feed(text[at:]) + reader.close()
 
     assert lines_of(batches) == expected
+
+
+def test_a_long_line_with_a_secret_is_cut_wherever_a_read_ends() -> None:
+    pieces = [cri_line(text, tag="P", at=AT) for text in (f"{'w' * 40} ghp_{'A' * 30}", "A" * 40)]
+    pieces.append(cri_line(" end", at=AT))
+    found = []
+    for parts in ([b"".join(pieces)], pieces, [pieces[0], pieces[1] + pieces[2]]):
+        reader = CriReader(80, None, SecretForms())
+        found.append([line for part in parts for line in lines_of(reader.feed(part))])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
