@@ -94,17 +94,17 @@ def test_a_slow_receiver_with_tls_times_out(tls_receiver: tuple[Receiver, ssl.SS
 
 
 def test_an_endless_answer_is_limited() -> None:
-    """Endless headers, or an endless body."""
+    """Endless headers, an endless body, or endless interim answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve(head: bytes) -> None:
+        def serve(head: bytes, more: bytes = b"x: y\r\n") -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(65_536)
                 try:
                     connection.sendall(head)
                     while True:
-                        connection.sendall(b"x: y\r\n" * 10_000)
+                        connection.sendall(more * 10_000)
                 except OSError:
                     pass
 
@@ -114,6 +114,9 @@ def test_an_endless_answer_is_limited() -> None:
             send(url)
         threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n\r\n",), daemon=True).start()
         send(url)
+        threading.Thread(target=serve, args=(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), daemon=True).start()
+        with pytest.raises(NotDelivered, match="no answer within 1 s"):
+            send(url, seconds=1)
 
 
 def test_a_receiver_that_crashes_or_is_down_is_a_failure(receiver: Receiver) -> None:

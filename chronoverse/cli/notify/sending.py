@@ -79,7 +79,9 @@ def post(
     deadline = time.monotonic() + seconds
 
     def left() -> float:
-        return max(deadline - time.monotonic(), 0.001)
+        if (rest := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        return rest
 
     try:
         with _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, left) as plain:
