@@ -155,7 +155,8 @@ class Worker(GeventWorker):
             # A refusal costs as much as an answer, so it waits, too.
             with self._connections.request_lock.hold():
                 pass
-            if isinstance(exc, errors.ParseException):
+            at_fault = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
+            if isinstance(exc, errors.ParseException) and not isinstance(exc, at_fault):
                 self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
                 refuse(client, _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST), f"invalid HTTP: {type(exc).__name__}")
             else:
