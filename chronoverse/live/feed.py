@@ -49,7 +49,10 @@ class EventFrame(NamedTuple):
 
 def _held_bytes(event: EventFrame) -> int:
     _, _, frame, _, content = event
-    return len(frame) + len(content) if content else len(frame)
+    if not content:
+        return len(frame)
+    # A change's content is its status and labels, which are also in its frame.
+    return len(frame) + (len(content) if isinstance(content, bytes) else len(frame))
 
 
 _new_frame: Final = partial(tuple.__new__, EventFrame)
