@@ -224,7 +224,7 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             likely = "Most likely cause" if title == "Cause" and cause.get("confidence") == "low" else title
             first, last = cause["from"], cause["to"]
             yield f"{likely} ({f'line {first:,}' if first == last else f'lines {first:,}-{last:,}'}):"
-            yield from map(numbered, _visible([cause["line"]]))
+            yield numbered(cause["line"])
         if cause and (sentence := verdict_sentence(summary)):
             yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
