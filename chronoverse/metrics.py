@@ -33,9 +33,9 @@ _process_name = ""
 
 
 def name_process(name: str) -> None:
-    """Makes this process use the metric files of the last process with this ``name``, which must have ended.
+    """Makes this process use the metric files of the last process with this ``name``.
 
-    Continues its counters. Without names, each process would leave files forever.
+    That process must have ended. This one continues the counters. Without names, each would leave files forever.
     """
     global _process_name
     _process_name = name

@@ -28,9 +28,9 @@ def write_chunk(
 ) -> Chunk | None:
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None if there are none.
 
-    Trims lines up to ``trim`` from the store. ``merge`` replaces a small last chunk with a new chunk that begins with
-    its lines. Calls ``on_page`` after each read, and ``on_lines`` with the messages, numbers and times of the lines
-    added. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+    Trims lines up to ``trim`` from the store. ``merge`` replaces a small last chunk with a new chunk that begins
+    with the small one's lines. Calls ``on_page`` after each read, and ``on_lines`` with the messages, numbers and
+    times of the lines added. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
     :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)

@@ -200,7 +200,7 @@ class Client:
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
-        Adds what headers contain: as ``reached`` the last line covered, as ``searched_to`` the last job searched. Omits
+        Adds values of headers: ``reached``, the last line covered, and ``searched_to``, the last job searched. Omits
         parameters of ``query`` that are None.
         """
         path = _path(route, *ids)

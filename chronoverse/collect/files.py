@@ -216,8 +216,8 @@ class LogFiles:
         plain = [opened[each].head for each in new if not opened[each].is_compressed]
         last = (opened[""].head if "" in opened else b"") or max(plain, default=b"")
         new.sort(key=lambda each: (opened[each].head <= last, opened[each].head))
-        # Rotation removes the oldest names first. So if the newest known file still exists, all later ones do, unless
-        # the clock was set back and they have older names.
+        # Rotation removes the oldest names first. So if the newest known file still exists, all later files exist,
+        # unless the clock was set back and they have older names.
         if newest:
             may_lack = not any(each.is_copy(newest) for each in opened.values())
         else:

@@ -183,7 +183,7 @@ class TaskLogs:
         Runs in the worker's main process, which has other work and forks. So it tries once, without a thread.
         """
         if terminated and signum != signal.SIGKILL:
-            return  # the signal raises an exception in the task's process, which ends the log
+            return  # the signal raises an exception in the task's process, where it ends the log
         if not self._is_published(sender) or time.monotonic() < self._away_until:
             return
         job = self._job(sender, request)

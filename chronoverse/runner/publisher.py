@@ -58,8 +58,8 @@ class JobResult(NamedTuple):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    Continues another process's spool where that process stopped, with its token. The job of a reassigned spool must
-    have no lines. ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live
+    Continues another process's spool where that process stopped, with the same token. The job of a reassigned spool
+    must have no lines. ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live
     runner. With ``wait_for_lease``, lines wait while another runner holds the job; otherwise that raises :class:`Held`.
     ``say`` shows the user a message. Of ``labels``, the job gets those that the store does not refuse.
     """
@@ -93,7 +93,7 @@ class Publisher:
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's index 0.
         self._base: int = spool.state.get("base", 0)
-        #: Our last attempt, or the one of the process that left the spool; and whether it has the lease.
+        #: Our last attempt, or the one of the process that left the spool; and whether this attempt has the lease.
         self._attempt: Attempt | None = None
         self._has_lease = False
         if "attempt" in spool.state:

@@ -8,8 +8,8 @@ from chronoverse.joblog.model import JobRef
 #: The kind of the archive lock. Key names are a contract with users, so this old name stays.
 ARCHIVE_LOCK: Final = "sealer"
 #: A job's kinds of keys (the last part of a key's name, only letters), and their types. ``check_types`` in common.lua
-#: uses them. A deletion removes all except the tombstone. Without an archive, an ended job's keys expire: ``end_job``
-#: there decides which.
+#: uses them. A deletion removes all except the tombstone. Without an archive, an ended job's keys expire:
+#: ``end_job`` in common.lua decides which.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",

@@ -67,7 +67,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         return None
     flat, first_id, last_id, first_timestamp, terminal, _, listed, labels = reply
     fields = dict(_pairs(flat))
-    # Numbers beyond the largest cannot be shown.
+    # Numbers above MAX_NUMBER cannot be shown.
     last = min(entry_number(last_id), MAX_NUMBER) if last_id else 0
     status = fields.get("status", "")
     archived = parse_number(fields.get("archived", "")) or 0

@@ -129,7 +129,7 @@ class WatchStore:
         return bool(found)
 
     def add(self, watch: Watch, event: Event) -> bool:
-        """Queues an event, unless it was queued before or too many wait. Returns whether it was queued."""
+        """Queues an event, unless it was queued before or too many events wait. Returns whether it was queued."""
         of = watch.workflow_id
         keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
         args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, watch.watch_id)
@@ -155,7 +155,10 @@ class WatchStore:
     def settle(
         self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None, *, dropped: bool = False
     ) -> None:
-        """Records a delivery's result: done or dropped, or the watch's events are due again after ``pause`` seconds."""
+        """Records the result of a delivery: done, ``dropped``, or due again after ``pause`` seconds.
+
+        A pause applies to all of the watch's events.
+        """
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
         due = "" if pause is None else round(1000 * pause)
         args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)), int(dropped))

@@ -34,7 +34,7 @@ class Masks:
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
-        """Masks the beginning of a text. Returns it, and the unmasked rest, which could begin a secret.
+        """Masks the beginning of a text. Returns the masked part, and the unmasked rest, which could begin a secret.
 
         Prepend the rest to the stream's next piece; pass the last rest to :meth:`mask`. The joined results equal
         :meth:`mask` of the whole stream, however it is split.

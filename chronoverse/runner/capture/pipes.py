@@ -81,7 +81,7 @@ class Capture:
         while time.monotonic() < self._deadline():
             for key, _ in self._selector.select(self._timeout()):
                 if key.data is not None and self._read(key.data) >= 16_384:
-                    # More follows a large read. Waiting makes the next one larger: 0.25 instead of 0.7 µs per line.
+                    # More follows a large read. Waiting makes the next read larger: 0.25 instead of 0.7 µs per line.
                     # A terminal never has that much, and a pipe of 1 MiB does not fill up within a millisecond.
                     time.sleep(0.001)
             now = time.monotonic()
