@@ -11,9 +11,8 @@ from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
-#: The text before and after the message in a line's JSON. Messages contain neither: JSON escapes their quotes.
+#: The text before the message in a line's JSON. JSON escapes a message's quotes.
 _MESSAGE: Final = b'"message":"'
-_BEHIND: Final = b'","sequence_num":'
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
@@ -39,33 +38,16 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
 
 
 def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
-    """Each line whose message can contain the query's text, case-insensitively.
-
-    Searches for the lowercase text if that finds all such lines, but only in messages: every line's JSON contains
-    numbers and words such as "stream". Otherwise uses RE2.
-    """
-    # All control sequences begin with ESC.
-    wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
-    lowercase = b"" if wanted is None else text.lower()
+    """Each line whose message can contain the query's text, case-insensitively."""
     position = 0
-    while True:
-        if wanted is None:
-            match = matcher.in_json.search(text, position)
-            found = -1 if match is None else match.start()
-        else:
-            found = lowercase.find(wanted, position)
-        # An empty text is also found at the end.
-        if not 0 <= found < len(text):
-            return
-        # No match extends beyond its line, because JSON escapes newlines.
-        start = text.rfind(b"\n", position, found) + 1 or position
-        position = text.find(b"\n", found) + 1
-        if wanted is not None:
-            message = lowercase.find(_MESSAGE, start, position)
-            end = lowercase.rfind(_BEHIND, message, position)
-            if message < 0 or lowercase.find(wanted, message + len(_MESSAGE), end) < 0:
-                continue
-        yield text[start:position]
+    while match := matcher.in_json.search(text, position):
+        found, end = match.span()
+        start = text.rfind(b"\n", 0, found) + 1
+        position = text.find(_MESSAGE, start) + len(_MESSAGE)
+        # Otherwise found in the line's time: search its message.
+        if found >= position:
+            position = end + 1
+            yield text[start:position]
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:

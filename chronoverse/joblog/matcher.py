@@ -30,8 +30,8 @@ _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: KELVIN SIGN and LONG S match k and s case-insensitively, but bytes.lower() does not convert them.
-_ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
+#: The rest of a line's JSON after a text in its message. Messages do not contain this key: JSON escapes their quotes.
+_AFTER_TEXT: Final = r'[^\n]*(?-i:","sequence_num":)[^\n]*'
 #: Parts of an expression that have another meaning in joined lines than in one line.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 #: Tokens of an expression, enough to distinguish the anchor ``^`` from a negated class.
@@ -112,23 +112,17 @@ class Matcher:
             for span in self._spans(stripped):
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
-    def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """The query's text, as JSON in lower case, to search for in the JSON Lines ``text.lower()``.
-
-        None if that could miss a message. To find text with control sequences inside, use :meth:`in_json`.
-        """
-        if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
-            return None
-        return orjson.dumps(self._lowercase)[1:-1]
-
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches the JSON of every line that has the text, even if control sequences interrupt it."""
+        """A pattern (or None) that matches the JSON of every line that has the text, even if sequences interrupt it.
+
+        A match reaches to the line's end. Also finds the text in the line's time.
+        """
         if self._regex:
             return None
-        # Each character takes 40 instructions. Few lines match the first twelve characters but not the rest.
-        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:12]]
-        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters), False, self._max_bytes)
+        # Each character takes 40 instructions. Few lines match the first forty characters but not the rest.
+        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
+        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters) + _AFTER_TEXT, False, self._max_bytes)
 
     @cached_property
     def in_joined_lines(self) -> Any:
