@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -142,12 +143,20 @@ class Matcher:
     def _pattern(self) -> Any:
         return _compiled(self._query, not self._regex, self._max_bytes)
 
+    @cached_property
+    def _lowercase_pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self._lowercase or ""))
+
     def _is_in(self, text: str) -> bool:
         if self._lowercase is not None and text.isascii():
             return self._lowercase in text.lower()
         return self._pattern.search(text.encode()) is not None
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
+        if self._lowercase and text.isascii():
+            for match in islice(self._lowercase_pattern.finditer(text.lower()), MAX_SPANS):
+                yield match.span()
+            return
         data, position, remaining = text.encode(), 0, MAX_SPANS
         is_ascii = len(data) == len(text)
         # The number of characters before a byte.
