@@ -16,7 +16,7 @@ from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, comp
 
 #: Maximum lines of a cause: they fit on one screen.
 CAUSE_LINES: Final = 30
-#: Weights are divided by this in the exponent of a score.
+#: Scores are divided by this before ``exp`` turns them into shares.
 UNIT: Final = 10
 #: Maximum lines kept during a scan. Those with the lowest scores are dropped.
 MAX_CLUES: Final = 2_000

@@ -76,8 +76,8 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. This takes a
-    third of the time of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
+    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. Takes a third of
+    the time of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     number, stamp, stamp_json, left = after, None, b"", most_bytes

@@ -46,7 +46,7 @@ class Server(StreamServer):
         self._writers = writers
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """Accepts a connection. Returns it and its client's address, or None if none waits or no descriptor is free."""
+        """Accepts a connection. Returns it and its address, or None if no connection waits or no descriptor is free."""
         if len(self._connections) + self._writers.open_count >= max_connections():
             # If a connection was closed, the next round of the event loop accepts the new one.
             if not self._connections.make_room():

@@ -21,7 +21,7 @@ from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes
 from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 COMPARED_JOBS: Final = 5
-#: Minimum good runs on a branch. A branch with fewer is not compared with.
+#: Minimum good runs on a branch. Branches with fewer are not used.
 _LEAST_RUNS: Final = 3
 #: Branches to try if the job's own has too few good runs.
 _DEFAULT_BRANCHES: Final = ("main", "master")

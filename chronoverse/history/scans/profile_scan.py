@@ -22,8 +22,8 @@ _MESSAGE_CHARACTERS: Final = 1_000
 class JobProfile(NamedTuple):
     """A job's timeline up to ``scanned_to``, and its ``profile`` compared with ``good`` runs.
 
-    ``compared_with``: the good runs' ids, None without any. If time ran out before all logs were read, ``good`` is
-    empty and ``is_whole`` is False.
+    ``compared_with``: the good runs' ids, or None if there are none. If time ran out before all logs were read,
+    ``good`` is empty and ``is_whole`` is False.
     """
 
     timeline: Timeline

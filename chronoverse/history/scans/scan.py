@@ -54,8 +54,8 @@ class LineScan(BaseScan):
     """Requests up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     ``only_new`` compares lines with the job ``against``, or with the good runs that :func:`~.comparison.baseline`
-    selects by ``labels``. ``form`` of each line: ``page`` is its JSON with highlights, and with ``before`` and
-    ``after`` lines of context; ``whole`` its full JSON; ``number`` only its number, which does not count against
+    selects by ``labels``. ``form`` of each line: ``page`` is JSON with highlights, and adds ``before`` and ``after``
+    lines of context; ``whole`` is the full JSON; ``number`` is only the number, and does not count against
     ``page_bytes``.
     """
 
@@ -78,7 +78,7 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """A search's position in a listing: past the job with these ids, or at a ``line`` of it.
+    """A search's position in a listing: past the job with these ids, or at a ``line`` of that job.
 
     ``created``: Unix milliseconds as a string, because JSON has no infinity. ``found``: how many of the job's lines
     were shown.
@@ -99,7 +99,7 @@ class WorkflowPosition(NamedTuple):
 class WorkflowScan(LineScan):
     """Requests up to ``limit`` jobs with matching lines, and up to ``per_job`` matching lines of each.
 
-    Searches only jobs with this ``status`` and all ``labels`` that started between ``since`` and ``until`` (None: any).
+    Searches only jobs with this ``status`` and all ``labels``, started between ``since`` and ``until`` (None: any).
     ``start`` is the previous page's position. An empty ``workflow_id`` means all workflows with one of ``ids`` or
     ``prefixes``.
     """

@@ -55,7 +55,7 @@ def _digest(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SummaryReader:
-    """Finds the contents of summaries in logs read by ``read``. All processes of a scan server share ``progress``."""
+    """Finds the contents of summaries. ``read`` reads the logs. All processes of a scan server share ``progress``."""
 
     read: BatchReader
     hasher: ShapeHasher

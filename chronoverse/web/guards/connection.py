@@ -49,7 +49,7 @@ class SendLimits(NamedTuple):
 
 #: Allows a client with 80 kbit/s to receive an ordinary answer of 4 MiB, in seven minutes.
 _ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: 30 s without progress, not 20: a download client's kernel may acknowledge nothing until 128 KiB are read.
+#: 30 s without progress instead of 20 s: a download client's kernel may acknowledge nothing until 128 KiB are read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 

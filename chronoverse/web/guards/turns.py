@@ -41,7 +41,7 @@ class Turns:
         self.unread: Final = unread
         #: For starting a request, by client address; and for a new viewer, as thousands reconnect after a restart.
         self.request = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
-        # 2 ms instead of 1: more viewers have sent their request by then, which saves 4 % of a storm's CPU time.
+        # 2 ms instead of 1 ms: more viewers have sent their request by then, which saves 4 % of a storm's CPU time.
         self.viewer = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
         # Concurrent pages and listings (48 MiB), and as many scans.
         self._pages, self._scans = (_locks(WAIT_SECONDS, at_once=12, each=2, used_up=ShareExceeded) for _ in range(2))

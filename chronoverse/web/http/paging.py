@@ -30,8 +30,7 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.read_audit import set_start
 
-#: Jobs or workflows read at once. Ten jobs take about 1 ms of the store and of the worker, which delays all other
-#: requests.
+#: Jobs or workflows read at once. Ten jobs take about 1 ms of the store and of the worker, and delay other requests.
 LISTED_AT_ONCE: Final = 10
 
 _Part = TypeVar("_Part")

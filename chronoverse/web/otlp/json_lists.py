@@ -12,7 +12,7 @@ from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 #: Maximum brackets outside strings. Finding that many takes 0.2 s, in slices.
 _MAX_BRACKETS: Final = 500_000
 
-#: A bracket, or a whole object that contains no lists and no deeper objects, as most do.
+#: A bracket, or a whole object that contains no lists and no deeper objects. Most objects contain neither.
 _BRACKETS: Final = re.compile(rb"\{[^][{}]*+(?:\{[^][{}]*+\}[^][{}]*+)*+\}|[][{}]")
 _AFTER_ELEMENT: Final = re.compile(rb"[ \t\r\n]*+([],])")
 

@@ -53,7 +53,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         compressed = request.accept_encodings["gzip"] > 0
         if compressed:
             headers["Content-Encoding"] = "gzip"
-        # With an iterator, the answer to HEAD has no Content-Length of 0.
+        # Without an iterator, the answer to HEAD would have a Content-Length of 0.
         response = Response(iter(()), content_type=_CONTENT_TYPES[format], headers=headers)
         if request.method == "HEAD":
             return response

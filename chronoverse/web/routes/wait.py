@@ -55,7 +55,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if request.method == "HEAD":
-            # HEAD starts no wait. With an iterator, the answer has no Content-Length of 0.
+            # HEAD starts no wait. Without an iterator, the answer would have a Content-Length of 0.
             return Response(iter(()), content_type="application/json", headers=PRIVATE_HEADERS)
         wants_line = "q" in query
         wanted = {

@@ -189,7 +189,7 @@ class StreamWriter:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
-                    # Reuses the name: a second one would keep the frames in memory twice while the socket is full.
+                    # Reuses the name: a second name would keep the frames in memory twice while the socket is full.
                     frames = self.to_send(frames)
                     self._send_all(frames)
                 elif frames is None and not self.is_over and not self._woken:
