@@ -323,7 +323,7 @@ def test_a_runner_can_be_limited_to_a_workflow(tmp_path: Path) -> None:
 
 def additional_rights(right: str) -> list[str]:
     """The rights that the document names together with ``right``, for Sentinels or for a Cluster."""
-    (line,) = re.findall(rf"all need `([^`]*\{right}[^`]*)` as well", DOCUMENT)
+    (line,) = re.findall(rf"all users also need `([^`]*\{right}[^`]*)`", DOCUMENT)
     return str(line).split()
 
 
