@@ -4,7 +4,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -118,9 +118,9 @@ search_option = click.option("--search", metavar="Q", help="Lines that contain Q
 stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines of this stream.")
 
 
-def status_option(what: str) -> Callable[[Any], Any]:
-    """The option ``--status``, with the help text ``what``."""
-    return click.option("--status", type=click.Choice(list(map(str, Status)), case_sensitive=False), help=what)
+def status_option(what: str, statuses: Iterable[Status] = Status) -> Callable[[Any], Any]:
+    """The option ``--status``, one of ``statuses``, with the help text ``what``."""
+    return click.option("--status", type=click.Choice(list(map(str, statuses)), case_sensitive=False), help=what)
 
 
 def line_range(text: str) -> tuple[int, int | None]:

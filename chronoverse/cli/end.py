@@ -8,14 +8,8 @@ from chronoverse.joblog.model import JobRef, Status
 
 @click.command()
 @names.job_arguments
-@click.option(
-    "--exit-code", type=click.IntRange(-999_999_999, 999_999_999), metavar="N", help="COMPLETED with 0, else FAILED."
-)
-@click.option(
-    "--status",
-    type=click.Choice([str(each) for each in Status if each.terminal], case_sensitive=False),
-    help="The status, without an exit code.",
-)
+@click.option("--exit-code", type=int, metavar="N", help="COMPLETED with 0, else FAILED.")
+@common.status_option("The status, without an exit code.", [each for each in Status if each.terminal])
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
     """End a job that no runner holds.
 
