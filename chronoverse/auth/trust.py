@@ -14,6 +14,8 @@ from chronoverse.settings import parse
 #: Asymmetric algorithms only: with a shared secret, a reader of an issuer's keys could forge its tokens.
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
+#: What a rule can require of its claim, and how to make the test.
+_TESTS: Final = {"equals": lambda text: text.__eq__, "matches": whole_match}
 _TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
 
 
@@ -95,19 +97,16 @@ def _rule(table: Any) -> Rule:
     scopes = _text(table, "scope").split()
     if not scopes or not all(each in SCOPES for each in scopes):
         raise ValueError(f"scope is not some of {', '.join(SCOPES)}, separated by spaces")
-    if "equals" in table and "matches" in table:
+    tests = [_named(name, make, _text(table, name)) for name, make in _TESTS.items() if name in table]
+    if len(tests) > 1:
         raise ValueError("equals and matches cannot be combined")
-    test: Callable[[str], bool] = bool
-    if "equals" in table:
-        test = _text(table, "equals").__eq__
-    elif "matches" in table:
-        test = _named("matches", whole_match, _text(table, "matches"))
     entries = table.get("workflows")
     if not (isinstance(entries, list) and entries):
         raise ValueError("workflows is not a list of entries")
     made = [_named("workflows", _template, each, " ") for each in entries if "{" in str(each) or "}" in str(each)]
     plain = [each for each in entries if not ("{" in str(each) or "}" in str(each))]
-    return Rule(_text(table, "claim"), test, _named("workflows", Workflows.parse, plain, " "), scopes, tuple(made))
+    workflows = _named("workflows", Workflows.parse, plain, " ")
+    return Rule(_text(table, "claim"), tests[0] if tests else bool, workflows, scopes, tuple(made))
 
 
 def _template(entry: Any) -> tuple[str, str, str]:
