@@ -180,10 +180,11 @@ class _PrefixCollector(Collector):
         return (each for each in REGISTRY.collect() if each.name.startswith(self._names))
 
 
-def registry_of(prefix: str) -> CollectorRegistry:
-    """The metrics of a separate archiver or notifier process: those whose names begin with ``prefix``."""
+def registry_of(prefix: str, *others: Collector) -> CollectorRegistry:
+    """The metrics of a separate process, such as an archiver: those whose names begin with ``prefix``; ``others``."""
     registry = CollectorRegistry()
-    registry.register(_PrefixCollector(prefix))
+    for each in (_PrefixCollector(prefix), *others):
+        registry.register(each)
     return registry
 
 

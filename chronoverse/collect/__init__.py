@@ -6,14 +6,14 @@ checkpoints    stores how far each log was published
 container_log  publishes one run of a container as a job
 pods           parses pods of the API: the names of their jobs, the ends of their containers
 watcher        lists and watches the pods of a node
-agent          publishes all logs of a node, in turns
-monitoring     metrics, and a health check of the agent
+agent          publishes all logs of a node, in turns; metrics, and a health check
 
 The files are the spool.
 """
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -64,13 +64,13 @@ def kubernetes(
     Each run of a container is a job. Collects pods with restartPolicy Never or OnFailure, and those with the annotation
     chronoverse/collect: "true". Runs until stopped.
     """
+    from chronoverse import metrics
     from chronoverse.auth.token_file import read_token_file
     from chronoverse.cli.admin import serve_metrics
     from chronoverse.client.service_connection import ServiceConnection
     from chronoverse.collect.agent import Agent
     from chronoverse.collect.checkpoints import Checkpoints
     from chronoverse.collect.container_log import Surroundings
-    from chronoverse.collect.monitoring import registry_of
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
     from chronoverse.joblog.secret_forms import SecretForms
 
@@ -87,17 +87,17 @@ def kubernetes(
     watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)
     with contextlib.ExitStack() as stack:
         connect, read_end = _publishing(settings, common.meant_service(settings, server), stack)
-        limits = settings.max_line_bytes, settings.lease_seconds, SecretForms(settings.mask_forms)
-        around = Surroundings(connect, read_end, Checkpoints(state, say), say, *limits)
-        agent = Agent(Path(pods), watcher, around, namespaces, labels)
+        forms, stop = SecretForms(settings.mask_forms), threading.Event()
+        around = Surroundings(connect, read_end, Checkpoints(state, say), say, settings, forms)
+        agent = Agent(Path(pods), watcher, around, stop, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: agent.stop())
+            signal.signal(name, lambda *_: stop.set())
         try:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise click.BadParameter(f"--state: {error}") from error
         if address:  # /healthz and /metrics give the same answers
-            serve_metrics(address, registry_of(agent))
+            serve_metrics(address, metrics.registry_of("chronoverse_collect", agent))
         watcher.start()
         say(f"collecting the logs of node {node} in {pods}")
         agent.run()
@@ -108,16 +108,15 @@ def _publishing(
 ) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
     """Returns two functions: one makes a writer, the other reads a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
-    from chronoverse.joblog.entries import entry_number, read_entries
+    from chronoverse.joblog.entries import read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter
 
     if server is None:
         store = stack.enter_context(common.open_store(settings))
 
         def read_from_store(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
-            known, found = store.get_job(job), store.page(job, before=MAX_NUMBER, count=count)[::-1]
-            entries = read_entries(found, entry_number(found[0][0]) - 1) if found else ()
-            return known.status if known else "", [each for each in entries if isinstance(each, Line)]
+            entries = read_entries(store.page(job, before=MAX_NUMBER, count=count)[::-1], 0)
+            return store.require_job(job).status, [each for each in entries if isinstance(each, Line)]
 
         return lambda: store, read_from_store
     token = common.token_for(settings, server, "*", "collect", "logs:write logs:read")

@@ -7,10 +7,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
@@ -31,15 +34,17 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 
 
 @dataclass(eq=False)
-class Agent:
+class Agent(Collector):
     """Publishes the logs below ``directory`` for the pods of ``watcher``, in ``namespaces`` (empty: all).
 
-    ``label_names`` are the pod labels to copy to jobs.
+    ``label_names`` are the pod labels to copy to jobs. Runs until ``stop``. Unfinished jobs then wait for the next
+    agent, for up to a week.
     """
 
     directory: Path
     watcher: PodWatcher
     around: Surroundings
+    stop: threading.Event
     namespaces: Collection[str] = ()
     label_names: Collection[str] = ()
     #: The runs' logs, until their pods are gone. None if the job has ended.
@@ -48,31 +53,44 @@ class Agent:
     _stuck: dict[RunKey, float] = field(default_factory=dict)
     #: When the last turn began, in monotonic seconds.
     turned_at: float = field(default_factory=time.monotonic)
-    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def collect(self) -> Iterable[Metric]:
+        """Metrics: how far the agent is behind the log files, for the 500 containers with the longest lag.
+
+        Raises RuntimeError if the agent has had no turn for 30 s: ``/metrics`` then answers 500.
+        """
+        if time.monotonic() - self.turned_at > 30:
+            raise RuntimeError("the agent hangs")
+        names = ["namespace", "pod", "container"]
+        in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
+        what = "Age of the oldest line that was read but is not safe in the store."
+        in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
+        logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in self.active()]
+        for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:500]:
+            values = [labels.get(name, "") for name in names]
+            in_bytes.add_metric(values, size)
+            in_seconds.add_metric(values, seconds)
+        return in_bytes, in_seconds
 
     def active(self) -> list[ContainerLog]:
         """The logs whose jobs have not ended."""
         return [log for log in list(self._logs.values()) if log]
 
     def run(self, stop_seconds: float = 10.0) -> None:
-        """Runs until :meth:`stop`. Unfinished jobs then wait for the next agent, for up to a week."""
         self._resume()
         look_at = 0.0
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             began = self.turned_at = time.monotonic()
             if began >= look_at:
                 self._look()
                 look_at = began + LOOK_SECONDS
             if not self._turn():
-                self._stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
+                self.stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
         for log in self.active():
             log.suspend()
         deadline = time.monotonic() + stop_seconds
         for log in self.active():
             log.close(max(0.0, deadline - time.monotonic()))
-
-    def stop(self) -> None:
-        self._stop.set()
 
     def _turn(self) -> bool:
         """Reads each log once. Returns whether any has more to read now."""
@@ -100,7 +118,7 @@ class Agent:
 
     def _look(self) -> None:
         """Finds new logs, and the ends of known ones. Drops the records of deleted pods."""
-        pods = self.watcher.pods()
+        pods = dict(self.watcher.pods)
         for pod in pods.values():
             if pod.is_collected(self.namespaces):
                 self._look_at(pod, time.monotonic())
@@ -111,10 +129,11 @@ class Agent:
             end = known.end(key.container, key.restart) if known else None
             log.end = log.failure or end or (ContainerEnd(None, "") if is_gone and self.watcher.is_synced else None)
         active = {log.key.uid for log in self.active()}
-        gone = {uid for uid, pod in pods.items() if pod.is_gone and uid not in active}
-        self.watcher.forget(gone)
+        for uid, pod in pods.items():
+            if pod.is_gone and uid not in active:
+                del self.watcher.pods[uid]
         for key in list(self._logs) if self.watcher.is_synced else ():
-            if key.uid not in (pods.keys() - gone) | active:
+            if key.uid not in active and key.uid not in self.watcher.pods:
                 self.around.checkpoints.delete(str(key))
                 del self._logs[key]
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +26,7 @@ from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import Settings
 
 #: Seconds without new bytes after the container's end until the job's end is published.
 QUIET_SECONDS: Final = 1.0
@@ -62,12 +62,10 @@ class Surroundings(NamedTuple):
     read_end: Callable[[JobRef, int], tuple[str, Sequence[Line]]]
     checkpoints: Checkpoints
     say: Callable[[str], None]
-    max_line_bytes: int
-    lease_seconds: float
+    settings: Settings
     forms: SecretForms
 
 
-@dataclass(eq=False)
 class ContainerLog:
     """Publishes a run. Call :meth:`step` repeatedly; it never waits.
 
@@ -75,16 +73,12 @@ class ContainerLog:
     container ``started``, if known. With ``failure`` there is no file, and the failure's message is the only line.
     """
 
-    key: RunKey
-    around: Surroundings
-    saved: InitVar[dict[str, Any]]
-    failure: ContainerEnd | None = None
-
-    def __post_init__(self, saved: dict[str, Any]) -> None:
+    def __init__(self, key: RunKey, around: Surroundings, saved: dict[str, Any], failure: ContainerEnd | None) -> None:
+        self.key, self.around, self.failure = key, around, failure
         #: Whether the job has ended, or this object cannot end it.
         self.is_done = False
         #: How the container ended, once known.
-        self.end = self.failure
+        self.end = failure
         self._files = LogFiles(Path(saved["path"]), Position(*(saved.get("position") or (0, "", 0))).order)
         self._begin(saved)
 
@@ -98,7 +92,7 @@ class ContainerLog:
         self._spool.save_state(token=saved.get("token"))
         # Without a checkpoint, an earlier agent may still hold the lease.
         options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
-        options["lease_seconds"] = self.around.lease_seconds
+        options["lease_seconds"] = self.around.settings.lease_seconds
         self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
         #: Number of already published lines still to be read from the files.
         self._skip = 0
@@ -115,7 +109,7 @@ class ContainerLog:
         position = saved.get("position")
         self._is_found = self._files.go_to(Position(*position) if position else None)
         state = saved.get("reader") if self._is_found else None
-        self._reader = CriReader(self.around.max_line_bytes, state, self.around.forms)
+        self._reader = CriReader(self.around.settings.max_line_bytes, self.around.forms, state)
 
     def step(self, most_bytes: int) -> bool:
         """Does one step, with up to ``most_bytes`` in flight. Returns whether there is more to do now.
@@ -183,7 +177,7 @@ class ContainerLog:
                 self._publisher.stop()
                 self._begin(self._saved)
                 yield False
-            if not place.found and known is None and not self._files.is_rotated:
+            if not place.found and known is None and not self._files.order:
                 self._publisher.end(JobResult(Status.PENDING, None))
                 self._begin_as(f"-{self.key.uid[:8]}")
                 yield False
@@ -195,7 +189,7 @@ class ContainerLog:
     def _lacks_beginning(self) -> bool:
         """Whether the beginning may be lost: no file has lines, or rotated files begin after the container's start."""
         head = self._files.head
-        if head is None or not self._files.is_rotated:
+        if head is None or not self._files.order:
             return head is None
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self._saved["started"])
         return began is None or started is None or began >= started + START_SECONDS

@@ -21,16 +21,13 @@ class CriReader:
     :meth:`state`. Masks secrets that match ``forms``.
     """
 
-    def __init__(
-        self, max_line_bytes: int, state: dict[str, Any] | None = None, forms: SecretForms | None = None
-    ) -> None:
-        self._max = max_line_bytes
+    def __init__(self, max_line_bytes: int, forms: SecretForms, state: dict[str, Any] | None = None) -> None:
         #: The bytes of the file's last, unfinished line.
         self.rest = b""
         saved = state or {}
         self._stream: str = saved.get("stream", "stdout")
         self._timestamp: str = saved.get("timestamp", "1970-01-01T00:00:00.000Z")
-        self._masks = {stream: (forms or SecretForms(None)).mask() for stream in STREAMS}
+        self._masks = {stream: forms.mask() for stream in STREAMS}
         self._splitters = {stream: LineSplitter(stream, max_line_bytes, mask) for stream, mask in self._masks.items()}
         for stream, (rest, is_open, timestamp, key, before) in saved.get("lines", {}).items():
             splitter, mask = self._splitters[stream], self._masks[stream]

@@ -11,8 +11,7 @@ import io
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,17 +38,15 @@ class Position(NamedTuple):
     order: Sequence[str] = ()
 
 
-@dataclass(eq=False)
 class _File:
     """An open file."""
 
-    file: io.FileIO | gzip.GzipFile
-    #: Whether bytes before this file are missing.
-    follows_gap: bool = False
-
-    def __post_init__(self) -> None:
-        self.is_compressed = isinstance(self.file, gzip.GzipFile)
-        self.inode = os.fstat(self.file.fileno()).st_ino
+    def __init__(self, file: io.FileIO | gzip.GzipFile) -> None:
+        self.file = file
+        #: Whether bytes before this file are missing.
+        self.follows_gap = False
+        self.is_compressed = isinstance(file, gzip.GzipFile)
+        self.inode = os.fstat(file.fileno()).st_ino
         self._head = b""
         self._is_damaged = False
         self.seek(0)
@@ -116,8 +113,8 @@ class LogFiles:
         #: Open files, in order. ``_at`` is the index of the file being read.
         self._files: list[_File] = []
         self._at = 0
-        #: The names of the rotated files, in the order in which they were found.
-        self._order = order
+        #: The names of the rotated files, in the order in which they were found. Older ones may have been removed.
+        self.order = order
         #: When bytes or a new file last appeared.
         self.changed_at = clock()
         self.find_newer()
@@ -141,21 +138,15 @@ class LogFiles:
 
     def take_gap(self) -> bool:
         """Whether bytes are missing before the next byte. True only once per gap."""
-        current = self._files[self._at] if self._files else None
-        has_gap = current is not None and current.has_gap
-        if current is not None:
-            current.has_gap = False
-        return has_gap
+        if not (self._files and self._files[self._at].has_gap):
+            return False
+        self._files[self._at].has_gap = False
+        return True
 
     @property
     def unread(self) -> int:
         """Number of unread bytes; see :attr:`_File.unread`."""
         return sum(each.unread for each in self._files[self._at :])
-
-    @property
-    def is_rotated(self) -> bool:
-        """Whether there are rotated files. Older ones may have been removed."""
-        return bool(self._order)
 
     @property
     def head(self) -> bytes | None:
@@ -167,22 +158,20 @@ class LogFiles:
         if not self._files:
             return None
         current = self._files[self._at]
-        return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
+        return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self.order))
 
     def go_to(self, position: Position | None) -> bool:
         """Continues at ``position``. If that no longer exists, starts at the beginning and returns False."""
-        self._at = 0
         for each in self._files:
             each.seek(0)
-        at = next((each for each in self._files if position and each.is_at(position)), None)
-        if position is None or at is None:
-            return False
-        if not at.seek(position.offset):
-            at.seek(0)
-            return False
-        self._at = self._files.index(at)
-        self.release(position)
-        return True
+        for index, each in enumerate(self._files):
+            if position and each.is_at(position) and each.seek(position.offset):
+                self._at = index
+                self.release(position)
+                return True
+            each.seek(0)
+        self._at = 0
+        return False
 
     def release(self, position: Position) -> None:
         """Closes the files that come before the position's file."""
@@ -191,7 +180,8 @@ class LogFiles:
             self._at -= 1
 
     def close(self) -> None:
-        _close(self._files)
+        for each in self._files:
+            each.file.close()
         self._files, self._at = [], 0
 
     def find_newer(self) -> None:
@@ -206,10 +196,11 @@ class LogFiles:
             inode = opened[""].inode if "" in opened else 0
             if seen == (inode, self._rotated()):
                 break
-            _close(opened.values())
+            for file in opened.values():
+                file.file.close()
         else:
             return
-        known = [each for each in self._order if each in opened]
+        known = [each for each in self.order if each in opened]
         new = [each for each in opened if each and each not in known]
         # Each file begins with a timestamp. If the clock was set back, sorts the times cyclically, so that the current
         # file is last (or, if that is empty, the last uncompressed one).
@@ -221,9 +212,9 @@ class LogFiles:
         if newest:
             may_lack = not any(each.is_copy(newest) for each in opened.values())
         else:
-            may_lack = bool(known) and known != [*self._order][-len(known) :]
+            may_lack = bool(known) and known != [*self.order][-len(known) :]
         has_unseen, before = newest is None or len(new) > 1, b""
-        self._order = [*known, *new]
+        self.order = [*known, *new]
         for name in (each for each in [*known, *new, ""] if each in opened):
             file, is_new = opened[name], name not in known
             is_back, before = has_unseen and b"" < file.head < before, file.head
@@ -243,31 +234,22 @@ class LogFiles:
 
     def _inode(self) -> int:
         """The inode of the current file. 0 if there is none: during a rotation, or if the log was deleted."""
-        try:
+        with contextlib.suppress(OSError):
             return os.stat(self._path).st_ino
-        except OSError:
-            return 0
+        return 0
 
     def _rotated(self) -> set[str]:
         """The names of rotated files, except those being compressed (``.tmp``)."""
         prefix = f"{self._path.name}."
-        try:
-            names = os.listdir(self._path.parent)
-        except OSError:
-            return set()
-        return {each.removesuffix(".gz") for each in names if each.startswith(prefix) and not each.endswith(".tmp")}
+        with contextlib.suppress(OSError):
+            found = [each for each in os.listdir(self._path.parent) if each.startswith(prefix)]
+            return {each.removesuffix(".gz") for each in found if not each.endswith(".tmp")}
+        return set()
 
     def _open(self, name: str) -> _File | None:
         """Opens a rotated file, or the current one if ``name`` is empty. Returns None if it is gone."""
         path = self._path.parent / name if name else self._path
         for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 return _File(open_it(path))
-            except FileNotFoundError:
-                continue
         return None
-
-
-def _close(files: Iterable[_File]) -> None:
-    for each in files:
-        each.file.close()

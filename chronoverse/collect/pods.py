@@ -58,8 +58,7 @@ class Pod:
         meta, self.is_gone = data["metadata"], is_gone
         self.data = data
         self.uid, self.namespace, self.name = (str(meta[name]) for name in ("uid", "namespace", "name"))
-        self._spec: Mapping[str, Any] = data.get("spec") or {}
-        self._status: Mapping[str, Any] = data.get("status") or {}
+        self._spec, self._status = (data.get(name) or {} for name in ("spec", "status"))
         self._labels: Mapping[str, str] = meta.get("labels") or {}
         self._annotations: Mapping[str, str] = meta.get("annotations") or {}
         self.node: str | None = self._spec.get("nodeName")

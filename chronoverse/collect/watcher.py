@@ -4,7 +4,8 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 """
 
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -29,8 +30,9 @@ class PodWatcher:
         self._connection = connection
         self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._say = say
-        self._lock = threading.Lock()
-        self._pods: dict[str, Pod] = {}
+        #: The pods by UID, as last reported. Other threads copy it, and remove deleted pods; operations of a dict are
+        #: atomic.
+        self.pods: dict[str, Pod] = {}
         #: The resourceVersion from which the watch continues. Empty if the pods must be listed.
         self._version = ""
         #: Whether the pods have been listed.
@@ -40,38 +42,27 @@ class PodWatcher:
     def start(self) -> None:
         threading.Thread(target=self._run, name="chronoverse-pods", daemon=True).start()
 
-    def pods(self) -> dict[str, Pod]:
-        """The pods by UID, as last reported. Includes deleted ones until :meth:`forget`."""
-        with self._lock:
-            return dict(self._pods)
-
-    def forget(self, uids: Collection[str]) -> None:
-        """Removes the deleted pods in ``uids``."""
-        with self._lock:
-            self._pods = {uid: pod for uid, pod in self._pods.items() if not (pod.is_gone and uid in uids)}
-
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             try:
                 if not self._version:
                     self._list()
                 self._watch()
-                pause.wait(0.1)
+                time.sleep(0.1)
             except Exception as error:
                 # Unless only the connection was lost, the server may no longer know the version.
                 self._version = self._version if isinstance(error, Unreachable) else ""
-                if not self._backoff.failures:
-                    self._say(f"cannot read pods from the API server, retrying: {error}")
+                self._say(f"cannot read pods from the API server, retrying: {error}")
                 self._backoff.record_failure()
-                pause.wait(self._backoff.delay())
+                time.sleep(self._backoff.delay())
 
     def _list(self) -> None:
         answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, {})[0])
         found = {pod.uid: pod for pod in map(Pod, answer["items"])}
-        with self._lock:
-            gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in self._pods.items() if uid not in found}
-            self._pods = {**gone, **found}
+        known = dict(self.pods).items()
+        # Not pods that are gone already, which another thread can remove now.
+        gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in known if not (pod.is_gone or uid in found)}
+        self.pods.update({**gone, **found})
         self._version = str(answer["metadata"]["resourceVersion"])
         self.is_synced = True
 
@@ -93,9 +84,8 @@ class PodWatcher:
             return
         if kind != "BOOKMARK":
             pod = Pod(told, is_gone=kind == "DELETED")
-            with self._lock:
-                known = self._pods.get(pod.uid)
-                # Events may arrive again, out of order.
-                if not known or known.version <= pod.version:
-                    self._pods[pod.uid] = pod
+            known = self.pods.get(pod.uid)
+            # Events may arrive again, out of order.
+            if not known or known.version <= pod.version:
+                self.pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])

@@ -14,6 +14,7 @@ from tests.collect.node import cri_line
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 
 AT = 1_772_532_005.123456789
+OFF = SecretForms(None)
 Read = list[tuple[str, str, str, bool]]
 
 
@@ -23,7 +24,7 @@ def lines_of(batches: list[LineBatch]) -> Read:
 
 
 def read(data: bytes, max_line_bytes: int = 65_536) -> Read:
-    reader = CriReader(max_line_bytes)
+    reader = CriReader(max_line_bytes, OFF)
     return lines_of(reader.feed(data) + reader.close())
 
 
@@ -80,7 +81,7 @@ def test_a_long_line_is_cut_as_by_run() -> None:
     ]
 
     text = "y" * (3 * LONG_BYTES) + "z"
-    data, reader = cri_line(text, at=AT) + cri_line("next", "stderr", at=AT), CriReader(65_536)
+    data, reader = cri_line(text, at=AT) + cri_line("next", "stderr", at=AT), CriReader(65_536, OFF)
     pieces = [reader.feed(data[start : start + LONG_BYTES]) for start in range(0, len(data), LONG_BYTES)]
     found = [line for each in pieces for line in lines_of(each)]
     assert "".join(each for _, stream, each, _ in found if stream == "stdout") == text
@@ -90,7 +91,7 @@ def test_a_long_line_is_cut_as_by_run() -> None:
 
 def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
     """A file can end within a tag, a text or a character. The next one starts with a new line."""
-    reader = CriReader(65_536)
+    reader = CriReader(65_536, OFF)
     batches = reader.feed(cri_line("whole", at=AT) + cri_line("é".encode(), "stderr", at=AT)[:-2])
     batches += reader.end_file() + reader.feed(cri_line("next", at=AT) + b"2026-03-03T10:00:05Z stdo")
     batches += (
@@ -121,26 +122,26 @@ file_lines = st.builds(
 )
 
 
-@pytest.mark.parametrize(("most", "forms"), [(8, None), (32, SecretForms())], ids=["plain", "masked"])
+@pytest.mark.parametrize(("most", "forms"), [(8, OFF), (32, SecretForms())], ids=["plain", "masked"])
 @given(
     st.lists(st.one_of(file_lines, st.just(b"2026 torn\n")), max_size=12),
     st.lists(st.integers(1, 60), max_size=12),
     st.data(),
 )
 def test_lines_do_not_depend_on_chunks(
-    most: int, forms: SecretForms | None, file: list[bytes], sizes: list[int], data: Any
+    most: int, forms: SecretForms, file: list[bytes], sizes: list[int], data: Any
 ) -> None:
     """Nor on readers that continue with another one's state."""
     text = b"".join(file)
-    whole = CriReader(most, None, forms)
+    whole = CriReader(most, forms)
     expected = lines_of(whole.feed(text) + whole.close())
-    reader, batches, at = CriReader(most, None, forms), [], 0
+    reader, batches, at = CriReader(most, forms), [], 0
     for size in [*sizes, len(text)]:
         batches += reader.feed(text[at : at + size])
         at = min(len(text), at + size)
         if data.draw(st.booleans()):
             at -= len(reader.rest)
-            reader = CriReader(most, reader.state(), forms)
+            reader = CriReader(most, forms, reader.state())
     batches += reader.feed(text[at:]) + reader.close()
 
     assert lines_of(batches) == expected
@@ -151,7 +152,7 @@ def test_a_long_line_with_a_secret_is_cut_wherever_a_read_ends() -> None:
     pieces.append(cri_line(" end", at=AT))
     found = []
     for parts in ([b"".join(pieces)], pieces, [pieces[0], pieces[1] + pieces[2]]):
-        reader = CriReader(80, None, SecretForms())
+        reader = CriReader(80, SecretForms())
         found.append([line for part in parts for line in lines_of(reader.feed(part))])
     assert found[0] == found[1] == found[2]
 
@@ -162,12 +163,12 @@ def test_secrets_known_by_their_form_are_masked(is_restarted: bool) -> None:
     forms = SecretForms()
     pieces = [cri_line(f"with {GITHUB[:9]}", tag="P"), cri_line(f"{GITHUB[9:]} in it")]
     data = [cri_line(f"token {GITHUB}"), *pieces, *map(cri_line, PEM), cri_line("fine"), cri_line(GITHUB, "stderr")]
-    reader = CriReader(65_536, None, forms)
+    reader = CriReader(65_536, forms)
     found: Read = []
     for line in data:
         found += lines_of(reader.feed(line))
         if is_restarted:
-            reader = CriReader(65_536, orjson.loads(orjson.dumps(reader.state())), forms)
+            reader = CriReader(65_536, forms, orjson.loads(orjson.dumps(reader.state())))
     expected = ["token [masked]", "with [masked] in it", *MASKED_PEM, "fine", "[masked]"]
     assert [text for _, _, text, _ in found + lines_of(reader.close())] == expected
 
@@ -176,9 +177,9 @@ def test_a_private_key_in_a_long_line_is_masked_across_a_restart() -> None:
     """The line's part from before the restart reveals that the rest belongs to a key."""
     forms, text = SecretForms(), orjson.dumps({"key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
     for cut in range(20, len(text)):
-        reader = CriReader(256, None, forms)
+        reader = CriReader(256, forms)
         found = lines_of(reader.feed(cri_line(text[:cut], tag="P")))
-        reader = CriReader(256, orjson.loads(orjson.dumps(reader.state())), forms)
+        reader = CriReader(256, forms, orjson.loads(orjson.dumps(reader.state())))
         shown = "".join(piece for _, _, piece, _ in found + lines_of(reader.feed(cri_line(text[cut:]))))
         assert shown.replace("[masked]", "") == '{"key":"","id":7}', cut
 
@@ -186,6 +187,6 @@ def test_a_private_key_in_a_long_line_is_masked_across_a_restart() -> None:
 def test_a_masked_line_stays_within_the_limit() -> None:
     """A mask can be longer than a password."""
     text = "https" + "://a:abcd@h"
-    found = lines_of(CriReader(len(text), None, SecretForms()).feed(cri_line(text)))
+    found = lines_of(CriReader(len(text), SecretForms()).feed(cri_line(text)))
     assert "".join(piece for _, _, piece, _ in found) == "https" + "://a:[masked]@h"
     assert max(len(piece) for _, _, piece, _ in found) == len(text)
