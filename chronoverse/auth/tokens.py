@@ -224,7 +224,7 @@ def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
     if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
         raise Unauthorized("the token requires unsupported extensions (crit)")
     try:
-        # Unlike json, refuses text that is not UTF-8, which the audit trail could not store.
+        # Unlike json, refuses text that is not UTF-8: the audit trail could not store it.
         claims = orjson.loads(signed["payload"])
     except ValueError:
         claims = None

@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # third of redis-py's import time. With None in sys.modules, the import fails, and redis-py continues without
         # it.
         sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
-        # Skips the garbage collection at exit, which takes 10 ms. The kernel frees the memory anyway.
+        # Skips the garbage collection at exit: it takes 10 ms. The kernel frees the memory anyway.
         atexit.register(gc.freeze)
     if instruction := os.environ.get("_CHRONOVERSE_COMPLETE"):
         from chronoverse.cli.completion import answer

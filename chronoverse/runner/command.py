@@ -106,7 +106,7 @@ class SignalForwarder:
         self._group = None
 
     def send(self, number: int, frame: FrameType | None = None) -> None:
-        """Handles a signal. The third one kills the command, however soon it comes."""
+        """Handles a signal. The third signal kills the command, however soon it comes."""
         self.received.append(number)
         is_late = self._first_at is not None and time.monotonic() - self._first_at >= GRACE_SECONDS
         self._forward(signal.SIGKILL if is_late or len(self.received) > 2 else number)

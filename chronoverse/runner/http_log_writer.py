@@ -62,7 +62,7 @@ class HttpLogWriter:
     ) -> None:
         self._token = token
         self._had_token = self._was_answered = False
-        #: The job whose end the service acknowledged last, and one past its terminal entry.
+        #: The job whose end the service acknowledged last, and the number after its terminal entry.
         self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
         self._takes_runs = True

@@ -98,7 +98,7 @@ class Publisher:
         self._has_lease = False
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
-        #: The attempt of the process that left the spool, and one past that process's last index.
+        #: The attempt of the process that left the spool, and the index after that process's last line.
         self._earlier_attempt, self._earlier_end = self._attempt, spool.end
         # An earlier process's labels take precedence: they were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
@@ -106,7 +106,7 @@ class Publisher:
         #: One past the last index ever sent. The log cannot have later lines of ours.
         self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
-        #: Unanswered appends: one past each one's last index, and a function that waits for its answer.
+        #: Unanswered appends, each with the index after its last line, and a function that waits for its answer.
         self._unanswered: deque[tuple[int, Callable[[], int]]] = deque()
         #: Confirms which lines are safe. None if acknowledged lines are.
         self._probe: Store | HttpLogWriter | None = None

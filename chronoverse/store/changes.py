@@ -1,4 +1,4 @@
-"""A workflow's changes: a stream of its jobs' states. Each script that changes a job appends one (``note_change``)."""
+"""A workflow's changes: a stream of its jobs' states. Scripts that change a job append its state (``note_change``)."""
 
 import json
 from dataclasses import dataclass

@@ -66,7 +66,7 @@ class ChunkIndex:
     def release_lock(self, job: JobRef, token: str) -> None:
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
-    # For the holder of the lock. ``token`` is the one that acquired it.
+    # For the holder of the lock. ``token`` is the token that acquired it.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
         """Adds an object's ``name`` to the garbage before the object is written. Raises :class:`Fenced`."""

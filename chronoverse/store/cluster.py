@@ -18,7 +18,7 @@ from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
 MAP_SECONDS: Final = 1.0
-#: Seconds without health checks for a node that did not answer one.
+#: Seconds without health checks for a node that did not answer the last.
 PAUSE_SECONDS: Final = 10.0
 
 

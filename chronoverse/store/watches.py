@@ -96,7 +96,7 @@ class WatchStore:
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
             raise BadRequest(f"a workflow can have {MAX_WATCHES} watches")
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
-        # Fails if there are no changes yet; the group is then created with the first one.
+        # Fails if there are no changes yet; the group is then created with the first change.
         with contextlib.suppress(StoreError):
             group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
             self._commands.run(workflow_id, "XGROUP", *group)

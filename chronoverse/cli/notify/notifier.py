@@ -39,7 +39,7 @@ RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
 #: Maximum age of a reported end. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Maximum number of older jobs searched for the one that a job is compared with.
+#: Maximum number of older jobs among which to search for the job to compare with.
 LOOK_BACK: Final = 500
 #: Maximum concurrent deliveries to working receivers, and as many to failing ones.
 THREADS: Final = 16

@@ -77,7 +77,7 @@ class RemoteTaskLogs:
     def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Publishes a record of a task's log file. Returns records that Airflow must write to the file.
 
-        Raises :class:`DropEvent` for published ones. Raises nothing else: an error here would end the task.
+        Raises :class:`DropEvent` for published records. Raises nothing else: an error here would end the task.
         """
         path = getattr(getattr(logger, "_file", None), "name", None)
         name = _name_of(path) if isinstance(path, str) else None
@@ -154,7 +154,7 @@ class RemoteTaskLogs:
     def _begin(self, name: str) -> _RunningTry:
         task_try = try_of_path(name)
         assert task_try is not None
-        # A trigger waits for a deferred task, which continues afterwards.
+        # A trigger waits for a deferred task. The task continues afterwards.
         end = Status.PENDING if is_of_triggerer(name) else Status.LOST
         begun = time.monotonic()
         is_patient = begun >= self._away_until

@@ -45,7 +45,7 @@ def try_of_path(path: str) -> TaskTry | None:
 
 
 def is_of_triggerer(path: str) -> bool:
-    """Whether the log file is a triggerer's, which waits for a deferred task."""
+    """Whether the log file is a triggerer's. A triggerer waits for deferred tasks."""
     return (found := _PATH.search(path)) is not None and found[6] is not None
 
 

@@ -39,9 +39,8 @@ class _Pipe(NamedTuple):
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    For each read, passes the masked lines to ``publish``, which must not block, then the unchanged bytes to the
-    stream's function in ``tees``. Leaves it to the caller to reap the command: until then, its process id is
-    not reused.
+    For each read, passes the masked lines to ``publish``, then the unchanged bytes to the stream's function in
+    ``tees``. ``publish`` must not block. The caller must reap the command: until then, its process id is not reused.
     """
 
     tees: Mapping[str, Callable[[bytes], None]]

@@ -199,7 +199,7 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     """Starts ``argv`` on ``terminal``, and returns its process id.
 
     The first terminal that a session leader opens becomes its controlling terminal: tty(4), credentials(7). posix_spawn
-    opens it without running Python in the new process, which would be unsafe after forking a threaded process.
+    opens it without running Python in the new process: that would be unsafe after forking a threaded process.
     """
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
     if interactive:

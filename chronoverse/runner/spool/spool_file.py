@@ -30,7 +30,7 @@ SPOOL_MAX_BYTES: Final = 1_073_741_824
 MAX_BATCH_BYTES: Final = 2_097_152
 #: Page size in bytes. A large batch takes many pages; small ones share a page, which is written as a whole.
 PAGE_BYTES: Final = 16_384
-#: The whole schema. No version wrote a file with another one.
+#: The whole schema. No version wrote a file with another schema.
 _TABLES: Final = (
     "CREATE TABLE batches (ordinal INTEGER PRIMARY KEY, position INTEGER, open_streams TEXT, stream TEXT, "
     "timestamp TEXT, text BLOB, lines INTEGER, partial INTEGER)",
