@@ -77,7 +77,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes each job to ``read_ahead`` up to eight jobs before its search."""
+    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to eight jobs before their search."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:

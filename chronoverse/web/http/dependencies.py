@@ -67,8 +67,8 @@ class Dependencies:
         """Requires ``scope`` for the path's workflow, or for any if there is none. Default: read or write, by method.
 
         Returns the 400 for a parameter given more than once, else None. Raises what :meth:`Verifier.verify` and
-        :meth:`Principal.require` raise: :class:`JobNotFound` for a workflow without access, as for one that
-        does not exist.
+        :meth:`Principal.require` raise: :class:`JobNotFound` for a workflow that the token cannot
+        access, as for one that does not exist.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())
