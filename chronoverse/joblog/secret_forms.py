@@ -160,12 +160,14 @@ class StreamMask:
     def _mask_line(self, text: bytes, before: bytes = b"") -> bytes:
         """Masks the end of a line: ``text``, which follows ``before``."""
         line = before + text
-        stripped, original = strip_and_map(line.decode("latin-1"))
-        plain = stripped.encode("latin-1")
-        found = [*self._forms.spans(plain), *self._key_spans(plain)]
-        spans = [(original(start), original(end - 1) + 1) for start, end in found]
-        if plain != line:
-            spans += self._forms.spans(line)
+        spans = [*self._forms.spans(line)]
+        if b"\x1b" in line:
+            stripped, original = strip_and_map(line.decode("latin-1"))
+            plain = stripped.encode("latin-1")
+            found = [*self._forms.spans(plain), *self._key_spans(plain)]
+            spans += [(original(start), original(end - 1) + 1) for start, end in found]
+        else:
+            spans += self._key_spans(line)
         masked, position = [], len(before)
         for start, end in sorted((max(start, len(before)), end) for start, end in spans if end > len(before)):
             if start >= position:
