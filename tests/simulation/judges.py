@@ -189,6 +189,9 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     for viewer in viewers:
         _judge_gaps(viewer, pages)
         _judge_stream(site, viewer)
+        late = viewer.ended_at - runner.over_at
+        if runner.over_at > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS and not runner.refusal:
+            world.violation(f"{viewer.name} got the end of {runner.job} after {late:.1f} s, without faults")
         if viewer.query is not None:
             _judge_filtered(runner, viewer, log, may_have_more=is_lost and site.outages > 0)
 

@@ -301,8 +301,12 @@ class Runner:
         world.tell(self.name, f"is done, {'delivered' if publisher.ended else self.refusal!r}")
 
     def _print(self, writer: str, spool: Spool) -> None:
-        number, chance = 0, world.chance
-        while loop.time < self._until and self.publisher and self.publisher.refusal is None:
+        number, chance, is_over = 0, world.chance, False
+        while not is_over and self.publisher and self.publisher.refusal is None:
+            # Most commands print a line just before they end.
+            is_over = loop.time >= self._until
+            if is_over and self._last_burst:
+                return
             count = 1 if chance.random() < 0.8 else int(chance.random() * self._burst) + 1
             count = max(count, self._last_burst if loop.time + self._pause > self._until else 0)
             self.printed[writer] = Printed(number + count, number + count)
@@ -311,7 +315,8 @@ class Runner:
             spool.put(LineBatch(stream, iso_timestamp(time.time()), text.encode(), count))
             number += count
             world.count("lines", count)
-            time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
+            if not is_over:
+                time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
 
     def _say(self, text: str) -> None:
         # The directory has a different name in each run.
@@ -390,6 +395,8 @@ class Viewer(Watcher):
         #: Start times of connections, and the redacted lines it was notified of: its number, the first and the last.
         self.connected_at: list[float] = []
         self.told: list[tuple[int, int, int]] = []
+        #: When it last received something.
+        self.ended_at = 0.0
         self.process = Process(name)
 
     def start(self) -> "Viewer":
@@ -421,6 +428,7 @@ class Viewer(Watcher):
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
         world.count("deliveries", len(self.seen) - before)
+        self.ended_at = loop.time
         # The other events of a filtered stream have few bytes, so many of them wait in the kernel.
         if has_faults and self.reads_for and len(self.seen) > before:
             time.sleep(self.reads_for)
