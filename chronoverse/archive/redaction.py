@@ -112,7 +112,7 @@ class Redaction:
     def _is_pending(self, job_objects: JobObjects) -> bool:
         """Deletes the objects with the old text. Returns True if some are left, or if the store can roll back.
 
-        Raises :class:`StoreUnavailable` if the store has rolled back meanwhile: the lock can survive that.
+        Raises :class:`StoreUnavailable` if the store has rolled back meanwhile, even if the lock survived.
         """
         try:
             # The object store's clock can be ahead of ours.

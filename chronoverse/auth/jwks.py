@@ -187,7 +187,7 @@ def keep_fresh(
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    ``fetch`` must return within a few :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError` if
+    ``fetch`` may take a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError` if
     ``directory`` is not writable.
     """
 

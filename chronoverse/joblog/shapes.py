@@ -208,7 +208,7 @@ def _without_sequences(line: bytes) -> bytes:
 
 
 def _with_equal_ids(text: bytes) -> bytes:
-    """Zeroes the digits of UUIDs and of eight or more hexadecimal digits. Shapes stay the same.
+    """Zeroes UUIDs, and runs of eight or more hexadecimal digits. Shapes stay the same.
 
     Many lines differ only in ids; this makes them equal. ``text`` is one or more lines in which all decimal digits
     are 0. They have no control sequences. Returns ``text`` itself if nothing changes.

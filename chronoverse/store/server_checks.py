@@ -16,9 +16,8 @@ UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lack
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
     """Warnings if the server can evict keys, or would drop at a restart what our scripts have written.
 
-    A server replays its append-only file with the rights of its user ``default``:
-    https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983 Raises the driver's
-    errors.
+    Raises the driver's errors. A server replays its append-only file with the rights of its user ``default``:
+    https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983
     """
     try:
         policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")

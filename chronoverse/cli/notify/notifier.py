@@ -101,7 +101,7 @@ class Notifier:
         metrics.NOTIFY_LAST_STEP.set(self.clock())
 
     def _look(self) -> None:
-        """Reads the watches, and the running jobs: reading a job reveals if it is LOST, or has ended elsewhere."""
+        """Reads the watches and running jobs: reading reveals if a job is LOST, or was ended by a foreign runner."""
         kept: dict[JobRef, KeptWatch] = {}
         for workflow_id in self.store.watches.workflows():
             with _logging_errors(workflow_id):

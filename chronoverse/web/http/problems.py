@@ -116,7 +116,7 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
 
 
 def _detail(details: Any) -> str:
-    """The text of a parameter's errors: ``["…"]``, or ``{1: ["…"]}`` for elements of a list."""
+    """Joins a parameter's errors: ``["…"]``, or ``{1: ["…"]}`` for elements of a list."""
     if isinstance(details, dict):
         return "; ".join(f"{index}: {' '.join(texts)}" for index, texts in details.items())
     return " ".join(map(str, details))
