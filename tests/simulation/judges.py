@@ -10,8 +10,9 @@ from urllib.parse import quote
 import gevent
 
 from chronoverse.errors import AppendRefused
-from chronoverse.joblog.model import Job, Status, seconds_of
+from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.live.feed import Feed, Known
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.runner.spool.spool import Spool
 from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
@@ -33,6 +34,8 @@ REDACTED: Final = "[redacted]"
 def watch(site: Site) -> None:
     """Makes the code under test check at each step what its docstrings promise, unless a store goes back."""
     acknowledge, reconcile = Spool.acknowledge, Feed.reconcile
+    invalidate, remember = ReplayCache.invalidate, ReplayCache._remember
+    invalidated_at: dict[tuple[ReplayCache, JobRef], float] = {}
 
     def acknowledged(spool: Spool, index: int) -> None:
         acknowledge(spool, index)
@@ -49,7 +52,21 @@ def watch(site: Site) -> None:
     def max_of(one: Job, other: Job) -> tuple[object, int, int]:
         return max(one.age, other.age), max(one.archived, other.archived), max(one.redactions, other.redactions)
 
-    for kind, name, checked in ((Spool, "acknowledge", acknowledged), (Feed, "reconcile", reconciled)):
+    def invalidated(cache: ReplayCache, ref: JobRef) -> None:
+        invalidate(cache, ref)
+        invalidated_at[cache, ref] = cache.clock()
+
+    def remembered(cache: ReplayCache, key: Any, segment: Any, asked_at: float | None = None) -> None:
+        remember(cache, key, segment, asked_at)
+        if asked_at is not None and asked_at < invalidated_at.get((cache, key[0]), 0.0):
+            world.violation(f"{world.process_name} caches a scan of {key[0]} from before a redaction")
+
+    for kind, name, checked in (
+        (Spool, "acknowledge", acknowledged),
+        (Feed, "reconcile", reconciled),
+        (ReplayCache, "invalidate", invalidated),
+        (ReplayCache, "_remember", remembered),
+    ):
         setattr(kind, name, checked)
 
 
