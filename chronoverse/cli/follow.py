@@ -1,13 +1,10 @@
 """``logs -f`` without a job: prints the lines of all running jobs of a workflow."""
 
-import contextlib
 import queue
 import sys
 import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import click
@@ -21,137 +18,104 @@ from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_noti
 
 #: Colors of jobs, as SGR parameters: all except black, white and grey.
 _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
-#: Maximum number of queued events. They are printed together. When the queue is full, the jobs' threads wait.
+#: Maximum number of queued events. When the queue is full, the jobs' threads wait.
 _MOST_EVENTS: Final = 2_000
 
 
-class WorkflowPrinter:
-    """Prints the events of many jobs, each line prefixed with its job. Messages go to stderr."""
+def follow_jobs(
+    client: Client, workflow: str, status: str, label: list[str], *, until_idle: bool, **start: Any
+) -> Iterator[tuple[str, Any]]:
+    """Follows all jobs of a workflow with ``status``, one thread per job. Yields events with their job's id.
 
-    def __init__(self, output: str, renderer: LineRenderer) -> None:
-        self._is_json = output != "text"
-        self._renderer = renderer
-        self._width = 0
-        self._text: list[str] = []
-        self._said = ""
+    A job's events are the job as JSON, those of :meth:`Client.follow`, then the job again, or the error that ended it.
+    Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
+    """
+    events: queue.Queue[tuple[str, Any]] = queue.Queue(_MOST_EVENTS)
+    stop, is_current = threading.Event(), False
+    followed, seen = set[str](), set[tuple[str, int]]()
 
-    def show(self, job_id: str, event: Any) -> None:
-        """Prints an event of :meth:`Client.follow`, a job as JSON, or why a job is no longer followed."""
-        match event:
-            case Line() if not self._is_json:
-                # The next line may be another job's, so each part of a long line is printed on a line of its own.
-                self._text.append(self._prefix(job_id) + self._renderer.render(event._replace(partial=False)))
-            case Line():
-                self._text.append(common.json_text({"id": job_id, **event.to_json()}) + "\n")
-            case dict() if self._is_json:
-                self._text.append(common.json_text(event) + "\n")
-            case dict():
-                code = f", exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
-                self._say(f"--- {event['status']}{code} ---", job_id)
-            case Gap():
-                self._say(gap_notice(event), job_id)
-            case RedactedLines():
-                self._say(redaction_notice(event.first, event.last), job_id)
-            case Exception():
-                self._say(f"--- {event} ---", job_id)
-            case Notice() if event.reason != self._said:
-                self._say(event.reason)
-
-    def flush(self) -> None:
-        sys.stdout.buffer.write("".join(self._text).encode("utf-8", "replace"))
-        sys.stdout.buffer.flush()
-        self._text.clear()
-
-    def _say(self, text: str, job_id: str = "") -> None:
-        self.flush()
-        click.echo(self._prefix(job_id) + text, err=True) if job_id else common.print_message(text)
-        self._said = "" if job_id else text
-
-    def _prefix(self, job_id: str) -> str:
-        self._width = max(self._width, min(len(job_id), 32))
-        text, color = f"{job_id:<{self._width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
-        return f"\x1b[{color}m{text}\x1b[0m" if self._renderer.colour else text
-
-
-class WorkflowLogs:
-    """Follows all jobs of a workflow with ``status``, one thread per job, and prints their lines."""
-
-    def __init__(
-        self, client: Client, workflow: str, status: str, label: list[str], printer: WorkflowPrinter, **start: Any
-    ) -> None:
-        self._client = client
-        self._workflow = workflow
-        self._status = status
-        self._label = label
-        self._printer = printer
-        self._start = start
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(_MOST_EVENTS)
-        self._stop = threading.Event()
-        self._followed: set[str] = set()
-        self._seen: set[tuple[str, int]] = set()
-        self._is_current = False
-        self._asked_at = 0.0
-
-    def run(self, until_idle: bool) -> None:
-        """Prints until interrupted. With ``until_idle``, returns when no job runs."""
-        wanted: dict[str, Any] = {"jobs": 1_000, "status": self._status, "label": self._label}
-        self._spawn("", partial(self._client.follow_workflow, self._workflow, **wanted, stop=self._stop))
-        try:
-            while True:
-                with contextlib.suppress(queue.Empty):
-                    self._take(*self._queue.get(timeout=0.2))
-                    for _ in range(_MOST_EVENTS):
-                        self._take(*self._queue.get_nowait())
-                self._printer.flush()
-                if until_idle and self._is_current and not self._followed and self._queue.empty() and not self._runs():
-                    return
-        finally:
-            self._stop.set()
-
-    def _runs(self) -> bool:
-        """Whether a job runs, even an unreported one. Asks the service once a second, and returns True in between."""
-        if time.monotonic() < self._asked_at + 1.0:
-            return True
-        self._asked_at = time.monotonic()
-        query = {"status": Status.RUNNING, "label": self._label, "limit": 1}
-        return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
-
-    def _take(self, job_id: str, event: Any) -> None:
-        """Takes an event of a job, or of the workflow (job id ""). A job's last event is None or an exception."""
-        if isinstance(event, JobChange):
-            self._follow(event)
-        elif isinstance(event, UpToDate):
-            self._is_current = True
-        elif isinstance(event, Exception) and not job_id:
-            raise event
-        else:
-            if event is None or isinstance(event, Exception):
-                self._followed.discard(job_id)
-            self._printer.show(job_id, event)
-
-    def _follow(self, change: JobChange) -> None:
-        key = change.job_id, change.job["attempt"]
-        if change.status == "DELETED" or change.job_id in self._followed or key in self._seen:
-            return
-        self._followed.add(change.job_id)
-        self._seen.add(key)
-        self._printer.show(change.job_id, change.job)
-        ref = JobRef(self._workflow, change.job_id)
-        # A job that starts while we follow is printed from its first line.
-        start = {**self._start, "tail": None} if self._is_current else self._start
-        self._spawn(change.job_id, partial(self._client.follow, ref, stop=self._stop, **start))
-
-    def _spawn(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
-        threading.Thread(target=self._collect, args=(job_id, events), daemon=True).start()
-
-    def _collect(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
-        """The thread of a job, or of the workflow's stream: queues the events, then the end."""
+    def collect(job_id: str, following: Iterator[Any]) -> None:
+        """Queues the events of a job, or of the workflow (id ""), then None or the error that ended them."""
         end: Exception | None = None
         try:
-            for event in events():
-                self._queue.put((job_id, event))
-            if job_id and not self._stop.is_set():
-                self._queue.put((job_id, self._client.job(JobRef(self._workflow, job_id))))
+            for event in following:
+                events.put((job_id, event))
+            if job_id and not stop.is_set():
+                events.put((job_id, client.job(JobRef(workflow, job_id))))
         except ChronoverseError as error:
             end = JobNotFound("the job was deleted") if job_id and isinstance(error, JobNotFound) else error
-        self._queue.put((job_id, end))
+        events.put((job_id, end))
+
+    def spawn(job_id: str, following: Iterator[Any]) -> None:
+        threading.Thread(target=collect, args=(job_id, following), daemon=True).start()
+
+    def runs() -> bool:
+        """Whether a job runs, even an unreported one."""
+        pages = client.pages("/workflows/{}/jobs", workflow, status=Status.RUNNING, label=label, limit=1)
+        return any(page["jobs"] for page in pages)
+
+    spawn("", client.follow_workflow(workflow, jobs=1_000, status=status, label=label, stop=stop))
+    try:
+        while True:
+            try:
+                job_id, event = events.get(timeout=1.0)
+            except queue.Empty:
+                job_id, event = "", None
+            if isinstance(event, JobChange):
+                key = event.job_id, event.job["attempt"]
+                if event.status != "DELETED" and event.job_id not in followed and key not in seen:
+                    followed.add(event.job_id)
+                    seen.add(key)
+                    yield event.job_id, event.job
+                    # A job that starts while we follow is printed from its first line.
+                    own = {**start, "tail": None} if is_current else start
+                    spawn(event.job_id, client.follow(JobRef(workflow, event.job_id), stop=stop, **own))
+            elif isinstance(event, UpToDate):
+                is_current = True
+            elif isinstance(event, Exception) and not job_id:
+                raise event
+            else:
+                if event is None or isinstance(event, Exception):
+                    followed.discard(job_id)
+                yield job_id, event
+            if until_idle and is_current and not followed and events.empty() and not runs():
+                return
+    finally:
+        stop.set()
+
+
+def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output: str) -> None:
+    """Prints the output of :func:`follow_jobs`, each line prefixed with its job. Messages go to stderr."""
+    width, said = 0, ""
+    for job_id, event in events:
+        width = max(width, min(len(job_id), 32))
+        prefix, color = f"{job_id:<{width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
+        prefix = f"\x1b[{color}m{prefix}\x1b[0m" if renderer.colour else prefix
+        text = ""
+        match event:
+            case Line() | dict() if output != "text":
+                shown = event if isinstance(event, dict) else {"id": job_id, **event.to_json()}
+                text = common.json_text(shown) + "\n"
+            case Line():
+                # The next line may be another job's, so each part of a long line is printed on a line of its own.
+                text = prefix + renderer.render(event._replace(partial=False))
+            case Notice() if event.reason != said:
+                said = event.reason
+                common.print_message(said)
+            case Gap() | RedactedLines() | dict() | Exception():
+                said = ""
+                click.echo(prefix + _notice(event), err=True)
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
+
+
+def _notice(event: Gap | RedactedLines | dict[str, Any] | Exception) -> str:
+    match event:
+        case Gap():
+            return gap_notice(event)
+        case RedactedLines():
+            return redaction_notice(event.first, event.last)
+        case Exception():
+            return f"--- {event} ---"
+    code = f", exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
+    return f"--- {event['status']}{code} ---"

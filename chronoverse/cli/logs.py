@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from chronoverse.cli import common, names
-from chronoverse.cli.follow import WorkflowLogs, WorkflowPrinter
+from chronoverse.cli.follow import follow_jobs, print_jobs
 from chronoverse.client.client import PAGE_LINES, Client, read_items
 from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
 from chronoverse.errors import JobNotFound
@@ -120,9 +120,9 @@ def logs(
     start: dict[str, Any]
     if job is None:
         start = {"tail": tail, "stream": stream, "q": search, "regex": regex}
-        printer = WorkflowPrinter(output, renderer)
         with common.open_client(workflow) as client:
-            WorkflowLogs(client, workflow, status or Status.RUNNING, label, printer, **start).run(until_idle)
+            followed = follow_jobs(client, workflow, status or Status.RUNNING, label, until_idle=until_idle, **start)
+            print_jobs(followed, renderer, output)
         return 0
     ref = JobRef(workflow, job)
     first, last = lines or (1, None)

@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,12 +15,11 @@ from typing import Any, Final, cast
 import pytest
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.cli.follow import WorkflowLogs, WorkflowPrinter
+from chronoverse.cli.follow import follow_jobs
 from chronoverse.cli.listing import _watch
 from chronoverse.client.client import Client
 from chronoverse.client.follower import JobChange, Reset, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
-from chronoverse.joblog.terminal import LineRenderer
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.changes import number_from_1
@@ -250,12 +248,8 @@ def test_until_idle_polls_whether_a_job_runs() -> None:
             assert query["status"] == Status.RUNNING
             return iter([{"jobs": answers.pop(0)}])
 
-    printer = WorkflowPrinter("text", LineRenderer(colour=False))
-    logs = WorkflowLogs(cast("Any", Asked()), "w", Status.RUNNING, [], printer)
-    thread = threading.Thread(target=logs.run, args=(True,), daemon=True)
-    thread.start()
-    thread.join(PATIENCE_SECONDS)
-    assert not thread.is_alive()
+    events = follow_jobs(cast("Any", Asked()), "w", Status.RUNNING, [], until_idle=True)
+    assert [job_id for job_id, event in events if event is not None] == []
     assert answers == []
 
 
