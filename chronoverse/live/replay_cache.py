@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
@@ -40,8 +40,9 @@ CACHE_SECONDS: Final = 1.0
 
 #: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
 ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
-#: A job, a filter (None for all lines), and the line number after which the segment begins.
-_Key = tuple[JobRef, LineFilter | None, int]
+#: A job, a filter (None for all lines), and the line number after which the segment begins. Of a workflow, its wanted
+#: jobs instead of a filter.
+_Key = tuple[JobRef, Any, int]
 
 
 class ReplaySegment(NamedTuple):
@@ -59,6 +60,9 @@ class ReplaySegment(NamedTuple):
     size: int
     complete: bool = False
     job: Job | None = None
+
+
+_Segment = TypeVar("_Segment", ReplaySegment, ReplaySegment | None)
 
 
 @dataclass(eq=False)
@@ -84,8 +88,8 @@ class ReplayCache:
     _cached_bytes: int = 0
 
     def __post_init__(self) -> None:
-        #: Viewers that need the same scan wait for one another: the first one's segment serves all.
-        self._scanning = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
+        #: Viewers that need the same segment wait for one another: the first one's segment serves all.
+        self._loading = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
         #: One lock per store server: a server that does not answer blocks only the viewers of its own jobs.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, self.pause))
         #: One reader per store server, used only while holding its lock.
@@ -152,15 +156,12 @@ class ReplayCache:
         None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds.
         ``is_redacted``: the log was redacted a moment ago. Raises what :meth:`ScanClient.replay` raises.
         """
-        if self.scan is None:
+        if (scan := self.scan) is None:
             return None
-        key = (ref, line_filter, cursor)
         deadline = time.monotonic() + patience
-        with self._scanning.hold(key, patience):
-            if cached := self._find_complete(key):
-                return cached
-            invalidated, asked_at = self._invalidated, self.clock()
-            scan = ReplayScan(
+
+        def load() -> ReplaySegment | None:
+            wanted = ReplayScan(
                 workflow_id=ref.workflow_id,
                 job_id=ref.job_id,
                 position=cursor,
@@ -169,12 +170,30 @@ class ReplayCache:
                 patience=deadline - time.monotonic(),
                 **line_filter.of_lines,
             )
-            found = self.scan(scan, subject)
+            found = scan(wanted, subject)
             if found is None or found == (b"", cursor):
                 return None
-            frames, reached = found
-            segment = ReplaySegment(frames, reached, None, FIRST_LINES, len(frames), complete=True)
-            if invalidated == self._invalidated:
+            return ReplaySegment(found[0], found[1], None, FIRST_LINES, len(found[0]), complete=True)
+
+        return self.load_once((ref, line_filter, cursor), patience, load)
+
+    def load_once(
+        self,
+        key: _Key,
+        seconds: float,
+        load: Callable[[], _Segment],
+        is_valid: Callable[[ReplaySegment], bool] = lambda _: True,
+    ) -> ReplaySegment | _Segment:
+        """The cached segment if ``is_valid``, else what ``load`` returns. Loads a key once at a time.
+
+        Raises :class:`ShareExceeded` after waiting for ``seconds``, and what ``load`` raises.
+        """
+        with self._loading.hold(key, seconds):
+            if (cached := self._find_complete(key)) and is_valid(cached):
+                return cached
+            invalidated, asked_at = self._invalidated, self.clock()
+            segment = load()
+            if segment is not None and invalidated == self._invalidated:
                 self._remember(key, segment, asked_at)
             return segment
 

@@ -3,27 +3,22 @@
 A workflow's changes take the same path as a log's lines. Only the beginning of a stream differs.
 """
 
-import math
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from flask import Response, request
 
-from chronoverse.errors import AtCapacity, StoreError
-from chronoverse.fair_lock import FairLock
+from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import RESET_FRAME, EventName
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
+from chronoverse.live.replay_cache import ReplaySegment
 from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
-from chronoverse.web.http.schemas import (
-    WORKFLOW_EVENT_SCHEMA,
-    Blueprint,
-    WorkflowEventsQuery,
-)
+from chronoverse.web.http.schemas import WORKFLOW_EVENT_SCHEMA, Blueprint, WorkflowEventsQuery
 from chronoverse.web.routes.events import (
     CONTENT_TYPE,
     EventStream,
@@ -39,56 +34,32 @@ from chronoverse.web.routes.jobs import WantedJobs, newest_jobs
 LOOK_SECONDS: Final = 2.0
 
 
-class Snapshot(NamedTuple):
-    """Frames of jobs, at least as new as change ``cursor``."""
+def read_newest(deps: Dependencies, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
+    """Returns the jobs' frames, and the number (``least`` to ``cursor``) of a change that they reflect.
 
-    frames: bytes
-    cursor: int
-    read_at: float
+    One read serves all streams that start within a second. Raises :class:`ShareExceeded`, and what
+    :func:`newest_jobs` raises.
+    """
 
-
-class Snapshots:
-    """The first events of streams. One read serves all streams that start at about the same time."""
-
-    def __init__(self, deps: Dependencies) -> None:
-        self._deps = deps
-        self._made: dict[WantedJobs, Snapshot] = {}
-        self._reading: Final = FairLock(LOOK_SECONDS + WAIT_SECONDS, AtCapacity, at_once=math.inf, each=1)
-
-    def read(self, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-        """Returns the jobs' frames, and the number (``least`` to ``cursor``) of a change that they reflect.
-
-        Raises :class:`AtCapacity`, and what :func:`newest_jobs` raises.
-        """
-        with self._reading.hold(wanted):
-            found = self._made.get(wanted)
-            is_old = found is None or self._deps.monotonic() >= found.read_at + 1.0
-            if found is None or is_old or not least <= found.cursor <= cursor:
-                # A snapshot has at most 17 KB per job, and nearly always 100 KB per hundred jobs.
-                if len(self._made) >= 64:
-                    self._made.clear()
-                found = self._made[wanted] = self._read(wanted, subject, cursor)
-        return found.frames, found.cursor
-
-    def _read(self, wanted: WantedJobs, subject: str, cursor: int) -> Snapshot:
-        read_at = now = self._deps.monotonic()
-        jobs: list[Any] = []
-        position = None
-        while len(jobs) < wanted.most and now < read_at + LOOK_SECONDS:
+    def read() -> ReplaySegment:
+        jobs, position, until = list[Any](), None, deps.monotonic() + LOOK_SECONDS
+        while len(jobs) < wanted.most:
             left = wanted._replace(most=wanted.most - len(jobs))
-            more, position = newest_jobs(self._deps, left, position, subject)
+            more, position = newest_jobs(deps, left, position, subject)
             jobs += more
-            if position is None:
+            if position is None or deps.monotonic() >= until:
                 break
-            now = self._deps.monotonic()
-        frames = [sse.frame(EventName.JOB, orjson.dumps(job)) for job in reversed(jobs)]
-        return Snapshot(b"".join(frames), cursor, read_at)
+        frames = b"".join([sse.frame(EventName.JOB, orjson.dumps(job)) for job in reversed(jobs)])
+        return ReplaySegment(frames, cursor, None, 0, len(frames), complete=True)
+
+    key, seconds = (JobRef(wanted.workflow_id, ""), wanted, 0), LOOK_SECONDS + WAIT_SECONDS
+    found = deps.replay_cache.load_once(key, seconds, read, lambda known: least <= known.cursor <= cursor)
+    return found.frames, found.cursor
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
     routes = Blueprint("workflow-events", __name__, description="A workflow's jobs, live.")
     routes.before_request(partial(admit, deps))
-    snapshots = Snapshots(deps)
 
     @routes.route("/workflows/<id:workflow_id>/events")
     @routes.doc(**stream_operation("streamWorkflow", WorkflowEventsQuery, WORKFLOW_EVENT_SCHEMA, " They do not end."))
@@ -117,7 +88,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wanted = {
             "after": after,
             "line_filter": LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None,
-            "jobs": partial(snapshots.read, jobs, ticket.subject),
+            "jobs": partial(read_newest, deps, jobs, ticket.subject),
             "opening": None if is_kept else (b"" if given is None else RESET_FRAME, state.first - 1),
         }
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))

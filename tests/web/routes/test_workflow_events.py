@@ -14,6 +14,7 @@ import redis
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import JobRef, Status
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.store import Store
 from chronoverse.web.routes import workflow_events
 from chronoverse.web.routes.jobs import WantedJobs
@@ -332,20 +333,22 @@ def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: 
         return [{"id": len(reads)}], None
 
     monkeypatch.setattr(workflow_events, "newest_jobs", newest_jobs)
-    snapshots = workflow_events.Snapshots(cast("Any", SimpleNamespace(monotonic=lambda: now)))
+    cache = ReplayCache(cast("Any", None), most_bytes=1_000, clock=lambda: now)
+    deps = SimpleNamespace(monotonic=lambda: now, replay_cache=cache)
+    read = partial(workflow_events.read_newest, cast("Any", deps))
     all_jobs, failed = (WantedJobs("w", 10, status, ()) for status in (None, "FAILED"))
-    first = snapshots.read(all_jobs, "me", 0, 5)
-    assert snapshots.read(all_jobs, "you", 5, 5) == snapshots.read(all_jobs, "you", 2, 9) == first
-    assert snapshots.read(failed, "me", 0, 5) != first
-    newer = snapshots.read(all_jobs, "me", 6, 9)
+    first = read(all_jobs, "me", 0, 5)
+    assert read(all_jobs, "you", 5, 5) == read(all_jobs, "you", 2, 9) == first
+    assert read(failed, "me", 0, 5) != first
+    newer = read(all_jobs, "me", 6, 9)
     assert newer != first
     assert newer[1] == 9
     # The store has lost changes in between.
-    lost = snapshots.read(all_jobs, "me", 0, 8)
+    lost = read(all_jobs, "me", 0, 8)
     assert (lost != newer, lost[1]) == (True, 8)
     now = 1.0
-    assert snapshots.read(all_jobs, "me", 0, 8) != lost
+    assert read(all_jobs, "me", 0, 8) != lost
     assert reads == [("w", None), ("w", "FAILED"), ("w", None), ("w", None), ("w", None)]
     for number in range(200):
-        snapshots.read(all_jobs._replace(workflow_id=str(number)), "me", 1, 1)
-    assert len(snapshots._made) <= 64
+        read(all_jobs._replace(workflow_id=str(number)), "me", 1, 1)
+    assert 0 < cache._cached_bytes <= 1_000
