@@ -151,6 +151,7 @@ def build_app(deps: Dependencies) -> Flask:
     app = Application("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}
+    app.before_request(partial(_wait_for_turn, deps.turns))
     request_id.register(app)
     if deps.settings.cors_origins:
         cors.register(app, deps.settings.cors_origins)
@@ -173,6 +174,17 @@ def build_app(deps: Dependencies) -> Flask:
     if deps.traces:
         deps.traces.register(app)
     return app
+
+
+def _wait_for_turn(turns: Turns) -> None:
+    """Makes new viewers wait for a turn, and all refusals on their paths: ``Worker`` lets these pass without one.
+
+    A new viewer costs 0.5 ms: 100 that arrive together would delay all lines by 50 ms. With the lock before Flask, as
+    for other requests, fewer viewers per second got in.
+    """
+    if request.environ["PATH_INFO"].endswith("/events"):
+        with turns.viewer.hold():
+            pass
 
 
 def _refuse_odd_requests() -> None:

@@ -132,7 +132,7 @@ class Worker(GeventWorker):
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
         """Waits for the request's turn, before Flask gets it. Raises :class:`AtCapacity`.
 
-        Client addresses take turns. Probes do not wait; new viewers wait in their route (``Turns.viewer``).
+        Client addresses take turns. Probes do not wait; new viewers wait within Flask (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):

@@ -52,8 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
-    routes.before_request(partial(admit, deps))
+    routes = deps.blueprint("events", "A job's log, live and from any offset.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(**stream_operation("streamJobLog", EventsQuery, EVENT_SCHEMA, "", **_RESPONSES))
@@ -101,15 +100,6 @@ def stream_operation(operation_id: str, query: Any, event: Any, end: str, **resp
             "default": "DEFAULT_ERROR",
         },
     }
-
-
-def admit(deps: Dependencies) -> Response | None:
-    """Like :meth:`Dependencies.check_request`, after waiting for a turn for new viewers."""
-    # A new viewer costs 0.5 ms. Without turns, 100 that arrive together would delay all lines by 50 ms. With the lock
-    # before Flask, as for other requests, fewer viewers per second got in.
-    with deps.turns.viewer.hold():
-        pass
-    return deps.check_request()
 
 
 # Many viewers send the same query.

@@ -22,7 +22,6 @@ from chronoverse.web.http.schemas import WORKFLOW_EVENT_SCHEMA, Blueprint, Workf
 from chronoverse.web.routes.events import (
     CONTENT_TYPE,
     EventStream,
-    admit,
     last_event_id,
     open_viewer,
     parse_query,
@@ -58,8 +57,7 @@ def read_newest(deps: Dependencies, wanted: WantedJobs, subject: str, least: int
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    routes = Blueprint("workflow-events", __name__, description="A workflow's jobs, live.")
-    routes.before_request(partial(admit, deps))
+    routes = deps.blueprint("workflow-events", "A workflow's jobs, live.")
 
     @routes.route("/workflows/<id:workflow_id>/events")
     @routes.doc(**stream_operation("streamWorkflow", WorkflowEventsQuery, WORKFLOW_EVENT_SCHEMA, " They do not end."))
