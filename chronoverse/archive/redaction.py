@@ -145,6 +145,8 @@ class Redaction:
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
+        # The store forgets a trimmed line once it has trimmed all of its node, by default a hundred lines.
+        end = min(affected + 1_000, job.last if job.end else job.last - 1) + 1
         while first <= affected:
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)
@@ -152,7 +154,7 @@ class Redaction:
                 builder,
                 self._page,
                 job.first_stored,
-                affected + 1,
+                end,
                 change=partial(self._changed_entries, numbers),
             )
             if builder.last < first:

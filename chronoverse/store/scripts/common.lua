@@ -474,6 +474,22 @@ local function trim_log(log, number)
   redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(number, last - 1) + 1))
 end
 
+-- Removes the text of trimmed entries, which stays in memory and in snapshots as long as another entry of their node
+-- exists. Adds all entries again, under the same ids, unless there are more than a thousand.
+local function forget_trimmed(log)
+  if redis.call('EXISTS', log) == 0 then return end
+  local info = stream_info(log)
+  if info.length == 0 or info.length > 1000 then return end
+  local entries = redis.call('XRANGE', log, '-', '+')
+  for _, entry in ipairs(entries) do
+    if #entry[2] > 4000 then return end -- more than unpack() can return
+  end
+  redis.call('XTRIM', log, 'MAXLEN', 0)
+  redis.call('XSETID', log, '0-0', 'ENTRIESADDED', 0, 'MAXDELETEDID', '0-0')
+  for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
+  redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'], 'MAXDELETEDID', info['max-deleted-entry-id'])
+end
+
 -- A job's retention in ms: its workflow's, else the default. The workflow's is copied to the job's hash, so that
 -- scripts need not read the settings. If that key were in KEYS and absent, a Cluster would refuse the script while it
 -- moves the slot.

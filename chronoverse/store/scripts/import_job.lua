@@ -61,7 +61,10 @@ if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes))
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then
-  if redactions > 0 then redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1)) end
+  if redactions > 0 then
+    redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
+    forget_trimmed(log)
+  end
   note_change(log, job)
   return {'OK', 1}
 end

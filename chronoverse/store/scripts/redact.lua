@@ -38,4 +38,5 @@ redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
 trim_log(log, last)
+forget_trimmed(log)
 return {'OK'}

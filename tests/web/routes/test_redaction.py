@@ -3,12 +3,14 @@
 import contextlib
 import json
 import random
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
@@ -88,6 +90,25 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
     assert {(each["subject"], each["reason"]) for each in audit} == {("tests", "a password")}
     known = {chunk.name for chunk in site.store.chunks.chunks(JobRef(job.workflow_id, job.job_id))}
     assert {stored.name for stored in site.objects.list(f"{job.workflow_id}/{job.job_id}/")} == known
+
+
+@pytest.mark.parametrize("later", [50, pytest.param(3_000, marks=pytest.mark.long)])
+def test_the_store_forgets_redacted_text(site: Site, redis_server: RedisServer, later: int) -> None:
+    """Trimmed entries must not stay in its snapshots beside the entries that follow them. The log continues."""
+    texts = [secrets.token_hex(16) for _ in range(150 + later)]
+    job = site.job().lines(texts)
+
+    assert redact(site, job, **{"from": 40, "to": 150}).json()["redacted"] == 111
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("rdbcompression", "no")
+        stored = client.dump(f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:log")
+    kept = [text.encode() in stored for text in texts]
+    assert not any(kept[39:150])
+    assert kept[-1]
+    job.lines(["the next"]).end()
+    expected = dict(enumerate([*texts[:39], *[TOMBSTONE] * 111, *texts[150:], "the next"], 1))
+    assert messages(site, job) == expected
 
 
 def test_matches_are_redacted(site: Site) -> None:
