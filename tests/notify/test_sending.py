@@ -172,15 +172,21 @@ def test_a_name_with_a_private_address_is_refused(receiver: Receiver, monkeypatc
     assert len(receiver.messages) == 1
 
 
+def test_a_host_can_be_an_ipv6_address(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver(monkeypatch, ["127.0.0.1"])
+    send(f"http://[FD00::AB]:{receiver.port}/", {"fd00::ab": True})
+    assert receiver.messages[0].headers["host"] == f"[FD00::AB]:{receiver.port}"
+
+
 def test_only_a_checked_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is looked up once, since its address may change. Its private addresses are not tried."""
     asked, tried = resolver(monkeypatch, ["10.0.0.1", "8.8.8.8", "127.0.0.1", "8.8.4.4"], ["127.0.0.1"]), list[str]()
 
-    def refuse(address: tuple[str, int], timeout: float) -> None:
-        tried.append(address[0])
+    async def refuse(address: str, *_: Any, **options: Any) -> None:
+        tried.append(address)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("asyncio.open_connection", refuse)
     with pytest.raises(NotDelivered):
         send("https://hooks.example/", {"hooks.example": False})
     assert (asked, tried) == (["hooks.example"], ["8.8.8.8", "8.8.4.4"])

@@ -4,19 +4,18 @@ A workflow's administrator chooses the URL, so the receiver is untrusted: it may
 to an internal address. Connects only to the address that was checked.
 """
 
+import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
-import http.client
-import io
+import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, Final, cast
+from typing import Final
 
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
@@ -70,75 +69,62 @@ def post(
     seconds: float = SEND_SECONDS,
 ) -> None:
     """Posts a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
+    deadline = time.monotonic() + seconds
     try:
         parts, host, may_be_private = split_url(url, hosts)
-    except (ValueError, Forbidden) as error:
-        raise NotDelivered(str(error)) from error
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
-    deadline = time.monotonic() + seconds
-
-    def left() -> float:
-        if (rest := deadline - time.monotonic()) <= 0:
-            raise TimeoutError
-        return rest
-
-    try:
-        with _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, left) as plain:
-            plain.settimeout(left())
-            with context.wrap_socket(plain, server_hostname=host) if parts.scheme == "https" else plain as sock:
-                connection = http.client.HTTPConnection(host)
-                connection.sock = cast(Any, _TimedSocket(sock, left))
-                connection.request("POST", target, body, {**fixed, **headers, "Connection": "close"})
-                # Only the headers of the response are read.
-                response = connection.getresponse()
+        tls, port = (context, parts.port or 443) if parts.scheme == "https" else (None, parts.port or 80)
+        found = dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        allowed = [each for each in found if may_be_private or is_public(each)]
+        if not allowed:
+            raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
+        fixed |= {**headers, "Content-Length": str(len(body)), "Connection": "close"}
+        lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fixed.items()), "", ""]
+        request = "\r\n".join(lines).encode("ascii") + body
+        status, retry_after = asyncio.run(_exchange(allowed, port, tls, host, request, deadline))
     except ssl.SSLCertVerificationError as error:
         raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
-    except http.client.HTTPException as error:
+    except (EOFError, asyncio.LimitOverrunError) as error:
         raise NotDelivered(f"{host}: no valid HTTP answer") from error
-    except (OSError, ValueError) as error:
-        late = time.monotonic() >= deadline
-        why = f"no answer within {seconds:g} s" if late else getattr(error, "strerror", None) or repr(error)[:200]
-        raise NotDelivered(f"{host}: {why}") from error
-    if not 200 <= response.status < 300:
-        asked = response.headers.get("Retry-After", "")
-        seconds_asked = int(asked) if re.fullmatch("[0-9]{1,6}", asked) else 0
-        raise NotDelivered(f"{host} answered {response.status}", seconds_asked)
+    except TimeoutError as error:
+        raise NotDelivered(f"{host}: no answer within {seconds:g} s") from error
+    except OSError as error:
+        # asyncio's text names the address, not the reason.
+        why = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
+        raise NotDelivered(f"{host}: {why or repr(error)[:200]}") from error
+    except (ValueError, Forbidden) as error:
+        raise NotDelivered(str(error)) from error
+    if not 200 <= status < 300:
+        raise NotDelivered(f"{host} answered {status}", retry_after)
 
 
-class _TimedSocket(io.RawIOBase):
-    """A socket for :mod:`http.client`, with one time limit for all calls: a socket's timeout limits each call."""
-
-    def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
-        self._sock, self._left = sock, left
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._left())
-        return self._sock.recv_into(buffer)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def sendall(self, data: bytes) -> None:
-        # A TLS socket sends 16 KB at a time, each with the full timeout.
-        for at in range(0, len(data), 16_384):
-            self._sock.settimeout(self._left())
-            self._sock.sendall(data[at : at + 16_384])
-
-
-def _connect(host: str, port: int, may_be_private: bool, left: Callable[[], float]) -> socket.socket:
-    """Connects to the first allowed address that accepts, within ``left()`` seconds.
-
-    Raises OSError, :class:`NotDelivered`.
-    """
-    found = dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    allowed = [each for each in found if may_be_private or is_public(each)]
-    if not allowed:
-        raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
-    for address in allowed[:-1]:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), left() / 2)
-    return socket.create_connection((allowed[-1], port), left())
+async def _exchange(
+    addresses: Sequence[str], port: int, tls: ssl.SSLContext | None, host: str, request: bytes, deadline: float
+) -> tuple[int, int]:
+    """Sends ``request`` to the first address that accepts. Returns the status, and Retry-After in seconds, or 0."""
+    async with asyncio.timeout(deadline - time.monotonic()):
+        for number, address in enumerate(addresses, 1):
+            is_last = number == len(addresses)
+            try:
+                async with asyncio.timeout(None if is_last else (deadline - time.monotonic()) / 2):
+                    name = host if tls else None
+                    reader, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
+                break
+            except OSError:
+                if is_last:
+                    raise
+        try:
+            writer.write(request)
+            # Only the headers of the final response are read, of up to 64 KB.
+            status = 100
+            while 100 <= status < 200:
+                head = await reader.readuntil(b"\r\n\r\n")
+                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
+                if not found:
+                    raise EOFError
+                status = int(found[1])
+        finally:
+            writer.transport.abort()
+    asked = re.search(rb"(?i)\r\nretry-after:[ \t]*([0-9]{1,6})[ \t]*\r\n", head)
+    return status, int(asked[1]) if asked else 0
