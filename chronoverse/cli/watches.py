@@ -9,6 +9,7 @@ from chronoverse.cli import common, names
 from chronoverse.client.client import read_items, reading
 
 _ROUTE: Final = "/workflows/{}/watches"
+_OUTCOME: Final = ("delivered_at", "failing_since", "error")
 
 
 @click.command()
@@ -92,7 +93,7 @@ def watch(
         found = before = client.send("POST", f"{route}/test", workflow, name)
         deadline = time.monotonic() + 20
         with common.status_line() as show:
-            while _outcome(found) == _outcome(before) and time.monotonic() < deadline:
+            while not any(found[name] != before[name] for name in _OUTCOME) and time.monotonic() < deadline:
                 show("waiting for the delivery")
                 time.sleep(0.25)
                 found = client.read(route, workflow, name)
@@ -101,7 +102,3 @@ def watch(
             return 0
         common.print_message(found["error"] or "not delivered within 20 s: is `chronoverse notify` running?")
         return 1
-
-
-def _outcome(watch: dict[str, Any]) -> tuple[Any, ...]:
-    return watch["delivered_at"], watch["failing_since"], watch["error"]

@@ -73,11 +73,6 @@ class Watch:
         return is_end and values[0] == values[1] and has_labels(other.labels, self.label)
 
 
-def is_change(job: Job, before: Job) -> bool:
-    """Whether ``job`` broke or was fixed, compared to ``before``."""
-    return (job.status is Status.COMPLETED) != (before.status is Status.COMPLETED)
-
-
 class Event(NamedTuple):
     """One event of a watch. ``name`` distinguishes events of one attempt; ``queued_ms`` is Unix time.
 

@@ -1,6 +1,7 @@
 """Workflows' watches and their waiting events (docs/redis.md). Runners cannot read the secrets."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -100,7 +101,7 @@ class WatchStore:
         with contextlib.suppress(StoreError):
             group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
             self._commands.run(workflow_id, "XGROUP", *group)
-        text = self._made_now(watch).encode()
+        text = _made_now(watch).encode()
         self._commands.run(workflow_id, "HSET", key, watch.watch_id, text, f"{watch.watch_id}:state", "[]")
         self.retry(watch)
         self._changed(workflow_id)
@@ -108,8 +109,8 @@ class WatchStore:
 
     def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
         for name, text in fields.items():
-            watch = self._made_now(Watch.decode(text))
-            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, watch.encode())
+            watch = _made_now(Watch.decode(text)).encode()
+            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, watch)
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
@@ -194,9 +195,9 @@ class WatchStore:
         key = self._keys.of_workflow(workflow_id, "running")
         return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
 
-    def _made_now(self, watch: Watch) -> Watch:
-        seconds, micros = self._commands.run(watch.workflow_id, "TIME")
-        return replace(watch, made_ms=1000 * int(seconds) + int(micros) // 1000)
-
     def _queue(self, watch: Watch) -> str:
         return self._keys.watch_queue(watch.workflow_id, watch.watch_id)
+
+
+def _made_now(watch: Watch) -> Watch:
+    return replace(watch, made_ms=round(1000 * time.time()))

@@ -22,7 +22,7 @@ from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
 from chronoverse.errors import ChronoverseError, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
-from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch, is_change
+from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
 from chronoverse.store.changes import read_change
 from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
@@ -183,13 +183,16 @@ class Notifier:
                 continue
             if watch.on == "change":
                 before = self._before(watch, job)
-                if before is None or not is_change(job, before):
+                # Neither broke nor was fixed.
+                if before is None or (job.status is Status.COMPLETED) == (before.status is Status.COMPLETED):
                     continue
             name = f"{'ended' if before is None else 'changed'}.{job.status}"
-            before_id = None if before is None else before.ref.job_id
-            event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), before_id)
-            queued += self.store.watches.add(watch, event)
+            queued += self._queue(watch, job, name, before=before and before.ref.job_id)
         return queued
+
+    def _queue(self, watch: Watch, job: Job, name: str, **more: Any) -> bool:
+        event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * self.clock()), **more)
+        return self.store.watches.add(watch, event)
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
         """The newest older job that ``job`` is compared with for a change."""
@@ -205,9 +208,7 @@ class Notifier:
         said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
         for watch in watches:
             if now - said >= (watch.seconds or 0):
-                name = f"silent.{job.last}"
-                event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), None, job.last)
-                self.store.watches.add(watch, event)
+                self._queue(watch, job, f"silent.{job.last}", last=job.last)
 
     def _deliver(self, ref: JobRef, event: Event | None) -> None:
         """Delivers a watch's events until one fails, or until a third of the claim's time is over."""

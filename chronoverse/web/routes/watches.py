@@ -88,11 +88,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("watches", "Messages about a workflow's jobs.", scope=ADMIN)
     hosts = dict(deps.settings.webhook_hosts)
 
+    def find(workflow_id: str, watch_id: str) -> KeptWatch | None:
+        return next((each for each in deps.store.watches.read(workflow_id) if each.watch.watch_id == watch_id), None)
+
     def kept(workflow_id: str, watch_id: str) -> KeptWatch:
         """Raises :class:`JobNotFound`."""
-        for each in deps.store.watches.read(workflow_id):
-            if each.watch.watch_id == watch_id:
-                return each
+        if found := find(workflow_id, watch_id):
+            return found
         raise JobNotFound("no such watch")
 
     def record(workflow_id: str, what: str) -> None:
@@ -126,25 +128,19 @@ def blueprint(deps: Dependencies) -> Blueprint:
             _, host, _ = split_url(body["url"], hosts)
         except ValueError as error:
             raise BadRequest(f"url: {error}") from error
-        secret, generated = body["secret"], {}
-        if secret is None:
-            try:
-                secret = kept(workflow_id, watch_id).watch.secret
-            except JobNotFound:
-                secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-                generated = {"secret": secret}
-        watch = Watch(
-            workflow_id=workflow_id,
-            watch_id=watch_id,
-            secret=secret,
-            status=DEFAULT_STATUSES[body["on"]] if body["status"] is None else tuple(body["status"]),
-            label=check_labels(body["label"]),
-            same=tuple(body["same"]),
-            **{name: body[name] for name in ("on", "url", "seconds")},
-        )
+        generated = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        known = find(workflow_id, watch_id)
+        own: dict[str, Any] = {
+            "secret": body["secret"] or (known.watch.secret if known else generated),
+            "status": tuple(body["status"] or DEFAULT_STATUSES[body["on"]]),
+            "label": check_labels(body["label"]),
+            "same": tuple(body["same"]),
+        }
+        watch = Watch(workflow_id=workflow_id, watch_id=watch_id, **{**body, **own})
         record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
         is_new = deps.store.watches.put(watch)
-        response = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **generated})
+        shown = {"secret": generated} if watch.secret == generated else {}
+        response = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **shown})
         response.status_code = 201 if is_new else 200
         return response
 
