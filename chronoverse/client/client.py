@@ -181,16 +181,23 @@ class Client:
                 raise ChronoverseError(
                     f"{self._service.url} does not answer with an event stream: is it the right address?"
                 )
+            failure: _StreamFailed | None = None
             try:
                 follower.start_connection(response.headers.get("Last-Event-ID"))
                 while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                     if not chunk.strip(b":\n"):
                         backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                     for item in follower.feed(chunk):
+                        if failure is not None:
+                            yield Notice(str(failure))  # it concerned a single entry
+                            failure = None
                         if isinstance(item, Notice) and not follower.ended:
-                            raise _StreamFailed(item.reason)
+                            failure = _StreamFailed(item.reason)
+                            continue
                         backoff.record_success()
                         yield item
+                if failure is not None:
+                    raise failure
             except ValueError as error:
                 raise RequestFailed(f"the service sent {error}") from error
 

@@ -16,7 +16,7 @@ from chronoverse.client.follower import Follower, JobState, LogEvent, Notice, Wo
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED
-from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, Status
+from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.waiting import wait_until
 
@@ -199,6 +199,16 @@ def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
 
     assert items[0] == Notice("the store does not answer; trying again in 0.0 s")
     assert numbers(items) == [1]
+
+
+def test_an_error_about_an_entry_does_not_end_the_stream() -> None:
+    """The service continues after an entry that has no number. A reconnect for each would fall behind the log."""
+    error = OutOfSequence("1-1").to_frame()
+    with ScriptedService(stream(CONNECTED, frames(1, 1), error, frames(2, 2), OVER)) as service:
+        items = follow(service.url)
+
+    assert items[:3] == [line(1), Notice("entry 1-1 has no place in this log's numbering and cannot be shown"), line(2)]
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
