@@ -1,17 +1,14 @@
-"""The public keys that an issuer publishes (RFC 7517), fetched once for all workers of a node: ADRs 19 and 31."""
+"""The public keys that an issuer publishes (RFC 7517): fetched by each worker, shared in the store (ADRs 19 and 31)."""
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import logging
 import math
-import os
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -19,10 +16,8 @@ from typing import Final, Protocol, Self
 import jwt
 import orjson
 
-from chronoverse.auth.local_secret import read_own_file
 from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.errors import SettingsError, SigningKeysUnavailable, StoreError, Unauthorized
-from chronoverse.files import draft_of
+from chronoverse.errors import SigningKeysUnavailable, StoreError, Unauthorized
 
 #: Timeout for the issuer in seconds. The request that fetches waits; others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
@@ -42,8 +37,6 @@ MAX_STALE_SECONDS: Final = 3_600.0
 WAIT_SECONDS: Final = 4.0
 #: Maximum requests of a worker that wait because of an unknown ``kid``. Further ones are refused with a 503.
 MAX_WAITING: Final = 100
-#: Seconds between checks whether another worker has fetched the keys.
-POLL_SECONDS: Final = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -112,62 +105,8 @@ def key_set_name(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
-class KeySetFile:
-    """The file for the keys at ``url``, and a lock that lets one worker fetch at a time.
-
-    Reads the file only if this user owns it and nobody else can write it. Raises :class:`SettingsError` if
-    ``directory`` is not writable.
-    """
-
-    def __init__(self, directory: Path, url: str) -> None:
-        name = f"jwks-{key_set_name(url)}"
-        self._path = directory / f"{name}.json"
-        self._lock_path = directory / f"{name}.lock"
-        self._seen: tuple[int, int, int] | None = None
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self.lock():
-                pass
-        except OSError as error:
-            raise SettingsError(f"{directory} (CHRONOVERSE_DATA_DIR) cannot be written: {error.strerror}") from error
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Acquires the lock and yields True, or yields False if another process holds it. Raises OSError."""
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
-
-    def read_if_changed(self) -> FetchRecord | None:
-        """The record. None if it has not changed since the last call, is invalid, or can be written by other users."""
-        try:
-            status = os.stat(self._path, follow_symlinks=False)
-        except OSError:
-            return None
-        seen = status.st_ino, status.st_mtime_ns, status.st_size
-        if seen == self._seen:
-            return None
-        self._seen = seen
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            content = read_own_file(self._path, MAX_RECORD_BYTES, 0o022)
-            return None if content is None else FetchRecord.from_json(content)
-        return None
-
-    def write(self, record: FetchRecord) -> None:
-        """Replaces the file atomically. Requires the lock. Raises OSError."""
-        with draft_of(self._path, record.to_json()) as draft:
-            os.replace(draft, self._path)
-
-
 class KeySetStore(Protocol):
-    """Shares key sets between nodes; see :class:`chronoverse.store.Store`. Whoever can write to it can forge tokens."""
+    """Keeps key sets for other workers and nodes: :class:`chronoverse.store.Store`. Its writers can forge tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
@@ -176,7 +115,7 @@ class KeySetStore(Protocol):
 def keep_fresh(
     published: Callable[[], Iterable["PublishedKeys"]], sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Fetches keys periodically, even without requests. Runs in one thread per node."""
+    """Fetches keys periodically, even without requests. Runs in a thread of each worker."""
     while True:
         for keys in published():
             keys.prefetch()
@@ -185,14 +124,12 @@ def keep_fresh(
 
 @dataclass(eq=False)
 class PublishedKeys:
-    """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
+    """The keys at ``url``. If the issuer is down, those that another worker or node has saved in ``store``.
 
-    ``fetch`` may take a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises :class:`SettingsError` if
-    ``directory`` is not writable.
+    ``fetch`` may take a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
     """
 
     url: str
-    directory: Path
     _: KW_ONLY
     name: str = "CHRONOVERSE_JWT_JWKS_URL"
     store: KeySetStore | None = None
@@ -203,39 +140,34 @@ class PublishedKeys:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._file = KeySetFile(self.directory, self.url)
         self._record = FetchRecord()
         self._keys: Mapping[str, jwt.PyJWK] = {}
 
     def prefetch(self) -> None:
-        self._load()
         with self._lock:
-            self._fetch_if_older(self._interval if self._usable() else CHECK_SECONDS)
+            if self._is_older(self._interval if self._usable() else CHECK_SECONDS):
+                self._fetch_now()
 
     def age(self) -> float:
         """Seconds since the keys were fetched. Infinite if they never were."""
-        self._load()
         return self.clock() - self._record.fetched_at if self._keys else math.inf
 
     def check(self) -> None:
         """Raises :class:`SigningKeysUnavailable` if no token can be checked: no keys, or only outdated ones."""
-        self._load()
         if not self._usable():
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
 
     def get(self, kid: object) -> jwt.PyJWK:
         """The key ``kid``, or the only key if None. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
-        self._load()
         asked_at = self.clock()
         if self._record.tried_at > asked_at:
             # The clock was set back, so the record's times are meaningless.
             self._record, self._keys = FetchRecord(), {}
-        interval = self._interval
         if self._find(kid) is None:
             self._wait_for_fetch(kid, asked_at)
-        elif self._is_older(interval) and self._lock.acquire(blocking=False):
+        elif self._is_older(self._interval) and self._lock.acquire(blocking=False):
             try:
-                self._fetch_if_older(interval)
+                self._fetch_now()
             finally:
                 self._lock.release()
         if (key := self._find(kid)) is not None:
@@ -269,34 +201,13 @@ class PublishedKeys:
             if not self._lock.acquire(timeout=WAIT_SECONDS):
                 raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
             try:
-                while self._record.tried_at < asked_at and self._find(kid) is None:
-                    if self.clock() - asked_at > WAIT_SECONDS:
-                        raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
-                    if not self._fetch_if_older(MIN_REFETCH_SECONDS):
-                        self.sleep(POLL_SECONDS)
-                        self._load()
+                if self._record.tried_at < asked_at and self._find(kid) is None:
+                    self.sleep(max(self._record.tried_at + MIN_REFETCH_SECONDS - self.clock(), 0))
+                    self._fetch_now()
             finally:
                 self._lock.release()
         finally:
             self.waiting -= 1
-
-    def _fetch_if_older(self, seconds: float) -> bool:
-        if not self._is_older(seconds):
-            return False
-        asked_at = self.clock()
-        try:
-            with self._file.lock() as locked:
-                self._load()
-                if not locked or not self._is_older(seconds):
-                    return False
-                self._fetch_now()
-                self._file.write(self._record)
-        except OSError as error:
-            # The directory was writable at the start. Continue without sharing.
-            log.warning("the issuer's keys are not shared with other workers: %s", error)
-            if self._record.tried_at < asked_at:
-                self._fetch_now()
-        return True
 
     def _is_older(self, seconds: float) -> bool:
         return self.clock() - self._record.tried_at >= seconds
@@ -332,13 +243,3 @@ class PublishedKeys:
             log.warning("the keys of other nodes cannot be read: %s", error)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
             log.warning("the stored key set is invalid")
-
-    def _load(self) -> None:
-        record = self._file.read_if_changed()
-        if record is None or record.tried_at <= self._record.tried_at:
-            return
-        try:
-            self._keys = parse_key_set(record.document) if record.document else {}
-        except (jwt.PyJWTError, ValueError, TypeError):
-            return
-        self._record = record

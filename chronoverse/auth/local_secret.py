@@ -25,7 +25,7 @@ def local_secret(data_dir: Path) -> bytes:
             content = os.urandom(48).hex().encode() + b"\n"
             with draft_of(path, content) as draft, contextlib.suppress(FileExistsError):
                 os.link(draft, path)
-        secret = read_own_file(path, 4_096, 0o077)
+        secret = read_own_file(path, 4_096)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     if secret is None:
@@ -35,10 +35,10 @@ def local_secret(data_dir: Path) -> bytes:
     return secret.strip()
 
 
-def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
-    """A file's first ``max_bytes``. None if it is another user's, or has a ``forbidden`` mode bit. Raises OSError."""
+def read_own_file(path: Path, max_bytes: int) -> bytes | None:
+    """A file's first ``max_bytes``. None if others own it or have rights to it. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & forbidden
+        is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
         return file.read(max_bytes) if is_ours else None

@@ -122,7 +122,7 @@ class Verifier:
         self, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None
     ) -> None:
         self._fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
-        self._store, self._directory = store, settings.data_dir
+        self._store = store
         self.groups: TomlFile[list[Rule]] | None = None
         self.trust: TomlFile[tuple[Terms, ...]] | None = None
         if settings.jwt_workflows_map is not None:
@@ -137,7 +137,7 @@ class Verifier:
     def _single_issuer(self, settings: Settings) -> Issuer | None:
         keys: Sequence[Key] | PublishedKeys
         if settings.jwt_jwks_url is not None:
-            keys = PublishedKeys(settings.jwt_jwks_url, self._directory, store=self._store, fetch=self._fetch)
+            keys = PublishedKeys(settings.jwt_jwks_url, store=self._store, fetch=self._fetch)
         elif settings.jwt_public_key is not None:
             keys = [_pem_key(settings.jwt_public_key)]
         elif settings.jwt_secret is None and settings.trust_file is not None:
@@ -154,8 +154,11 @@ class Verifier:
         return self._named
 
     def _issuer_of(self, terms: Terms) -> Issuer:
+        known = self._named.get(terms.issuer)
+        if known and known.terms and known.terms.jwks_url == terms.jwks_url:
+            return Issuer(known.keys, terms.issuer, terms.audience, terms=terms)
         fetch = partial(terms.fetch, self._fetch)
-        keys = PublishedKeys(terms.keys_url, self._directory, name=terms.issuer, store=self._store, fetch=fetch)
+        keys = PublishedKeys(terms.keys_url, name=terms.issuer, store=self._store, fetch=fetch)
         return Issuer(keys, terms.issuer, terms.audience, terms=terms)
 
     def published(self) -> list[PublishedKeys]:

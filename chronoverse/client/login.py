@@ -199,7 +199,7 @@ class LoginFile:
     def read(self) -> Login | None:
         """The sign-in, or None. Raises :class:`SettingsError` if the file is unusable."""
         try:
-            content = read_own_file(self._path, _ANSWER_BYTES, 0o077)
+            content = read_own_file(self._path, _ANSWER_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -71,7 +71,7 @@ class Settings:
     data_dir: Path = _setting(
         parse.absolute_path,
         "path",
-        "Directory for the embedded server's data and secret, issuers' keys, sign-ins and undelivered lines.",
+        "Directory for the embedded server's data and secret, sign-ins and undelivered lines.",
         "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
         " on macOS `~/Library/Application Support/chronoverse`",
         default=MISSING,

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import math
-import os
-import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from chronoverse.auth import jwks
 from chronoverse.auth.jwks import (
     CHECK_SECONDS,
     MAX_KEY_SET_BYTES,
@@ -23,11 +22,8 @@ from chronoverse.auth.jwks import (
     MAX_STALE_SECONDS,
     MAX_WAITING,
     MIN_REFETCH_SECONDS,
-    POLL_SECONDS,
     REFRESH_SECONDS,
-    WAIT_SECONDS,
     FetchRecord,
-    KeySetFile,
     PublishedKeys,
     fetch_key_set,
     keep_fresh,
@@ -35,7 +31,7 @@ from chronoverse.auth.jwks import (
     parse_key_set,
 )
 from chronoverse.auth.tokens import Verifier
-from chronoverse.errors import SettingsError, SigningKeysUnavailable, Unauthorized
+from chronoverse.errors import SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.certificates import Authority
@@ -116,11 +112,11 @@ def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key:
             verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
 
 
-def test_unknown_kids_cause_few_fetches(issuer: Issuer, tmp_path: Path) -> None:
+def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
     """Anybody can invent a kid. Each request waits until it is known that no such key exists."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, clock=clock, sleep=clock.sleep)
     began = clock.now
     for number in range(10):
         with pytest.raises(Unauthorized):
@@ -130,53 +126,30 @@ def test_unknown_kids_cause_few_fetches(issuer: Issuer, tmp_path: Path) -> None:
     assert clock.now - began >= 9 * MIN_REFETCH_SECONDS
 
 
-def test_a_new_key_is_accepted_at_the_first_request(issuer: Issuer, tmp_path: Path) -> None:
+def test_a_new_key_is_accepted_at_the_first_request(issuer: Issuer) -> None:
     """The request waits for the next fetch, even if another request has just asked for the same kid in vain."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, clock=clock, sleep=clock.sleep)
     with pytest.raises(Unauthorized):
         keys.get("k2")
     began = clock.now
 
     issuer.keys.append(published(OTHER, "k2"))
     assert keys.get("k2").key_id == "k2"
-    assert clock.now - began < MIN_REFETCH_SECONDS + 2 * POLL_SECONDS
+    assert clock.now - began < MIN_REFETCH_SECONDS + 0.1
 
 
-def test_a_request_with_an_unknown_kid_waits_for_a_limited_time(tmp_path: Path) -> None:
-    """Another process holds the lock, and its fetch hangs."""
-    clock = Clock()
-    keys = PublishedKeys(
-        "http://127.0.0.1/", tmp_path, fetch=lambda _: pytest.fail("no fetch"), clock=clock, sleep=clock.sleep
-    )
-    began = clock.now
-    with KeySetFile(tmp_path, "http://127.0.0.1/").lock() as locked:
-        assert locked
-        with pytest.raises(SigningKeysUnavailable, match="in time"):
-            keys.get("k1")
-
-    assert WAIT_SECONDS < clock.now - began < WAIT_SECONDS + 2 * POLL_SECONDS
+def test_a_request_with_an_unknown_kid_waits_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another request's fetch hangs."""
+    monkeypatch.setattr(jwks, "WAIT_SECONDS", 0.01)
+    keys = PublishedKeys("http://127.0.0.1/", fetch=lambda _: pytest.fail("no fetch"))
+    with keys._lock, pytest.raises(SigningKeysUnavailable, match="in time"):
+        keys.get("k1")
+    assert keys.waiting == 0
 
 
-def test_a_record_is_read_when_its_file_has_changed(tmp_path: Path) -> None:
-    """Whether the file, its size, or only its time has changed. Otherwise it is not reread."""
-    file, path = KeySetFile(tmp_path, "http://127.0.0.1/"), tmp_path / f"jwks-{key_set_name('http://127.0.0.1/')}.json"
-    assert file.read_if_changed() is None
-    for number, document in enumerate((b"{}", b"[]", b"[ ]")):
-        record = FetchRecord(NOW, NOW, document)
-        if number:
-            path.write_bytes(record.to_json())
-        else:
-            file.write(record)
-        os.utime(path, (NOW, NOW + number))
-        assert (file.read_if_changed(), file.read_if_changed()) == (record, None)
-    file.write(record)
-    os.utime(path, (NOW, NOW + 2))
-    assert (file.read_if_changed(), file.read_if_changed()) == (record, None)
-
-
-def test_the_number_of_waiting_requests_is_limited(issuer: Issuer, tmp_path: Path) -> None:
+def test_the_number_of_waiting_requests_is_limited(issuer: Issuer) -> None:
     """Others are refused immediately, and can retry."""
     issuer.keys = [published(EC, "k1")]
     asking, answer = threading.Event(), threading.Event()
@@ -186,7 +159,7 @@ def test_the_number_of_waiting_requests_is_limited(issuer: Issuer, tmp_path: Pat
         assert answer.wait(10)
         return fetch_key_set(url)
 
-    keys = PublishedKeys(issuer.url, tmp_path, fetch=slow)
+    keys = PublishedKeys(issuer.url, fetch=slow)
     refusals: list[Exception] = []
 
     def ask() -> None:
@@ -211,48 +184,13 @@ def test_the_number_of_waiting_requests_is_limited(issuer: Issuer, tmp_path: Pat
     assert (issuer.requests, keys.waiting) == (2, 0)
 
 
-def test_a_fetch_is_for_all_workers_of_a_node(issuer: Issuer, tmp_path: Path) -> None:
-    """The others read the file, including a worker that has just started. A known key needs no fetch."""
-    issuer.keys = [published(EC, "k1")]
-    clock = Clock()
-    workers = [PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep) for _ in range(3)]
-    assert {worker.get("k1").key_id for worker in workers} == {"k1"}
-    assert issuer.requests == 1
-
-    issuer.keys = [published(OTHER, "k2")]
-    assert workers[1].get("k2").key_id == "k2"
-    clock.now += 1
-    for worker in workers:
-        assert worker.get("k2").key_id == "k2"
-    assert issuer.requests == 2
-    with pytest.raises(Unauthorized):
-        workers[2].get("k1")
-
-
-def test_keys_outlive_a_restart_while_the_issuer_is_down(issuer: Issuer, tmp_path: Path) -> None:
-    """The data directory keeps them, but not for longer than old keys are used."""
-    issuer.keys = [published(EC, "k1")]
-    clock = Clock()
-    PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1")
-    issuer.keys = None
-    restarted = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
-
-    clock.now += REFRESH_SECONDS + MAX_STALE_SECONDS - 1
-    assert restarted.get("k1").key_id == "k1"
-    clock.now += 2
-    with pytest.raises(SigningKeysUnavailable):
-        restarted.get("k1")
-
-
-def test_a_new_node_uses_another_nodes_keys_while_the_issuer_is_down(
-    issuer: Issuer, tmp_path: Path, store: Store
-) -> None:
+def test_a_new_node_uses_another_nodes_keys_while_the_issuer_is_down(issuer: Issuer, store: Store) -> None:
     """Their maximum age counts from the other node's fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
+    PublishedKeys(issuer.url, store=store, clock=clock).get("k1")
     issuer.keys = None
-    new = PublishedKeys(issuer.url, tmp_path / "new", store=store, clock=clock, sleep=clock.sleep)
+    new = PublishedKeys(issuer.url, store=store, clock=clock, sleep=clock.sleep)
     assert new.age() == math.inf
     with pytest.raises(SigningKeysUnavailable):
         new.check()
@@ -270,13 +208,13 @@ def test_a_new_node_uses_another_nodes_keys_while_the_issuer_is_down(
         new.check()
 
 
-def test_a_nodes_own_fetch_takes_precedence(issuer: Issuer, tmp_path: Path, store: Store) -> None:
+def test_a_nodes_own_fetch_takes_precedence(issuer: Issuer, store: Store) -> None:
     """Shared keys are read only after a failed fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
+    PublishedKeys(issuer.url, store=store, clock=clock).get("k1")
     issuer.keys = [published(OTHER, "k2")]
-    new = PublishedKeys(issuer.url, tmp_path / "new", store=store, clock=clock, sleep=clock.sleep)
+    new = PublishedKeys(issuer.url, store=store, clock=clock, sleep=clock.sleep)
 
     assert new.get("k2").key_id == "k2"
     with pytest.raises(Unauthorized):
@@ -294,12 +232,12 @@ def test_a_nodes_own_fetch_takes_precedence(issuer: Issuer, tmp_path: Path, stor
     ],
     ids=["empty", "no JSON", "no key set", "from the future", "too long"],
 )
-def test_an_unusable_shared_record_is_ignored(issuer: Issuer, tmp_path: Path, store: Store, record: bytes) -> None:
+def test_an_unusable_shared_record_is_ignored(issuer: Issuer, store: Store, record: bytes) -> None:
     """The keys are fetched as soon as the issuer is back."""
     store.save_key_set(key_set_name(issuer.url), record, 60)
     issuer.keys = None
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, store=store, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, store=store, clock=clock, sleep=clock.sleep)
     keys.prefetch()
     with pytest.raises(SigningKeysUnavailable):
         keys.check()
@@ -310,7 +248,7 @@ def test_an_unusable_shared_record_is_ignored(issuer: Issuer, tmp_path: Path, st
     keys.check()
 
 
-def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path) -> None:
+def test_keys_are_fetched_again_without_a_request(issuer: Issuer) -> None:
     """Otherwise an idle node would have old keys when the issuer goes down, or would never become ready."""
 
     class Enough(Exception):
@@ -331,19 +269,17 @@ def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path
         if clock.now - began > 2 * REFRESH_SECONDS:
             raise Enough
 
-    keys = PublishedKeys(issuer.url, tmp_path, fetch=fetch, clock=clock)
+    keys = PublishedKeys(issuer.url, fetch=fetch, clock=clock)
     with pytest.raises(Enough):
         keep_fresh(lambda: [keys], sleep)
     assert [round(seconds) for seconds in asked] == [0, 5, 10, 310]
 
 
-def test_an_unavailable_or_forbidden_store_changes_nothing(
-    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unavailable_or_forbidden_store_changes_nothing(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
     """The node uses its own keys, and logs that it shares none."""
     issuer.keys = [published(EC, "k1")]
     with contextlib.closing(Store("unix:///nowhere")) as away:
-        keys = PublishedKeys(issuer.url, tmp_path, store=away)
+        keys = PublishedKeys(issuer.url, store=away)
         assert keys.get("k1").key_id == "k1"
         issuer.keys = None
         with pytest.raises(SigningKeysUnavailable):
@@ -353,74 +289,24 @@ def test_an_unavailable_or_forbidden_store_changes_nothing(
     assert "the keys of other nodes cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["empty", "no JSON", "no key set", "writable by others", "a link"])
-def test_a_damaged_or_foreign_file_is_not_read(issuer: Issuer, tmp_path: Path, damage: str) -> None:
-    """The keys are fetched instead."""
-    issuer.keys = [published(EC, "k1")]
-    clock = Clock()
-    PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1")
-    (path,) = tmp_path.glob("jwks-*.json")
-    if damage == "writable by others":
-        path.chmod(0o666)
-    elif damage == "a link":
-        path.rename(tmp_path / "elsewhere")
-        path.symlink_to(tmp_path / "elsewhere")
-    else:
-        contents = {"empty": b"", "no JSON": b"{", "no key set": b'{"tried_at":1,"fetched_at":1,"document":"[]"}'}
-        path.write_bytes(contents[damage])
-
-    assert PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1").key_id == "k1"
-    assert issuer.requests == 2
-
-
-def test_the_keys_of_another_url_are_not_used(issuer: Issuer, tmp_path: Path) -> None:
-    """Each URL has its own file."""
-    issuer.keys = [published(EC, "k1")]
-    PublishedKeys(issuer.url, tmp_path).get("k1")
-
-    with pytest.raises(Unauthorized):
-        PublishedKeys(issuer.url, tmp_path).get("k2")
-    issuer.keys = [published(OTHER, "k2")]
-    assert PublishedKeys(issuer.url + "?other", tmp_path).get("k2").key_id == "k2"
-    assert len(list(tmp_path.glob("jwks-*.json"))) == 2
-
-
-def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
+def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer) -> None:
     """Times in the future cannot be used to calculate an age."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock)
+    keys = PublishedKeys(issuer.url, clock=clock)
     keys.get("k1")
     clock.now -= 500
 
     issuer.keys = [published(OTHER, "k2")]
     assert keys.get("k2").key_id == "k2"
-    assert PublishedKeys(issuer.url, tmp_path, clock=clock).get("k2").key_id == "k2"
     assert issuer.requests == 2
 
 
-def test_a_directory_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    """The message names the setting."""
-    (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="CHRONOVERSE_DATA_DIR"):
-        PublishedKeys("http://127.0.0.1/", tmp_path / "file" / "data")
-
-
-def test_a_worker_whose_directory_was_removed_fetches_alone(issuer: Issuer, tmp_path: Path) -> None:
-    """It continues with its own keys."""
-    issuer.keys = [published(EC, "k1")]
-    directory = tmp_path / "data"
-    keys = PublishedKeys(issuer.url, directory)
-    shutil.rmtree(directory)
-
-    assert keys.get("k1").key_id == "k1"
-
-
-def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer, tmp_path: Path) -> None:
+def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
     """Every token signed with it is refused after the refresh interval."""
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, clock=clock, sleep=clock.sleep)
     assert keys.get("k1").key_id == "k1"
 
     del issuer.keys[0]
@@ -429,11 +315,11 @@ def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer, tmp_path: Path) -> N
         keys.get("k1")
 
 
-def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer, tmp_path: Path) -> None:
+def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
     """The issuer is retried from time to time. After an hour, no token is accepted."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, clock=clock, sleep=clock.sleep)
     keys.get("k1")
 
     issuer.keys = None
@@ -461,11 +347,11 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer, tmp_path: 
     ],
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
 )
-def test_an_invalid_key_set_is_refused(issuer: Issuer, tmp_path: Path, body: bytes) -> None:
+def test_an_invalid_key_set_is_refused(issuer: Issuer, body: bytes) -> None:
     """After these errors, the cached keys stay in use."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys(issuer.url, clock=clock, sleep=clock.sleep)
     keys.get("k1")
     issuer.body = body
     with pytest.raises((ValueError, jwt.PyJWTError)):
@@ -476,7 +362,7 @@ def test_an_invalid_key_set_is_refused(issuer: Issuer, tmp_path: Path, body: byt
     assert issuer.requests == 3
 
 
-def test_a_redirect_is_not_followed(issuer: Issuer, tmp_path: Path) -> None:
+def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
     """The operator configured where the keys are."""
     issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
     with pytest.raises(OSError, match="302"):
@@ -485,7 +371,7 @@ def test_a_redirect_is_not_followed(issuer: Issuer, tmp_path: Path) -> None:
     assert issuer.requests == 1
 
 
-def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
+def test_an_unreachable_issuer_is_not_a_401() -> None:
     """A client would give up after a 401. A second fetch does not follow immediately."""
     clock = Clock()
     asked: list[float] = []
@@ -494,7 +380,7 @@ def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
         asked.append(clock.now)
         raise OSError("connection refused")
 
-    keys = PublishedKeys("http://127.0.0.1/", tmp_path, fetch=refuse, clock=clock, sleep=clock.sleep)
+    keys = PublishedKeys("http://127.0.0.1/", fetch=refuse, clock=clock, sleep=clock.sleep)
     for _ in range(3):
         with pytest.raises(SigningKeysUnavailable):
             keys.get("k1")
@@ -502,7 +388,7 @@ def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
     assert asked[2] - asked[0] >= 2 * MIN_REFETCH_SECONDS
 
 
-def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
+def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
     """While one request waits for the issuer, others use the cached keys."""
     issuer.keys = [published(EC, "k1")]
     known = fetch_key_set(issuer.url)
@@ -515,7 +401,7 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> 
             assert answer.wait(10)
         return known
 
-    keys = PublishedKeys(issuer.url, tmp_path, fetch=slow, clock=clock)
+    keys = PublishedKeys(issuer.url, fetch=slow, clock=clock)
     keys.get("k1")
     clock.now += 2_000
     first = threading.Thread(target=keys.get, args=("k1",))
@@ -528,26 +414,10 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> 
     first.join()
 
 
-def test_the_first_request_uses_the_keys_fetched_at_startup(issuer: Issuer, tmp_path: Path) -> None:
-    """A worker that starts later does not fetch either."""
-    issuer.keys = [published(EC, "k1")]
-    settings = Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)
-    header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
-    for _ in range(2):
-        keys = PublishedKeys(issuer.url, tmp_path)
-        keys.prefetch()
-        verifier = Verifier(settings)
-        assert verifier.verify(header, NOW).subject == "ada"
-
-    assert issuer.requests == 1
-
-
-def test_a_failed_fetch_at_startup_is_only_logged(
-    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_fetch_at_startup_is_only_logged(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
     """The issuer may start later than the service."""
     issuer.keys = None
-    PublishedKeys(issuer.url, tmp_path).prefetch()
+    PublishedKeys(issuer.url).prefetch()
 
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in caplog.text
 

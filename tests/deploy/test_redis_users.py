@@ -230,9 +230,9 @@ def test_only_services_can_share_an_issuers_keys(tmp_path: Path) -> None:
     """Another service can read what the service's user writes."""
     with GuardedServer(tmp_path / "store") as server, Issuer() as issuer:
         issuer.keys = [{**ECAlgorithm.to_jwk(EC.public_key(), as_dict=True), "kid": "k1"}]
-        for name in ("old", "new"):
+        for _node in ("old", "new"):
             with contextlib.closing(Store(server.url_of("service"))) as store:
-                assert PublishedKeys(issuer.url, tmp_path / name, store=store).get("k1").key_id == "k1"
+                assert PublishedKeys(issuer.url, store=store).get("k1").key_id == "k1"
             issuer.keys = None
         assert server.ask("ACL", "LOG") == []
 
