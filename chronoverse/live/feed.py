@@ -237,6 +237,8 @@ class Feed:
         self.groups: dict[object, Any] = {}
         #: When the tail next checks the job's state, on the tail's clock. 0: immediately.
         self.check_at = 0.0
+        #: Whether the store has lost lines that viewers have.
+        self.is_ahead = False
         self._job_version = 0
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
@@ -255,6 +257,15 @@ class Feed:
         first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
         # Encodes at most 8 MiB, the maximum of a ring, plus the rest of the last line.
         return encode_raw(entries, after, first, 8 * 2**20)
+
+    def differs(self, entries: Sequence[RawEntry], cursor: int) -> bool:
+        """Whether the first of ``entries`` is line ``cursor``, the newest in the ring, with another text or time."""
+        with self._lock:
+            newest = self._frames[-1] if self._frames else None
+        events, _ = self.encode(entries[:1], cursor - 1)
+        if newest is None or not events or not (newest.stream and events[0].stream):
+            return False
+        return newest.number == events[0].number == cursor and newest.frame != events[0].frame
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
         """Adds ``events``, which follow line ``after``. Keeps the newest frames and contents, up to ``limit`` bytes.

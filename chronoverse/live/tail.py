@@ -251,6 +251,10 @@ class Tail:
             feed.redact(ranges)
         if closed:
             return
+        was_ahead, feed.is_ahead = feed.is_ahead, job.last < cursor
+        if was_ahead and not feed.is_ahead and feed.differs(self.store.read(job.ref, cursor - 1, 1), cursor):
+            feed.close(error_frame(f"the store lost lines up to {cursor} of this log, and now has others"))
+            return
         if gone:
             feed.skip(min(job.archived, job.last))
             cursor = feed.cursor
@@ -384,9 +388,11 @@ def _observe_delay(entry: RawEntry) -> None:
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether to fetch the job before publishing: it is new, numbers are missing, or an immediate check is due."""
+    """Whether to fetch the job before publishing: it is new, numbers are missing, the store had lost lines, or an
+    immediate check is due.
+    """
     is_new = feed.job is None or feed.job.status is Status.PENDING
-    return is_new or not feed.check_at or not in_sequence(entries, after)
+    return is_new or feed.is_ahead or not feed.check_at or not in_sequence(entries, after)
 
 
 @contextmanager

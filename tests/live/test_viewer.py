@@ -747,6 +747,22 @@ def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:
     assert behind.done
 
 
+@pytest.mark.parametrize(("resent", "expected"), [("stdout", ["log 4"]), ("stderr", ["error"])])
+def test_lines_that_the_store_lost(rig: Rig, resent: str, expected: list[str]) -> None:
+    """Their runner sends them again; or another one sends others, which would never reach the viewer."""
+    rig.write(1, 1)
+    early = rig.ask("DUMP", rig.key("log"))
+    viewer = started(rig)
+    rig.write(2, 3)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == ["log 2", "log 3"]
+    rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
+    rig.wait(2)
+    rig.write(2, 4, resent)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == expected
+
+
 def test_an_entry_out_of_sequence_stops_no_viewer(rig: Rig) -> None:
     """An error names an entry such as 2-1, and the lines after it are sent."""
     rig.write(1, 1)
