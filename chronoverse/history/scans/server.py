@@ -25,6 +25,13 @@ from chronoverse.settings import Settings, child_environ
 NICENESS: Final = 5
 #: Address space of one process in bytes. A page takes far less, but a foreign runner can write lines of any length.
 _MEMORY_BYTES: Final = 2**30
+#: Settings of glibc. By default, it reserves 64 MiB of address space for each thread that reads shapes, and returns the
+#: memory of most frames to the system, so that a search took twice the CPU time: see :data:`_MEMORY_BYTES`.
+MALLOC: Final = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
+}
 #: Seconds after which a process still busy with one scan is killed. A page takes one second.
 HANG_SECONDS: Final = 15
 
@@ -37,8 +44,7 @@ def scan_server_process(
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        # By default, glibc reserves 64 MiB of address space for each thread that reads shapes; see _MEMORY_BYTES.
-        "MALLOC_ARENA_MAX": "2",
+        **MALLOC,
     }
     environ = child_environ(changes)
     # Set for the service's own gunicorn; the scan server's gunicorn and prometheus_client must not read them.
