@@ -2,7 +2,7 @@
 decoding a line takes 0.7 µs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from chronoverse.archive.codec import decode_lines
@@ -11,57 +11,57 @@ from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
-#: The text before the message in a line's JSON. JSON escapes a message's quotes.
-_MESSAGE: Final = b'"message":"'
+
+
+#: Finds the next candidate at or after a position. Returns its position, or -1.
+_Find = Callable[[bytes, int], int]
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
-    if matcher.in_json is not None:
-        return _verify(matcher, b"".join(_text_candidates(matcher, text)))
     lines: list[Line] = []
-    start, pattern = 0, matcher.in_unescaped_json
+    start, searches = 0, _searches(matcher)
     while start < len(text):
         # Small parts for an expression: a match across several lines is searched for again from each of them.
-        stop = text.find(b"\n", start + (PART_BYTES if pattern is None else 256 * 2**10)) + 1 or len(text)
+        stop = text.find(b"\n", start + (256 * 2**10 if searches else PART_BYTES)) + 1 or len(text)
         if not matcher.is_feasible(stop - start):
             raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
-        candidates: bytes | None = text[start:stop]
-        if pattern is not None:
-            candidates = _expression_candidates(pattern, text[start:stop])
+        part = text[start:stop]
+        candidates = _candidates(*searches[0], part) if searches else part
         if candidates is None:
             # The rest probably has as many candidates.
-            pattern = None
+            del searches[0]
             continue
         lines += _verify(matcher, candidates)
         start = stop
     return lines
 
 
-def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
-    """Each line whose message can contain the query's text, case-insensitively."""
-    position = 0
-    while match := matcher.in_json.search(text, position):
-        found, end = match.span()
-        start = text.rfind(b"\n", 0, found) + 1
-        position = text.find(_MESSAGE, start) + len(_MESSAGE)
-        # Otherwise found in the line's time: search its message.
-        if found >= position:
-            position = end + 1
-            yield text[start:position]
+def _searches(matcher: Matcher) -> list[tuple[Any, _Find]]:
+    """Pairs of a pattern and a function that find all candidates. Each is slower than the one before, but excludes
+    more lines."""
+    if matcher.in_json is not None:
+
+        def find_interrupted(part: bytes, position: int) -> int:
+            match = matcher.in_interrupted_json.search(part, position)
+            return -1 if match is None else match.start()
+
+        return [(matcher.in_json, find_interrupted), (matcher.in_any_json, lambda *_: -1)]
+    pattern = matcher.in_unescaped_json
+    return [(pattern, lambda part, position: part.find(b"\\", position))] if pattern else []
 
 
-def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
-    """The lines that ``pattern`` matches, or that have escapes. None if there are many: decoding all is faster."""
+def _candidates(pattern: Any, find: _Find, part: bytes) -> bytes | None:
+    """The lines that ``pattern`` or ``find`` finds. None if there are many: decoding all is faster."""
     candidates: list[bytes] = []
     position, stop = 0, len(part)
-    match_start = match_end = escape = -1
+    match_start = match_end = other = -1
     while True:
         if match_start < position:
             match = pattern.search(part, position)
             match_start, match_end = (stop, stop) if match is None else match.span()
-        if escape < position:
-            escape = part.find(b"\\", position) % (stop + 1)
-        found = min(match_start, escape)
+        if other < position:
+            other = find(part, position) % (stop + 1)
+        found = min(match_start, other)
         if found == stop:
             return b"".join(candidates)
         start = part.rfind(b"\n", position, found) + 1 or position

@@ -31,8 +31,6 @@ _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: The rest of a line's JSON after a text in its message. Messages do not contain this key: JSON escapes their quotes.
-_AFTER_TEXT: Final = r'[^\n]*(?-i:","sequence_num":)[^\n]*'
 #: Parts of an expression that have another meaning in joined lines than in one line.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 #: Tokens of an expression, enough to distinguish the anchor ``^`` from a negated class.
@@ -115,15 +113,30 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern (or None) that matches the JSON of every line that has the text, even if sequences interrupt it.
+        """A pattern (or None) for the text in a line's JSON, in the message or not, where no sequence interrupts it."""
+        return None if self._regex else _compiled("".join(self._in_json), False, self._max_bytes)
 
-        A match reaches to the line's end. Also finds the text in the line's time.
+    @cached_property
+    def in_interrupted_json(self) -> Any:
+        """A pattern for the last sequence that interrupts the text, and for the rest of the text.
+
+        Finds more: the rest can be one character.
         """
-        if self._regex:
-            return None
-        # Each character takes 40 instructions. Few lines match the first forty characters but not the rest.
-        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
-        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters) + _AFTER_TEXT, False, self._max_bytes)
+        *others, last = self._in_json or [""]
+        rest = ""
+        for each in others[1:]:
+            rest = f"(?:{rest}{each})?"
+        return _compiled(_JSON_SEQUENCE + rest + last, False, self._max_bytes)
+
+    @cached_property
+    def in_any_json(self) -> Any:
+        """A pattern for the text in a line's JSON, even if sequences interrupt it. Half as fast as :attr:`in_json`."""
+        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(self._in_json), False, self._max_bytes)
+
+    @property
+    def _in_json(self) -> list[str]:
+        """The text's characters as expressions for their JSON. Few lines have the first forty, but not the rest."""
+        return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property
     def in_joined_lines(self) -> Any:
