@@ -137,7 +137,7 @@ class WatchStore:
         return bool(self._commands.script("add_event", of, keys, *args))
 
     def retry(self, watch: Watch) -> None:
-        """Makes a watch's next event due now, even during a retry delay."""
+        """Makes a watch's events due now, even during a retry delay."""
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
@@ -156,9 +156,9 @@ class WatchStore:
     def settle(
         self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None, *, dropped: bool = False
     ) -> None:
-        """Records the result of a delivery: done, ``dropped``, or due again after ``pause`` seconds.
+        """Records the result of a delivery: done, ``dropped``, or failed.
 
-        A pause applies to all of the watch's events.
+        After a failure, all of the watch's events are due in ``pause`` seconds, the failed one last.
         """
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
         due = "" if pause is None else round(1000 * pause)

@@ -360,6 +360,16 @@ def test_a_rejected_message_delays_no_others(site: Site) -> None:
     assert (found.count(found[0]), found[-1], late()) == (2, found[0], before)
 
 
+def test_an_old_message_that_is_rejected_is_dropped(site: Site) -> None:
+    """Even if the receiver accepts others, so that the watch never fails for a day."""
+    site.receiver.answers = [None, None]
+    watch, queued = site.watch(), time.time() - notifier.CATCH_UP_SECONDS
+    site.store.watches.add(watch, Event("test.old", "", 0, "", round(1000 * queued)))
+    site.start()
+    wait_until(lambda: kept(site).dropped == 1, PATIENCE_SECONDS, "it is dropped")
+    assert (len(site.receiver.messages), kept(site).waiting) == (1, 0)
+
+
 def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chronoverse.store.watches.MAX_WAITING", 2)
     watch = site.watch()

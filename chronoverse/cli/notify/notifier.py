@@ -37,7 +37,7 @@ IDLE_SECONDS: Final = 10.0
 #: Retry delays of a failing watch, and of this process when the store is unavailable.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
-#: Maximum age of a reported end. The store remembers reported ends for a day longer.
+#: Maximum age of a reported end that was read late, or of a message that failed. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Maximum number of older jobs among which to search for the job to compare with.
 LOOK_BACK: Final = 500
@@ -227,7 +227,7 @@ class Notifier:
     def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
         now, pause, outcome = self.clock(), None, "delivered"
         age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
-        if state.failures and min(age, failing) >= RETRY_SECONDS:
+        if state.failures and (min(age, failing) >= RETRY_SECONDS or age >= CATCH_UP_SECONDS):
             outcome = "dropped"
         else:
             try:
