@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -637,7 +638,7 @@ def test_invalid_settings_are_reported(bench: Bench, objects: FileObjectStore, d
 
 
 def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStore) -> None:
-    """With their secrets, but without their delivery state. Deleted watches are not restored."""
+    """With their secrets, but without their delivery state. Deleted and replaced watches are not restored."""
     store = bench.new_store(clock=ticking())
     watches = [
         Watch(
@@ -660,6 +661,8 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     prefix = store.watches.slot
     bench.ask("DEL", prefix, f"{prefix}:{{wf_1}}")
     assert store.watches.workflows() == []
+    watches[1] = replace(watches[1], url="https://b.example/")
+    store.watches.put(watches[1])
     assert {each.name for each in run_import(store, objects) if not each.known} == {settings_name("wf_1")}
     assert [each.watch for each in store.watches.read("wf_1")] == watches[:2]
     assert store.watches.workflows() == ["wf_1"]

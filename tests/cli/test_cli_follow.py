@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
@@ -251,6 +252,32 @@ def test_until_idle_polls_whether_a_job_runs() -> None:
     events = follow_jobs(cast("Any", Asked()), "w", Status.RUNNING, [], until_idle=True)
     assert [job_id for job_id, event in events if event is not None] == []
     assert answers == []
+
+
+def test_an_attempt_is_followed_once() -> None:
+    """The stream repeats a job whenever it changes, and after a reset. A new attempt is followed again."""
+    ended, attempts = threading.Event(), list[int]()
+
+    class Repeating:
+        def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
+            yield JobChange("a", "COMPLETED", {"attempt": 1})
+            assert ended.wait(PATIENCE_SECONDS)
+            yield from (JobChange("a", "COMPLETED", {"attempt": number}) for number in (1, 2))
+
+        def follow(self, job: JobRef, **_: Any) -> Iterator[Any]:
+            return iter(())
+
+        def job(self, job: JobRef) -> dict[str, Any]:
+            return {"attempt": 0}
+
+    for job_id, event in follow_jobs(cast("Any", Repeating()), "w", "COMPLETED", [], until_idle=False):
+        if event is not None:
+            attempts.append(event["attempt"])
+        elif job_id and len(attempts) == 2:
+            ended.set()
+        elif len(attempts) == 4:
+            break
+    assert attempts == [1, 0, 2, 0]
 
 
 def test_a_list_on_a_terminal_starts_over_after_a_reset(

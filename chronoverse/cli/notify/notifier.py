@@ -37,7 +37,7 @@ IDLE_SECONDS: Final = 10.0
 #: Retry delays of a failing watch, and of this process when the store is unavailable.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
-#: Maximum age of a reported end that was read late, or of a message that failed. The store remembers reported ends for a day longer.
+#: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Maximum number of older jobs among which to search for the job to compare with.
 LOOK_BACK: Final = 500
