@@ -86,11 +86,14 @@ class Tail:
             if not self._feeds:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
-            # An error closed this feed of a workflow's changes. Its viewers are about to leave.
-            if feed is None or (feed.final is not None and not ref.job_id):
+            # An error closed this feed, or the log was replaced. The feed's viewers are about to leave.
+            if feed is None or (feed.final is not None and not (ref.job_id and job and job.last == feed.cursor)):
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
-                self._reader.watch(ref, feed.cursor)
+                if job and job.end:
+                    feed.close(job.closing_frames(job.end, self.lease_seconds))
+                else:
+                    self._reader.watch(ref, feed.cursor)
             feed.viewer_count += 1
             feed.waiters.add(viewer)
         if job is not None and (feed.job is None or job.age > feed.job.age):
@@ -137,7 +140,7 @@ class Tail:
 
     def report_metrics(self) -> None:
         """Updates the metrics. The housekeeper calls this in each round."""
-        feeds = tuple(self._feeds.values())
+        feeds = [feed for feed in tuple(self._feeds.values()) if feed.final is None]
         metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
         metrics.JOBS_WATCHED.set(len(feeds))
         metrics.TAIL_SILENCE.set(self.silent_seconds() if feeds else 0.0)
@@ -227,7 +230,9 @@ class Tail:
                 elif found is not None:
                     self._reconcile(feed, known, found, arriving)
                 elif feed.job is not None:
-                    feed.close(error_frame(LOG_IS_GONE))
+                    # Also if it had ended: not all of its viewers have the end.
+                    feed.job, feed.final = None, error_frame(LOG_IS_GONE)
+                    feed.wake_all()
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:

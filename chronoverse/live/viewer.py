@@ -67,8 +67,9 @@ class Viewer:
     due: float = 0.0
     #: Whether the cursor has passed filtered-out lines that the client has not yet been told of.
     has_skipped: bool = False
-    #: The job's feed, shared with its other viewers. None if this viewer never joined, or has left.
-    feed: Feed | None = None
+    #: The job's feed, shared with its other viewers.
+    feed: Feed = field(init=False)
+    _has_left: bool = False
     _replay: Replay | None = None
     #: When this viewer's reads began to fail, and what failed first.
     _failing: tuple[float, str] | None = None
@@ -76,20 +77,17 @@ class Viewer:
     _version: int = 0
     #: When to stop waiting for a job that does not exist yet, on the tail's clock.
     _awaited_until: float | None = None
-    _finished: Job | None = None
     _pending: bytes = b""
 
     def __post_init__(self, job: Job | None, after: int) -> None:
         self.cursor, self.sent_at = after, self._tail.clock()
         self._awaited_until = None if job else self.sent_at + self.wait
-        self._finished = job if job and job.end else None
         self._pending = connected_frame(self.retry_ms) + (job.to_frame() if job else b"")
-        if self._finished is None:
-            self.feed = feed = self._tail.join(self._ref, job, self)
-            self._ref, self._version = feed.ref, feed.version
-            # The feed can have a newer state of the job. An ended job's frame is sent after the last line instead.
-            if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
-                self._pending += feed.job_frame or b""
+        self.feed = feed = self._tail.join(self._ref, job, self)
+        self._ref, self._version = feed.ref, feed.version
+        # The feed can have a newer state of the job. An ended job's frame is sent after the last line instead.
+        if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
+            self._pending += feed.job_frame or b""
 
     def chunks(self) -> Iterator[bytes]:
         """Yields chunks until the stream is done, for WSGI servers that give no access to the socket."""
@@ -101,7 +99,7 @@ class Viewer:
             if chunk:
                 yield chunk
             elif chunk is None and not self.done:
-                woken.wait(None if self.feed else RETRY_READ_SECONDS)
+                woken.wait()
 
     def wake(self) -> None:
         if self.on_wake is not None:
@@ -117,9 +115,9 @@ class Viewer:
 
     def close(self) -> None:
         """Leaves the feed. Idempotent."""
-        if self.feed is not None:
+        if not self._has_left:
+            self._has_left = True
             self._tail.leave(self.feed, self)
-            self.feed = None
 
     def next(self) -> bytes | None:
         """Returns the next bytes. Empty: call again at once. None: nothing until the next wake."""
@@ -134,7 +132,7 @@ class Viewer:
         return chunk
 
     def take_cached(self) -> bytes:
-        if self.feed is None or self.done or self._pending:
+        if self.done or self._pending:
             return b""
         frames, cursor = self._cache.cached(self._ref, self.line_filter, self.cursor)
         self._tail.count_delivered(self._ref, cursor - self.cursor, len(frames))
@@ -159,8 +157,7 @@ class Viewer:
     @property
     def ring_position(self) -> int | None:
         """The viewer's position in the ring. None if it must not get the same bytes as its group."""
-        feed = self.feed
-        is_current = feed is not None and feed.job is not None and feed.version == self._version
+        is_current = self.feed.job is not None and self.feed.version == self._version
         return self._position if is_current and not self._pending and not self.done else None
 
     @property
@@ -182,7 +179,7 @@ class Viewer:
 
     @property
     def has_more(self) -> bool:
-        return self.feed is not None and self.cursor < self.feed.cursor
+        return self.cursor < self.feed.cursor
 
     def _sent(self, now: float) -> None:
         self.sent_at = now
@@ -192,7 +189,7 @@ class Viewer:
         self.due = min(self.sent_at + self.heartbeat_seconds, self.expires_at, self.closes_at)
         if self.has_skipped:
             self.due = min(self.due, self.sent_at + CURSOR_SECONDS)
-        if self._awaited_until is not None and (self.feed is None or self.feed.job is None):
+        if self._awaited_until is not None and self.feed.job is None:
             self.due = min(self.due, self._awaited_until)
 
     def _close_early(self, now: float) -> bytes:
@@ -217,13 +214,13 @@ class Viewer:
             self.has_skipped = False
             self._sent(now)
             return sse.cursor(self.cursor)
-        silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
+        silent = self._tail.silent_seconds(feed.ref)
         since, which = min((now - silent, "store"), self._failing or (now, "store"))
         if now - since >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the {which} has been unavailable for {round(now - since)} s")
-        if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
+        if self._awaited_until is not None and feed.job is None and now >= self._awaited_until:
             return self._fail(f"the job did not appear within {self.wait:g} s")
-        if now - self.sent_at >= self.heartbeat_seconds and feed is not None and self._tail.healthy(feed.ref):
+        if now - self.sent_at >= self.heartbeat_seconds and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT
         if now >= self.due and now < self.sent_at + self.heartbeat_seconds:
@@ -232,9 +229,6 @@ class Viewer:
 
     def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:
         feed = self.feed
-        if feed is None:
-            self.needs_store_read = True
-            return None
         if feed.version != self._version:
             notices, self._version = feed.notices_after(self._version)
             return notices
@@ -273,14 +267,16 @@ class Viewer:
     def _step(self, now: float) -> tuple[bytes | None, int]:
         """See :meth:`Replay.step`."""
         if self._replay is None:
-            job, seconds = self._finished, self._tail.lease_seconds
-            self._replay = Replay(self._cache, self._ref, self.line_filter, job, seconds, self.subject)
-        return self._replay.step(self.cursor, self.feed, now, self.ends_at)
+            self._replay = Replay(self._cache, self.feed, self.line_filter, self._tail.lease_seconds, self.subject)
+        return self._replay.step(self.cursor, self.ends_at - now)
 
     def _read_older(self, now: float) -> bytes | None:
         """Reads the next older lines. None if there are none yet, or the read failed and will be retried."""
         try:
             found, cursor = self._step(now)
+            if self.feed.final is not None and cursor >= self.feed.cursor:
+                # The viewer must know of the last redaction before its stream ends.
+                self._tail.check_jobs([self.feed])
         except ShareExceeded:
             # Other streams of this token have their turn first. A cursor block keeps the connection alive.
             return sse.cursor(self.cursor)

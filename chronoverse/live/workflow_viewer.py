@@ -44,7 +44,7 @@ class WorkflowViewer(Viewer):
             if entries and follow(entries, cursor):
                 events = encode_changes(self._ref.workflow_id, entries)
                 return join(events, self.line_filter), events[-1].number
-            if feed is None or (not entries and feed.cursor <= cursor):
+            if not entries and feed.cursor <= cursor:
                 return None, cursor
             least = entry_number(entries[0][0]) if entries else feed.cursor
             # The tail may not have read these entries yet.

@@ -13,9 +13,8 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import CACHE_SECONDS, FIRST_LINES, ReplayCache, ReplayScanner, read_frames
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drained, events
@@ -164,6 +163,7 @@ def test_the_scan_server_learns_of_a_redaction_of_an_ended_log(rig: Rig, store: 
         if not rig.asked:
             rig.redact(7)
             rig.clock.now += CHECK_SECONDS
+            rig.tail.housekeep_once()
         return rig.scan(asked, subject)
 
     viewer = rig.viewer(FILTERS[0], 0, scan)

@@ -295,7 +295,7 @@ def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
 
 
 def test_a_store_that_stays_away_ends_a_replay(rig: Rig) -> None:
-    """A replay of a finished job, which no tail reads, also ends with one error after 30 s."""
+    """A replay of a finished job, whose new lines no tail reads, also ends with one error after 30 s."""
     rig.write(1, 1)
     rig.end(2)
     viewer = rig.viewer()
@@ -319,7 +319,7 @@ def test_a_store_that_was_away_and_came_back_counts_anew(rig: Rig) -> None:
         rig.clock.now += STORE_PATIENCE_SECONDS / 2
         assert viewer.next() is None
         rig.source.fault = None
-        rig.clock.now += 1
+        rig.wait(1)
         sent += viewer.next() or b""
     sent += drained(viewer)
     numbers = [name for name in names(sent) if name.startswith("log")]
@@ -725,6 +725,21 @@ def test_a_finished_log_that_shrank_before_the_replay(rig: Rig) -> None:
         rig.ask("RESTORE", rig.key(kind), 0, dump, "REPLACE")
     rig.ask("SET", rig.key("lease"), "token")
     assert names(drained(viewer))[6:] in (["log 5", "gap 6 10", "job", "end"], ["log 5", "error"])
+
+
+def test_a_log_under_the_id_of_an_ended_one_is_followed(rig: Rig) -> None:
+    """Another viewer has not yet read the end of the old log, which was deleted."""
+    rig.write(1, 3)
+    behind = rig.viewer()
+    rig.end(4)
+    rig.wait(2)
+    rig.ask("DEL", rig.key("log"), rig.key("job"))
+    rig.write(1, 1)
+    viewer = started(rig)
+    rig.write(2, 2)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == ["log 2"]
+    behind.close()
 
 
 def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:

@@ -164,7 +164,7 @@ class Wait:
         When a job ends, all waiters are answered at once. With 2,000 reads of the store, half got a 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
-        if job is None and feed and feed.job and feed.job.end:
+        if job is None and feed.job and feed.job.end:
             job = feed.job
         return job if job and job.last >= self._cursor else None
 

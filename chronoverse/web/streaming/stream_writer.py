@@ -13,7 +13,7 @@ import gevent.event
 import gevent.socket
 
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
+from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.connection import STALL_SECONDS, Connection, HangupWatch, finish_sending, is_unresponsive
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 
@@ -195,10 +195,6 @@ class StreamWriter:
                 elif frames is None and not self.is_over and not self._woken:
                     if self._peer_left:
                         break
-                    if viewer.feed is None:
-                        # The job has ended, and a store read failed. The tail does not wake such a viewer.
-                        gevent.sleep(RETRY_READ_SECONDS)
-                        continue
                     self._greenlet = None
                     self._writers.join_group(self)
                     return
@@ -343,7 +339,7 @@ class StreamWriters:
     def join_group(self, writer: StreamWriter) -> None:
         """Adds a caught-up writer to the group of its feed and filter. Does nothing if the feed has few viewers."""
         feed = writer.viewer.feed
-        if feed is None or writer.is_behind or writer.group is not None:
+        if writer.viewer.done or writer.is_behind or writer.group is not None:
             return
         key = type(writer), writer.viewer.line_filter
         group = feed.groups.get(key)

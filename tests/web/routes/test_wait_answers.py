@@ -21,7 +21,7 @@ class Waiting:
 
     def __init__(self, chunks: list[bytes], reason: str, limit: int, *, tail: Job | None, store: Job | None) -> None:
         self.chunks, self.clock = chunks, Clock()
-        self.viewer = SimpleNamespace(done=False, reason="", cursor=0, feed=None, next=self._next)
+        self.viewer = SimpleNamespace(done=False, reason="", cursor=0, feed=SimpleNamespace(job=None), next=self._next)
         self._reason = reason
         tails = SimpleNamespace(known_job=lambda ref: tail)
         stores = SimpleNamespace(get_job=lambda ref: store)

@@ -29,7 +29,8 @@ class FakeViewer:
     """The part of a viewer that a stream writer uses. Yields ``frames``, then ends if ``ends`` is set."""
 
     needs_store_read = False
-    feed = line_filter = None
+    line_filter = None
+    feed = SimpleNamespace(groups={}, viewer_count=1)
     due = ends_at = float("inf")
 
     def __init__(self, frames: list[bytes]) -> None:
