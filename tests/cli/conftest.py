@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.commands import call_main
 from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "chronoverse")
@@ -27,11 +28,19 @@ def environ(home: Path, **settings: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One module's store."""
+    """The store of the shared service. Each module uses its own workflows."""
     with running(tmp_path_factory.mktemp("store")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
+    """The service of all modules, with an archive."""
+    directory = tmp_path_factory.mktemp("service")
+    with serving(directory, backend.url, archive_url=(directory / "archive").as_uri()) as service:
+        yield service
 
 
 @pytest.fixture

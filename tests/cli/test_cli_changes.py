@@ -21,19 +21,12 @@ from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
 WORKFLOW: Final = "wf_changes"
 
 NewJob = Callable[..., Attempt]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    directory = tmp_path_factory.mktemp("service")
-    with serving(directory, backend.url, archive_url=(directory / "archive").as_uri()) as service:
-        yield service
 
 
 @pytest.fixture

@@ -25,18 +25,12 @@ from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
-        yield service
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def store(backend: RedisServer) -> Iterator[Store]:
 @pytest.fixture
 def workflow() -> str:
     """A new workflow for each test."""
-    return f"wf_{next(_numbers)}"
+    return f"wf_follow_{next(_numbers)}"
 
 
 class Job:

@@ -3,7 +3,6 @@
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,31 +17,25 @@ from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.bench import ticking
-from tests.support.servers import running
-from tests.support.service import Service, serving
+from tests.support.servers import RedisServer
+from tests.support.service import Service
 
 WORKFLOW: Final = "wf_names"
 LINK: Final = "https://logs.example/ui/workflows/shop/jobs/build-7"
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def settings(service: Service, backend: RedisServer) -> dict[str, str]:
     """Settings for a service with a good run, a failed one, and a job that waits for a runner. Line 5 is red."""
-    folder = tmp_path_factory.mktemp
-    with running(folder("store")) as server, serving(folder("service"), server.url) as service:
-        store = Store(server.url, clock=ticking())
-        for name, status, why in (("good", Status.COMPLETED, "done"), ("failed", Status.FAILED, "error: no space")):
-            attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
-            texts = [*(f"step {number}" for number in range(1, 5)), f"\x1b[31m{why}\x1b[0m", "bye"]
-            store.append(attempt, [Line(n, "", text, "stdout") for n, text in enumerate(texts, 1)])
-            store.finish(attempt, status, int(status is Status.FAILED), 0, 7)
-        store.register(JobRef(WORKFLOW, "waiting"))
-        store.close()
-        yield settings_of(service)
-
-
-def settings_of(service: Service) -> dict[str, str]:
-    return {"URL": service.url, "TOKEN": service.token()}
+    store = Store(backend.url, clock=ticking())
+    for name, status, why in (("good", Status.COMPLETED, "done"), ("failed", Status.FAILED, "error: no space")):
+        attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
+        texts = [*(f"step {number}" for number in range(1, 5)), f"\x1b[31m{why}\x1b[0m", "bye"]
+        store.append(attempt, [Line(n, "", text, "stdout") for n, text in enumerate(texts, 1)])
+        store.finish(attempt, status, int(status is Status.FAILED), 0, 7)
+    store.register(JobRef(WORKFLOW, "waiting"))
+    store.close()
+    return {"URL": service.url, "TOKEN": service.token(f"{WORKFLOW}*")}
 
 
 @pytest.mark.parametrize(
@@ -97,8 +90,8 @@ def test_the_newest_job(cli: Cli, settings: dict[str, str], name: str, job: str)
 
 
 def test_a_workflow_without_such_a_job(cli: Cli, settings: dict[str, str]) -> None:
-    done = cli("logs", "wf_other", "@failed", **settings)
-    assert (done.returncode, "no FAILED job in wf_other" in done.stderr) == (os.EX_NOINPUT, True)
+    done = cli("logs", "wf_names_other", "@failed", **settings)
+    assert (done.returncode, "no FAILED job in wf_names_other" in done.stderr) == (os.EX_NOINPUT, True)
 
 
 @pytest.mark.parametrize(

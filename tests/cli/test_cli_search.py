@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tests.cli.conftest import Cli
 from tests.support.bench import ticking
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
 
 WORKFLOW = "wf_search"
@@ -30,23 +29,21 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    """A service with three jobs, one of them failed."""
-    with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
-        store = Store(backend.url)
-        for name, status, code in (("job_1", Status.COMPLETED, 0), ("job_2", Status.FAILED, 3)):
-            attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
-            times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in range(20)]
-            store.append(attempt, [Line(n, time, f"step {n}", "stdout") for n, time in enumerate(times, 1)])
-            store.finish(attempt, status, code, 0, 21)
-        store.register(JobRef(WORKFLOW, "job_3"))
-        attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
-        lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
-        store.append(attempt, lines)
-        store.finish(attempt, Status.COMPLETED, 0, 0, 10)
-        store.close()
-        yield service
+@pytest.fixture(scope="module", autouse=True)
+def jobs(backend: RedisServer) -> None:
+    """Three jobs, one of them failed, and one of two streams."""
+    store = Store(backend.url)
+    for name, status, code in (("job_1", Status.COMPLETED, 0), ("job_2", Status.FAILED, 3)):
+        attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
+        times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in range(20)]
+        store.append(attempt, [Line(n, time, f"step {n}", "stdout") for n, time in enumerate(times, 1)])
+        store.finish(attempt, status, code, 0, 21)
+    store.register(JobRef(WORKFLOW, "job_3"))
+    attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
+    lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
+    store.append(attempt, lines)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 10)
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +231,7 @@ def test_a_job_that_cannot_be_searched_is_reported(cli: Cli, service: Service) -
 
 def test_workflows_are_listed(cli: Cli, service: Service) -> None:
     """Newest job first, in text and JSON. With a status, only those whose newest job has it."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
+    settings = {"URL": service.url, "TOKEN": service.token(WORKFLOW, "wf_streams")}
     listed = [json.loads(line) for line in cli("workflows", "-o", "json", **settings).stdout.splitlines()]
     by_id = {each["id"]: each for each in listed}
     assert (by_id[WORKFLOW]["jobs"], by_id[WORKFLOW]["running"]) == (3, 0)

@@ -1,5 +1,6 @@
 """``chronoverse mcp``, used with the official SDK's client: the eight tools' answers, and their sizes."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.support.bench import ticking
-from tests.support.servers import RedisServer, running
-from tests.support.service import Service, serving
+from tests.support.servers import RedisServer
+from tests.support.service import Service
 from tests.support.waiting import deadline
 
 WORKFLOW = "wf_mcp"
@@ -63,46 +64,37 @@ def run_job(
         store.finish(attempt, status, 0 if status is Status.COMPLETED else 3, 0, len(lines) + 1)
 
 
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The store, with jobs of each kind."""
-    with running(tmp_path_factory.mktemp("store")) as server:
-        store = Store(server.url, lease_seconds=3_600, clock=ticking())
+@pytest.fixture(scope="module", autouse=True)
+def jobs(backend: RedisServer) -> None:
+    """Jobs of each kind."""
+    with contextlib.closing(Store(backend.url, lease_seconds=3_600, clock=ticking())) as store:
         good = ["started in 12 ms", *(f"step {n}" for n in range(2, 20)), "done"]
         run_job(store, JobRef(WORKFLOW, "good"), good, Status.COMPLETED)
         bad = [*good[:9], "warning: slow", "error: no such file", *good[11:19], "gave up"]
         run_job(store, JobRef(WORKFLOW, "bad"), bad, Status.FAILED, stderr=(10, 11, 20))
         run_job(store, JobRef(WORKFLOW, "running"), ["ready in 3 s"], None)
-        run_job(store, JobRef("wf_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 151)], Status.FAILED)
-        run_job(store, JobRef("wf_hostile", "job_1"), HOSTILE, Status.FAILED)
+        run_job(store, JobRef("mcp_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 151)], Status.FAILED)
+        run_job(store, JobRef("mcp_hostile", "job_1"), HOSTILE, Status.FAILED)
         good_labels = {"branch": "main", "note": "zero\u200bwidth"}
-        store.register(JobRef("wf_labels", "small"), check_labels(good_labels))
+        store.register(JobRef("mcp_labels", "small"), check_labels(good_labels))
         many = {f"k{number:02}": '"\U0001f600' * 128 for number in range(15)}
-        store.register(JobRef("wf_labels", "large"), check_labels({**many, "branch": "main"}))
-        run_job(store, JobRef("wf_labels", "large"), ["ready"], Status.FAILED)
+        store.register(JobRef("mcp_labels", "large"), check_labels({**many, "branch": "main"}))
+        run_job(store, JobRef("mcp_labels", "large"), ["ready"], Status.FAILED)
         for number in range(25):
-            run_job(store, JobRef("wf_jobs", f"{LONG_ID[:120]}{number}"), [f"at {number}"], Status.COMPLETED)
+            run_job(store, JobRef("mcp_jobs", f"{LONG_ID[:120]}{number}"), [f"at {number}"], Status.COMPLETED)
         run_job(store, JobRef(LONG_ID, LONG_ID), ["\x1b\u202e" * 4_000 + " error"] * 8, Status.FAILED)
         steps = [f"step {word}" for word in ("one", "two", "three", "four", "five", "six", "seven")]
-        run_job(store, JobRef("wf_slow", "good"), steps, Status.COMPLETED, seconds=(1, 2, 3, 4, 5, 6, 7))
-        run_job(store, JobRef("wf_slow", "slow"), steps, Status.FAILED, seconds=(1, 2, 32, 33, 34, 35, 36))
-        store.close()
-        for number in (2, 5, 6, 9):
-            server.ask("XADD", "chronoverse:{wf_gaps}:job_1:log", f"{number}-0", "timestamp", TIME, "message", "x")
-        yield server
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
-        yield service
+        run_job(store, JobRef("mcp_slow", "good"), steps, Status.COMPLETED, seconds=(1, 2, 3, 4, 5, 6, 7))
+        run_job(store, JobRef("mcp_slow", "slow"), steps, Status.FAILED, seconds=(1, 2, 32, 33, 34, 35, 36))
+    for number in (2, 5, 6, 9):
+        backend.ask("XADD", "chronoverse:{mcp_gaps}:job_1:log", f"{number}-0", "timestamp", TIME, "message", "x")
 
 
 @pytest.fixture(scope="module")
 def token(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file with the program's token, which can read every workflow."""
+    """The file with the program's token, which can read all of these workflows."""
     file = tmp_path_factory.mktemp("token") / "token"
-    file.write_text(service.token(scopes=["logs:read"]))
+    file.write_text(service.token(WORKFLOW, "mcp_*", LONG_ID, scopes=["logs:read"]))
     file.chmod(0o600)
     return file
 
@@ -151,16 +143,16 @@ def test_where_a_line_was_seen(mcp: McpProgram) -> None:
 
 def test_where_the_time_went(mcp: McpProgram) -> None:
     """Slower parts first, and each line once. A summary reports it, too."""
-    found = mcp.call("profile", **job("slow", "wf_slow"))
+    found = mcp.call("profile", **job("slow", "mcp_slow"))
     assert (found["compared_with"], found["seconds"], found["complete"]) == (["good"], 35, True)
     (slower,) = found["slower"]
     assert (slower["before"]["sequence_num"], slower["after"]["message"], slower["excess"]) == (3, "step two", 29)
     longest, *others = found["pauses"]
     assert (longest["before"], longest["after"], longest["seconds"]) == (3, None, 30)
     assert [pause["before"]["sequence_num"] for pause in others] == [2, 4, 5, 6, 7]
-    summary = mcp.call("summary", **job("slow", "wf_slow"))["slower"]
+    summary = mcp.call("summary", **job("slow", "mcp_slow"))["slower"]
     assert [pause["seconds"] for pause in summary] == [30]
-    small = mcp.call("profile", **job("slow", "wf_slow"), max_bytes=LEAST)
+    small = mcp.call("profile", **job("slow", "mcp_slow"), max_bytes=LEAST)
     assert small["slower"] == found["slower"]
     assert small["left_out"] == len(found["pauses"]) - len(small["pauses"]) > 0
 
@@ -183,7 +175,7 @@ def test_a_failure_is_found(mcp: McpProgram) -> None:
     """From the list of workflows to the lines around the error, each with a link."""
     running = {each["id"]: each for each in mcp.call("list_workflows", status="RUNNING")["workflows"]}
     # A foreign workflow is listed once it has been read, possibly never by another test.
-    assert {WORKFLOW} <= running.keys() <= {WORKFLOW, "wf_gaps"}
+    assert {WORKFLOW} <= running.keys() <= {WORKFLOW, "mcp_gaps"}
     listed = running[WORKFLOW]
     assert listed["last_job"] == "running"
     assert listed["recent"] == ["RUNNING", "FAILED", "COMPLETED"]
@@ -218,17 +210,17 @@ def test_a_failure_is_found(mcp: McpProgram) -> None:
 @pytest.mark.parametrize("max_bytes", [LEAST, 5_000, MOST])
 def test_all_lines_are_returned_once(mcp: McpProgram, max_bytes: int) -> None:
     """With as many lines per answer as fit."""
-    pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_long"), max_bytes=max_bytes)
+    pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_long"), max_bytes=max_bytes)
     assert [number for page in pages for number in numbers(page)] == list(range(1, 151))
 
 
 def test_a_range_returns_only_its_lines(mcp: McpProgram) -> None:
     """In a single answer or in several."""
-    asked = {**job("job_1", "wf_long"), "first": 100, "last": 140}
+    asked = {**job("job_1", "mcp_long"), "first": 100, "last": 140}
     for max_bytes in (LEAST, 16_384):
         pages = walk(mcp, "read_lines", "logs", **asked, max_bytes=max_bytes)
         assert [number for page in pages for number in numbers(page)] == list(range(100, 141))
-    beyond = mcp.call("read_lines", **job("job_1", "wf_long"), first=151)
+    beyond = mcp.call("read_lines", **job("job_1", "mcp_long"), first=151)
     assert (beyond["logs"], beyond["cursor"], beyond["link"]) == ([], None, None)
 
 
@@ -236,13 +228,13 @@ def test_a_tail_starts_with_the_newest_lines(mcp: McpProgram) -> None:
     """Its cursor leads to older ones, up to the requested number."""
     whole = mcp.call("read_lines", **job("bad"), tail=3)
     assert (numbers(whole["logs"]), whole["cursor"]) == ([18, 19, 20], None)
-    pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_long"), tail=100, max_bytes=LEAST)
+    pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_long"), tail=100, max_bytes=LEAST)
     assert len(pages) > 3
     assert numbers(pages[0])[-1] == 150
     assert [number for page in reversed(pages) for number in numbers(page)] == list(range(51, 151))
     # The cursor includes how many are left, even without the tail.
-    first = mcp.call("read_lines", **job("job_1", "wf_long"), tail=100, max_bytes=LEAST)
-    following = mcp.call("read_lines", **job("job_1", "wf_long"), cursor=first["cursor"], max_bytes=LEAST)
+    first = mcp.call("read_lines", **job("job_1", "mcp_long"), tail=100, max_bytes=LEAST)
+    following = mcp.call("read_lines", **job("job_1", "mcp_long"), cursor=first["cursor"], max_bytes=LEAST)
     assert numbers(following["logs"])[-1] == numbers(first["logs"])[0] - 1
 
 
@@ -256,12 +248,12 @@ def test_lines_of_one_stream(mcp: McpProgram) -> None:
 def test_numbers_without_a_line_are_reported(mcp: McpProgram) -> None:
     """Each once, also across several answers."""
     gaps = [(1, 1), (3, 4), (7, 8)]
-    whole = mcp.call("read_lines", **job("job_1", "wf_gaps"))
+    whole = mcp.call("read_lines", **job("job_1", "mcp_gaps"))
     assert numbers(whole["logs"]) == [2, 5, 6, 9]
     assert [(gap["from"], gap["to"]) for gap in whole["gaps"]] == gaps
-    newest = mcp.call("read_lines", **job("job_1", "wf_gaps"), tail=9)
+    newest = mcp.call("read_lines", **job("job_1", "mcp_gaps"), tail=9)
     assert [(gap["from"], gap["to"]) for gap in newest["gaps"]] == gaps
-    part = mcp.call("read_lines", **job("job_1", "wf_gaps"), first=6, last=7)
+    part = mcp.call("read_lines", **job("job_1", "mcp_gaps"), first=6, last=7)
     assert (numbers(part["logs"]), part["gaps"][0]["from"], part["gaps"][0]["to"]) == ([6], 7, 7)
 
 
@@ -270,7 +262,7 @@ def test_a_search_in_one_job(mcp: McpProgram) -> None:
     found = mcp.call("search", **job("bad"), q="STEP 1[0-9]", regex=True)
     assert [line["message"] for line in found["logs"]] == [f"step {n}" for n in range(12, 20)]
     assert found["logs"][0]["link"].endswith("/jobs/bad#L12")
-    pages = walk(mcp, "search", "logs", **job("job_1", "wf_long"), q="line", max_bytes=LEAST)
+    pages = walk(mcp, "search", "logs", **job("job_1", "mcp_long"), q="line", max_bytes=LEAST)
     assert [number for page in pages for number in numbers(page)] == list(range(1, 151))
     assert mcp.call("search", **job("bad"), q="nothing")["logs"] == []
 
@@ -282,14 +274,14 @@ def test_a_search_in_all_jobs(mcp: McpProgram) -> None:
     assert found["jobs"][0]["logs"][0]["link"].endswith("/jobs/bad#L12")
     only = mcp.call("search", workflow_id=WORKFLOW, q="step 12", status="COMPLETED")
     assert [each["id"] for each in only["jobs"]] == ["good"]
-    pages = walk(mcp, "search", "jobs", workflow_id="wf_jobs", q="at", max_bytes=LEAST)
+    pages = walk(mcp, "search", "jobs", workflow_id="mcp_jobs", q="at", max_bytes=LEAST)
     assert [each["id"][120:] for page in pages for each in page] == [str(n) for n in range(24, -1, -1)]
 
 
 @pytest.mark.parametrize("asked", [{"max_bytes": LEAST}, {"limit": 7}, {"limit": 200}], ids=str)
 def test_all_jobs_are_listed_once(mcp: McpProgram, asked: dict[str, int]) -> None:
     """Newest first, in answers of any size."""
-    pages = walk(mcp, "list_jobs", "jobs", workflow_id="wf_jobs", **asked)
+    pages = walk(mcp, "list_jobs", "jobs", workflow_id="mcp_jobs", **asked)
     assert [each["id"][120:] for page in pages for each in page] == [str(n) for n in range(24, -1, -1)]
 
 
@@ -304,7 +296,7 @@ def test_all_workflows_are_listed_once(mcp: McpProgram) -> None:
 @pytest.mark.parametrize("max_bytes", [LEAST, 16_384, MOST])
 def test_hostile_text_stays_data(mcp: McpProgram, tool: str, max_bytes: int) -> None:
     """As the value of ``message``, with nothing invisible, in an answer that declares it to be data."""
-    asked: dict[str, Any] = {**job("job_1", "wf_hostile"), "max_bytes": max_bytes}
+    asked: dict[str, Any] = {**job("job_1", "mcp_hostile"), "max_bytes": max_bytes}
     if tool in ("search", "wait_for"):
         asked |= {"q": "." if tool == "search" else "ignore", "regex": True}
     answer = mcp.answer(tool, **asked)
@@ -347,17 +339,17 @@ def test_long_ids_and_lines_fit_into_the_smallest_answer(mcp: McpProgram) -> Non
 @pytest.mark.long
 def test_a_line_of_10_mb_is_cut(mcp: McpProgram, backend: RedisServer) -> None:
     """Even if its time is as long as a line. Later lines follow."""
-    key = "chronoverse:{wf_huge}:job_1:log"
+    key = "chronoverse:{mcp_huge}:job_1:log"
     huge = "error " + "y" * 10_000_000
     backend.ask("XADD", key, "1-0", "timestamp", "z" * 1_000_000, "message", huge)
     backend.ask("XADD", key, "2-0", "timestamp", TIME, "message", "the end")
-    answers = smallest_answers(mcp, "wf_huge", "job_1")
+    answers = smallest_answers(mcp, "mcp_huge", "job_1")
     first = answers["read_lines"]["logs"][0]
     assert first["message"].startswith("error yyy")
     assert first["whole"] == {"command": "chronoverse download"}
     assert answers["search"]["jobs"][0]["logs"][0]["truncated"]
     for max_bytes in (LEAST, MOST):
-        pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_huge"), max_bytes=max_bytes)
+        pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_huge"), max_bytes=max_bytes)
         assert [number for page in pages for number in numbers(page)] == [1, 2]
 
 
@@ -401,7 +393,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         token.write_text(service.token(WORKFLOW, scopes=["logs:read"]))
         assert [each["id"] for each in mcp.call("list_workflows")["workflows"]] == [WORKFLOW]
         assert mcp.call("read_lines", **job("bad"))["logs"]
-        for hidden in ("wf_long", "wf_no_such"):
+        for hidden in ("mcp_long", "wf_no_such"):
             not_found = ("Not Found", f"workflow {hidden}: not found, or no access")
             assert mcp.error("list_jobs", workflow_id=hidden) == not_found
             assert mcp.error("search", workflow_id=hidden, q="line") == not_found
@@ -426,10 +418,10 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         ("list_jobs", {"workflow_id": "../x"}, "Bad Request", "workflow_id: '../x' does not match"),
         ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "workflow wf"),
         ("list_jobs", {}, "Bad Request", "'workflow_id' is a required property"),
-        ("list_jobs", {"workflow_id": "w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
-        ("list_jobs", {"workflow_id": "w", "cursor": "x"}, "Bad Request", "cursor: invalid"),
-        ("list_jobs", {"workflow_id": "w", "max_bytes": LEAST - 1}, "Bad Request", "max_bytes: 2047 is less than"),
-        ("list_jobs", {"workflow_id": "w", "max_bytes": MOST + 1}, "Bad Request", "max_bytes: 262145 is greater"),
+        ("list_jobs", {"workflow_id": "mcp_w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
+        ("list_jobs", {"workflow_id": "mcp_w", "cursor": "x"}, "Bad Request", "cursor: invalid"),
+        ("list_jobs", {"workflow_id": "mcp_w", "max_bytes": LEAST - 1}, "Bad Request", "max_bytes: 2047 is less than"),
+        ("list_jobs", {"workflow_id": "mcp_w", "max_bytes": MOST + 1}, "Bad Request", "max_bytes: 262145 is greater"),
         ("read_lines", {**job("bad"), "tail": 3, "last": 9}, "Bad Request", "tail: cannot be combined"),
         ("read_lines", {**job("bad"), "cursor": "x"}, "Bad Request", "cursor: not a cursor of read_lines"),
         ("search", {**job("bad"), "q": "(", "regex": True}, "Bad Request", "q: "),
@@ -452,13 +444,13 @@ def test_errors_are_those_of_the_service(
 
 def test_labels_select_jobs_and_take_part_of_an_answer(mcp: McpProgram) -> None:
     """Even in the smallest answer for a job with very long ones. Invisible characters are shown."""
-    (found,) = mcp.call("list_jobs", workflow_id="wf_labels", label=["branch=main", "note=zero\u200bwidth"])["jobs"]
+    (found,) = mcp.call("list_jobs", workflow_id="mcp_labels", label=["branch=main", "note=zero\u200bwidth"])["jobs"]
     assert (found["id"], found["labels"]) == ("small", {"branch": "main", "note": "zero<U+200B>width"})
-    for answer in (mcp.call("list_jobs", workflow_id="wf_labels"), mcp.call("list_workflows")):
+    for answer in (mcp.call("list_jobs", workflow_id="mcp_labels"), mcp.call("list_workflows")):
         assert "labels" in answer["notice"]
         assert "untrusted data" in answer["notice"]
-    assert mcp.call("search", workflow_id="wf_labels", q="ready", label=["branch=next"])["jobs"] == []
-    large = {"workflow_id": "wf_labels", "job_id": "large", "max_bytes": LEAST}
+    assert mcp.call("search", workflow_id="mcp_labels", q="ready", label=["branch=next"])["jobs"] == []
+    large = {"workflow_id": "mcp_labels", "job_id": "large", "max_bytes": LEAST}
     summary = mcp.call("summary", **large, against_label=["branch=main"])
     assert (summary["job"]["labels"]["branch"], summary["baseline"]) == ("main", {"label": "branch=main"})
     waited = mcp.answer("wait_for", **large)
@@ -466,4 +458,4 @@ def test_labels_select_jobs_and_take_part_of_an_answer(mcp: McpProgram) -> None:
     shown = waited.json["job"]
     assert shown["labels"]["branch"] == "main"
     assert len(shown["labels"]) + shown["labels_left_out"] == 16
-    assert "label" in mcp.error("list_jobs", workflow_id="wf_labels", label=["branch"])[1]
+    assert "label" in mcp.error("list_jobs", workflow_id="mcp_labels", label=["branch"])[1]
