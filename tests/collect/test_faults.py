@@ -161,10 +161,18 @@ def test_an_agent_can_publish_directly_to_the_store(
     assert jobs.texts(WORKFLOW, JOB) == [*texts(300), "token [masked]", *texts(400, 300)]
 
 
-@short_lease
-@pytest.mark.parametrize("has_state", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_removed_lines_are_reported(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
+def test_removed_lines_are_reported(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """All files that the agent knew are gone when it returns."""
+    check_removed_lines(agent, api, jobs, has_state=True)
+
+
+@short_lease
+@pytest.mark.long
+def test_removed_lines_are_reported_without_the_agents_state(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    check_removed_lines(agent, api, jobs, has_state=False)
+
+
+def check_removed_lines(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
     node, one, writer = node_with_pod(agent(), api)
     with node:
         writer.print(*texts(3))

@@ -55,6 +55,7 @@ def services(
                         worker_class=worker_class,
                         archive_url=archive_directory.as_uri(),
                         heartbeat_seconds=1,
+                        webhook_hosts="hooks.example, 127.0.0.1+private",
                     )
                 )
             return started[worker_class]
@@ -64,7 +65,7 @@ def services(
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, services: Callable[[str | None], Service]) -> Service:
-    """The shared service: one worker, a heartbeat per second, and an archive.
+    """The shared service: one worker, a heartbeat per second, an archive, and two hosts for watches.
 
     The fixture's parameter, if any, is gunicorn's worker class.
     """

@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.jwks import FETCH_SECONDS
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.tokens import ADMIN, READ, WRITE, mint
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
 from tests.auth.claim_forms import CONFIGURED
 from tests.support.commands import call_main, environ
 from tests.support.issuer import Issuer
@@ -624,13 +626,13 @@ def test_a_secret_is_rotated_without_a_gap(tmp_path: Path, redis_server: RedisSe
     """Both secrets are accepted, and the first one signs."""
     old, new = "an old secret of at least 32 bytes", "a new secret of at least 32 bytes"
     secret = f"{new},{old}"
-    with serving(tmp_path, redis_server.url, jwt_secret=secret) as service:
+    environ = {"CHRONOVERSE_JWT_SECRET": secret, "CHRONOVERSE_REDIS_URL": redis_server.url}
+    client = create_app(Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})).test_client()
 
-        def status(key: str) -> int:
-            token = service.token(secret=key.encode())
-            return ask(service, "GET", ROUTES["jobs"][1], f"Bearer {token}").status_code
+    def status(key: str) -> int:
+        token = mint(key.encode(), "tests", [READ], ["*"], 600, time.time())
+        return client.get(ROUTES["jobs"][1], headers={"Authorization": f"Bearer {token}"}).status_code
 
-        assert [status(key) for key in (new, old, secret, THEIRS.decode())] == [200, 200, 401, 401]
-        environ = {"CHRONOVERSE_JWT_SECRET": secret, "CHRONOVERSE_REDIS_URL": redis_server.url}
-        made = call_main("token", environ=environ).stdout.strip()
+    assert [status(key) for key in (new, old, secret, THEIRS.decode())] == [200, 200, 401, 401]
+    made = call_main("token", environ=environ).stdout.strip()
     assert jwt.decode(made, new, ["HS256"])["sub"] == "cli"

@@ -8,22 +8,16 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.settings import Settings
 from chronoverse.store.watches import MAX_WATCHES
+from chronoverse.web.app import create_app
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.web.routes.test_workflow_settings import recorded
 
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL: Final = "https://hooks.example/T0/B0?x=1"
 BODY: Final = {"on": "end", "url": URL, "secret": SECRET}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service that allows watches to call two hosts."""
-    hosts = "hooks.example, 127.0.0.1+private"
-    with serving(tmp_path_factory.mktemp("watches"), redis_server.url, webhook_hosts=hosts) as service:
-        yield service
 
 
 @pytest.fixture
@@ -112,14 +106,16 @@ def test_an_invalid_watch_is_rejected(admin: httpx.Client, changes: dict[str, An
     assert admin.get("/workflows/watched.b/watches").json()["watches"] == []
 
 
-def test_without_allowed_hosts_every_watch_is_rejected(tmp_path: Path, redis_server: RedisServer) -> None:
-    with serving(tmp_path, redis_server.url) as service:
-        headers = {"Authorization": f"Bearer {service.token(scopes=[ADMIN])}"}
-        for url in (URL, "http://127.0.0.1/"):
-            path = f"{service.url}/workflows/watched.n/watches/x"
-            answer = httpx.put(path, json={**BODY, "url": url}, headers=headers)
-            assert answer.status_code == 403
-            assert "CHRONOVERSE_WEBHOOK_HOSTS" in answer.json()["detail"]
+def test_without_allowed_hosts_every_watch_is_rejected(
+    service: Service, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    settings = Settings(data_dir=tmp_path, redis_url=redis_server.url, jwt_secret=service.secret)
+    client = create_app(settings).test_client()
+    headers = {"Authorization": f"Bearer {service.token(scopes=[ADMIN])}"}
+    for url in (URL, "http://127.0.0.1/"):
+        answer = client.put("/workflows/watched.n/watches/x", json={**BODY, "url": url}, headers=headers)
+        assert answer.status_code == 403
+        assert "CHRONOVERSE_WEBHOOK_HOSTS" in answer.get_json()["detail"]
 
 
 def test_only_administrators_of_the_workflow_can_read_and_create_watches(service: Service, admin: httpx.Client) -> None:
