@@ -277,11 +277,12 @@ class Client:
                 continue
             max_failures, was_refused = None, False
             backoff.record_success()
-            # A single request waits for at most WAIT_SECONDS.
-            if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
-                return answer
-            # Without ``q``, only the job's end matters, and there is nothing to continue after.
-            offset = answer["cursor"] if q is not None else None
+            with reading("answer"):
+                # A single request waits for at most WAIT_SECONDS.
+                if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
+                    return answer
+                # Without ``q``, only the job's end matters, and there is nothing to continue after.
+                offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
         """Yields a log file in pieces. ``query`` is the URL's. Raises :class:`Unreachable` if the file is cut off."""
@@ -309,10 +310,11 @@ class Client:
         lines, pending = 0, False
         while True:
             answer = self.send("POST", "/workflows/{}/jobs/{}/logs/redact", *job, body=body)
-            lines, pending = lines + answer["redacted"], pending or answer["pending"]
-            if answer["next"] is None:
-                return lines, pending
-            body = {**body, "from": answer["next"]}
+            with reading("answer"):
+                lines, pending = lines + answer["redacted"], pending or answer["pending"]
+                if answer["next"] is None:
+                    return lines, pending
+                body = {**body, "from": answer["next"]}
 
     def delete(self, job: JobRef) -> None:
         """Deletes the job and its log. Also raises :class:`Held` while its runner is alive."""

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible
+from chronoverse.cli.mcp.server import _answer
+from chronoverse.cli.mcp.tools import Tools, tool_list
+from chronoverse.client.client import Client
 from chronoverse.client.follower import name_gaps
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import Gap
+from tests.support.scripted import ScriptedService, problem
 from tests.support.waiting import deadline
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
@@ -105,3 +109,11 @@ def test_too_little_room_is_an_error() -> None:
     with pytest.raises(ChronoverseError):
         fill([line(1)], 80)
     assert fill([Gap(1, 2, "trimmed")], 80).position == 2
+
+
+def test_a_listing_of_another_server_is_not_found() -> None:
+    """It has no workflow whose neighbours could be named."""
+    tool = next(each for each in tool_list(50) if each.name == "list_workflows")
+    with ScriptedService(problem("404 Not Found", "Not found, or no access.")) as service:
+        is_error, answer = _answer(Tools(Client(service.url), service.url), tool, tool.name, {"max_bytes": 4_096})
+    assert (is_error, orjson.loads(answer)["error"]["title"]) == (True, "Not Found")

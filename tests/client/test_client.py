@@ -673,3 +673,17 @@ def test_the_jobs_of_a_connection_that_ended_too_early_are_forgotten() -> None:
         follower.start_connection("7")
         found.append([type(event).__name__ for event in follower.feed(chunk)])
     assert found == [["JobChange"], ["Reset", "JobChange", "UpToDate"], []]
+
+
+@pytest.mark.parametrize("call", ["wait", "redact"])
+def test_an_answer_without_its_members_is_an_error(call: str) -> None:
+    """As from a proxy that answers JSON of its own."""
+    options: dict[str, dict[str, Any]] = {
+        "wait": {"q": None, "regex": False, "stream": None, "offset": None, "seconds": 1},
+        "redact": {"q": "x"},
+    }
+    with (
+        ScriptedService(answer("200 OK", b"{}")) as service,
+        pytest.raises(ChronoverseError, match="unreadable answer"),
+    ):
+        getattr(Client(service.url), call)(JOB, **options[call])

@@ -94,9 +94,8 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
             return True, _error_json("Bad Request", f"{problem.json_path.removeprefix('$.')}: {problem.message}")
         return False, getattr(tools, tool.name)(**_with_defaults(tool, arguments))
     except JobNotFound as error:
-        return True, _error_json(
-            error.title, explain_not_found(tools.client, arguments["workflow_id"], arguments.get("job_id"))
-        )
+        ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
+        return True, _error_json(error.title, explain_not_found(tools.client, *ids) if ids else str(error))
     except ChronoverseError as error:
         return True, _error_json(error.title, str(error))
     except Exception:
