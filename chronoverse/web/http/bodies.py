@@ -49,19 +49,12 @@ class BodyReader:
         self._memory = BodyMemory(self.limit)
 
     @contextlib.contextmanager
-    def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
-        """Yields the request's body, loaded by ``schema``. Its bytes count against ``subject`` until the block exits.
-
-        Raises HTTPException (400, 408, 413 or 415), :class:`ShareExceeded` if the subject's other bodies leave no room
-        for this one, or :class:`AtCapacity` if other subjects' bodies do.
-        """
-        with self.read(request, subject, "application/json") as body:
-            yield _load(body, schema)
-
-    @contextlib.contextmanager
     def read(self, request: Request, subject: str, *mimetypes: str) -> Iterator[bytearray]:
-        """Yields the inflated request body, whose type must be one of ``mimetypes``. Counts and raises like
-        :meth:`read_json`.
+        """Yields the inflated request body, whose type must be one of ``mimetypes``.
+
+        Its bytes count against ``subject`` until the block exits. Raises HTTPException (400, 408, 413 or 415),
+        :class:`ShareExceeded` if the subject's other bodies leave no room for this one, or :class:`AtCapacity` if other
+        subjects' bodies do.
         """
         with self._memory.hold(subject) as take:
             yield self._read_body(request, take, mimetypes)
@@ -163,7 +156,8 @@ def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int =
         raise BadRequest(f"the body is not JSON: {error}") from error
 
 
-def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
+def load_body(body: bytearray, schema: Schema) -> Mapping[str, Any]:
+    """The JSON document in ``body``, loaded by ``schema``. Raises 400."""
     time_slice = TimeSlice()
     document = load_json(body, time_slice.check)
     time_slice.check()

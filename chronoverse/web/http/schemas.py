@@ -17,7 +17,7 @@ from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, parse_number, read_time
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
-from chronoverse.web.http.bodies import BodyReader
+from chronoverse.web.http.bodies import BodyReader, load_body
 
 _MAX_PAGE_LIMIT: Final = 1000
 #: Maximum seconds that a viewer can wait for a job that does not exist yet.
@@ -74,24 +74,25 @@ class Blueprint(SmorestBlueprint):
         too, and loaded by that function.
         """
 
-        text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
+        content: dict[str, Any] = {"application/json": {"schema": schema}}
+        if load_text:
+            content["text/plain"] = {"schema": {"type": "string"}}
 
         def decorate(view: _View) -> _View:
             @wraps(view)
             def with_body(**arguments: Any) -> Any:
                 if not required and not request.content_length and "Transfer-Encoding" not in request.headers:
                     return view(body=schema.load({}), **arguments)
-                if load_text is not None and request.mimetype != "application/json":
-                    with reader.read(request, g.principal.subject, "application/json", "text/plain") as sent:
+                with reader.read(request, g.principal.subject, *content) as sent:
+                    if load_text and request.mimetype == "text/plain":
                         return view(body=load_text(sent), **arguments)
-                with reader.read_json(request, g.principal.subject, schema) as body:
-                    return view(body=body, **arguments)
+                    return view(body=load_body(sent, schema), **arguments)
 
             documented: _View = self.doc(
                 requestBody={
                     "required": required,
                     "description": "Can be sent with `Content-Encoding: gzip`.",
-                    "content": {"application/json": {"schema": schema}} | text,
+                    "content": content,
                 }
             )(self.problem(429, refused)(with_body))
             return documented

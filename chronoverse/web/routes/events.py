@@ -16,8 +16,7 @@ from typing import Any, Final
 from flask import Response, request
 from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
-from marshmallow import RAISE, Schema, ValidationError
-from webargs.flaskparser import abort
+from marshmallow import Schema
 from werkzeug.wrappers import Request
 
 from chronoverse import metrics
@@ -27,6 +26,7 @@ from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.guards.connection import begin_long_answer
+from chronoverse.web.http.bodies import load
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import scan_page
 from chronoverse.web.http.read_audit import set_start
@@ -111,23 +111,15 @@ def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, 
     """
     args = Request({"QUERY_STRING": query}).args
     labels = {"label": args.getlist("label")} if "label" in args else {}
-    return _load(schema(), "query", {**args.to_dict(), **labels})
+    return load({**args.to_dict(), **labels}, schema(), "query")
 
 
 def last_event_id(header: str | None) -> int | None:
     """The number in a ``Last-Event-ID`` header, or None without one. Raises what :func:`parse_query` raises."""
     number = None if header is None else parse_last_event_id(header)
     if number is None and header is not None:
-        _load(EventsHeaders(), "headers", {"Last-Event-ID": header})
+        load({"Last-Event-ID": header}, EventsHeaders(), "headers")
     return number
-
-
-def _load(schema: Schema, location: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        loaded: Mapping[str, Any] = schema.load(values, unknown=RAISE)
-    except ValidationError as error:
-        abort(400, error, messages={location: error.messages})
-    return loaded
 
 
 def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from chronoverse.web.http.bodies import (
     MAX_STRUCTURAL_CHARACTERS,
     READ_BYTES,
     BodyReader,
+    load_body,
 )
 from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.parameters import long_after
@@ -173,6 +174,13 @@ def request(stream: Any, **headers: str) -> Request:
     return Request(builder.get_environ() | {"wsgi.input": stream, "wsgi.input_terminated": True})
 
 
+@contextlib.contextmanager
+def read_json(bodies: BodyReader, incoming: Request, subject: str = "ada") -> Iterator[Mapping[str, Any]]:
+    """Reads and loads a body, as a route does."""
+    with bodies.read(incoming, subject, "application/json") as body:
+        yield load_body(body, SCHEMA)
+
+
 def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: str) -> Exception:
     """The error that rejects a body.
 
@@ -181,7 +189,7 @@ def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: st
     incoming = request(stream, **headers)
     with (
         pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused,
-        bodies.read_json(incoming, subject, SCHEMA),
+        read_json(bodies, incoming, subject),
     ):
         pass
     return refused.value
@@ -213,7 +221,7 @@ def test_a_stalled_connection_is_not_read_again() -> None:
         stalled = request(Dripping(2, pause=30))
         stalled.environ["gunicorn.socket"] = ours
         bodies = BodyReader(1000, read_seconds=0.1)
-        with pytest.raises(RequestTimeout), bodies.read_json(stalled, "ada", SCHEMA):
+        with pytest.raises(RequestTimeout), read_json(bodies, stalled):
             pass
 
         assert ours.recv(1) == b""
@@ -383,7 +391,7 @@ def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
 
     def read() -> None:
         incoming = request(Parts(parts), **headers)
-        with contextlib.suppress(BadRequest), BodyReader(MAX_BODY).read_json(incoming, "ada", SCHEMA):
+        with contextlib.suppress(BadRequest), read_json(BodyReader(MAX_BODY), incoming):
             pass
 
     reading = gevent.spawn(read)
@@ -451,7 +459,7 @@ def test_structure_is_distinguished_from_text_across_slices() -> None:
     text = '\\"[{,' * 500 + "\\"
     for shift in range(8):
         body = append_bytes(["x" * shift + text] * 100)
-        with BodyReader(MAX_BODY).read_json(request(Parts([body])), "ada", SCHEMA) as read:
+        with read_json(BodyReader(MAX_BODY), request(Parts([body]))) as read:
             assert [len(run.messages) for run in read["runs"]] == [100]
 
 
