@@ -277,18 +277,19 @@ def test_an_attempt_is_followed_once() -> None:
 def test_a_list_on_a_terminal_starts_over_after_a_reset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Entries that no longer exist disappear, and so does a deleted job."""
+    """Entries that no longer exist disappear, and so do a job with another status and a deleted job."""
 
     def job(name: str, status: str = "RUNNING") -> JobChange:
         state = {"id": name, "status": status, "exit_code": None, "started_at": TIME, "finished_at": None}
         return JobChange(name, status, {**state, "created_at": TIME, "lines": 1, "labels": {}})
 
     class Following:
-        def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
+        def follow_workflow(self, workflow: str, status: str | None, **_: Any) -> Iterator[Any]:
+            assert status is None
             yield from (job("one"), job("two"), UpToDate(2), Reset(), job("two"), job("three"), UpToDate(3))
-            yield from (job("three", "DELETED"), UpToDate(4))
+            yield from (job("three", "DELETED"), UpToDate(4), job("two", "FAILED"), UpToDate(5))
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    _watch(cast("Any", Following()), "w", "text", 10, None, [])
+    _watch(cast("Any", Following()), "w", "text", 10, "RUNNING", [])
     lists = [re.findall("one|two|three", each) for each in capsys.readouterr().out.split("\x1b[H\x1b[2J")]
-    assert lists == [[], ["two", "one"], ["two", "three"], ["two"]]
+    assert lists == [[], ["two", "one"], ["two", "three"], ["two"], []]

@@ -320,19 +320,24 @@ def test_a_watch_fails_after_a_day_and_drops_old_messages(site: Site) -> None:
 
 
 def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Working receivers share one thread here, one message each in turn. One that failed before never answers."""
+    """Working receivers share one thread here, one message each in turn. One that failed before never answers, and its
+    messages do not count as late.
+    """
     monkeypatch.setattr(notifier, "THREADS", 1)
     monkeypatch.setattr(notifier, "CLAIM_SECONDS", 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         bad = site.watch("bad", url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        site.store.watches.settle(bad, Event("test.1", "", 0, "", 0), DeliveryState(1))
+        waiting = Event("test.1", "", 0, "", round(1000 * time.time()) - 3_600_000)
+        site.store.watches.add(bad, waiting)
+        site.store.watches.settle(bad, waiting, DeliveryState(1), 0)
         for name in ("one", "two"):
             site.watch(name)
         for number in range(3):
             site.run(f"build-{number}", Status.FAILED)
         site.start()
         assert {each.json["data"]["watch"] for each in wait_for(site, 2)[:2]} == {"one", "two"}
-        assert (kept(site, "bad").state.failures, kept(site, "bad").waiting) == (1, 3)
+        assert (kept(site, "bad").state.failures, kept(site, "bad").waiting) == (1, 4)
+        assert (REGISTRY.get_sample_value("chronoverse_notify_lag_seconds") or 0.0) < 3_600
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [("40", 40), ("999999", 3_600)])

@@ -141,8 +141,11 @@ def test_a_test_is_queued_and_removed_with_the_watch(admin: httpx.Client, redis_
     path = "/workflows/watched.e/watches/x"
     assert admin.post(f"{path}/test").status_code == 404
     admin.put(path, json=BODY)
+    # A retry delay, which the test ends.
+    queue = "chronoverse-watches:{watched.e}:x:queue"
+    redis_server.ask("ZADD", queue, 9e15, "")
     assert admin.post(f"{path}/test").status_code == 202
-    assert admin.get(path).json()["waiting"] == 1
+    assert (admin.get(path).json()["waiting"], redis_server.ask("ZSCORE", queue, "")) == (1, None)
     admin.delete(path)
     admin.put(path, json=BODY)
     assert admin.get(path).json()["waiting"] == 0
