@@ -122,6 +122,16 @@ def test_a_store_that_loses_its_last_seconds_has_not_gone_back(own: Bench, objec
     assert StoreHistory(own.store, objects, lambda: now[0]).went_back()
 
 
+def test_a_clock_that_was_set_back_delays_no_comparison(bench: Bench, objects: FileObjectStore) -> None:
+    now = [time.time()]
+    history = StoreHistory(bench.store, objects, lambda: now[0])
+    for seconds in (61, 61, -HOUR):
+        assert not history.went_back()
+        now[0] += seconds
+    objects.delete(MARK)
+    assert history.went_back()
+
+
 def test_an_upload_that_the_manifest_names_is_not_garbage(bench: Bench, objects: FileObjectStore) -> None:
     """A server had replayed the start of an upload, but not its record, and the object was deleted seconds later."""
     write(bench, JOB, 10)
