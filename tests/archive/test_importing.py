@@ -133,7 +133,7 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     bench.xadd("3-0", "event", "end", "status", "FAILED", "exit_code", "1", job=jobs[3])
     store.get_job(jobs[3])
     assert archive(store, objects, hot_seconds=0) == 0
-    before = seen(store, objects, *jobs)
+    before, ended_at = seen(store, objects, *jobs), [store.catalog.archive_state(job).ended_at for job in jobs]
     lost = next(each.name for each in objects.list("wf_1/failed/") if "/timeline" in each.name)
     objects.delete(lost)
     empty(bench)
@@ -144,6 +144,7 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     assert made(run_import(store, objects)) == {job.job_id for job in jobs}
     bench.ask("ZREM", f"{bench.prefix}:workflows", "wf_2")
     assert seen(store, objects, *jobs) == before
+    assert [store.catalog.archive_state(job).ended_at for job in jobs] == ended_at, "the retention continues"
     assert [key for key in bench.snapshot() if "wf_2" in key] == other_before
     told = [read_change("wf_1", entry) for entry in bench.ask("XRANGE", bench.key("changes"), "-", "+")]
     assert {each.job.ref: each.job.to_json() for each in told} == {

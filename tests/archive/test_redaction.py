@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 from chronoverse.archive import redaction
+from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import Fenced, LineStillOpen, StoreUnavailable
@@ -67,7 +69,10 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
 def test_a_long_redaction_reports_its_progress(
     bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It times out after each chunk. The store's lines come after the archived ones."""
+    """It times out after each chunk. The store's lines come after the archived ones.
+
+    It continues no earlier than it began, even if it has only archived earlier lines yet.
+    """
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 30))
     for last in (10, 20):
         archive_up_to(bench.store, objects, JOB, last)
@@ -76,6 +81,10 @@ def test_a_long_redaction_reports_its_progress(
     found = [redact(bench, objects, first, 29) for first in (1, 11)]
     assert [(each.last_checked, each.complete) for each in found] == [(10, False), (29, True)]
     assert redacted(bench, objects) == [*range(2, 29, 2)]
+    bench.store.append(bench.store.open(JOB, "token"), make_lines(31, 80, "x" * 10_000))
+    monkeypatch.setattr(redaction, "fill", partial(fill, text_bytes=1))
+    found = redact(bench, objects, 100, 105)
+    assert (found.lines, found.last_checked, found.complete) == (0, 99, False)
 
 
 def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileObjectStore) -> None:

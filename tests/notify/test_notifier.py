@@ -231,6 +231,10 @@ def test_changes_that_were_read_and_trimmed(site: Site, bench: Bench) -> None:
     ((_, again, last),) = watches.changes([WORKFLOW])
     assert (len(again), last) == (2, 0), "all that is gone was read"
     watches.done(WORKFLOW, again)
+    site.run("job-6", Status.FAILED)
+    bench.ask("XTRIM", key, "MAXLEN", 1)
+    ((_, again, last),) = watches.changes([WORKFLOW])
+    assert ([*again], last) == ([], newest + 6), "one is gone"
     bench.ask("XTRIM", key, "MAXLEN", 0)
     assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], 0)]
 

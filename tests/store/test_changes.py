@@ -176,6 +176,15 @@ def test_the_newest_change_is_written_again_after_a_restart(tmp_path: Path) -> N
         assert found[2][1:] == found[1][1:]
 
 
+def test_numbers_increase_although_the_clock_was_set_back(bench: Bench, store: Store) -> None:
+    """Also when the newest change is written again, after a restart."""
+    fields = ("id", "job_1", "status", "PENDING", "state", "", "server", "another")
+    bench.ask("XADD", bench.key("changes"), "999999999999990-0", *fields)
+    (state,) = store.get_jobs([JobRef("wf_1", "")])
+    assert isinstance(state, Job)
+    assert state.last == 999_999_999_999_991
+
+
 def test_the_newest_ten_thousand_are_kept(bench: Bench, store: Store) -> None:
     """For a week after the newest one."""
     bench.ask("XADD", bench.key("changes"), "20000-0", "id", "job_0", "status", "PENDING", "state", "")

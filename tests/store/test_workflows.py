@@ -160,6 +160,7 @@ def test_expired_jobs_are_removed_in_batches(bench: Bench, store: Store) -> None
         for kind in ("log", "job"):
             bench.ask("DEL", bench.key(kind, JobRef("wf_1", f"job_{number}")))
 
+    bench.ask("SADD", bench.key("running"), "not-listed")
     assert counts(store, "wf_1") == [(1, 0, NOW_MS)]
     assert store.workflows.read(["wf_1"]) == [None]
     assert store.workflows.page(None, 10) == []
