@@ -138,6 +138,19 @@ def test_pages_add_up_while_lines_move(
     assert found == ([*range(total, 0, -1)] if descending else [*range(1, total + 1)])
 
 
+def test_entries_after_the_end_are_not_read(rig: Rig) -> None:
+    """A foreign runner can write some. A page can begin anywhere."""
+    rig.write(3)
+    rig.end()
+    rig.last += 1
+    rig.write(4)
+    log = TieredLog(rig.store, rig.archive, rig.get_job())
+    for position in range(4, 12):
+        read = log.before(position, 2)
+        assert ([entry.sequence_num for entry in read.lines], read.position) == ([3, 2], 2)
+        assert log.after(position, 2).entries == []
+
+
 def test_without_an_archive_archived_lines_are_unavailable(rig: Rig) -> None:
     """Lines in the store can still be read."""
     rig.write(20)

@@ -312,6 +312,14 @@ def test_an_unresponsive_server_is_asked_for_the_map_last(cluster: Cluster) -> N
     assert sorted(seconds)[len(seconds) * 3 // 4] < MAP_SECONDS / 2
 
 
+def test_a_node_that_does_not_know_its_name_is_where_it_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = ClusterTopology(RedisUrl.parse("redis+cluster://seed:7000"))
+    ranges = [[0, slot_of("b"), [b"", 7001]], [slot_of("b") + 1, 16_383, [b"other", 7002]]]
+    monkeypatch.setattr(topology, "_ask_map", lambda address: ranges)
+    topology.refresh()
+    assert [topology.server_of(each) for each in "ba"] == [("seed", 7001), ("other", 7002)]
+
+
 def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:
     """Commands with several keys must wait while the keys are on two servers; single-key commands work."""
     source, target = cluster.masters()[:2]

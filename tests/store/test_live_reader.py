@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import redis
@@ -21,7 +21,7 @@ from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
-from chronoverse.store.live_reader import GATHER_SECONDS, READ_LOGS, LiveReader
+from chronoverse.store.live_reader import GATHER_SECONDS, READ_LOGS, LiveReader, NodeReader
 from chronoverse.store.topology import Topology
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
@@ -184,6 +184,24 @@ def test_a_cursor_that_was_set_back_is_honoured(either: World) -> None:
 
     either.watch(JOBS[0], cursor=5)
     assert either.read() == {JOBS[0]: [6, 7]}
+
+
+def test_a_cursor_that_is_moved_during_a_read_is_honoured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(JOBS[0], 1, 2)
+    world.watch(JOBS[0])
+    request = NodeReader._request
+
+    def move(node: NodeReader, connection: Any, commands: Any) -> Any:
+        answers = request(node, connection, commands)
+        if commands[0][0] == "XREAD" and world.cursors[JOBS[0]] == 0:
+            world.reader.watch(JOBS[0], 5)
+        return answers
+
+    monkeypatch.setattr(NodeReader, "_request", move)
+    assert world.read() == {JOBS[0]: [1, 2]}
+    world.cursors[JOBS[0]] = 5
+    world.write(JOBS[0], *range(3, 8))
+    assert world.read_all() == {JOBS[0]: [6, 7]}
 
 
 def test_a_job_that_is_watched_again_is_read(either: World) -> None:

@@ -165,6 +165,10 @@ def test_common_quotas_apply_to_new_workflows(bench: Bench, store: Store) -> Non
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 2)
     assert (store.catalog.settings(["wf_1"])["wf_1"], store.catalog.common_bounds()) == (WorkflowSettings(), [10, 0])
+    # A workflow whose first job was opened meanwhile.
+    listed = iter(([], ["wf_2"]))
+    store.catalog.set_common_bounds(20, 0, lambda: next(listed))
+    assert bench.ask("HGET", bench.key("settings", JobRef("wf_2", "")), "common_job_bytes") == b"20"
 
 
 def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store) -> None:

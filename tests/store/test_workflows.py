@@ -129,6 +129,14 @@ def test_a_foreign_log_keeps_its_times(bench: Bench, store: Store, how: str) -> 
     assert (after.created_at, after.started_at) == (before.created_at, before.started_at)
 
 
+def test_an_older_job_does_not_move_its_workflow_back(bench: Bench, store: Store) -> None:
+    begin(store, JOB)
+    for key, name in ((f"{bench.prefix}:workflows", "wf_1"), (bench.key("jobs"), "job_2")):
+        bench.ask("ZADD", key, NOW_MS + 1_000, name)
+    store.open(JOB, "token")
+    assert store.workflows.page(None, 10) == [(NOW_MS + 1_000, "wf_1")]
+
+
 def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> None:
     """Reading the list declares the job LOST, as any read of the job does."""
     begin(store, JOB)
