@@ -83,8 +83,8 @@ def test_a_long_redaction_reports_its_progress(
     assert redacted(bench, objects) == [*range(2, 29, 2)]
     bench.store.append(bench.store.open(JOB, "token"), make_lines(31, 80, "x" * 10_000))
     monkeypatch.setattr(redaction, "fill", partial(fill, text_bytes=1))
-    found = redact(bench, objects, 100, 105)
-    assert (found.lines, found.last_checked, found.complete) == (0, 99, False)
+    late = redact(bench, objects, 100, 105)
+    assert (late.lines, late.last_checked, late.complete) == (0, 99, False)
 
 
 def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileObjectStore) -> None:

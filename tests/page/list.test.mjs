@@ -212,6 +212,20 @@ test("gaps start after the lines that were read, and an error with an id ends th
   await rejects(read({}), { status: 404 });
 });
 
+test("an expired token is replaced at once, but not again and again", async () => {
+  const expired = RETRY + "event: error\ndata: token expired\n\n";
+  script(expired, RETRY + log(1), expired, expired, log(2) + END);
+  const delays = [];
+  const signal = new AbortController().signal;
+  let listeners = 0;
+  for (const [name, by] of [["addEventListener", 1], ["removeEventListener", -1]]) {
+    const own = signal[name].bind(signal);
+    signal[name] = (...all) => ((listeners += by), own(...all));
+  }
+  await read({ signal, token: async () => "t", onReconnect: (_, ms) => delays.push(ms) });
+  deepEqual([delays.map((ms) => ms > 0), listeners], [[false, true, true, true], 0]);
+});
+
 test("a rejected token is replaced once per request", async () => {
   const tokens = ["old", "new"];
   const asked = script(401, { logs: [], cursor: null }, 401, 401);

@@ -107,6 +107,8 @@ test("a redaction drops only the windows with those lines, and pending responses
   log.load(300, 310);
   await until(() => log.get(301));
   deepEqual([asked, log.get(301).message], [["logs 200+200"], "[redacted]"]);
+  log.redact(400, 401);
+  deepEqual([log.get(200)?.message, log.get(399), log.get(401)], ["secret", undefined, undefined]);
   // A response from before the redaction is not shown.
   const held = [at(1, "secret")];
   let answer;

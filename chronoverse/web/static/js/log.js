@@ -140,8 +140,7 @@ export class Log {
     };
     this.#gaps.push(gap);
     this.#gaps.sort((a, b) => a.from - b.from);
-    if (touching.some((each) => each.from > gap.from)) this.#rehide();
-    else if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
+    if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
     this.#changed();
   }
 

@@ -1,0 +1,68 @@
+// The token of a tab: from the address, from other tabs, and renewed once by all of them.
+
+import { deepEqual, equal } from "node:assert/strict";
+import { test } from "node:test";
+
+import "./document.mjs";
+
+const said = [];
+const addresses = [];
+let channel;
+/** What the other tabs reply to each message of this tab, if anything. */
+let reply = () => null;
+globalThis.BroadcastChannel = class {
+  constructor() {
+    channel = this;
+  }
+
+  postMessage(data) {
+    said.push(data);
+    const answer = reply(data);
+    if (answer) queueMicrotask(() => this.onmessage({ data: answer }));
+  }
+};
+const kept = new Map();
+Object.assign(globalThis, {
+  localStorage: { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value) },
+  addEventListener() {},
+  history: { state: null, replaceState: (_, __, address) => addresses.push(address) },
+});
+globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=given&x"), { reload() {} });
+Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
+const { begin, currentToken, isRenewed, signedIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
+const session = (at, until = Date.now() + 10_000) => ({ at, until, refresh: `refresh ${at}`, token_endpoint: "http://127.0.0.1/token" });
+
+test("the token of a link does not stay in the address", async () => {
+  await begin();
+  deepEqual([token(), isRenewed(), addresses], ["given", false, ["/ui/workflows/w?q=a#L5&x"]]);
+});
+
+test("another tab's token is adopted if it is newer, or if there is none", () => {
+  signedIn("mine", session(5));
+  for (const [other, from, adopted] of [["older", session(4), "mine"], ["same", session(5), "mine"], ["pasted", null, "mine"], ["newer", session(6), "newer"]]) {
+    channel.onmessage({ data: { token: other, session: from } });
+    equal(token(), adopted);
+  }
+  channel.onmessage({ data: { ask: true } });
+  deepEqual(said.at(-1), { token: "newer", session: JSON.parse(sessionStorage.getItem("chronoverse.session")) });
+  signedIn("pasted", null);
+  equal(isRenewed(), false);
+  const before = kept.get("chronoverse.signed-out");
+  signOut();
+  deepEqual([token(), kept.get("chronoverse.signed-out") !== before], [null, true]);
+  channel.onmessage({ data: { ask: true } });
+  channel.onmessage({ data: { token: "given", session: null } });
+  deepEqual([token(), said.at(-1).token], ["given", "pasted"]);
+});
+
+test("a token that another tab has renewed is not renewed again", async () => {
+  const asked = [];
+  globalThis.fetch = async (url) => (asked.push(url), Response.json({ access_token: "renewed", expires_in: 300 }));
+  const [now, old] = [Date.now(), session(Date.now() - 100_000, Date.now() - 1)];
+  signedIn("old", old);
+  reply = ({ ask }) => ask && { token: "theirs", session: session(now) };
+  deepEqual([await currentToken(), asked], ["theirs", []]);
+  reply = () => null;
+  signedIn("old", old);
+  deepEqual([await Promise.all([currentToken(), currentToken()]), asked], [["renewed", "renewed"], ["http://127.0.0.1/token"]]);
+});
