@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import gevent
@@ -21,10 +22,12 @@ import psutil
 import pytest
 from flask import Flask, Request
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.test import EnvironBuilder
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import MAX_LONG_BODIES, SHORT_BODIES_BYTES, SHORT_BODY_BYTES
 from chronoverse.web.http import problems
@@ -35,8 +38,9 @@ from chronoverse.web.http.bodies import (
     load_body,
 )
 from chronoverse.web.http.publish_schemas import LinesBody
+from chronoverse.web.routes.publish import _load_text
 from tests.support.parameters import long_after
-from tests.support.service import Service
+from tests.support.service import SECRET, Service
 from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
@@ -387,13 +391,35 @@ def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
     body = gzip.compress(SHAPES[shape](), 1) if zipped else SHAPES[shape]()
     headers = {"Content_Encoding": "gzip"} if zipped else {}
     parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
-    longest, last = 0.0, time.thread_time()
 
     def read() -> None:
         incoming = request(Parts(parts), **headers)
         with contextlib.suppress(BadRequest), read_json(BodyReader(MAX_BODY), incoming):
             pass
 
+    assert longest_turn(read) < TURN_SECONDS
+
+
+@pytest.mark.usefixtures("frozen")
+@pytest.mark.parametrize("unit", [b"-----BEGIN RSA PRIVATE KEY-----\n", b"ghp_"])
+def test_no_plain_text_occupies_the_worker_for_long(tmp_path: Path, unit: bytes) -> None:
+    """Too many lines that must be masked, or one long line."""
+    app = create_app(Settings(data_dir=tmp_path, redis_url="unix:///none", jwt_secret=SECRET))
+    headers = {"Chronoverse-Attempt": "1", "Chronoverse-Token": RUNNER}
+
+    def read() -> None:
+        with (
+            app.test_request_context("/?first=1", headers=headers, content_type="text/plain"),
+            contextlib.suppress(RequestEntityTooLarge),
+        ):
+            _load_text(app.extensions["chronoverse"], bytearray(repeated(unit)))
+
+    assert longest_turn(read) < TURN_SECONDS
+
+
+def longest_turn(read: Callable[[], None]) -> float:
+    """The longest time in seconds that ``read`` computes between two rounds of the event loop."""
+    longest, last = 0.0, time.thread_time()
     reading = gevent.spawn(read)
     in_time = deadline(60, "the body is read")
     while not reading.ready() and in_time():
@@ -402,7 +428,7 @@ def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
         longest, last = max(longest, now - last), now
 
     reading.get()
-    assert longest < TURN_SECONDS
+    return longest
 
 
 class Parts:
