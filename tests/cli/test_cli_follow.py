@@ -231,32 +231,18 @@ def test_python_follows_a_workflow(service: Service, store: Store, backend: Redi
         assert next(events) == UpToDate(2)
 
 
-def test_until_idle_polls_whether_a_job_runs() -> None:
-    """The stream can omit a running job. It is polled once a second rather than a minute later."""
-    answers = [[{"id": "late"}], [{"id": "late"}], []]
+def test_an_attempt_is_followed_once_until_no_job_runs() -> None:
+    """The stream repeats a job whenever it changes, and after a reset. A new attempt is followed again.
 
-    class Asked:
-        def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
-            return iter([UpToDate(1)])
-
-        def pages(self, path: str, workflow: str, **query: Any) -> Iterator[dict[str, Any]]:
-            assert query["status"] == Status.RUNNING
-            return iter([{"jobs": answers.pop(0)}])
-
-    events = follow_jobs(cast("Any", Asked()), "w", Status.RUNNING, [], until_idle=True)
-    assert [job_id for job_id, event in events if event is not None] == []
-    assert answers == []
-
-
-def test_an_attempt_is_followed_once() -> None:
-    """The stream repeats a job whenever it changes, and after a reset. A new attempt is followed again."""
-    ended, attempts = threading.Event(), list[int]()
+    The stream can omit a running job, so with ``--until-idle`` the service is polled once a second.
+    """
+    ended, attempts, late = threading.Event(), list[int](), [{"id": "late"}] * 2
 
     class Repeating:
         def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
-            yield JobChange("a", "COMPLETED", {"attempt": 1})
+            yield from (JobChange("a", "RUNNING", {"attempt": 1}), UpToDate(1))
             assert ended.wait(PATIENCE_SECONDS)
-            yield from (JobChange("a", "COMPLETED", {"attempt": number}) for number in (1, 2))
+            yield from (JobChange("a", "RUNNING", {"attempt": number}) for number in (1, 2))
 
         def follow(self, job: JobRef, **_: Any) -> Iterator[Any]:
             return iter(())
@@ -264,14 +250,17 @@ def test_an_attempt_is_followed_once() -> None:
         def job(self, job: JobRef) -> dict[str, Any]:
             return {"attempt": 0}
 
-    for job_id, event in follow_jobs(cast("Any", Repeating()), "w", "COMPLETED", [], until_idle=False):
+        def pages(self, path: str, workflow: str, **query: Any) -> Iterator[dict[str, Any]]:
+            assert query["status"] == Status.RUNNING
+            runs = len(attempts) < 4 or (late and late.pop())
+            return iter([{"jobs": [{"id": "a"}] if runs else []}])
+
+    for job_id, event in follow_jobs(cast("Any", Repeating()), "w", Status.RUNNING, [], until_idle=True):
         if event is not None:
             attempts.append(event["attempt"])
-        elif job_id and len(attempts) == 2:
+        elif job_id:
             ended.set()
-        elif len(attempts) == 4:
-            break
-    assert attempts == [1, 0, 2, 0]
+    assert (attempts, late) == ([1, 0, 2, 0], [])
 
 
 def test_a_list_on_a_terminal_starts_over_after_a_reset(

@@ -103,8 +103,8 @@ def test_an_end_is_reported_by_its_status(site: Site) -> None:
 
 
 def test_a_change_is_reported_once(site: Site) -> None:
-    """Broken and fixed, by branch. Canceled jobs are ignored, and a first job is not a change."""
-    site.watch(on="change", same=("branch",))
+    """Broken and fixed, by branch. Ignores canceled jobs, and those with other labels. A first job is not a change."""
+    site.watch(on="change", same=("branch",), label={"kind": "ci"})
     site.start()
     for number, (branch, status) in enumerate(
         [
@@ -120,7 +120,8 @@ def test_a_change_is_reported_once(site: Site) -> None:
         ],
         1,
     ):
-        site.run(f"b{number}", status, "Error: no", labels={"branch": branch})
+        site.run(f"b{number}", status, "Error: no", labels={"branch": branch, "kind": "ci"})
+        site.run(f"other-{number}", Status(("COMPLETED", "FAILED")[number % 2]), labels={"branch": branch})
     wait_for(site, 3)
     # Without b3, b6 would be a change.
     for job_id in ("b3", "b6"):

@@ -85,15 +85,6 @@ def test_a_slow_receiver_times_out(receiver: Receiver, slow: str) -> None:
     assert time.monotonic() - began < 4
 
 
-def test_a_slow_receiver_with_tls_times_out(tls_receiver: tuple[Receiver, ssl.SSLContext]) -> None:
-    receiver, trusting = tls_receiver
-    receiver.drip = 0.2
-    began = time.monotonic()
-    with pytest.raises(NotDelivered, match="no answer within 1 s"):
-        send(receiver.url, seconds=1, context=trusting)
-    assert time.monotonic() - began < 4
-
-
 def test_an_endless_answer_is_limited() -> None:
     """Endless headers, an endless body, or endless interim answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
