@@ -6,9 +6,8 @@ one.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 from chronoverse.errors import SettingsError
 from chronoverse.joblog.matcher import ExpressionSet, compile_groups, strip_and_map, strip_sequences
@@ -68,11 +67,11 @@ class SecretForms:
     def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
         self.is_on: Final = more is not None
         rows = [*_FORMS] if self.is_on else []
-        self._more: Final[list[Any]] = []
+        self._forms: Final = [compile_groups(form) for _, form in rows]
         for name, expression in more or ():
             try:
-                self._more.append(compile_groups(expression))
-                if self._more[-1].search(b""):
+                self._forms.append(compile_groups(expression))
+                if self._forms[-1].search(b""):
                     raise ValueError("matches an empty text")
             except ValueError as error:
                 raise SettingsError(f"CHRONOVERSE_MASK_FORMS: form {name}: {error}") from None
@@ -80,16 +79,8 @@ class SecretForms:
             rows.append((f"(?m:{expression})", expression))
         hints = [hint for hint, _ in rows]
         self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"], is_folded=False) if rows else None
-
-    @cached_property
-    def _forms(self) -> list[Any]:
-        """The expressions of all forms. Compiling them takes 2.5 ms, and few jobs print a secret."""
-        return [*(compile_groups(form) for _, form in _FORMS), *self._more]
-
-    @cached_property
-    def unfinished(self) -> Any:
-        """Matches the beginning of a possible secret at the end of a text. Compiling it takes 0.5 ms."""
-        return compile_groups(_UNFINISHED)
+        #: Matches the beginning of a possible secret at the end of a text.
+        self.unfinished: Final = compile_groups(_UNFINISHED)
 
     def mask(self) -> "StreamMask":
         """A mask for the lines of one stream."""
