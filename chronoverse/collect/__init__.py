@@ -46,7 +46,6 @@ def collect() -> None:
 @click.option("--selector", metavar="SELECTOR", help="Pods with these labels, such as team=a,tier!=web.")
 @click.option("--label", "labels", multiple=True, metavar="KEY", help="Pod label to copy to its jobs. Repeatable.")
 @click.option("--api", default="https://kubernetes.default.svc", show_default=True, metavar="URL", help="API server.")
-@click.option("--server", metavar="URL", type=common.service_url, help="Service. Default: as for run.")
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve /healthz and /metrics at this address.")
 def kubernetes(
     node: str,
@@ -56,7 +55,6 @@ def kubernetes(
     selector: str | None,
     labels: tuple[str, ...],
     api: str,
-    server: str | None,
     address: str | None,
 ) -> None:
     """Publish the logs of a node's pods, and how their containers ended.
@@ -86,7 +84,7 @@ def kubernetes(
     bounds = {"connect_seconds": 5.0, "read_seconds": SILENT_SECONDS}
     watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)
     with contextlib.ExitStack() as stack:
-        connect, read_end = _publishing(settings, common.meant_service(settings, server), stack)
+        connect, read_end = _publishing(settings, common.meant_service(settings), stack)
         forms, stop = SecretForms(settings.mask_forms), threading.Event()
         around = Surroundings(connect, read_end, Checkpoints(state, say), say, settings, forms)
         agent = Agent(Path(pods), watcher, around, stop, namespaces, labels)
@@ -98,7 +96,7 @@ def kubernetes(
             raise click.BadParameter(f"--state: {error}") from error
         if address:  # /healthz and /metrics give the same answers
             serve_metrics(address, metrics.registry_of("chronoverse_collect", agent))
-        watcher.start()
+        threading.Thread(target=watcher.run, name="chronoverse-pods", daemon=True).start()
         say(f"collecting the logs of node {node} in {pods}")
         agent.run()
 

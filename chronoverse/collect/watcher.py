@@ -3,7 +3,6 @@
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,7 +21,7 @@ RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
 
 
 class PodWatcher:
-    """Lists and watches the pods of ``node`` that match the label ``selector``, in a daemon thread."""
+    """Lists and watches the pods of ``node`` that match the label ``selector``. Call :meth:`run` in a thread."""
 
     def __init__(
         self, connection: ServiceConnection, node: str, selector: str | None, say: Callable[[str], None]
@@ -39,10 +38,7 @@ class PodWatcher:
         self.is_synced = False
         self._backoff = Backoff(RETRY)
 
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="chronoverse-pods", daemon=True).start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         while True:
             try:
                 if not self._version:
@@ -67,21 +63,18 @@ class PodWatcher:
         self.is_synced = True
 
     def _watch(self) -> None:
-        """Applies changes until the server ends the watch, or no longer knows the version to continue from."""
+        """Applies changes until the server ends the watch."""
         more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS}
         query = {**self._query, **more, "resourceVersion": self._version}
         with self._connection.stream("GET", "/api/v1/pods", query, {}) as response:
-            while self._version and (line := response.readline()):
+            while line := response.readline():
                 self._take(orjson.loads(line))
                 self._backoff.record_success()
 
     def _take(self, event: dict[str, Any]) -> None:
         kind, told = event["type"], event["object"]
-        if kind == "ERROR":
-            self._version = ""
-            if told.get("code") != 410:
-                raise ChronoverseError(str(told.get("message")))
-            return
+        if kind == "ERROR":  # such as 410: the version to continue from is too old
+            raise ChronoverseError(str(told.get("message")))
         if kind != "BOOKMARK":
             pod = Pod(told, is_gone=kind == "DELETED")
             known = self.pods.get(pod.uid)
