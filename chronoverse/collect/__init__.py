@@ -86,7 +86,7 @@ def kubernetes(
     with contextlib.ExitStack() as stack:
         connect, read_end = _publishing(settings, common.meant_service(settings), stack)
         forms, stop = SecretForms(settings.mask_forms), threading.Event()
-        around = Surroundings(connect, read_end, Checkpoints(state, say), say, settings, forms)
+        around = Surroundings(connect, read_end, Checkpoints(state / "checkpoints.json", say), say, settings, forms)
         agent = Agent(Path(pods), watcher, around, stop, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: stop.set())

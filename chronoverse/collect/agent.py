@@ -83,6 +83,7 @@ class Agent(Collector):
             began = self.turned_at = time.monotonic()
             if began >= look_at:
                 self._look()
+                self.around.checkpoints.write()
                 look_at = began + LOOK_SECONDS
             if not self._turn():
                 self.stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
@@ -91,6 +92,7 @@ class Agent(Collector):
         deadline = time.monotonic() + stop_seconds
         for log in self.active():
             log.close(max(0.0, deadline - time.monotonic()))
+        self.around.checkpoints.write()
 
     def _turn(self) -> bool:
         """Reads each log once. Returns whether any has more to read now."""
@@ -107,8 +109,7 @@ class Agent(Collector):
 
     def _resume(self) -> None:
         """Resumes the logs of an earlier agent, even if the API server is unavailable."""
-        for name in self.around.checkpoints.names():
-            saved = self.around.checkpoints.load(name)
+        for name, saved in list(self.around.checkpoints.items()):
             uid, container, restart = name.split("_")
             key = RunKey(uid, container, int(restart))
             if saved.get("ended"):
@@ -134,7 +135,7 @@ class Agent(Collector):
                 del self.watcher.pods[uid]
         for key in list(self._logs) if self.watcher.is_synced else ():
             if key.uid not in active and key.uid not in self.watcher.pods:
-                self.around.checkpoints.delete(str(key))
+                self.around.checkpoints.pop(str(key), None)
                 del self._logs[key]
 
     def _look_at(self, pod: Pod, now: float) -> None:
@@ -163,7 +164,7 @@ class Agent(Collector):
             labels = dict(pod.labels(container, self.label_names))
             new: dict[str, Any] = {"job": pod.job(container, restart), "path": str(path), "labels": labels}
             new["started"] = pod.started(container, restart)
-            self._open(key, new | self.around.checkpoints.load(str(key)), failure)
+            self._open(key, new | self.around.checkpoints.get(str(key), {}), failure)
 
     def _open(self, key: RunKey, saved: dict[str, Any], failure: ContainerEnd | None = None) -> None:
         try:

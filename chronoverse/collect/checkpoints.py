@@ -1,42 +1,33 @@
-"""Small files that record how far each log was published. Without them, log files are compared with published logs."""
+"""A small file that records how far each log was published. Without it, log files are compared with published logs."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 
-class Checkpoints(NamedTuple):
-    """Checkpoint files in ``directory``, one per name.
+class Checkpoints(dict[str, dict[str, Any]]):
+    """The checkpoints in the file ``path``, by the names of logs. A damaged file counts as missing.
 
-    They survive the process, but are not synced to disk. A damaged file counts as missing.
+    They survive the process, but are not synced to disk.
     """
 
-    directory: Path
-    say: Callable[[str], None]
-
-    def load(self, name: str) -> dict[str, Any]:
-        """Returns the saved checkpoint, or an empty dictionary."""
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._path, self._say, self._written = path, say, b""
         with contextlib.suppress(OSError, ValueError):
-            return dict(orjson.loads((self.directory / f"{name}.json").read_bytes()))
-        return {}
+            self.update(orjson.loads(path.read_bytes()))
 
-    def names(self) -> list[str]:
-        return sorted(path.stem for path in self.directory.glob("*.json"))
-
-    def save(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces the checkpoint. On an error, keeps the previous one; a restart then compares more lines."""
-        draft = self.directory / f"{name}.draft"
+    def write(self) -> None:
+        """Writes all checkpoints, if any has changed. If that fails, a restart compares more lines."""
+        if (content := orjson.dumps(self, default=list)) == self._written:
+            return
+        draft = self._path.with_suffix(".draft")
         try:
-            draft.write_bytes(orjson.dumps(value, default=list))
-            draft.replace(draft.with_suffix(".json"))
+            draft.write_bytes(content)
+            draft.replace(self._path)
+            self._written = content
         except OSError as error:
-            self.say(f"checkpoints cannot be written: {error.strerror}")
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            (self.directory / f"{name}.json").unlink(missing_ok=True)
+            self._say(f"checkpoints cannot be written: {error.strerror}")

@@ -30,8 +30,7 @@ from chronoverse.settings import Settings
 
 #: Seconds without new bytes after the container's end until the job's end is published.
 QUIET_SECONDS: Final = 1.0
-#: Seconds between two checkpoints, and before a failed operation is retried.
-CHECKPOINT_SECONDS: Final = 1.0
+#: Seconds before a failed operation is retried.
 RETRY_SECONDS: Final = 30.0
 #: Number of last published lines to search for in the files when there is no checkpoint.
 COMPARED_LINES: Final = 100
@@ -97,18 +96,19 @@ class ContainerLog:
         #: Number of already published lines still to be read from the files.
         self._skip = 0
         self._is_ending = self._is_refused = False
-        self._checkpoint_at = 0.0
         #: The rest of the work. Yields whether there is more to do now. Calling ``_begin`` again abandons it.
         self._work = self._publish()
-        self._save(token=self._spool.state["token"])
+        saved["token"] = self._spool.state["token"]
+        self.around.checkpoints[str(self.key)] = saved
+        self.around.checkpoints.write()
         with contextlib.suppress(ChronoverseError):  # step() reads publisher.refusal
             self._publisher.start(0)
 
     def _rewind(self, saved: dict[str, Any]) -> None:
         """Continues at a checkpoint's position, or at the beginning of the files if they do not have that position."""
         position = saved.get("position")
-        self._is_found = self._files.go_to(Position(*position) if position else None)
-        state = saved.get("reader") if self._is_found else None
+        self._has_position = self._files.go_to(Position(*position) if position else None)
+        state = saved.get("reader") if self._has_position else None
         self._reader = CriReader(self.around.settings.max_line_bytes, self.around.forms, state)
 
     def step(self, most_bytes: int) -> bool:
@@ -158,30 +158,29 @@ class ContainerLog:
         if not self.is_done:
             if self._is_ending:
                 self._publisher.join(seconds)
-            self._note_safe(float("inf"))
+            self._note_safe()
             self._stop()
 
-    # Where to begin
+    # Where to continue
 
-    def _find_place(self, base: int) -> Iterator[bool]:
+    def _resume(self, base: int) -> Iterator[bool]:
         """Finds out how many lines in the files are already published. ``base`` is the log's next number."""
         known, lacks = self._saved.get("next"), self._saved.get("lacks", False)
-        if self._is_found and known is not None and base == max(known, 1):
+        if self._has_position and known is not None and base == max(known, 1):
             self._skip = base - known
         elif base == 1 or self.failure:
             self._rewind({})
             self._skip, lacks = min(base - 1, 1), not self.failure and self._lacks_beginning()
         else:
-            place = yield from self._search()
-            if place.last_number >= base:  # an earlier agent's request arrived late
+            point = yield from self._search()
+            if point.last_number >= base:  # an earlier agent's request arrived late
                 self._publisher.stop()
                 self._begin(self._saved)
                 yield False
-            if not place.found and known is None and not self._files.order:
-                self._publisher.end(JobResult(Status.PENDING, None))
+            if not point.is_found and known is None and not self._files.order:
                 self._begin_as(f"-{self.key.uid[:8]}")
                 yield False
-            self._skip, lacks = place.published, not place.found
+            self._skip, lacks = point.published, not point.is_found
         if lacks:  # at least one line; the number is unknown
             self._spool.skip(1)
         self._put([])
@@ -194,31 +193,28 @@ class ContainerLog:
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self._saved["started"])
         return began is None or started is None or began >= started + START_SECONDS
 
-    def _search(self) -> Generator[bool, None, "_Place"]:
-        """Searches the files for the log's last lines. If none matches after the checkpoint, searches all files."""
+    def _search(self) -> Generator[bool, None, "_ResumePoint"]:
+        """Searches the files for the log's last lines: those after the checkpoint, then all files."""
         found: list[tuple[str, Sequence[Line]]] = []
         threading.Thread(target=self._ask, args=(self.job, found), name="chronoverse-search", daemon=True).start()
         while not found:
             yield False
-        for start in [self._saved, {}] if self._is_found and "next" in self._saved else [{}]:
+        for start in [self._saved, {}] if self._has_position and "next" in self._saved else [{}]:
             self._rewind(start)
-            place = _Place(*found[0], start)
-            while True:
+            point = _ResumePoint(*found[0], start)
+            while not point.is_exact:
                 if self._files.take_gap():
-                    place.compare(self._reader.close())
-                    place.note_gap()
+                    point.compare(self._reader.close())
+                    point.note_gap()
                 data = self._files.read()
-                place.compare(self._reader.end_file() if data is None else self._reader.feed(data))
+                point.compare(self._reader.end_file() if data is None else self._reader.feed(data))
                 if data == b"" and not self._files.unread:
                     break
                 yield data != b""
-            after = place.last_number + 1
-            if start and not place.found and after == max(start["next"], 1):  # nothing was published since
-                place.published, place.found = after - start["next"], True
-            if place.found:
+            if point.is_found:
                 break
         self._rewind(start)
-        return place
+        return point
 
     def _ask(self, job: JobRef, found: list[tuple[str, Sequence[Line]]]) -> None:
         while not (found or self.is_done):
@@ -238,15 +234,15 @@ class ContainerLog:
     def _handle(self, refusal: ChronoverseError) -> Iterator[bool]:
         """Handles a refusal by the store."""
         if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
-            place, own = (yield from self._search()), f"-{self.key.uid[:8]}"
-            if not place.found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
+            point, own = (yield from self._search()), f"-{self.key.uid[:8]}"
+            if not point.is_found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
                 self._begin_as(own)
                 yield False
-            if place.status == Status.LOST:
+            if point.status == Status.LOST:
                 while not (self.end or self._files.unread):
                     yield False
                 if self._files.unread or (self.end and self.end.status != Status.LOST):
-                    self._continue(place)
+                    self._continue(point)
                     yield False
         elif not isinstance(refusal, Deleted):
             yield from self._begin_later()
@@ -263,15 +259,15 @@ class ContainerLog:
         self._begin(self._saved)
         yield False
 
-    def _continue(self, place: "_Place") -> None:
+    def _continue(self, point: "_ResumePoint") -> None:
         """Publishes a LOST job's remaining lines as another job. That job's id ends with its first line's number."""
-        changes = {"position": self._files.position(), "reader": self._reader.state(), "next": 1 - place.published}
+        changes = {"position": self._files.position(), "reader": self._reader.state(), "next": 1 - point.published}
         changes["labels"] = {**dict(self.labels), "continues": self.job.job_id}
-        changes["lacks"] = not place.found and place.last_number > 0
+        changes["lacks"] = not point.is_found and point.last_number > 0
         before = _CONTINUED.search(self.job.job_id)
         self.job = self.job._replace(job_id=_CONTINUED.sub("", self.job.job_id))
         # A job that was LOST before its first line keeps its id.
-        first = int(before[1]) + max(place.last_number, 1) if before else place.last_number + 1
+        first = int(before[1]) + max(point.last_number, 1) if before else point.last_number + 1
         self._begin_as(f"-from-{first}", **changes)
 
     # Reading
@@ -279,9 +275,9 @@ class ContainerLog:
     def _publish(self) -> Iterator[bool]:
         while self._publisher.base is None:
             yield False
-        yield from self._find_place(self._publisher.base)
+        yield from self._resume(self._publisher.base)
         while True:
-            self._note_safe(time.monotonic())
+            self._note_safe()
             yield not self._is_ending and self.cost <= self._most_bytes and self._read()
 
     def _read(self) -> bool:
@@ -322,26 +318,19 @@ class ContainerLog:
         saved = {"next": self._number, "position": position, "reader": self._reader.state(), "lacks": False}
         self._marks.append((self._spool.end, saved, batches[0].timestamp if batches else ""))
 
-    def _note_safe(self, now: float) -> None:
-        """Records which lines are safe. Saves a checkpoint every second, and at once when they reach another file."""
+    def _note_safe(self) -> None:
+        """Records which lines are safe. The agent writes the checkpoint; this does when they reach another file."""
         is_other = False
         while self._marks and self._marks[0][0] <= self._spool.safe:
             _, saved, _ = self._marks.popleft()
             is_other |= (saved["position"] or [0])[0] != (self._saved.get("position") or [0])[0]
             self._saved |= saved
-            self._checkpoint_at = self._checkpoint_at or now + CHECKPOINT_SECONDS
         if is_other and self._saved["position"]:
             self._files.release(self._saved["position"])
-        if is_other or (self._checkpoint_at and now >= self._checkpoint_at):
-            self._save()
-
-    def _save(self, **changes: Any) -> None:
-        self._checkpoint_at = 0.0
-        self._saved |= changes
-        self.around.checkpoints.save(str(self.key), self._saved)
+            self.around.checkpoints.write()
 
     def _finish(self) -> None:
-        self._save(ended=True)
+        self._saved["ended"] = True
         self._stop()
 
     def _stop(self) -> None:
@@ -351,40 +340,46 @@ class ContainerLog:
         self._files.close()
 
 
-class _Place:
-    """Compares lines in the files with a job's ``last`` published lines, to find out where to continue.
+class _ResumePoint:
+    """Where to continue a job in its files, found by comparing their lines with the job's ``last`` published lines.
 
-    ``start`` is a checkpoint, or empty for the beginning of the files. ``published`` is the number of published
-    lines after ``start``, and ``found`` whether the last published line is in the files. If it is not, ``published`` is
-    based on timestamps, and lines are lost.
+    That is ``published`` lines after ``start``: a checkpoint, or empty for the beginning of the files. If the last
+    published line is not in the files (``is_found``), timestamps decide, and lines are lost.
     """
 
     def __init__(self, status: str, last: Sequence[Line], start: dict[str, Any]) -> None:
-        self.status, self.start = status, start
+        self.status = status
         self.last_number = last[-1].sequence_num if last else 0
-        self.published = self._count = 0
-        self.found = self._has_gap = False
+        #: By the numbers of the lines. If the last lines are in the files several times, the one at this point counts.
+        self._expected = self.last_number + 1 - start.get("next", 1)
+        #: Without lines since the checkpoint, there is nothing to compare.
+        self.is_found = bool(start) and self.last_number + 1 == max(start["next"], 1)
+        self.published = self._expected if self.is_found else 0
+        self._count, self._has_gap = 0, False
         self._wanted = [(line.timestamp, line.stream, line.message) for line in last]
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether further lines cannot change the result."""
+        return self.is_found and self.published == self._expected
 
     def note_gap(self) -> None:
         """Records a gap in the files. The clock may have been set back there, so later timestamps prove nothing."""
         self._has_gap = True
-        if not self.found:
+        if not self.is_found:
             self.published = self._count
 
     def compare(self, batches: Sequence[LineBatch]) -> None:
         """Compares the next lines of the files."""
         wanted, recent = self._wanted, self._recent
-        # If several places in the files match, the one with the right number counts.
-        likely = self.last_number + 1 - self.start.get("next", 1)
         for batch in batches if wanted else ():
             for message in batch.messages():
                 self._count += 1
                 recent.append((batch.timestamp, batch.stream, message.decode()))
-                if recent[-1] == wanted[-1] and not (self.found and self.published == likely):
+                if recent[-1] == wanted[-1] and not self.is_exact:
                     count = min(len(recent), len(wanted))
                     if [*recent][-count:] == wanted[-count:]:
-                        self.published, self.found = self._count, True
-            if batch.timestamp <= wanted[-1][0] and not (self.found or self._has_gap):
+                        self.published, self.is_found = self._count, True
+            if batch.timestamp <= wanted[-1][0] and not (self.is_found or self._has_gap):
                 self.published = self._count
