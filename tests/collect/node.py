@@ -161,7 +161,7 @@ class Agent:
         assert self.process.wait(SOON) == 0, self.log.read_text()
 
     def wait_for_state(self, text: str) -> None:
-        """Waits until a checkpoint contains this text."""
+        """Waits until the checkpoints contain this text."""
 
         def is_there() -> bool:
             return any(text in path.read_text() for path in self.state.glob("*.json"))

@@ -54,29 +54,33 @@ def test_each_restart_is_a_job_and_other_pods_are_ignored(agent: Agents, api: Ap
     """Lines from before the agent's start, and of rotated and compressed files, come first."""
     node = agent("--namespace", "shop", "--label", "team")
     one = pod("one", labels={"team": "a"}, spec={"restartPolicy": "OnFailure"})
-    first = ContainerWriter(node.pods, one)
+    ContainerWriter(node.pods, one).print("oldest")
+    first = ContainerWriter(node.pods, one, restart=1)
     for number in range(3):
         first.print(f"line {number}")
         rotate(first, now=1_772_532_005 + number)
     first.print("line 3")
-    second = ContainerWriter(node.pods, one, restart=1)
+    second = ContainerWriter(node.pods, one, restart=2)
     second.print("again")
     last = {"exitCode": 1, "reason": "Error"}
-    api.apply(with_state(one, restarts=1, running={}, last=last))
+    api.apply(with_state(one, restarts=2, running={}, last=last))
     web, foreign = pod("web", spec={"restartPolicy": "Always"}), pod("foreign", namespace="other")
     for each in (web, foreign, pod("two", spec={"nodeName": "node-2"})):
         ContainerWriter(node.pods, each).print("not ours")
         api.apply(ended(each))
     with node:
-        failed = jobs.wait_for_end("shop.one", "one.main")
+        oldest = jobs.wait_for_end("shop.one", "one.main")
+        failed = jobs.wait_for_end("shop.one", "one.main.1")
         second.print("still")
-        api.apply(ended(one, restarts=1))
-        done = jobs.wait_for_end("shop.one", "one.main.1")
+        api.apply(ended(one, restarts=2))
+        done = jobs.wait_for_end("shop.one", "one.main.2")
 
+    assert oldest["status"] == "LOST"  # a pod's status has two runs
     assert (failed["status"], failed["exit_code"], failed["labels"]["team"]) == ("FAILED", 1, "a")
     assert (done["status"], done["exit_code"]) == ("COMPLETED", 0)
-    assert jobs.texts("shop.one", "one.main") == ["line 0", "line 1", "line 2", "line 3"]
-    assert jobs.texts("shop.one", "one.main.1") == ["again", "still"]
+    assert jobs.texts("shop.one", "one.main") == ["oldest"]
+    assert jobs.texts("shop.one", "one.main.1") == ["line 0", "line 1", "line 2", "line 3"]
+    assert jobs.texts("shop.one", "one.main.2") == ["again", "still"]
     assert [each["id"] for each in jobs.client.read("/workflows")["workflows"]] == ["shop.one"]
 
 
@@ -140,10 +144,11 @@ def test_changes_are_received_over_every_kind_of_watch(agent: Agents, api: ApiSe
         api.delete(with_state(pods[3], running={}), quietly=True)
         api.expire()
         assert jobs.wait_for_end("shop.p3", "p3.main")["status"] == "LOST"
+        earlier, api.refuses = len(api.requests), 410
         api.cut()
-        api.refuses = 410
         api.apply(ended(pods[4], 4), quietly=True)
-        wait_until(lambda: "cannot read pods from the API server" in node.log.read_text(), SOON, "the agent says that")
+        wait_until(lambda: any("watch" not in each for each in api.requests[earlier:]), SOON, "the pods are listed")
+        assert "cannot read pods from the API server" in node.log.read_text()
         api.refuses = None
         assert jobs.wait_for_end("shop.p4", "p4.main")["exit_code"] == 4
         api.apply(ended(pods[5], 5))
@@ -151,19 +156,6 @@ def test_changes_are_received_over_every_kind_of_watch(agent: Agents, api: ApiSe
 
     watches = [each for each in api.requests if "watch=true" in each]
     assert all("allowWatchBookmarks=true" in each and "spec.nodeName" in each for each in watches)
-
-
-def test_another_pod_of_the_same_name_has_its_own_job(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Its id includes the pod's UID."""
-    with agent() as node:
-        for uid, text in (("aaaaaaaa-1", "first"), ("bbbbbbbb-2", "second")):
-            one = pod("once", uid)
-            ContainerWriter(node.pods, one).print(text)
-            api.apply(ended(one))
-            jobs.wait_for_end("shop.once", "once.main" if text == "first" else "once.main-bbbbbbbb")
-
-    assert jobs.texts("shop.once", "once.main") == ["first"]
-    assert jobs.texts("shop.once", "once.main-bbbbbbbb") == ["second"]
 
 
 def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, service: Service) -> None:

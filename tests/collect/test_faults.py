@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,8 +11,7 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.joblog.model import Gap, JobRef
-from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.joblog.model import Gap
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import (
     SOON,
@@ -31,7 +29,6 @@ from tests.collect.node import (
 from tests.support.faultproxy import FaultProxy
 from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
@@ -91,55 +88,6 @@ def test_a_killed_agent_continues_where_it_stopped(agent: Agents, api: ApiServer
     assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
 
 
-def job_ids(jobs: Jobs) -> set[str]:
-    return {each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]}
-
-
-def test_an_ended_job_is_not_changed_again(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """The agent is killed before recording the end, or has lost its state."""
-    node, one = agent(), pod("one")
-    writer = ContainerWriter(node.pods, one)
-    writer.print(*texts(3))
-    api.apply(ended(one))
-    with node:
-        jobs.wait_for_end(WORKFLOW, JOB)
-    shutil.rmtree(node.state)
-    with node:
-        node.wait_for_state('"ended":true')
-        two = pod("two")
-        ContainerWriter(node.pods, two).print("other")
-        api.apply(ended(two))
-        jobs.wait_for_end("shop.two", "two.main")
-
-    assert jobs.texts(WORKFLOW, JOB) == texts(3)
-    assert job_ids(jobs) == {JOB}
-
-
-@short_lease
-@pytest.mark.long
-@pytest.mark.parametrize("rotations", [0, 2], ids=["one file", "rotated"])
-def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
-    """It waits for the previous agent's lease. Identical lines do not confuse it."""
-    node, one, writer = node_with_pod(agent(), api)
-    blank = [cri_line("", at=time.time() + 60)] * 150
-    with node:
-        writer.print(*texts(100))
-        for number in range(rotations):
-            rotate(writer, now=1_772_532_005 + number)
-            writer.write(*blank)
-        jobs.wait_for_lines(WORKFLOW, JOB, 100 + 150 * rotations)
-    shutil.rmtree(node.state)
-    writer.write(*blank)
-    writer.print(*texts(200, 100))
-    api.apply(ended(one))
-    with node:
-        node.wait_for_state('"next":')
-        job = jobs.wait_for_end(WORKFLOW, JOB)
-
-    assert job["status"] == "COMPLETED"
-    assert jobs.texts(WORKFLOW, JOB) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
-
-
 @short_lease
 @pytest.mark.long
 def test_an_agent_can_publish_directly_to_the_store(
@@ -159,91 +107,6 @@ def test_an_agent_can_publish_directly_to_the_store(
 
     assert (job["exit_code"], job["labels"]["reason"]) == (2, "Error")
     assert jobs.texts(WORKFLOW, JOB) == [*texts(300), "token [masked]", *texts(400, 300)]
-
-
-def test_removed_lines_are_reported(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """All files that the agent knew are gone when it returns."""
-    check_removed_lines(agent, api, jobs, has_state=True)
-
-
-@short_lease
-@pytest.mark.long
-def test_removed_lines_are_reported_without_the_agents_state(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    check_removed_lines(agent, api, jobs, has_state=False)
-
-
-def check_removed_lines(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
-    node, one, writer = node_with_pod(agent(), api)
-    with node:
-        writer.print(*texts(3))
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        node.wait_for_state('"next":4')
-    for number in range(3):
-        writer.print(f"unseen {number}")
-        rotate(writer, max_files=2, now=1_772_532_005 + number)
-    writer.print("last")
-    if not has_state:
-        shutil.rmtree(node.state)
-    api.apply(ended(one))
-    with node:
-        if not has_state:
-            node.wait_for_state('"next":')
-        job = jobs.wait_for_end(WORKFLOW, JOB)
-
-    assert jobs.summary(WORKFLOW, JOB) == [*texts(3), Gap(4, 4, "missing"), "unseen 2", "last"]
-    assert (job["status"], job["dropped"]) == ("COMPLETED", 0)
-
-
-@short_lease
-@pytest.mark.long
-@pytest.mark.parametrize("has_state", [True, False])
-@pytest.mark.parametrize("is_running", [True, False])
-def test_a_lost_job_is_continued_by_another(
-    agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool, is_running: bool
-) -> None:
-    """No agent ran for longer than the lease. The other job ends like the container, possibly without lines."""
-    node, one, writer = node_with_pod(agent(), api)
-    writer.print(*texts(3))
-    with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        node.wait_for_state('"next":4')
-    if is_running:
-        writer.print(*texts(5, 3))
-    assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
-    if not has_state:
-        shutil.rmtree(node.state)
-    with node:
-        if is_running:
-            jobs.wait_for_lines(WORKFLOW, f"{JOB}-from-4", 2)
-            writer.print(*texts(6, 5))
-        api.apply(ended(one, 3))
-        job = jobs.wait_for_end(WORKFLOW, f"{JOB}-from-4")
-
-    assert (job["status"], job["exit_code"], job["labels"]["continues"]) == ("FAILED", 3, JOB)
-    assert jobs.texts(WORKFLOW, JOB) == texts(3)
-    assert jobs.summary(WORKFLOW, f"{JOB}-from-4") == (texts(6, 3) if is_running else [])
-
-
-@short_lease
-@pytest.mark.long
-def test_a_job_lost_before_its_first_line_is_continued(
-    agent: Agents, api: ApiServer, jobs: Jobs, service: Service
-) -> None:
-    """The agent that continued another job was killed after opening this one."""
-    node, one, writer = node_with_pod(agent(), api)
-    writer.print(*texts(3))
-    with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-    with contextlib.closing(HttpLogWriter(service.url, service.token())) as other:
-        other.open(JobRef(WORKFLOW, f"{JOB}-from-4"), "0" * 32)
-    writer.print(*texts(5, 3))
-    for job in (JOB, f"{JOB}-from-4"):
-        assert jobs.wait_for_end(WORKFLOW, job)["status"] == "LOST"
-    api.apply(ended(one))
-    with node:
-        jobs.wait_for_end(WORKFLOW, f"{JOB}-from-5")
-
-    assert jobs.texts(WORKFLOW, f"{JOB}-from-5") == texts(5, 3)
 
 
 @short_lease
@@ -267,8 +130,7 @@ def test_an_outage_longer_than_a_lease_loses_nothing(
         assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
         proxy.heal()
         api.apply(ended(one, 1))
-        wait_until(lambda: len(job_ids(jobs)) > 1, SOON, "another job")
-        (other,) = job_ids(jobs) - {JOB}
+        other = f"{JOB}-from-{jobs.job(WORKFLOW, JOB)['last_sequence_num'] + 1}"
         job = jobs.wait_for_end(WORKFLOW, other)
 
     found = [text.split(" x")[0] for each in (JOB, other) for text in jobs.texts(WORKFLOW, each)]
@@ -310,30 +172,19 @@ def test_a_stopped_agent_leaves_jobs_waiting(agent: Agents, api: ApiServer, jobs
     assert jobs.texts(WORKFLOW, JOB) == texts(6)
 
 
-@pytest.mark.parametrize(
-    ("started", "has_gap"),
-    [
-        pytest.param("2026-03-03T10:00:05Z", False, id="first"),
-        pytest.param("2026-03-03T10:00:02Z", True, id="late"),
-        pytest.param(None, True, id="unknown", marks=pytest.mark.long),
-    ],
-)
-def test_lines_removed_before_the_first_scan_are_reported(
-    agent: Agents, api: ApiServer, jobs: Jobs, started: str | None, has_gap: bool
-) -> None:
-    """A rotated log whose first line is later than its container's start may have lost lines."""
+def test_rotated_files_begin_with_the_first_line(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """It is as old as the container, so nothing is missing."""
     node, one = agent(), pod("one")
     writer = ContainerWriter(node.pods, one)
     writer.write(cri_line("early", at=1_772_532_005.0))
     rotate(writer, now=1_772_532_006)
     writer.write(cri_line("last", at=1_772_532_007.0))
-    done = {"exitCode": 0, "reason": "Completed", **({"startedAt": started} if started else {})}
+    done = {"exitCode": 0, "reason": "Completed", "startedAt": "2026-03-03T10:00:05Z"}
     api.apply(with_state(one, terminated=done))
     with node:
         jobs.wait_for_end(WORKFLOW, JOB)
 
-    gap = [Gap(1, 1, "missing")] if has_gap else []
-    assert jobs.summary(WORKFLOW, JOB) == [*gap, "early", "last"]
+    assert jobs.summary(WORKFLOW, JOB) == ["early", "last"]
 
 
 def test_an_agent_compares_what_its_checkpoint_lacks(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
@@ -346,11 +197,11 @@ def test_an_agent_compares_what_its_checkpoint_lacks(agent: Agents, api: ApiServ
     writer.write(cri_line("last", at=1_772_532_007.0))
     with node:
         node.wait_for_state('"next":4')
-    (checkpoint,) = node.state.glob("*.json")
-    saved = orjson.loads(checkpoint.read_bytes())
+    checkpoint = node.state / "checkpoints.json"
+    ((name, saved),) = orjson.loads(checkpoint.read_bytes()).items()
     (first,) = writer.path.parent.glob("0.log.*")
     position = [first.stat().st_ino, first.read_bytes()[:64].hex(), 0, saved["position"][3]]
-    checkpoint.write_bytes(orjson.dumps({**saved, "next": 1, "position": position}))
+    checkpoint.write_bytes(orjson.dumps({name: {**saved, "next": 1, "position": position}}))
     writer.print("more")
     api.refuses = 503
     with node:
@@ -373,7 +224,7 @@ def test_a_pod_that_is_gone_when_the_agent_returns_is_lost(agent: Agents, api: A
     api.delete(with_state(one, running={}))
     with node:
         assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "LOST"
-        wait_until(lambda: not [*node.state.glob("*.json")], SOON, "the checkpoint is gone")
+        wait_until(lambda: (node.state / "checkpoints.json").read_bytes() == b"{}", SOON, "the checkpoint is gone")
 
     assert jobs.summary(WORKFLOW, JOB) == [*texts(3), Gap(4, 4, "missing")]
 

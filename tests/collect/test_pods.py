@@ -101,7 +101,7 @@ def test_labels_are_those_of_the_job_and_selected_ones_of_the_pod() -> None:
         (ended(pod("one", reason="Evicted"), 137, "Error"), 0, ContainerEnd(137, "Evicted")),
         (with_state(pod("one"), **RUNNING), 0, None),
         (
-            with_state(pod("one"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}),
+            with_state(pod("one", reason="Evicted"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}),
             0,
             ContainerEnd(2, "Error"),
         ),
