@@ -245,11 +245,13 @@ USUAL_KINDS: Final = {*GOOD_KINDS, *HEADER_KINDS, "wrong key"}
 def routes_for(kind: str, absent: bool) -> list[str]:
     """The names of the routes to request with a kind of token.
 
-    All routes for the usual kinds (for an absent job: some of them), every third route for the others, each starting at
-    another one.
+    All routes for those that differ in the rights (for an absent job: some of them), every third route for the others,
+    each starting at another one: all routes read a token in the same way.
     """
     names = list(ROUTES)
-    all_of = ("none", "wrong key", "both", "read only", "other workflow") if absent else USUAL_KINDS
+    all_of: tuple[str, ...] = ("none", "wrong key", "both", "read only", "other workflow")
+    if not absent:
+        all_of += ("malformed", "write only", "no scope", "admin only", "a prefix", "a prefix of others", "no workflow")
     return names if kind in all_of else names[list(MATRIX).index(kind) % 3 :: 3]
 
 
