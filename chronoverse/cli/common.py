@@ -13,7 +13,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.joblog.labels import MAX_LABELS, parse_choice, parse_label
-from chronoverse.joblog.model import IDENTIFIER, STREAMS, JobRef, Status, iso_timestamp, parse_number, read_time
+from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, parse_number, read_time
 from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import Settings, no_color, unknown_names
 from chronoverse.settings.parse import is_loopback
@@ -174,23 +174,6 @@ def status_line() -> Iterator[Callable[[str], None]]:
         yield show
     finally:
         show("")
-
-
-def read_complete(
-    client: "Client", route: str, job: JobRef, said: Callable[[dict[str, Any]], str], **query: Any
-) -> dict[str, Any]:
-    """Requests ``route`` for ``job`` until the answer is ``complete``, for at most two minutes. Returns the last
-    answer.
-
-    A terminal shows the progress of an incomplete answer, formatted by ``said``.
-    """
-    with status_line() as show:
-        deadline = time.monotonic() + 120
-        while True:
-            found = client.read(route, *job, **query)
-            if found.get("complete") is not False or time.monotonic() >= deadline:
-                return found
-            show(said(found))
 
 
 def json_text(value: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import click
 from chronoverse.cli import common, names
 from chronoverse.cli.summary import numbered
 from chronoverse.client.client import reading
-from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.terminal import counted, plain_text
 
 
@@ -23,8 +22,9 @@ def profile(workflow: str, job: str, against_label: list[str], output: str) -> N
     prints how long it has been silent, the usual pause there, and the time left, estimated from the good runs.
     """
     route = "/workflows/{}/jobs/{}/profile"
-    with common.open_client(workflow, job) as client:
-        found = common.read_complete(client, route, JobRef(workflow, job), _scanned, against_label=against_label)
+    with common.open_client(workflow, job) as client, common.status_line() as show:
+        query: dict[str, Any] = {"seconds": 120, "against_label": against_label}
+        found = client.read_complete(route, workflow, job, show=lambda found: show(_scanned(found)), **query)
     for text in [common.json_text(found)] if output != "text" else profile_text(found):
         click.echo(text)
 

@@ -57,9 +57,10 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
     """
     is_screen = output == "text" and sys.stdout.isatty() and not full
     route = "/workflows/{}/jobs/{}/summary"
+    query: dict[str, Any] = {"bytes": max_bytes, "against_label": against_label, "seconds": 120}
     with common.open_client(workflow, job) as client:
-        query = {"bytes": max_bytes, "against_label": against_label}
-        found = common.read_complete(client, route, JobRef(workflow, job), looked_at, **query)
+        with common.status_line() as show:
+            found = client.read_complete(route, workflow, job, show=lambda found: show(looked_at(found)), **query)
         if is_screen or output == "markdown":
             around, url = _around(client, found), common.page_url(Settings.from_env(), workflow, job)
             for text in (screen if is_screen else markdown)(found, around, url):

@@ -213,6 +213,22 @@ class Client:
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
 
+    def read_complete(
+        self,
+        route: str,
+        *ids: str,
+        seconds: float,
+        show: Callable[[dict[str, Any]], object] = lambda found: None,
+        **query: Any,
+    ) -> dict[str, Any]:
+        """The first ``complete`` answer of :meth:`read`, or the last after ``seconds``. ``show`` gets earlier ones."""
+        deadline = self.clock() + seconds
+        while True:
+            found = self.read(route, *ids, **query)
+            if found.get("complete") is not False or self.clock() >= deadline:
+                return found
+            show(found)
+
     def pages(self, route: str, *ids: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Yields all pages of a ``route``, each as :meth:`read` returns it."""
         while True:

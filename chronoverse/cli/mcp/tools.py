@@ -229,8 +229,9 @@ class Tools:
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
         """Requests the service's summary until all lines are scanned, for at most :data:`_LOOKING_SECONDS`."""
-        query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
-        found = self._ask_until_complete("summary", workflow_id, job_id, **query)
+        query: dict[str, Any] = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
+        route = "/workflows/{}/jobs/{}/summary"
+        found = self.client.read_complete(route, workflow_id, job_id, seconds=_LOOKING_SECONDS, **query)
         most, is_truncated = message_bytes(max_bytes), found["truncated"]
         slower = found.get("slower") and [_brief_pause(pause, most) for pause in found["slower"]]
         while slower and len(orjson.dumps(slower)) > max_bytes // 4:
@@ -281,7 +282,8 @@ class Tools:
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
         """Requests the service's profile as :meth:`summary` does. Omits and counts pauses that do not fit."""
-        found = self._ask_until_complete("profile", workflow_id, job_id, against_label=against_label)
+        query: dict[str, Any] = {"seconds": _LOOKING_SECONDS, "against_label": against_label}
+        found = self.client.read_complete("/workflows/{}/jobs/{}/profile", workflow_id, job_id, **query)
         most = message_bytes(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
         # A pause in the first list is often also one of the longest. Its lines are shown once.
@@ -303,13 +305,6 @@ class Tools:
         if len(json) > max_bytes:
             raise ChronoverseError("max_bytes is too small for the job")
         return json
-
-    def _ask_until_complete(self, route: str, workflow_id: str, job_id: str, **query: Any) -> dict[str, Any]:
-        deadline = self.clock() + _LOOKING_SECONDS
-        while True:
-            found = self.client.read(f"/workflows/{{}}/jobs/{{}}/{route}", workflow_id, job_id, **query)
-            if found["complete"] or self.clock() > deadline:
-                return found
 
     def seen_before(self, *, workflow_id: str, job_id: str, line: int, max_bytes: int, **query: Any) -> bytes:
         """The runs in which a line was seen. Omits and counts runs that do not fit."""
