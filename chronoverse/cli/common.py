@@ -364,9 +364,8 @@ def token_for(
 ) -> str | Callable[[], str | None] | None:
     """The token for the service at ``url``: the one in ``settings``, or a function that returns one.
 
-    The function reads the token file, or returns the token of a sign-in (``login``). With an embedded server and no
-    configured key, it signs a token with ``scope`` for ``workflow`` only. Returns None if the service of our data
-    directory is not listening at ``url``: a program of another user could have taken the port.
+    The function reads the token file or the sign-in (``login``), or signs with the local secret a token with ``scope``
+    for ``workflow``; None if our service is not listening at ``url``: another user's program could have the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

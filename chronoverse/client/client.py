@@ -43,25 +43,24 @@ class _StreamFailed(RequestFailed):
 # Its repr would contain the token.
 @dataclass(eq=False, repr=False)
 class Client:
-    """A client of the service at ``url``.
+    """A client of the service at ``url``. ``token`` is a bearer token, or a function that returns one per request.
 
-    ``token`` is a bearer token, a function that returns one for each request, or None. ``ca_file`` lists additional
-    certificate authorities. Requests other than streams are tried ``max_attempts`` times within ``max_retry_seconds``.
-    ``on_retry`` is called with a message before each retry delay, and with an empty one after it. ``clock`` is
-    monotonic; ``chance`` returns a random number from 0 to 1.
-
-    Raises :class:`Unreachable` if all retries failed, and another :class:`ChronoverseError` if no retry can succeed.
+    Requests other than streams are tried ``max_attempts`` times within ``max_retry_seconds``. Raises
+    :class:`Unreachable` if all retries failed, and another :class:`ChronoverseError` if no retry can succeed.
     """
 
     url: str
     token: str | Callable[[], str | None] | None = None
     _: KW_ONLY
+    #: Additional certificate authorities.
     ca_file: Path | None = None
     heartbeat_seconds: float = 15.0
     max_attempts: int = 4
     max_retry_seconds: float = 600.0
+    #: Called with a message before each retry delay, and with an empty one after it.
     on_retry: Callable[[str], object] = lambda text: None
     clock: Callable[[], float] = time.monotonic
+    #: Returns a random number from 0 to 1.
     chance: Callable[[], float] = random.random
     sleep: Callable[[float], object] = time.sleep
 
@@ -92,9 +91,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each line once, in order, or a Gap that covers its number. With ``stream`` or ``q`` (a regular expression
-        if ``regex``), omits lines that do not match. The last JobState has the final status. A job that does not exist
-        yet must appear within ``wait`` seconds. ``stop`` ends a retry delay at once, a stream only at its next byte.
+        Yields each line that matches ``stream`` and ``q`` (a regular expression if ``regex``) once, in order, or a Gap
+        with its number. The last JobState is final. The job must appear within ``wait`` seconds. ``stop`` ends a retry
+        delay at once, a stream at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}

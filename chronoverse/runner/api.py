@@ -84,14 +84,11 @@ class JobLog:
     ) -> Self:
         """Opens a new attempt of a job. Waits up to ``open_seconds`` for the store.
 
-        ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of a store or service. ``docs/python-api.md`` describes the options. ``clock`` is Unix time.
+        ``store`` can be the URL of a store or service. ``docs/python-api.md`` describes the options.
 
-        Raises ValueError for invalid ids, ``labels`` or URLs, and for a ``ca_file`` without certificates
-        (``SettingsError`` if it is CHRONOVERSE_CA_FILE). If the store refuses the job, raises ``Held``, ``Closed``,
-        ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound``; if the service's
-        certificate is not trusted, ``Unreachable``. During an outage, or while ``token()`` returns a refused token,
-        raises nothing: lines wait.
+        Raises ValueError, ``SettingsError``. If the store refuses the job: ``Held``, ``Closed``, ``Deleted``,
+        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden``, ``JobNotFound``; if the service's certificate is
+        not trusted, ``Unreachable``. During an outage, nothing: lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")

@@ -39,11 +39,8 @@ GZIP_BYTES: Final = 1_400
 class HttpLogWriter:
     """The service at ``url``. Threads can share it. ``token`` can be a function, called for each request.
 
-    Raises :class:`StaleToken` if a token from a function is refused. If the function returns None after an earlier
-    token, this counts as an outage. ``ca_file`` lists additional certificate authorities. With ``durable``, a line is
-    safe only once the service confirms it.
-
-    Raises what :class:`chronoverse.store.Store` raises, and :class:`TooFast`. Permanent errors are
+    With ``durable``, a line is safe only once the service confirms it. Raises what :class:`chronoverse.store.Store`
+    raises, :class:`TooFast`, and :class:`StaleToken` for a refused token from a function. Permanent errors are
     :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` and, for an untrusted
     certificate, :class:`Unreachable`.
     """

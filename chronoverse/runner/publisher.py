@@ -59,9 +59,8 @@ class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
     Continues another process's spool where that process stopped, with the same token. The job of a reassigned spool
-    must have no lines. ``find_free_id`` opens the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live
-    runner. With ``wait_for_lease``, lines wait while another runner holds the job; otherwise that raises :class:`Held`.
-    ``say`` shows the user a message. Of ``labels``, the job gets those that the store does not refuse.
+    must have no lines. ``say`` shows the user a message. Of ``labels``, the job gets those that the store does not
+    refuse.
     """
 
     connect: Callable[[], LogWriter]
@@ -71,7 +70,9 @@ class Publisher:
     say: Callable[[str], None]
     _: KW_ONLY
     lease_seconds: float = 30
+    #: Whether to open the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live runner.
     find_free_id: bool = False
+    #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.
     wait_for_lease: bool = False
     lease_token: str | None = None
     labels: Labels = ()

@@ -34,15 +34,11 @@ def resend_spool(
     service_url: str | None = None,
     show: Callable[[str], object] = lambda text: None,
 ) -> bool:
-    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it.
+    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all of it was, and the file is deleted.
 
-    Deletes a completely delivered file. ``connect`` returns a workflow's store, and ``comparer_for`` a function that
-    compares lines with it. With ``job_id``, publishes the lines as that job, which must have none; with ``retry``, as
-    the first free one of JOB, JOB.2, …. ``say`` gets messages, ``show`` the progress once a second.
-
-    Raises :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);
-    :class:`SpoolNotInLog` if the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` if the
-    job cannot be continued; :class:`StoreError`.
+    ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
+    :class:`SpoolError` for a file that is no spool, or is damaged (its undamaged lines were delivered);
+    :class:`SpoolNotInLog`; :class:`AppendRefused`, :class:`NotALog`; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

@@ -56,10 +56,9 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job``. Returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` can be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
-    ``more_follow``: whether other commands follow as attempts of this job; None for a single command. ``service_url``
-    and ``page`` are for messages; the rest are options of ``chronoverse run``. With ``require_log``, raises what
-    :meth:`Publisher.start` raises.
+    ``store`` can be a function, called in the publisher's thread. ``more_follow``: whether other commands follow as
+    attempts of this job; None for a single command. ``service_url`` and ``page`` are for messages. With
+    ``require_log``, raises what :meth:`Publisher.start` raises.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),

@@ -27,11 +27,12 @@ RETRY_AFTER_SECONDS: Final = 3
 class Fault(NamedTuple):
     """A fault to inject into requests for ``route`` (``attempts``, ``logs``, ``end``, or empty for all).
 
-    Lease renewals trigger no fault. ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat``
-    (the service gets the request twice), ``swallow`` (lines are acknowledged but not stored), or a status to answer.
-    Affects the first ``times`` requests and, for ``seconds`` after the first of these, all requests for any route.
+    Affects the first ``times`` requests, except lease renewals, and, for ``seconds`` after the first of these, all
+    requests for any route.
     """
 
+    #: ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request twice),
+    #: ``swallow`` (lines are acknowledged but not stored), or a status to answer.
     how: str | int
     route: str = ""
     times: int = 1

@@ -30,10 +30,8 @@ PATIENCE_SECONDS: Final = 60.0
 class Case(NamedTuple):
     """A case: the runner's input, the faults, and the expected log.
 
-    The command is ``argv``, or a ``script`` for sh. The script's ``$1`` is the path of the case's gate, a file that
-    does not exist yet. ``before`` is called before the start, and ``during`` once the log has the line "one". ``check``
-    yields a sentence per violation; the default, :func:`check_log`, expects ``out`` on stdout, ``err`` on stderr,
-    ``both`` in the whole log (None: anything), the labels, the exit code, and the fields ``job``.
+    The command is ``argv``, or a ``script`` for sh, whose ``$1`` is the path of the case's gate, a file that does not
+    exist yet. ``out`` is expected on stdout, ``err`` on stderr, ``both`` in the whole log (None: anything).
     """
 
     name: str
@@ -46,9 +44,12 @@ class Case(NamedTuple):
     argv: Sequence[str] = ()
     labels: Mapping[str, str] = {}
     faults: tuple[Fault, ...] = ()
+    #: Called before the start, and once the log has the line "one".
     before: "Callable[[Trial], object] | None" = None
     during: "Callable[[Trial], object] | None" = None
+    #: Yields a sentence per violation. Default: :func:`check_log`.
     check: "Callable[[Trial], Iterator[str]] | None" = None
+    #: Expected fields of the job.
     job: Mapping[str, Any] = {}
 
 

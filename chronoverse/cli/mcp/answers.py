@@ -70,11 +70,10 @@ def message_bytes(max_bytes: int) -> int:
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """The JSON of a line from the service. Its message is made visible, and has at most ``max_bytes`` of JSON.
+    """The JSON of a line from the service, with a link on ``page`` (the job's URL).
 
-    A longer message is cut. ``message_bytes`` is then its full size (unknown if the service cut it), and ``whole`` is
-    the call that returns all of it. A cut search result shows its first match. ``page`` is the URL of the job's page,
-    for a link to the line.
+    Its message is made visible, and cut to ``max_bytes`` of JSON. ``message_bytes`` is then its full size (unknown if
+    the service cut it), and ``whole`` the call that returns it. A cut search result shows its first match.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]

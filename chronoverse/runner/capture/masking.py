@@ -18,9 +18,9 @@ MAX_BYTES: Final = 65_536
 class Masks:
     """The secrets to mask, as arbitrary bytes.
 
-    Masks each line of a secret wherever it occurs. Very short lines are masked only as part of the whole secret.
-    Ignores line endings, and whitespace next to them and around the secret, because programs can change these. Raises
-    :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
+    Masks each line of a secret wherever it occurs, very short lines only as part of the whole secret. Ignores line
+    endings, and whitespace next to them and around the secret, because programs can change these. Raises
+    :class:`InvalidMask`, without the secret, if one is too short or too long.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:

@@ -52,9 +52,8 @@ class Turns:
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """A turn to make a page of ``ref``, or a listing of its workflow. Its holder can take turns of :meth:`read`.
 
-        First waits up to :data:`UNREAD_WAIT_SECONDS` while the subject's unread answers leave no room for a large page;
-        then continues, because the page may be small. Also raises :class:`ShareExceeded`, if the subject's other
-        requests held all its turns for too long.
+        First waits up to :data:`UNREAD_WAIT_SECONDS` while the subject's unread answers leave no room for a large page.
+        Also raises :class:`ShareExceeded`, if the subject's other requests held all its turns for too long.
         """
         return self._answer(self._pages, ref, subject)
 

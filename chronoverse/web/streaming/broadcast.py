@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers with one feed and filter.
 
-    All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. While the
-    group has members, it is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` in place of their viewers.
-    While it writes, other greenlets run only where the feed or its filter budget yields.
+    All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. A group with
+    members is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` in place of their viewers. While it writes,
+    other greenlets run only where the feed or its filter budget yields.
     """
 
     #: All members are caught up.
