@@ -15,8 +15,6 @@ from operator import add, attrgetter, sub
 from statistics import median
 from typing import Final, NamedTuple
 
-import orjson
-
 from chronoverse.joblog.model import seconds_of
 from chronoverse.joblog.shapes import MAX_SHAPES
 
@@ -247,33 +245,14 @@ class TimelineBuilder:
 
     def _read_pauses(self, timestamps: Sequence[str]) -> list[int]:
         """The pause before each line. A line without a valid time gets the previous line's time."""
-        # The fastest way to parse many times in our format: convert them to numbers such as 20260303100005123.
-        text = "\n".join(timestamps).encode(errors="replace")
-        digits = text.translate(None, b"-:T.Z")
-        lines = len(timestamps)
-        try:
-            times = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
-            has_form = text[24::25] == b"\n" * (lines - 1) and len(digits) == 18 * lines - 1 and len(times) == lines
-            if not has_form or {*map(type, times)} != {int} or b"1970-01-01T00:00:00.000Z" in text:
-                raise ValueError("these are other times")
-            pauses = list(map(sub, times, chain(times[:1], times)))
-            # Within a minute, the difference is the pause.
-            if min(pauses) < 0 or max(pauses) >= 40_000:
-                for index in [index for index, pause in enumerate(pauses) if not 0 <= pause < 40_000]:
-                    pauses[index] = _unix_ms(timestamps[index]) - _unix_ms(timestamps[index - 1])
-            first, last = _unix_ms(timestamps[0]), _unix_ms(timestamps[-1])
-        except ValueError:
-            times = self._read_others(timestamps)
-            pauses = list(map(sub, times, chain(times[:1], times)))
-            first, last = times[0], times[-1]
-        pauses[0] = first - self._last_time if self._lines else 0
-        self._last_time = last
-        return pauses if min(pauses) >= 0 else [max(0, pause) for pause in pauses]
-
-    def _read_others(self, timestamps: Sequence[str]) -> list[int]:
-        read = [round(1000 * seconds) if (seconds := seconds_of(text)) else None for text in timestamps]
-        before = self._last_time if self._lines else next((time for time in read if time is not None), 0)
-        return [before := before if time is None else time for time in read]
+        # Many lines have the same time.
+        known = {text: round(1000 * seconds) for text in {*timestamps} if (seconds := seconds_of(text))}
+        before = self._last_time if self._lines else next(filter(None, map(known.get, timestamps)), 0)
+        times = [before := known.get(text, before) for text in timestamps]
+        pauses = [max(0, pause) for pause in map(sub, times, chain(times[:1], times))]
+        pauses[0] = max(0, times[0] - self._last_time) if self._lines else 0
+        self._last_time = before
+        return pauses
 
     def _unknown(self, keys: Sequence[int], numbers: Sequence[int]) -> set[int]:
         """The lines that cannot be anchors: their index within their shape, or their pause, is unknown."""
@@ -313,14 +292,6 @@ class TimelineBuilder:
         end = seconds_of(ended_at)
         after_last = 0 if end is None or not self._lines else max(0, round(1000 * end) - self._last_time)
         return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, anchors)
-
-
-def _unix_ms(timestamp: str) -> int:
-    """Raises ValueError for an invalid time."""
-    seconds = seconds_of(timestamp)
-    if seconds is None:
-        raise ValueError(f"{timestamp!r} is no time")
-    return round(1000 * seconds)
 
 
 class Pause(NamedTuple):
