@@ -352,7 +352,7 @@ class Archiver:
             self._queue.throttled.discard(ref)
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log, reads a chunk for its shapes, or completes the job's archive."""
+        """Moves the next chunk of an ended log, or reads a chunk for its shapes, or completes the job's archive."""
         (job,) = self.store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
@@ -361,27 +361,29 @@ class Archiver:
             return 0
         with self._locked(ref) as job_objects:
             state = self.store.catalog.archive_state(ref)
-            # Kept only if no error follows: after an error, it is unknown which lines the builder has.
-            derived, self._derived = self._derived, None
-            if derived is None or derived.job != ref:
-                derived = DerivedBuilder(ref)
-            chunk = None
-            if not state.complete:
-                # Lines are added in the log's order. If earlier ones are missing, this chunk is read again at the end.
-                is_next = derived.last == state.archived
-                # Includes the terminal entry: numbers can be missing just before it.
-                end = job.end.sequence_num + 1
-                chunk = write_chunk(job_objects, state, end, on_lines=derived.lines.add if is_next else None)
-                if chunk is not None and is_next:
-                    derived.chunks.append(chunk)
-            if chunk is not None:
-                self._derived = derived
-            elif state.has_derived or self._read_derived(job, derived):
-                self._complete(job_objects, job, state, derived)
+            # Includes the terminal entry: numbers can be missing just before it.
+            chunk = None if state.complete else write_chunk(job_objects, state, job.end.sequence_num + 1)
+            if chunk is None:
+                derived = DerivedBuilder(ref) if state.has_derived else self._read_derived(job)
+                if derived is not None:
+                    self._complete(job_objects, job, state, derived)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
-    def _read_derived(self, job: Job, derived: DerivedBuilder) -> bool:
-        """Reads a chunk whose lines were not added to ``derived`` when it was written. Returns whether none is left."""
+    def _read_derived(self, job: Job) -> DerivedBuilder | None:
+        """Reads the next chunk for the job's shapes and timeline. Returns them once no chunk is left."""
+        # Kept only if no error follows: after an error, it is unknown which lines the builder has.
+        derived, self._derived = self._derived, None
+        if derived is None or derived.job != job.ref:
+            derived = DerivedBuilder(job.ref)
+        if derived.left:
+            chunk = derived.left.pop(0)
+            try:
+                derived.add_chunk(chunk, self.objects.get(chunk.name))
+            except ArchiveDamaged as error:
+                if chunk not in self.store.chunks.chunks(job.ref):
+                    return None
+                log.warning("no set of shapes and no timeline: %s", error, extra={"fields": {"job": str(job.ref)}})
+                return derived
         if not derived.left:
             # The records are read before the first chunk and after the last, as a redaction can replace some meanwhile.
             chunks = self.store.chunks.chunks(job.ref)
@@ -389,18 +391,10 @@ class Archiver:
             if missing is None:
                 derived, missing = DerivedBuilder(job.ref), chunks
             if not missing or inconsistency(job, chunks):
-                return True
+                return derived
             derived.left = [*missing]
-        chunk = derived.left.pop(0)
-        try:
-            derived.add_chunk(chunk, self.objects.get(chunk.name))
-        except ArchiveDamaged as error:
-            if chunk not in self.store.chunks.chunks(job.ref):
-                return False
-            log.warning("no set of shapes and no timeline: %s", error, extra={"fields": {"job": str(job.ref)}})
-            return True
         self._derived = derived
-        return False
+        return None
 
     def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, derived: DerivedBuilder) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))

@@ -24,18 +24,16 @@ def write_chunk(
     merge: bool = False,
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
-    on_lines: Callable[[list[str], list[int], list[str]], object] | None = None,
 ) -> Chunk | None:
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None if there are none.
 
     Trims lines up to ``trim`` from the store. ``merge`` replaces a small last chunk with a new chunk that begins
-    with the small one's lines. Calls ``on_page`` after each read, and ``on_lines`` with the messages, numbers and
-    times of the lines added. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
-    :class:`ArchiveUnavailable`.
+    with the small one's lines. Calls ``on_page`` after each read. Raises :class:`Fenced`, :class:`Deleted`,
+    :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
     old, data = _small_chunk(to, state.archived) if merge and state.archived else (None, b"")
-    builder = ChunkBuilder(to.job, old.first if old else first, level=level, on_lines=on_lines)
+    builder = ChunkBuilder(to.job, old.first if old else first, level=level)
     if old:
         builder.add_chunk(old, data)
 

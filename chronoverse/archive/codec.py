@@ -35,16 +35,12 @@ _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{
 
 @dataclass(slots=True, eq=False)
 class ChunkBuilder:
-    """Builds one chunk of ``job``'s log, from line ``first``.
-
-    ``on_lines`` gets the messages, numbers and times of the lines that :meth:`add` adds.
-    """
+    """Builds one chunk of ``job``'s log, from line ``first``."""
 
     job: JobRef
     first: int
     frame_bytes: int = FRAME_BYTES
     level: int = COMPRESSION_LEVEL
-    on_lines: Callable[[list[str], list[int], list[str]], object] | None = None
     text_size: int = 0
     #: Set by an entry that no numbered entry can follow: the chunk can no longer grow.
     closed: bool = False
@@ -76,22 +72,11 @@ class ChunkBuilder:
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
         """Adds the raw ``entries`` after ``last``, except the terminal entry, which stays in the store."""
-        first = self.last + 1
         plain = plain_json_lines(entries, self.last)
         for line in plain:
             self._append_line(line)
-        others = list(read_entries(entries[len(plain) :], self.last, first_stored))
-        for entry in others:
+        for entry in read_entries(entries[len(plain) :], self.last, first_stored):
             self._add_entry(entry)
-        if self.on_lines:
-            fields = [each[1] for each in entries[: len(plain)]]
-            messages, times = ([each[at].decode("utf-8", "replace") for each in fields] for at in (3, 1))
-            lines = [entry for entry in others if isinstance(entry, Line)]
-            self.on_lines(
-                messages + [line.message for line in lines],
-                [*range(first, first + len(plain)), *(line.sequence_num for line in lines)],
-                times + [line.timestamp for line in lines],
-            )
 
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object's bytes. At least one number must have been added."""

@@ -63,10 +63,6 @@ class DerivedBuilder:
         self.chunks: Final[list[Chunk]] = []
         self.left: list[Chunk] = []
 
-    @property
-    def last(self) -> int:
-        return self.chunks[-1].last if self.chunks else 0
-
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
         """Adds the lines of a chunk's object. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:

@@ -112,24 +112,6 @@ def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: Fi
     assert timeline.total == 15_000
 
 
-def test_chunks_that_were_just_written_are_not_read_again(store: Store, tmp_path: Path) -> None:
-    """Their lines are added while they are written, so the object is read only to verify it."""
-    write(store, MESSAGES)
-    reads: list[str] = []
-
-    class Counting(FileObjectStore):
-        """Counts reads."""
-
-        def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-            reads.append(name)
-            return super().get(name, start, stop)
-
-    objects = Counting(tmp_path)
-    assert archive(store, objects) == 0
-    assert firsts(stored(store, objects)) == expected(MESSAGES)
-    assert sum(name.endswith(".zst") for name in reads) == 1
-
-
 @pytest.mark.parametrize("version", ["", "2", "2.1"])
 def test_archives_of_earlier_versions_get_both(bench: Bench, objects: FileObjectStore, version: str) -> None:
     """By the next archiver. 0.2 created neither, a development version no timelines, another one different shapes."""
