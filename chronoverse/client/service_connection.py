@@ -201,7 +201,6 @@ class ServiceConnection:
                 was_idle = not is_new and isinstance(error, HTTPException | ConnectionError)
                 if method == "DELETE" or not was_idle:
                     raise
-                self.close()  # the other idle connections are as old
 
 
 class Pipeline:

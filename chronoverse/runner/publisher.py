@@ -396,7 +396,7 @@ class Publisher:
                 if unconfirmed == 5:  # after ten seconds
                     self.say("the store does not confirm that lines are safe; keeping a copy here")
                 if next_number is not None:
-                    self.spool.release(min(next_number - self._base, self.spool.end))
+                    self.spool.release(next_number - self._base)
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
         """Whether all entries below number ``stop`` are safe. If the store has lost entries, they are sent again."""

@@ -129,7 +129,7 @@ def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Co
     index = spool.first
     while (batch := spool.take(index)) and batch.runs:
         comparison = compare(job, batch.lines(base))
-        next_index = min(comparison.next_number - base, batch.end)
+        next_index = comparison.next_number - base
         if comparison.differs or next_index <= batch.start:
             return Comparison(max(next_index, batch.start) + base, comparison.differs)
         index = next_index

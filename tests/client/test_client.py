@@ -1,5 +1,6 @@
 """``Client`` yields every number once, over as many connections as needed, and eventually gives up."""
 
+import gzip
 import random
 import re
 import socket
@@ -359,6 +360,26 @@ def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
     assert [asked.query.get("wait") for asked in service.requests] == ["1", None]
 
 
+def test_a_request_waits_no_longer_than_the_service_allows() -> None:
+    with ScriptedService(stream(CONNECTED, OVER)) as service:
+        follow(service.url, wait=1_000)
+    assert service.requests[0].query == {"wait": "300"}
+
+
+@pytest.mark.parametrize(("coding", "left_out"), [("gzip", 1), ("gzip", 8), ("identity", 1)])
+def test_a_download_that_is_cut_off_is_an_error(coding: str, left_out: int) -> None:
+    """Even if its length is unknown, as is that of a compressed one."""
+    body = gzip.compress(b"line 1\n") if coding == "gzip" else b"line 1\n"
+    length = {} if coding == "gzip" else {"Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in {"Content-Encoding": coding, **length}.items())
+    whole = f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body
+    with ScriptedService(whole, whole[:-left_out]) as service:
+        client = Client(service.url)
+        assert b"".join(client.download(JOB, format="txt")) == b"line 1\n"
+        with pytest.raises(Unreachable, match="cut off"):
+            list(client.download(JOB, format="txt"))
+
+
 def test_an_answer_that_is_not_a_stream_is_final() -> None:
     """It is probably a login page, so the address is wrong."""
     with (
@@ -504,6 +525,11 @@ def test_a_retried_deletion_that_finds_no_job_has_succeeded(lost: bytes | None) 
         client.delete(JOB)
 
     assert len(service.requests) == 2
+
+
+def test_a_deletion_that_finds_no_job_has_failed() -> None:
+    with ScriptedService(problem("404 Not Found", "There is nothing here.")) as service, pytest.raises(JobNotFound):
+        Client(service.url).delete(JOB)
 
 
 def waited(outcome: str, cursor: int) -> bytes:

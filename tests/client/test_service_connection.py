@@ -8,6 +8,7 @@ from http.client import HTTPMessage
 import pytest
 
 from chronoverse.client.service_connection import ServiceConnection, make_connection, retry_after
+from tests.support.scripted import ScriptedService, answer
 
 
 @pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
@@ -18,6 +19,33 @@ def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> 
         headers["Retry-After"] = header
 
     assert retry_after(headers) == seconds
+
+
+def test_a_pipeline_ends_with_an_answer_that_closes_the_connection() -> None:
+    """The next request is not sent in vain."""
+    with ScriptedService(*[answer("200 OK", b"1")] * 2) as scripted:
+        service = ServiceConnection(scripted.url, None, ca_file=None, connect_seconds=10, read_seconds=10)
+        assert [service.post_ahead("/", {}, b"")() for _ in range(2)] == [b"1", b"1"]
+
+
+def test_a_connection_with_unread_bytes_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        service = ServiceConnection(url, None, ca_file=None, connect_seconds=10, read_seconds=10)
+
+        def leave() -> None:
+            with service.stream("GET", "/", {}, {}) as response:
+                response.read(1)
+
+        with ThreadPoolExecutor(1) as pool:
+            left = pool.submit(leave)
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.settimeout(60)
+                assert accepted.recv(65_536)
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+                left.result(60)
+                assert accepted.recv(1) == b""
 
 
 def test_idle_connections_are_closed_with_what_has_them() -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import orjson
 import pytest
 
 from chronoverse.auth.tokens import READ
@@ -27,6 +28,7 @@ from chronoverse.errors import (
     JobNotFound,
     NotALog,
     NotDurable,
+    QuotaReached,
     SequenceGap,
     StoreUnavailable,
     TooFast,
@@ -309,6 +311,32 @@ def test_only_long_bodies_are_compressed() -> None:
             writer.append(attempt, lines(1, "x" * GZIP_BYTES))
             near.append(attempt, lines(1, "x" * GZIP_BYTES))
     assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip", None]
+
+
+def test_a_quota_that_is_reached_in_one_half_does_not_stop_the_other() -> None:
+    quota = [orjson.dumps({"title": "Conflict", "reason": "quota", "expected": number}) for number in (2, 3)]
+    refused = [answer("409 Conflict", body, Content_Type="application/problem+json") for body in quota]
+    with (
+        ScriptedService(problem("413 Content Too Large", "?"), *refused) as service,
+        closing(HttpLogWriter(service.url)) as writer,
+        pytest.raises(QuotaReached) as raised,
+    ):
+        writer.append(Attempt(SCRIPTED, token(), 1, 1), lines(1, "x", "y"))
+    assert raised.value.expected == 3
+
+
+def test_only_the_end_of_a_job_confirms_all_lines_of_it() -> None:
+    """After that of an attempt, the next one writes more."""
+    ended, safe = answer("204 No Content"), answer("200 OK", b'{"next":3,"safe":true}')
+    attempt = Attempt(SCRIPTED, token(), 1, 1)
+    with (
+        ScriptedService(ended, safe, ended) as service,
+        closing(HttpLogWriter(service.url, durable=True)) as writer,
+    ):
+        writer.finish(attempt, Status.PENDING, 0, 0, 9)
+        assert writer.confirm(attempt, may_sync=True) == 3
+        writer.finish(attempt, Status.COMPLETED, 0, 0, 9)
+        assert writer.confirm(attempt, may_sync=True) == 10
 
 
 def test_a_service_of_an_earlier_version_receives_each_line_as_an_object() -> None:

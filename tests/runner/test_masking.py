@@ -7,7 +7,7 @@ from math import isinf
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from chronoverse.errors import InvalidMask
@@ -38,6 +38,7 @@ def parts_of(secret: bytes) -> list[bytes]:
 
 
 @given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts))
+@example([b"aaaabbbb", b"bbbbcccc"], [b"aaaabbbbbb", b"bbcccc"])
 def test_any_chunks_give_the_masked_text_and_no_secret(given_secrets: list[bytes], chunks: list[bytes]) -> None:
     """The result equals that for the whole text, however it is split into chunks."""
     masks = Masks(given_secrets)

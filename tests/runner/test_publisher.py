@@ -2,21 +2,25 @@
 
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import Fenced, NotDurable, StoreUnavailable, TooFast
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.model import End, Gap, Line
-from chronoverse.runner.outage import RETRY
+from chronoverse.joblog.line_splitter import LineBatch
+from chronoverse.joblog.model import Attempt, End, Gap, JobRef, Line, LineRun, Status, count_lines
+from chronoverse.runner.outage import RETRY, Outage
+from chronoverse.runner.publisher import JobResult, Publisher
+from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
@@ -458,3 +462,115 @@ def test_a_server_that_cannot_save_receives_every_line_later(server: RedisServer
             assert job.result() == 0
         store.close()
         assert read_lines(server) == numbers(9_000)
+
+
+class ScriptedWriter:
+    """Gives the next of ``answers`` to a call of that name, or raises it; then the usual answer. Records its calls."""
+
+    batch_lines = appends_ahead = 2
+
+    def __init__(self, *, durable: bool = False, **answers: list[Any]) -> None:
+        self.answers = answers
+        self.durable = durable
+        #: The names of the calls, and when they were made, in monotonic seconds.
+        self.calls: list[str] = []
+        self.times: list[float] = []
+        self.attempts = 0
+        self.next = 1
+
+    def _answer(self, name: str, usual: Any = None) -> Any:
+        self.calls.append(name)
+        self.times.append(time.monotonic())
+        given = self.answers.get(name)
+        answer = given.pop(0) if given else usual
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def open(self, job: JobRef, token: str, *_: Any) -> Attempt:
+        self._answer("open")
+        self.attempts += 1
+        return Attempt(job, token, self.attempts, self.next)
+
+    def append_ahead(self, attempt: Attempt, first: int, runs: list[LineRun]) -> Callable[[], int]:
+        self._answer("append")
+
+        def receive() -> int:
+            self._answer("answer")
+            self.next = first + count_lines(runs)
+            return self.next
+
+        return receive
+
+    def append_lost(self, attempt: Attempt, first: int, last: int, reason: str) -> None:
+        self._answer("lost")
+
+    def renew(self, attempt: Attempt) -> None:
+        self._answer("renew")
+
+    def finish(self, *_: Any, **__: Any) -> None:
+        self._answer("finish")
+
+    def durability_probe(self) -> "ScriptedWriter | None":
+        return self if self.durable else None
+
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        """None for the second thread, whose calls come at any time."""
+        return self._answer("confirm", self.next + 1) if may_sync else None
+
+    def job_warnings(self, job: JobRef) -> list[str]:
+        return []
+
+
+def publish(writer: ScriptedWriter, *lines: int, lease_seconds: float = 600) -> list[str]:
+    """Publishes batches of so many lines, ends the job, and returns the calls. A negative number is of lost lines."""
+    spool = Spool()
+    for count in lines:
+        if count < 0:
+            spool.skip(-count)
+        else:
+            spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"\n" * (count - 1), count))
+    connect = cast(Callable[[], Store], lambda: writer)
+    publisher = Publisher(connect, JOB, spool, lambda text: None, lease_seconds=lease_seconds)
+    publisher.end(JobResult(Status.COMPLETED, 0))
+    publisher.start(SOON)
+    assert publisher.join(SOON)
+    assert publisher.ended
+    return writer.calls
+
+
+def test_lost_lines_are_declared_after_the_answers_to_earlier_appends() -> None:
+    """Sent ahead of them, they would be a gap for the store."""
+    calls = publish(ScriptedWriter(), 2, -3, 1)
+    assert calls == ["open", "append", "answer", "lost", "append", "answer", "finish"]
+
+
+def test_nothing_is_sent_to_a_busy_service_before_the_time_it_asked_for() -> None:
+    """Except renewals of the lease."""
+    writer = ScriptedWriter(answer=[TooFast("busy", 0.3)])
+    calls = publish(writer, 1, lease_seconds=0.15)
+    refused, again = (at for at, name in enumerate(calls) if name == "append")
+    assert writer.times[again] - writer.times[refused] >= 0.3
+    assert {*calls[refused + 2 : again]} == {"renew"}
+
+
+def test_an_end_that_the_store_lost_is_written_again_by_the_next_attempt() -> None:
+    """Even if the store can no longer tell what is safe."""
+    writer = ScriptedWriter(durable=True, confirm=[Fenced("lost"), NotDurable("cannot tell")])
+    assert publish(writer, 1) == ["open", "append", "answer", *["finish", "confirm", "open"], "finish", "confirm"]
+
+
+def test_a_file_that_cannot_be_written_is_reported_in_each_outage() -> None:
+    spool, said, stop = Spool(), list[str](), threading.Event()
+    spool.file_error = OSError("no space")
+    outage = Outage(spool, said.append, stop, 0)
+    for _ in range(2):
+        for _ in range(2):
+            outage.wait_after(StoreUnavailable("away"))
+        outage.end()
+    away, file = "away; lines wait here, the job continues", "the spool's file cannot be written (no space)"
+    assert [text.removesuffix(": the newest lines stay in memory") for text in said] == [
+        away,
+        file,
+        "the store is back",
+    ] * 2

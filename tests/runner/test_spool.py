@@ -18,6 +18,7 @@ from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.spool import spool_file
 from chronoverse.runner.spool.spool import BATCH_LINES, BATCH_RUNS, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
@@ -466,6 +467,19 @@ def test_without_a_writable_directory_lines_stay_in_memory(tmp_path: Path) -> No
     fill(spool, 0, 1000)
     messages = drain(spool)
     assert len(plain(messages)) + spool.dropped == 1000
+
+
+def test_the_last_attempt_to_write_a_file_is_not_delayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the one before has just failed, and left nothing."""
+    spool = Spool(SpoolRoom(tmp_path, "job_1"))
+    fill(spool, 0, 10)
+    with monkeypatch.context() as broken:
+        broken.setattr(spool_file, "_TABLES", ("CREATE TABLE",))
+        spool.force_spill(True)
+    assert (type(spool.file_error), [*tmp_path.iterdir()]) == (sqlite3.OperationalError, [])
+    path = spool.preserve()
+    assert path
+    assert Spool.recover(path).line_count == 10
 
 
 FULL = """
