@@ -319,7 +319,7 @@ class ContainerLog:
         self._marks.append((self._spool.end, saved, batches[0].timestamp if batches else ""))
 
     def _note_safe(self) -> None:
-        """Records which lines are safe. The agent writes the checkpoint; this does when they reach another file."""
+        """Records which lines are safe. Writes checkpoints if these lines reach another file; else, the agent does."""
         is_other = False
         while self._marks and self._marks[0][0] <= self._spool.safe:
             _, saved, _ = self._marks.popleft()

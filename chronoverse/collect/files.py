@@ -30,7 +30,7 @@ DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 
 class Position(NamedTuple):
-    """A place in a log: its file's inode and first bytes (hexadecimal), an offset, and the rotated files in order."""
+    """A log's position: its file's inode and first bytes (hexadecimal), an offset, and the rotated files in order."""
 
     inode: int
     head: str
