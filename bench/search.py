@@ -214,7 +214,7 @@ def main() -> None:
         (directory / "fetched").mkdir()
         wanted = (f'url = "{url}/b/{name}"\noutput = "{n}.zst"\n' for n, name in enumerate(files[1]))
         (directory / "wanted").write_text("".join(wanted))
-        fetch = f"cd {directory}/fetched && curl -sZ --parallel-max 8 -K ../wanted"
+        fetch = f"cd {directory}/fetched && curl -sZ --parallel-max 12 -K ../wanted"
         paths = [" ".join(str(bucket / name) for name in names) for names in files]
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         print(f"{flags.lines:,} lines, {sizes[0] / 1e6:.0f} MB of text, and {JOBS} jobs with {sizes[1] / 1e6:.0f} MB")

@@ -53,7 +53,7 @@ class ArchiveReader:
         # At most 800 KB each: five jobs, each with the runs that it is compared with.
         self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(32)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(_CACHE_BYTES)
-        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * _SEARCH_BYTES)
+        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(16 * _SEARCH_BYTES)
         #: How long the last read for a search took. Unknown at first.
         self.read_seconds = math.inf
 

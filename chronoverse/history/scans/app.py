@@ -82,7 +82,7 @@ class ScanApp:
         self._hasher = ShapeHasher()
         self._runs = DerivedReader(self.archive, self._read, self._hasher)
         # Reads several files at once: for each, S3 takes about 20 ms, and this process about 2 ms.
-        self._pool = ThreadPoolExecutor(8, "archive")
+        self._pool = ThreadPoolExecutor(12, "archive")
         self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
         self._summaries = SummaryReader(self._read, self._hasher, self.progress)
 

@@ -77,7 +77,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 
 
 def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to eight jobs before their search."""
+    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to twelve jobs before their search."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
@@ -90,7 +90,7 @@ def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None]
     try:
         for each in listed:
             waiting.append((each, read_ahead(each.job) if each.job and waiting else None))
-            if len(waiting) > 8:
+            if len(waiting) > 12:
                 yield begin()
         while waiting:
             yield begin()
