@@ -45,7 +45,7 @@ def _text(watch: dict[str, Any]) -> str:
 @click.option(
     "--status",
     multiple=True,
-    type=click.Choice(["completed", "failed", "canceled", "lost"], case_sensitive=False),
+    type=click.Choice(["COMPLETED", "FAILED", "CANCELED", "LOST"], case_sensitive=False),
     help="End status to send. Repeatable. Default: failed and lost; with --on change also completed.",
 )
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
@@ -59,21 +59,18 @@ def _text(watch: dict[str, Any]) -> str:
 def watch(
     workflow: str,
     name: str,
-    on: str | None,
-    url: str | None,
-    status: tuple[str, ...],
-    label: list[str],
-    same: tuple[str, ...],
-    seconds: int | None,
-    secret: str | None,
     test: bool,
     delete: bool,
+    status: tuple[str, ...],
+    label: list[str],
+    **settings: Any,
 ) -> int:
     """Create, test or delete a webhook about jobs of WORKFLOW.
 
     Requires a token with logs:admin, and the webhook's host in CHRONOVERSE_WEBHOOK_HOSTS of the service.
     """
-    if (on is not None) != (url is not None) or (on is not None) + test + delete != 1:
+    is_new = settings["on"] is not None
+    if is_new != (settings["url"] is not None) or is_new + test + delete != 1:
         raise click.UsageError("pass --on and --url, --test, or --delete")
     route = f"{_ROUTE}/{{}}"
     with common.open_client(workflow, scope="logs:admin") as client:
@@ -82,10 +79,8 @@ def watch(
             click.echo(f"watch {name} of {workflow} deleted")
             return 0
         if not test:
-            labels = dict(each.split("=", 1) for each in label)
-            ends = [each.upper() for each in status] or None
-            body = {"on": on, "url": url, "status": ends, "label": labels, "same": same, "seconds": seconds}
-            made = client.send("PUT", route, workflow, name, body={**body, "secret": secret})
+            settings |= {"status": status or None, "label": dict(each.split("=", 1) for each in label)}
+            made = client.send("PUT", route, workflow, name, body=settings)
             if "secret" in made:
                 click.echo(f"secret, printed once: {made['secret']}", err=True)
             click.echo(_text(made))

@@ -27,9 +27,6 @@ class WorkflowViewer(Viewer):
         self._jobs, self._opening = jobs, opening
         super().__init__(*args, **options)
 
-    def take_cached(self) -> bytes:
-        return b""
-
     def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:
         if self._opening is not None:
             self.needs_store_read = True

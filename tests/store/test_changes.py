@@ -79,7 +79,7 @@ def test_a_lost_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     bench.expire_lease()
     judge = bench.new_store(lease_seconds=0.001)
-    wait_until(lambda: judge.get_jobs([JOB])[0].status is Status.LOST, 5, "the job is LOST")  # type: ignore[union-attr]
+    wait_until(lambda: judge.get_jobs([JOB])[0].status is Status.LOST, 60, "the job is LOST")  # type: ignore[union-attr]
     judge.get_job(JOB)
     assert told(bench) == [(1, "job_1", "RUNNING"), (2, "job_1", "LOST")]
     assert changes(bench)[-1].job == judge.get_job(JOB)

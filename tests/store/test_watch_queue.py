@@ -74,9 +74,14 @@ def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: st
         watches.retry(WATCH)
     else:
         watches.settle(WATCH, EVENTS[0], failing, 0.01)
-    # The failed event follows the one queued later, without another delay.
+    if how != "settle":
+        watches.add(WATCH, EVENTS[2])
     wait_until(lambda: claimed(bench) == ["ended.1"], 60, "the other event")
     watches.settle(WATCH, EVENTS[1], DeliveryState())
+    if how != "settle":
+        # The failed event follows those that are queued later, without another delay.
+        assert claimed(bench) == ["ended.2"]
+        watches.settle(WATCH, EVENTS[2], DeliveryState())
     assert claimed(bench) == ["ended.0"]
 
 

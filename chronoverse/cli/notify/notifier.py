@@ -103,22 +103,20 @@ class Notifier:
     def _look(self) -> None:
         """Reads the watches and running jobs: reading reveals if a job is LOST, or was ended by a foreign runner."""
         kept: dict[JobRef, KeptWatch] = {}
-        for workflow_id in self.store.watches.workflows():
+        workflow_ids = self.store.watches.workflows()
+        for workflow_id in workflow_ids:
             with _logging_errors(workflow_id):
                 kept |= self._read_watches(workflow_id)
         self._kept, now = kept, self.clock()
         metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept.values()))
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept.values()))
         self._take_changes(IDLE_SECONDS)
-        for workflow_id in self._workflows():
+        for workflow_id in workflow_ids:
             with _logging_errors(workflow_id):
                 running = self.store.watches.running(workflow_id)
                 for job in self.store.get_jobs(running) if running else ():
                     if isinstance(job, Job) and job.status is Status.RUNNING:
                         self._queue_silence(job, now)
-
-    def _workflows(self) -> list[str]:
-        return list(dict.fromkeys(ref.workflow_id for ref in list(self._kept)))
 
     def _watches(self, workflow_id: str, job: Job) -> list[Watch]:
         """The watches that may report the current state of ``job``."""
@@ -129,7 +127,7 @@ class Notifier:
         return {JobRef(workflow_id, each.watch.watch_id): each for each in self.store.watches.read(workflow_id)}
 
     def _take_changes(self, idle_seconds: float | None = None) -> None:
-        workflows = [each for each in self._workflows() if each not in self._behind]
+        workflows = dict.fromkeys(ref.workflow_id for ref in list(self._kept) if ref.workflow_id not in self._behind)
         for workflow_id, entries, last in self.store.watches.changes(workflows, idle_seconds, self._caught_up):
             if last:
                 # Reading the listing of ten thousand jobs takes seconds.

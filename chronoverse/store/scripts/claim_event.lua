@@ -1,5 +1,5 @@
--- Claims a watch's next event. In the queue, events are scored by when they were queued or last failed (Unix ms), and ''
--- by when the next event may be claimed.
+-- Claims a watch's next event. In the queue, '' is scored by when the next event may be claimed (Unix ms), and events by
+-- when they were queued, or due after a failure.
 -- KEYS  queue
 -- ARGV  duration of the claim (ms)
 -- ->    the event, or nil

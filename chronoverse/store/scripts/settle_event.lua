@@ -4,9 +4,9 @@
 --       how many events it dropped
 -- Creates no keys for a watch that was deleted in the meantime.
 if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1], '') end
--- An event that failed is due after those that are waiting now.
-local now = now_ms()
-redis.call('ZADD', KEYS[1], 'XX', now + 1, ARGV[1], now + (tonumber(ARGV[2]) or 0), '')
+-- An event that failed follows those that are queued before it is due.
+local due = now_ms() + (tonumber(ARGV[2]) or 0)
+redis.call('ZADD', KEYS[1], 'XX', due, ARGV[1], due, '')
 if redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1 then
   redis.call('HSET', KEYS[2], ARGV[3] .. ':state', ARGV[4])
   redis.call('HINCRBY', KEYS[2], ARGV[3] .. ':dropped', ARGV[5])
