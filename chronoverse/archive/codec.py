@@ -64,11 +64,14 @@ class ChunkBuilder:
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
         """Starts with the lines of ``chunk``. Its last frame can grow. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
-            text = frame_text(frame, data)
-            self._text, self._size, self._plain = [*text.splitlines(keepends=True)], len(text), frame.plain
-            self._first, self.last = frame.first, frame.last
+            self.add_frame(frame, frame_text(frame, data).splitlines(keepends=True))
             if frame.last < chunk.last or self._size >= self.frame_bytes:
-                self._close_frame(data[frame.offset : frame.offset + frame.size])
+                self.close_frame(data[frame.offset : frame.offset + frame.size])
+
+    def add_frame(self, frame: Frame, lines: list[bytes]) -> None:
+        """Starts a frame with ``lines``, those of ``frame``, which comes next."""
+        self._text, self._size, self._plain = lines, sum(map(len, lines)), frame.plain
+        self._first, self.last = frame.first, frame.last
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
         """Adds the raw ``entries`` after ``last``, except the terminal entry, which stays in the store."""
@@ -80,8 +83,13 @@ class ChunkBuilder:
 
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object's bytes. At least one number must have been added."""
-        self._close_frame()
-        return _finished(self.job, self.first, self.last, self._frames, self._compressed, self._hash.hexdigest())
+        self.close_frame()
+        rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in self._frames)
+        footer = struct.pack("<IBI", len(self._frames), 0, 0x8F92EAB1)
+        data = b"".join([*self._compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
+        # The name contains a hash of the bytes, which differ with another level or zstd version.
+        name = object_name(self.job, self.first, self.last, hashlib.sha256(data).hexdigest())
+        return Chunk(self.first, self.last, name, len(data), self._hash.hexdigest(), tuple(self._frames)), data
 
     def _add_entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
@@ -101,9 +109,10 @@ class ChunkBuilder:
         self._size += len(text)
         self.last = self.last + 1 if last is None else last
         if self._size >= self.frame_bytes:
-            self._close_frame()
+            self.close_frame()
 
-    def _close_frame(self, compressed: bytes | None = None) -> None:
+    def close_frame(self, compressed: bytes | None = None) -> None:
+        """Ends the frame. ``compressed``: its bytes, if known."""
         if not self._text:
             return
         earliest, latest = _time_bounds(self._text)
@@ -119,18 +128,6 @@ class ChunkBuilder:
         self.text_size += len(text)
         self._text, self._size, self._plain = [], 0, True
         self._first = self.last + 1
-
-
-def _finished(
-    job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
-) -> tuple[Chunk, bytes]:
-    """The record of a chunk with ``frames``, and the bytes of its object. ``compressed``: the frames' bytes."""
-    rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
-    footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
-    data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
-    # The name contains a hash of the bytes, which differ with another level or zstd version.
-    name = object_name(job, first, last, hashlib.sha256(data).hexdigest())
-    return Chunk(first, last, name, len(data), text_sha256, tuple(frames)), data
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
@@ -256,24 +253,15 @@ def rewrite(
     A line stays if ``change`` returns None. Returns the new record, the new object and the changed lines' numbers, or
     None if nothing changed. Calls ``pause`` before each frame. Raises :class:`ArchiveDamaged`.
     """
-    changed: list[int] = []
-    text_hash, frames, parts, offset = hashlib.sha256(), [], [], 0
+    builder, changed = ChunkBuilder(job, chunk.first), list[int]()
     for frame in chunk.frames:
         pause()
-        text, part = frame_text(frame, data), data[frame.offset : frame.offset + frame.size]
-        before = len(changed)
-        lines = text.splitlines() if numbers.start <= frame.last and frame.first < numbers.stop else []
-        for index, entry in enumerate(map(decode_entry, lines)):
+        lines, before = frame_text(frame, data).splitlines(keepends=True), len(changed)
+        is_affected = numbers.start <= frame.last and frame.first < numbers.stop
+        for index, entry in enumerate(map(decode_entry, lines if is_affected else ())):
             if isinstance(entry, Line) and entry.sequence_num in numbers and (line := change(entry)):
-                lines[index] = line.encode()
+                lines[index] = line.encode() + b"\n"
                 changed.append(line.sequence_num)
-        if len(changed) > before:
-            text = b"\n".join([*lines, b""])
-            part = compress_frame(text)
-        text_hash.update(text)
-        frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
-        parts.append(part)
-        offset += len(part)
-    if not changed:
-        return None
-    return *_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed
+        builder.add_frame(frame, lines)
+        builder.close_frame(data[frame.offset : frame.offset + frame.size] if len(changed) == before else None)
+    return (*builder.finish(), changed) if changed else None

@@ -202,13 +202,10 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """The segment from the archive. None if the archive has no lines after the cursor."""
         ref, line_filter, cursor = key
-        lock = self._locks[self.store.server_of(ref)]
-        with lock.hold():
-            if cached := self._find_complete(key):
-                return cached
         # Without the lock: fetching an object can be slow. Concurrent callers share one fetch.
-        self.archive.entries(ref, cursor, 1)
-        with lock.hold():
+        if not self._find_complete(key):
+            self.archive.entries(ref, cursor, 1)
+        with self._locks[self.store.server_of(ref)].hold():
             if cached := self._find_complete(key):
                 return cached
             lines = self.archive.json_lines(ref, cursor, count) if line_filter is None else []
