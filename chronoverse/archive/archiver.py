@@ -1,8 +1,7 @@
-"""The archiver: moves logs that are large or have ended into the archive. Several archivers can run at once.
+"""Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-It repeats one small step. A chunk of a too large running log has priority. Otherwise these take turns: collecting a
-job's garbage, deleting an expired job, a chunk of an ended log, and old lines of a running log. In between, a *round*
-through all keys, page by page, finds new work; the list of workflows is repaired; and changed retentions are applied.
+It repeats one small step: a chunk of a too large running log, or in turn a job's garbage, an expired job, a chunk of an
+ended log, and old lines of a running log. In between, a *round* through all keys finds new work.
 """
 
 import contextlib

@@ -98,11 +98,11 @@ def fill(
 def complete(
     to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, derived: DerivedBuilder
 ) -> str | None:
-    """Writes the manifest, and records in the store that the whole log of the ended ``job`` is archived.
+    """Writes the manifest, and records that the whole log of the ended ``job`` is archived.
 
-    Also writes the shapes and the timeline, if ``derived`` was built from exactly these chunks. The log stays in the
-    store for ``hot_seconds``; ``now`` and ``ended_at`` are Unix times. Returns None, or writes nothing and returns why
-    the chunks are not the whole log. Raises what :func:`write_chunk` raises.
+    Also writes the shapes and the timeline, if ``derived`` has exactly these chunks. The log stays in the store for
+    ``hot_seconds``; the times are Unix seconds. Returns why the chunks are not the whole log, after writing nothing;
+    else None. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

@@ -112,11 +112,11 @@ class JobObjects:
     def collect_garbage(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, check_permanence: bool = False
     ) -> CollectedGarbage:
-        """Deletes the job's garbage, and objects in its folder that are neither recorded nor garbage.
+        """Deletes the job's garbage, and its folder's objects that are neither recorded nor garbage.
 
-        While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago. Objects that are
-        neither recorded nor garbage must be at least ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that
-        the manifest names, unless a redaction replaced them. Raises the errors of the store and the object store.
+        While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago; unmarked ones must
+        be ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that the manifest names, unless a redaction
+        replaced them. Raises the errors of the store and the object store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()

@@ -1,9 +1,8 @@
 """Detects a store that lost data, and an archive that was emptied or belongs to another store.
 
-Archivers advance a time in the store, the *age mark*. The archive's object ``store-mark.json`` contains the mark of at
-least a minute ago, and the archive's id, which the store also has. A store with an older mark may have lost records
-of objects; an archive without that id may lack objects. Archivers then delete nothing until an operator has confirmed
-both. A store that lost only the last seconds in a power cut does not stop archivers.
+Archivers advance a time in the store, the *age mark*. ``store-mark.json`` has the mark of a minute ago, so that a power
+cut stops no archiver, and the archive's id. If the store has an older mark or another id, nothing is deleted until an
+operator confirms both.
 """
 
 import contextlib

@@ -1,15 +1,12 @@
 """Leases the server of a data directory. It starts with the first lease and stops after the last; its data remains.
 
-A lease is a shared lock on ``<data_dir>/holders``. Forks of a process share it, but programs that it starts do not. The
-kernel releases it when the last of these processes ends, even if killed.
-
-    <data_dir>/holders        one shared lock per lease
+    <data_dir>/holders        a shared lock per lease. A process shares it with its forks, not with other programs
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
     <data_dir>/server.sock    the server's only listening socket
-    <data_dir>/server.log     the server's messages; older ones are in server.log.1
+    <data_dir>/server.log     its messages; older ones are in server.log.1
     <data_dir>/appendonlydir  the data: https://valkey.io/topics/persistence/
 
-Different versions of this program may use a directory at the same time, so these names must not change.
+Different versions may use a directory at the same time, so these names must not change.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Finds the likely cause in a failed job's log without comparing it to good runs: a linear model scores its lines.
 
-A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
-are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. Weights are
-learned: ``python -m bench.causes --data DIR --learn`` prints them. Pure.
+A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`):
+``screen`` selects the part to show, ``line`` its most telling line. ``python -m bench.causes --data DIR --learn``
+prints learned weights.
 """
 
 import math

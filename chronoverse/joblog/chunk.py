@@ -1,8 +1,7 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
-A job's archived lines are in *chunks*, one object each. A chunk is a sequence of zstd *frames* of JSON Lines, so that
-reading a line decompresses only one frame. The store has a record of each chunk, scored by the chunk's last number.
-Only chunks with a record are part of the log.
+A *chunk* is an object: a sequence of zstd *frames* of JSON Lines, so that reading a line decompresses only one frame.
+The store has a record of each chunk, scored by its last number. Only chunks with a record are part of the log.
 """
 
 import hashlib

@@ -1,10 +1,7 @@
 """The shape of a line: its text without the parts that differ between runs.
 
-Lines of two runs are compared by shape. ``docs/answers.md`` has the rules. Times, numbers, hashes and temporary names
-become the same placeholder, so that a hash of only decimal digits has the same shape as any other hash.
-
-A shape is stored as 64 bits of its BLAKE2b hash. Against runs with a million shapes, one new line in 2 * 10^13 is
-missed because of a hash collision.
+``docs/answers.md`` has the rules. Times, numbers, hashes and temporary names become the same placeholder, so that a
+hash of only decimal digits has the same shape as any other. A shape is stored as 64 bits of its BLAKE2b hash.
 """
 
 import re
@@ -22,6 +19,7 @@ _Value = TypeVar("_Value")
 
 #: Must change when a line could get another shape, or a packed set has another format.
 VERSION: Final = 3
+#: Against a million shapes, one new line in 2 * 10^13 is missed because of a collision.
 _HASH_BYTES: Final = 8
 #: Maximum shapes of one log. A comparison with more would need too much memory.
 MAX_SHAPES: Final = 100_000

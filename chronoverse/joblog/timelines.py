@@ -77,11 +77,11 @@ class Anchor(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """The times of one log, in ms. ``anchors`` are in the order of the log, at most :data:`MAX_ANCHORS`.
+    """The times of one log, in ms, with at most :data:`MAX_ANCHORS` ``anchors`` in order.
 
-    ``lines`` counts all lines, from ``first`` to ``last``. ``total``: time from the first to the last. ``after_last``:
-    time from the last to the job's end, or 0 if unknown. ``shortest``: None if all lines are anchors; otherwise, no
-    pause before another line is longer.
+    ``lines`` counts all lines, from ``first`` to ``last``; ``total`` is the time between these, ``after_last`` the time
+    from the last to the job's end, or 0 if unknown. ``shortest``: no pause before a line that is not an anchor is
+    longer; None if all are.
     """
 
     lines: int
@@ -340,10 +340,10 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 
 
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
-    """For each ``wanted`` anchor: how much longer its pause is than in the good run, and the pause in that run.
+    """For each ``wanted`` anchor: how much longer its pause is than in the good run, and that run's pause.
 
-    In the two runs, different lines can precede an anchor. So the time since the last common line is compared, too; the
-    smaller excess applies. An excess within the noise is 0. The second value is None if the good run lacks the line.
+    Different lines can precede an anchor in the two runs, so the time since the last common line is compared, too; the
+    smaller excess applies, 0 within the noise. The second value is None if the good run lacks the line.
     """
     common = _common(timeline, good)
     if not common:

@@ -69,9 +69,9 @@ _Segment = TypeVar("_Segment", ReplaySegment, ReplaySegment | None)
 class ReplayCache:
     """A worker's reads of older lines, one segment at a time.
 
-    ``pause`` is called before each segment, so that live viewers go first. Viewers call ``throttle`` before each
-    segment, with the size of the previous one. A read requests at most ``most_lines`` lines; the cache holds at most
-    ``most_bytes``. ``scan`` makes the scan server filter lines by a query. Without ``scan``, the worker does.
+    Calls ``pause`` before each segment, so that live viewers go first; viewers call ``throttle`` with each segment's
+    size. A read requests at most ``most_lines`` lines; the cache holds at most ``most_bytes``. ``scan`` makes the scan
+    server filter lines by a query. Without ``scan``, the worker does.
     """
 
     store: Store

@@ -31,11 +31,9 @@ CURSOR_SECONDS: Final = 0.4
 class Viewer:
     """Produces the bytes of one event stream: the lines after line ``after`` that pass ``line_filter`` (None: all).
 
-    ``job`` was just fetched. If None, the job does not exist yet, and the viewer waits for it for ``wait`` seconds. The
-    token of ``subject`` expires at ``expires_at``; the stream reaches its maximum age at ``closes_at``. Both are on
-    the tail's clock.
-
-    Neither :meth:`next` nor :meth:`try_next` waits for new lines. Only :meth:`next` can query the store.
+    ``job`` was just fetched. If None, the viewer waits ``wait`` seconds for it. The token of ``subject`` expires at
+    ``expires_at``; the stream reaches its maximum age at ``closes_at``, both on the tail's clock. Only :meth:`next`
+    queries the store.
     """
 
     _cache: ReplayCache

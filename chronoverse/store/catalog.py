@@ -25,12 +25,11 @@ _BUCKET: Final = "bucket:"
 
 
 class ArchiveState(NamedTuple):
-    """How much of a job is archived. Unknown numbers are 0, unknown texts empty.
+    """How much of a job is archived. Unknown numbers are 0, texts empty.
 
-    ``complete``: the whole log of an ended job is archived, since ``archived_at``. ``has_derived``: its set of shapes
-    and timeline are archived in the current format, or cannot be made. ``swept``: it has no unrecorded objects.
-    ``deleting``: the job is hidden. ``ended_at`` (Unix seconds): when the store first saw the end, ``ended_seconds``
-    ago. ``first`` and ``last``: numbers in the store's log. ``retention_seconds``: the workflow's own, if set.
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``. ``has_derived``: also its shapes and
+    timeline in the current format. ``swept``: it has no unrecorded objects. ``ended_at`` (Unix seconds): when the store
+    first saw the end. ``first`` and ``last``: in the store. ``retention_seconds``: the workflow's own.
     """
 
     archived: int
