@@ -66,10 +66,12 @@ class Module(NamedTuple):
 
     name: str
     tree: ast.Module
+    #: All of the tree's nodes.
+    nodes: tuple[ast.AST, ...]
 
     def imports(self) -> Iterator[str]:
         """Every dotted name imported anywhere in the file; ``from a import b`` gives ``a.b``."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -82,7 +84,8 @@ def read_package(package: Path) -> dict[str, Module]:
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        modules[name] = Module(name, ast.parse(path.read_text(encoding="utf-8")))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules[name] = Module(name, tree, tuple(ast.walk(tree)))
     return modules
 
 
@@ -135,7 +138,7 @@ def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
     for module in modules.values():
         attributes = {
             node.attr
-            for node in ast.walk(module.tree)
+            for node in module.nodes
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
         }
         imported = {name.removeprefix("os.") for name in module.imports() if name.startswith("os.")}
@@ -146,7 +149,7 @@ def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
 def monkey_patches(modules: dict[str, Module]) -> Iterator[str]:
     """Calls of gevent's ``patch_…``. Patching is up to the process that imports the package, not the package."""
     for module in modules.values():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             named = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
             if named.startswith("patch_"):
                 yield f"{module.name} calls {named}"

@@ -66,8 +66,9 @@ def test_endless(server):
 """
 
 
-@pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_no_server_outlives_a_run(tmp_path: Path, number: signal.Signals, processes: int) -> None:
     """Its terminal is closed, or ``timeout`` ends it. Only the process that the user started receives the signal."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

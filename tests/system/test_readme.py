@@ -16,6 +16,7 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.app import create_app
 from tests.support.commands import PATIENCE_SECONDS, environ
+from tests.support.parameters import long_after
 from tests.support.service import ROOT, SECRET, Service
 from tests.support.tools import tool, unavailable
 from tests.system import documents
@@ -102,11 +103,14 @@ def test_a_client_prints_the_job(job_output: bytes, embedded_service: Service, t
     assert (done.stdout, done.stderr, done.returncode) == (LINES, b"", 0)
 
 
-@pytest.mark.parametrize(("language", "status"), [("python", 401), ("python", 404), ("js", 403), ("js", 404)])
+@pytest.mark.parametrize(
+    "rejected", long_after(2, [("python", 401), ("js", 404), ("python", 404), ("js", 403)]), ids=str
+)
 def test_a_client_fails_when_it_is_rejected(
-    job_output: bytes, embedded_service: Service, tmp_path: Path, language: str, status: int
+    job_output: bytes, embedded_service: Service, tmp_path: Path, rejected: tuple[str, int]
 ) -> None:
     """Without a retry, and with a matching exit code and last message."""
+    language, status = rejected
     job = "none" if status == 404 else "job-1"
     token = {401: "no token", 403: embedded_service.token(scopes=["logs:write"])}.get(status, embedded_service.token())
     done = run_client(language, embedded_service, tmp_path, token, job)

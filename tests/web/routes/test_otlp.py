@@ -1,6 +1,5 @@
 """``/v1/logs``: OpenTelemetry log records become lines of jobs, as OTLP over HTTP specifies."""
 
-import contextlib
 import gzip
 import itertools
 import subprocess
@@ -19,6 +18,8 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer
 from tests.support.service import Service
@@ -449,13 +450,14 @@ print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules
     assert done.stdout == f"404 {title} False\n"
 
 
-def test_new_jobs_are_rate_limited_per_subject(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_new_jobs_are_rate_limited_per_subject(service: Service, tmp_path: Path, redis_server: RedisServer) -> None:
     """With Retry-After. Existing jobs still get their lines, and other subjects still start jobs."""
-    with contextlib.ExitStack() as stack:
-        config = Path(__file__).with_name("few_new_jobs.py")
-        service = stack.enter_context(Service(tmp_path, redis_server.url, config=config))
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        client = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=20, verify=False))
+    app = create_app(Settings(data_dir=tmp_path, redis_url=redis_server.url, jwt_secret=service.secret))
+    throttle = app.extensions["chronoverse"].new_job_throttle
+    # 20 jobs at once, then one per second.
+    throttle.rate, throttle.burst_seconds = 1, 20
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    with httpx.Client(base_url="http://localhost", headers=headers, transport=httpx.WSGITransport(app)) as client:
         sender = Sender(client, "few_new_jobs")
         hostile = {**PROTOBUF, "Authorization": f"Bearer {service.token(subject='hostile')}"}
 
