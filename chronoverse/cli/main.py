@@ -109,14 +109,7 @@ class _CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            name, command, rest = super().resolve_command(ctx, args)
-        except click.UsageError:
-            from chronoverse.client.near import near_ids
-
-            if near := near_ids(args[0], _COMMANDS):
-                ctx.fail(f"unknown command {args[0]}: did you mean {' or '.join(near)}?")
-            raise
+        name, command, rest = super().resolve_command(ctx, args)
         if command is not None and any("://" in each for each in rest):
             from chronoverse.cli.names import expand_link
 
@@ -150,6 +143,10 @@ def commands(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+# click suggests similar names of this mapping. The commands themselves are imported on use.
+commands.commands = dict.fromkeys(_COMMANDS, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

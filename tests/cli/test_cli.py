@@ -724,7 +724,7 @@ def test_an_error_says_what_to_do(cli: Cli) -> None:
 
     assert refused.stderr == "chronoverse: the token has expired (token from CHRONOVERSE_TOKEN)\n"
     assert refused.returncode == 77
-    assert "unknown command job: did you mean jobs?" in cli("job", "wf_1").stderr
+    assert "No such command 'job'. Did you mean 'jobs'?" in cli("job", "wf_1").stderr
     assert "No such command 'xyz'" in cli("xyz").stderr
 
 
