@@ -168,10 +168,9 @@ def _are_indexes(partial: Any, count: int) -> bool:
 
 
 class LabelsField(fields.Dict):
-    """A job's labels by key. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
+    """Labels by key. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
 
-    def __init__(self) -> None:
-        description = "Set once: a different value for an existing label is refused, and nothing changes."
+    def __init__(self, description: str) -> None:
         # For OpenAPI only: the errors of check_labels() are clearer.
         value = fields.String(metadata={"minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"})
         bounds = {"maxProperties": MAX_LABELS}
@@ -185,7 +184,7 @@ class LabelsField(fields.Dict):
 
 
 class RegisterBody(Schema):
-    labels = LabelsField()
+    labels = LabelsField("Set once: a different value for an existing label is refused, and nothing changes.")
 
 
 _token: Final = partial(matching, "[0-9a-f]{32,128}", error="must be 32 to 128 hexadecimal digits", required=True)
@@ -197,9 +196,8 @@ class RunnerBody(Schema):
     token = _token("Chosen by the runner, unguessable, the same for all requests of an attempt.")
 
 
-class AttemptBody(RunnerBody):
+class AttemptBody(RunnerBody, RegisterBody):
     first = JsonInteger("Refuse with GAP unless the first line gets this number.", 1, load_default=None)
-    labels = LabelsField()
 
 
 class OpenedBody(RunnerBody):

@@ -10,12 +10,12 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import BadRequest, JobNotFound
-from chronoverse.joblog.labels import MAX_LABELS, check_labels
+from chronoverse.joblog.labels import MAX_LABELS
 from chronoverse.joblog.watches import DEFAULT_STATUSES, SECRET, Event, Watch, split_url
 from chronoverse.store.watches import KeptWatch
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
-from chronoverse.web.http.publish_schemas import JsonInteger
+from chronoverse.web.http.publish_schemas import JsonInteger, LabelsField
 from chronoverse.web.http.schemas import Blueprint, Members, answer, integer, list_of, matching, one_of, text
 
 _ROUTE: Final = "/workflows/<id:workflow_id>/watches"
@@ -37,7 +37,7 @@ class WatchBody(Schema):
         validate=validate.Length(1, 4),
         metadata={"description": "End statuses to send. Default: FAILED and LOST; for a `change` also COMPLETED."},
     )
-    label = fields.Dict(text(), text(), load_default=dict, metadata={"description": "Jobs with all of these labels."})
+    label = LabelsField("Jobs with all of these labels.")
     same = fields.List(
         matching("[a-z][a-z0-9._/-]{0,62}"),
         load_default=list,
@@ -58,10 +58,6 @@ class WatchBody(Schema):
     def _check(self, data: dict[str, Any], **kwargs: Any) -> None:
         if (data["on"] == "silent") != (data["seconds"] is not None):
             raise ValidationError("required with `silent`, otherwise not allowed", "seconds")
-        try:
-            check_labels(data["label"])
-        except ValueError as error:
-            raise ValidationError(str(error), "label") from error
 
 
 _WATCH: Final[Members] = {
@@ -133,7 +129,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         own: dict[str, Any] = {
             "secret": body["secret"] or (known.watch.secret if known else generated),
             "status": tuple(body["status"] or DEFAULT_STATUSES[body["on"]]),
-            "label": check_labels(body["label"]),
             "same": tuple(body["same"]),
         }
         watch = Watch(workflow_id=workflow_id, watch_id=watch_id, **{**body, **own})

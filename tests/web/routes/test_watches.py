@@ -89,6 +89,7 @@ def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client) -> N
         ({"status": ["FAILED"] * 5}, 400, "status"),
         ({"status": []}, 400, "status"),
         ({"label": {"Branch": "main"}}, 400, "label"),
+        ({"label": {"branch": 1}}, 400, "an object of strings"),
         ({"label": {f"k{number}": "v" for number in range(17)}}, 400, "label"),
         ({"label": ["branch"]}, 400, "label"),
         ({"same": ["Branch"]}, 400, "same"),
