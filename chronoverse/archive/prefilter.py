@@ -14,10 +14,6 @@ from chronoverse.joblog.model import Line
 PART_BYTES: Final = 16 * 2**10
 
 
-#: Finds the next candidate at or after a position. Returns its position, or -1.
-_Find = Callable[[bytes, int], int]
-
-
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
     lines: list[Line] = []
     start, searches = 0, _searches(matcher)
@@ -54,8 +50,11 @@ def _searches(matcher: Matcher) -> list[Callable[[bytes], bytes | None]]:
     return [partial(_candidates, pattern, lambda part, position: part.find(b"\\", position))] if pattern else []
 
 
-def _candidates(pattern: Any, find: _Find, part: bytes) -> bytes | None:
-    """The lines that ``pattern`` or ``find`` finds. None if there are many: decoding all is faster."""
+def _candidates(pattern: Any, find: Callable[[bytes, int], int], part: bytes) -> bytes | None:
+    """The lines that ``pattern`` or ``find`` finds. None if there are many: decoding all is faster.
+
+    ``find`` returns the next position at or after a position, or -1.
+    """
     candidates: list[bytes] = []
     position, stop = 0, len(part)
     match_start = match_end = other = -1
