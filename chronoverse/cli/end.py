@@ -3,7 +3,9 @@
 import click
 
 from chronoverse.cli import common, names
+from chronoverse.client.client import reading
 from chronoverse.joblog.model import JobRef, Status
+from chronoverse.joblog.terminal import plain_text
 
 
 @click.command()
@@ -21,5 +23,6 @@ def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> i
     status = status or (Status.FAILED if exit_code else Status.COMPLETED)
     with common.open_client(workflow, job, "logs:write logs:read") as client:
         ended = client.end(JobRef(workflow, job), status, exit_code)
-    click.echo(f"{workflow}/{job} {ended['status']}")
+    with reading("job"):
+        click.echo(plain_text(f"{workflow}/{job} {ended['status']}"))
     return 0

@@ -7,6 +7,7 @@ import click
 
 from chronoverse.cli import common, names
 from chronoverse.client.client import read_items, reading
+from chronoverse.joblog.terminal import plain_text
 
 _ROUTE: Final = "/workflows/{}/watches"
 _OUTCOME: Final = ("delivered_at", "failing_since", "error")
@@ -82,8 +83,8 @@ def watch(
             settings |= {"status": status or None, "label": dict(each.split("=", 1) for each in label)}
             made = client.send("PUT", route, workflow, name, body=settings)
             if "secret" in made:
-                click.echo(f"secret, printed once: {made['secret']}", err=True)
-            click.echo(_text(made))
+                click.echo(plain_text(f"secret, printed once: {made['secret']}"), err=True)
+            click.echo(plain_text(_text(made)))
             return 0
         found = before = client.send("POST", f"{route}/test", workflow, name)
         deadline = time.monotonic() + 20

@@ -368,9 +368,9 @@ class Client:
             body = {**found, **{_SETTING_NAMES.get(name, name): value for name, value in changes.items()}}
             found = self.send("PUT", path, workflow_id, body=body)
         with reading("page"):
-            return {
-                name: found[_SETTING_NAMES.get(name, name)] for name in ("retention_seconds", "job_bytes", "day_bytes")
-            }
+            names = ("retention_seconds", "job_bytes", "day_bytes")
+            values = ((name, found[_SETTING_NAMES.get(name, name)]) for name in names)
+            return {name: None if value is None else int(value) for name, value in values}
 
     def _get_once(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
         text, headers = self._service.request("GET", path, query, {"Accept": "application/json"})

@@ -32,6 +32,14 @@ _JOB: Final = {
     "last_sequence_num": 1,
 }
 _LINE: Final = {"timestamp": EVIL, "message": EVIL, "sequence_num": 1, "stream": "stdout"}
+_WATCH: Final = dict.fromkeys(("id", "on", "url", "state", "error", "seconds", "secret"), EVIL) | {
+    "status": [EVIL],
+    "label": {EVIL: EVIL},
+    "same": [EVIL],
+    "waiting": 1,
+    "dropped": 1,
+}
+_SETTINGS: Final = dict.fromkeys(("retention_seconds", "job_bytes", "bytes_per_day"), EVIL)
 _USUAL: Final = {"least": 1, "median": 1, "most": 1}
 _REFUSAL: Final = {"title": EVIL, "status": 409, "detail": EVIL, "reason": "CLOSED"}
 
@@ -112,19 +120,19 @@ CALLS: Final = {
         ("login",),
         json_answers({"issuer": "https://id.example", "client_id": EVIL, "scopes": EVIL, "audience": EVIL}),
     ),
-    "end": (("end", "wf_1", EVIL, "--exit-code", "1"), ()),
+    "end": (("end", "wf_1", "job_1", "--exit-code", "1"), json_answers({"status": EVIL})),
     "open": (("open", "wf_1", EVIL), ()),
-    "watch": (("watch", "wf_1", EVIL, "--test"), ()),
-    "watches": (("watches", "wf_1"), json_answers({"watches": [{"id": EVIL, "url": EVIL}]})),
+    "watch": (("watch", "wf_1", "main", "--on", "end", "--url", "https://a.example/"), json_answers(_WATCH)),
+    "watches": (("watches", "wf_1"), json_answers({"watches": [_WATCH]})),
     "notify": (("notify", "--metrics", EVIL), ()),
     "collect": (("collect", EVIL), ()),
     "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),
-    "retention": (("retention", "wf_1", EVIL), ()),
-    "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
+    "retention": (("retention", "wf_1"), json_answers(_SETTINGS)),
+    "limits": (("limits", "wf_1"), json_answers(_SETTINGS)),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"end", "notify", "open", "serve", "watch", "watches", "logout", "token", "limits"}
+SILENT: Final = {"notify", "open", "serve", "logout", "token", "limits", "retention"}
 
 
 def test_every_command_is_called() -> None:
