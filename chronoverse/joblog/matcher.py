@@ -4,7 +4,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -19,9 +18,6 @@ MAX_SPANS: Final = 1000
 
 #: Maximum instructions of an expression that is searched for in many lines at once.
 MAX_JOINED_PROGRAM: Final = 200
-
-#: Characters stepped over at once while an expression matches only the empty text.
-_EMPTY_MATCHES: Final = 64
 
 #: Terminal control sequences: CSI, and string sequences such as OSC. Each ends at the next ESC, for linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
@@ -156,67 +152,29 @@ class Matcher:
     def _pattern(self) -> Any:
         return _compiled(self._query, not self._regex, self._max_bytes)
 
-    @cached_property
-    def _lowercase_pattern(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self._lowercase or ""))
-
     def _is_in(self, text: str) -> bool:
         if self._lowercase is not None and text.isascii():
             return self._lowercase in text.lower()
         return self._pattern.search(text.encode()) is not None
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        if self._lowercase and text.isascii():
-            for match in islice(self._lowercase_pattern.finditer(text.lower()), MAX_SPANS):
-                yield match.span()
-            return
-        data, position, remaining = text.encode(), 0, MAX_SPANS
+        data, left = text.encode(), MAX_SPANS
         is_ascii = len(data) == len(text)
         # The number of characters before a byte.
         counted = characters = 0
-        while position <= len(data):
-            for match in self._pattern.finditer(data, position):
-                start, end = match.span()
-                if start == end:
-                    yield None
-                    position = self._after_empty_match(data, end)
-                    break
-                if not is_ascii:
-                    # `\C` matches a part of a character.
-                    begin = characters + len(data[counted:start].decode(errors="replace"))
-                    characters = begin + len(data[start:end].decode(errors="replace"))
-                    start, counted, end = begin, end, characters
-                yield start, end
-                remaining -= 1
-                if not remaining:
-                    return
-            else:
+        for start, end in (match.span() for match in self._pattern.finditer(data)):
+            if start == end:
+                yield None
+                continue
+            if not is_ascii:
+                # `\C` matches a part of a character.
+                begin = characters + len(data[counted:start].decode(errors="replace"))
+                characters = begin + len(data[start:end].decode(errors="replace"))
+                start, counted, end = begin, end, characters
+            yield start, end
+            left -= 1
+            if not left:
                 return
-
-    def _after_empty_match(self, data: bytes, start: int) -> int:
-        """Where the next match can begin. Stepping over each character would take 2 s in a line of 1 MiB."""
-        pattern = self._empty_matches
-        if pattern is not None and pattern.programsize * len(data) <= MAX_PROGRAM * 2**20:
-            end: int = pattern.match(data, start).end()
-            if end < len(data) and len(data[start:end].decode(errors="replace")) == _EMPTY_MATCHES:
-                return end
-        start += 1
-        # Skip the rest of the character.
-        while start < len(data) and data[start] & 0xC0 == 0x80:
-            start += 1
-        return start
-
-    @cached_property
-    def _empty_matches(self) -> Any:
-        """A pattern that steps over several characters if the query matches the empty text at each of them.
-
-        None if it would be too large.
-        """
-        try:
-            found = _compiled(f"(?:(?:{self._query})(?:(?s:.)|\\z)){{0,{_EMPTY_MATCHES}}}", False, self._max_bytes)
-        except ValueError:
-            return None
-        return found if found.programsize <= MAX_PROGRAM else None
 
 
 class ExpressionSet:

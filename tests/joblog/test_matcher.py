@@ -94,11 +94,11 @@ def any_expression(random: Random, depth: int) -> str:
 
 @pytest.mark.parametrize(("count", "seed"), [(30, 3), pytest.param(400, 4, marks=pytest.mark.long)])
 def test_spans_are_those_of_re2(count: int, seed: int) -> None:
-    """Also where an expression matches the empty text at many characters, which are skipped in groups."""
-    random, jumped = Random(seed), 0
+    """Except empty ones, in characters."""
+    random = Random(seed)
     options = re2.Options()
     options.case_sensitive, options.never_capture, options.log_errors = False, True, False
-    while jumped < count:
+    for _ in range(20 * count):
         # These can match within a character, where the module's positions are wrong.
         expression = re.sub(r"\\[BC]", ".", any_expression(random, random.randint(1, 3)))
         parts = (
@@ -110,7 +110,6 @@ def test_spans_are_those_of_re2(count: int, seed: int) -> None:
             matches = [match.span() for match in re2.compile(expression, options).finditer(text)]
             spans = [(start, end) for start, end in matches if start < end]
             assert [span for span in found if span] == spans[:MAX_SPANS], (expression, text)
-            jumped += len(found) < min(len(matches), MAX_SPANS)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(60, 27), pytest.param(120, 28, marks=pytest.mark.long)])
