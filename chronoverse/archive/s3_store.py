@@ -1,9 +1,9 @@
 """An object store in an S3 bucket, of Amazon or a compatible server. boto3 finds the credentials."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -31,8 +31,6 @@ class S3ObjectStore:
     #: After this time, no retry begins, and an unfinished answer is dropped.
     answer_seconds: float = 10.0
     retry_seconds: float = 0.3
-    _cached_client: Any = None
-    _client_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if find_spec("boto3") is None:
@@ -69,7 +67,7 @@ class S3ObjectStore:
         """
         give_up_at = time.monotonic() + self.answer_seconds
         location = {"Bucket": self.bucket, "Key": self.prefix + name}
-        client = self._client()
+        client = self._client
         for attempt in (1, 2, 3):
             try:
                 return request(client, location)
@@ -80,23 +78,21 @@ class S3ObjectStore:
             time.sleep(self._retries.delay(attempt))
         raise AssertionError("the last attempt returns or raises")
 
+    @cached_property
     def _client(self) -> Any:
         """The boto3 client. Created on first use, because that takes 0.2 s and must happen after a fork."""
-        with self._client_lock:
-            if self._cached_client is None:
-                config = import_module("botocore.config").Config(
-                    connect_timeout=3.0,
-                    read_timeout=self.read_seconds,
-                    retries={"total_max_attempts": 1},
-                    # Further requests open their own connections.
-                    max_pool_connections=16,
-                    # Many S3-compatible servers do not support its newer checksums.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                )
-                # boto3's default session is not thread-safe.
-                self._cached_client = import_module("boto3.session").Session().client("s3", config=config)
-            return self._cached_client
+        config = import_module("botocore.config").Config(
+            connect_timeout=3.0,
+            read_timeout=self.read_seconds,
+            retries={"total_max_attempts": 1},
+            # Further requests open their own connections.
+            max_pool_connections=16,
+            # Many S3-compatible servers do not support its newer checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        # boto3's default session is not thread-safe. Two threads can each create a client; the second one stays.
+        return import_module("boto3.session").Session().client("s3", config=config)
 
     def _read_body(self, body: Any) -> bytes:
         give_up_at = time.monotonic() + self.answer_seconds
