@@ -424,7 +424,7 @@ class Archiver:
             self._retentions[workflow_id] = before.get(workflow_id)
             # If a node of a Cluster is away, this must not affect the workflows of other nodes.
             with contextlib.suppress(StoreError):
-                own = self._retentions[workflow_id] = self.store.catalog.retention(workflow_id)
+                own = self._retentions[workflow_id] = self.store.catalog.settings_of(workflow_id).retention_seconds
                 if before.get(workflow_id, own) != own:
                     changed.add(workflow_id)
         if changed:

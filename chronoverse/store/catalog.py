@@ -165,24 +165,16 @@ class JobCatalog:
             last=entry_number(last) if last else 0,
         )
 
-    def retention(self, workflow_id: str, pool: PoolKind | None = None) -> int | None:
-        """The workflow's own retention in seconds. None if the service's applies."""
-        key = self._keys.of_workflow(workflow_id, "settings")
-        # A key that is no hash holds no settings.
-        with contextlib.suppress(NotALog):
-            return _retention(self._commands.run(workflow_id, "HGET", key, "retention_seconds", pool=pool) or b"")
-        return None
-
     def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
         """The settings of these workflows. Omits unreadable ones."""
         answers = self._on_settings(workflow_ids, "HMGET", *WorkflowSettings._fields)
         return {each: _settings(answer) for each, answer in answers.items() if isinstance(answer, list)}
 
-    def settings_of(self, workflow_id: str) -> WorkflowSettings:
+    def settings_of(self, workflow_id: str, pool: PoolKind | None = None) -> WorkflowSettings:
         """The workflow's settings. All unset if its key is not a hash."""
         key = self._keys.of_workflow(workflow_id, "settings")
         with contextlib.suppress(NotALog):
-            return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields))
+            return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields, pool=pool))
         return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:

@@ -75,7 +75,7 @@ class RecordAppender:
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))
         if reply[0] == b"NEW":
             on_new()
-            own = self._catalog.retention(job.workflow_id, PoolKind.APPENDS)
+            own = self._catalog.settings_of(job.workflow_id, PoolKind.APPENDS).retention_seconds
             bounds = self._catalog.common_bounds(PoolKind.HEALTH) or ("", "")
             reply = self._run(job, batch, idle_seconds, ("1", 1000 * own if own else "", *bounds))
         waits = reply[0] == b"WAIT"

@@ -218,7 +218,7 @@ class Store:
 
     def retention_ms(self, workflow_id: str) -> int:
         """Milliseconds for which the workflow's ended jobs, and the tombstones of deleted ones, are kept."""
-        return 1000 * (self.catalog.retention(workflow_id) or 0) or self._retention_ms
+        return 1000 * (self.catalog.settings_of(workflow_id).retention_seconds or 0) or self._retention_ms
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries after line ``after``."""
@@ -256,7 +256,7 @@ class Store:
         """
         now = self.clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
-        retention = self.catalog.retention(job.workflow_id, PoolKind.APPENDS)
+        retention = self.catalog.settings_of(job.workflow_id, PoolKind.APPENDS).retention_seconds
         args = (token, *times, job.job_id, 1000 * retention if retention else "", first or "")
         bounds = self.catalog.common_bounds(PoolKind.HEALTH)
         kinds = (*RUNNER_KEYS, "jobs", "settings") if bounds else (*RUNNER_KEYS, "jobs")
@@ -365,7 +365,7 @@ class Store:
         """
         self.get_job(ref)  # Declares a job LOST whose lease has expired.
         code = "" if exit_code is None else exit_code
-        own = self.catalog.retention(ref.workflow_id, PoolKind.APPENDS)
+        own = self.catalog.settings_of(ref.workflow_id, PoolKind.APPENDS).retention_seconds
         end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")
         had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self.clock()), *end)
         job = self.require_job(ref)

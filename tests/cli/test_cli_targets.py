@@ -94,7 +94,7 @@ def test_retention_changes_the_configured_store(cli: Cli, server: RedisServer, p
 
     assert (done.returncode, done.stdout) == (0, "86400 s\n")
     store = Store(server.url, prefix=prefix)
-    assert store.catalog.retention("wf_1") == 86_400
+    assert store.catalog.settings_of("wf_1").retention_seconds == 86_400
     store.close()
 
 
