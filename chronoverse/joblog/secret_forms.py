@@ -86,14 +86,33 @@ class SecretForms:
         """A mask for the lines of one stream."""
         return StreamMask(self)
 
-    def mask_lists(self, lists: Iterable[tuple[str, list[bytes]]]) -> None:
-        """Masks consecutive lists of lines in place, each given with its stream's name."""
-        whole = [(name, lines) for name, lines in lists if lines]
-        if not self.may_be_in(b"\n".join(chain.from_iterable(lines for _, lines in whole))):
-            return
-        masks: dict[str, StreamMask] = {}
-        for name, lines in whole:
-            lines[:] = masks.setdefault(name, self.mask())(b"\n".join(lines)).split(b"\n")
+    def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
+        """Masks consecutive lists of lines in place, each given with its stream's name.
+
+        The bool: the list has pieces of a line, which the stream's next list continues.
+        """
+        streams: dict[str, list[tuple[bool, list[bytes]]]] = {}
+        for name, is_partial, lines in lists:
+            if lines:
+                streams.setdefault(name, []).append((is_partial, lines))
+        for found in streams.values():
+            ends = [(b"" if is_partial else b"\n", lines) for is_partial, lines in found]
+            if not self.may_be_in(b"".join(end.join(lines) + end for end, lines in ends)):
+                continue
+            mask, begun = self.mask(), list[list[bytes]]()
+            for is_partial, lines in found:
+                if is_partial:
+                    begun.append(lines)
+                    continue
+                if begun:
+                    # The first line completes the pieces.
+                    last, lines[:1] = lines[:1], []
+                    mask.mask_pieces([*begun, last])
+                    lines[:] = [*last, *(mask(b"\n".join(lines)).split(b"\n") if lines else [])]
+                    begun = []
+                else:
+                    lines[:] = mask(b"\n".join(lines)).split(b"\n")
+            mask.mask_pieces(begun)
 
     def may_be_in(self, text: bytes) -> bool:
         """Whether any line of ``text`` can contain a secret."""
@@ -111,6 +130,15 @@ class SecretForms:
 
     def _found(self, text: bytes) -> frozenset[int]:
         return self._candidates.matches(text) if self._candidates is not None else frozenset()
+
+
+def _masked(line: bytes, begin: int, end: int, inside: Iterable[Span]) -> bytes:
+    """The part of ``line`` from ``begin`` to ``end``, with a mask for each of the secrets that overlap it."""
+    masked, position = list[bytes](), begin
+    for start, stop in inside:
+        masked += [line[position:start], _MASKED]
+        position = stop
+    return b"".join([*masked, line[position:end]])
 
 
 class StreamMask:
@@ -140,6 +168,20 @@ class StreamMask:
         self.key, self.before = key, (before + text)[-_MAX_HELD:]
         return masked
 
+    def mask_pieces(self, lists: Sequence[list[bytes]]) -> None:
+        """Masks the lists of pieces of one line in place. Each piece that has a part of a secret gets a mask."""
+        line = b"".join(chain.from_iterable(lists))
+        spans, end, at = self._spans(line), 0, 0
+        for pieces in lists:
+            for index, piece in enumerate(pieces):
+                begin, end, inside = end, end + len(piece), list[Span]()
+                while at < len(spans) and spans[at][0] < end:
+                    inside.append(spans[at])
+                    if spans[at][1] > end:
+                        break
+                    at += 1
+                pieces[index] = _masked(line, begin, end, inside)
+
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of ``text``, the next part of a line, could belong to a secret that continues."""
         tail = (self.before + text)[-_MAX_HELD:] if self._forms.is_on else b""
@@ -151,6 +193,11 @@ class StreamMask:
     def _mask_line(self, text: bytes, before: bytes = b"") -> bytes:
         """Masks the end of a line: ``text``, which follows ``before``."""
         line = before + text
+        inside = [span for span in self._spans(line) if span[1] > len(before)]
+        return _masked(line, len(before), len(line), inside)
+
+    def _spans(self, line: bytes) -> list[Span]:
+        """The positions of a line's secrets, in order and without overlaps."""
         spans = [*self._forms.spans(line)]
         if b"\x1b" in line:
             stripped, original = strip_and_map(line.decode("latin-1"))
@@ -159,12 +206,12 @@ class StreamMask:
             spans += [(original(start), original(end - 1) + 1) for start, end in found]
         else:
             spans += self._key_spans(line)
-        masked, position = [], len(before)
-        for start, end in sorted((max(start, len(before)), end) for start, end in spans if end > len(before)):
-            if start >= position:
-                masked += [line[position:start], _MASKED]
-            position = max(position, end)
-        return b"".join([*masked, line[position:]]) if masked else text
+        joined: list[Span] = []
+        for start, end in sorted(spans):
+            if joined and start < joined[-1][1]:
+                start, end = joined[-1][0], max(end, joined.pop()[1])
+            joined.append((start, end))
+        return joined
 
     def _key_spans(self, line: bytes) -> Sequence[Span]:
         """The positions of private keys, or parts of one, in a line."""

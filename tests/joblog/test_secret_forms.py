@@ -1,7 +1,9 @@
 """Secrets with a known form become ``[masked]``."""
 
 import json
+import re
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -213,9 +215,22 @@ def test_the_number_of_lines_is_unchanged(parts: list[str]) -> None:
 def test_lists_are_masked_in_place() -> None:
     """A private key can continue in its stream's next list."""
     out, err, rest = [*map(str.encode, PEM[:5])], [b"fine"], [*map(str.encode, PEM[5:])]
-    FORMS.mask_lists([("stdout", out), ("stderr", err), ("stdout", rest), ("stderr", [])])
+    FORMS.mask_lists([("stdout", False, out), ("stderr", False, err), ("stdout", False, rest), ("stderr", False, [])])
     assert err == [b"fine"]
     assert [*out, *rest] == [*map(str.encode, MASKED_PEM)]
+
+
+@given(cuts=st.sets(st.integers(1, len(GITHUB) + 11), min_size=1), ended=st.booleans())
+def test_a_secret_is_masked_in_the_pieces_of_a_line(cuts: set[int], ended: bool) -> None:
+    """However the line is cut, and even if its last piece is sent later."""
+    line = f"token={GITHUB} end.".encode()
+    pieces = [line[start:end] for start, end in pairwise([0, *sorted(cuts), len(line)])]
+    first, last, other = pieces[:-1], [pieces[-1], b"fine", GITHUB.encode()], [b"fine"]
+    FORMS.mask_lists([("stdout", True, first), ("stderr", False, other), ("stdout", not ended, last)])
+    shown = b"".join([*first, last[0]])
+    assert (len(first), len(last), other) == (len(cuts), 3, [b"fine"])
+    assert re.fullmatch(rb"token=(\[masked\])+ end\.", shown)
+    assert last[1:] == [b"fine", b"[masked]"]
 
 
 def test_more_forms() -> None:

@@ -96,7 +96,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             deps.publish_throttle.check(principal().subject)
             if request.mimetype != "text/plain":
                 # Plain text was masked before it was split.
-                deps.secret_forms.mask_lists((run.stream, run.messages) for run in runs)
+                deps.secret_forms.mask_lists((run.stream, run.partial, run.messages) for run in runs)
             sizes = bytes_of(message for run in runs for message in run.messages)
             spend = partial(deps.publish_throttle.take, principal().subject, sizes)
             try:

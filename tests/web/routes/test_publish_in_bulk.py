@@ -60,7 +60,7 @@ def test_runs_are_lines_with_the_same_time_and_stream(client: httpx.Client, job:
 
 @pytest.mark.parametrize("form", ["runs", "lines", "text"])
 def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Foreign, opened: Runner, form: str) -> None:
-    """However they are sent, including a private key over several lines."""
+    """However they are sent, including a private key over several lines, and a secret in two pieces of a line."""
     sent = ["fine", f"with {GITHUB} in it", *PEM, "fine"]
     if form == "runs":
         answer = publish(opened, 1, run(*sent[:6]), run(*sent[6:]))
@@ -72,6 +72,11 @@ def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Forei
     assert answer.json() == {"next": len(sent) + 1}
     logs = client.get(f"{job.path}/logs").json()["logs"]
     assert [line["message"] for line in logs] == ["fine", "with [masked] in it", *MASKED_PEM, "fine"]
+    if form != "text":
+        pieces = [{"timestamp": TIMESTAMP, "stream": "stdout", "message": GITHUB[:9], "partial": True}]
+        pieces += [{"timestamp": LATER, "stream": "stdout", "message": GITHUB[9:]}]
+        opened.post("logs", {"token": opened.token, "attempt": opened.attempt, "first": len(sent) + 1, "lines": pieces})
+        assert client.get(f"{job.path}/logs/raw").text.endswith("\nfine\n[masked][masked]\n")
 
 
 def test_an_append_without_runs_renews_the_lease(opened: Runner) -> None:
