@@ -8,13 +8,14 @@ import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.errors import ShareExceeded, StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer
+from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
@@ -857,3 +858,14 @@ def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig, entries: 
     assert rig.replay_cache.cached(JOB, None, 0) == (b"", 0)
     assert rig.replay_cache.cached(OTHER, None, 0)[1] == 3
     assert drained(other) == b""
+
+
+def test_a_viewer_of_a_workflow_gets_no_id_before_its_jobs(rig: Rig) -> None:
+    """It waits for its turn: a client would resume after the id, without the jobs."""
+
+    def refuse(*_: object) -> tuple[bytes, int]:
+        raise ShareExceeded("others first")
+
+    (state,) = rig.store.get_jobs([ref := JobRef("wf_1", "")])
+    viewer = WorkflowViewer(rig.replay_cache, rig.tail, ref, state, jobs=refuse, opening=(b"", 0), retry_ms=2417)
+    assert (viewer.next(), viewer.next()) == (CONNECTED, None)

@@ -293,7 +293,11 @@ def test_a_failed_delivery_is_retried_with_its_id(site: Site) -> None:
     site.watch()
     site.start()
     site.run("build-1", Status.FAILED)
+    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it fails")
+    site.now = 100.0
     messages = wait_for(site, 2)
+    wait_until(lambda: kept(site).state.failures != 1, PATIENCE_SECONDS, "it fails again")
+    assert kept(site).state.failing_since_ms < 1000 * (time.time() + 50)
     state = kept(site).to_json(time.time())
     assert (state["state"], state["waiting"]) == ("retrying", 1)
     assert state["error"]
@@ -379,6 +383,18 @@ def test_an_old_message_that_is_rejected_is_dropped(site: Site) -> None:
     site.start()
     wait_until(lambda: kept(site).dropped == 1, PATIENCE_SECONDS, "it is dropped")
     assert (len(site.receiver.messages), kept(site).waiting) == (1, 0)
+
+
+def test_a_notifier_that_stops_delivers_no_more(site: Site) -> None:
+    """Not even the other messages of a watch."""
+    watch, service = site.watch(), site.notifier()
+    for number in range(3):
+        site.store.watches.add(watch, Event(f"test.{number}", "", 0, "", number))
+    service._look()
+    ((ref, event),) = site.store.watches.claim([watch]).items()
+    service.stop.set()
+    service._deliver(ref, event)
+    assert (len(site.receiver.messages), kept(site).waiting) == (1, 2)
 
 
 def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,7 @@ def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str, redis
     )
     wait_told(failed, ("6", "job_3", "FAILED"))
     assert ids(failed) == sorted(set(ids(failed)))
+    wait_told(open_workflow("?label=branch%3Dnext", "1"), ("2", "job_2", "RUNNING"), ("5", "job_2", "FAILED"))
     later = open_workflow("?status=FAILED").wait_for(b"\n\nid: 6\n\n")
     assert [job for _, job, _ in told(later)] == ["job_2", "job_3"]
     # The labels of an expired job are unknown.
