@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Final, Generic, TypeVar
 
@@ -101,6 +101,13 @@ class ChunkRecordCache:
                 if ref == job and chunk.first <= number <= last and asked_at >= earliest:
                     return chunk
         return self.fresh_chunk(job, number)
+
+    def load(self, find: Callable[[], Mapping[JobRef, Chunk]]) -> None:
+        """Caches the records that ``find`` reads at once."""
+        asked_at = self._clock()
+        found = find()
+        with self._lock:
+            self._records.update({(job, chunk.last): (chunk, asked_at) for job, chunk in found.items()})
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
         """Like :meth:`chunk`, but always reads the store. Caches the record."""

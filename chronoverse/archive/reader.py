@@ -47,7 +47,7 @@ class ArchiveReader:
         self._get_object: Callable[[str, int, int], bytes] = _refuse
         if objects is not None:
             self._get_object = objects.get
-        self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
+        self.record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(_CACHE_BYTES)
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
         # At most 800 KB each: five jobs, each with the runs that it is compared with.
@@ -136,7 +136,7 @@ class ArchiveReader:
 
     def read_ahead(self, job: JobRef) -> None:
         """Caches what a :meth:`search` of the whole log of ``job`` would read first. Thread-safe."""
-        if chunk := self._record_cache.chunk(job, 1):
+        if chunk := self.record_cache.chunk(job, 1):
             wanted = _wanted(chunk.frames, lambda frame: False)
             self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))
 
@@ -183,7 +183,7 @@ class ArchiveReader:
         return cache.get((job.ref, sha256), load)
 
     def forget(self, job: JobRef) -> None:
-        self._record_cache.forget(job)
+        self.record_cache.forget(job)
 
     def _frame_with(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
 
@@ -195,7 +195,7 @@ class ArchiveReader:
         return self._read_chunk(job, number, read)
 
     def _read_chunk(self, job: JobRef, number: int, read: Callable[[Chunk], _Result]) -> _Result | None:
-        chunk = self._record_cache.chunk(job, number)
+        chunk = self.record_cache.chunk(job, number)
         if chunk is None:
             return None
         try:
@@ -204,7 +204,7 @@ class ArchiveReader:
             self._read_cache.forget(lambda key: key[0] == chunk.name)
             self._ahead.forget(lambda key: key[0] == chunk.name)
             # A redaction may have replaced the chunk: the old object is then gone, and a new one is recorded.
-            fresh = self._record_cache.fresh_chunk(job, number)
+            fresh = self.record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
                 metrics.ARCHIVE_DAMAGED.inc()
                 raise

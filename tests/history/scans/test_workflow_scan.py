@@ -228,7 +228,7 @@ class BusyObjects(FileObjectStore):
 
 
 def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: str, tmp_path: Path) -> None:
-    """Only searched ones, once each."""
+    """Only searched ones, once each. Their records are read together."""
     times = itertools.count(1_772_532_005)
     store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
     for number in range(20):
@@ -236,7 +236,8 @@ def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: st
         write(store, f"job_{number}", [Line(1, NOW, f"needle {number}", "stdout")], status)
     archive(store, FileObjectStore(tmp_path))
     objects = BusyObjects(tmp_path)
-    app = app_of(store, objects)
+    archived = ArchiveReader(objects, lambda *_: pytest.fail("one record was read"), clock=lambda: 0.0)
+    app = ScanApp(store, archived, 65_536, lambda: BEGAN)
     assert found(pages(app, status="FAILED")) == [(f"job_{number}", [1]) for number in range(18, -1, -2)]
     chunks = [store.chunks.chunk(JobRef("wf_1", f"job_{number}"), 1) for number in range(0, 20, 2)]
     assert sorted(objects.read) == sorted(chunk.name for chunk in chunks if chunk)
