@@ -1,10 +1,10 @@
 """The list of workflows, and the search in all jobs of one: from the home page to a matching line."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
@@ -175,34 +175,3 @@ def test_a_token_shows_only_its_own_workflows(open_tab: OpenTab, page_service: S
     page.press("#q", "Enter")
     page.wait_for_selector("#progress.bad:has-text('The search failed: ')")
     assert page.locator("#found *").count() == 0
-
-
-def test_an_excerpt_contains_the_first_match(browser: Browser, page_service: Service) -> None:
-    """Wherever it is in the message. Control sequences take no space, and are not cut in two."""
-    cases: list[Any] = [
-        ["short", [[1, 3]]],
-        ["x" * 500_000 + "match" + "y" * 500_000, [[500_000, 500_005]]],
-        ["\x1b[31m" * 300 + "red" + "z" * 1000, [[1500, 1503]]],
-        ["🙂" * 1000 + "match", [[1000, 1005]]],
-        ["a" * 390 + "match" * 20, [[390 + 5 * n, 395 + 5 * n] for n in range(20)]],
-    ]
-    with browser.new_page() as page:
-        page.goto(f"{page_service.url}/ui/static/icon.svg")
-        found: list[Any] = page.evaluate(
-            """async (cases) => {
-                const { excerpt } = await import("/ui/static/js/match.js");
-                return cases.map(([message, spans]) => {
-                    const { shown, cutBefore, cutAfter } = excerpt(message, spans);
-                    return [shown.map(({ text, mark }) => (mark ? `<${text}>` : text)).join(""), cutBefore, cutAfter];
-                });
-            }""",
-            cases,
-        )
-
-    assert found == [
-        ["s<ho>rt", False, False],
-        ["x" * 120 + "<match>" + "y" * 275, True, True],
-        ["<red>" + "z" * 397, False, True],
-        ["🙂" * 197 + "<match>", True, False],
-        ["a" * 300 + "<match>" * 20, True, False],
-    ]

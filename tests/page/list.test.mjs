@@ -3,7 +3,7 @@
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
-import { Refused } from "../../chronoverse/web/static/client/request.js";
+import { refusal, Refused } from "../../chronoverse/web/static/client/request.js";
 import { $, renew } from "./document.mjs";
 
 const js = "../../chronoverse/web/static";
@@ -254,10 +254,19 @@ test("transient errors of pages are retried a few times", async () => {
   deepEqual(waits.map((each) => new URLSearchParams(each.split(" ")[0].slice(4)).get("offset")), [null, "5", "5"]);
   script({ outcome: "timeout", cursor: 5 });
   deepEqual(await wait({ ...of, timeout: 0 }), { outcome: "timeout", cursor: 5, gaps: [] });
+  // A wait for the end starts each request at the end of the log.
+  const ends = script({ outcome: "timeout", cursor: 5 }, { outcome: "ended", cursor: 9 });
+  equal((await wait(of)).outcome, "ended");
+  ok(!ends.some((each) => each.includes("offset")), String(ends));
   Backoff.prototype.delay = delay;
   const backoff = new Backoff();
   const bounds = [0, 1, 2, 3].map(() => { backoff.failed(); return backoff.delay(null) / (backoff.retryMs * 2 ** (backoff.failures - 1)); });
   ok(bounds.slice(0, 2).every((share) => share >= 0.74 && share <= 1.26), String(bounds));
   backoff.succeeded();
   equal(backoff.failures, 0);
+  const after = async (value) => (await refusal(new Response("", { status: 503, headers: { "Retry-After": value } }))).retryAfter;
+  deepEqual([await after("7"), await after("soon"), await after("Tue, 03 Mar 2020 10:00:00 GMT")], [7, 0, 0]);
+  const dated = await after(new Date(Date.now() + 60_000).toUTCString());
+  ok(dated > 30 && dated <= 60, dated);
+  ok(backoff.delay(new Refused(503, "busy", 90)) >= 90_000);
 });

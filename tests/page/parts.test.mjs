@@ -25,7 +25,7 @@ const at = (hash, search = "") => (location.href = `http://127.0.0.1/ui/workflow
 
 test("the address contains the picked lines", () => {
   const read = (hash) => { at(hash); const { from, to } = fromAddress() ?? {}; return [from, to].filter(Boolean).join("-"); };
-  deepEqual(["#L5", "#L5-L9", "#L9-5", "#x&L7", "#L0", "#L", "#L5x", "#l5", "", "#L0-L5"].map(read), ["5-5", "5-9", "5-9", "7-7", "", "", "", "", "", ""]);
+  deepEqual(["#L5", "#L5-L9", "#L10-L9", "#x&L7", "#L0", "#L", "#L5x", "#l5", "", "#L0-L5"].map(read), ["5-5", "5-9", "9-10", "7-7", "", "", "", "", "", ""]);
   at("#L1", "?q=a");
   toAddress({ from: 3, to: 3 });
   equal(location.search + location.hash, "?q=a#L3");

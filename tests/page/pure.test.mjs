@@ -15,6 +15,7 @@ const { MARKERS, markup } = await import(`${js}/markup.js`);
 const { nearIds } = await import(`${js}/missing.js`);
 const { Ranges } = await import(`${js}/ranges.js`);
 const { findVisible, plain, segments, toUtf16Spans } = await import(`${js}/text.js`);
+const { excerpt } = await import(`${js}/match.js`);
 const time = await import(`${js}/timeline.js`);
 
 const { BlockReader } = await import("../../chronoverse/web/static/client/blocks.js");
@@ -226,3 +227,20 @@ table("event streams, split anywhere", (stream) => {
   [": comment\n:\nretry: 1500\nretry: soon\nretry:\nother: x\nid\n\n", [":", ":", 1500, { id: "" }]],
   ["id: a\0b\nevent:\nevent\ndata: \u2028\n\ndata: no end\n", [{ event: undefined, data: "\u2028" }]],
 ]);
+
+// Control sequences take no space, and are not cut in two.
+table(
+  "an excerpt contains the first highlight, and as much as there is room for",
+  (message, spans) => {
+    const { shown, cutBefore, cutAfter } = excerpt(message, spans);
+    return [shown.map(({ text, mark }) => (mark ? `<${text}>` : text)).join(""), cutBefore, cutAfter];
+  },
+  [
+    [["short", [[1, 3]]], ["s<ho>rt", false, false]],
+    [[`${"x".repeat(500_000)}match${"y".repeat(500_000)}`, [[500_000, 500_005]]], [`${"x".repeat(120)}<match>${"y".repeat(275)}`, true, true]],
+    [[`${"\x1b[31m".repeat(300)}red${"z".repeat(1000)}`, [[1500, 1503]]], [`<red>${"z".repeat(397)}`, false, true]],
+    [[`${"🙂".repeat(1000)}match`, [[1000, 1005]]], [`${"🙂".repeat(197)}<match>`, true, false]],
+    [[`${"x".repeat(1000)}match`, [[1000, 1005]]], [`${"x".repeat(395)}<match>`, true, false]],
+    [["a".repeat(390) + "match".repeat(20), Array.from({ length: 20 }, (_, at) => [390 + 5 * at, 395 + 5 * at])], ["a".repeat(300) + "<match>".repeat(20), true, false]],
+  ],
+);

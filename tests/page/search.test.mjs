@@ -3,7 +3,7 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, renew } from "./document.mjs";
 
 const { WorkflowSearch } = await import("../../chronoverse/web/static/js/search.js");
 const { Matches } = await import("../../chronoverse/web/static/js/matches.js");
@@ -55,6 +55,7 @@ test("a stopped or failed search shows its progress, and can be continued", asyn
   search.start({ q: "match", labels: [] });
   await until(() => said().startsWith("Searching… · 1+ match in 1 job so far · searched back to line 1,240 of b"));
   search.stop();
+  await new Promise((done) => setTimeout(done, 5));
   ok(said().startsWith("Stopped · 1+ match in 1 job so far · searched back to line 1,240 of b, "), said());
   equal($("further").hidden, false);
   serve([[], "w/a"], 400);
@@ -69,10 +70,14 @@ test("a stopped or failed search shows its progress, and can be continued", asyn
 
 test("a search pauses after twenty jobs", async () => {
   const jobs = Array.from({ length: 20 }, (_, index) => found(`j${index}`, [1]));
-  const asked = serve([jobs.slice(0, 12), "j11"], [jobs.slice(12), "j19"], [[], null]);
+  const asked = serve([jobs.slice(0, 12), "j11"], [jobs.slice(12), "j19"], [[found("k", [1])], "k"], [[], null]);
+  for (const id of ["further", "stop"]) renew(id);
   new WorkflowSearch("w").start({ q: "match", labels: [] });
   await until(() => said() === "20 matches in 20 jobs so far · searched back to j19");
   deepEqual([asked.map((each) => new URLSearchParams(each).get("limit")), $("further").hidden], [["20", "8"], false]);
+  $("further").click();
+  await until(() => said() === "21 matches in 21 jobs · all jobs were searched");
+  equal(asked.length, 4);
 });
 
 test("a window's matches are requested again after a refusal", async () => {

@@ -1,6 +1,7 @@
 """A summary has the errors and last lines of the whole log, wherever it is stored."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
     assert summary["compared_with"] == ["good"]
     assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
     assert summarize(app, JobRef("wf_1", "good"))["compared_with"] is None
+
+
+def test_the_progress_of_one_job_is_never_anothers() -> None:
+    """Although they share a slot, and whatever is there."""
+    progress, (one, other) = SummaryProgress(), (bytes(4) + number * 12 for number in (b"1", b"2"))
+    progress.put(one, [1])
+    assert (progress.get(one), progress.get(other)) == ([1], None)
+    progress.put(other, [2, 3])
+    assert (progress.get(one), progress.get(other)) == (None, [2, 3])
+    os.pwrite(progress._file, b"7", 22)
+    assert progress.get(other) is None
 
 
 def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix: str, tmp_path: Path) -> None:

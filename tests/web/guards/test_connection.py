@@ -4,6 +4,8 @@ import math
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from types import SimpleNamespace
 from typing import Final
 
 import gevent
@@ -223,6 +225,23 @@ def test_the_longest_waiting_connection_makes_room(connections: Connections) -> 
     stream.kill()
     for client in clients:
         client.close()
+
+
+def test_many_new_connections_make_room_only_gradually(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that reconnect as soon as they are cut get no further than the others."""
+    now = [100.0]
+    monkeypatch.setattr("chronoverse.web.guards.connection.time", SimpleNamespace(monotonic=lambda: now[0]))
+    connections = Connections(10, FairLock(1.0, TimeoutError))
+    left = []
+    with ExitStack() as stack:
+        for _ in range(70):
+            stack.enter_context(closing(Client(connections)))
+        now[0] += 2 * MIN_IDLE_SECONDS
+        for seconds in (0.0, 0.0, 0.003):
+            now[0] += seconds
+            stack.enter_context(closing(Client(connections)))
+            left.append(len(connections))
+    assert left == [21, 22, 20]
 
 
 def test_a_pipelined_request_is_detected(client: Client) -> None:

@@ -12,7 +12,7 @@ from chronoverse.auth.tokens import Principal
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import read_listing
+from chronoverse.web.http.paging import labels_in_cursor, read_listing
 from tests.support.reading import Clock
 
 
@@ -45,6 +45,12 @@ def test_the_pages_of_a_listing_contain_each_item_once(deps: Dependencies) -> No
         sizes.append(len(found))
 
     assert sizes == [20, 20, 8]
+
+
+def test_a_cursor_belongs_to_a_set_of_labels() -> None:
+    sets = [(), (("a", "1"),), (("a", "2"),), (("b", "1"),), (("a", "1"), ("b", "1"))]
+    assert len({tuple(labels_in_cursor(each)) for each in sets}) == len(sets)
+    assert labels_in_cursor(sets[-1][::-1]) == labels_in_cursor(sets[-1])
 
 
 def test_a_page_of_large_items_ends_early(deps: Dependencies) -> None:

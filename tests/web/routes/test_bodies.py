@@ -34,7 +34,9 @@ from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import (
     MAX_STRUCTURAL_CHARACTERS,
     READ_BYTES,
+    SLICE_BYTES,
     BodyReader,
+    has_more_values,
     load_body,
 )
 from chronoverse.web.http.publish_schemas import LinesBody
@@ -233,6 +235,18 @@ def test_a_stalled_connection_is_not_read_again() -> None:
         assert peers.recv(100) == b"the answer"
 
 
+def test_an_endless_body_is_not_read_to_its_end() -> None:
+    """After the answer, the connection is not read again."""
+    ours, peers = gevent.socket.socketpair()
+    with ours, peers:
+        endless = request(Dripping(1_000, 100))
+        endless.environ["gunicorn.socket"] = ours
+        with pytest.raises(RequestEntityTooLarge), read_json(BodyReader(1_000), endless):
+            pass
+        assert endless.stream.read(1)
+        assert ours.recv(1) == b""
+
+
 class UnfinishedBody:
     """A body whose ``size`` bytes have arrived. It ends when ``released`` is set."""
 
@@ -336,6 +350,16 @@ def test_a_full_worker_reports_what_is_used_up() -> None:
 
 
 # Bodies that are expensive
+
+
+def test_values_are_counted_wherever_a_slice_ends() -> None:
+    """Within an escape, or before a quotation mark."""
+    for first in range(-3, 4):
+        for second in range(-3, 7):
+            texts = ["x" * (SLICE_BYTES - 4 - first) + '"\\', "y" * (SLICE_BYTES - 3 - second), "[{,"]
+            more = [has_more_values(orjson.dumps(texts), lambda: None, limit) for limit in (8, 9)]
+            # Six quotation marks, two commas and a bracket.
+            assert more == [True, False]
 
 
 def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:

@@ -59,7 +59,7 @@ async function textOf(path, { from, to }, stream) {
   for (let position = from - 1; position < end; ) {
     const { body } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(PAGE, end - position) })}`);
     const picked = body.logs.filter((line) => line.sequence_num <= end);
-    for (const line of picked) text += plain(line.message) + (line.partial && line.sequence_num < end ? "" : "\n");
+    for (const line of picked) text += plain(line.message) + (line.partial ? "" : "\n");
     if (!picked.length || !body.cursor) break;
     position = picked.at(-1).sequence_num;
   }

@@ -1,0 +1,67 @@
+"""A download ends with the lines that the log had at its beginning, or with an error. An end is confirmed as safe."""
+
+import math
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import pytest
+
+from chronoverse.errors import NotDurable, StoreUnavailable, Unauthorized
+from chronoverse.history.pages import Page
+from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
+from chronoverse.store import Store
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.routes.publish import _require_safe_end
+from chronoverse.web.routes.raw import _check_pages
+
+NOW: Final = "2026-03-03T10:00:05.123Z"
+JOB: Final = Job(JobRef("wf_1", "job_1"), Status.RUNNING, created_at=NOW, first=1, last=3)
+
+
+def lines(first: int, last: int) -> list[bytes]:
+    return [Line(number, NOW, "text", "stdout").encode() for number in range(first, last + 1)]
+
+
+def download(current: Job | None, *pages: Page, expires_at: float = math.inf) -> list[bytes]:
+    """The lines of a download of ``JOB``, whose log is ``current`` when the pages have been read."""
+    deps = SimpleNamespace(store=SimpleNamespace(get_job=lambda ref: current), monotonic=lambda: 5.0)
+    found = _check_pages(cast(Dependencies, deps), JOB, iter(pages), expires_at)
+    return [line for some in found for line in [*some]]
+
+
+@pytest.mark.parametrize("whole", [Page(lines(1, 5), 5, True), Page(lines(1, 3), 3, False)])
+def test_a_download_has_the_lines_of_its_beginning(whole: Page) -> None:
+    assert download(JOB, whole) == lines(1, 3)
+    assert download(None, Page(lines(1, 2), 2, True), Page(lines(3, 4), 4, True)) == lines(1, 3)
+
+
+@pytest.mark.parametrize("changes", [{"last": 2}, {"created_at": "2026-03-03T10:00:06.000Z"}])
+def test_a_log_that_was_replaced_is_not_complete(changes: dict[str, Any]) -> None:
+    """A new job with the same id can have as many lines."""
+    replaced = Job(**{"ref": JOB.ref, "status": JOB.status, "created_at": NOW, "first": 1, "last": 3, **changes})
+    with pytest.raises(StoreUnavailable, match="replaced"):
+        download(replaced, Page(lines(1, 3), 3, False))
+
+
+def test_nothing_is_sent_after_the_token_has_expired() -> None:
+    with pytest.raises(Unauthorized):
+        download(JOB, Page(lines(1, 3), 3, False), expires_at=5.0)
+
+
+@pytest.mark.parametrize(("confirmed", "is_safe"), [(None, False), (3, False), (4, False), (5, True)])
+def test_an_end_is_safe_only_with_its_entry(confirmed: int | None, is_safe: bool) -> None:
+    """The log has three lines, so the terminal entry is the fourth."""
+    attempt = Attempt(JOB.ref, "token", 1, 4)
+    probe = cast(Store, SimpleNamespace(confirm=lambda *_, **__: confirmed))
+    if is_safe:
+        _require_safe_end(probe, attempt)
+    else:
+        with pytest.raises(StoreUnavailable):
+            _require_safe_end(probe, attempt)
+
+
+def test_a_store_that_cannot_tell_is_trusted() -> None:
+    def confirm(*_: Any, **__: Any) -> None:
+        raise NotDurable("cannot tell")
+
+    _require_safe_end(cast(Store, SimpleNamespace(confirm=confirm)), Attempt(JOB.ref, "token", 1, 4))
