@@ -86,8 +86,9 @@ class Tail:
             if not self._feeds:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
+            is_same = feed and feed.job and job and job.end and (feed.cursor, feed.job.end) == (job.last, job.end)
             # An error closed this feed, or the log was replaced. The feed's viewers are about to leave.
-            if feed is None or (feed.final is not None and not (ref.job_id and job and job.last == feed.cursor)):
+            if feed is None or (feed.final is not None and not is_same):
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
                 if job and job.end:

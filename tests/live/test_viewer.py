@@ -728,18 +728,19 @@ def test_a_finished_log_that_shrank_before_the_replay(rig: Rig) -> None:
     assert names(drained(viewer))[6:] in (["log 5", "gap 6 10", "job", "end"], ["log 5", "error"])
 
 
-def test_a_log_under_the_id_of_an_ended_one_is_followed(rig: Rig) -> None:
-    """Another viewer has not yet read the end of the old log, which was deleted."""
+@pytest.mark.parametrize("lines", [1, 3])
+def test_a_log_under_the_id_of_an_ended_one_is_followed(rig: Rig, lines: int) -> None:
+    """Even if it is as long. Another viewer has not yet read the end of the old log, which was deleted."""
     rig.write(1, 3)
     behind = rig.viewer()
     rig.end(4)
     rig.wait(2)
     rig.ask("DEL", rig.key("log"), rig.key("job"))
-    rig.write(1, 1)
+    rig.write(1, lines)
     viewer = started(rig)
-    rig.write(2, 2)
+    rig.write(lines + 1, lines + 1)
     rig.run_tail_once()
-    assert names(drained(viewer)) == ["log 2"]
+    assert names(drained(viewer)) == [f"log {lines + 1}"]
     behind.close()
 
 
