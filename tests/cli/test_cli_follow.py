@@ -18,12 +18,10 @@ import pytest
 from chronoverse.archive.retention import delete_job
 from chronoverse.cli.follow import follow_jobs
 from chronoverse.cli.listing import _watch
-from chronoverse.client.client import Client
 from chronoverse.client.follower import JobChange, Reset, UpToDate
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
-from tests.support.changes import number_from_1
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -212,23 +210,6 @@ def test_a_list_on_a_terminal(service: Service, store: Store, workflow: str, tmp
     os.close(terminal)
     assert seen.count(b"\x1b[H\x1b[2J") >= 2
     assert b"FAILED (3)" in seen
-
-
-def test_python_follows_a_workflow(service: Service, store: Store, backend: RedisServer, workflow: str) -> None:
-    """Existing jobs, then each change; also over another connection."""
-    number_from_1(backend.ask, f"chronoverse:{{{workflow}}}:changes")
-    job = Job(store, workflow, "job_1")
-    with contextlib.closing(Client(service.url, service.token())) as client:
-        events = client.follow_workflow(workflow)
-        first = next(events)
-        assert isinstance(first, JobChange)
-        assert first == JobChange("job_1", "RUNNING", client.job(JobRef(workflow, "job_1")))
-        assert next(events) == UpToDate(1)
-        job.end()
-        changed = next(events)
-        assert isinstance(changed, JobChange)
-        assert changed.status == "COMPLETED"
-        assert next(events) == UpToDate(2)
 
 
 def test_an_attempt_is_followed_once_until_no_job_runs() -> None:

@@ -397,14 +397,6 @@ def test_a_notifier_that_stops_delivers_no_more(site: Site) -> None:
     assert (len(site.receiver.messages), kept(site).waiting) == (1, 2)
 
 
-def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chronoverse.store.watches.MAX_WAITING", 2)
-    watch = site.watch()
-    for number in range(5):
-        site.store.watches.add(watch, Event(f"test.{number}", "", 0, "", 0))
-    assert (kept(site).waiting, kept(site).dropped) == (3, 2)
-
-
 def test_a_later_watch_does_not_report_earlier_jobs(site: Site, bench: Bench) -> None:
     """Not even if such a job is imported from the archive."""
     before = site.run("before", Status.FAILED)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import orjson
+from chronoverse.client.follower import JobChange, Reset, WorkflowEvent, WorkflowFollower
 
 
 class Client(threading.Thread):
@@ -26,7 +26,7 @@ class Client(threading.Thread):
         self._address, self._token = (host, port), token
         self._path = f"/workflows/{workflow}/events?jobs=1000"
         self._random = random.Random(seed)
-        self._last = ""
+        self._follower = WorkflowFollower()
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -40,11 +40,9 @@ class Client(threading.Thread):
         self.join(30)
 
     def _connect(self) -> None:
-        headers = {"Authorization": f"Bearer {self._token()}"}
-        if self._last:
-            headers["Last-Event-ID"] = self._last
-        else:
-            self.known.clear()
+        headers, last = {"Authorization": f"Bearer {self._token()}"}, self._follower.last_number
+        if last is not None:
+            headers["Last-Event-ID"] = str(last)
         connection = http.client.HTTPConnection(*self._address, timeout=5)
         ends_at = time.monotonic() + self._random.expovariate(1 / self.connected_seconds)
         with contextlib.closing(connection):
@@ -54,28 +52,23 @@ class Client(threading.Thread):
                 self.problems.append(f"{response.status} {response.read()!r}")
                 return
             self.connections += 1
-            rest = b""
+            self._follower.start_connection(None)
             while not self._stopped.is_set() and time.monotonic() < ends_at and (chunk := response.read1(65_536)):
                 is_cut = self._random.random() < 0.1
-                *blocks, rest = (rest + chunk[: self._random.randrange(len(chunk)) if is_cut else None]).split(b"\n\n")
-                for block in blocks:
-                    self._take(block)
+                self.resets += b"event: reset" in chunk
+                for event in self._follower.feed(chunk[: self._random.randrange(len(chunk)) if is_cut else None]):
+                    self._take(event)
                 if is_cut:
                     return
 
-    def _take(self, block: bytes) -> None:
-        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
-        if fields.get(b"event") == b"reset":
-            self.known.clear()
-            self.resets += 1
-        if fields.get(b"event") == b"job":
-            job = orjson.loads(fields[b"data"])
-            if job["status"] == "DELETED":
-                self.known.pop(job["id"], None)
-            else:
-                self.known[job["id"]] = job
-        if b"id" in fields:
-            self._last = fields[b"id"].decode()
+    def _take(self, event: WorkflowEvent) -> None:
+        match event:
+            case JobChange(status="DELETED"):
+                self.known.pop(event.job_id, None)
+            case JobChange():
+                self.known[event.job_id] = event.job
+            case Reset():
+                self.known.clear()
 
 
 def said(job: dict[str, Any]) -> list[Any]:

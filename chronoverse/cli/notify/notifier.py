@@ -82,7 +82,7 @@ class Notifier:
                 pause = backoff.delay()
                 log.warning("watches: %s", error)
         for pool in self._pools:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
     def step(self) -> None:
         if time.monotonic() >= self._look_at:
