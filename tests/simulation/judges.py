@@ -79,8 +79,10 @@ def rest(site: Site) -> None:
     _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
     if not world.violations:
         _wait(lambda: _outdated(site), "viewers of the workflow")
-    for each in site.workflow_viewers:
-        site.network.kill(each.process)
+    # Viewers of a job that the store has lost wait for it to begin again.
+    stuck = [each.process for each in site.viewers if each.job in deleted]
+    for process in (*stuck, *[each.process for each in site.workflow_viewers]):
+        site.network.kill(process)
     # A node is not notified that the network has dropped a stream.
     if not world.violations and not world.counts.get("half_open"):
         _wait(lambda: _leftovers(site), "leftovers")
