@@ -23,7 +23,7 @@ from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
@@ -33,19 +33,6 @@ NOW: Final = 1_772_532_005.123
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 _names = itertools.count()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    store = Store(server.url)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -52,12 +52,6 @@ def empty(server: RedisServer) -> None:
     server.ask("FLUSHALL")
 
 
-@pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    with contextlib.closing(Store(server.url)) as store:
-        yield store
-
-
 @pytest.fixture(params=["store", "service"])
 def writer(request: pytest.FixtureRequest) -> Iterator[Store | HttpLogWriter]:
     """The store, or the service."""

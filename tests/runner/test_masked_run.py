@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from chronoverse.store import Store
 from tests.support.commands import after_link
 from tests.support.jobs import JOB, read_lines
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 SECRET = "Tr0ub4dor&3-correct-horse"
@@ -32,12 +31,6 @@ os.write(1, b"\\n" + secret[:9]); time.sleep(1.3); os.write(1, secret[9:] + b"\\
 os.write(1, b"x" * 65_530 + secret + b"y" * 140_000 + b"\\n")
 os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + secret)
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with running(tmp_path / "server") as server:
-        yield server
 
 
 def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -> None:

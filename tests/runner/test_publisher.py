@@ -34,20 +34,6 @@ TAKER = "the token of another runner"
 NUMBERS = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that loses nothing when killed."""
-    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    store = Store(server.url)
-    yield store
-    store.close()
-
-
 def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 

@@ -56,12 +56,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> It
 
 
 @pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    with contextlib.closing(Store(server.url)) as store:
-        yield store
-
-
-@pytest.fixture
 def job() -> JobRef:
     """The test's own job."""
     return JobRef("wf_refused", f"job-{secrets.token_hex(6)}")

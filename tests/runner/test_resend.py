@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -29,20 +28,6 @@ ROOT = Path(__file__).parents[2]
 SOON = 30.0
 
 NUMBERS = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that loses nothing when killed."""
-    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    store = Store(server.url)
-    yield store
-    store.close()
 
 
 @pytest.fixture

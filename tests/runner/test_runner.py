@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -25,25 +24,6 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 #: Time limit of prompt events on a busy machine, in seconds.
 SOON = 10.0
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.ask("FLUSHALL")
-    return shared_server
-
-
-@pytest.fixture
-def store(server: RedisServer) -> Iterator[Store]:
-    store = Store(server.url)
-    yield store
-    store.close()
 
 
 def execute(store: Store, *argv: str) -> tuple[int, bytes, bytes]:
