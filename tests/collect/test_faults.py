@@ -69,25 +69,6 @@ class Printing:
         wait_until(lambda: self.count >= count, SOON, f"{count} lines are printed")
 
 
-@pytest.mark.long
-def test_a_killed_agent_continues_where_it_stopped(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Whatever it had sent or recorded."""
-    node, one, writer = node_with_pod(agent(), api)
-    with Printing(writer) as printing:
-        for kill in range(5):
-            with node:
-                # An empty file is not rotated.
-                printing.wait_for(1)
-                jobs.wait_for_lines(WORKFLOW, JOB, printing.count + 100 * (kill % 3))
-            rotate(writer, now=1_772_532_005 + kill)
-    api.apply(ended(one, 7))
-    with node:
-        job = jobs.wait_for_end(WORKFLOW, JOB)
-
-    assert (job["status"], job["exit_code"], job["lines"]) == ("FAILED", 7, printing.count)
-    assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
-
-
 @short_lease
 @pytest.mark.long
 def test_an_agent_can_publish_directly_to_the_store(
@@ -150,26 +131,6 @@ def wait_for_open(node: Agent, path: Path) -> None:
         return inode in found
 
     wait_until(is_open, SOON, f"{path} is open")
-
-
-@short_lease
-@pytest.mark.long
-def test_a_stopped_agent_leaves_jobs_waiting(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """None of them is LOST, however long no agent runs."""
-    node, one, writer = node_with_pod(agent(), api)
-    writer.print(*texts(3))
-    with node:
-        jobs.wait_for_lines(WORKFLOW, JOB, 3)
-        node.stop()
-    # Longer than the lease.
-    for _ in range(3):
-        with pytest.raises(AssertionError):
-            wait_until(lambda: jobs.job(WORKFLOW, JOB)["status"] != "RUNNING", 2.5, "the job does not run")
-    writer.print(*texts(6, 3))
-    with node:
-        api.apply(ended(one))
-        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "COMPLETED"
-    assert jobs.texts(WORKFLOW, JOB) == texts(6)
 
 
 def test_rotated_files_begin_with_the_first_line(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
