@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from chronoverse.client.service_connection import ServiceConnection
 from chronoverse.collect import agent, container_log
@@ -49,7 +50,9 @@ def log_of(store: Store, job: JobRef = JOB) -> list[str | Gap]:
 
 @pytest.fixture
 def store(server: RedisServer, prefix: str) -> Iterator[SlowStore]:
-    with contextlib.closing(SlowStore(server.url, prefix=prefix, durability=Durability.FSYNCED)) as store:
+    with contextlib.closing(
+        SlowStore(server.url, prefix=prefix, durability=Durability.FSYNCED, lease_seconds=600)
+    ) as store:
         store.was_asked = threading.Event()
         yield store
 
@@ -98,6 +101,18 @@ def stop(log: ContainerLog) -> None:
     log.close(SOON)
 
 
+@pytest.fixture
+def kill(around: Surroundings, tmp_path: Path) -> Callable[[ContainerLog], None]:
+    """Abandons a run. What is not in the file of checkpoints is forgotten."""
+
+    def kill(log: ContainerLog) -> None:
+        log.close(0.0)
+        around.checkpoints.clear()
+        around.checkpoints.update(Checkpoints(tmp_path / "checkpoints.json", print))
+
+    return kill
+
+
 def next_number(around: Surroundings) -> int | None:
     return around.checkpoints[str(KEY)].get("next")
 
@@ -135,6 +150,88 @@ def test_a_checkpoint_counts_safe_lines_only(
     store.is_safe = True
     step_until(log, lambda: next_number(around) == 4)
     stop(log)
+
+
+def test_a_killed_agent_continues_where_it_stopped(
+    store: SlowStore, begin: Begin, kill: Callable[[ContainerLog], None], writer: ContainerWriter
+) -> None:
+    """At once, although the killed one has the lease: its token was recorded before it opened the job."""
+    log = begin()
+    wait_until(lambda: store.get_job(JOB), SOON, "the job is open")
+    kill(log)
+    log = begin()
+    writer.print(*texts(3))
+    step_until(log, lambda: len(log_of(store)) == 3)
+    kill(log)
+    writer.print(*texts(5, 3))
+    finish(begin(), DONE)
+
+    assert log_of(store) == texts(5)
+
+
+def test_a_file_whose_lines_are_safe_can_be_removed(
+    store: SlowStore,
+    around: Surroundings,
+    begin: Begin,
+    kill: Callable[[ContainerLog], None],
+    writer: ContainerWriter,
+) -> None:
+    """An agent killed before it publishes the next file's first line misses nothing."""
+    log = begin(iso_timestamp(time.time()))
+    writer.print(*texts(3))
+    step_until(log, lambda: next_number(around) == 4)
+    rotate(writer)
+    writer.print(*texts(4, 3))
+    inode = writer.path.stat().st_ino
+    # A step without room reads nothing.
+    step_until(log, lambda: log.step(-1) or around.checkpoints[str(KEY)]["position"][0] == inode)
+    kill(log)
+    (rotated,) = writer.path.parent.glob("0.log.*")
+    rotated.unlink()
+    finish(begin(), DONE)
+
+    assert log_of(store) == texts(4)
+
+
+def test_lines_that_the_store_has_lost_are_published_again(
+    store: SlowStore, server: RedisServer, prefix: str, around: Surroundings, begin: Begin, writer: ContainerWriter
+) -> None:
+    """It was restored from a backup, so the log ends before the checkpoint."""
+    log = begin()
+    writer.print(*texts(3))
+    step_until(log, lambda: next_number(around) == 4)
+    stop(log)
+    with redis.Redis.from_url(server.url) as client:
+        backup = {key: client.dump(key) for key in client.scan_iter(f"{prefix}*")}
+        writer.print(*texts(5, 3))
+        log = begin()
+        step_until(log, lambda: next_number(around) == 6)
+        stop(log)
+        for key, value in backup.items():
+            client.restore(key, 0, value, replace=True)
+    finish(begin(), DONE)
+
+    assert log_of(store) == texts(5)
+
+
+@pytest.mark.parametrize(("step", "gaps"), [(1, [4]), (-100, [4, 5])], ids=["clock", "clock goes back"])
+def test_times_tell_what_is_published_if_texts_have_changed(
+    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, step: int, gaps: list[int]
+) -> None:
+    """As after a redaction. What lies between the files cannot be known."""
+    at = 1_772_532_005
+    writer.write(*(cri_line(text, at=at) for text in texts(3)))
+    log = begin()
+    step_until(log, lambda: next_number(around) == 4)
+    stop(log)
+    rotate(writer, now=at + 1)
+    around.checkpoints.clear()
+    (rotated,) = writer.path.parent.glob("0.log.*")
+    rotated.write_bytes(rotated.read_bytes().replace(b"line 2", b"secret"))
+    writer.write(cri_line("line 3", at=at + step))
+    finish(begin(), DONE)
+
+    assert log_of(store) == [*texts(3), *(Gap(each, each, "missing") for each in gaps), "line 3"]
 
 
 @pytest.mark.parametrize("rotations", [0, 2])
@@ -228,9 +325,9 @@ def test_a_job_lost_before_its_first_line_is_continued(
     assert (log_of(store), log_of(store, JOB._replace(job_id="one.main-from-5"))) == (texts(3), texts(5, 3))
 
 
-@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize(("has_checkpoint", "is_lost"), [(True, False), (False, False), (True, True)])
 def test_removed_lines_are_reported(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, has_checkpoint: bool
+    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, has_checkpoint: bool, is_lost: bool
 ) -> None:
     """All files that the agent knew are gone when it returns."""
     log = begin()
@@ -243,9 +340,12 @@ def test_removed_lines_are_reported(
     writer.print("last")
     if not has_checkpoint:
         around.checkpoints.clear()
+    if is_lost:
+        store.end(JOB, Status.LOST, None)
     finish(begin(), DONE)
 
-    assert log_of(store) == [*texts(3), Gap(4, 4, "missing"), "unseen 2", "last"]
+    found = log_of(store) + (log_of(store, JOB._replace(job_id="one.main-from-4")) if is_lost else [])
+    assert found == [*texts(3), Gap(1, 1, "missing") if is_lost else Gap(4, 4, "missing"), "unseen 2", "last"]
 
 
 @pytest.mark.parametrize("started", ["2026-03-03T10:00:02Z", None])
