@@ -283,7 +283,7 @@ def test_nothing_replaces_an_invalid_value(trust: Trust, issuer: OidcIssuer, val
 
 
 @pytest.mark.parametrize(
-    "value", ["team-a.b", "team-a/b", "team-a:b", "Team-A_1.0"], ids=["dot", "slash", "colon", "others"]
+    "value", ["team-a.b", "team-a/b/c", "team-a:b:c", "Team-A_1.0"], ids=["dot", "slash", "colon", "others"]
 )
 def test_a_value_stays_in_its_place(trust: Trust, issuer: OidcIssuer, value: str) -> None:
     """Its separators become those of ids, and the text after it stays after it."""

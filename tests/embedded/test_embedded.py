@@ -80,18 +80,23 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def is_free(path: Path) -> bool:
-    """Whether nobody has locked the file."""
+def can_lock(path: Path, kind: int) -> bool:
     with open(path, "ab") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
 
+def is_free(path: Path) -> bool:
+    """Whether nobody has locked the file."""
+    return can_lock(path, fcntl.LOCK_EX)
+
+
 def is_leased(data_dir: Path) -> bool:
-    return not is_free(data_dir / "holders")
+    """Whether a lease has the file locked, and not the supervisor, which is then stopping the server."""
+    return not is_free(data_dir / "holders") and can_lock(data_dir / "holders", fcntl.LOCK_SH)
 
 
 def answers(url: str, pid_before: int) -> bool:

@@ -5,7 +5,8 @@ import re
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, ClassVar, Final
 
 import pytest
 import structlog
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 
 from chronoverse.client.client import Client
 from chronoverse.integrations.airflow import RemoteTaskLogs
-from chronoverse.integrations.airflow.logs import END_FIELD
+from chronoverse.integrations.airflow.logs import AWAY_SECONDS, DELIVER_SECONDS, END_FIELD, OPEN_SECONDS
 from chronoverse.integrations.airflow.records import lines_of_record, records_of_lines
 from chronoverse.integrations.airflow.tries import TaskTry, is_of_triggerer, try_of_path
-from chronoverse.joblog.model import IDENTIFIER, JobRef, Line
+from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, Status
 from chronoverse.settings import Settings
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, serving
@@ -206,6 +207,68 @@ def has_lines(logs: RemoteTaskLogs, path: str, *expected: str) -> bool:
 def events(logs: RemoteTaskLogs, path: str) -> list[str]:
     """The records that Airflow's page shows, without sources."""
     return [json.loads(line)["event"] for stream in logs.stream(path, None)[1] for line in stream]
+
+
+class FakeLog:
+    """Stands in for a job's log. ``opened`` are the options of each; ``slow`` opens take seconds of ``now``."""
+
+    opened: ClassVar[list[dict[str, Any]]] = []
+    ends: ClassVar[list[tuple[Any, ...]]] = []
+    now: ClassVar[float] = 100.0
+    slow: ClassVar[float] = 0.0
+    delivers: ClassVar[bool] = True
+
+    @classmethod
+    def open_try(cls, *_: Any, **options: Any) -> "FakeLog":
+        cls.opened.append(options)
+        cls.now += cls.slow
+        return cls()
+
+    def write(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def finish(self, *end: Any) -> bool:
+        self.ends.append(end)
+        return self.delivers
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLog]:
+    class Fresh(FakeLog):
+        opened: ClassVar[list[dict[str, Any]]] = []
+        ends: ClassVar[list[tuple[Any, ...]]] = []
+
+    monkeypatch.setattr("chronoverse.integrations.airflow.logs.JobLog", Fresh)
+    monkeypatch.setattr("chronoverse.integrations.airflow.logs.time", SimpleNamespace(monotonic=lambda: Fresh.now))
+    return Fresh
+
+
+def test_a_try_ends_as_its_process_says_and_a_trigger_ends_no_job(fake: type[FakeLog], tmp_path: Path) -> None:
+    """Without a word, the process was killed. A deferred task continues after its trigger."""
+    logs = RemoteTaskLogs("http://127.0.0.1:1", "token", settings=Settings(data_dir=tmp_path))
+    name = "dag_id=d/run_id=r/task_id=t/attempt=1.log"
+    for path, end in ((name, None), (name, "COMPLETED"), (f"{name}.trigger.12.log", None)):
+        say(tmp_path / path, logs, "one")
+        if end:
+            say(tmp_path / path, logs, "the end", **{END_FIELD: end})
+        logs.upload(tmp_path / path)
+    wait_until(lambda: len(fake.ends) == 3, SOON, "all have ended")
+    assert fake.ends == [(Status.LOST, None), (Status.COMPLETED, 0), (Status.PENDING, None)]
+
+
+@pytest.mark.parametrize(("slow", "delivers"), [(OPEN_SECONDS, True), (0.0, False)], ids=["open", "delivery"])
+def test_after_an_outage_the_next_tries_hardly_wait(
+    fake: type[FakeLog], tmp_path: Path, slow: float, delivers: bool
+) -> None:
+    logs = RemoteTaskLogs("http://127.0.0.1:1", "token", settings=Settings(data_dir=tmp_path))
+    fake.slow, fake.delivers = slow, delivers
+    for number in range(3):
+        path = tmp_path / f"dag_id=d/run_id=r/task_id=t/attempt={number}.log"
+        say(path, logs, "one")
+        logs.upload(path)
+        fake.now += AWAY_SECONDS * (number == 1)
+    waits = [(each["open_seconds"], each["deliver_seconds"]) for each in fake.opened]
+    assert waits == [(OPEN_SECONDS, DELIVER_SECONDS), (0, 1), (OPEN_SECONDS, DELIVER_SECONDS)]
 
 
 @pytest.mark.long

@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import psutil
 import pytest
+from celery import Celery
 
 from chronoverse.auth.tokens import mint
-from chronoverse.integrations.celery import DELIVER_SECONDS, OPEN_SECONDS, install
+from chronoverse.integrations.celery import AWAY_SECONDS, DELIVER_SECONDS, OPEN_SECONDS, install
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
@@ -434,6 +436,37 @@ def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
 
 
 @pytest.mark.long
+def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Until one is delivered, or the time is over. A forked process has connections of its own."""
+    opened: list[tuple[float, float]] = []
+    writers, delivers, now = list[object](), [False, False, True, True], [100.0]
+
+    def open_try(writer: object, *_: Any, open_seconds: float, deliver_seconds: float, **__: Any) -> Any:
+        writers.append(writer)
+        opened.append((open_seconds, deliver_seconds))
+        return SimpleNamespace(write=lambda *_: None, finished=False, finish=lambda *_: delivers.pop(0))
+
+    module = "chronoverse.integrations.celery"
+    monkeypatch.setattr(f"{module}.JobLog.open_try", open_try)
+    monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
+    app = Celery("shop", set_as_current=False)
+    logs = install(app, store="http://127.0.0.1:1", token="token", settings=Settings(data_dir=tmp_path))
+    try:
+        task = app.task(name="shop.nothing")(lambda: None)
+        for seconds in (0, 0, AWAY_SECONDS, 0):
+            now[0] += seconds
+            task.apply()
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 1)
+            delivers.append(True)
+            task.apply()
+    finally:
+        logs.uninstall()
+    usual = (OPEN_SECONDS, DELIVER_SECONDS)
+    assert opened == [usual, (0, 0.25), usual, usual, usual]
+    assert [each is writers[0] for each in writers] == [True, True, True, True, False]
+
+
 def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
     """The first task waits for some seconds, later ones do not. Their lines are kept in files.
 

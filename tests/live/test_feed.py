@@ -629,6 +629,14 @@ def test_one_subject_may_take_all_of_the_time_for_queries() -> None:
     assert worker.taken["greedy"] == pytest.approx(20 * FILTER_SHARE, rel=0.05)
 
 
+def test_subjects_that_have_left_are_forgotten() -> None:
+    worker = Worker()
+    for number in range(100):
+        worker.ask(f"subject {number}", seconds=0.001)
+    worker.run(20, (("other",), 0.001))
+    assert worker.budget._taken.keys() == {"other"}
+
+
 def test_a_subject_that_takes_little_never_waits_for_one_that_takes_much() -> None:
     """It comes before the other, after it, and again after a pause."""
     worker = Worker()

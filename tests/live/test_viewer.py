@@ -10,7 +10,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
@@ -742,6 +742,30 @@ def test_a_log_under_the_id_of_an_ended_one_is_followed(rig: Rig, lines: int) ->
     rig.run_tail_once()
     assert names(drained(viewer)) == [f"log {lines + 1}"]
     behind.close()
+
+
+def test_a_job_under_the_id_of_a_deleted_one_is_not_shown_to_its_viewers(rig: Rig) -> None:
+    rig.write(1, 3)
+    viewer = rig.viewer()
+    rig.wait(2)
+    rig.ask("DEL", rig.key("log"))
+    rig.wait(int(CHECK_SECONDS))
+    rig.ask("HSET", rig.key("job"), "status", "PENDING")
+    rig.wait(int(CHECK_SECONDS))
+    assert event_data(drained(viewer))[-1:] == [("error", GONE)]
+    assert rig.tail._feeds[JOB].job != rig.store.get_job(JOB)
+
+
+def test_who_leaves_a_closed_feed_of_changes_does_not_end_its_successor(rig: Rig) -> None:
+    ref = JobRef(JOB.workflow_id, "")
+    (state,) = rig.store.get_jobs([ref])
+    assert isinstance(state, Job)
+    viewers = [rig.viewer() for _ in range(2)]
+    first = rig.tail.join(ref, state, viewers[0])
+    first.close(b"an error")
+    second = rig.tail.join(ref, state, viewers[1])
+    rig.tail.leave(first, viewers[0])
+    assert (first is second, rig.tail._feeds[ref] is second) == (False, True)
 
 
 def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from itertools import count
 from types import SimpleNamespace
 from typing import Final
 
@@ -185,6 +186,19 @@ def test_a_slow_reader_of_an_ordinary_answer_is_cut(client: Client) -> None:
     client.connection.close()
 
     assert 0 < reading.get() < len(LARGE)
+
+
+def test_the_time_of_an_answer_is_that_of_all_its_parts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(time.monotonic(), 0.01)
+    monkeypatch.setattr("chronoverse.web.guards.connection.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    client.connection.begin_request(SendLimits(seconds=0.1))
+
+    def send_parts() -> None:
+        for _ in range(100):
+            client.connection.sendall(b"part")
+
+    with pytest.raises(ConnectionResetError):
+        send_parts()
 
 
 def start_answer(client: Client, limits: SendLimits | None = None) -> gevent.Greenlet:
