@@ -1,6 +1,6 @@
 // The token of a tab: from the address, from other tabs, and renewed once by all of them.
 
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
 import "./document.mjs";
@@ -8,6 +8,7 @@ import "./document.mjs";
 const said = [];
 const addresses = [];
 let channel;
+let reloads = 0;
 /** What the other tabs reply to each message of this tab, if anything. */
 let reply = () => null;
 globalThis.BroadcastChannel = class {
@@ -27,10 +28,17 @@ Object.assign(globalThis, {
   addEventListener() {},
   history: { state: null, replaceState: (_, __, address) => addresses.push(address) },
 });
-globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=given&x"), { reload() {} });
+globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=given&x"), { reload: () => (reloads += 1) });
 Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
-const { begin, currentToken, isRenewed, signedIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
+const { begin, currentToken, isRenewed, Refused, signedIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
 const session = (at, until = Date.now() + 10_000) => ({ at, until, refresh: `refresh ${at}`, token_endpoint: "http://127.0.0.1/token" });
+
+async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
 
 test("the token of a link does not stay in the address", async () => {
   await begin();
@@ -65,4 +73,31 @@ test("a token that another tab has renewed is not renewed again", async () => {
   reply = () => null;
   signedIn("old", old);
   deepEqual([await Promise.all([currentToken(), currentToken()]), asked], [["renewed", "renewed"], ["http://127.0.0.1/token"]]);
+});
+
+test("nothing restores a token after a sign-out, here or in another tab", async () => {
+  const revoked = [];
+  let answer = null;
+  globalThis.fetch = async (url, { body }) => {
+    if (url.endsWith("/revoke")) return revoked.push(body.get("token")), new Response();
+    await new Promise((done) => (answer = done));
+    return Response.json({ access_token: "renewed", refresh_token: "new refresh", expires_in: 300 });
+  };
+  signedIn("old", { ...session(Date.now() - 100_000), refresh: "old refresh", revocation_endpoint: "http://127.0.0.1/revoke" });
+  // The token is due, so this starts a renewal. The reader signs out before the issuer answers.
+  equal(await currentToken(), "old");
+  await until(() => answer);
+  signOut();
+  deepEqual([token(), revoked], [null, ["old refresh"]]);
+  answer();
+  await until(() => revoked.length > 1);
+  deepEqual([token(), revoked], [null, ["old refresh", "new refresh"]]);
+  signedIn("another", null);
+  equal(token(), "another");
+  kept.set("chronoverse.signed-out", "by another tab");
+  // Whatever requests the token first notices that, and reloads the page.
+  deepEqual([token(), token(), reloads], [null, null, 1]);
+  // A request was rejected after its token was replaced: it is sent again with the new one.
+  signedIn("new", session(Date.now()));
+  equal(await currentToken(new Refused(401, "expired", 0), "another"), "new");
 });
