@@ -132,12 +132,13 @@ class Worker(GeventWorker):
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
         """Waits for the request's turn, before Flask gets it. Raises :class:`AtCapacity`.
 
-        Client addresses take turns. Probes do not wait; new viewers wait within Flask (``Turns.viewer``).
+        Client addresses take turns. Probes wait only for probes; new viewers wait within Flask (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
+        if sock.is_pipelined or not req.path.endswith("/events"):
+            turn = deps.turns.probe if req.path in ("/healthz", "/readyz") else deps.turns.request
             peer = addr[0] if addr else ""
-            with deps.turns.request.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
+            with turn.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
                 pass
 
     def _discard_body(self, body: Any) -> None:

@@ -39,8 +39,10 @@ class Turns:
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of
         self.unread: Final = unread
-        #: For starting a request, by client address; and for a new viewer, as thousands reconnect after a restart.
+        #: For starting a request or health probe, by client address; and for a new viewer, as thousands reconnect after
+        #: a restart.
         self.request = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
+        self.probe = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         # 2 ms instead of 1 ms: more viewers have sent their request by then, which saves 4 % of a storm's CPU time.
         self.viewer = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
         # Concurrent pages and listings (48 MiB), and as many scans.
