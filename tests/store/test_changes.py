@@ -21,7 +21,6 @@ from tests.support.changes import number_from_1
 from tests.support.histories import Histories, alive, said
 from tests.support.parameters import long_after
 from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -73,16 +72,6 @@ def test_each_change_of_a_job_is_recorded_once(bench: Bench, store: Store) -> No
     assert [each.deleted for each in found] == [False] * 4 + [True]
     assert found[3].job == ended
     assert found[4].to_json() == {**found[3].to_json(), "status": "DELETED"}
-
-
-def test_a_lost_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
-    store.append(store.open(JOB, "token"), make_lines(1, 2))
-    bench.expire_lease()
-    judge = bench.new_store(lease_seconds=0.001)
-    wait_until(lambda: judge.get_jobs([JOB])[0].status is Status.LOST, 60, "the job is LOST")  # type: ignore[union-attr]
-    judge.get_job(JOB)
-    assert told(bench) == [(1, "job_1", "RUNNING"), (2, "job_1", "LOST")]
-    assert changes(bench)[-1].job == judge.get_job(JOB)
 
 
 def test_a_foreign_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
