@@ -435,7 +435,6 @@ def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
     assert "Traceback" not in lone.worker_log
 
 
-@pytest.mark.long
 def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Until one is delivered, or the time is over. A forked process has connections of its own."""
     opened: list[tuple[float, float]] = []
@@ -452,14 +451,18 @@ def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPa
     app = Celery("shop", set_as_current=False)
     logs = install(app, store="http://127.0.0.1:1", token="token", settings=Settings(data_dir=tmp_path))
     try:
-        task = app.task(name="shop.nothing")(lambda: None)
+
+        @app.task
+        def nothing() -> None:
+            pass
+
         for seconds in (0, 0, AWAY_SECONDS, 0):
             now[0] += seconds
-            task.apply()
+            nothing.apply()
         with monkeypatch.context() as forked:
             forked.setattr(os, "getpid", lambda: 1)
             delivers.append(True)
-            task.apply()
+            nothing.apply()
     finally:
         logs.uninstall()
     usual = (OPEN_SECONDS, DELIVER_SECONDS)
@@ -467,6 +470,7 @@ def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPa
     assert [each is writers[0] for each in writers] == [True, True, True, True, False]
 
 
+@pytest.mark.long
 def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
     """The first task waits for some seconds, later ones do not. Their lines are kept in files.
 
