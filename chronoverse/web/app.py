@@ -151,8 +151,8 @@ def build_app(deps: Dependencies) -> Flask:
     app = Application("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}
-    app.before_request(partial(_wait_for_turn, deps.turns))
     request_id.register(app)
+    app.before_request(partial(_wait_for_turn, deps.turns))
     if deps.settings.cors_origins:
         cors.register(app, deps.settings.cors_origins)
     document = openapi.create_document(app)

@@ -75,5 +75,7 @@ def test_whatever_a_streams_path_gets_waits_for_a_turn(
     turns, client = app.extensions["chronoverse"].turns, app.test_client()
     turns.viewer.seconds = 0.01
     with turns.viewer.hold():
-        assert client.open(path, method=method, headers=headers).status_code == 503
+        refusal = client.open(path, method=method, headers=headers)
+    assert refusal.status_code == 503
+    assert refusal.get_json()["request_id"] == refusal.headers["X-Request-ID"]
     assert client.open(path, method=method, headers=headers).status_code != 503
