@@ -1,5 +1,6 @@
 """Fixtures: a receiver, and a notifier in a thread."""
 
+import asyncio
 import contextlib
 import ssl
 import threading
@@ -21,6 +22,15 @@ from tests.support.receiver import Receiver
 
 WORKFLOW = "nightly"
 URL = "https://logs.example"
+
+
+@pytest.fixture(autouse=True)
+def _no_running_loop() -> Iterator[None]:
+    """Hides the event loop of the browser's driver, with which ``asyncio.run`` would fail in this thread."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 class Site:
