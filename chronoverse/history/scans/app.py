@@ -327,7 +327,9 @@ class ScanApp:
         """``listed``, unchanged. Reads the chunk records of twenty jobs at once."""
         while some := [*islice(listed, 20)]:
             archived = [each.ref for each in some if each.job and in_archive(each.job, 1)]
-            self.archive.record_cache.load(partial(self.store.chunks.first_chunks, archived))
+            # An error is a job's own: its search reads its record again, and the page keeps what was found before.
+            with contextlib.suppress(StoreError):
+                self.archive.record_cache.load(partial(self.store.chunks.first_chunks, archived))
             yield from some
 
     def _merged_positions(self, scan: WorkflowScan) -> Iterator[tuple[float, JobRef]]:

@@ -13,7 +13,7 @@ import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import ArchiveUnavailable, AtCapacity
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, StoreUnavailable
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import WorkflowScan
@@ -242,6 +242,19 @@ def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: st
     chunks = [store.chunks.chunk(JobRef("wf_1", f"job_{number}"), 1) for number in range(0, 20, 2)]
     assert sorted(objects.read) == sorted(chunk.name for chunk in chunks if chunk)
     store.close()
+
+
+def test_jobs_are_found_without_their_records_read_together(
+    logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while a server of a Cluster goes away."""
+    expected = found(pages(app_of(logs[0], objects)))
+
+    def refuse(_: object) -> None:
+        raise StoreUnavailable("the server has gone")
+
+    monkeypatch.setattr(logs[0].chunks, "first_chunks", refuse)
+    assert found(pages(app_of(logs[0], objects))) == expected != []
 
 
 def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
