@@ -1,6 +1,7 @@
 """The program: its commands and exit codes (an error's, from sysexits.h, or a job's)."""
 
 import atexit
+import errno
 import gc
 import importlib
 import os
@@ -152,6 +153,10 @@ commands.commands = dict.fromkeys(_COMMANDS, commands)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in ``argv`` (by default the program's arguments). Returns the exit code."""
     if argv is None:
+        # Without this, the next file or socket would get the number of a closed standard stream.
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
         # If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that no command needs. That takes a
         # third of redis-py's import time. With None in sys.modules, the import fails, and redis-py continues without
         # it.
@@ -177,9 +182,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print_message(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        # The reader has closed our stdout. Python flushes stdout at exit, which must not fail again.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # Python flushes stdout at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as shells report a program killed by SIGPIPE
+        if error.errno == errno.EPIPE:
+            return 141  # as shells report a program killed by SIGPIPE
+        from chronoverse.cli.common import print_message
+
+        print_message(f"the output cannot be written: {error.strerror}")
+        return os.EX_CANTCREAT
     except (KeyboardInterrupt, click.Abort):
         return 130  # SIGINT

@@ -310,6 +310,30 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (141, b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device")
+def test_output_to_a_full_disk_is_an_error_of_its_own(tmp_path: Path) -> None:
+    """Its exit code is not that of a search without matches."""
+    with history([line(number, "x" * 1_000) for number in range(1, 100)]) as service, open("/dev/full", "wb") as full:
+        command = [*COMMAND, "logs", "wf_1", "job_1"]
+        done = subprocess.run(
+            command, env=environ(tmp_path, URL=service.url), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    message = "chronoverse: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (os.EX_CANTCREAT, message)
+
+
+def test_a_job_runs_with_closed_standard_streams(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    script = ["sh", "-c", f"echo line; echo yes >{ran}; exit 3"]
+    command = shlex.join([*COMMAND, "run", "--workflow", "wf_1", "--deliver-timeout", "1", "--", *script])
+
+    settings = environ(tmp_path, URL="http://127.0.0.1:9")
+    done = subprocess.run(f"{command} <&- >&- 2>&-", shell=True, env=settings, check=False)
+
+    assert (done.returncode, ran.read_text()) == (3, "yes\n")
+
+
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
     """Each line was printed immediately, and nothing else is printed."""
     open_end = stream(line(1, "one").to_frame(), whole=False)
