@@ -1,10 +1,12 @@
 """The object store in S3, on a real server, with network faults."""
 
 import importlib.util
+import itertools
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -42,6 +44,22 @@ def proxy(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def impatient_store(prefix: str) -> S3ObjectStore:
     return S3ObjectStore(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
+
+
+def test_threads_share_a_client(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if they need it at the same time, before it exists."""
+    sessions, at_once, make = itertools.count(), threading.Barrier(4), boto3.session.Session
+    monkeypatch.setattr("boto3.session.Session", lambda: (make(), next(sessions))[0])
+    store = S3ObjectStore(BUCKET, "shared")
+
+    def read() -> None:
+        at_once.wait(60)
+        assert [*store.list("")] == []
+
+    with ThreadPoolExecutor(4) as pool:
+        for reading in [pool.submit(read) for _ in range(4)]:
+            reading.result(60)
+    assert next(sessions) == 1
 
 
 def test_an_unknown_certificate_authority_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
