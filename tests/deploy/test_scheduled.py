@@ -140,6 +140,8 @@ def test_a_stopped_unit_cancels_its_job(service: Service, program: Path, variabl
         ("cd / && pwd && exit 4 # where is it?", "where-is-it-", 4, ["/"]),
         ("echo a; echo b", "echo", 0, ["a", "b"]),
         ("echo '#x' # -report", "report", 0, ["#x"]),
+        ("[ -d / ] && echo a", "job", 0, ["a"]),
+        (f"echo a # .- {'x' * 200}", "x" * 100, 0, ["a"]),
     ],
 )
 def test_a_crontab_publishes_its_commands_output(
