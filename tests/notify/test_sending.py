@@ -104,8 +104,12 @@ def test_an_endless_answer_is_limited() -> None:
         threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n",), daemon=True).start()
         with pytest.raises(NotDelivered, match="no valid HTTP answer"):
             send(url)
-        for interim in (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"):
-            threading.Thread(target=serve, args=(interim + b"HTTP/1.1 200 OK\r\n\r\n",), daemon=True).start()
+        for head in (
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\n\n",
+        ):
+            threading.Thread(target=serve, args=(head,), daemon=True).start()
             send(url)
         threading.Thread(target=serve, args=(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), daemon=True).start()
         with pytest.raises(NotDelivered, match="no answer within 1 s"):

@@ -119,12 +119,17 @@ async def _exchange(
             # Only the headers of the final response are read, of up to 64 KB.
             status = 100
             while 100 <= status < 200:
-                head = await reader.readuntil(b"\r\n\r\n")
+                head = b""
+                # Some receivers end lines with LF only.
+                while not head.endswith((b"\n\r\n", b"\n\n")):
+                    head += await reader.readuntil(b"\n")
+                    if len(head) > 65_536:
+                        raise EOFError
                 found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
                 if not found:
                     raise EOFError
                 status = int(found[1])
         finally:
             writer.transport.abort()
-    asked = re.search(rb"(?i)\r\nretry-after:[ \t]*([0-9]{1,6})[ \t]*\r\n", head)
+    asked = re.search(rb"(?i)\nretry-after:[ \t]*([0-9]{1,6})[ \t]*\r?\n", head)
     return status, int(asked[1]) if asked else 0
