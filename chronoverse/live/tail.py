@@ -69,6 +69,8 @@ class Tail:
         self._yield_to_loop = partial(self.sleep, 0)
         self._reader = self.store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
+        #: Closed feeds with viewers that another feed has replaced.
+        self._replaced: list[Feed] = []
         self._filter_budget = FilterBudget(yield_to_loop=self._yield_to_loop)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -87,8 +89,10 @@ class Tail:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
             is_same = feed and feed.job and job and job.end and (feed.cursor, feed.job.end) == (job.last, job.end)
-            # An error closed this feed, or the log was replaced. The feed's viewers are about to leave.
+            # An error closed this feed, or the log was replaced. The feed's viewers leave once they have read it.
             if feed is None or (feed.final is not None and not is_same):
+                if feed is not None:
+                    self._replaced.append(feed)
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
                 if job and job.end:
@@ -105,9 +109,13 @@ class Tail:
         with self._lock:
             feed.viewer_count -= 1
             feed.waiters.discard(viewer)
-            if not feed.viewer_count and self._feeds.get(feed.ref) is feed:
+            if feed.viewer_count:
+                return
+            if self._feeds.get(feed.ref) is feed:
                 del self._feeds[feed.ref]
                 self._reader.unwatch(feed.ref)
+            else:
+                self._replaced.remove(feed)
 
     def known_job(self, ref: JobRef) -> Job | None:
         """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
@@ -291,7 +299,7 @@ class Tail:
         self.report_metrics()
         now = self.clock()
         feeds = tuple(self._feeds.values())
-        for feed in feeds:
+        for feed in (*feeds, *self._replaced):
             for waiter in tuple(feed.waiters):
                 if waiter.due <= now:
                     waiter.wake()

@@ -768,6 +768,22 @@ def test_who_leaves_a_closed_feed_of_changes_does_not_end_its_successor(rig: Rig
     assert (first is second, rig.tail._feeds[ref] is second) == (False, True)
 
 
+def test_viewers_of_a_replaced_feed_are_still_woken(rig: Rig) -> None:
+    """Otherwise, one whose read failed would never try again, and its stream would never end."""
+    rig.write(1, 1)
+    behind = rig.viewer()
+    behind.feed.close(b"an error")
+    assert rig.viewer().feed is not behind.feed
+    woken: list[float] = []
+    behind.on_wake = lambda: woken.append(rig.clock.now)
+    rig.wait(20)
+    assert woken
+    behind.close()
+    woken.clear()
+    rig.wait(20)
+    assert not woken
+
+
 def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:
     """The store was restored to an older state and the log ended early.
 
