@@ -138,7 +138,8 @@ def run_command(
             child = subprocess.Popen(argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
     except (OSError, ValueError) as error:
         is_missing = isinstance(error, FileNotFoundError)
-        text = f"{argv[0]}: {'command not found' if is_missing else error}"
+        reason = "command not found" if is_missing else getattr(error, "strerror", None) or error
+        text = f"{argv[0]}: {reason}"
         say(text)
         message, masks = f"chronoverse: {text}".encode("utf-8", "replace"), capture.masks
         message = masks.forms.mask()(masks.mask(message)) if masks else message

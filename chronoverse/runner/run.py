@@ -148,11 +148,11 @@ def _open_spool(
     if others:
         path, state = others[0]
         runs = "another run" if len(others) == 1 else f"{len(others)} other runs"
-        oldest = "" if len(others) == 1 else "the oldest: "
+        which = "them" if len(others) == 1 else "the oldest"
         server = state.get("server", service_url)
         # Empty ``server``: the run published directly to the store, maybe not the one behind CHRONOVERSE_URL.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
-        say(f"{runs} left undelivered lines. Upload them with: {oldest}{prefix}{_deliver_command(path, server)}")
+        say(f"{runs} left undelivered lines. Upload {which} with: {prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
 
 

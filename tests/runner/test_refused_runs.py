@@ -240,7 +240,7 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
         done = chronoverse(
             *run_arguments(JobRef("hints", next(names)), *options), "true", data_dir=tmp_path, **settings
         )
-        found = re.search(r"left undelivered lines\. Upload them with: (?:the oldest: )?(.*)\n", done.stderr)
+        found = re.search(r"left undelivered lines\. Upload (?:them|the oldest) with: (.*)\n", done.stderr)
         return found[1] if found else ""
 
     assert hint("--server", service.url, TOKEN=service.token(ttl=-60)) == ""

@@ -123,7 +123,8 @@ def test_a_command_that_is_not_found_is_127(server: RedisServer, store: Store) -
 def test_a_file_that_is_not_executable_is_126(store: Store, tmp_path: Path) -> None:
     """Like a shell."""
     (tmp_path / "data").write_text("no program")
-    assert execute(store, str(tmp_path / "data"))[0] == 126
+    code, _, err = execute(store, str(tmp_path / "data"))
+    assert (code, err) == (126, f"chronoverse: {tmp_path}/data: Permission denied\n".encode())
 
 
 def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
