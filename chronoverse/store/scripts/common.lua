@@ -475,15 +475,21 @@ local function trim_log(log, number)
 end
 
 -- Removes the text of trimmed entries, which stays in memory and in snapshots as long as another entry of their node
--- exists. Adds all entries again, under the same ids, unless there are more than a thousand.
+-- exists. Adds all entries again, under the same ids, unless there are more than a thousand or 1 MiB.
 local function forget_trimmed(log)
   if redis.call('EXISTS', log) == 0 then return end
   local info = stream_info(log)
   if info.length == 0 or info.length > 1000 then return end
-  local entries = redis.call('XRANGE', log, '-', '+')
-  for _, entry in ipairs(entries) do
-    if #entry[2] > 4000 then return end -- more than unpack() can return
-  end
+  local entries, bytes, after = {}, 0, '-'
+  repeat
+    local page = redis.call('XRANGE', log, after, '+', 'COUNT', 10)
+    for _, entry in ipairs(page) do
+      if #entry[2] > 4000 then return end -- more than unpack() can return
+      for _, value in ipairs(entry[2]) do bytes = bytes + #value end
+      if bytes > 2 ^ 20 then return end
+      entries[#entries + 1], after = entry, '(' .. entry[1]
+    end
+  until #page < 10
   redis.call('XTRIM', log, 'MAXLEN', 0)
   redis.call('XSETID', log, '0-0', 'ENTRIESADDED', 0, 'MAXDELETEDID', '0-0')
   for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end

@@ -92,15 +92,29 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
     assert {stored.name for stored in site.objects.list(f"{job.workflow_id}/{job.job_id}/")} == known
 
 
-@pytest.mark.parametrize("later", [50, pytest.param(3_000, marks=pytest.mark.long)])
-def test_the_store_forgets_redacted_text(site: Site, redis_server: RedisServer, later: int) -> None:
+@pytest.mark.parametrize(
+    ("archived", "later", "size"),
+    [
+        (0, 50, 1),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((0, 3_000, 1), (150, 1_100, 1), (0, 320, 2_000))),
+    ],
+)
+def test_the_store_forgets_redacted_text(
+    site: Site, redis_server: RedisServer, archived: int, later: int, size: int
+) -> None:
     """Trimmed entries must not stay in its snapshots beside the entries that follow them. The log continues."""
-    texts = [secrets.token_hex(16) for _ in range(150 + later)]
+    texts = [secrets.token_hex(16) for _ in range(150)] + [secrets.token_hex(16) * size for _ in range(later)]
     job = site.job().lines(texts)
-
-    assert redact(site, job, **{"from": 40, "to": 150}).json()["redacted"] == 111
+    if archived:
+        site.archive_up_to(job, archived, trim=True)
 
     with redis.Redis.from_url(redis_server.url) as client:
+        added = client.info("commandstats")["cmdstat_xadd"]["calls"]
+        assert redact(site, job, **{"from": 40, "to": 150}).json()["redacted"] == 111
+
+        # One script adds them again. Meanwhile, the store does nothing else.
+        added = client.info("commandstats")["cmdstat_xadd"]["calls"] - added
+        assert added * 32 * size <= 2**20
         client.config_set("rdbcompression", "no")
         stored = client.dump(f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:log")
     kept = [text.encode() in stored for text in texts]
