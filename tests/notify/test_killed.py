@@ -111,3 +111,4 @@ def test_each_end_is_delivered_despite_kills(tmp_path: Path) -> None:
         assert {len(each) for each in ids.values()} == {1}
         assert len({next(iter(each)) for each in ids.values()}) == ENDS
         assert b"Traceback" not in log.read_bytes()
+        assert b"notifier started hosts=" in log.read_bytes()

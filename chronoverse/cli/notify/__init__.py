@@ -5,11 +5,12 @@ messages  the text and data of a message
 sending   posts a message to an untrusted receiver
 """
 
+import logging
 import ssl
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import orjson
@@ -19,6 +20,8 @@ from chronoverse.cli.admin import begin
 
 if TYPE_CHECKING:
     from chronoverse.joblog.model import JobRef
+
+log: Final = logging.getLogger(__name__)
 
 
 @click.command()
@@ -47,4 +50,8 @@ def notify(address: str | None, while_stdin: bool) -> None:
             return found
 
         context = tls_context(settings.ca_file) or ssl.create_default_context()
+        log.info(
+            "notifier started",
+            extra={"fields": {"hosts": ", ".join(host for host, _ in settings.webhook_hosts) or "none"}},
+        )
         Notifier(store, summarize, dict(settings.webhook_hosts), settings.service_url, context, stop).run()
