@@ -1,6 +1,7 @@
 """``chronoverse wait``: waits for a line, or for the end of a job."""
 
 import sys
+import time
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from chronoverse.cli import common, names
 from chronoverse.cli.logs import exit_code
 from chronoverse.client.client import reading
 from chronoverse.client.follower import JobState
+from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 from chronoverse.joblog.terminal import LineRenderer, gap_notice
 
@@ -27,13 +29,19 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     """Wait until JOB prints a line, or ends.
 
     With --for, prints the line and exits with 0, or with 1 if the job ends without it. Otherwise exits with the job's
-    code. Exits with 124 at the timeout.
+    code. Exits with 124 at the timeout, also if JOB has not appeared.
     """
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
         raise click.UsageError("--regex, --stream and --offset require --for")
 
-    with common.open_client(workflow, job) as client:
-        answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
+    began = time.monotonic()
+    try:
+        with common.open_client(workflow, job) as client:
+            answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
+    except JobNotFound as missing:
+        if timeout is None or time.monotonic() < began + timeout:  # a deleted job, which is not waited for
+            raise
+        return _time_out(str(missing))
     with reading("answer"):
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
         for gap in answer.get("gaps", []):
@@ -47,10 +55,14 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
             )
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     if outcome == "timeout":
-        common.print_message("timed out")
-        return 124  # as ``timeout`` exits
+        return _time_out(f"the job is {state.status}")
     if query["q"] is not None:
         if line is None:
             common.print_message(f"the job ended without a match: {state.status}")
         return 0 if line is not None else 1
     return exit_code(state)
+
+
+def _time_out(why: str) -> int:
+    common.print_message(f"timed out: {why}")
+    return 124  # as ``timeout`` exits

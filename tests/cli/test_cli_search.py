@@ -378,7 +378,7 @@ def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) ->
         (("job_1",), 0, []),
         (("job_3", "--timeout", "1s"), 124, []),
         (("job_3", "--for", "x", "--timeout", "1s"), 124, []),
-        (("nobody", "--timeout", "1s"), 66, []),
+        (("nobody", "--timeout", "1s"), 124, []),
     ],
     ids=str,
 )
