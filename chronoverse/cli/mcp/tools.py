@@ -322,8 +322,8 @@ class Tools:
         workflow_id: str,
         job_id: str,
         max_bytes: int,
-        first: int = 1,
-        last: int = MAX_NUMBER,
+        first: int | None = None,
+        last: int | None = None,
         tail: int | None = None,
         stream: str | None = None,
         cursor: str | None = None,
@@ -339,8 +339,9 @@ class Tools:
         if parsed[2]:
             tail = int(parsed[2][1:])
         descending = tail is not None
-        if descending and (first, last) != (1, MAX_NUMBER):
+        if descending and (first, last) != (None, None):
             raise BadRequest("tail: cannot be combined with first or last")
+        first, last = first or 1, last or MAX_NUMBER
         job = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
         start = int(parsed[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
         page = self._look(
