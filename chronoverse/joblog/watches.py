@@ -98,8 +98,8 @@ def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bo
 
     Raises ValueError for an invalid URL, and :class:`Forbidden` if its host is not in ``hosts``.
     """
-    parts = urlsplit(url)
-    if not _URL.fullmatch(url) or "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment:
+    parts = urlsplit(url if _URL.fullmatch(url) else "")
+    if "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment:
         raise ValueError("expected https://HOST[:PORT]/PATH without a user or a fragment")
     if parts.port == 0:
         raise ValueError("invalid port")
