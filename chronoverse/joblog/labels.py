@@ -21,7 +21,7 @@ def parse_label(text: str) -> tuple[str, str]:
     """Parses KEY=VALUE. Raises ValueError, which names the error."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise ValueError("a label is KEY=VALUE, such as branch=main")
+        raise ValueError(f"invalid label {text[:100]!r}: expected KEY=VALUE, such as branch=main")
     return _check(key, value)
 
 
@@ -32,7 +32,9 @@ def parse_choice(text: str) -> tuple[()] | tuple[str, str]:
 
 def _check(key: str, value: str) -> tuple[str, str]:
     if not _KEY.fullmatch(key):
-        raise ValueError("a label's key is 1 to 63 of a-z 0-9 . _ / - and starts with a letter from a to z")
+        raise ValueError(
+            f"invalid label {key[:100]!r}: a key is 1 to 63 of a-z 0-9 . _ / - and starts with a letter from a to z"
+        )
     if not _VALUE.fullmatch(value):
         raise ValueError(f"the value of the label {key} is 1 to 256 characters without control characters")
     return key, value

@@ -111,14 +111,15 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
         for name, details in fields.items()
     ]
     # Names are cut to 100 characters, details to 500. A client can make up thousands of parameters.
-    entries = [{"parameter": name[:100], "detail": _detail(details)[:500]} for name, details in found[:10]]
+    entries = [{"parameter": name[:100], "detail": _detail(name, details)[:500]} for name, details in found[:10]]
     return entries, len(found) - len(entries)
 
 
-def _detail(details: Any) -> str:
-    """Joins a parameter's errors: ``["…"]``, or ``{1: ["…"]}`` for elements of a list."""
+def _detail(name: str, details: Any) -> str:
+    """Joins a parameter's errors: ``["…"]``, or ``{1: ["…"]}`` for elements of a list. A label's error names it."""
     if isinstance(details, dict):
-        return "; ".join(f"{index}: {' '.join(texts)}" for index, texts in details.items())
+        is_label = name in ("label", "against_label")
+        return "; ".join(("" if is_label else f"{index}: ") + " ".join(texts) for index, texts in details.items())
     return " ".join(map(str, details))
 
 

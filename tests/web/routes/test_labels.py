@@ -132,6 +132,8 @@ def test_invalid_labels_are_rejected(client: httpx.Client, job: Foreign) -> None
         for label in ("branch", "=main", "Branch=main", "a=", "a=b\x1b", many_texts):
             answer = client.get(route, params={**httpx.URL(route).params, "label": label})
             assert (answer.status_code, "label" in answer.json()["detail"]) == (400, True)
+        refused = client.get(route, params={**httpx.URL(route).params, "label": ["a=b", "branch"]}).json()["detail"]
+        assert refused.startswith("label: invalid label 'branch': expected KEY=VALUE")
     both = client.get(f"{job.path}/logs/new?against=job_2&against_label=a=b")
     assert "against_label: cannot be combined with against" in both.json()["detail"]
     # A body with labels and without the content type of JSON is not ignored.
