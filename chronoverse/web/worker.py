@@ -28,12 +28,15 @@ from chronoverse.web.http.problems import problem
 from chronoverse.web.routes.events import response_head
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: The statuses of requests that gunicorn cannot parse, if not 400.
-_STATUSES: Final = {
-    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+#: The statuses of requests that gunicorn cannot parse, if not 400, and what is wrong with them.
+_REFUSALS: Final = {
+    errors.LimitRequestLine: (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long: shorten the URL"),
+    errors.LimitRequestHeaders: (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "a header is too long, or there are too many",
+    ),
+    errors.ExpectationFailed: (HTTPStatus.EXPECTATION_FAILED, "unknown Expect header: expected 100-continue"),
+    errors.UnsupportedTransferCoding: (HTTPStatus.NOT_IMPLEMENTED, "unsupported Transfer-Encoding: expected chunked"),
 }
 
 
@@ -159,7 +162,8 @@ class Worker(GeventWorker):
             at_fault = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
             if isinstance(exc, errors.ParseException) and not isinstance(exc, at_fault):
                 self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
-                refuse(client, _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST), f"invalid HTTP: {type(exc).__name__}")
+                default = (HTTPStatus.BAD_REQUEST, f"invalid HTTP: {type(exc).__name__}")
+                refuse(client, *_REFUSALS.get(type(exc), default))
             else:
                 super().handle_error(req, client, addr, exc)
         finish_sending(client)

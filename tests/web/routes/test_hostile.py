@@ -377,6 +377,7 @@ def test_a_request_line_can_have_eight_kilobytes(endpoint: Endpoint, token: str,
 
     assert status == expected
     check_problem(status, headers, body, *(["errors"] if expected == 400 else []))
+    assert (b"shorten the URL" in body) == (expected == 414)
 
 
 def test_a_malformed_request_is_logged(service: Service, token: str) -> None:
