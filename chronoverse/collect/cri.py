@@ -27,19 +27,18 @@ class CriReader:
         saved = state or {}
         self._stream: str = saved.get("stream", "stdout")
         self._timestamp: str = saved.get("timestamp", "1970-01-01T00:00:00.000Z")
-        self._masks = {stream: forms.mask() for stream in STREAMS}
-        self._splitters = {stream: LineSplitter(stream, max_line_bytes, mask) for stream, mask in self._masks.items()}
+        self._splitters = {stream: LineSplitter(stream, max_line_bytes, forms) for stream in STREAMS}
         for stream, (rest, is_open, timestamp, key, before) in saved.get("lines", {}).items():
-            splitter, mask = self._splitters[stream], self._masks[stream]
+            splitter = self._splitters[stream]
             splitter.rest, splitter.is_open, splitter.timestamp = rest.encode("latin-1"), is_open, timestamp
-            mask.key, mask.before = key, before.encode("latin-1")
+            splitter.mask.key, splitter.mask.before = key, before.encode("latin-1")
 
     def state(self) -> dict[str, Any]:
         """The state from which to continue at the first byte of :attr:`rest`, as JSON."""
-        lines = {
-            stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp, mask.key, mask.before.decode("latin-1"))
-            for (stream, each), mask in zip(self._splitters.items(), self._masks.values(), strict=True)
-        }
+        lines = {}
+        for stream, each in self._splitters.items():
+            key, before = each.mask.key, each.mask.before.decode("latin-1")
+            lines[stream] = each.rest.decode("latin-1"), each.is_open, each.timestamp, key, before
         return {"stream": self._stream, "timestamp": self._timestamp, "lines": lines}
 
     def feed(self, data: bytes) -> list[LineBatch]:

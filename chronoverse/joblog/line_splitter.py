@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.model import MAX_LINE_BYTES
-from chronoverse.joblog.secret_forms import StreamMask
+from chronoverse.joblog.secret_forms import SecretForms, StreamMask
 
 #: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
 _MIN_LINE_BYTES: Final = 4
@@ -47,16 +46,16 @@ class LineSplitter:
     """Splits one stream's bytes into lines, at newlines only.
 
     Cuts a line longer than ``max_line_bytes`` into pieces, between UTF-8 characters. All pieces but the last are
-    ``partial``; joined, they are the line. The result does not depend on how the bytes are divided into reads. ``mask``
-    masks lines before they are cut.
+    ``partial``; joined, they are the line. The result does not depend on how the bytes are divided into reads. Masks
+    secrets that match ``forms`` before a line is cut.
     """
 
-    def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:
+    def __init__(self, stream: str, max_line_bytes: int, forms: SecretForms) -> None:
         if max_line_bytes < _MIN_LINE_BYTES:
             raise ValueError(f"a line needs room for {_MIN_LINE_BYTES} bytes")
         self._stream = stream
         self._max = max_line_bytes
-        self._mask = mask
+        self.mask: Final = StreamMask(forms)
         self.rest = b""
         self.is_open = False
         self.timestamp = ""
@@ -65,7 +64,7 @@ class LineSplitter:
         """Adds bytes that arrived at ``timestamp``. Returns the lines that they complete."""
         self.timestamp = timestamp
         lines, newline, rest = (self.rest + data).rpartition(b"\n")
-        batches = list(self._split(self._masked(lines))) if newline else []
+        batches = list(self._split(self.mask(lines))) if newline else []
         self.is_open = self.is_open and not newline
         self.rest = rest
         while len(self.rest) > self._max:
@@ -80,7 +79,7 @@ class LineSplitter:
         """Ends the stream. Returns the last line, if it had no newline."""
         if not self.rest and not self.is_open:
             return []
-        text, self.rest, self.is_open = self._masked(self.rest), b"", False
+        text, self.rest, self.is_open = self.mask(self.rest), b"", False
         return [*self._split(text)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
@@ -103,22 +102,16 @@ class LineSplitter:
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
         """Cuts off up to ``length`` bytes of the rest; fewer if they end with the possible beginning of a secret."""
-        if self._mask is not None and length:
-            is_too_long = len(self.rest) > self._max
-            length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
+        is_too_long = len(self.rest) > self._max
+        length = length - self.mask.undecided(self.rest[:length]) or length * is_too_long
         if not length:
             return
-        text, self.rest, self.is_open = self.rest[:length], self.rest[length:], True
-        if self._mask is not None:
-            text = self._mask.mask_part(text)
+        text, self.rest, self.is_open = self.mask.mask_part(self.rest[:length]), self.rest[length:], True
         while text:
             # A mask can be longer than the text it replaces.
             cut = _cut_length(text, 0, self._max) if len(text) > self._max else len(text)
             yield LineBatch(self._stream, self.timestamp, text[:cut], 1, partial=True)
             text = text[cut:]
-
-    def _masked(self, text: bytes) -> bytes:
-        return text if self._mask is None else self._mask(text)
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:

@@ -5,8 +5,10 @@ one.
 """
 
 import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from operator import itemgetter
 from typing import Final
 
 from chronoverse.errors import SettingsError
@@ -78,67 +80,43 @@ class SecretForms:
             # Several lines are searched at once.
             rows.append((f"(?m:{expression})", expression))
         hints = [hint for hint, _ in rows]
-        self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"], is_folded=False) if rows else None
+        self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"] if self.is_on else [], is_folded=False)
         #: Matches the beginning of a possible secret at the end of a text.
         self.unfinished: Final = compile_groups(_UNFINISHED)
-
-    def mask(self) -> "StreamMask":
-        """A mask for the lines of one stream."""
-        return StreamMask(self)
 
     def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
         """Masks consecutive lists of lines in place, each given with its stream's name.
 
         The bool: the list has pieces of a line, which the stream's next list continues.
         """
-        streams: dict[str, list[tuple[bool, list[bytes]]]] = {}
+        streams = defaultdict[str, list[tuple[bytes, list[bytes]]]](list)
         for name, is_partial, lines in lists:
-            if lines:
-                streams.setdefault(name, []).append((is_partial, lines))
+            streams[name].append((b"" if is_partial else b"\n", lines))
         for found in streams.values():
-            ends = [(b"" if is_partial else b"\n", lines) for is_partial, lines in found]
-            if not self.may_be_in(b"".join(end.join(lines) + end for end, lines in ends)):
+            if not self.may_be_in(b"".join(end.join([*lines, b""]) for end, lines in found)):
                 continue
-            mask, begun = self.mask(), list[list[bytes]]()
-            for is_partial, lines in found:
-                if is_partial:
-                    begun.append(lines)
-                    continue
-                if begun:
-                    # The first line completes the pieces.
-                    last, lines[:1] = lines[:1], []
-                    mask.mask_pieces([*begun, last])
-                    lines[:] = [*last, *(mask(b"\n".join(lines)).split(b"\n") if lines else [])]
-                    begun = []
-                else:
-                    lines[:] = mask(b"\n".join(lines)).split(b"\n")
-            mask.mask_pieces(begun)
+            mask, line = StreamMask(self), list[tuple[list[bytes], int]]()
+            for end, lines in [*found, (b"\n", [b""])]:  # the last line can be unfinished
+                for index in range(len(lines)):
+                    line.append((lines, index))
+                    if end:
+                        masked = mask.mask_pieces([pieces[at] for pieces, at in line])
+                        for (pieces, at), piece in zip(line, masked, strict=True):
+                            pieces[at] = piece
+                        line = []
 
     def may_be_in(self, text: bytes) -> bool:
         """Whether any line of ``text`` can contain a secret."""
-        if self._found(text):
-            return True
-        return b"\x1b" in text and bool(self._found(strip_sequences(text.decode("latin-1")).encode("latin-1")))
+        plain = strip_sequences(text.decode("latin-1")).encode("latin-1") if b"\x1b" in text else b""
+        return bool(self._candidates.matches(text) or self._candidates.matches(plain))
 
     def spans(self, line: bytes) -> Iterator[Span]:
         """The positions of secrets in a line, except private keys. Secrets can overlap."""
-        for index in self._found(line):
+        for index in self._candidates.matches(line):
             # The last expression is for private keys.
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
                 groups = map(found.span, range(1, found.re.groups + 1))
                 yield next((span for span in groups if span[0] >= 0), found.span())
-
-    def _found(self, text: bytes) -> frozenset[int]:
-        return self._candidates.matches(text) if self._candidates is not None else frozenset()
-
-
-def _masked(line: bytes, begin: int, end: int, inside: Iterable[Span]) -> bytes:
-    """The part of ``line`` from ``begin`` to ``end``, with a mask for each of the secrets that overlap it."""
-    masked, position = list[bytes](), begin
-    for start, stop in inside:
-        masked += [line[position:start], _MASKED]
-        position = stop
-    return b"".join([*masked, line[position:end]])
 
 
 class StreamMask:
@@ -158,7 +136,7 @@ class StreamMask:
         if self.key is None and not self._forms.may_be_in(before + text):
             return text
         first, *others = text.split(b"\n")
-        return b"\n".join([self._mask_line(first, before), *map(self._mask_line, others)])
+        return b"\n".join(self.mask_pieces(line)[-1] for line in [[before, first], *([each] for each in others)])
 
     def mask_part(self, text: bytes) -> bytes:
         """Masks a part of a line. The next call continues the line."""
@@ -168,19 +146,18 @@ class StreamMask:
         self.key, self.before = key, (before + text)[-_MAX_HELD:]
         return masked
 
-    def mask_pieces(self, lists: Sequence[list[bytes]]) -> None:
-        """Masks the lists of pieces of one line in place. Each piece that has a part of a secret gets a mask."""
-        line = b"".join(chain.from_iterable(lists))
-        spans, end, at = self._spans(line), 0, 0
-        for pieces in lists:
-            for index, piece in enumerate(pieces):
-                begin, end, inside = end, end + len(piece), list[Span]()
-                while at < len(spans) and spans[at][0] < end:
-                    inside.append(spans[at])
-                    if spans[at][1] > end:
-                        break
-                    at += 1
-                pieces[index] = _masked(line, begin, end, inside)
+    def mask_pieces(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """Masks the pieces of one line. Each piece that has a part of a secret gets a mask."""
+        line = b"".join(pieces)
+        spans, masked, end = self._spans(line), list[bytes](), 0
+        for piece in pieces:
+            position, end, parts = end, end + len(piece), list[bytes]()
+            first, after = bisect_right(spans, position, key=itemgetter(1)), bisect_left(spans, end, key=itemgetter(0))
+            for start, stop in spans[first:after]:
+                parts += [line[position:start], _MASKED]
+                position = stop
+            masked.append(b"".join([*parts, line[position:end]]))
+        return masked
 
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of ``text``, the next part of a line, could belong to a secret that continues."""
@@ -189,12 +166,6 @@ class StreamMask:
             found = self._forms.unfinished.search(tail)
             tail = tail[found.start() :] if found else b""
         return min(len(text), len(tail))
-
-    def _mask_line(self, text: bytes, before: bytes = b"") -> bytes:
-        """Masks the end of a line: ``text``, which follows ``before``."""
-        line = before + text
-        inside = [span for span in self._spans(line) if span[1] > len(before)]
-        return _masked(line, len(before), len(line), inside)
 
     def _spans(self, line: bytes) -> list[Span]:
         """The positions of a line's secrets, in order and without overlaps."""

@@ -116,7 +116,7 @@ class JobLog:
             service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 _publisher=publisher,
-                _splitters={stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS},
+                _splitters={stream: LineSplitter(stream, max_line_bytes, forms) for stream in STREAMS},
                 _deliver_seconds=deliver_seconds,
                 _clock=clock,
                 _service_url=service_url,

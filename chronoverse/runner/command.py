@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import iso_timestamp
+from chronoverse.joblog.secret_forms import StreamMask
 from chronoverse.joblog.terminal import plain_text
 from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
@@ -142,7 +143,7 @@ def run_command(
         text = f"{argv[0]}: {reason}"
         say(text)
         message, masks = f"chronoverse: {text}".encode("utf-8", "replace"), capture.masks
-        message = masks.forms.mask()(masks.mask(message)) if masks else message
+        message = StreamMask(masks.forms)(masks.mask(message)) if masks else message
         capture.publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
         return 127 if is_missing else 126  # these codes, too, are a shell's
     signals.attach(child.pid)

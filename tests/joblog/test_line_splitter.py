@@ -5,6 +5,7 @@ import random
 import pytest
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
+from chronoverse.joblog.secret_forms import SecretForms
 from tests.support.bench import NOW
 
 PIECES = ["\n", "\n", "a", "bc" * 5, "\N{EURO SIGN}", "\N{GRINNING FACE}" * 4, "é", "\r", "\n\n", "x" * 70]
@@ -16,7 +17,7 @@ def test_lines_are_what_was_written(seed: int) -> None:
     choice = random.Random(seed)
     text = "".join(choice.choices(PIECES, k=choice.randrange(60))).encode()
     most, flushes = choice.choice([4, 7, 64]), choice.random() < 0.5
-    splitter, batches, at = LineSplitter("stderr", most), list[LineBatch](), 0
+    splitter, batches, at = LineSplitter("stderr", most, SecretForms(None)), list[LineBatch](), 0
     while at < len(text):
         size = choice.choice([1, 3, 50, 500])
         batches += splitter.feed(text[at : at + size], NOW)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chronoverse.errors import SettingsError
 from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.matcher import strip_sequences
-from chronoverse.joblog.secret_forms import SecretForms
+from chronoverse.joblog.secret_forms import SecretForms, StreamMask
 from tests.support.secret_keys import GITHUB, LETTERS, MASKED_PEM, PEM
 
 FORMS = SecretForms()
@@ -61,7 +61,7 @@ IN_JSON = json.dumps({"name": "deploy", "key": "\n".join([PEM[0], *PEM[3:]]), "i
 
 
 def masked(text: str) -> str:
-    return FORMS.mask()(text.encode()).decode()
+    return StreamMask(FORMS)(text.encode()).decode()
 
 
 @pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
@@ -94,7 +94,7 @@ def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key
         line = within.format(around.format(key)).encode()
         for cut in range(1, len(line) + 1):
             for shown in ([""], begun):
-                splitter = LineSplitter("stdout", 65_536, FORMS.mask())
+                splitter = LineSplitter("stdout", 65_536, FORMS)
                 batches = splitter.feed(line[:cut], "")
                 batches += splitter.flush() if shown is begun else []
                 batches += splitter.feed(line[cut:] + b"\n", "") + splitter.close()
@@ -108,7 +108,7 @@ def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:
     key = GITHUB
     for before in range(1_000 - len(key), 1_001):
         for is_whole in (True, False):
-            splitter = LineSplitter("stdout", 1_000, FORMS.mask())
+            splitter = LineSplitter("stdout", 1_000, FORMS)
             text = f"{'x' * before} {key} {'y' * 3_000}\n".encode()
             batches = splitter.feed(text, "") if is_whole else splitter.feed(text[:-1], "") + splitter.feed(b"\n", "")
             whole = b"".join(batch.text for batch in batches)
@@ -124,8 +124,8 @@ def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> 
     """Any number of lines, with any text around each, at once or line by line. Later text is kept."""
     lines = ["reading", *PEM, "done", "MIIEow" * 10]
     texts = [f"{before}{line}{after}" for line in lines]
-    for found in (masked("\n".join(texts)).split("\n"), list(map(FORMS.mask(), [text.encode() for text in texts]))):
-        shown = [text.decode() if isinstance(text, bytes) else text for text in found]
+    line_by_line = [text.decode() for text in map(StreamMask(FORMS), map(str.encode, texts))]
+    for shown in (masked("\n".join(texts)).split("\n"), line_by_line):
         assert len(shown) == len(lines)
         assert [shown[0], *shown[-2:]] == [texts[0], *texts[-2:]]
         assert not any(LETTERS[:11] in text or "PRIVATE" in text for text in shown)
@@ -147,7 +147,7 @@ def test_a_private_key_in_chunks_is_masked(lines: list[str], max_line_bytes: int
     """However it is cut, and published as partial lines."""
     text = "\n".join(lines).encode()
     for cut in range(len(lines[0]), len(text) - len(lines[-1]), 13):
-        splitter = LineSplitter("stdout", max_line_bytes, FORMS.mask())
+        splitter = LineSplitter("stdout", max_line_bytes, FORMS)
         batches = splitter.feed(text[:cut], "") + splitter.flush()
         batches += splitter.feed(text[cut : cut + 30], "") + splitter.flush()
         batches += splitter.feed(text[cut + 30 :], "") + splitter.close()
@@ -194,11 +194,11 @@ def test_what_is_no_secret_stays(text: str) -> None:
 def test_a_prompt_is_not_held_back() -> None:
     """Only the possible beginning of a secret is."""
     for prompt in ("Password:", "Go on? [y/N] ", "....", "-----", "user@host:~$ ", "12 s", "https://h.example/ready"):
-        splitter = LineSplitter("stdout", 65_536, FORMS.mask())
+        splitter = LineSplitter("stdout", 65_536, FORMS)
         assert not splitter.feed(prompt.encode(), "")
         assert [batch.text for batch in splitter.flush()] == [prompt.encode()]
         assert not splitter.flush()
-    splitter = LineSplitter("stdout", 65_536, SecretForms(None).mask())
+    splitter = LineSplitter("stdout", 65_536, SecretForms(None))
     splitter.feed(GITHUB[:9].encode(), "")
     assert [batch.text for batch in splitter.flush()] == [GITHUB[:9].encode()]
 
@@ -238,10 +238,10 @@ def test_more_forms() -> None:
     more = [("acme", "acme_[a-z]{8}"), ("pin", "(?i)pin: ([0-9]{4})|code=([0-9]{6})"), ("line", "^tok-[a-z]{8}$")]
     forms = SecretForms(more)
     text = f"acme_abcdefgh PIN: 1234 code=123456 {GITHUB}"
-    assert forms.mask()(text.encode()) == b"[masked] PIN: [masked] code=[masked] [masked]"
-    assert forms.mask()(b"fine\ntok-abcdefgh\nfine") == b"fine\n[masked]\nfine"
+    assert StreamMask(forms)(text.encode()) == b"[masked] PIN: [masked] code=[masked] [masked]"
+    assert StreamMask(forms)(b"fine\ntok-abcdefgh\nfine") == b"fine\n[masked]\nfine"
     nothing = SecretForms(None)
-    assert nothing.mask()("\n".join(PEM).encode()) == "\n".join(PEM).encode()
+    assert StreamMask(nothing)("\n".join(PEM).encode()) == "\n".join(PEM).encode()
 
 
 @pytest.mark.parametrize(("expression", "reason"), [("(", "missing"), ("x*", "empty text")])
@@ -255,5 +255,5 @@ def test_a_hostile_line_takes_linear_time() -> None:
     for text in (PEM[0] + " ", "-----", "https" + "://a:", KEYS["github"][:20], "\x1b]", "ey" + "Jaaaaaaaaaaaa."):
         lines = (text * (2**20 // len(text))).encode()
         start = time.process_time()
-        FORMS.mask()(lines)
+        StreamMask(FORMS)(lines)
         assert time.process_time() - start < 2

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
+from chronoverse.joblog.model import MAX_LINE_BYTES
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS
 from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"
+OFF = SecretForms(None)
 
 #: Bytes that are hard to split: newlines, parts of multi-byte characters, and invalid UTF-8.
 hostile = st.lists(
@@ -50,7 +53,7 @@ def expected(data: bytes) -> list[str]:
 
 
 def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[LineBatch]:
-    splitter = LineSplitter("stdout", max_line_bytes)
+    splitter = LineSplitter("stdout", max_line_bytes, OFF)
     batches = [batch for chunk in chunks for batch in splitter.feed(chunk, NOW)]
     return batches + splitter.close()
 
@@ -58,7 +61,7 @@ def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[LineBatch
 @given(st.lists(hostile), st.integers(4, 20), st.sets(st.integers(0, 20)))
 def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit: int, quiet: set[int]) -> None:
     """Chunk boundaries, flushes and the partial-line limit never change a line."""
-    splitter = LineSplitter("stdout", limit)
+    splitter = LineSplitter("stdout", limit, OFF)
     batches: list[LineBatch] = []
     for number, chunk in enumerate(chunks):
         batches += splitter.feed(chunk, NOW)
@@ -109,14 +112,14 @@ def test_a_line_as_long_as_the_limit_is_not_cut() -> None:
 
 def test_an_empty_line_ends_a_flushed_line_when_only_its_newline_follows() -> None:
     """Otherwise readers would never learn that the line is complete."""
-    splitter = LineSplitter("stdout")
+    splitter = LineSplitter("stdout", MAX_LINE_BYTES, OFF)
     batches = [*splitter.feed(b"Password: ", NOW), *splitter.flush(), *splitter.feed(b"\nnext\n", NOW)]
     assert entries(batches) == [("Password: ", True), ("", False), ("next", False)]
 
 
 def test_a_flush_holds_back_an_incomplete_character() -> None:
     """Its bytes are part of the next batch."""
-    splitter = LineSplitter("stdout")
+    splitter = LineSplitter("stdout", MAX_LINE_BYTES, OFF)
     batches = [*splitter.feed(b"one \xe2\x82", NOW), *splitter.flush(), *splitter.feed(b"\xac\n", NOW)]
     assert entries(batches) == [("one ", True), ("€", False)]
 
@@ -132,7 +135,7 @@ def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
 def test_a_limit_below_one_character_is_rejected() -> None:
     """A long line could not be cut at all."""
     with pytest.raises(ValueError, match="4 bytes"):
-        LineSplitter("stdout", 3)
+        LineSplitter("stdout", 3, OFF)
 
 
 def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:

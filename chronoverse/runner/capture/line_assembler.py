@@ -20,7 +20,7 @@ class LineAssembler:
         self._progress_filter = ProgressFilter()
         self._masks = masks or Masks()
         self._undecided = b""
-        self._splitter = LineSplitter(stream, max_line_bytes, self._masks.forms.mask())
+        self._splitter = LineSplitter(stream, max_line_bytes, self._masks.forms)
         self._timestamp = ""
         self._partial_at = self._state_at = math.inf
 

@@ -289,7 +289,7 @@ class RecordSorter:
 
     def _split(self, text: bytes, stream: str) -> Lines:
         progress = ProgressFilter()
-        splitter = LineSplitter(stream, self._max_line_bytes, self._forms.mask())
+        splitter = LineSplitter(stream, self._max_line_bytes, self._forms)
         parts = progress.feed(text), progress.release()
         batches = [*chain.from_iterable(splitter.feed(part, "") for part in parts if part), *splitter.close()]
         lines = sum(batch.lines for batch in batches)

@@ -172,7 +172,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
     form = load({**request.args, **headers}, TextForm(), "query")
     # Masking takes some microseconds per line.
     require_few_lines(body.count(b"\n"))
-    splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes, deps.secret_forms.mask())
+    splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes, deps.secret_forms)
     time_slice, timestamp, batches = TimeSlice(), iso_timestamp(deps.wall_clock()), list[LineBatch]()
     # Each part takes 2 ms.
     for start in range(0, len(body), 262_144):
