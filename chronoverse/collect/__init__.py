@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,9 +28,6 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line
 if TYPE_CHECKING:
     from chronoverse.runner.publisher import LogWriter
     from chronoverse.settings import Settings
-
-#: Where Kubernetes mounts a pod's service account.
-_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @click.group()
@@ -79,7 +76,8 @@ def kubernetes(
     def say(text: str) -> None:
         say_once(text, time.monotonic() // 60)
 
-    token_file, ca_file = (path if path.exists() else None for path in (_ACCOUNT / "token", _ACCOUNT / "ca.crt"))
+    account = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes mounts a pod's
+    token_file, ca_file = (path if path.exists() else None for path in (account / "token", account / "ca.crt"))
     token = partial(read_token_file, token_file) if token_file else None
     bounds = {"connect_seconds": 5.0, "read_seconds": SILENT_SECONDS}
     watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)

@@ -99,10 +99,7 @@ class Agent(Collector):
         is_busy = False
         has_room = sum(max(0, log.cost - LEAST_BYTES) for log in self.active()) < TOTAL_BYTES
         for log in self.active():
-            try:
-                is_busy |= log.step(MOST_BYTES if has_room else LEAST_BYTES)
-            except OSError as error:
-                self.around.say(f"{log.job}: {error}")
+            is_busy |= log.step(MOST_BYTES if has_room else LEAST_BYTES)
             if log.is_done:
                 self._logs[log.key] = None
         return is_busy

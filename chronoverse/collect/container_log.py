@@ -34,8 +34,6 @@ QUIET_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0
 #: Number of last published lines to search for in the files when there is no checkpoint.
 COMPARED_LINES: Final = 100
-#: If files begin this many seconds after the container's start (known in whole seconds), earlier lines may be lost.
-START_SECONDS: Final = 2.0
 
 _CONTINUED: Final = re.compile(r"-from-([0-9]{1,15})\Z", re.ASCII)
 
@@ -112,10 +110,7 @@ class ContainerLog:
         self._reader = CriReader(self.around.settings.max_line_bytes, self.around.forms, state)
 
     def step(self, most_bytes: int) -> bool:
-        """Does one step, with up to ``most_bytes`` in flight. Returns whether there is more to do now.
-
-        Raises OSError if a file cannot be read; this is retried.
-        """
+        """Does one step, with up to ``most_bytes`` in flight. Returns whether there is more to do now."""
         if self._publisher.ended:
             self._finish()
             return False
@@ -126,10 +121,11 @@ class ContainerLog:
             is_busy = next(self._work)
             if not self.is_done:  # a file that is rotated now may be removed soon
                 self._files.find_newer()
-        except OSError:
+            return is_busy
+        except OSError as error:
+            self.around.say(f"{self.job}: {error}")
             self._is_refused, self._work = True, self._begin_later()
-            raise
-        return is_busy
+            return False
 
     @property
     def cost(self) -> int:
@@ -149,17 +145,16 @@ class ContainerLog:
 
     def suspend(self) -> None:
         """Starts to end this attempt as PENDING, so that the job waits for the next agent instead of becoming LOST."""
-        if not (self.is_done or self._is_ending or self._publisher.base is None):
+        if not (self._is_ending or self._publisher.base is None):
             self._is_ending = True
             self._publisher.end(JobResult(Status.PENDING, None))
 
     def close(self, seconds: float) -> None:
         """Stops. If :meth:`suspend` was called, waits up to ``seconds`` for deliveries."""
-        if not self.is_done:
-            if self._is_ending:
-                self._publisher.join(seconds)
-            self._note_safe()
-            self._stop()
+        if self._is_ending:
+            self._publisher.join(seconds)
+        self._note_safe()
+        self._stop()
 
     # Where to continue
 
@@ -191,7 +186,7 @@ class ContainerLog:
         if head is None or not self._files.order:
             return head is None
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self._saved["started"])
-        return began is None or started is None or began >= started + START_SECONDS
+        return began is None or started is None or began >= started + 2.0  # the start is known in whole seconds
 
     def _search(self) -> Generator[bool, None, "_ResumePoint"]:
         """Searches the files for the log's last lines: those after the checkpoint, then all files."""
@@ -320,13 +315,12 @@ class ContainerLog:
 
     def _note_safe(self) -> None:
         """Records which lines are safe. Writes checkpoints if these lines reach another file; else, the agent does."""
-        is_other = False
+        before = self._saved.get("position") or [0]
         while self._marks and self._marks[0][0] <= self._spool.safe:
-            _, saved, _ = self._marks.popleft()
-            is_other |= (saved["position"] or [0])[0] != (self._saved.get("position") or [0])[0]
-            self._saved |= saved
-        if is_other and self._saved["position"]:
-            self._files.release(self._saved["position"])
+            self._saved |= self._marks.popleft()[1]
+        position = self._saved.get("position") or before
+        if position[0] != before[0]:
+            self._files.release(position[0])
             self.around.checkpoints.write()
 
     def _finish(self) -> None:

@@ -167,15 +167,15 @@ class LogFiles:
         for index, each in enumerate(self._files):
             if position and each.is_at(position) and each.seek(position.offset):
                 self._at = index
-                self.release(position)
+                self.release(position.inode)
                 return True
             each.seek(0)
         self._at = 0
         return False
 
-    def release(self, position: Position) -> None:
-        """Closes the files that come before the position's file."""
-        while self._at and self._files[0].inode != position.inode:
+    def release(self, inode: int) -> None:
+        """Closes the files that come before the one with this inode."""
+        while self._at and self._files[0].inode != inode:
             self._files.pop(0).file.close()
             self._at -= 1
 

@@ -61,7 +61,6 @@ class Pod:
         self._spec, self._status = (data.get(name) or {} for name in ("spec", "status"))
         self._labels: Mapping[str, str] = meta.get("labels") or {}
         self._annotations: Mapping[str, str] = meta.get("annotations") or {}
-        self.node: str | None = self._spec.get("nodeName")
         #: Increases with each change; 0 if the server's versions are not numbers.
         self.version = int(meta["resourceVersion"]) if str(meta.get("resourceVersion")).isdecimal() else 0
         #: The name of the directory with its logs.
@@ -96,8 +95,8 @@ class Pod:
     def labels(self, container: str, names: Collection[str]) -> Labels:
         """The labels of a container's job, including the pod's labels in ``names``."""
         labels = {name: self._labels.get(name) for name in names}
-        labels |= {"namespace": self.namespace, "pod": self.name, "container": container, "node": self.node}
-        return read_labels({**labels, "image": self._images.get(container)})
+        labels |= {"namespace": self.namespace, "pod": self.name, "container": container}
+        return read_labels({**labels, "node": self._spec.get("nodeName"), "image": self._images.get(container)})
 
     def restarts(self, container: str) -> int:
         """How often the container was restarted."""

@@ -17,7 +17,6 @@ from chronoverse.errors import ChronoverseError, Unreachable
 #: Seconds after which the server ends a watch, and seconds without a byte after which the connection counts as lost.
 WATCH_SECONDS: Final = 60
 SILENT_SECONDS: Final = 90.0
-RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
 
 
 class PodWatcher:
@@ -36,7 +35,7 @@ class PodWatcher:
         self._version = ""
         #: Whether the pods have been listed.
         self.is_synced = False
-        self._backoff = Backoff(RETRY)
+        self._backoff = Backoff(RetryPolicy(first=0.2, longest=15.0))
 
     def run(self) -> None:
         while True:

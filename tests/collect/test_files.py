@@ -294,7 +294,7 @@ def test_read_lines_are_held_until_released(writer: ContainerWriter, clock: Cloc
     assert read_all(source, clock) == numbered(1, 2) + rest
     last = source.position()
     assert last is not None
-    source.release(last)
+    source.release(last.inode)
     assert not source.go_to(position)
     assert read_all(source, clock) == numbered(30)
 
