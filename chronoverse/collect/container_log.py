@@ -289,7 +289,8 @@ class ContainerLog:
         if end and not files.unread and (self.failure or time.monotonic() - files.changed_at > QUIET_SECONDS):
             self._put(self._reader.close())
             if end.message and self._number == 1:
-                self._put([LineBatch("stderr", iso_timestamp(time.time()), end.message.encode(), 1)])
+                line = f"{iso_timestamp(time.time())} stderr F {' '.join(end.message.split())}\n"
+                self._put(self._reader.feed(line.encode()))
             labels = read_labels({"reason": end.reason} if end.reason else {})
             self._publisher.end(JobResult(end.status, end.exit_code), labels)
             self._is_ending = True

@@ -116,7 +116,7 @@ class Pod:
         """How the run ended, if the pod's status has it."""
         if ended := self._state(container, restart).get("terminated"):
             code, reason = int(ended.get("exitCode") or 0), str(ended.get("reason") or "Unknown")
-            message = _one_line(f"{reason}: {ended.get('message')}") if reason in _NEVER_RAN else ""
+            message = f"{reason}: {ended.get('message')}" if reason in _NEVER_RAN else ""
             # Such as Evicted: the reason why the containers were killed.
             is_last = restart == self.restarts(container)
             why = self._status.get("reason") if code and is_last else None
@@ -139,7 +139,7 @@ class Pod:
             return None
         why = self._status if self._has_failed and self._status.get("reason") else waiting
         reason = str(why.get("reason") or "NeverStarted")
-        return ContainerEnd(None, reason, _one_line(f"{reason}: {why.get('message') or 'the container never started'}"))
+        return ContainerEnd(None, reason, f"{reason}: {why.get('message') or 'the container never started'}")
 
     def _owner(self) -> str:
         """The name of the pod's owner, such as its CronJob."""
@@ -152,10 +152,6 @@ class Pod:
             return label
         generated = f"-{self._labels.get('pod-template-hash')}"
         return name.removesuffix(generated) if name.endswith(generated) else _GENERATED.sub("", name) if owner else name
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _identifier(text: str, ending: str = "") -> str:

@@ -24,6 +24,7 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.store.durability import Durability
 from tests.collect.node import SOON, ContainerWriter, cri_line, pod, rotate, texts
+from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -134,6 +135,13 @@ def test_lines_after_the_containers_status_precede_the_end(
     step_until(log, lambda: log.is_done)
 
     assert store.require_job(JOB).status == Status.COMPLETED
+
+
+def test_why_a_container_did_not_start_is_one_masked_line(store: SlowStore, begin: Begin) -> None:
+    """An image's URL can contain a password."""
+    finish(begin(), ContainerEnd(128, "StartError", f"StartError: no\n {GITHUB}"))
+
+    assert log_of(store) == ["StartError: no [masked]"]
 
 
 def test_a_checkpoint_counts_safe_lines_only(

@@ -126,13 +126,12 @@ def test_a_container_ends_according_to_its_status(data: dict[str, Any], restart:
         (with_state(pod("one"), restarts=1, waiting={"reason": "CrashLoopBackOff"}, last={"exitCode": 1}), None),
         (
             with_state(pod("one"), waiting={"reason": "ImagePullBackOff", "message": "Back-off\n pulling"}),
-            "ImagePullBackOff: Back-off pulling",
+            "ImagePullBackOff: Back-off\n pulling",
         ),
         (pod("one", phase="Failed", reason="Evicted", message="low on memory"), "Evicted: low on memory"),
     ],
 )
 def test_a_container_that_never_started_reports_why(data: dict[str, Any], failure: str | None) -> None:
-    """In one line."""
     found = Pod(data).start_failure("main")
     assert (found and found.message) == failure
     assert found is None or found.exit_code is None
