@@ -39,6 +39,8 @@ def problems(bench: Bench, objects: FileObjectStore) -> dict[str, str]:
 
 
 def test_a_complete_archive_has_no_problems(bench: Bench, objects: FileObjectStore) -> None:
+    """Beside a key of another program that has a log's name."""
+    bench.ask("SET", bench.key("log", JobRef("wf_2", "foreign")), "text")
     assert len(list(verify(bench.store, objects))) == 4
     assert problems(bench, objects) == {}
 
