@@ -43,8 +43,7 @@ class Replay:
             return self._step(cursor, seconds_left)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
             self.reason = "error"
-            is_gone = isinstance(error, ArchiveDamaged) and self.cache.store.get_job(self.feed.ref) is None
-            return error_frame(LOG_IS_GONE if is_gone else str(error)), cursor
+            return error_frame(str(error)), cursor
 
     def _step(self, cursor: int, seconds_left: float) -> tuple[bytes | None, int]:
         self._known_job = self._known_job or self.feed.job
