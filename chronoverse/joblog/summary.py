@@ -32,19 +32,24 @@ MESSAGE_SHARE: Final = 1 / 16
 MESSAGE_CHARACTERS: Final = (80, 1_000)
 
 
-#: Texts that only report a failure, or a count of failures.
+#: Texts that only report a failure, or a count of failures, or where to read about them.
 _CLOSING: Final = re.compile(
     r"(?i)\b(?:exit(?:ed)?(?: with)? (?:status|code)|process completed|previous errors?"
     r"|(?:errors?|fail(?:ed|ures?))[:=] ?[0-9]|(?:job|build|run|tests?|script|command) (?:has )?failed|build failure"
-    r"|could not compile|failed to execute goal|traceback|complete log|full stack trace)\b"
+    r"|could not compile|traceback|complete log|full stack trace|for more information|finished: failure"
+    r"|marked build as failure|re-run maven|after correcting the problems)\b"
+    r"|^\W*(?:error\W+)?(?:help [0-9]+\]|mvn <goals>)"
     r"|\b[0-9]+ (?:errors?|fail(?:ed|ures?))(?:[,;.)]|\s*$)|\bmake(?:\[[0-9]+\])?: \*\*\*"
     r"|^\W*(?:fail|failed|failures|error)\W*$"
 )
+#: Names the failed step, and repeats its error: the error's own line is more telling.
+_STEP: Final = re.compile(r"(?i)\bfailed to execute goal\b")
 #: Texts that give a reason: an error's name and message, a source location and message, or system errors.
 _WHY: Final = re.compile(
     r"(?i)(?:error|exception|violation|panic|fatal|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S"
     r"|\bcaused by: |(?:^|[\s0-9])e: \S"
-    r"|:[0-9]+:[0-9]+:? +(?:fatal )?(?:error|[a-z]+[0-9]+)\b|_test\.go:[0-9]+: |\bexpect(?:ed)?\b.*\b(?:to|but)\b"
+    r"|:[0-9]+:[0-9]+:? +(?:fatal )?(?:error|[a-z]+[0-9]+)\b|\.\w+:\[[0-9]+,[0-9]+\] |_test\.go:[0-9]+: "
+    r"|\bexpect(?:ed)?\b.*\b(?:to|but)\b"
     r"|\bfailed: +\S|\bproblem: +\S|\baccess denied"
     r"|segmentation fault|\bkilled\b|no space left|out of memory|permission denied|command not found|no such file"
     r"|undefined reference|^E   +assert |\brefused\b|timed? out|deadline exceeded"
@@ -70,7 +75,9 @@ def weight_of(message: str, is_error: bool) -> int:
         return -1
     if _CLOSING.search(text):
         return 1
-    return 3 if _WHY.search(text) else 2 if is_error or _FAIL.search(text) else 0
+    if _WHY.search(text) and not _STEP.search(text):
+        return 3
+    return 2 if is_error or _FAIL.search(text) else 0
 
 
 @dataclass(slots=True)

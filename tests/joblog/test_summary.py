@@ -204,10 +204,16 @@ def test_a_commit_subject_is_not_a_hunk() -> None:
         ("not ok 3", 2),
         ("build failed", 1),
         ("Process completed with exit code 1", 1),
+        ("[ERROR] Failed to execute goal compile on project shop: Compilation failure: src/Cart.java is missing", 2),
+        ("[ERROR] src/main/java/Cart.java:[3,13] cannot access shop.Price", 3),
+        ("[ERROR] [Help 1] https://maven.example.org/MojoFailureException", 1),
+        ("[ERROR] Re-run Maven using the -X switch to enable full debug logging.", 1),
+        ("[ERROR]   mvn <goals> -rf :shop", 1),
+        ("Build step 'Execute shell' marked build as failure", 1),
     ],
 )
 def test_how_telling_a_line_is(message: str, weight: int) -> None:
-    assert weight_of(message, False) == weight
+    assert weight_of(message, LineReader().read(message).is_error) == weight
 
 
 @given(
