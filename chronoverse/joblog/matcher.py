@@ -96,10 +96,10 @@ class Matcher:
         return pattern is None or not self.is_feasible(len(joined)) or pattern.search(joined.encode()) is not None
 
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        """The matches in ``text``, some of them twice, as [start, end) in characters. An empty match yields None.
+        """Yields each match in ``text`` as [start, end) in characters, some of them twice, and None for an empty match.
 
-        Yields at most twice :data:`MAX_SPANS` spans. A step takes no longer than :meth:`matches`, but there can be a
-        step for each character.
+        Yields at most twice :data:`MAX_SPANS` spans. Finding one takes no longer than :meth:`matches`, but each
+        character can be a match.
         """
         yield from self._spans(text)
         if "\x1b" in text:

@@ -147,7 +147,7 @@ class Publisher:
     def end(self, result: JobResult, labels: Labels = ()) -> None:
         """Call this after the last line. The thread delivers the rest of the spool, then ends the job.
 
-        First, the job gets those of the ``labels`` that the store does not refuse.
+        Before that, it sets ``labels``, without those that the store refuses.
         """
         self._last_labels = labels
         self.spool.save_state(ending=list(result))

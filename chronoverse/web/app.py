@@ -177,10 +177,10 @@ def build_app(deps: Dependencies) -> Flask:
 
 
 def _wait_for_turn(turns: Turns) -> None:
-    """Makes new viewers wait for a turn, and all refusals on their paths: ``Worker`` lets these pass without one.
+    """Makes each request for a stream wait for its turn here: ``Worker`` does so for all other requests.
 
-    A new viewer costs 0.5 ms: 100 that arrive together would delay all lines by 50 ms. With the lock before Flask, as
-    for other requests, fewer viewers per second got in.
+    A new viewer costs 0.5 ms: 100 that arrive together would delay all lines by 50 ms. Waiting in ``Worker``, before
+    Flask, let in fewer viewers per second.
     """
     if request.environ["PATH_INFO"].endswith("/events"):
         with turns.viewer.hold():

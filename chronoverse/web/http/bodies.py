@@ -200,7 +200,7 @@ def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Ite
 
 
 def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
-    """Yields slices, each split at the quotation marks around strings, and 1 if the slice begins in a string, else 0.
+    """Yields slices of JSON, split at the quotation marks around strings, and whether each begins in a string (1 or 0).
 
     Escaped quotation marks and backslashes become zeros.
     """

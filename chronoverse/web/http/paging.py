@@ -204,10 +204,10 @@ def read_listing(
 
 
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
-    """The number after which a log page starts, in the requested order, followed by ``more`` further numbers.
+    """The numbers in the ``query``'s cursor: where the log page starts (exclusive), and ``more`` others.
 
-    All come from the ``query``'s cursor. Without a cursor, the page starts at the offset, at the log's beginning, or
-    (if descending) at its end, and the further numbers are 0. Raises :class:`BadRequest`.
+    Without a cursor, the page starts at the offset, at the log's beginning, or (if descending) at its end; the other
+    numbers are 0. Raises :class:`BadRequest`.
     """
     position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
