@@ -4,10 +4,10 @@ import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
 import { $ } from "./document.mjs";
+import { events, find, line, open, routes, rows, until } from "./job_page.mjs";
 
 const LINES = 1000;
 const CAUSE = 700;
-const line = (number) => ({ sequence_num: number, message: `line ${number}`, timestamp: "2026-03-03T10:00:05Z", stream: "stdout" });
 const job = { id: "j", workflow_id: "w", status: "FAILED", exit_code: 1, first_sequence_num: 1, last_sequence_num: LINES };
 const cause = { from: CAUSE, to: CAUSE, line: line(CAUSE), kind: "error", confidence: "high" };
 const none = { count: 0, first: [] };
@@ -19,7 +19,7 @@ const search = (of) => new Promise((done) => {
   const found = (number) => done(Response.json({ logs: number ? [{ ...line(number), message: "an error", highlights: [] }] : [], cursor: null }));
   asked.push({ q: of.get("q"), isNearest: of.get("limit") === "1", found });
 });
-const routes = {
+Object.assign(routes, {
   "": () => Response.json(job),
   "/summary": () => Response.json(summary),
   "/logs": (of) => {
@@ -28,47 +28,15 @@ const routes = {
     return Response.json({ logs, cursor: after + logs.length < LINES ? "next" : null });
   },
   "/logs/search": search,
-};
-
-const events = new EventTarget();
-Object.assign(globalThis, {
-  localStorage: sessionStorage,
-  addEventListener: events.addEventListener.bind(events),
-  history: { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) },
-  matchMedia: () => ({ matches: false }),
-  requestAnimationFrame: (draw) => setTimeout(draw, 0),
-  ResizeObserver: class {
-    observe() {}
-  },
-  Request: class extends Request {
-    constructor(address, options) {
-      super(new URL(address, location), options);
-    }
-  },
-  fetch: async (request) => {
-    const { pathname, searchParams } = new URL(request.url);
-    return routes[pathname.replace("/workflows/w/jobs/j", "")]?.(searchParams) ?? Response.json({ status: 404 }, { status: 404 });
-  },
 });
-Object.assign(document.documentElement.dataset, { errors: "error", harmless: "0 errors" });
-sessionStorage.setItem("chronoverse.token", "token");
-Object.assign($("log"), { clientHeight: 200, clientWidth: 800, scrollTop: 0 });
-Object.assign($("q"), { value: "" });
-await import("../../chronoverse/web/static/js/job.js");
 
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
-const rows = () => $("log").querySelector(".rows").children.filter(({ dataset }) => dataset.number);
+await open();
+
 const current = () => rows().find(({ classList }) => classList.has("current"))?.dataset.number;
 const press = (key, { target = $("log"), ...more } = {}) => {
   const event = Object.assign(new Event("keydown", { cancelable: true }), { key, ...more });
   return events.dispatchEvent(Object.defineProperty(event, "target", { value: target }));
 };
-const find = (text) => ($("q").value = text, $("q").dispatchEvent(Object.assign(new Event("keydown"), { key: "Enter" })));
 /** The search for the nearest match of a text, once it has been requested. */
 const nearest = async (text) => {
   await until(() => asked.some(({ q, isNearest }) => isNearest && q === text));

@@ -43,10 +43,11 @@ function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
       if (signal.aborted) return;
     }
   }
+  const made = [];
   const shown = () => list.items.map(({ id, status }) => (status ? `${id} ${status}` : id));
-  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: () => [], update() {}, arrange: (items) => items, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
+  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: ({ id }) => (made.push(id), []), update() {}, arrange: (items) => items, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
   const list = new List(options);
-  return { asked, list, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
+  return { asked, list, made, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
 }
 const job = (id, more = {}) => ({ id, created_at: `2026-03-03T10:00:${String(id).padStart(2, "0")}Z`, ...more });
 
@@ -90,9 +91,14 @@ test("a short page is followed by the next", async () => {
 
 test("changed items are put in their place, and unwanted ones removed", async () => {
   const jobs = [5, 4, 2, 1].map((id) => job(`${id}`, { status: "old" }));
-  const { asked, list, say, shown } = listed(jobs, { size: 4 });
+  const { asked, list, made, say, shown } = listed(jobs, { size: 4 });
   list.refresh();
   await until(() => shown().length === 4);
+  made.length = 0;
+  say("job", job("5", { status: "old", lines: 7 }));
+  // Only the changed row is made again.
+  await until(() => made.length);
+  deepEqual(made, ["5"]);
   for (const changed of [job("6"), job("3"), job("4", { status: "gone" }), job("2", { status: "new" }), job("0")]) say("job", changed);
   await until(() => shown().includes("0"));
   deepEqual(shown(), ["6", "5 old", "3", "2 new", "1 old", "0"]);

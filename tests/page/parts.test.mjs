@@ -88,10 +88,11 @@ test("watches are shown to readers who can send a test, with its result", async 
   const place = $("watches");
   const watch = { id: "main", on: "end", url: "https://hooks.example/x", state: "retrying", error: "refused", waiting: 2, delivered_at: null, failing_since: null };
   let later = { ...watch, delivered_at: "now" };
+  let answered = 202;
   const asked = [];
   globalThis.fetch = async (request, { method = "GET" } = {}) => {
     asked.push(`${method} ${new URL(request.url ?? request, location).pathname}`);
-    return Response.json(asked.at(-1).endsWith("/watches") ? { watches: [watch] } : method === "POST" ? watch : later);
+    return Response.json(asked.at(-1).endsWith("/watches") ? { watches: [watch] } : method === "POST" ? watch : later, { status: method === "POST" ? answered : 200 });
   };
   signedIn(token("logs:read"), null);
   await showWatches("w", place).catch(() => {});
@@ -106,4 +107,6 @@ test("watches are shown to readers who can send a test, with its result", async 
   equal(await sent(), "delivered");
   later = { ...watch, state: "failing", error: "timed out", waiting: 0, failing_since: "later" };
   equal(await sent(), "failing: timed out");
+  answered = 429;
+  equal(await sent(), "not sent: 429");
 });

@@ -132,6 +132,8 @@ test("a log too long for a browser scrolls by pixels over short and by fractions
   equal(scroller.scrollHeight, 8_000_000);
   scroll(3 * ROW);
   deepEqual(view(), [4, 13]);
+  scroll(-3 * ROW);
+  deepEqual(view(), [1, 10]);
   scroll(4_000_000 - scroller.scrollTop);
   const [top] = view();
   ok(Math.abs(top - 500_000) < 20, top);

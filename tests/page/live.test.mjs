@@ -1,0 +1,61 @@
+// The page of a running job: what each event of its stream changes, and requests.
+
+import { deepEqual, equal } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $ } from "./document.mjs";
+import { find, line, open, routes, rows, until } from "./job_page.mjs";
+
+const lines = [line(1), line(2, "an error"), line(3)];
+const asked = [];
+const searches = (text) => asked.filter((q) => q === text).length;
+const frame = (event, data, id) => `event: ${event}\ndata: ${JSON.stringify(data)}\n${id ? `id: ${id}\n` : ""}\n`;
+let opened = 0;
+let stream = null;
+const say = (text) => stream?.enqueue(new TextEncoder().encode(text));
+Object.assign(routes, {
+  "": () => Response.json({ id: "j", workflow_id: "w", status: "RUNNING", exit_code: null, first_sequence_num: 1, last_sequence_num: 3 }),
+  "/logs": (of) => Response.json({ logs: lines.slice(Number(of.get("offset"))), cursor: null }, { headers: { "Last-Event-ID": String(lines.length) } }),
+  "/logs/search": (of) => {
+    asked.push(of.get("q"));
+    const found = lines.filter(({ sequence_num: number, message }) => number > Number(of.get("offset")) && message.includes(of.get("q")));
+    return Response.json({ logs: found, cursor: null }, { headers: { "Last-Event-ID": String(lines.length) } });
+  },
+  "/events": (_, signal) => {
+    opened += 1;
+    const body = new ReadableStream({ start: (controller) => (stream = controller) });
+    signal.addEventListener("abort", () => (stream?.error(signal.reason), (stream = null)), { once: true });
+    say("event: connected\ndata: {}\nretry: 1\n\n");
+    return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+  },
+});
+const beating = setInterval(() => say(":\n\n"), 20);
+document.documentElement.dataset.heartbeat = "0.5";
+await open();
+
+test("a new error is counted without a request", async () => {
+  await until(() => stream && $("errorcount").textContent === "1");
+  const before = asked.length;
+  for (const each of [line(4, "another error"), line(5)]) {
+    lines.push(each);
+    say(frame("log", each, each.sequence_num));
+  }
+  await until(() => $("errorcount").textContent === "2" && rows().length === 5);
+  equal(asked.length, before);
+});
+
+test("a redaction restarts the searches", async () => {
+  find("line 3");
+  await until(() => $("count").textContent === "1 of 1");
+  const [before, errors] = [searches("line 3"), searches("error")];
+  lines[2] = line(3, "[redacted]");
+  say(frame("redact", { from: 3, to: 3 }));
+  await until(() => $("count").textContent === "no match" && searches("error") > errors);
+  deepEqual([searches("line 3"), searches("error")], [before + 1, errors + 1]);
+});
+
+test("a stream that misses three heartbeats is opened again", async () => {
+  const before = opened;
+  clearInterval(beating);
+  await until(() => opened > before);
+});
