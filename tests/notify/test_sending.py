@@ -170,8 +170,15 @@ def test_a_name_with_a_private_address_is_refused(receiver: Receiver, monkeypatc
 
 
 def test_a_host_can_be_an_ipv6_address(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolver(monkeypatch, ["127.0.0.1"])
+    real, asked = asyncio.SelectorEventLoop.sock_connect, list[str]()
+
+    async def connect(loop: asyncio.SelectorEventLoop, sock: socket.socket, address: tuple[str, int]) -> None:
+        asked.append(address[0])
+        await real(loop, sock, ("::ffff:127.0.0.1", address[1]))
+
+    monkeypatch.setattr("asyncio.SelectorEventLoop.sock_connect", connect)
     send(f"http://[FD00::AB]:{receiver.port}/", {"fd00::ab": True})
+    assert asked == ["fd00::ab"]
     assert receiver.messages[0].headers["host"] == f"[FD00::AB]:{receiver.port}"
 
 
@@ -182,13 +189,13 @@ def test_only_a_checked_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None
     """
     asked, tried = resolver(monkeypatch, ["10.0.0.1", "8.8.8.8", "127.0.0.1", "8.8.4.4"], ["127.0.0.1"]), list[str]()
 
-    async def refuse(address: str, *_: Any, **options: Any) -> None:
-        tried.append(address)
+    async def refuse(_: object, sock: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
         if len(tried) == 1:
             await asyncio.sleep(60)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("asyncio.open_connection", refuse)
+    monkeypatch.setattr("asyncio.SelectorEventLoop.sock_connect", refuse)
     with pytest.raises(NotDelivered):
         send("https://hooks.example/", {"hooks.example": False}, seconds=2)
     assert (asked, tried) == (["hooks.example"], ["8.8.8.8", "8.8.4.4"])

@@ -6,16 +6,16 @@ to an internal address. Connects only to the address that was checked.
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
 import os
 import re
 import socket
 import ssl
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final
+from typing import Any, Final
 
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
@@ -69,20 +69,16 @@ def post(
     seconds: float = SEND_SECONDS,
 ) -> None:
     """Posts a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
-    deadline = time.monotonic() + seconds
     try:
         parts, host, may_be_private = split_url(url, hosts)
         tls, port = (context, parts.port or 443) if parts.scheme == "https" else (None, parts.port or 80)
-        found = dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        allowed = [each for each in found if may_be_private or is_public(each)]
-        if not allowed:
-            raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
         fixed |= {**headers, "Content-Length": str(len(body)), "Connection": "close"}
         lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fixed.items()), "", ""]
         request = "\r\n".join(lines).encode("ascii") + body
-        status, retry_after = asyncio.run(_exchange(allowed, port, tls, host, request, deadline))
+        with asyncio.Runner(loop_factory=None if may_be_private else _PublicLoop) as runner:
+            status, retry_after = runner.run(_exchange(host, port, tls, request, seconds))
     except ssl.SSLCertVerificationError as error:
         raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
     except (EOFError, asyncio.LimitOverrunError) as error:
@@ -92,28 +88,29 @@ def post(
     except OSError as error:
         # asyncio's text names the address, not the reason.
         why = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
-        raise NotDelivered(f"{host}: {why or repr(error)[:200]}") from error
+        raise NotDelivered(f"{host}: {why or str(error)[:200]}") from error
     except (ValueError, Forbidden) as error:
         raise NotDelivered(str(error)) from error
     if not 200 <= status < 300:
         raise NotDelivered(f"{host} answered {status}", retry_after)
 
 
+class _PublicLoop(asyncio.SelectorEventLoop):
+    """Connects to public addresses only."""
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        if not is_public(address[0]):
+            raise OSError(errno.EACCES, "no public address; it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
+        await super().sock_connect(sock, address)
+
+
 async def _exchange(
-    addresses: Sequence[str], port: int, tls: ssl.SSLContext | None, host: str, request: bytes, deadline: float
+    host: str, port: int, tls: ssl.SSLContext | None, request: bytes, seconds: float
 ) -> tuple[int, int]:
-    """Sends ``request`` to the first address that accepts. Returns the status, and Retry-After in seconds, or 0."""
-    async with asyncio.timeout(deadline - time.monotonic()):
-        for number, address in enumerate(addresses, 1):
-            is_last = number == len(addresses)
-            try:
-                async with asyncio.timeout(None if is_last else (deadline - time.monotonic()) / 2):
-                    name = host if tls else None
-                    reader, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
-                break
-            except OSError:
-                if is_last:
-                    raise
+    """Sends ``request``. Returns the status, and Retry-After in seconds, or 0."""
+    async with asyncio.timeout(seconds):
+        # An address that does not answer leaves time for the next.
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls, happy_eyeballs_delay=1.0)
         try:
             writer.write(request)
             # Only the headers of the final response are read, of up to 64 KB.
