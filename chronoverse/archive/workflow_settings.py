@@ -109,7 +109,7 @@ def read_watches(objects: ObjectStore, workflow_id: str) -> dict[str, bytes]:
     name = f"{workflow_id}/{_WATCHES_NAME}"
     try:
         found = {watch_id: str(text).encode() for watch_id, text in orjson.loads(objects.get(name)).items()}
-        if any(Watch.decode(text).watch_id != watch_id for watch_id, text in found.items()):
+        if any(Watch(**orjson.loads(text)).id != watch_id for watch_id, text in found.items()):
             raise ValueError
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ArchiveDamaged(f"{name} cannot be read") from error

@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
 
 from chronoverse.errors import Forbidden
-from chronoverse.joblog.labels import Labels, has_labels
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, Status
 
 TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.silent"}
@@ -26,42 +26,30 @@ _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """A watch. ``label``: labels that a job must have. ``same``: see :meth:`compares`.
+    """A watch, in the form of its stored JSON. ``label``: labels that a job must have. ``same``: see :meth:`compares`.
 
     ``seconds``: the silence to report; None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
 
     workflow_id: str
-    watch_id: str
+    id: str
     on: str
-    url: str
-    secret: str
-    status: tuple[str, ...] = ()
-    label: Labels = ()
-    same: tuple[str, ...] = ()
+    status: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
     seconds: int | None = None
+    url: str
+    label: dict[str, str] = field(default_factory=dict)
+    secret: str
     made_ms: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The watch as JSON for answers, without its secret."""
-        shown = {name: getattr(self, name) for name in ("on", "status", "same", "seconds", "url")}
-        return {"workflow_id": self.workflow_id, "id": self.watch_id, **shown, "label": dict(self.label)}
-
-    def encode(self) -> bytes:
-        """The watch as JSON for the store."""
-        return orjson.dumps({**self.to_json(), "secret": self.secret, "made_ms": self.made_ms})
-
-    @classmethod
-    def decode(cls, text: bytes) -> Self:
-        """Parses the output of :meth:`encode`."""
-        found = orjson.loads(text)
-        label, watch_id = tuple(sorted(found.pop("label").items())), found.pop("id")
-        found |= {name: tuple(found[name]) for name in ("status", "same")}
-        return cls(**found, label=label, watch_id=watch_id)
+        return {name: value for name, value in asdict(self).items() if name not in ("secret", "made_ms")}
 
     def tells(self, job: Job) -> bool:
         """Whether the watch reports the end of ``job``, or the silence of a running one."""
-        return has_labels(job.labels, self.label) and (self.on == "silent" or job.status in self.status)
+        is_told = job.status in self.status if job.status.terminal else self.on == "silent"
+        return is_told and has_labels(job.labels, self.label.items())
 
     def compares(self, job: Job, other: Job) -> bool:
         """Whether ``job`` can be compared with ``other``.
@@ -70,7 +58,7 @@ class Watch:
         """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED
-        return is_end and values[0] == values[1] and has_labels(other.labels, self.label)
+        return is_end and values[0] == values[1] and has_labels(other.labels, self.label.items())
 
 
 class Event(NamedTuple):
@@ -89,7 +77,7 @@ class Event(NamedTuple):
 
     def webhook_id(self, watch: Watch) -> str:
         """The message's id. The same for every retry."""
-        parts = [watch.workflow_id, watch.watch_id, self.job_id, self.attempt, self.name]
+        parts = [watch.workflow_id, watch.id, self.job_id, self.attempt, self.name]
         return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 

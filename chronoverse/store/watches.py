@@ -19,36 +19,35 @@ MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
 #: Seconds for which a process claims a watch. A delivery can take almost as long.
 CLAIM_SECONDS: Final = 15
+#: Seconds after which another process gets a change that was read but not acknowledged.
+IDLE_SECONDS: Final = 10.0
 _GROUP: Final = "notify"
 
 
-class DeliveryState(NamedTuple):
-    """The state of a watch's deliveries: failures in a row and since when (Unix ms), last error, last success."""
+class KeptWatch(NamedTuple):
+    """A stored watch, and the state of its deliveries.
 
+    ``failures``: failures in a row, since ``failing_since_ms``. ``error``: the last one. ``delivered_ms``: the last
+    success. ``waiting``: events not yet delivered. ``dropped``: events that never will be. Times are Unix times.
+    """
+
+    watch: Watch
     failures: int = 0
     failing_since_ms: int = 0
     error: str = ""
     delivered_ms: int = 0
-
-
-class KeptWatch(NamedTuple):
-    """A stored watch. ``waiting``: events not yet delivered. ``dropped``: events that never will be."""
-
-    watch: Watch
-    state: DeliveryState = DeliveryState()
     waiting: int = 0
     dropped: int = 0
 
     def to_json(self, now: float) -> dict[str, Any]:
         """The watch as JSON for answers, without its secret. ``now`` is Unix time."""
-        failures, since_ms, error, delivered_ms = self.state
-        state = "failing" if failures and now - since_ms / 1000 >= RETRY_SECONDS else "retrying" if failures else "ok"
+        is_failing = self.failures and now - self.failing_since_ms / 1000 >= RETRY_SECONDS
         return {
             **self.watch.to_json(),
-            "state": state,
-            "error": error or None,
-            "failing_since": iso_or_none(since_ms) if failures else None,
-            "delivered_at": iso_or_none(delivered_ms) if delivered_ms else None,
+            "state": "failing" if is_failing else "retrying" if self.failures else "ok",
+            "error": self.error or None,
+            "failing_since": iso_or_none(self.failing_since_ms) if self.failures else None,
+            "delivered_at": iso_or_none(self.delivered_ms) if self.delivered_ms else None,
             "waiting": self.waiting,
             "dropped": self.dropped,
         }
@@ -76,16 +75,13 @@ class WatchStore:
 
     def read(self, workflow_id: str) -> list[KeptWatch]:
         fields = self.fields(workflow_id)
-        watches = [Watch.decode(text) for name, text in sorted(fields.items()) if ":" not in name]
+        watches = [Watch(**orjson.loads(text)) for name, text in sorted(fields.items()) if ":" not in name]
         queues = [self._queue(each) for each in watches]
         asked = [command for each in queues for command in (("ZCARD", each), ("ZSCORE", each, ""))]
         found = self._commands.pipeline(workflow_id, asked)
         return [
-            KeptWatch(
-                watch,
-                DeliveryState(*orjson.loads(fields.get(f"{watch.watch_id}:state", b"[]"))),
-                size - (gate is not None),
-                int(fields.get(f"{watch.watch_id}:dropped", 0)),
+            KeptWatch(watch, *orjson.loads(fields.get(f"{watch.id}:state", b"[]")))._replace(
+                waiting=size - (gate is not None), dropped=int(fields.get(f"{watch.id}:dropped", 0))
             )
             for watch, size, gate in zip(watches, found[::2], found[1::2], strict=True)
         ]
@@ -93,7 +89,7 @@ class WatchStore:
     def put(self, watch: Watch) -> bool:
         """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` if there are too many."""
         known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
-        is_new, key = watch.watch_id not in known, self._keys.watches(workflow_id)
+        is_new, key = watch.id not in known, self._keys.watches(workflow_id)
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
             raise BadRequest(f"a workflow can have {MAX_WATCHES} watches")
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
@@ -101,16 +97,16 @@ class WatchStore:
         with contextlib.suppress(StoreError):
             group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
             self._commands.run(workflow_id, "XGROUP", *group)
-        text = _made_now(watch).encode()
-        self._commands.run(workflow_id, "HSET", key, watch.watch_id, text, f"{watch.watch_id}:state", "[]")
+        text = _encode_now(watch)
+        self._commands.run(workflow_id, "HSET", key, watch.id, text, f"{watch.id}:state", "[]")
         self.retry(watch)
         self._changed(workflow_id)
         return is_new
 
     def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
         for name, text in fields.items():
-            watch = _made_now(Watch.decode(text)).encode()
-            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, watch)
+            made = _encode_now(Watch(**orjson.loads(text)))
+            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, made)
             self._commands.run(self.slot, "SADD", self.slot, workflow_id)
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
@@ -133,52 +129,54 @@ class WatchStore:
         """Queues an event, unless it was queued before or too many events wait. Returns whether it was queued."""
         of = watch.workflow_id
         keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
-        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, watch.watch_id)
+        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, watch.id)
         return bool(self._commands.script("add_event", of, keys, *args))
 
     def retry(self, watch: Watch) -> None:
         """Makes a watch's events due now, even during a retry delay."""
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
-    def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
-        """The next due event of each watch, by workflow and watch id.
+    def claim(self, refs: Sequence[JobRef]) -> dict[JobRef, tuple[KeptWatch, Event]]:
+        """Watches and their next due events. ``refs`` are ids of workflows and watches.
 
         No other process gets events of a claimed watch until the event is settled, or for CLAIM_SECONDS.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
-            calls = [(each.workflow_id, [self._keys.watch_queue(*each)], [1000 * CLAIM_SECONDS]) for each in group]
+            keys, ms = self._keys, 1000 * CLAIM_SECONDS
+            calls = [(of, [keys.watch_queue(of, name), keys.watches(of)], [ms, name]) for of, name in group]
             return self._commands.scripts("claim_event", calls)
 
-        found = self._commands.by_server([JobRef(each.workflow_id, each.watch_id) for each in watches], ask)
-        return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
+        replies = self._commands.by_server(refs, ask)
+        found = [(ref, *orjson.loads(reply)) for ref, reply in replies.items() if isinstance(reply, bytes)]
+        return {ref: (KeptWatch(Watch(**watch), *state), Event(*event)) for ref, event, watch, state in found}
 
-    def settle(
-        self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None, *, dropped: bool = False
-    ) -> None:
-        """Records the result of a delivery: done, ``dropped``, or failed.
+    def settle(self, kept: KeptWatch, event: Event, pause: float | None = None, *, dropped: bool = False) -> None:
+        """Records the result of a delivery, and the watch's new state: done, ``dropped``, or failed.
 
         After a failure, all of the watch's events are due in ``pause`` seconds, the failed one last.
         """
-        keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
-        due = "" if pause is None else round(1000 * pause)
-        args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)), int(dropped))
+        watch, state = kept.watch, orjson.dumps(kept[1:5])
+        keys, due = (
+            [self._queue(watch), self._keys.watches(watch.workflow_id)],
+            "" if pause is None else round(1000 * pause),
+        )
+        args = (orjson.dumps(list(event)), due, watch.id, state, int(dropped))
         self._commands.script("settle_event", watch.workflow_id, keys, *args)
 
     def changes(
-        self, workflow_ids: Iterable[str], idle_seconds: float | None = None, known: Mapping[str, int] | None = None
+        self, workflow_ids: Iterable[str], known: Mapping[str, int]
     ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
-        """Yields each workflow's id, the changes that no process has read, and 0.
+        """Yields each workflow's id, the next changes, and 0.
 
-        With ``idle_seconds``, yields other changes instead: those that a process read at least that long ago and has
-        not finished (:meth:`done`). If changes after the number in ``known`` were dropped unread or unfinished, yields
-        no changes, and the last change's number instead of 0.
+        These were read IDLE_SECONDS ago and are not finished (:meth:`done`), or else no process has read them. If
+        changes after the number in ``known`` were dropped unread or unfinished, yields no changes, and the last
+        change's number instead of 0.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
-            idle = "" if idle_seconds is None else round(1000 * idle_seconds)
-            key = self._keys.of_workflow
-            calls = [(of, [key(of, "changes")], [_GROUP, idle, (known or {}).get(of, 0)]) for of, _ in group]
+            idle, key = round(1000 * IDLE_SECONDS), self._keys.of_workflow
+            calls = [(of, [key(of, "changes")], [_GROUP, idle, known.get(of, 0)]) for of, _ in group]
             return self._commands.scripts("take_changes", calls)
 
         refs = [JobRef(each, "") for each in workflow_ids]
@@ -196,8 +194,8 @@ class WatchStore:
         return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
 
     def _queue(self, watch: Watch) -> str:
-        return self._keys.watch_queue(watch.workflow_id, watch.watch_id)
+        return self._keys.watch_queue(watch.workflow_id, watch.id)
 
 
-def _made_now(watch: Watch) -> Watch:
-    return replace(watch, made_ms=round(1000 * time.time()))
+def _encode_now(watch: Watch) -> bytes:
+    return orjson.dumps(replace(watch, made_ms=round(1000 * time.time())))

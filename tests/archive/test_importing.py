@@ -650,11 +650,11 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     watches = [
         Watch(
             workflow_id="wf_1",
-            watch_id=name,
+            id=name,
             on="end",
             url="https://a.example/",
             secret=f"whsec_{name}",
-            label=(("a", "b"),),
+            label={"a": "b"},
         )
         for name in ("one", "two", "three")
     ]

@@ -20,7 +20,7 @@ def test_an_administrator_sees_watches_and_sends_a_test(
     stop = threading.Event()
     with Receiver() as receiver:
         rest = {"on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32}
-        page_store.watches.put(Watch(workflow_id="watched", watch_id="main", **rest))  # type: ignore[arg-type]
+        page_store.watches.put(Watch(workflow_id="watched", id="main", **rest))  # type: ignore[arg-type]
         notifier = Notifier(page_store, lambda _: {}, {"127.0.0.1": True}, "", ssl.create_default_context(), stop)
         thread = threading.Thread(target=notifier.run)
         thread.start()

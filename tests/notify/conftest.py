@@ -81,13 +81,13 @@ class Site:
     ) -> Watch:
         watch = Watch(
             workflow_id=WORKFLOW,
-            watch_id=watch_id,
+            id=watch_id,
             on=on,
             url=url or self.receiver.url,
             secret=secret,
-            status=DEFAULT_STATUSES[on] if status is None else status,
-            label=check_labels(label or {}),
-            same=same,
+            status=list(DEFAULT_STATUSES[on] if status is None else status),
+            label=label or {},
+            same=list(same),
             seconds=seconds,
         )
         self.store.watches.put(watch)

@@ -53,8 +53,8 @@ def test_each_end_is_delivered_despite_kills(tmp_path: Path) -> None:
         store = Store(server.url)
         watches: list[Watch] = []
         for shard in SHARDS:
-            rest: dict[str, Any] = {"url": receiver.url, "secret": "whsec_" + "a" * 32, "label": (("shard", shard),)}
-            watches.append(Watch(workflow_id="wf", watch_id=shard, on="end", status=("COMPLETED", "FAILED"), **rest))
+            rest: dict[str, Any] = {"url": receiver.url, "secret": "whsec_" + "a" * 32, "label": {"shard": shard}}
+            watches.append(Watch(workflow_id="wf", id=shard, on="end", status=["COMPLETED", "FAILED"], **rest))
             store.watches.put(watches[-1])
         log = tmp_path / "notify.log"
         processes = [start(server.url, tmp_path, log) for _ in range(2)]

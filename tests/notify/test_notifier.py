@@ -21,7 +21,7 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
-from chronoverse.store.watches import DeliveryState, KeptWatch
+from chronoverse.store.watches import KeptWatch
 from tests.notify.conftest import URL, WORKFLOW, Site
 from tests.support.bench import Bench
 from tests.support.fleets import Cluster
@@ -39,7 +39,7 @@ def wait_for(site: Site, count: int) -> list[Message]:
 
 
 def kept(site: Site, watch_id: str = "main") -> KeptWatch:
-    (found,) = [each for each in site.store.watches.read(WORKFLOW) if each.watch.watch_id == watch_id]
+    (found,) = [each for each in site.store.watches.read(WORKFLOW) if each.watch.id == watch_id]
     return found
 
 
@@ -50,7 +50,7 @@ def settle(site: Site) -> None:
     before = len(site.receiver.messages)
     site.store.watches.add(other, Event(f"test.{time.time()}", "", 0, "", round(1000 * (time.time() + site.now))))
     wait_until(lambda: len(site.receiver.messages) > before, PATIENCE_SECONDS, "the test")
-    wait_until(lambda: not kept(site, other.watch_id).waiting, PATIENCE_SECONDS, "nothing waits")
+    wait_until(lambda: not kept(site, other.id).waiting, PATIENCE_SECONDS, "nothing waits")
     tests = [each for each in site.receiver.messages if each.json["text"].startswith("Test of")]
     for each in tests:
         site.receiver.messages.remove(each)
@@ -83,7 +83,7 @@ def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
     digest = hmac.new(base64.b64decode(watch.secret.removeprefix("whsec_")), signed, hashlib.sha256).digest()
     assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
     assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
-    wait_until(lambda: kept(site).state.delivered_ms, PATIENCE_SECONDS, "the delivery is noted")
+    wait_until(lambda: kept(site).delivered_ms, PATIENCE_SECONDS, "the delivery is noted")
 
 
 def test_an_end_is_reported_by_its_status(site: Site) -> None:
@@ -191,8 +191,8 @@ def test_an_end_that_cannot_be_queued_is_queued_later(
     monkeypatch.setattr(site.judge.watches, "add", fail_once("add", site.judge.watches.add))
     monkeypatch.setattr(site.judge, "get_job", fail_once("get_job", site.judge.get_job))
     monkeypatch.setattr("chronoverse.store.watches.CLAIM_SECONDS", 0.5)
-    for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(notifier, name, 0.0)
+    monkeypatch.setattr("chronoverse.store.watches.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(notifier, "LOOK_SECONDS", 0.0)
     site.run("before", Status.COMPLETED)
     site.watch()
     site.run("build-1", Status.FAILED)
@@ -204,40 +204,40 @@ def test_an_end_that_cannot_be_queued_is_queued_later(
     assert (site.told(), failures) == ([("job.ended", "build-1")], ["add", "get_job"])
 
 
-def test_changes_that_were_read_and_trimmed(site: Site, bench: Bench) -> None:
-    """A notifier died while processing them. Claiming its work reports the loss until everything is done."""
+def test_changes_that_were_read_and_trimmed(site: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notifier died while processing them. Another reports the loss until everything is done."""
+    monkeypatch.setattr("chronoverse.store.watches.IDLE_SECONDS", 0)
     site.run("old", Status.FAILED)
     site.watch()
     watches, key = site.store.watches, bench.key("changes", JobRef(WORKFLOW, ""))
     for number in range(3):
         site.run(f"job-{number}", Status.FAILED)
-    ((_, entries, last),) = watches.changes([WORKFLOW])
+    ((_, entries, last),) = watches.changes([WORKFLOW], {})
     assert (len(entries), last) == (6, 0)
     bench.ask("XTRIM", key, "MAXLEN", 2)
     newest = int(entries[-1][0].partition(b"-")[0])
     for _ in range(2):
-        for idle in (0, None):
-            assert list(watches.changes([WORKFLOW], idle)) == [(WORKFLOW, [], newest)]
+        assert list(watches.changes([WORKFLOW], {})) == [(WORKFLOW, [], newest)]
     # Others are trimmed meanwhile.
     site.run("job-4", Status.FAILED)
     bench.ask("XTRIM", key, "MAXLEN", 3)
-    ((_, again, last),) = watches.changes([WORKFLOW], 0, {WORKFLOW: newest})
+    ((_, again, last),) = watches.changes([WORKFLOW], {WORKFLOW: newest})
     assert (again, last) == (entries[-1:], 0)
     watches.done(WORKFLOW, again)
-    ((_, again, _),) = watches.changes([WORKFLOW])
+    ((_, again, _),) = watches.changes([WORKFLOW], {})
     watches.done(WORKFLOW, again)
-    assert (len(again), list(watches.changes([WORKFLOW], 0))) == (2, [(WORKFLOW, [], 0)])
+    assert (len(again), list(watches.changes([WORKFLOW], {}))) == (2, [(WORKFLOW, [], 0)])
     site.run("job-5", Status.FAILED)
     bench.ask("XTRIM", key, "MAXLEN", 2)
-    ((_, again, last),) = watches.changes([WORKFLOW])
+    ((_, again, last),) = watches.changes([WORKFLOW], {})
     assert (len(again), last) == (2, 0), "all that is gone was read"
     watches.done(WORKFLOW, again)
     site.run("job-6", Status.FAILED)
     bench.ask("XTRIM", key, "MAXLEN", 1)
-    ((_, again, last),) = watches.changes([WORKFLOW])
+    ((_, again, last),) = watches.changes([WORKFLOW], {})
     assert ([*again], last) == ([], newest + 6), "one is gone"
     bench.ask("XTRIM", key, "MAXLEN", 0)
-    assert list(watches.changes([WORKFLOW])) == [(WORKFLOW, [], 0)]
+    assert list(watches.changes([WORKFLOW], {})) == [(WORKFLOW, [], 0)]
 
 
 def late() -> float:
@@ -284,17 +284,17 @@ def test_a_failed_delivery_is_retried_with_its_id(site: Site) -> None:
     site.watch()
     site.start()
     site.run("build-1", Status.FAILED)
-    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it fails")
+    wait_until(lambda: kept(site).failures, PATIENCE_SECONDS, "it fails")
     site.now = 100.0
     messages = wait_for(site, 2)
-    wait_until(lambda: kept(site).state.failures != 1, PATIENCE_SECONDS, "it fails again")
-    assert kept(site).state.failing_since_ms < 1000 * (time.time() + 50)
+    wait_until(lambda: kept(site).failures != 1, PATIENCE_SECONDS, "it fails again")
+    assert kept(site).failing_since_ms < 1000 * (time.time() + 50)
     state = kept(site).to_json(time.time())
     assert (state["state"], state["waiting"]) == ("retrying", 1)
     assert state["error"]
     messages = wait_for(site, 3)
     assert {each.webhook_id for each in messages} == {messages[0].webhook_id}
-    wait_until(lambda: kept(site).state.failures == 0, PATIENCE_SECONDS, "it succeeds")
+    wait_until(lambda: kept(site).failures == 0, PATIENCE_SECONDS, "it succeeds")
     assert (kept(site).to_json(time.time())["error"], kept(site).waiting) == (None, 0)
 
 
@@ -304,7 +304,7 @@ def test_a_watch_fails_after_a_day_and_drops_old_messages(site: Site) -> None:
     site.receiver.stop()
     site.start()
     site.run("old", Status.FAILED)
-    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it fails")
+    wait_until(lambda: kept(site).failures, PATIENCE_SECONDS, "it fails")
     assert kept(site).to_json(time.time())["state"] == "retrying"
     site.now = RETRY_SECONDS + 60.0
     shown = kept(site).to_json(time.time() + site.now)
@@ -316,7 +316,7 @@ def test_a_watch_fails_after_a_day_and_drops_old_messages(site: Site) -> None:
     wait_for(site, 1)
     wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "nothing waits")
     assert site.told() == [("job.ended", "new")]
-    assert kept(site).state.failures == 0
+    assert kept(site).failures == 0
 
 
 def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,14 +329,14 @@ def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytes
         bad = site.watch("bad", url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
         waiting = Event("test.1", "", 0, "", round(1000 * time.time()) - 3_600_000)
         site.store.watches.add(bad, waiting)
-        site.store.watches.settle(bad, waiting, DeliveryState(1), 0)
+        site.store.watches.settle(KeptWatch(bad, 1), waiting, 0)
         for name in ("one", "two"):
             site.watch(name)
         for number in range(3):
             site.run(f"build-{number}", Status.FAILED)
         site.start()
         assert {each.json["data"]["watch"] for each in wait_for(site, 2)[:2]} == {"one", "two"}
-        assert (kept(site, "bad").state.failures, kept(site, "bad").waiting) == (1, 4)
+        assert (kept(site, "bad").failures, kept(site, "bad").waiting) == (1, 4)
         assert (REGISTRY.get_sample_value("chronoverse_notify_lag_seconds") or 0.0) < 3_600
 
 
@@ -348,7 +348,7 @@ def test_a_receiver_sets_the_time_of_the_next_attempt(asked: str, seconds: int, 
     site.run("build-1", Status.FAILED)
     before = time.time()
     site.start()
-    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it is refused")
+    wait_until(lambda: kept(site).failures, PATIENCE_SECONDS, "it is refused")
     due = float(bench.ask("ZSCORE", f"{bench.store.watches.slot}:{{{WORKFLOW}}}:main:queue", "")) / 1000
     assert before + seconds - 0.01 <= due <= time.time() + seconds
 
@@ -410,10 +410,10 @@ def test_a_server_without_memory_delays_no_others(
     cluster: Cluster, prefix: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each server of a Cluster has some of the workflows, and one has the index of those with watches."""
-    for name in ("IDLE_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(notifier, name, 0.0)
+    monkeypatch.setattr("chronoverse.store.watches.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(notifier, "LOOK_SECONDS", 0.0)
     stop, masters, before = threading.Event(), cluster.masters(), late()
-    rest = {"watch_id": "main", "on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32, "status": ("FAILED",)}
+    rest = {"id": "main", "on": "end", "url": receiver.url, "secret": "whsec_" + "a" * 32, "status": ["FAILED"]}
     with closing(Store(cluster.url, prefix=prefix)) as store, ExitStack() as stack:
         workflows = [cluster.workflow(master, prefix) for master in masters]
         for workflow_id in workflows:

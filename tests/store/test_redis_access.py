@@ -21,7 +21,6 @@ from chronoverse.joblog.watches import Event, Watch
 from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
 from chronoverse.store.records import RecordBatch, RecordRun
-from chronoverse.store.watches import DeliveryState
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
 from tests.support.fleets import Cluster, SentinelFleet
@@ -135,7 +134,7 @@ def serve(store: Store) -> None:
 
 
 WATCHED: Final = JobRef("wf_1", "watched")
-WATCH: Final = Watch(workflow_id="wf_1", watch_id="main", on="end", url="https://hooks.example/", secret="whsec_")
+WATCH: Final = Watch(workflow_id="wf_1", id="main", on="end", url="https://hooks.example/", secret="whsec_")
 
 
 def administrate(store: Store) -> None:
@@ -151,12 +150,12 @@ def administrate(store: Store) -> None:
     attempt = store.open(WATCHED, "token")
     assert store.watches.running("wf_1")
     store.finish(attempt, Status.FAILED, 1, 0, attempt.next)
-    (_, entries, _), *_ = store.watches.changes(["wf_1"])
+    (_, entries, _), *_ = store.watches.changes(["wf_1"], {})
     assert entries
-    list(store.watches.changes(["wf_1"], 0))
+    list(store.watches.changes(["wf_1"], {}))
     store.watches.done("wf_1", entries)
-    (event,) = store.watches.claim([WATCH]).values()
-    store.watches.settle(WATCH, event, DeliveryState(), 0)
+    ((kept, event),) = store.watches.claim([JobRef("wf_1", "main")]).values()
+    store.watches.settle(kept, event, 0)
     assert [(each.waiting, each.dropped) for each in store.watches.read("wf_1")] == [(1, 1)]
     assert store.watches.delete("wf_1", "main")
     with tempfile.TemporaryDirectory() as directory:

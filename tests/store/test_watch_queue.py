@@ -6,18 +6,20 @@ from typing import Final
 
 import pytest
 
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
-from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
+from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
 
-WATCH: Final = Watch(workflow_id="wf_1", watch_id="main", on="end", url="https://hooks.example/", secret="whsec_")
+WATCH: Final = Watch(workflow_id="wf_1", id="main", on="end", url="https://hooks.example/", secret="whsec_")
 EVENTS: Final = [Event(f"ended.{number}", "job_1", 1, "FAILED", 1_000 * number) for number in range(3)]
 
 
 def claimed(bench: Bench, *watches: Watch) -> list[str]:
     """The names of the due events."""
-    return [each.name for each in bench.store.watches.claim(watches or (WATCH,)).values()]
+    refs = [JobRef(each.workflow_id, each.id) for each in watches or (WATCH,)]
+    return [event.name for _, event in bench.store.watches.claim(refs).values()]
 
 
 def kept(bench: Bench) -> KeptWatch:
@@ -33,10 +35,10 @@ def test_events_are_delivered_in_order_and_once(bench: Bench) -> None:
     assert (kept(bench).waiting, claimed(bench), claimed(bench), kept(bench).waiting) == (2, ["ended.0"], [], 2)
     free_ms = float(bench.ask("ZSCORE", f"{watches.slot}:{{wf_1}}:main:queue", ""))
     assert before - 0.01 <= free_ms / 1000 - CLAIM_SECONDS <= time.time()
-    watches.settle(WATCH, EVENTS[0], DeliveryState(delivered_ms=7))
-    assert (kept(bench).waiting, kept(bench).state.delivered_ms) == (1, 7)
+    watches.settle(KeptWatch(WATCH, delivered_ms=7), EVENTS[0])
+    assert (kept(bench).waiting, kept(bench).delivered_ms) == (1, 7)
     assert claimed(bench) == ["ended.1"]
-    watches.settle(WATCH, EVENTS[1], DeliveryState())
+    watches.settle(KeptWatch(WATCH), EVENTS[1])
     assert (claimed(bench), kept(bench).waiting) == ([], 0)
     assert not watches.add(WATCH, EVENTS[1])
 
@@ -46,7 +48,7 @@ def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
     event, ids = EVENTS[0], [EVENTS[0].webhook_id(WATCH)]
     others = [event._replace(name="ended.9"), event._replace(job_id="job_2"), event._replace(attempt=2)]
     ids += [each.webhook_id(WATCH) for each in others]
-    ids += [event.webhook_id(each) for each in (replace(WATCH, workflow_id="x"), replace(WATCH, watch_id="x"))]
+    ids += [event.webhook_id(each) for each in (replace(WATCH, workflow_id="x"), replace(WATCH, id="x"))]
     assert len(set(ids)) == 6
     assert event._replace(queued_ms=9, before="b", status="LOST", last=3).webhook_id(WATCH) == ids[0]
 
@@ -54,34 +56,34 @@ def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
 @pytest.mark.parametrize("how", ["retry", "put", "settle", "another"])
 def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: str) -> None:
     """Or replaced, and not before. Other watches are not delayed meanwhile."""
-    watches, other = bench.store.watches, replace(WATCH, watch_id="other")
+    watches, other = bench.store.watches, replace(WATCH, id="other")
     for watch in (WATCH, other):
         watches.put(watch)
         for event in EVENTS[:2]:
             watches.add(watch, event)
     assert claimed(bench) == ["ended.0"]
-    failing = DeliveryState(1, 1_000, "refused")
-    watches.settle(WATCH, EVENTS[0], failing, 3_600)
+    failing = KeptWatch(WATCH, 1, 1_000, "refused", waiting=2)
+    watches.settle(failing, EVENTS[0], 3_600)
     assert claimed(bench) == []
-    assert [each.state for each in watches.read("wf_1") if each.watch == WATCH] == [failing]
+    assert [each for each in watches.read("wf_1") if each.watch.id == "main"] == [failing]
     if how == "another":
         assert claimed(bench, WATCH, other) == ["ended.0"]
         return
     if how == "put":
         assert not watches.put(WATCH)
-        assert [each.state for each in watches.read("wf_1")] == [DeliveryState()] * 2
+        assert [each.failures for each in watches.read("wf_1")] == [0, 0]
     elif how == "retry":
         watches.retry(WATCH)
     else:
-        watches.settle(WATCH, EVENTS[0], failing, 0.01)
+        watches.settle(failing, EVENTS[0], 0.01)
     if how != "settle":
         watches.add(WATCH, EVENTS[2])
     wait_until(lambda: claimed(bench) == ["ended.1"], 60, "the other event")
-    watches.settle(WATCH, EVENTS[1], DeliveryState())
+    watches.settle(KeptWatch(WATCH), EVENTS[1])
     if how != "settle":
         # The failed event follows those that are queued later, without another delay.
         assert claimed(bench) == ["ended.2"]
-        watches.settle(WATCH, EVENTS[2], DeliveryState())
+        watches.settle(KeptWatch(WATCH), EVENTS[2])
     assert claimed(bench) == ["ended.0"]
 
 
@@ -92,11 +94,11 @@ def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
     assert watches.workflows() == ["wf_1"]
     watches.add(WATCH, EVENTS[0])
     assert claimed(bench) == ["ended.0"]
-    watches.settle(WATCH, EVENTS[0], DeliveryState(1), dropped=True)
+    watches.settle(KeptWatch(WATCH, 1), EVENTS[0], dropped=True)
     assert kept(bench).dropped == 1
     watches.add(WATCH, EVENTS[1])
     assert watches.delete("wf_1", "main")
-    watches.settle(WATCH, EVENTS[1], DeliveryState(1), 3_600, dropped=True)
+    watches.settle(KeptWatch(WATCH, 1), EVENTS[1], 3_600, dropped=True)
     assert not watches.add(WATCH, EVENTS[2])
     assert not watches.delete("wf_1", "main")
     assert (watches.read("wf_1"), watches.workflows()) == ([], [])
@@ -106,15 +108,15 @@ def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("state", "now", "word"),
     [
-        (DeliveryState(), 5.0, "ok"),
-        (DeliveryState(1, 1_000, "no"), 1.0 + RETRY_SECONDS - 0.001, "retrying"),
-        (DeliveryState(9, 1_000, "no"), 1.0 + RETRY_SECONDS, "failing"),
-        (DeliveryState(0, 1_000, ""), 10.0**9, "ok"),
+        ((0, 0, ""), 5.0, "ok"),
+        ((1, 1_000, "no"), 1.0 + RETRY_SECONDS - 0.001, "retrying"),
+        ((9, 1_000, "no"), 1.0 + RETRY_SECONDS, "failing"),
+        ((0, 1_000, ""), 10.0**9, "ok"),
     ],
 )
-def test_the_state_of_deliveries(state: DeliveryState, now: float, word: str) -> None:
+def test_the_state_of_deliveries(state: tuple[int, int, str], now: float, word: str) -> None:
     """A watch is failing after a day of retries. Its secret is not shown."""
-    shown = KeptWatch(WATCH, state, 3, 4).to_json(now)
+    shown = KeptWatch(WATCH, *state, waiting=3, dropped=4).to_json(now)
     assert (shown["state"], shown["waiting"], shown["dropped"]) == (word, 3, 4)
-    assert (shown["failing_since"] is None) == (not state.failures)
+    assert (shown["failing_since"] is None) == (not state[0])
     assert "whsec_" not in str(shown)

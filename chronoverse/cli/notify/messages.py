@@ -45,14 +45,14 @@ def message(
             "type": TYPES[watch.on],
             "timestamp": iso_or_none(event.queued_ms),
             "data": {
-                "watch": watch.watch_id,
+                "watch": watch.id,
                 "job": job and job.to_json(),
                 "before": before and before.to_json(),
                 "cause": cause,
                 "verdict": summary.get("verdict"),
                 "url": page,
             },
-            "text": f"{f'Test of the watch {watch.watch_id}: ' if is_test else ''}{text} {page}",
+            "text": f"{f'Test of the watch {watch.id}: ' if is_test else ''}{text} {page}",
         }
     )
 

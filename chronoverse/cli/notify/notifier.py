@@ -9,7 +9,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,15 +25,13 @@ from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
 from chronoverse.store.changes import read_change
-from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
+from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between reads of the changes, and between reads of the watches, running jobs and a dead process's changes.
+#: Seconds between reads of the changes, and between reads of the watches and running jobs.
 STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
-#: Seconds after which another process claims a change that was read but not acknowledged.
-IDLE_SECONDS: Final = 10.0
 #: Retry delays of a failing watch, and of this process when the store is unavailable.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
@@ -59,9 +57,10 @@ class Notifier:
     context: ssl.SSLContext
     stop: threading.Event
     clock: Callable[[], float] = time.time
-    _kept: dict[JobRef, KeptWatch] = field(default_factory=dict)
-    #: Watches with a delivery in progress, and when their event was queued (Unix ms).
-    _busy: dict[JobRef, int] = field(default_factory=dict)
+    #: Ids of workflows and watches.
+    _refs: list[JobRef] = field(default_factory=list)
+    #: The deliveries in progress.
+    _busy: dict[JobRef, tuple[KeptWatch, Event]] = field(default_factory=dict)
     _look_at: float = 0.0
     #: Workflows whose listing is being read, because changes were dropped; and the last dropped change of each.
     _behind: set[str] = field(default_factory=set)
@@ -89,51 +88,38 @@ class Notifier:
             self._look()
             self._look_at = time.monotonic() + LOOK_SECONDS
         self._take_changes()
-        idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
-        for ref, event in self.store.watches.claim(idle).items() if idle else ():
-            self._busy[ref] = event.queued_ms
+        idle = [ref for ref in self._refs if ref not in self._busy]
+        for ref, (kept, event) in self.store.watches.claim(idle).items():
+            self._busy[ref] = kept, event
             # A failing receiver can block its thread for a whole delivery. It must not delay others.
-            self._pools[self._kept[ref].state.failures > 0].submit(self._deliver, ref, event)
-        now_ms = 1000 * self.clock()
-        busy = [(self._kept.get(ref), ms) for ref, ms in list(self._busy.items())]
-        ages = [now_ms - ms for kept, ms in busy if kept is not None and not kept.state.failures]
-        metrics.NOTIFY_LAG.set(max(ages, default=0) / 1000)
-        metrics.NOTIFY_LAST_STEP.set(self.clock())
+            self._pools[kept.failures > 0].submit(self._deliver, ref)
+        now, busy = self.clock(), list(self._busy.values())
+        ages = [now - event.queued_ms / 1000 for kept, event in busy if not kept.failures]
+        metrics.NOTIFY_LAG.set(max(ages, default=0))
+        metrics.NOTIFY_LAST_STEP.set(now)
 
     def _look(self) -> None:
         """Reads the watches and running jobs: reading reveals if a job is LOST, or was ended by a foreign runner."""
-        kept: dict[JobRef, KeptWatch] = {}
-        workflow_ids = self.store.watches.workflows()
-        for workflow_id in workflow_ids:
+        found, now = list[KeptWatch](), self.clock()
+        for workflow_id in self.store.watches.workflows():
             with _logging_errors(workflow_id):
-                kept |= self._read_watches(workflow_id)
-        self._kept, now = kept, self.clock()
-        metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept.values()))
-        metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept.values()))
-        self._take_changes(IDLE_SECONDS)
-        for workflow_id in workflow_ids:
-            with _logging_errors(workflow_id):
-                running = self.store.watches.running(workflow_id)
-                for job in self.store.get_jobs(running) if running else ():
+                watches = self.store.watches.read(workflow_id)
+                found += watches
+                for job in self.store.get_jobs(self.store.watches.running(workflow_id)):
                     if isinstance(job, Job) and job.status is Status.RUNNING:
-                        self._queue_silence(job, now)
+                        self._queue_silence(watches, job, now)
+        self._refs = [JobRef(each.watch.workflow_id, each.watch.id) for each in found]
+        metrics.NOTIFY_WAITING.set(sum(each.waiting for each in found))
+        metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in found))
 
-    def _watches(self, workflow_id: str, job: Job) -> list[Watch]:
-        """The watches that may report the current state of ``job``."""
-        kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
-        return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
-
-    def _read_watches(self, workflow_id: str) -> dict[JobRef, KeptWatch]:
-        return {JobRef(workflow_id, each.watch.watch_id): each for each in self.store.watches.read(workflow_id)}
-
-    def _take_changes(self, idle_seconds: float | None = None) -> None:
-        workflows = dict.fromkeys(ref.workflow_id for ref in list(self._kept) if ref.workflow_id not in self._behind)
-        for workflow_id, entries, last in self.store.watches.changes(workflows, idle_seconds, self._caught_up):
+    def _take_changes(self) -> None:
+        workflows = {ref.workflow_id for ref in self._refs} - self._behind
+        for workflow_id, entries, last in self.store.watches.changes(workflows, self._caught_up):
             if last:
                 # Reading the listing of ten thousand jobs takes seconds.
                 self._behind.add(workflow_id)
                 self._pools[1].submit(self._catch_up, workflow_id, last)
-            else:
+            elif entries:
                 # A full server must not delay other workflows. The changes are read again.
                 with _logging_errors(workflow_id):
                     self._queue_ends(workflow_id, entries)
@@ -141,9 +127,9 @@ class Notifier:
     def _catch_up(self, workflow_id: str, last: int) -> None:
         """Queues ends from the listing, because changes up to ``last`` were dropped before they were read."""
         with _logging_errors(workflow_id):
-            self._kept |= self._read_watches(workflow_id)
+            watches = self.store.watches.read(workflow_id)
             jobs = (each.job for each in self.store.newest_jobs(workflow_id, count=50))
-            queued = sum(self._queue_end(job, late=True) for job in jobs if job and job.status.terminal)
+            queued = sum(self._queue_end(watches, job, late=True) for job in jobs if job and job.status.terminal)
             self._caught_up[workflow_id] = last
             if queued:
                 metrics.NOTIFY_LATE.inc(queued)
@@ -151,41 +137,36 @@ class Notifier:
         self._behind.discard(workflow_id)
 
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
-        if not entries:
-            return
         # A watch that existed when the job ended must report the end.
-        self._kept |= self._read_watches(workflow_id)
+        watches = self.store.watches.read(workflow_id)
         for entry in entries:
             try:
                 job, deleted = read_change(workflow_id, entry)[1:]
                 # The end of a deleted job may have been among the dropped changes. A job that is already archived was
                 # imported, and is old.
                 if job.status.terminal and (deleted or job.archive_sha256 is None):
-                    self._queue_end(job, late=deleted, deleted=deleted)
+                    self._queue_end(watches, job, late=deleted, deleted=deleted)
             except (StoreUnavailable, StoreRefused):
                 raise  # The changes are read again.
             except StoreError:
                 continue  # The entry is untrusted, and invalid.
         self.store.watches.done(workflow_id, entries)
 
-    def _queue_end(self, job: Job, *, late: bool = False, deleted: bool = False) -> int:
-        """Queues the end of a job for its watches. Returns how many watches queued it.
+    def _queue_end(self, watches: Iterable[KeptWatch], job: Job, *, late: bool = False, deleted: bool = False) -> int:
+        """Queues the end of a job for its watches. Returns how many of ``watches`` queued it.
 
         A ``late`` end is skipped if it is older than the watch or :data:`CATCH_UP_SECONDS`. A watch for changes skips a
         ``deleted`` job: the job to compare it with may be deleted, too.
         """
         queued, now = 0, self.clock()
-        for watch in self._watches(job.ref.workflow_id, job):
-            since, before = max(now - CATCH_UP_SECONDS, watch.made_ms / 1000), None
-            if (late and (seconds_of(job.finished_at) or now) < since) or (deleted and watch.on == "change"):
+        ended_at = seconds_of(job.finished_at) if late else None
+        for watch in (kept.watch for kept in watches if kept.watch.tells(job)):
+            if (ended_at or now) < max(now - CATCH_UP_SECONDS, watch.made_ms / 1000):
                 continue
-            if watch.on == "change":
-                before = self._before(watch, job)
-                # Neither broke nor was fixed.
-                if before is None or (job.status is Status.COMPLETED) == (before.status is Status.COMPLETED):
-                    continue
-            name = f"{'ended' if before is None else 'changed'}.{job.status}"
-            queued += self._queue(watch, job, name, before=before and before.ref.job_id)
+            if watch.on != "change":
+                queued += self._queue(watch, job, f"ended.{job.status}")
+            elif not deleted and (before := self._before(watch, job)):
+                queued += self._queue(watch, job, f"changed.{job.status}", before=before.ref.job_id)
         return queued
 
     def _queue(self, watch: Watch, job: Job, name: str, **more: Any) -> bool:
@@ -193,55 +174,55 @@ class Notifier:
         return self.store.watches.add(watch, event)
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
-        """The newest older job that ``job`` is compared with for a change."""
+        """The newest older job that can be compared with ``job``, if one of the two COMPLETED and the other did not."""
         older = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
         jobs = (each.job for each in islice(older, LOOK_BACK) if each.job and each.ref != job.ref)
-        return next((each for each in jobs if watch.compares(job, each)), None)
+        found = next((each for each in jobs if watch.compares(job, each)), None)
+        return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 
-    def _queue_silence(self, job: Job, now: float) -> None:
-        if not (watches := self._watches(job.ref.workflow_id, job)):
+    def _queue_silence(self, watches: Iterable[KeptWatch], job: Job, now: float) -> None:
+        telling = [kept.watch for kept in watches if kept.watch.tells(job)]
+        if not telling:
             return
         last = self.store.page(job.ref, before=job.last + 1, count=1)
         fields = dict(zip(last[0][1][::2], last[0][1][1::2], strict=True)) if last else {}
         said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
-        for watch in watches:
+        for watch in telling:
             if now - said >= (watch.seconds or 0):
                 self._queue(watch, job, f"silent.{job.last}", last=job.last)
 
-    def _deliver(self, ref: JobRef, event: Event | None) -> None:
+    def _deliver(self, ref: JobRef) -> None:
         """Delivers a watch's events until one fails, or until a third of the claim's time is over."""
         ends_at = time.monotonic() + CLAIM_SECONDS / 3
         # After an error, the event is claimed again.
         with _logging_errors(ref):
-            while event is not None and (kept := self._kept.get(ref)):
-                self._busy[ref] = event.queued_ms
-                state = self._send(kept.watch, event, kept.state)
-                if ref in self._kept:
-                    self._kept[ref] = kept._replace(state=state)
+            claimed: tuple[KeptWatch, Event] | None = self._busy[ref]
+            while claimed is not None:
+                self._busy[ref] = claimed
+                self._send(*claimed)
                 is_over = self.stop.is_set() or time.monotonic() >= ends_at
-                event = None if is_over else self.store.watches.claim([kept.watch]).get(ref)
+                claimed = None if is_over else self.store.watches.claim([ref]).get(ref)
         del self._busy[ref]
 
-    def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
-        now, pause, outcome = self.clock(), None, "delivered"
-        age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
-        if state.failures and (min(age, failing) >= RETRY_SECONDS or age >= CATCH_UP_SECONDS):
+    def _send(self, kept: KeptWatch, event: Event) -> None:
+        watch, now, pause, outcome = kept.watch, self.clock(), None, "delivered"
+        age, failing = now - event.queued_ms / 1000, now - kept.failing_since_ms / 1000
+        if kept.failures and (min(age, failing) >= RETRY_SECONDS or age >= CATCH_UP_SECONDS):
             outcome = "dropped"
         else:
             try:
                 body = self._message(watch, event)
                 headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
                 post(watch.url, headers, body, self.hosts, self.context)
-                state = DeliveryState(delivered_ms=round(1000 * self.clock()))
+                kept = KeptWatch(watch, delivered_ms=round(1000 * self.clock()))
             except NotDelivered as error:
-                since, outcome = state.failing_since_ms if state.failures else round(1000 * now), "failed"
-                state = DeliveryState(state.failures + 1, since, str(error), state.delivered_ms)
+                since, outcome = kept.failing_since_ms if kept.failures else round(1000 * now), "failed"
+                kept = KeptWatch(watch, kept.failures + 1, since, str(error), kept.delivered_ms)
                 # Events that are already waiting go first: the receiver may refuse only this one.
-                pause = min(max(RETRY.delay(state.failures), error.retry_after), RETRY.longest)
-                log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
+                pause = min(max(RETRY.delay(kept.failures), error.retry_after), RETRY.longest)
+                log.warning("watch %s of %s: %s; trying again in %d s", watch.id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
-        self.store.watches.settle(watch, event, state, pause, dropped=outcome == "dropped")
-        return state
+        self.store.watches.settle(kept, event, pause, dropped=outcome == "dropped")
 
     def _message(self, watch: Watch, event: Event) -> bytes:
         ref, is_test = JobRef(watch.workflow_id, event.job_id), event.name.startswith("test.")

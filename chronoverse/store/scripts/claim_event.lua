@@ -1,14 +1,18 @@
 -- Claims a watch's next event. In the queue, '' is scored by when the next event may be claimed (Unix ms), and events by
 -- when they were queued, or due after a failure.
--- KEYS  queue
--- ARGV  duration of the claim (ms)
--- ->    the event, or nil
+-- KEYS  queue, watches
+-- ARGV  duration of the claim (ms), the watch's id
+-- ->    JSON of the event, the watch, and its state; or nil
 local now = now_ms()
 if tonumber(redis.call('ZSCORE', KEYS[1], '') or 0) > now then return false end
 for _, event in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '+inf', 'LIMIT', 0, 2)) do
   if event ~= '' then
+    local watches = redis.call('HGETALL', KEYS[2])
+    local watch, state = field(watches, ARGV[2]), field(watches, ARGV[2] .. ':state')
+    -- It was deleted.
+    if not watch then return false end
     redis.call('ZADD', KEYS[1], now + ARGV[1], '')
-    return event
+    return '[' .. event .. ',' .. watch .. ',' .. (state or '[]') .. ']'
   end
 end
 return false

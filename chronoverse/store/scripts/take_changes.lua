@@ -1,7 +1,7 @@
 -- Reads the next changes for the processes that share them, as a consumer group.
 -- KEYS  changes
--- ARGV  the group; '' for new changes, or for how many ms a change must have been read without acknowledgement; the
---       number up to which the caller does not need changes
+-- ARGV  the group; after how many ms a change that was read is read again, unless it was acknowledged; the number up to
+--       which the caller does not need changes
 -- ->    {entries, 0} | {{}, the last number} if needed changes were trimmed before they were acknowledged
 local key, group, idle = KEYS[1], ARGV[1], ARGV[2]
 local groups = redis.pcall('XINFO', 'GROUPS', key)
@@ -23,6 +23,7 @@ local first = info['first-entry'] and info['entries-added'] > info['length'] and
 if first > ARGV[3] + 1 and (number(read) + 1 < first or waits and number(waits) < first) then
   return {{}, number(info['last-generated-id'])}
 end
-if idle ~= '' then return {redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2], 0} end
+local old = waits and redis.call('XAUTOCLAIM', key, group, group, idle, '0-0', 'COUNT', 100)[2] or {}
+if #old > 0 then return {old, 0} end
 local found = redis.call('XREADGROUP', 'GROUP', group, group, 'COUNT', 100, 'STREAMS', key, '>')
 return {found and found[1][2] or {}, 0}

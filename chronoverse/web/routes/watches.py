@@ -84,13 +84,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("watches", "Messages about a workflow's jobs.", scope=ADMIN)
     hosts = dict(deps.settings.webhook_hosts)
 
-    def find(workflow_id: str, watch_id: str) -> KeptWatch | None:
-        return next((each for each in deps.store.watches.read(workflow_id) if each.watch.watch_id == watch_id), None)
-
     def kept(workflow_id: str, watch_id: str) -> KeptWatch:
         """Raises :class:`JobNotFound`."""
-        if found := find(workflow_id, watch_id):
-            return found
+        for each in deps.store.watches.read(workflow_id):
+            if each.watch.id == watch_id:
+                return each
         raise JobNotFound("no such watch")
 
     def record(workflow_id: str, what: str) -> None:
@@ -125,13 +123,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         except ValueError as error:
             raise BadRequest(f"url: {error}") from error
         generated = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        known = find(workflow_id, watch_id)
-        own: dict[str, Any] = {
-            "secret": body["secret"] or (known.watch.secret if known else generated),
-            "status": tuple(body["status"] or DEFAULT_STATUSES[body["on"]]),
-            "same": tuple(body["same"]),
-        }
-        watch = Watch(workflow_id=workflow_id, watch_id=watch_id, **{**body, **own})
+        known = {each.watch.id: each.watch.secret for each in deps.store.watches.read(workflow_id)}
+        secret = body["secret"] or known.get(watch_id, generated)
+        status = body["status"] or list(DEFAULT_STATUSES[body["on"]])
+        own: dict[str, Any] = {"secret": secret, "status": status, "label": dict(body["label"])}
+        watch = Watch(workflow_id=workflow_id, id=watch_id, **{**body, **own})
         record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
         is_new = deps.store.watches.put(watch)
         shown = {"secret": generated} if watch.secret == generated else {}
