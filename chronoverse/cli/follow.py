@@ -91,7 +91,7 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
         width = max(width, min(len(job_id), 32))
         prefix, color = f"{job_id:<{width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
         prefix = f"\x1b[{color}m{prefix}\x1b[0m" if renderer.colour else prefix
-        text = ""
+        text = notice = ""
         match event:
             case Line() | dict() if output != "text":
                 shown = event if isinstance(event, dict) else {"id": job_id, **event.to_json()}
@@ -99,23 +99,20 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
             case Line():
                 # The next line may be another job's, so each part of a long line is printed on a line of its own.
                 text = prefix + renderer.render(event._replace(partial=False))
-            case Notice() if event.reason != said:
-                said = event.reason
-                common.print_message(said)
-            case Gap() | RedactedLines() | dict() | Exception():
-                said = ""
-                click.echo(prefix + _notice(event), err=True)
+            case Notice(reason) if reason != said:
+                said = reason
+                common.print_message(reason)
+            case Gap():
+                notice = gap_notice(event)
+            case RedactedLines(first, last):
+                notice = redaction_notice(first, last)
+            case Exception():
+                notice = f"--- {event} ---"
+            case dict():
+                code = event.get("exit_code")
+                notice = f"--- {event['status']}{'' if code is None else f', exit code {code}'} ---"
+        if notice:
+            said = ""
+            click.echo(prefix + notice, err=True)
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.buffer.flush()
-
-
-def _notice(event: Gap | RedactedLines | dict[str, Any] | Exception) -> str:
-    match event:
-        case Gap():
-            return gap_notice(event)
-        case RedactedLines():
-            return redaction_notice(event.first, event.last)
-        case Exception():
-            return f"--- {event} ---"
-    code = f", exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
-    return f"--- {event['status']}{code} ---"

@@ -12,20 +12,17 @@ class ChangesFeed(Feed):
     """A feed whose frames are changes. Its ``ref`` has an empty job id."""
 
     def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-        """The frames of ``entries``. If changes before them are missing, skips ahead and returns no frames."""
-        if follow(entries, after):
-            return encode_changes(self.ref.workflow_id, entries), None
-        self.skip(entry_number(entries[-1][0]))
-        return [], None
+        """The frames of ``entries``. If changes before them are missing, skips ahead and returns no frames.
 
-
-def follow(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether ``entries`` continue after change ``after`` without a gap. ``after`` 0 accepts any first entry."""
-    return in_sequence(entries, after or entry_number(entries[0][0]) - 1)
-
-
-def encode_changes(workflow_id: str, entries: Sequence[RawEntry]) -> list[EventFrame]:
-    """The frames of ``entries``. Raises :class:`StoreError` for an invalid entry."""
-    changes = [read_change(workflow_id, entry) for entry in entries]
-    # The stream is "", because None would mean that a frame has no ``id:``.
-    return [EventFrame(each.number, "", each.to_frame(), content=(each.status, each.job.labels)) for each in changes]
+        Raises :class:`StoreError` for an invalid entry.
+        """
+        # Any change can be the first.
+        if not in_sequence(entries, after or entry_number(entries[0][0]) - 1):
+            self.skip(entry_number(entries[-1][0]))
+            return [], None
+        changes = [read_change(self.ref.workflow_id, entry) for entry in entries]
+        # The stream is "", because None would mean that a frame has no ``id:``.
+        events = [
+            EventFrame(each.number, "", each.to_frame(), content=(each.status, each.job.labels)) for each in changes
+        ]
+        return events, None

@@ -7,7 +7,6 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.events import RESET_FRAME
-from chronoverse.live.changes import encode_changes, follow
 from chronoverse.live.feed import join
 from chronoverse.live.viewer import Viewer
 
@@ -38,8 +37,8 @@ class WorkflowViewer(Viewer):
         cursor, feed, opening = self.cursor, self.feed, self._opening
         if opening is None:
             entries = self._cache.store.read(self._ref, cursor, 500)
-            if entries and follow(entries, cursor):
-                events = encode_changes(self._ref.workflow_id, entries)
+            events, _ = feed.encode(entries, cursor) if entries else ([], None)
+            if events:
                 return join(events, self.line_filter), events[-1].number
             if not entries and feed.cursor <= cursor:
                 return None, cursor

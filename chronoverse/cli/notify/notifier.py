@@ -16,10 +16,10 @@ from itertools import islice
 from typing import Any, Final
 
 from chronoverse import metrics
-from chronoverse.backoff import Backoff, RetryPolicy
+from chronoverse.backoff import RetryPolicy
 from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
-from chronoverse.errors import ChronoverseError, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import ChronoverseError, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
@@ -32,9 +32,8 @@ log: Final = logging.getLogger(__name__)
 #: Seconds between reads of the changes, and between reads of the watches and running jobs.
 STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
-#: Retry delays of a failing watch, and of this process when the store is unavailable.
+#: Retry delays of a failing watch.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
-STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
 #: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Maximum number of older jobs among which to search for the job to compare with.
@@ -65,21 +64,17 @@ class Notifier:
     #: Workflows whose listing is being read, because changes were dropped; and the last dropped change of each.
     _behind: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
+    _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(2)])
 
     def run(self) -> None:
-        backoff, pause = Backoff(STORE_RETRY), 0.0
+        pause = 0.0
         while not self.stop.wait(pause):
+            pause = STEP_SECONDS
             try:
                 self.step()
-                backoff.record_success()
-                pause = STEP_SECONDS
             except StoreError as error:
-                backoff.record_failure()
-                pause = backoff.delay()
                 log.warning("watches: %s", error)
+                pause = LOOK_SECONDS
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
@@ -141,15 +136,13 @@ class Notifier:
         watches = self.store.watches.read(workflow_id)
         for entry in entries:
             try:
-                job, deleted = read_change(workflow_id, entry)[1:]
-                # The end of a deleted job may have been among the dropped changes. A job that is already archived was
-                # imported, and is old.
-                if job.status.terminal and (deleted or job.archive_sha256 is None):
-                    self._queue_end(watches, job, late=deleted, deleted=deleted)
-            except (StoreUnavailable, StoreRefused):
-                raise  # The changes are read again.
+                _, job, deleted = read_change(workflow_id, entry)
             except StoreError:
                 continue  # The entry is untrusted, and invalid.
+            # The end of a deleted job may have been among the dropped changes. A job that is already archived was
+            # imported, and is old.
+            if job.status.terminal and (deleted or job.archive_sha256 is None):
+                self._queue_end(watches, job, late=deleted, deleted=deleted)
         self.store.watches.done(workflow_id, entries)
 
     def _queue_end(self, watches: Iterable[KeptWatch], job: Job, *, late: bool = False, deleted: bool = False) -> int:
@@ -182,9 +175,7 @@ class Notifier:
 
     def _queue_silence(self, watches: Iterable[KeptWatch], job: Job, now: float) -> None:
         telling = [kept.watch for kept in watches if kept.watch.tells(job)]
-        if not telling:
-            return
-        last = self.store.page(job.ref, before=job.last + 1, count=1)
+        last = self.store.page(job.ref, before=job.last + 1, count=1) if telling else ()
         fields = dict(zip(last[0][1][::2], last[0][1][1::2], strict=True)) if last else {}
         said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
         for watch in telling:
@@ -225,10 +216,10 @@ class Notifier:
         self.store.watches.settle(kept, event, pause, dropped=outcome == "dropped")
 
     def _message(self, watch: Watch, event: Event) -> bytes:
-        ref, is_test = JobRef(watch.workflow_id, event.job_id), event.name.startswith("test.")
+        ref = JobRef(watch.workflow_id, event.job_id)
         job = self.store.get_job(ref) if event.job_id else None
-        if not is_test and (job is None or job.attempt != event.attempt):
-            # The job was deleted, or a new attempt has begun.
+        if event.status and (job is None or job.attempt != event.attempt):
+            # The job was deleted, or a new attempt has begun. A test has no status.
             job = Job(ref, Status(event.status), attempt=event.attempt)
         before = event.before and self.store.get_job(JobRef(watch.workflow_id, event.before))
         summary: Mapping[str, Any] = {}
