@@ -230,8 +230,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
             yield f"Unknown whether it is new: {counted(unknown, 'run', 'runs')} could not be read."
-        if slower := summary.get("slower"):
-            yield f"Slower than any good run: {'; '.join(_pause_text(pause) for pause in slower if pause['before'])}."
+        if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
+            yield f"Slower than any good run: {'; '.join(slower)}."
         if compared_with is None:
             yield "No earlier job has COMPLETED: nothing to compare with."
         else:

@@ -103,6 +103,7 @@ def test_a_literal_query_finds_the_same_as_decoding_each_line(
 
 @settings(deadline=None, max_examples=examples(100))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
+@example(["😀😀", "😀k", "😀a", "k"], ".", 2000)
 def test_an_expression_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
 ) -> None:

@@ -573,11 +573,12 @@ def test_a_symbolic_link_as_secret_is_refused(tmp_path: Path) -> None:
         local_secret(tmp_path)
 
 
-def test_a_file_without_a_secret_is_refused(tmp_path: Path) -> None:
-    """An empty key would accept everybody."""
+@pytest.mark.parametrize("content", [b"", b" " * 48, b"x" * 31 + b"\n"], ids=["empty", "blank", "short"])
+def test_a_file_without_a_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty or short key would accept everybody."""
     local_secret(tmp_path)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(b"")
+    path.write_bytes(content)
     with pytest.raises(SettingsError, match="remove it"):
         local_secret(tmp_path)
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import re2
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.matcher import MAX_PROGRAM, MAX_QUERY, MAX_SPANS, PROGRAM_BYTES, Matcher, strip_sequences
@@ -18,14 +18,16 @@ TEXTS = st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
 
 
 @given(TEXTS, st.sampled_from(["a", "ab", "b\x1b", "üa", "[31m"]))
+@example("a\x1b[31mb\x1b[0m", "ab")
 def test_spans_are_in_characters_of_the_line_as_it_was_written(text: str, query: str) -> None:
-    """A span can contain control sequences. Without them, it contains the query."""
+    """A span can contain control sequences, but not at its ends. Without them, it contains the query."""
     matcher = Matcher(query)
     spans = [span for span in matcher.spans(text) if span]
 
     assert bool(spans) == matcher.matches(text)
     for start, end in spans:
         assert query in (text[start:end], strip_sequences(text[start:end]))
+        assert (text[start], text[end - 1]) == (query[0], query[-1])
 
 
 @given(st.lists(TEXTS, max_size=5), st.sampled_from([("ab", False), ("Üa", False), ("a$", True), (r"\Ab", True)]))

@@ -193,6 +193,17 @@ def test_sent_lines_are_not_dropped(tmp_path: Path) -> None:
     assert following.start == sent.end + spool.dropped
 
 
+def test_a_batch_that_is_acknowledged_in_part_is_not_dropped(tmp_path: Path) -> None:
+    """To make room, acknowledged batches go first, but only whole ones."""
+    spool = Spool(in_file(tmp_path))
+    fill(spool, 0, 1)
+    spool.put(make_batch(*map(str, range(1, 1000))))
+    spool.acknowledge(500)
+    fill(spool, 1000, 4000)
+    assert spool.dropped > 0
+    assert take_batch(spool, 500).start == 500
+
+
 def test_lines_can_be_dropped_repeatedly(tmp_path: Path) -> None:
     """Each time, exactly their numbers are lost."""
     spool = Spool(in_file(tmp_path))
