@@ -7,11 +7,8 @@ from flask import Flask, Response, g, request
 from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
-_ALL: Final = "search.search_all"
-#: Workflow routes whose answers contain no log text. All others are logged, including new ones.
-_WITHOUT_TEXT: Final = frozenset(
-    {"jobs.jobs", "jobs.job", "workflow-events.workflow_events", "admin.redactions", "watches.watches", "watches.get"}
-)
+#: Workflow operations whose answers contain no log text. All others are logged, including new ones.
+_WITHOUT_TEXT: Final = {"list_jobs", "get_job", "stream_workflow", "list_redactions", "list_watches", "get_watch"}
 
 
 def register(app: Flask) -> None:
@@ -27,7 +24,8 @@ def set_start(after: int) -> None:
 def _log_read(response: Response) -> Response:
     arguments = request.view_args or {}
     ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
-    has_text = request.endpoint == _ALL or (ids and request.endpoint not in _WITHOUT_TEXT)
+    operation = (request.endpoint or "").rpartition(".")[2]
+    has_text = operation == "search_all" or (ids and operation not in _WITHOUT_TEXT)
     # Errors can also have status 200 (``Prefer: status=200``).
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
     if request.method == "GET" and has_text and is_answer:

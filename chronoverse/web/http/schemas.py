@@ -55,6 +55,17 @@ class RequestParser(FlaskParser):
 class Blueprint(SmorestBlueprint):
     ARGUMENTS_PARSER = RequestParser()
 
+    def route(self, rule: str, **options: Any) -> Callable[[_View], _View]:
+        """Registers a view. Its name in camel case is the ``operationId`` in OpenAPI."""
+        register = super().route(rule, **options)
+
+        def decorate(view: _View) -> _View:
+            first, *others = view.__name__.split("_")
+            documented: _View = register(self.doc(operationId=first + "".join(map(str.title, others)))(view))
+            return documented
+
+        return decorate
+
     def problem(self, status: int, description: str | None = None) -> Callable[[_View], _View]:
         document: Callable[[_View], _View] = self.alt_response(status, schema=ProblemSchema, description=description)
         return document

@@ -9,9 +9,9 @@ import gevent
 from flask import Response
 from marshmallow import Schema, ValidationError, validate, validates_schema
 
+from chronoverse.archive import retention
 from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
-from chronoverse.archive.retention import delete_job, has_leftovers
 from chronoverse.archive.workflow_settings import change_settings
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
@@ -101,11 +101,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
 
     @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])
-    @routes.doc(operationId="redactJobLog")
     @routes.response(200, RedactedSchema, description="Redacted up to `through`; that old text is not served.")
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
-    def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def redact_job_log(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Replace messages by `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
         # For this time, other workers can still show the old text.
@@ -115,9 +114,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
 
     @routes.route(f"{JOB_ROUTE}/logs/redactions")
-    @routes.doc(operationId="listRedactions")
     @routes.response(200, RedactionsSchema)
-    def redactions(workflow_id: str, job_id: str) -> Response:
+    def list_redactions(workflow_id: str, job_id: str) -> Response:
         """List a job's redactions."""
         ref = JobRef(workflow_id, job_id)
         deps.store.require_job(ref)
@@ -125,11 +123,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
     @routes.route("/audit")
-    @routes.doc(operationId="listAuditTrail")
     @routes.arguments(AuditQuery(), location="query", as_kwargs=True)
     @routes.response(200, AuditSchema, description="A page, possibly short or empty; `Link` names the next.")
     @routes.problem(403)
-    def audit(**query: Any) -> Response:
+    def list_audit_trail(**query: Any) -> Response:
         """List the audit trail of the token's workflows, newest first."""
         listing = ("audit", query.get("since"), query.get("until"))
         start: Position | None = None
@@ -152,17 +149,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"entries": found, "cursor": cursor}, cursor, query)
 
     @routes.route(SETTINGS_ROUTE)
-    @routes.doc(operationId="getWorkflowSettings")
     @routes.response(200, WorkflowSettingsSchema)
-    def get_settings(workflow_id: str) -> Response:
+    def get_workflow_settings(workflow_id: str) -> Response:
         """Return a workflow's own retention and quotas; null where the service's apply."""
         return _settings_response(deps.store.catalog.settings_of(workflow_id).own)
 
     @routes.route(SETTINGS_ROUTE, methods=["PUT"])
-    @routes.doc(operationId="putWorkflowSettings")
     @routes.response(200, WorkflowSettingsSchema)
     @routes.takes_body(deps.body_reader, WorkflowSettingsBody())
-    def put_settings(workflow_id: str, body: Mapping[str, Any]) -> Response:
+    def put_workflow_settings(workflow_id: str, body: Mapping[str, Any]) -> Response:
         """Replace a workflow's retention and quotas, immediately and also for existing jobs."""
 
         def record(did: str, what: str) -> None:
@@ -172,20 +167,19 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return _settings_response(body)
 
     @routes.route(JOB_ROUTE, methods=["DELETE"])
-    @routes.doc(operationId="deleteJob")
     @routes.response(204, description="Deleted from the archive and the store.")
     @routes.problem(409, "`reason` is HELD: its runner is alive.")
-    def delete(workflow_id: str, job_id: str) -> Response:
+    def delete_job(workflow_id: str, job_id: str) -> Response:
         """Delete a job and its log. Its id stays blocked for the retention.
 
         Repeat an interrupted deletion to finish it.
         """
         ref = JobRef(workflow_id, job_id)
-        if deps.store.get_job(ref) is None and not has_leftovers(deps.store, deps.object_store, ref):
+        if deps.store.get_job(ref) is None and not retention.has_leftovers(deps.store, deps.object_store, ref):
             raise JobNotFound("no such job")
         tombstone_ms = deps.store.retention_ms(workflow_id)
         record = partial(deps.store.audit_trail.record, principal().subject, "delete", *ref, "the job and its log")
-        delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms, on_hidden=record)
+        retention.delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms, on_hidden=record)
         deps.replay_cache.invalidate(ref)
         return Response(status=204)
 

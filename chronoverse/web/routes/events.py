@@ -55,8 +55,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("events", "A job's log, live and from any offset.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
-    @routes.doc(**stream_operation("streamJobLog", EventsQuery, EVENT_SCHEMA, "", **_RESPONSES))
-    def events(workflow_id: str, job_id: str) -> Response:
+    @routes.doc(**stream_operation(EventsQuery, EVENT_SCHEMA, "", **_RESPONSES))
+    def stream_job_log(workflow_id: str, job_id: str) -> Response:
         """Stream a job's log as Server-Sent Events."""
         environ = request.environ
         is_head = environ["REQUEST_METHOD"] == "HEAD"
@@ -81,10 +81,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
-def stream_operation(operation_id: str, query: Any, event: Any, end: str, **responses: Any) -> dict[str, Any]:
+def stream_operation(query: Any, event: Any, end: str, **responses: Any) -> dict[str, Any]:
     """An event stream's route in the OpenAPI document."""
     return {
-        "operationId": operation_id,
         "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": query}],
         "responses": {
             "200": {

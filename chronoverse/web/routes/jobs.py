@@ -68,10 +68,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("jobs", "Jobs.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
-    @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page, possibly short or empty; `Link` names the next.")
-    def jobs(workflow_id: str, **query: Any) -> Response:
+    def list_jobs(workflow_id: str, **query: Any) -> Response:
         """List a workflow's jobs, newest first. A short or empty page can have a cursor."""
         status, labels, subject = query.get("status"), query.get("label", ()), principal().subject
         listing = ("jobs", workflow_id, status, *labels_in_cursor(labels))
@@ -81,19 +80,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
 
     @routes.route(JOB_ROUTE)
-    @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
-    def job(workflow_id: str, job_id: str) -> Response:
+    def get_job(workflow_id: str, job_id: str) -> Response:
         """Return a job."""
         return page_response(deps.store.require_job(JobRef(workflow_id, job_id)).to_json())
 
     @routes.route(JOB_ROUTE, methods=["PUT"])
-    @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="Already registered.")
     @routes.alt_response(201, schema=JobSchema, description="Registered, PENDING.")
     @routes.problem(409, "`reason` is DELETED: its id is not free yet; or label-set: a label cannot be set.")
     @routes.takes_body(deps.body_reader, RegisterBody(), required=False)
-    def register(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def register_job(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
         new = deps.store.register(ref, body["labels"])

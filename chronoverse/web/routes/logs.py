@@ -65,10 +65,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     profiles = deps.blueprint("profile", "Where the time went.")
 
     @history.route(f"{JOB_ROUTE}/logs")
-    @history.doc(operationId="pageJobLog")
     @history.arguments(schemas.LogsQuery(), location="query", as_kwargs=True)
     @history.response(200, schemas.LogsSchema, description="A page, possibly short; `Link` names the next.")
-    def logs(workflow_id: str, job_id: str, **query: Any) -> Response:
+    def page_job_log(workflow_id: str, job_id: str, **query: Any) -> Response:
         """Return a page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
         listing = ("logs", workflow_id, job_id, query["order"], stream)
@@ -81,10 +80,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return log_page_response(ref, page, listing, query)
 
     @searching.route(f"{JOB_ROUTE}/logs/search")
-    @searching.doc(operationId="searchJobLog")
     @searching.arguments(schemas.SearchQuery, location="query", as_kwargs=True)
     @searching.response(200, schemas.SearchSchema, **_LOOKED_THROUGH)
-    def search(workflow_id: str, job_id: str, **query: Any) -> Response:
+    def search_job_log(workflow_id: str, job_id: str, **query: Any) -> Response:
         """Search a job's log."""
         ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
         filters = (query["order"], query.get("stream"), query["regex"], digest(query["q"]), *times)
@@ -94,7 +92,6 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return log_page_response(ref, page, listing, query)
 
     @searching.route("/workflows/<id:workflow_id>/logs/search")
-    @searching.doc(operationId="searchWorkflow")
     @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
     @searching.response(200, schemas.WorkflowSearchSchema, **_searched_jobs(""))
     def search_workflow(workflow_id: str, **query: Any) -> Response:
@@ -102,7 +99,6 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return search_jobs(workflow_id, (workflow_id,), query)
 
     @searching.route("/logs/search")
-    @searching.doc(operationId="searchAll")
     @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
     @searching.response(200, schemas.WorkflowsSearchSchema, **_searched_jobs("nightly/"))
     @searching.problem(403)
@@ -142,12 +138,11 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return response
 
     @comparing.route(f"{JOB_ROUTE}/logs/new")
-    @comparing.doc(operationId="listNewLines")
     @comparing.arguments(schemas.NewLinesQuery(), location="query", as_kwargs=True)
     @comparing.response(200, schemas.NewLinesSchema, **_LOOKED_THROUGH)
     @comparing.problem(404)
     @comparing.problem(409, "`reason` is nothing-to-compare: there is no run to compare with.")
-    def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
+    def list_new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
         """Return lines whose shape none of the compared runs has."""
         ref = JobRef(workflow_id, job_id)
         labels = _chosen(query.get("against_label"))
@@ -160,17 +155,17 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
 
     @summaries.route(f"{JOB_ROUTE}/summary")
-    @summaries.doc(operationId="summarizeJob")
     @summaries.arguments(schemas.SummaryQuery, location="query", as_kwargs=True)
     @summaries.response(200, schemas.SummarySchema, description="The summary, in at most `bytes` bytes.")
-    def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] | None = None) -> Response:
+    def summarize_job(
+        workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] | None = None
+    ) -> Response:
         """Summarize a job: cause, new lines, errors and last lines."""
         ref = JobRef(workflow_id, job_id)
         with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes, labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])
 
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
-    @pasts.doc(operationId="traceLine")
     @pasts.arguments(schemas.HistoryQuery, location="query", as_kwargs=True)
     @pasts.response(200, schemas.HistorySchema, description="A page; `Link` names the next. Counts are of this page.")
     def trace_line(
@@ -192,10 +187,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         return page_response(body, position, {"jobs": jobs, "label": label})
 
     @profiles.route(f"{JOB_ROUTE}/profile")
-    @profiles.doc(operationId="profileJob")
     @profiles.arguments(schemas.ProfileQuery, location="query", as_kwargs=True)
     @profiles.response(200, schemas.ProfileSchema, description="The profile of the lines scanned so far.")
-    def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] | None = None) -> Response:
+    def profile_job(workflow_id: str, job_id: str, against_label: Sequence[Any] | None = None) -> Response:
         """Return where the time of a job went, compared with good runs."""
         with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])

@@ -24,19 +24,19 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         return orjson.dumps(document.render()) + b"\n"
 
     @routes.route("/healthz")
-    @routes.doc(operationId="getHealth", security=[])
+    @routes.doc(security=[])
     @routes.response(200, StatusSchema, description="The process is up.")
-    def healthz() -> Response:
+    def get_health() -> Response:
         """Check that the process is up."""
         return jsonify(status="ok")
 
     @routes.route("/readyz")
-    @routes.doc(operationId="getReadiness", security=[])
+    @routes.doc(security=[])
     @routes.response(
         200, StatusSchema, description="The store answers, tokens can be checked, and the worker is not shutting down."
     )
     @routes.problem(503)
-    def readyz() -> Response:
+    def get_readiness() -> Response:
         """Check that the service is ready."""
         if deps.admission.is_draining:
             raise AtCapacity("This worker is shutting down; try again.")
@@ -50,19 +50,19 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
 
     @routes.route("/oidc")
-    @routes.doc(operationId="getSignIn", security=[])
+    @routes.doc(security=[])
     @routes.response(200, SignInSchema, description="The issuer and its public client.")
     @routes.problem(404)
-    def oidc() -> Response:
+    def get_sign_in() -> Response:
         """Return the OpenID Connect issuer and client for signing in."""
         if not deps.settings.oidc_issuer:
             raise NotFound("This service names no issuer.")
         return jsonify(deps.settings.sign_in)
 
     @routes.route("/metrics")
-    @routes.doc(operationId="getMetrics", security=[])
+    @routes.doc(security=[])
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
-    def exposition() -> Response:
+    def get_metrics() -> Response:
         """Return metrics."""
         deps.tail.report_metrics()
         metrics.KEYS_AGE.set(max((each.age() for each in deps.verifier.published()), default=0))
@@ -71,9 +71,9 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")
-    @routes.doc(operationId="getDocument", security=[])
+    @routes.doc(security=[])
     @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
-    def openapi() -> Response:
+    def get_document() -> Response:
         """Return this document."""
         return Response(rendered(), content_type="application/json")
 

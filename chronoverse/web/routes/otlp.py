@@ -39,7 +39,6 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
 
     @routes.route(_PATH, methods=["POST"])
     @routes.doc(
-        operationId="postOtlpLogs",
         requestBody={
             "required": True,
             "description": "An ExportLogsServiceRequest. May be sent with `Content-Encoding: gzip`.",
@@ -57,7 +56,7 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
             },
         },
     )
-    def logs() -> Response:
+    def post_otlp_logs() -> Response:
         """Append log records."""
         return requests.handle(deps)
 
@@ -68,9 +67,9 @@ def _without_extra() -> Blueprint:
     routes = Blueprint("otlp", __name__, description="For OpenTelemetry.")
 
     @routes.route(_PATH, methods=["POST"])
-    @routes.doc(operationId="postOtlpLogs", security=[])
+    @routes.doc(security=[])
     @routes.problem(404, "The extra `otlp` is not installed.")
-    def logs() -> Response:
+    def post_otlp_logs() -> Response:
         """Append log records. Needs the extra `otlp`."""
         title = "Not Found: this service lacks the extra otlp (docs/installing.md)"
         return problem(404, NOT_FOUND, title=title)

@@ -63,7 +63,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, AttemptSchema, description="The runner holds the lease.")
     @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG, label-set or, with `first`, GAP.")
     @routes.takes_body(bodies, AttemptBody())
-    def attempts(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def open_attempt(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Open a new attempt of a job."""
         with _count_answer("open"):
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"], body["labels"])
@@ -81,7 +81,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         load_text=partial(_load_text, deps),
     )
     @routes.doc(parameters=TEXT_PARAMETERS)
-    def append(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def append_lines(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Append lines, or renew the lease."""
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
         runs = body["runs"]
@@ -112,7 +112,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, NextSchema, description="Readers get these numbers as a gap with this reason.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
-    def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def declare_lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Declare lines as lost, and continue the log after them."""
         first, last = body["first"], body["first"] + body["count"] - 1
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
@@ -123,7 +123,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/logs/compare", methods=["POST"])
     @routes.response(200, ComparedSchema, description="The first lines were compared, as many as one read returns.")
     @routes.takes_body(bodies, CompareBody())
-    def compare(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def compare_log(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Compare lines with the log by their hashes."""
         first, digests = body["first"], body["lines"]
         job = deps.store.require_job(JobRef(workflow_id, job_id))
@@ -138,7 +138,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         409, "`reason` is GAP, FENCED or DELETED. Without `token`: DELETED, HELD (it has a runner) or CLOSED."
     )
     @routes.takes_body(bodies, EndBody())
-    def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
+    def end_job(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """End a job or an attempt."""
         if body["token"] is None:
             return _end_unheld(deps, JobRef(workflow_id, job_id), Status(body["status"]), body["exit_code"])

@@ -39,10 +39,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("raw", "Downloading.")
 
     @routes.route(f"{JOB_ROUTE}/logs/raw")
-    @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
+    @routes.doc(responses={200: {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log so far.")
-    def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
+    def download_job_log(
+        workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any
+    ) -> Response:
         """Download a job's log: all lines stored at the time of the request.
 
         The connection is cut when the token expires, before the end of the body.

@@ -43,11 +43,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("wait", "Waiting.")
 
     @routes.route(f"{JOB_ROUTE}/wait")
-    @routes.doc(operationId="waitForLine")
     @routes.arguments(WaitQuery, location="query", as_kwargs=True)
     @routes.response(200, WaitSchema, description="What came first.")
     @routes.problem(429, "The token or the client's address has its maximum of streams.")
-    def wait(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
+    def wait_for_line(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
         """Wait until a line matches, the job ends, or the timeout. Without `q`, wait for the end."""
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         deps.admission.check(ticket)

@@ -95,28 +95,25 @@ def blueprint(deps: Dependencies) -> Blueprint:
         deps.store.audit_trail.record(principal().subject, "watch", workflow_id, None, what)
 
     @routes.route(_ROUTE)
-    @routes.doc(operationId="listWatches")
     @routes.response(200, WatchesSchema)
-    def watches(workflow_id: str) -> Response:
+    def list_watches(workflow_id: str) -> Response:
         """List a workflow's watches and the state of their deliveries, without secrets."""
         now = deps.wall_clock()
         found = [each.to_json(now) for each in deps.store.watches.read(workflow_id)]
         return page_response({"workflow_id": workflow_id, "watches": found})
 
     @routes.route(f"{_ROUTE}/<id:watch_id>")
-    @routes.doc(operationId="getWatch")
     @routes.response(200, WatchSchema)
-    def get(workflow_id: str, watch_id: str) -> Response:
+    def get_watch(workflow_id: str, watch_id: str) -> Response:
         """Return a watch and the state of its deliveries."""
         return page_response(kept(workflow_id, watch_id).to_json(deps.wall_clock()))
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["PUT"])
-    @routes.doc(operationId="putWatch")
     @routes.response(201, WatchSchema, description="Created; 200 if it existed.")
     @routes.alt_response(200, schema=WatchSchema)
     @routes.problem(403, "The token lacks the scope, or the host is not in CHRONOVERSE_WEBHOOK_HOSTS.")
     @routes.takes_body(deps.body_reader, WatchBody())
-    def put(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> Response:
+    def put_watch(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> Response:
         """Create or replace a watch. It applies to later events."""
         try:
             _, host, _ = split_url(body["url"], hosts)
@@ -136,9 +133,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return response
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["DELETE"])
-    @routes.doc(operationId="deleteWatch")
     @routes.response(204, description="Deleted, with its waiting messages.")
-    def delete(workflow_id: str, watch_id: str) -> Response:
+    def delete_watch(workflow_id: str, watch_id: str) -> Response:
         """Delete a watch."""
         kept(workflow_id, watch_id)
         record(workflow_id, f"{watch_id} deleted")
@@ -146,9 +142,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return Response(status=204)
 
     @routes.route(f"{_ROUTE}/<id:watch_id>/test", methods=["POST"])
-    @routes.doc(operationId="testWatch")
     @routes.response(202, WatchSchema, description="Queued: `delivered_at` or `error` changes once it is sent.")
-    def test(workflow_id: str, watch_id: str) -> Response:
+    def test_watch(workflow_id: str, watch_id: str) -> Response:
         """Send a test message about the workflow's newest job, and all waiting messages, now."""
         found = kept(workflow_id, watch_id)
         newest = deps.store.listing.page(workflow_id, None, 1)

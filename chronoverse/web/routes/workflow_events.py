@@ -60,8 +60,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("workflow-events", "A workflow's jobs, live.")
 
     @routes.route("/workflows/<id:workflow_id>/events")
-    @routes.doc(**stream_operation("streamWorkflow", WorkflowEventsQuery, WORKFLOW_EVENT_SCHEMA, " They do not end."))
-    def workflow_events(workflow_id: str) -> Response:
+    @routes.doc(**stream_operation(WorkflowEventsQuery, WORKFLOW_EVENT_SCHEMA, " They do not end."))
+    def stream_workflow(workflow_id: str) -> Response:
         """Stream a workflow's jobs: the newest ones, then each change, as Server-Sent Events."""
         environ = request.environ
         query = parse_query(environ.get("QUERY_STRING", ""), WorkflowEventsQuery)

@@ -22,11 +22,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("workflows", "Workflows.")
 
     @routes.route("/workflows")
-    @routes.doc(operationId="listWorkflows")
     @routes.arguments(WorkflowsQuery(), location="query", as_kwargs=True)
     @routes.response(200, WorkflowsSchema, description="A page, perhaps empty; `Link` names the next.")
     @routes.problem(403)
-    def workflows(**query: Any) -> Response:
+    def list_workflows(**query: Any) -> Response:
         """List the token's workflows, newest job first."""
         status, workflows = query.get("status"), deps.store.workflows
         listing = ("workflows",) if status is None else ("workflows", status)
