@@ -86,7 +86,11 @@ class Follower:
     def feed(self, chunk: bytes) -> Iterator[Any]:
         """The events that ``chunk`` completes. Raises ValueError for a malformed event."""
         for event in self._decoder.feed(chunk):
-            if (item := self._read_event(event)) is not None:
+            try:
+                item = self._read_event(event)
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"an unreadable {event.event} frame") from error
+            if item is not None:
                 yield item
             if self.ended:
                 return
@@ -101,26 +105,23 @@ class Follower:
         return True
 
     def _read_event(self, event: sse.ServerSentEvent) -> Any:
-        try:
-            match event.event:
-                case EventName.LOG:
-                    line = Line.from_json(orjson.loads(event.data))
-                    return line if self._advance(line.sequence_num) else None
-                case EventName.GAP:
-                    return self._read_gap(orjson.loads(event.data))
-                case EventName.REDACT:
-                    span = orjson.loads(event.data)
-                    return RedactedLines(span["from"], span["to"])
-                case EventName.JOB:
-                    return JobState.from_json(orjson.loads(event.data))
-                case EventName.END:
-                    self.ended = True
-                case EventName.ERROR:
-                    # An error event with a new id ends the log: the job was lost. Otherwise only this stream ends.
-                    self.ended = self._advance(parse_number(event.id))
-                    return Notice(event.data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"an unreadable {event.event} frame") from error
+        match event.event:
+            case EventName.LOG:
+                line = Line.from_json(orjson.loads(event.data))
+                return line if self._advance(line.sequence_num) else None
+            case EventName.GAP:
+                return self._read_gap(orjson.loads(event.data))
+            case EventName.REDACT:
+                span = orjson.loads(event.data)
+                return RedactedLines(span["from"], span["to"])
+            case EventName.JOB:
+                return JobState.from_json(orjson.loads(event.data))
+            case EventName.END:
+                self.ended = True
+            case EventName.ERROR:
+                # An error event with a new id ends the log: the job was lost. Otherwise only this stream ends.
+                self.ended = self._advance(parse_number(event.id))
+                return Notice(event.data)
         return None
 
     def _read_gap(self, gap: dict[str, Any]) -> Gap | None:
@@ -152,22 +153,18 @@ class WorkflowFollower(Follower):
         return True
 
     def _read_event(self, event: sse.ServerSentEvent) -> WorkflowEvent | None:
-        try:
-            match event.event:
-                case EventName.JOB:
-                    job = orjson.loads(event.data)
-                    return JobChange(job["id"], job["status"], job)
-                case EventName.CONNECTED:
-                    # The previous connection ended before all its jobs arrived. Jobs deleted since then are not sent
-                    # again.
-                    is_again, self._has_begun = self._has_begun and self.last_number is None, True
-                    return Reset() if is_again else None
-                case EventName.RESET:
-                    return Reset()
-                case EventName.ERROR:
-                    return Notice(event.data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"an unreadable {event.event} frame") from error
+        match event.event:
+            case EventName.JOB:
+                job = orjson.loads(event.data)
+                return JobChange(job["id"], job["status"], job)
+            case EventName.CONNECTED:
+                # The previous connection ended before all its jobs arrived. Jobs deleted since are not sent again.
+                is_again, self._has_begun = self._has_begun and self.last_number is None, True
+                return Reset() if is_again else None
+            case EventName.RESET:
+                return Reset()
+            case EventName.ERROR:
+                return Notice(event.data)
         return None
 
 
