@@ -18,7 +18,9 @@ class Checkpoints(dict[str, dict[str, Any]]):
         super().__init__()
         self._path, self._say, self._written = path, say, b""
         with contextlib.suppress(OSError, ValueError):
-            self.update(orjson.loads(path.read_bytes()))
+            found = orjson.loads(path.read_bytes())
+            if isinstance(found, dict) and all(isinstance(each, dict) for each in found.values()):
+                self.update(found)
 
     def write(self) -> None:
         """Writes all checkpoints, if any has changed. If that fails, a restart compares more lines."""

@@ -333,6 +333,12 @@ def test_a_job_lost_before_its_first_line_is_continued(
     assert (log_of(store), log_of(store, JOB._replace(job_id="one.main-from-5"))) == (texts(3), texts(5, 3))
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '["ab"]', '"text"', "1", "null", '{"a":1}'])
+def test_a_file_that_has_no_checkpoints_counts_as_missing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "checkpoints.json").write_text(text)
+    assert Checkpoints(tmp_path / "checkpoints.json", print) == {}
+
+
 @pytest.mark.parametrize(("has_checkpoint", "is_lost"), [(True, False), (False, False), (True, True)])
 def test_removed_lines_are_reported(
     store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, has_checkpoint: bool, is_lost: bool
