@@ -277,8 +277,8 @@ class CompareBody(Schema):
 class EndBody(Schema):
     """Ends a job or an attempt. Without ``token`` and ``attempt``, ends a job that no runner holds."""
 
-    token = matching(
-        "[0-9a-f]{32,128}", "The attempt's token. Without it, ends a job that no runner holds.", load_default=None
+    token = _token(
+        "The attempt's token. Without it, ends a job that no runner holds.", required=False, load_default=None
     )
     attempt = JsonInteger("Required with `token`, otherwise not allowed.", 1, load_default=None)
     status = one_of(
