@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from ssl import SSLContext, create_default_context
+from ssl import SSLContext, SSLError, create_default_context
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -198,7 +198,8 @@ class ServiceConnection:
                 return connection, connection.getresponse()
             except CONNECTION_ERRORS as error:
                 connection.close()
-                was_idle = not is_new and isinstance(error, HTTPException | ConnectionError)
+                # TLS reports the end of a connection as an SSLError.
+                was_idle = not is_new and isinstance(error, HTTPException | ConnectionError | SSLError)
                 if method == "DELETE" or not was_idle:
                     raise
 

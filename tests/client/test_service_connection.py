@@ -2,12 +2,15 @@
 
 import gc
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPMessage
+from pathlib import Path
 
 import pytest
 
 from chronoverse.client.service_connection import ServiceConnection, make_connection, retry_after
+from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
 
@@ -64,6 +67,18 @@ def test_idle_connections_are_closed_with_what_has_them() -> None:
                 del service, asked
                 gc.collect()
                 assert accepted.recv(1) == b""
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])
+def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_secure: bool, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    kept, closed = (answer("200 OK", b"{}", Connection=value) for value in ("keep-alive", "close"))
+    with ScriptedService(kept, closed, tls=context if is_secure else None) as scripted:
+        service = ServiceConnection(scripted.url, None, ca_file=certificate, connect_seconds=20, read_seconds=20)
+        for _ in range(2):
+            assert service.request("POST", "/", {}, {}, b"")[0] == b"{}"
 
 
 @pytest.mark.parametrize(

@@ -288,17 +288,6 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
         writer.renew(attempt)
 
 
-def test_a_connection_that_was_closed_while_idle_is_not_an_error(
-    service: Service, proxy: FaultProxy, job: JobRef
-) -> None:
-    """The request is sent again: every request is idempotent."""
-    with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
-        attempt = writer.open(job, token())
-        proxy.drop_reply()
-        writer.renew(attempt)
-    assert proxy.traffic.cut == 1
-
-
 def test_only_long_bodies_are_compressed() -> None:
     """Neither a body that fits into one packet nor one for this machine."""
     appended = answer("200 OK", b'{"next":2}')

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -43,13 +44,15 @@ def stream(*chunks: bytes, after: int | None = 0, whole: bool = True) -> bytes:
 class ScriptedService:
     """Sends the next of ``answers`` on each connection, then closes it. None closes without an answer.
 
-    Runs inside a ``with`` block. Stops listening after the last answer, so further requests fail.
+    With ``tls``, it speaks TLS, and closes without announcing it. Runs inside a ``with`` block. Stops listening after
+    the last answer, so further requests fail.
     """
 
-    def __init__(self, *answers: bytes | None) -> None:
+    def __init__(self, *answers: bytes | None, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         #: Can be set before the ``with`` block, for answers that contain the service's URL.
         self.answers = answers
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(PATIENCE_SECONDS)
         self._thread = threading.Thread(target=self._serve)
@@ -61,14 +64,16 @@ class ScriptedService:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _serve(self) -> None:
         with self._listener, contextlib.suppress(OSError):
             for answer in self.answers:
                 connection, _ = self._listener.accept()
+                connection.settimeout(PATIENCE_SECONDS)
+                if self._tls:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
                 with connection, contextlib.suppress(OSError):
-                    connection.settimeout(PATIENCE_SECONDS)
                     self.requests.append(_request(connection))
                     connection.sendall(answer or b"")
 
