@@ -127,7 +127,9 @@ def one_of(values: Collection[str], description: str = "", **options: Any) -> fi
 
 
 def matching(pattern: str, description: str = "", error: str | None = None, **options: Any) -> fields.String:
-    validator = validate.Regexp(rf"(?:{pattern})\Z", error=error or f"must match {pattern}")
+    # marshmallow formats the error, so braces are doubled.
+    error = error or "must match " + pattern.replace("{", "{{").replace("}", "}}")
+    validator = validate.Regexp(rf"(?:{pattern})\Z", error=error)
     documented = {"description": description} if description else {}
     return fields.String(validate=validator, metadata={**documented, "pattern": f"^{pattern}$"}, **options)
 
