@@ -18,8 +18,6 @@ from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_noti
 
 #: Colors of jobs, as SGR parameters: all except black, white and grey.
 _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
-#: Maximum number of queued events. When the queue is full, the jobs' threads wait.
-_MOST_EVENTS: Final = 2_000
 
 
 def follow_jobs(
@@ -30,7 +28,8 @@ def follow_jobs(
     A job's events are the job as JSON, those of :meth:`Client.follow`, then the job again, or the error that ended it.
     Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
     """
-    events: queue.Queue[tuple[str, Any]] = queue.Queue(_MOST_EVENTS)
+    # When the queue is full, the jobs' threads wait.
+    events: queue.Queue[tuple[str, Any]] = queue.Queue(2_000)
     stop, is_current = threading.Event(), False
     followed, seen = set[str](), set[tuple[str, int]]()
 

@@ -1,7 +1,7 @@
 """One viewer of a workflow: sends the newest jobs, or the changes that the client missed, then each new change."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog import sse
@@ -11,6 +11,7 @@ from chronoverse.live.feed import join
 from chronoverse.live.viewer import Viewer
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
@@ -18,23 +19,17 @@ class WorkflowViewer(Viewer):
     they reflect. ``opening``: the bytes to send before these frames, and ``first``; None to start without jobs.
     """
 
-    __slots__ = ("_jobs", "_opening")
-
-    def __init__(
-        self, *args: Any, jobs: Callable[..., tuple[bytes, int]], opening: tuple[bytes, int] | None, **options: Any
-    ) -> None:
-        self._jobs, self._opening = jobs, opening
-        super().__init__(*args, **options)
+    jobs: Callable[[int, int], tuple[bytes, int]]
+    opening: tuple[bytes, int] | None
 
     def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:
-        if self._opening is not None:
-            self.needs_store_read = True
-            return None
-        return super()._next_from_feed(subjects)
+        self.needs_store_read = self.opening is not None
+        # ``super()`` cannot be used in a dataclass with slots.
+        return None if self.opening else Viewer._next_from_feed(self, subjects)
 
     def _step(self, now: float) -> tuple[bytes | None, int]:
         """Returns the frames of older changes, or of the newest jobs, and the last change that they cover."""
-        cursor, feed, opening = self.cursor, self.feed, self._opening
+        cursor, feed, opening = self.cursor, self.feed, self.opening
         if opening is None:
             entries = self._cache.store.read(self._ref, cursor, 500)
             events, _ = feed.encode(entries, cursor) if entries else ([], None)
@@ -46,9 +41,9 @@ class WorkflowViewer(Viewer):
             # The tail may not have read these entries yet.
             opening, cursor = (RESET_FRAME, least), max(least, feed.cursor)
         try:
-            frames, cursor = self._jobs(opening[1], cursor)
+            frames, cursor = self.jobs(opening[1], cursor)
         except ShareExceeded as error:
             # Viewer would answer with a cursor, which the client must not get before the jobs.
             raise AtCapacity(str(error)) from error
-        self._opening = None
+        self.opening = None
         return opening[0] + frames + sse.cursor(cursor), cursor

@@ -102,6 +102,9 @@ def test_an_endless_answer_is_limited() -> None:
 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n",), daemon=True).start()
+        with pytest.raises(NotDelivered, match="no answer within 1 s"):
+            send(url, seconds=1)
+        threading.Thread(target=serve, args=(b"", b"x"), daemon=True).start()
         with pytest.raises(NotDelivered, match="no valid HTTP answer"):
             send(url)
         for head in (

@@ -36,8 +36,6 @@ LOOK_SECONDS: Final = 5.0
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 #: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Maximum number of older jobs among which to search for the job to compare with.
-LOOK_BACK: Final = 500
 #: Maximum concurrent deliveries to working receivers, and as many to failing ones.
 THREADS: Final = 16
 
@@ -167,9 +165,9 @@ class Notifier:
         return self.store.watches.add(watch, event)
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
-        """The newest older job that can be compared with ``job``, if one of the two COMPLETED and the other did not."""
+        """The newest of 500 older jobs that can be compared with ``job``, if one COMPLETED and the other did not."""
         older = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
-        jobs = (each.job for each in islice(older, LOOK_BACK) if each.job and each.ref != job.ref)
+        jobs = (each.job for each in islice(older, 500) if each.job and each.ref != job.ref)
         found = next((each for each in jobs if watch.compares(job, each)), None)
         return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 

@@ -20,8 +20,6 @@ from typing import Any, Final
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
 
-#: Seconds for one delivery, from connecting to the response headers.
-SEND_SECONDS: Final = 10.0
 #: The IPv6 addresses that are routed globally, and those that NAT64 maps to IPv4 addresses.
 _GLOBAL: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -66,9 +64,12 @@ def post(
     body: bytes,
     hosts: Mapping[str, bool],
     context: ssl.SSLContext,
-    seconds: float = SEND_SECONDS,
+    seconds: float = 10.0,
 ) -> None:
-    """Posts a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
+    """Posts a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+
+    Raises :class:`NotDelivered`, also if the response headers do not arrive within ``seconds``.
+    """
     try:
         parts, host, may_be_private = split_url(url, hosts)
         tls, port = (context, parts.port or 443) if parts.scheme == "https" else (None, parts.port or 80)
@@ -113,20 +114,16 @@ async def _exchange(
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, happy_eyeballs_delay=1.0)
         try:
             writer.write(request)
-            # Only the headers of the final response are read, of up to 64 KB.
-            status = 100
+            # Only the headers of the final response are read. Some receivers end lines with LF only.
+            status, retry_after = 100, 0
             while 100 <= status < 200:
-                head = b""
-                # Some receivers end lines with LF only.
-                while not head.endswith((b"\n\r\n", b"\n\n")):
-                    head += await reader.readuntil(b"\n")
-                    if len(head) > 65_536:
-                        raise EOFError
-                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
+                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", await reader.readuntil(b"\n"))
                 if not found:
                     raise EOFError
                 status = int(found[1])
+                while (line := await reader.readuntil(b"\n")).strip():
+                    if asked := re.fullmatch(rb"(?i)retry-after:[ \t]*([0-9]{1,6})\s*", line):
+                        retry_after = int(asked[1])
+            return status, retry_after
         finally:
             writer.transport.abort()
-    asked = re.search(rb"(?i)\nretry-after:[ \t]*([0-9]{1,6})[ \t]*\r?\n", head)
-    return status, int(asked[1]) if asked else 0

@@ -113,7 +113,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.alt_response(200, schema=WatchSchema)
     @routes.problem(403, "The token lacks the scope, or the host is not in CHRONOVERSE_WEBHOOK_HOSTS.")
     @routes.takes_body(deps.body_reader, WatchBody())
-    def put_watch(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> Response:
+    def put_watch(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> tuple[Response, int]:
         """Create or replace a watch. It applies to later events."""
         try:
             _, host, _ = split_url(body["url"], hosts)
@@ -128,9 +128,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
         is_new = deps.store.watches.put(watch)
         shown = {"secret": generated} if watch.secret == generated else {}
-        response = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **shown})
-        response.status_code = 201 if is_new else 200
-        return response
+        answered = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **shown})
+        return answered, 201 if is_new else 200
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["DELETE"])
     @routes.response(204, description="Deleted, with its waiting messages.")
@@ -143,7 +142,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{_ROUTE}/<id:watch_id>/test", methods=["POST"])
     @routes.response(202, WatchSchema, description="Queued: `delivered_at` or `error` changes once it is sent.")
-    def test_watch(workflow_id: str, watch_id: str) -> Response:
+    def test_watch(workflow_id: str, watch_id: str) -> tuple[Response, int]:
         """Send a test message about the workflow's newest job, and all waiting messages, now."""
         found = kept(workflow_id, watch_id)
         newest = deps.store.listing.page(workflow_id, None, 1)
@@ -151,8 +150,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         event = Event(f"test.{secrets.token_hex(8)}", job_id, 0, "", round(1000 * deps.wall_clock()))
         deps.store.watches.add(found.watch, event)
         deps.store.watches.retry(found.watch)
-        response = page_response(found.to_json(deps.wall_clock()))
-        response.status_code = 202
-        return response
+        return page_response(found.to_json(deps.wall_clock())), 202
 
     return routes
