@@ -59,11 +59,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def stream_job_log(workflow_id: str, job_id: str) -> Response:
         """Stream a job's log as Server-Sent Events."""
         environ = request.environ
-        is_head = environ["REQUEST_METHOD"] == "HEAD"
         query = parse_query(environ.get("QUERY_STRING", ""))
         after = given = last_event_id(environ.get("HTTP_LAST_EVENT_ID"))
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
-        if not is_head:
+        if environ["REQUEST_METHOD"] != "HEAD":
             deps.admission.check(ticket)
         job = deps.tail.known_job(ref) or deps.store.get_job(ref)
         if job is None and (not query["wait"] or deps.store.is_deleted(ref)):
@@ -73,10 +72,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         line_filter = line_filter_of(query)
         if after is None:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), line_filter)
-        if is_head:
-            return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        wanted = {"after": after, "line_filter": line_filter, "wait": query["wait"]}
-        return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, **wanted))
+        return open_stream(deps, ticket, ref, job, after, line_filter=line_filter, wait=query["wait"])
 
     return routes
 
@@ -191,6 +187,21 @@ def stream_headers(after: int) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         "Last-Event-ID": str(after),
     }
+
+
+def open_stream(
+    deps: Dependencies,
+    ticket: StreamTicket,
+    ref: JobRef,
+    job: Job | None,
+    after: int,
+    make: Callable[..., Viewer] = Viewer,
+    **wanted: Any,
+) -> Response:
+    """A stream that starts after line ``after``; for HEAD, its headers. Other arguments: see :func:`open_viewer`."""
+    if request.method == "HEAD":
+        return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
+    return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, make, after=after, **wanted))
 
 
 def open_viewer(

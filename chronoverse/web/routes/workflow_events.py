@@ -19,15 +19,7 @@ from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.schemas import WORKFLOW_EVENT_SCHEMA, Blueprint, WorkflowEventsQuery
-from chronoverse.web.routes.events import (
-    CONTENT_TYPE,
-    EventStream,
-    last_event_id,
-    open_viewer,
-    parse_query,
-    stream_headers,
-    stream_operation,
-)
+from chronoverse.web.routes.events import last_event_id, open_stream, parse_query, stream_operation
 from chronoverse.web.routes.jobs import WantedJobs, newest_jobs
 
 LOOK_SECONDS: Final = 2.0
@@ -68,8 +60,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         # An empty header means that the client has received nothing.
         given = last_event_id(environ.get("HTTP_LAST_EVENT_ID") or None)
         ref, ticket = JobRef(workflow_id, ""), stream_ticket(deps)
-        is_head = environ["REQUEST_METHOD"] == "HEAD"
-        if not is_head:
+        if environ["REQUEST_METHOD"] != "HEAD":
             deps.admission.check(ticket)
         state: Job | StoreError | None = deps.tail.known_job(ref)
         # Another worker may know newer changes.
@@ -81,14 +72,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         jobs = WantedJobs(workflow_id, query["jobs"], query.get("status"), labels)
         is_kept = given is not None and state.first - 1 <= given <= state.last
         after = given if given is not None and is_kept else state.last
-        if is_head:
-            return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
         wanted = {
-            "after": after,
             "line_filter": LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None,
             "jobs": partial(read_newest, deps, jobs, ticket.subject),
             "opening": None if is_kept else (b"" if given is None else RESET_FRAME, state.first - 1),
         }
-        return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))
+        return open_stream(deps, ticket, ref, state, after, WorkflowViewer, **wanted)
 
     return routes
