@@ -93,8 +93,7 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
         text = notice = ""
         match event:
             case Line() | dict() if output != "text":
-                shown = event if isinstance(event, dict) else {"id": job_id, **event.to_json()}
-                text = common.json_text(shown) + "\n"
+                text = common.json_text(event if isinstance(event, dict) else {"id": job_id, **event.to_json()}) + "\n"
             case Line():
                 # The next line may be another job's, so each part of a long line is printed on a line of its own.
                 text = prefix + renderer.render(event._replace(partial=False))

@@ -87,13 +87,9 @@ def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bo
     Raises ValueError for an invalid URL, and :class:`Forbidden` if its host is not in ``hosts``.
     """
     parts = urlsplit(url if _URL.fullmatch(url) else "")
-    if "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment:
+    if "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment or parts.port == 0:
         raise ValueError("expected https://HOST[:PORT]/PATH without a user or a fragment")
-    if parts.port == 0:
-        raise ValueError("invalid port")
-    host = parts.hostname
-    if "[" in parts.netloc:
-        host = str(ip_address(host))
+    host = str(ip_address(parts.hostname)) if "[" in parts.netloc else parts.hostname
     if host not in hosts:
         raise Forbidden(f"{host} is not in CHRONOVERSE_WEBHOOK_HOSTS: ask the service's administrator to add it")
     if parts.scheme == "http" and not hosts[host]:

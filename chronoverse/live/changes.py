@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+import orjson
+
+from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence
+from chronoverse.joblog.events import EventName
 from chronoverse.joblog.model import End, OutOfSequence
 from chronoverse.live.feed import EventFrame, Feed
 from chronoverse.store.changes import read_change
@@ -20,9 +24,11 @@ class ChangesFeed(Feed):
         if not in_sequence(entries, after or entry_number(entries[0][0]) - 1):
             self.skip(entry_number(entries[-1][0]))
             return [], None
-        changes = [read_change(self.ref.workflow_id, entry) for entry in entries]
-        # The stream is "", because None would mean that a frame has no ``id:``.
-        events = [
-            EventFrame(each.number, "", each.to_frame(), content=(each.status, each.job.labels)) for each in changes
-        ]
+        events = list[EventFrame]()
+        for entry in entries:
+            number, job, _ = change = read_change(self.ref.workflow_id, entry)
+            shown = change.to_json()
+            frame = sse.frame(EventName.JOB, orjson.dumps(shown), number)
+            # The stream is "", because None would mean that a frame has no ``id:``.
+            events.append(EventFrame(number, "", frame, content=(shown["status"], job.labels)))
         return events, None

@@ -2,18 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
-
-import orjson
+from typing import Any, NamedTuple
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.events import EventName, error_frame
+from chronoverse.joblog.events import error_frame
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, Status
 from chronoverse.store.replies import parse_job
-
-DELETED: Final = "DELETED"
 
 
 class Change(NamedTuple):
@@ -23,15 +18,8 @@ class Change(NamedTuple):
     job: Job
     deleted: bool
 
-    @property
-    def status(self) -> str:
-        return DELETED if self.deleted else self.job.status
-
     def to_json(self) -> dict[str, Any]:
-        return {**self.job.to_json(), "status": self.status}
-
-    def to_frame(self) -> bytes:
-        return sse.frame(EventName.JOB, orjson.dumps(self.to_json()), self.number)
+        return {**self.job.to_json(), "status": "DELETED" if self.deleted else self.job.status}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +47,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
         # Labels are untrusted and can be invalid UTF-8.
         state = named[b"state"].decode("latin-1")
         job = parse_job(ref, _reply(json.loads(state)) if state else None) or Job(ref, Status.PENDING)
-        return Change(entry_number(entry_id), job, named[b"status"] == DELETED.encode())
+        return Change(entry_number(entry_id), job, named[b"status"] == b"DELETED")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"invalid change {entry_id.decode('ascii', 'replace')} of {workflow_id}") from error
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -64,8 +64,7 @@ class WatchStore:
         self.slot: Final = commands.keys.watched
 
     def workflows(self) -> list[str]:
-        found = self._commands.run(self.slot, "SMEMBERS", self.slot)
-        return sorted(each.decode() for each in found)
+        return sorted(each.decode() for each in self._commands.run(self.slot, "SMEMBERS", self.slot))
 
     def fields(self, workflow_id: str) -> dict[str, bytes]:
         """The stored fields of a workflow's watches, by name."""
@@ -97,8 +96,7 @@ class WatchStore:
         with contextlib.suppress(StoreError):
             group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
             self._commands.run(workflow_id, "XGROUP", *group)
-        text = _encode_now(watch)
-        self._commands.run(workflow_id, "HSET", key, watch.id, text, f"{watch.id}:state", "[]")
+        self._commands.run(workflow_id, "HSET", key, watch.id, _encode_now(watch), f"{watch.id}:state", "[]")
         self.retry(watch)
         self._changed(workflow_id)
         return is_new
@@ -156,21 +154,18 @@ class WatchStore:
 
         After a failure, all of the watch's events are due in ``pause`` seconds, the failed one last.
         """
-        watch, state = kept.watch, orjson.dumps(kept[1:5])
-        keys, due = (
-            [self._queue(watch), self._keys.watches(watch.workflow_id)],
-            "" if pause is None else round(1000 * pause),
-        )
-        args = (orjson.dumps(list(event)), due, watch.id, state, int(dropped))
+        watch, due = kept.watch, "" if pause is None else round(1000 * pause)
+        keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
+        args = (orjson.dumps(list(event)), due, watch.id, orjson.dumps(kept[1:5]), int(dropped))
         self._commands.script("settle_event", watch.workflow_id, keys, *args)
 
     def changes(
         self, workflow_ids: Iterable[str], known: Mapping[str, int]
-    ) -> Iterator[tuple[str, Sequence[RawEntry], int]]:
-        """Yields each workflow's id, the next changes, and 0.
+    ) -> list[tuple[str, Sequence[RawEntry], int]]:
+        """Each workflow's id, its next changes, and 0.
 
         These were read IDLE_SECONDS ago and are not finished (:meth:`done`), or else no process has read them. If
-        changes after the number in ``known`` were dropped unread or unfinished, yields no changes, and the last
+        changes after the number in ``known`` were dropped unread or unfinished, there are no changes, and the last
         change's number instead of 0.
         """
 
@@ -179,10 +174,8 @@ class WatchStore:
             calls = [(of, [key(of, "changes")], [_GROUP, idle, known.get(of, 0)]) for of, _ in group]
             return self._commands.scripts("take_changes", calls)
 
-        refs = [JobRef(each, "") for each in workflow_ids]
-        for (workflow_id, _), reply in self._commands.by_server(refs, ask).items():
-            if isinstance(reply, list):
-                yield workflow_id, *reply
+        found = self._commands.by_server([JobRef(each, "") for each in workflow_ids], ask)
+        return [(ref.workflow_id, *reply) for ref, reply in found.items() if isinstance(reply, list)]
 
     def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
         """Records that the messages for these changes are queued."""

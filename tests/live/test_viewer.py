@@ -908,5 +908,6 @@ def test_a_viewer_of_a_workflow_gets_no_id_before_its_jobs(rig: Rig) -> None:
         raise ShareExceeded("others first")
 
     (state,) = rig.store.get_jobs([ref := JobRef("wf_1", "")])
+    assert isinstance(state, Job)
     viewer = WorkflowViewer(rig.replay_cache, rig.tail, ref, state, jobs=refuse, opening=(b"", 0), retry_ms=2417)
     assert (viewer.next(), viewer.next()) == (CONNECTED, None)

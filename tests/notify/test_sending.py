@@ -212,7 +212,7 @@ def test_only_a_checked_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         ("https://127.0.0.1@other.example/", "without a user"),
         ("https://hooks.example\\@127.0.0.1/", "without a user"),
         ("https://hooks.example/#x", "a fragment"),
-        ("https://hooks.example:0/", "invalid port"),
+        ("https://hooks.example:0/", "expected https"),
         ("https://hooks.example:99999/", "Port out of range"),
         ("https://hooks.example./", "not in CHRONOVERSE_WEBHOOK_HOSTS"),
         ("https://[::1/", "Invalid IPv6"),

@@ -5,23 +5,18 @@ messages  the text and data of a message
 sending   posts a message to an untrusted receiver
 """
 
-import logging
 import ssl
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 import orjson
 
 from chronoverse.cli import common
 from chronoverse.cli.admin import begin
-
-if TYPE_CHECKING:
-    from chronoverse.joblog.model import JobRef
-
-log: Final = logging.getLogger(__name__)
+from chronoverse.joblog.model import JobRef
 
 
 @click.command()
@@ -42,16 +37,11 @@ def notify(address: str | None, while_stdin: bool) -> None:
         lock = threading.Lock()
         app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), settings.max_line_bytes)
 
-        def summarize(ref: "JobRef") -> Mapping[str, Any]:
+        def summarize(ref: JobRef) -> Mapping[str, Any]:
             # Of a very long log, scans what 3 s allow: the comparison and the errors get ``seconds`` each.
             scan = SummaryScan(**ref._asdict(), asked_at=time.monotonic(), patience=9, seconds=1.5)
             with lock:
-                found: dict[str, Any] = orjson.loads(app.read_summary(scan))
-            return found
+                return dict(orjson.loads(app.read_summary(scan)))
 
         context = tls_context(settings.ca_file) or ssl.create_default_context()
-        log.info(
-            "notifier started",
-            extra={"fields": {"hosts": ", ".join(host for host, _ in settings.webhook_hosts) or "none"}},
-        )
         Notifier(store, summarize, dict(settings.webhook_hosts), settings.service_url, context, stop).run()

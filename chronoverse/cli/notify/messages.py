@@ -33,10 +33,8 @@ def message(
     if job is not None:
         page += f"/jobs/{job.ref.job_id}" + (f"#L{line}" if line else "")
     text = f"{watch.workflow_id} {_said(watch, event, job, before)}"
-    if said := summary and end_text(summary):
-        text += f": {said}"
-    elif cause:
-        text += f": {_plain(cause['line']['message'])}"
+    if why := (summary and end_text(summary)) or (cause and cause["line"]["message"]):
+        text += f": {_plain(why)}"
     if line:
         text += f" (line {line})"
     is_test = event.name.startswith("test.")

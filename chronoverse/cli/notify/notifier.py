@@ -29,14 +29,13 @@ from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between reads of the changes, and between reads of the watches and running jobs.
-STEP_SECONDS: Final = 0.5
+#: Seconds between reads of the watches and running jobs.
 LOOK_SECONDS: Final = 5.0
 #: Retry delays of a failing watch.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 #: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Maximum concurrent deliveries to working receivers, and as many to failing ones.
+#: Maximum concurrent deliveries to working receivers, as many to failing ones, and workflows whose ends are queued.
 THREADS: Final = 16
 
 
@@ -59,15 +58,17 @@ class Notifier:
     #: The deliveries in progress.
     _busy: dict[JobRef, tuple[KeptWatch, Event]] = field(default_factory=dict)
     _look_at: float = 0.0
-    #: Workflows whose listing is being read, because changes were dropped; and the last dropped change of each.
-    _behind: set[str] = field(default_factory=set)
+    #: Workflows whose ends are being queued, and the last change of each that was dropped.
+    _queueing: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
-    _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(2)])
+    _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(3)])
 
     def run(self) -> None:
+        log.info("notifier started", extra={"fields": {"hosts": ", ".join(self.hosts) or "none"}})
         pause = 0.0
         while not self.stop.wait(pause):
-            pause = STEP_SECONDS
+            # Seconds between reads of the changes.
+            pause = 0.5
             try:
                 self.step()
             except StoreError as error:
@@ -80,7 +81,12 @@ class Notifier:
         if time.monotonic() >= self._look_at:
             self._look()
             self._look_at = time.monotonic() + LOOK_SECONDS
-        self._take_changes()
+        workflows = {ref.workflow_id for ref in self._refs} - self._queueing
+        for workflow_id, entries, last in self.store.watches.changes(workflows, self._caught_up):
+            if entries or last:
+                # A full server, or a listing of ten thousand jobs, must not delay other workflows.
+                self._queueing.add(workflow_id)
+                self._pools[2].submit(self._queue_ends, workflow_id, entries, last)
         idle = [ref for ref in self._refs if ref not in self._busy]
         for ref, (kept, event) in self.store.watches.claim(idle).items():
             self._busy[ref] = kept, event
@@ -105,43 +111,34 @@ class Notifier:
         metrics.NOTIFY_WAITING.set(sum(each.waiting for each in found))
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in found))
 
-    def _take_changes(self) -> None:
-        workflows = {ref.workflow_id for ref in self._refs} - self._behind
-        for workflow_id, entries, last in self.store.watches.changes(workflows, self._caught_up):
-            if last:
-                # Reading the listing of ten thousand jobs takes seconds.
-                self._behind.add(workflow_id)
-                self._pools[1].submit(self._catch_up, workflow_id, last)
-            elif entries:
-                # A full server must not delay other workflows. The changes are read again.
-                with _logging_errors(workflow_id):
-                    self._queue_ends(workflow_id, entries)
+    def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry], last: int) -> None:
+        """Queues ends from changes; or from the listing, if changes up to ``last`` were dropped before they were read.
 
-    def _catch_up(self, workflow_id: str, last: int) -> None:
-        """Queues ends from the listing, because changes up to ``last`` were dropped before they were read."""
+        After an error, the changes are read again.
+        """
         with _logging_errors(workflow_id):
-            watches = self.store.watches.read(workflow_id)
-            jobs = (each.job for each in self.store.newest_jobs(workflow_id, count=50))
-            queued = sum(self._queue_end(watches, job, late=True) for job in jobs if job and job.status.terminal)
-            self._caught_up[workflow_id] = last
-            if queued:
-                metrics.NOTIFY_LATE.inc(queued)
-                log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, queued)
-        self._behind.discard(workflow_id)
-
-    def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
-        # A watch that existed when the job ended must report the end.
-        watches = self.store.watches.read(workflow_id)
-        for entry in entries:
-            try:
-                _, job, deleted = read_change(workflow_id, entry)
-            except StoreError:
-                continue  # The entry is untrusted, and invalid.
-            # The end of a deleted job may have been among the dropped changes. A job that is already archived was
-            # imported, and is old.
-            if job.status.terminal and (deleted or job.archive_sha256 is None):
-                self._queue_end(watches, job, late=deleted, deleted=deleted)
-        self.store.watches.done(workflow_id, entries)
+            # A watch that existed when the job ended must report the end.
+            watches, late = self.store.watches.read(workflow_id), 0
+            for each in self.store.newest_jobs(workflow_id, count=50) if last else ():
+                if each.job and each.job.status.terminal:
+                    late += self._queue_end(watches, each.job, late=True)
+            if late:
+                metrics.NOTIFY_LATE.inc(late)
+                log.warning("%s: %d messages are late: the changes were not read in time", workflow_id, late)
+            for entry in entries:
+                try:
+                    _, job, deleted = read_change(workflow_id, entry)
+                except StoreError:
+                    continue  # The entry is untrusted, and invalid.
+                # The end of a deleted job may have been among the dropped changes. A job that is already archived was
+                # imported, and is old.
+                if job.status.terminal and (deleted or job.archive_sha256 is None):
+                    self._queue_end(watches, job, late=deleted, deleted=deleted)
+            if entries:
+                self.store.watches.done(workflow_id, entries)
+            else:
+                self._caught_up[workflow_id] = last
+        self._queueing.discard(workflow_id)
 
     def _queue_end(self, watches: Iterable[KeptWatch], job: Job, *, late: bool = False, deleted: bool = False) -> int:
         """Queues the end of a job for its watches. Returns how many of ``watches`` queued it.
