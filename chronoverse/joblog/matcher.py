@@ -28,7 +28,7 @@ _JSON_SEQUENCE: Final = (
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
 #: Parts of an expression that have another meaning in joined lines than in one line.
-_ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
+ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 #: Tokens of an expression, enough to distinguish the anchor ``^`` from a negated class.
 _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
 #: Anchors match at the ends of a line, but not at the same places in its JSON. ``\Q`` can hide an anchor.
@@ -137,7 +137,7 @@ class Matcher:
     @cached_property
     def in_joined_lines(self) -> Any:
         """A pattern for messages joined by newlines, or None. Can also match when no message does."""
-        if not self._regex or self._size > self._max_joined or _ENDS.search(self._query):
+        if not self._regex or self._size > self._max_joined or ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
@@ -178,7 +178,10 @@ class Matcher:
 
 
 class ExpressionSet:
-    """RE2 expressions, all searched for at once. ``is_folded``: case-insensitive."""
+    """RE2 expressions, all searched for at once. ``is_folded``: case-insensitive.
+
+    Raises ValueError if they are too expensive together.
+    """
 
     def __init__(self, expressions: Iterable[str], *, is_folded: bool = True) -> None:
         options = _options(32 * 2**20)
@@ -186,7 +189,10 @@ class ExpressionSet:
         self._set: Final = re2.Set.SearchSet(options)
         for expression in expressions:
             self._set.Add(expression)
-        self._set.Compile()
+        try:
+            self._set.Compile()
+        except re2.error as error:
+            raise ValueError(_TOO_EXPENSIVE) from error
 
     def matches(self, text: bytes) -> frozenset[int]:
         """The indices of the expressions that match somewhere in ``text``, which is UTF-8."""

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Final
 
 from chronoverse.errors import SettingsError
-from chronoverse.joblog.matcher import ExpressionSet, compile_groups, strip_and_map, strip_sequences
+from chronoverse.joblog.matcher import ENDS, ExpressionSet, compile_groups, strip_and_map, strip_sequences
 
 #: What a secret becomes.
 _MASKED: Final = b"[masked]"
@@ -70,17 +70,19 @@ class SecretForms:
         self.is_on: Final = more is not None
         rows = [*_FORMS] if self.is_on else []
         self._forms: Final = [compile_groups(form) for _, form in rows]
-        for name, expression in more or ():
-            try:
+        hints, where = [hint for hint, _ in rows], ""
+        try:
+            for name, expression in more or ():
+                where = f"form {name}"
                 self._forms.append(compile_groups(expression))
                 if self._forms[-1].search(b""):
                     raise ValueError("matches an empty text")
-            except ValueError as error:
-                raise SettingsError(f"CHRONOVERSE_MASK_FORMS: form {name}: {error}") from None
-            # Several lines are searched at once.
-            rows.append((f"(?m:{expression})", expression))
-        hints = [hint for hint, _ in rows]
-        self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"] if self.is_on else [], is_folded=False)
+                # Several lines are searched at once. An empty expression matches them all.
+                hints.append("" if ENDS.search(expression) else f"(?m){expression}")
+            where = "the forms together"
+            self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"] if self.is_on else [], is_folded=False)
+        except ValueError as error:
+            raise SettingsError(f"CHRONOVERSE_MASK_FORMS: {where}: {error}") from None
         #: Matches the beginning of a possible secret at the end of a text.
         self.unfinished: Final = compile_groups(_UNFINISHED)
 

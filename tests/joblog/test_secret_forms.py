@@ -244,10 +244,19 @@ def test_more_forms() -> None:
     assert StreamMask(nothing)("\n".join(PEM).encode()) == "\n".join(PEM).encode()
 
 
-@pytest.mark.parametrize(("expression", "reason"), [("(", "missing"), ("x*", "empty text")])
-def test_an_invalid_form_is_named(expression: str, reason: str) -> None:
-    with pytest.raises(SettingsError, match=f"CHRONOVERSE_MASK_FORMS: form acme: .*{reason}"):
-        SecretForms([("acme", expression)])
+@pytest.mark.parametrize("form", [r"\Atok-[a-z]{8}", r"tok-[a-z]{8}\z", "(?-m:^tok-[a-z]{8}$)", r"\Qtok-abcdefgh"])
+def test_a_form_applies_to_each_line(form: str) -> None:
+    """Although many lines are searched at once."""
+    assert StreamMask(SecretForms([("token", form)]))(b"fine\ntok-abcdefgh\nfine") == b"fine\n[masked]\nfine"
+
+
+@pytest.mark.parametrize(
+    ("expressions", "reason"),
+    [(["("], "missing"), (["x*"], "empty text"), ([f"x{number}\\pL{{60}}" for number in range(20)], "too expensive")],
+)
+def test_an_invalid_form_is_named(expressions: list[str], reason: str) -> None:
+    with pytest.raises(SettingsError, match=f"CHRONOVERSE_MASK_FORMS: (form acme|the forms together): .*{reason}"):
+        SecretForms([("acme", each) for each in expressions])
 
 
 def test_a_hostile_line_takes_linear_time() -> None:
