@@ -6,7 +6,7 @@ https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cr
 from typing import Any, Final
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
-from chronoverse.joblog.model import STREAMS, TIMESTAMP, read_time
+from chronoverse.joblog.model import STREAMS, read_time
 from chronoverse.joblog.secret_forms import SecretForms
 
 #: Maximum bytes of an unfinished line that are kept. By default, runtimes split lines at 16 KiB.
@@ -89,10 +89,8 @@ class CriReader:
         if parts[1:2] not in ([b"stdout"], [b"stderr"]) or tag not in (b"F", b"P"):
             return b"F", line
         time = parts[0].decode("latin-1")
-        short = f"{time[:23]}Z"
-        if not time.endswith("Z") or not TIMESTAMP.fullmatch(short):
-            short = read_time(time) or ""
-        if not short:
+        timestamp = read_time(f"{time[:23]}Z" if len(time) > 23 and time.endswith("Z") else time)
+        if timestamp is None:
             return b"F", line
-        self._timestamp, self._stream = short, parts[1].decode()
+        self._timestamp, self._stream = timestamp, parts[1].decode()
         return tag, parts[3] if len(parts) > 3 else b""

@@ -97,6 +97,7 @@ def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
     batches += (
         reader.end_file() + reader.feed(b"Error: no space left\n2026-03-03T10:00:05Z stdout X x\n\n") + reader.close()
     )
+    batches += reader.feed(b"2026-02-30T10:00:05.123456789Z stdout F no such day\n")
 
     assert [text for _, _, text, _ in lines_of(batches)] == [
         "whole",
@@ -106,6 +107,7 @@ def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
         "Error: no space left",
         "2026-03-03T10:00:05Z stdout X x",
         "",
+        "2026-02-30T10:00:05.123456789Z stdout F no such day",
     ]
 
 
