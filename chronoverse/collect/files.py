@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import io
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -41,12 +42,14 @@ class Position(NamedTuple):
 class _File:
     """An open file."""
 
-    def __init__(self, file: io.FileIO | gzip.GzipFile) -> None:
-        self.file = file
+    def __init__(self, path: str) -> None:
+        self._raw = io.FileIO(path, opener=_open_regular)
+        self.close = self._raw.close
+        self.is_compressed = path.endswith(".gz")
+        self.file = gzip.GzipFile(fileobj=self._raw) if self.is_compressed else self._raw
         #: Whether bytes before this file are missing.
         self.follows_gap = False
-        self.is_compressed = isinstance(file, gzip.GzipFile)
-        self.inode = os.fstat(file.fileno()).st_ino
+        self.inode = os.fstat(self.file.fileno()).st_ino
         self._head = b""
         self._is_damaged = False
         self.seek(0)
@@ -176,12 +179,12 @@ class LogFiles:
     def release(self, inode: int) -> None:
         """Closes the files that come before the one with this inode."""
         while self._at and self._files[0].inode != inode:
-            self._files.pop(0).file.close()
+            self._files.pop(0).close()
             self._at -= 1
 
     def close(self) -> None:
         for each in self._files:
-            each.file.close()
+            each.close()
         self._files, self._at = [], 0
 
     def find_newer(self) -> None:
@@ -197,7 +200,7 @@ class LogFiles:
             if seen == (inode, self._rotated()):
                 break
             for file in opened.values():
-                file.file.close()
+                file.close()
         else:
             return
         known = [each for each in self.order if each in opened]
@@ -219,14 +222,14 @@ class LogFiles:
             file, is_new = opened[name], name not in known
             is_back, before = has_unseen and b"" < file.head < before, file.head
             if (newest and not is_new) or any(file.is_copy(each) for each in self._files):
-                file.file.close()
+                file.close()
                 continue
             file.follows_gap = file.has_gap = is_back or (is_new and may_lack)
             may_lack &= not is_new
             self._files.append(file)
             self.changed_at = self._clock()
         while len(self._files) > HELD_FILES:
-            self._files.pop(0).file.close()
+            self._files.pop(0).close()
             if self._at:
                 self._at -= 1
             else:
@@ -249,7 +252,14 @@ class LogFiles:
     def _open(self, name: str) -> _File | None:
         """Opens a rotated file, or the current one if ``name`` is empty. Returns None if it is gone."""
         path = self._path.parent / name if name else self._path
-        for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
+        for ending in ("", ".gz"):
             with contextlib.suppress(FileNotFoundError):
-                return _File(open_it(path))
+                return _File(f"{path}{ending}")
         return None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a regular file. A link could lead to another file, such as the agent's token, and a pipe would block."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(f"not a regular file: {path}")
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -54,6 +54,18 @@ def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
     writer.close()
 
 
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """Not what a link leads to, such as the agent's token. A pipe would block."""
+    (tmp_path / "token").write_bytes(cri_line("secret"))
+    (tmp_path / "0.log").symlink_to(tmp_path / "token")
+    (tmp_path / "1.log.20260303-100000.gz").symlink_to(tmp_path / "token")
+    (tmp_path / "2.log").mkdir()
+    os.mkfifo(tmp_path / "3.log")
+    for number in range(4):
+        with pytest.raises(OSError, match="not a regular file"):
+            LogFiles(tmp_path / f"{number}.log").read()
+
+
 def numbered(first: int, count: int = 3, at: float = AT) -> bytes:
     return b"".join(cri_line(f"line {number}", at=at + number) for number in range(first, first + count))
 
