@@ -19,11 +19,6 @@ from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
 
-#: Seconds between two turns (0 if a log has more to read), and between two scans for new logs and ended runs.
-TURN_SECONDS: Final = 0.05
-LOOK_SECONDS: Final = 0.5
-#: Seconds after which a container that does not start becomes a failed job. If it starts later, it gets another job.
-STUCK_SECONDS: Final = 30.0
 #: Bytes in flight: what each log can always have, what one log can have at most, and what all logs can have together
 #: beyond their LEAST_BYTES.
 LEAST_BYTES: Final = 262_144
@@ -84,9 +79,9 @@ class Agent(Collector):
             if began >= look_at:
                 self._look()
                 self.around.checkpoints.write()
-                look_at = began + LOOK_SECONDS
+                look_at = began + 0.5
             if not self._turn():
-                self.stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
+                self.stop.wait(max(0.001, began + 0.05 - time.monotonic()))
         for log in self.active():
             log.suspend()
         deadline = time.monotonic() + stop_seconds
@@ -151,8 +146,8 @@ class Agent(Collector):
             failure = None if has_run else pod.start_failure(container)
             if failure is None:
                 self._stuck.pop(key, None)
-            elif pod.has_ended or now - self._stuck.setdefault(key, now) >= STUCK_SECONDS:
-                self._begin(pod, key, failure)
+            elif pod.has_ended or now - self._stuck.setdefault(key, now) >= 30.0:
+                self._begin(pod, key, failure)  # if the container starts later, it gets another job
 
     def _begin(self, pod: Pod, key: RunKey, failure: ContainerEnd | None = None) -> None:
         if key not in self._logs:

@@ -14,8 +14,7 @@ from chronoverse.client.service_connection import ServiceConnection
 from chronoverse.collect.pods import Pod
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Seconds after which the server ends a watch, and seconds without a byte after which the connection counts as lost.
-WATCH_SECONDS: Final = 60
+#: Seconds without a byte after which the connection counts as lost. The server ends a watch after 60 s.
 SILENT_SECONDS: Final = 90.0
 
 
@@ -63,7 +62,7 @@ class PodWatcher:
 
     def _watch(self) -> None:
         """Applies changes until the server ends the watch."""
-        more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS}
+        more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": 60}
         query = {**self._query, **more, "resourceVersion": self._version}
         with self._connection.stream("GET", "/api/v1/pods", query, {}) as response:
             while line := response.readline():
