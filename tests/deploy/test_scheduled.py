@@ -172,9 +172,10 @@ def test_a_crontab_publishes_its_commands_output(
 
 
 def test_the_page_matches_the_files() -> None:
-    """The page's crontab is the one in the script's head; the unit's variables are those in its head."""
+    """The page's crontab is the one in the script's head, and the page writes the unit's files."""
     head = [line.removeprefix("#").strip() for line in CRON.read_text().splitlines() if line.startswith("#")]
     (crontab,) = re.findall(r"^```\n(SHELL=.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert set(crontab.splitlines()) <= set(head)
-    assert "EnvironmentFile=/etc/chronoverse/run-%i" in TEMPLATE.read_text()
-    assert ">/etc/chronoverse/run-backup" in PAGE
+    required = re.findall(r"^EnvironmentFile=(/.*)$", TEMPLATE.read_text(), re.MULTILINE)
+    written = re.findall(r" >(/etc/.*)$", PAGE, re.MULTILINE)
+    assert written == [each.replace("%i", "backup") for each in required]
