@@ -287,6 +287,8 @@ def target_of(url: str) -> str:
 
 def failure_reason(error: Exception) -> str:
     """A short text for one of :data:`CONNECTION_ERRORS`."""
+    if isinstance(error, SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "no TLS at this port: use http://, or another port"
     return (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.client.service_connection import ServiceConnection, make_connection, retry_after
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, make_connection, retry_after
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
@@ -49,6 +49,19 @@ def test_a_connection_with_unread_bytes_is_closed() -> None:
                 accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
                 left.result(60)
                 assert accepted.recv(1) == b""
+
+
+def test_https_at_a_port_without_tls_is_reported_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        service = ServiceConnection(url, None, ca_file=None, connect_seconds=60, read_seconds=60)
+        asked = pool.submit(service.request, "GET", "/", {}, {})
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.recv(65_536)
+            accepted.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with pytest.raises(RequestFailed, match=r"does not answer: no TLS at this port: use http://"):
+                asked.result(60)
 
 
 def test_idle_connections_are_closed_with_what_has_them() -> None:
