@@ -2,8 +2,7 @@
 decoding a line takes 0.7 µs.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, Final
 
 from chronoverse.archive.codec import decode_lines
@@ -15,64 +14,53 @@ PART_BYTES: Final = 16 * 2**10
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
+    for candidates in _searches(matcher, text) if matcher.is_feasible(len(text)) else ():
+        if candidates is not None:
+            return _verify(matcher, candidates)
     lines: list[Line] = []
-    start, searches = 0, _searches(matcher)
+    start = 0
     while start < len(text):
-        # Small parts for an expression: a match across several lines is searched for again from each of them.
-        stop = text.find(b"\n", start + (256 * 2**10 if searches else PART_BYTES)) + 1 or len(text)
+        # Small parts: a match across several lines is searched for again from each of them.
+        stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
         if not matcher.is_feasible(stop - start):
             raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
-        part = text[start:stop]
-        candidates = searches[0](part) if searches else part
-        if candidates is None:
-            # The rest probably has as many candidates.
-            del searches[0]
-            continue
-        lines += _verify(matcher, candidates)
+        lines += _verify(matcher, text[start:stop])
         start = stop
     return lines
 
 
-def _searches(matcher: Matcher) -> list[Callable[[bytes], bytes | None]]:
-    """Searches of a part for all candidates. Each is slower than the one before, but excludes more lines."""
-    if matcher.in_json is not None:
-
-        def find_interrupted(part: bytes, position: int) -> int:
-            match = matcher.in_interrupted_json.search(part, position)
-            return -1 if match is None else match.start()
-
+def _searches(matcher: Matcher, text: bytes) -> Iterator[bytes | None]:
+    """Searches for all candidates. Each search is slower than the one before, but excludes more lines."""
+    if in_json := matcher.in_json:
+        yield _candidates(text, in_json(text), matcher.in_interrupted_json(text))
         # The last pattern is rarely needed, and takes 0.2 ms to compile.
-        return [
-            lambda part: _candidates(matcher.in_json, find_interrupted, part),
-            lambda part: _candidates(matcher.in_any_json, lambda *_: -1, part),
-        ]
-    pattern = matcher.in_unescaped_json
-    return [partial(_candidates, pattern, lambda part, position: part.find(b"\\", position))] if pattern else []
+        yield _candidates(text, matcher.in_any_json(text))
+    elif in_line := matcher.in_unescaped_json:
+        yield _candidates(text, in_line(text), _escapes(text))
 
 
-def _candidates(pattern: Any, find: Callable[[bytes, int], int], part: bytes) -> bytes | None:
-    """The lines that ``pattern`` or ``find`` finds. None if there are many: decoding all is faster.
+def _escapes(text: bytes) -> Iterator[tuple[int, int]]:
+    """The first backslash of each line that has one, as a span."""
+    position = text.find(b"\\")
+    while position >= 0:
+        yield position, position + 1
+        position = text.find(b"\\", text.find(b"\n", position) + 1 or len(text))
 
-    ``find`` returns the next position at or after a position, or -1.
-    """
-    candidates: list[bytes] = []
-    position, stop = 0, len(part)
-    match_start = match_end = other = -1
-    while True:
-        if match_start < position:
-            match = pattern.search(part, position)
-            match_start, match_end = (stop, stop) if match is None else match.span()
-        if other < position:
-            other = find(part, position) % (stop + 1)
-        found = min(match_start, other)
-        if found == stop:
-            return b"".join(candidates)
-        start = part.rfind(b"\n", position, found) + 1 or position
-        position = part.find(b"\n", found) + 1
-        # A match across lines can extend to the part's end, as can each later match: this would take quadratic time.
-        if len(candidates) > max(16, position // 2048) or match_start < position < match_end:
-            return None
-        candidates.append(part[start:position])
+
+def _candidates(text: bytes, *searches: Iterator[tuple[int, int]]) -> bytes | None:
+    """The lines in which a span of ``searches`` starts. None if there are many spans: decoding all lines is faster."""
+    candidates: dict[int, bytes] = {}
+    for spans in searches:
+        position = 0
+        for count, (start, end) in enumerate(spans):
+            if start >= position:
+                line_start = text.rfind(b"\n", position, start) + 1 or position
+                position = text.find(b"\n", start) + 1 or len(text)
+                candidates[line_start] = text[line_start:position]
+            # The next match starts after this one, so a match across lines can hide others.
+            if count >= max(32, position // 1024) or end > position:
+                return None
+    return b"".join([candidates[line_start] for line_start in sorted(candidates)])
 
 
 def _verify(matcher: Matcher, lines: bytes) -> list[Line]:

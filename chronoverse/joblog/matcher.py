@@ -1,9 +1,11 @@
 """Matches lines against a search query. Uses only RE2, whose time is linear in the text."""
 
+import contextlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from operator import methodcaller
 from typing import Any, Final
 
 import orjson
@@ -34,13 +36,17 @@ _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
 #: Anchors match at the ends of a line, but not at the same places in its JSON. ``\Q`` can hide an anchor.
 _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 
+#: Finds spans in JSON Lines.
+SpanFinder = Callable[[bytes], Iterator[tuple[int, int]]]
+
+_SPAN: Final = methodcaller("span")
 _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repetitions and fewer classes"
 
 
 class Matcher:
     """A compiled query: literal text or a regular expression, case-insensitive.
 
-    Searches the line both as written and without control sequences. The ``in_…`` patterns find candidates in JSON
+    Searches the line both as written and without control sequences. The ``in_…_json`` functions find candidates in JSON
     Lines, if the compiled query has up to ``max_joined`` instructions. ``max_bytes`` limits its automaton. Raises
     ValueError for a malformed or too expensive expression.
     """
@@ -108,13 +114,13 @@ class Matcher:
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     @cached_property
-    def in_json(self) -> Any:
-        """A pattern (or None) for the text in a line's JSON, in the message or not, where no sequence interrupts it."""
-        return None if self._regex else _compiled("".join(self._in_json), False, self._max_bytes)
+    def in_json(self) -> SpanFinder | None:
+        """Finds the text in a line's JSON, in the message or not, where no sequence interrupts it. None for a regex."""
+        return None if self._regex else self._in_lines("".join(self._in_json))
 
     @cached_property
-    def in_interrupted_json(self) -> Any:
-        """A pattern for the last sequence that interrupts the text, and for the rest of the text.
+    def in_interrupted_json(self) -> SpanFinder:
+        """Finds the last sequence that interrupts the text, and the rest of the text.
 
         Finds more: the rest can be one character.
         """
@@ -122,12 +128,12 @@ class Matcher:
         rest = ""
         for each in others[1:]:
             rest = f"(?:{rest}{each})?"
-        return _compiled(_JSON_SEQUENCE + rest + last, False, self._max_bytes)
+        return _finder(_compiled(_JSON_SEQUENCE + rest + last, False, self._max_bytes))
 
     @cached_property
-    def in_any_json(self) -> Any:
-        """A pattern for the text in a line's JSON, even if sequences interrupt it. Half as fast as :attr:`in_json`."""
-        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(self._in_json), False, self._max_bytes)
+    def in_any_json(self) -> SpanFinder:
+        """Finds the text in a line's JSON, even if sequences interrupt it. Half as fast as :attr:`in_json`."""
+        return _finder(_compiled(f"(?:{_JSON_SEQUENCE})*".join(self._in_json), False, self._max_bytes))
 
     @property
     def _in_json(self) -> list[str]:
@@ -142,11 +148,20 @@ class Matcher:
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
-    def in_unescaped_json(self) -> Any:
-        """A pattern for the JSON of lines without escapes, or None. It can match even if the line does not."""
+    def in_unescaped_json(self) -> SpanFinder | None:
+        """Finds matches in the JSON of lines without escapes, if possible. It can match even if the line does not."""
         if not self._regex or self._size > self._max_joined:
             return None
-        return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
+        return self._in_lines(self._query) if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
+
+    def _in_lines(self, expression: str) -> SpanFinder:
+        """In ASCII, searches for Latin-1: with a Unicode case of `k` or `s`, RE2 takes twice the time."""
+        find = find_in_ascii = _finder(_compiled(expression, False, self._max_bytes))
+        if expression.isascii():
+            # Latin-1 has no \x{17f}.
+            with contextlib.suppress(ValueError):
+                find_in_ascii = _finder(_compiled(expression.encode(), False, self._max_bytes))
+        return lambda text: (find_in_ascii if text.isascii() else find)(text)
 
     @cached_property
     def _pattern(self) -> Any:
@@ -158,7 +173,15 @@ class Matcher:
         return self._pattern.search(text.encode()) is not None
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        data, left = text.encode(), MAX_SPANS
+        left = MAX_SPANS
+        if (query := self._lowercase) and text.isascii():
+            # In a fifth of the time.
+            lowered, end = text.lower(), 0
+            while left and (start := lowered.find(query, end)) >= 0:
+                end, left = start + len(query), left - 1
+                yield start, end
+            return
+        data = text.encode()
         is_ascii = len(data) == len(text)
         # The number of characters before a byte.
         counted = characters = 0
@@ -211,12 +234,14 @@ def compile_groups(expression: str) -> Any:
 
 
 def _compiled(
-    query: str, literal: bool, max_bytes: int, *, case_sensitive: bool = False, captures: bool = False
+    query: str | bytes, literal: bool, max_bytes: int, *, case_sensitive: bool = False, captures: bool = False
 ) -> Any:
     options = _options(max_bytes)
     options.literal = literal
     options.case_sensitive = case_sensitive
     options.never_capture = not captures
+    if isinstance(query, bytes):
+        options.encoding = re2.Options.Encoding.LATIN1
     try:
         # Purged, because re2 caches the last 128 patterns with their automata. Callers keep patterns for reuse.
         compiled = re2.compile(query, options)
@@ -228,6 +253,10 @@ def _compiled(
         if detail.startswith("pattern too large"):
             raise ValueError(_TOO_EXPENSIVE) from error
         raise ValueError(f"invalid regular expression: {detail}") from error
+
+
+def _finder(pattern: Any) -> SpanFinder:
+    return lambda text: map(_SPAN, pattern.finditer(text))
 
 
 def _options(max_bytes: int) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ EXPRESSIONS = [
     *["a|k", "^a", "a$", "^$", "a*", "s.*k", "(?s)a.*k", "[^a]k", r"\Ak", r"k\z", "(?-i)K", "(?i)\u017f", r"\bk\b"],
     *[r"\x1b", r"\\", '"', r"a\nB", r"(?m)^a$", r"\pL", "(?-m)^a", "k{2,3}", ".", r"\s", r"\d+", "[[:upper:]]"],
     *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}", r"k\W", r"\x22", r"a\b", "[[^]k", "[$]|a", r"\Qa^"],
+    *[r"\x{17f}", r"[^\x{212a}]a", r"\p{Lu}+", r"\PL", r"[^\pL]k|\p{Greek}", r"\xe5?k", r"\C", "[[:^ascii:]]|s"],
 ]
 
 
@@ -112,6 +114,19 @@ def test_an_expression_finds_the_same_as_decoding_each_line(
     builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
     matcher = Matcher(query, regex=True)
     assert found(builder, matcher, 0) == expected(messages, matcher)
+
+
+def test_a_search_in_ascii_has_unicode_cases() -> None:
+    """Each ASCII character before a few others, and all of them in a row."""
+    options = re2.Options()
+    options.case_sensitive = False
+    characters = [bytes([code]) for code in range(128)]
+    texts = [b"".join(characters), *map(b"".join, product(characters, (b"a", b"k", b"S", b"\n")))]
+    for expression in EXPRESSIONS:
+        pattern = re2.compile(expression, options)
+        if find := Matcher(expression, regex=True).in_unescaped_json:
+            for text in texts:
+                assert [*find(text)] == [match.span() for match in pattern.finditer(text)]
 
 
 #: A log's messages, and its archive.

@@ -165,14 +165,15 @@ def test_no_pattern_outlives_its_matcher() -> None:
 def test_the_patterns_for_json_exclude_most_lines() -> None:
     """Such as those with the query's characters in another order."""
     matcher = Matcher('an "old" needle')
-    assert matcher.in_json.search(rb'{"message":"an \"old\" needle"')
-    assert matcher.in_interrupted_json.search(rb'{"message":"\u001b[1man\u001b[0m \"old\" needle"')
+    assert matcher.in_json is not None
+    assert [*matcher.in_json(rb'{"message":"an \"old\" needle"')]
+    assert [*matcher.in_interrupted_json(rb'{"message":"\u001b[1man\u001b[0m \"old\" needle"')]
     for text in (
         rb'{"message":"an \"new\" needle"',
         rb'{"message":"\u001b[1mhay"',
         rb'{"message":"\u001b[1mnew needle"',
     ):
-        assert not matcher.in_json.search(text)
+        assert not [*matcher.in_json(text)]
     for text in (rb'"\u001b[1mnew needles"', rb'"an \"old\" needle"', rb'"\u001b[0m an \u001b[1mneedl e"'):
-        assert not matcher.in_interrupted_json.search(text)
+        assert not [*matcher.in_interrupted_json(text)]
     assert Matcher("an.*needle", regex=True).in_json is None
