@@ -96,7 +96,9 @@ def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileO
     assert archive(bench.store, objects, hot_seconds=1_000) == 0
     assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
     bench.store.chunks.mark_swept(JOB)
+    old = {each.name for each in objects.list("")}
     assert redact(bench, objects, 1, 9).lines == 4
+    assert [name for name in old & {each.name for each in objects.list("")} if name.endswith(".zst")] == []
     assert not DERIVED & {*bench.hash()}
     assert archive(bench.store, objects, hot_seconds=1_000) == 0
     assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}

@@ -49,9 +49,10 @@ def test_a_workflow_is_named_after_what_the_pod_is_a_run_of(name: str, changes: 
 def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
     """Restarts are numbered. An annotation names the first container's job. Ids are unique, and none is too long."""
     one = Pod(pod("one", annotations={"chronoverse/job": "build 7"}, containers=["a", "b"]))
-    assert [one.job(name, restart).job_id for name, restart in (("a", 0), ("a", 2), ("b", 1))] == [
+    assert [one.job(name, restart).job_id for name, restart in (("a", 0), ("a", 2), ("b", 0), ("b", 1))] == [
         "build-7",
         "build-7.2",
+        "build-7.b",
         "build-7.b.1",
     ]
     ids = [Pod(pod("p" * 240 + end)).job("main", restart).job_id for end in "ab" for restart in (0, 1)]

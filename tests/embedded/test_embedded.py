@@ -256,6 +256,28 @@ def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
         assert ask(lease.url, "XLEN", "log") == 100
 
 
+def test_a_server_that_ran_for_a_while_is_restarted_soon(tmp_path: Path) -> None:
+    """The pauses between restarts double only while it keeps crashing."""
+    program = """
+import os
+from types import SimpleNamespace
+from chronoverse.embedded import supervisor
+os.chdir(os.sys.argv[1])
+now, pauses = [0.0], []
+supervisor.time = SimpleNamespace(monotonic=lambda: now[0], sleep=pauses.append)
+server = supervisor._SupervisedServer(("/bin/true",))
+for seconds in (0, 0, 5, 0):
+    os.waitid(os.P_PID, server._pid, os.WEXITED | os.WNOWAIT)
+    now[0] += seconds
+    server.restart_if_dead()
+print(pauses)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[0.02, 0.04, 0.02, 0.04]\n"
+
+
 @linux_only
 def test_a_leased_server_survives_sigterm_to_all_processes(data_dir: Path) -> None:
     """A service manager can signal the whole group. Draining processes get a server again."""

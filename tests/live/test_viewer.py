@@ -455,12 +455,15 @@ def test_a_new_attempt_sends_a_job_frame(rig: Rig) -> None:
 
 
 def test_a_deleted_log_is_an_error(rig: Rig) -> None:
-    """The tail's next check finds a deleted log. A blocked read does not return for a deletion."""
+    """The tail's next check finds it, and wakes the viewers. A blocked read does not return for a deletion."""
     rig.write(1, 1)
     viewer = started(rig)
     rig.wait(5)
+    woken: list[float] = []
+    viewer.on_wake = lambda: woken.append(rig.clock.now)
     rig.ask("DEL", rig.key("log"))
     rig.wait(int(CHECK_SECONDS))
+    assert woken
     assert event_data(drained(viewer)) == [("error", GONE)]
 
 

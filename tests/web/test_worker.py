@@ -3,17 +3,21 @@
 import logging
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import cast
 
 import gevent.socket
 import orjson
 import pytest
+from gevent.event import Event
 from gunicorn.http import errors
 
 from chronoverse.errors import AtCapacity
 from chronoverse.fair_lock import FairLock
+from chronoverse.web import worker
 from chronoverse.web.guards.connection import Connection, Connections
 from chronoverse.web.http.client_ip import TrustedProxies
-from chronoverse.web.worker import Worker
+from chronoverse.web.streaming.stream_writer import StreamWriters
+from chronoverse.web.worker import Server, Worker
 from tests.web.routes.wire import receive
 
 
@@ -63,3 +67,21 @@ def test_only_a_malformed_request_is_the_clients_fault(
     worker._connections = Connections(10, FairLock(0, AtCapacity))
     worker.handle_error(None, connection, ("192.0.2.1", 1), error)
     assert receive(peer)[0] == expected
+
+
+def test_a_worker_that_was_out_of_descriptors_accepts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client that had to wait is served."""
+    refused, served, limits = Event(), Event(), [0]
+    monkeypatch.setattr(worker, "max_connections", lambda: refused.set() or limits[0])
+    with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
+        connections = Connections(10, FairLock(1, AtCapacity))
+        writers = cast(StreamWriters, SimpleNamespace(open_count=0))
+        server = Server(listener, lambda *_: served.set(), connections, writers)
+        server.start()
+        with gevent.socket.create_connection(listener.getsockname()):
+            assert refused.wait(60)
+            limits[0] = 1
+            assert served.wait(60)
+        server.stop()
+        for connection in connections:
+            connection.close()

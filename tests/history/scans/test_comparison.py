@@ -200,6 +200,16 @@ def test_a_redaction_reaches_cached_shapes(logs: Logs) -> None:
     assert [line.message for line in logs.expected("later")[1]] == ["password is hunter"]
 
 
+def test_lines_that_a_running_job_has_dropped_leave_the_comparison(logs: Logs, server: Any, prefix: str) -> None:
+    logs.write("runs", ["one 1", "two 2", "three 3"], None)
+    logs.write("later", ["one 7", "two 7"])
+    app = logs.app()
+    check(logs, app, "later", "runs")
+    server.ask("XTRIM", f"{prefix}:{{wf_1}}:runs:log", "MINID", "2-0")
+    del logs.lines["runs"][0]
+    check(logs, app, "later", "runs")
+
+
 def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
     """An older run replaces the deleted one. A new job with the same id is not mistaken for the old one."""
     for number in range(COMPARED_JOBS + 2):

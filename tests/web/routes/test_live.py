@@ -117,7 +117,7 @@ def test_a_viewer_at_the_live_end_gets_only_new_lines(open_stream: OpenStream, j
 def test_a_heartbeat_is_a_single_line(open_stream: OpenStream, job: Foreign) -> None:
     """A silent job has only ``:`` lines, which do not become part of the next event."""
     job.line("one")
-    stream = open_stream(job).wait_for(b"id: 1\n\n:\n", 4).wait_for(b"\n\n:\n:\n", 4)
+    stream = open_stream(job).wait_for(b"id: 1\n\n:\n").wait_for(b"\n\n:\n:\n")
     job.line("two")
     stream.wait_for(b"id: 2\n\n")
 

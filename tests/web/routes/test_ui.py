@@ -143,9 +143,9 @@ def test_vendored_files_have_version_licence_and_checksum() -> None:
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
 def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path, bound: str) -> None:
-    """The token follows the ``#``, which browsers do not send. The link does not contain 0.0.0.0."""
+    """For 12 hours. The token follows the ``#``, which browsers do not send. The link does not contain 0.0.0.0."""
     settings = Settings(data_dir=tmp_path)
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, f"http://{bound}:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
     assert page == "http://127.0.0.1:8000/ui/workflows/demo"
-    Verifier(settings).verify(f"Bearer {token}", time.time()).require(READ, "demo")
+    Verifier(settings).verify(f"Bearer {token}", time.time() + 12 * 3_600 - 60).require(READ, "demo")

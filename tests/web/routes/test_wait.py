@@ -34,7 +34,7 @@ def ask(client: httpx.Client) -> Iterator[Asking]:
     with ThreadPoolExecutor(64) as pool:
 
         def ask(job: Foreign, **query: Any) -> Future[httpx.Response]:
-            return pool.submit(client.get, f"{job.path}/wait", params=query, timeout=30)
+            return pool.submit(client.get, f"{job.path}/wait", params=query, timeout=70)
 
         yield ask
 
@@ -139,14 +139,20 @@ def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -
 
 
 def test_many_waiters_with_few_queries(service: Service, ask: Asking, job: Foreign) -> None:
-    """They are served as a group, and each gets its own line."""
+    """They are served as a group, and each gets its own line, and the gap before it."""
     job.line("first")
-    waits = [(n, ask(job, q=f"value {n % 3}", timeout=20)) for n in range(40)]
+    waits = [(n, ask(job, q=f"value {n % 3}", timeout=60)) for n in range(40)]
     wait_for_waits(service, len(waits))
+    before = service.metric("chronoverse_lines_delivered_total")
+    job.last += 1
+    job.line("third")
+    wait_until(
+        lambda: service.metric("chronoverse_lines_delivered_total") >= before + 2 * len(waits), 60, "all passed the gap"
+    )
     job.lines([f"value {n}" for n in (5, 0, 4, 1, 3, 2)])
     for n, wait in waits:
-        answer = wait.result(3 * LATE).json()
-        assert answer["log"]["message"] == f"value {n % 3}", answer
+        answer = wait.result(60).json()
+        assert (answer["log"]["message"], answer["gaps"][0]["from"]) == (f"value {n % 3}", 2), answer
 
 
 def test_the_end_of_a_job_with_many_waiters_takes_few_reads_of_the_store(

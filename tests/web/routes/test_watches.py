@@ -27,8 +27,8 @@ def admin(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client) -> None:
-    """Its secret is never shown, except once if the service generated it."""
+def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client, redis_server: RedisServer) -> None:
+    """Its secret is never shown, except once if the service generated it. What cannot be recorded is not done."""
     path = "/workflows/watched.a/watches"
     assert admin.get(path).json() == {"workflow_id": "watched.a", "watches": []}
     made = admin.put(f"{path}/main", json={**BODY, "on": "change", "same": ["branch"], "label": {"branch": "main"}})
@@ -60,6 +60,10 @@ def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client) -> N
     listed = admin.get(path)
     assert [each["id"] for each in listed.json()["watches"]] == ["main", "other"]
     assert "whsec" not in listed.text
+    redis_server.ask("RENAME", "chronoverse-audit", "kept")
+    redis_server.ask("SET", "chronoverse-audit", "in the way")
+    assert (admin.delete(f"{path}/main").status_code, admin.get(f"{path}/main").status_code) == (409, 200)
+    redis_server.ask("RENAME", "kept", "chronoverse-audit")
     for status in (204, 404):
         assert admin.delete(f"{path}/main").status_code == status
         assert admin.get(f"{path}/main").status_code == 404

@@ -38,7 +38,7 @@ class FakeViewer:
         self.ends = False
         self.done = False
         self.reason = ""
-        self.on_wake = None
+        self.on_wake: Callable[[], object] = bool
 
     @property
     def has_more(self) -> bool:
@@ -121,6 +121,25 @@ def test_a_stream_that_ends_with_a_full_socket_sends_everything_first(stream: Op
     assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
     stream.wait_closed()
     assert stream.closed == 1
+
+
+def test_a_frame_that_comes_while_the_viewer_reads_is_sent() -> None:
+    """Its wake-up does not start another read."""
+
+    class Reader(FakeViewer):
+        needs_store_read = True
+
+        def next(self) -> bytes | None:
+            found = self.try_next()
+            if found is None and not self.done:
+                self.frames.append(b"late")
+                self.ends = True
+                self.on_wake()
+            return found
+
+    stream = OpenStream(Reader([]))
+    assert stream.read(LAST_CHUNK) == b"HEAD\r\n\r\n" + chunk(b"late") + LAST_CHUNK
+    stream.peer.close()
 
 
 def test_a_peer_that_half_closes_its_connection_receives_everything(stream: OpenStream) -> None:
