@@ -114,16 +114,21 @@ async def _exchange(
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, happy_eyeballs_delay=1.0)
         try:
             writer.write(request)
-            # Only the headers of the final response are read. Some receivers end lines with LF only.
-            status, retry_after = 100, 0
-            while 100 <= status < 200:
-                found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", await reader.readuntil(b"\n"))
-                if not found:
-                    raise EOFError
-                status = int(found[1])
-                while (line := await reader.readuntil(b"\n")).strip():
-                    if asked := re.fullmatch(rb"(?i)retry-after:[ \t]*([0-9]{1,6})\s*", line):
-                        retry_after = int(asked[1])
-            return status, retry_after
+            # Only headers are read: a thousand lines of 64 KB at most. Some receivers end lines with LF only.
+            status = retry_after = 0
+            for _ in range(1_000):
+                line = await reader.readuntil(b"\n")
+                if not status:
+                    found = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", line)
+                    if not found:
+                        break
+                    status = int(found[1])
+                elif asked := re.fullmatch(rb"(?i)retry-after:[ \t]*([0-9]{1,6})\s*", line):
+                    retry_after = int(asked[1])
+                elif not line.strip() and 100 <= status < 200:
+                    status = 0  # the final response follows
+                elif not line.strip():
+                    return status, retry_after
+            raise EOFError
         finally:
             writer.transport.abort()
