@@ -76,8 +76,8 @@ class Redaction:
     #: The job's number of redactions, including any that the store has lost.
     _redactions: int = 0
     _last_checked: int = 0
-    #: The last redacted line.
-    _newest: int = 0
+    #: The last redacted line whose text the store has not forgotten.
+    _unforgotten: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
@@ -137,10 +137,10 @@ class Redaction:
                 new_chunk, data, numbers = rewritten
                 audit = self.request.audit_entry(numbers)
                 with job_objects.put_verified(new_chunk, data, self._redactions + 1) as new_chunk:
-                    self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk)
+                    if not self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk):
+                        self._unforgotten = numbers[-1]
                 self._redactions += 1
                 self._count += len(numbers)
-                self._newest = numbers[-1]
             self._last_checked = chunk.last
             if time.monotonic() > deadline:
                 break
@@ -148,10 +148,9 @@ class Redaction:
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
+        end = min(max(affected, self._unforgotten) + 1_000, job.last if job.end else job.last - 1) + 1
         # The store forgets a trimmed line once it has trimmed all of its node, by default at most a hundred lines.
-        newest = max(affected, self._newest)
-        end = min(newest + 1_000, job.last if job.end else job.last - 1) + 1
-        while first <= affected or (newest and first < min(newest + 100, end)):
+        while first <= affected or (self._unforgotten and first < min(self._unforgotten + 100, end)):
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)
             last_entry = fill(
@@ -166,7 +165,8 @@ class Redaction:
             with job_objects.put_verified(*builder.finish(), self._redactions + 1 if numbers else 0) as chunk:
                 if numbers:
                     audit = self.request.audit_entry(numbers)
-                    self.store.chunks.redact(self.job, token, chunk, audit, last_entry=last_entry)
+                    if not self.store.chunks.redact(self.job, token, chunk, audit, last_entry=last_entry):
+                        self._unforgotten = numbers[-1]
                 else:
                     self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=last_entry)
             self._redactions += bool(numbers)

@@ -211,18 +211,19 @@ class ChunkIndex:
         *,
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
-    ) -> None:
+    ) -> bool:
         """Replaces the record of ``old`` with ``chunk``, whose object was verified. Without ``old``, appends ``chunk``.
 
         The same script makes the object of ``old`` garbage, trims the lines from the store's log, stores ``audit``,
-        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Raises :class:`Fenced`, and
-        :class:`SequenceGap` if the archive or the log has changed.
+        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Returns False if the log is
+        too large to forget the text of trimmed lines. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive
+        or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "", redactions_in([chunk.name]))
         more = (orjson.dumps(audit), _AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
-        self._commands.ask("redact", job, kinds, *args, *more)
+        return bool(self._commands.ask("redact", job, kinds, *args, *more)[0])
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
         """The newest :data:`_AUDIT_ENTRIES` redactions, oldest first. Omits invalid ones."""

@@ -475,18 +475,19 @@ local function trim_log(log, number)
 end
 
 -- Removes the text of trimmed entries, which stays in memory and in snapshots as long as another entry of their node
--- exists. Adds all entries again, under the same ids, unless there are more than a thousand or 1 MiB.
+-- exists. Adds all entries again, under the same ids. Returns 0 if they are more than a thousand or 1 MiB, else 1.
 local function forget_trimmed(log)
-  if redis.call('EXISTS', log) == 0 then return end
+  if redis.call('EXISTS', log) == 0 then return 1 end
   local info = stream_info(log)
-  if info.length == 0 or info.length > 1000 then return end
+  if info.length == 0 then return 1 end
+  if info.length > 1000 then return 0 end
   local entries, bytes, after = {}, 0, '-'
   repeat
     local page = redis.call('XRANGE', log, after, '+', 'COUNT', 10)
     for _, entry in ipairs(page) do
-      if #entry[2] > 4000 then return end -- more than unpack() can return
+      if #entry[2] > 4000 then return 0 end -- more than unpack() can return
       for _, value in ipairs(entry[2]) do bytes = bytes + #value end
-      if bytes > 2 ^ 20 then return end
+      if bytes > 2 ^ 20 then return 0 end
       entries[#entries + 1], after = entry, '(' .. entry[1]
     end
   until #page < 10
@@ -494,6 +495,7 @@ local function forget_trimmed(log)
   redis.call('XSETID', log, '0-0', 'ENTRIESADDED', 0, 'MAXDELETEDID', '0-0')
   for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
   redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'], 'MAXDELETEDID', info['max-deleted-entry-id'])
+  return 1
 end
 
 -- A job's retention in ms: its workflow's, else the default. The workflow's is copied to the job's hash, so that

@@ -4,7 +4,7 @@
 --       redaction for the audit list, how many redactions to keep, then as for commit_chunk: id of the last entry read
 --       for the chunk ('' for no check), SHA-1 of its fields, name of the chunk's object; name of the object that it
 --       replaces ('' for none), which becomes garbage in the same step; the job's new number of redactions
--- ->    OK | GAP expected first number | FENCED
+-- ->    OK 1, or 0 if the log is too large to forget the trimmed text | GAP expected first number | FENCED
 -- A chunk that is already recorded gets OK again. The caller has verified the chunk's object, and nothing after the
 -- ZADD can be refused for lack of memory.
 local log, job, lock, archive, audit, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -12,7 +12,7 @@ local first, last, record, old = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], 
 
 check_types(log, job, lock, archive, audit, garbage)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
-if redis.call('ZSCORE', archive, record) then return {'OK'} end
+if redis.call('ZSCORE', archive, record) then return {'OK', forget_trimmed(log)} end
 local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if old ~= '' then
   if not redis.call('ZSCORE', archive, old) then return {'GAP', archived + 1} end
@@ -38,5 +38,4 @@ redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
 trim_log(log, last)
-forget_trimmed(log)
-return {'OK'}
+return {'OK', forget_trimmed(log)}
