@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible
+from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, FRAME_BYTES, MAX_BYTES, cut, fill, line_json, tidy, visible
 from chronoverse.cli.mcp.server import _answer
 from chronoverse.cli.mcp.tools import Tools, tool_list
 from chronoverse.client.client import Client
@@ -93,6 +93,15 @@ def test_a_match_far_inside_a_line_is_shown() -> None:
     assert found["message"].startswith("E><U+202E>") or "<U+202E>needle" in found["message"]
     assert (found["truncated"], found["message_bytes"]) == (True, 500 * 3 + 6 + 500)
     assert found["whole"]["tool"] == "read_lines"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_truncated_line_names_a_call_that_returns_all_of_it(more: int) -> None:
+    """Unless no answer has room for the line."""
+    message = "x" * (MAX_BYTES - FRAME_BYTES - len('""') + more)
+    found = line_json(line(7, message), 100)
+    call = {"tool": "read_lines", "first": 7, "last": 7, "max_bytes": MAX_BYTES}
+    assert found["whole"] == ({"command": "chronoverse download"} if more else call)
 
 
 def test_text_other_than_messages_is_short() -> None:

@@ -1,6 +1,6 @@
 // Picked lines, steps and watches: what they show, copy and send.
 
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
 import { $ } from "./document.mjs";
@@ -45,20 +45,29 @@ test("the selection is described, and copied as lines without colours", async ()
     const of = new URL(request.url).searchParams;
     asked.push(`${of.get("offset")}+${of.get("limit")}`);
     const page = lines.filter(({ sequence_num: number }) => number > Number(of.get("offset"))).slice(0, Math.min(2, Number(of.get("limit"))));
-    return Response.json({ logs: page, cursor: page.at(-1)?.sequence_num < 5 ? "next" : null });
+    const reached = page.at(-1)?.sequence_num ?? 5;
+    const found = page.filter(({ stream }) => !of.has("stream") || stream === of.get("stream"));
+    return Response.json({ logs: found, cursor: reached < 5 ? "next" : null }, { headers: { "Last-Event-ID": String(reached) } });
   };
   let copied;
   Object.defineProperty(globalThis, "navigator", { value: { clipboard: { writeText: async (text) => (copied = text) } }, configurable: true });
-  const copy = async (id, from, to) => { await copyAs(Object.assign($(id), { id }), PATH, { from, to }); return copied; };
+  const copy = async (id, from, to, stream = "") => { await copyAs(Object.assign($(id), { id }), PATH, { from, to }, stream); return copied; };
   at("#L1");
   $("name").textContent = "w / j";
   equal(await copy("copy", 1, 4), "one\ntwo\n``` x");
   deepEqual(asked, ["0+4", "2+2"]);
   equal(await copy("copy", 1, 2), "one\ntw");
+  // The lines of one stream can come after empty pages.
+  lines[4].stream = "stderr";
+  equal(await copy("copy", 1, 5, "stderr"), "five");
   equal(await copy("copylink", 1, 2), "http://127.0.0.1/ui/workflows/w/jobs/j#L1");
   equal(await copy("copymarkdown", 4, 5), "````\n``` x\nfive\n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal(await copy("copymarkdown", 5, 5), "```\nfive\n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal($("copy").textContent, "Copied ✓");
+  navigator.clipboard.writeText = async () => { throw new Error("refused"); };
+  $("copylink").textContent = "";
+  await rejects(copy("copylink", 1, 2), { message: "refused" });
+  equal($("copylink").textContent, "");
   showPicked({ from: 1200, to: 1200 });
   deepEqual([$("picked").hidden, $("range").textContent, $("copy").textContent], [false, "Line 1,200", "Copy line"]);
   showPicked({ from: 1, to: 1200 });

@@ -57,11 +57,11 @@ async function textOf(path, { from, to }, stream) {
   let text = "";
   const end = Math.min(to, from + MAX_COPIED - 1);
   for (let position = from - 1; position < end; ) {
-    const { body } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(PAGE, end - position) })}`);
+    const { body, position: reached } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(PAGE, end - position) })}`);
     const picked = body.logs.filter((line) => line.sequence_num <= end);
     for (const line of picked) text += plain(line.message) + (line.partial ? "" : "\n");
-    if (!picked.length || !body.cursor) break;
-    position = picked.at(-1).sequence_num;
+    if (!body.cursor) break;
+    position = reached;
   }
   return text.replace(/\n$/, "");
 }
