@@ -263,6 +263,18 @@ def test_a_github_job_needs_no_secret(
     assert refused(service, issuers["github-actions"].token(claimed), "octo-org.shop") == 403
 
 
+def test_each_buildkite_job_has_its_own_log(
+    environ: dict[str, str], service: Service, ended: Callable[[str, str], tuple[str, list[str]]]
+) -> None:
+    """``pipeline upload`` replaces ``$NAME`` with its own job's variable, and ``$$`` with ``$``."""
+    command = yaml.safe_load(blocks("buildkite", "yaml")[0])["steps"][0]["command"]
+    uploaded = re.sub(r"(?<!\$)\$(?=\w)", "uploading-", command).replace("$$", "$")
+    for job in ("job-1", "job-2"):
+        own = {"BUILDKITE_PIPELINE_SLUG": "app", "BUILDKITE_JOB_ID": job, "CHRONOVERSE_TOKEN": service.token()}
+        subprocess.run(["bash", "-c", uploaded], env=environ | own, check=True, timeout=60)
+        assert ended("app", job) == ("COMPLETED", ["making test"])
+
+
 def test_a_pod_needs_no_secret(
     service: Service,
     issuers: dict[str, OidcIssuer],
