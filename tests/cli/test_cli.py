@@ -93,29 +93,19 @@ def no_token(url: str) -> str:
     return f"chronoverse: {url} requires a token: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n"
 
 
-def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
+def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path, settings: dict[str, str]) -> None:
     """Another user's program can listen on the port while the service of this data directory is down.
 
-    No secret is created for it.
+    No secret is created for it. With another key or store, its operators decide who can read.
     """
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
-        url = service.url
-        done = cli("logs", "wf_1", "job_1", URL=url)
-
-    assert (done.returncode, done.stderr) == (77, no_token(url))
-    assert "authorization" not in service.requests[0].headers
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
-def test_logs_creates_no_token_for_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
-    """Their operators decide who can read."""
     with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("logs", "wf_1", "job_1", URL=url, **settings)
 
     assert (done.returncode, done.stderr) == (77, no_token(url))
     assert "authorization" not in service.requests[0].headers
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_reports_a_missing_token(cli: Cli, tmp_path: Path) -> None:

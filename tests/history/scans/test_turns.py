@@ -45,10 +45,15 @@ def test_a_subject_has_one_turn_and_others_have_theirs(file: int) -> None:
 
 
 def test_a_turn_is_free_after_an_error(file: int) -> None:
+    """For all processes."""
     turns = ScanTurns(file)
     with pytest.raises(ZeroDivisionError), turns.hold("a", time.monotonic() + PATIENCE_SECONDS):
         raise ZeroDivisionError
     assert is_free(turns, "a")
+    other = os.fork()
+    if not other:
+        os._exit(not is_free(ScanTurns(file), "a"))
+    assert os.waitpid(other, 0)[1] == 0
 
 
 def test_all_of_many_come_to_their_turns_one_at_a_time(file: int) -> None:

@@ -505,15 +505,6 @@ def answered(service: Service, client: httpx.Client, over: Any) -> Iterator[floa
             return
 
 
-def test_structure_is_distinguished_from_text_across_slices() -> None:
-    """An append whose messages look like structure is accepted, at whichever byte a slice ends."""
-    text = '\\"[{,' * 500 + "\\"
-    for shift in range(8):
-        body = append_bytes(["x" * shift + text] * 100)
-        with read_json(BodyReader(MAX_BODY), request(Parts([body]))) as read:
-            assert [len(run.messages) for run in read["runs"]] == [100]
-
-
 # Rejections are short
 
 
