@@ -60,6 +60,13 @@ class Redacted:
         self.first, self.last, self.texts = first, last, texts
         self.asked_at, self.done_at = loop.time, float("inf")
 
+    def is_shown(self, line: dict[str, Any], told: list[tuple[int, int]]) -> bool:
+        """Whether ``line`` has its old text, although a notice in ``told`` says that it was redacted."""
+        # Whoever was notified of more lines was notified of all of them: it is unknown which were redacted.
+        known = [each for each in told if self.first <= each[0] and each[1] <= self.last]
+        number, text = line["sequence_num"], line["message"]
+        return text == self.texts.get(number) != "[redacted]" and any(first <= number <= last for first, last in known)
+
 
 def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:
     """Redacts some of the job's lines, while somebody repeatedly reads them at ``host`` with ``query``."""
@@ -83,15 +90,15 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
         for slow in (False, True):
             read = f"{path}/events?offset={max(found.first - 1 - 50 * slow, 0)}{query}"
             _person(site, f"reader-{loop.steps}-{slow}", _read_on, site, host, read, found, slow)
-        time.sleep(start)
+        time.sleep(2 * size)
 
-        losses = site.losses
+        losses = len(site.losses)
 
         def done(status: int, answer: Any) -> bool:
             nonlocal losses
             if status in (404, 409):
                 return True
-            before, losses = losses, site.losses
+            before, losses = losses, len(site.losses)
             # A store lost in the meantime has forgotten the redaction.
             if before == losses and status == 200 and answer["next"] is None and not answer["pending"]:
                 found.done_at = loop.time
@@ -129,7 +136,7 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
     """
     connection = http.client.HTTPConnection(host, timeout=2 if pause is None else 10)
     decoder, began, until = Decoder(""), loop.time, loop.time + (2.0 if pause is None else 15.0)
-    told: list[tuple[int, int]] = []
+    told = before = [(redaction.first, redaction.last)] if redaction.done_at <= began else []
     outages, size = site.outages, 1_000 if pause else 65_536
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {site.token('probe')}"})
@@ -138,17 +145,11 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
             time.sleep(pause or 0.0)
             for event in decoder.feed(chunk):
                 data = json.loads(event.data) if event.event in ("log", "redact") else {}
-                number, is_old = data.get("sequence_num", 0), False
                 if event.event == "redact":
-                    told.append((data["from"], data["to"]))
-                elif redaction.texts.get(number, "[redacted]") != "[redacted]":
-                    is_old = data["message"] == redaction.texts[number]
-                # The store may have been lost meanwhile. Whoever was notified of more lines was notified of all of
-                # them: it is unknown which were redacted.
-                known = [each for each in told if redaction.first <= each[0] and each[1] <= redaction.last]
-                was_told = site.outages == outages and any(first <= number <= last for first, last in known)
-                if is_old and (was_told or redaction.done_at <= began):
-                    world.violation(f"{host}{path} shows line {number}, which was redacted before")
+                    told = [*told, (data["from"], data["to"])]
+                # The store may have been lost meanwhile.
+                elif data and redaction.is_shown(data, told if site.outages == outages else before):
+                    world.violation(f"{host}{path} shows line {data['sequence_num']}, which was redacted before")
             if pause is not None and int(decoder.last_event_id or 0) >= redaction.last:
                 return
     except (OSError, http.client.HTTPException):
@@ -168,6 +169,8 @@ def import_archive(site: Site, seconds: float) -> None:
                 StoreHistory(store, site.objects, time.time).confirm()
                 found = list(import_jobs(store, site.objects, site.shape.lease))
                 world.tell("importer", f"{len(found)} jobs, {[each.problem for each in found if each.problem]}")
+                for loss in site.losses:
+                    loss[1] = min(loss[1], loop.time)
                 return
             except ChronoverseError as error:
                 world.tell("importer", str(error))

@@ -91,11 +91,7 @@ class Faults:
         one, other = self._pair()
         link, seconds = self._site.network.link(one.name, other.name), self._seconds(25)
         link.late = self._chance.choice((0.1, 0.5, 0.9))
-
-        def end() -> None:
-            link.late = world.late
-
-        loop.call_later(seconds, end)
+        loop.call_later(seconds, setattr, link, "late", world.late)
         return f"{one.name} {other.name} for {seconds:.1f} s"
 
     def half_open(self) -> str:
@@ -197,10 +193,10 @@ class Faults:
     # The store
 
     def full_disk(self) -> str:
-        return self._limit(15, "has_no_disk")
+        return self._limit(15, "_has_no_disk")
 
     def no_memory(self) -> str:
-        return self._limit(20, "has_no_memory")
+        return self._limit(20, "_has_no_memory")
 
     def _limit(self, most: float, what: str) -> str:
         store, seconds = self._site.store, self._seconds(most)
@@ -269,12 +265,10 @@ class Faults:
         if self._site.store.process.dead or waiting or self._site.sentinel or loop.time < self._site.unsafe_until:
             return None
         for runner in self._site.runners:
-            runner.has_lost_store = True
+            runner.lost_at = loop.time
             for each in runner.redactions if runner.is_alive else ():
                 # A live runner also resends what was redacted (docs/history.md).
                 each.done_at = float("inf")
-            # A live runner resends what it has. Nobody has the other runners' lines.
-            runner.is_gone = runner.is_gone or not runner.is_alive
         seconds = self._seconds(5)
         if self._chance.random() < 0.5:
             self._site.store.crash(power=True, seconds=seconds, lose_all=True)
@@ -282,7 +276,7 @@ class Faults:
             # The store is emptied. It has long been up, so leases expire immediately.
             self._site.store.empty()
             seconds = 0.0
-        self._site.losses += 1
+        self._site.losses.append([loop.time, float("inf")])
         self._site.unsafe_until = loop.time + 120.0
         import_archive(self._site, seconds + self._seconds(4))
         # Otherwise all runners return before the import.

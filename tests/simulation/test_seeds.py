@@ -18,7 +18,11 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which 
 AT_ONCE: Final = 2
 SECONDS: Final = 30.0
 #: The smallest plans that have failed.
-FAILED: Final[tuple[Plan, ...]] = (small(500124), small(500150))
+FAILED: Final[tuple[Plan, ...]] = (
+    small(500124),
+    small(500150),
+    Plan(1100030, 0.167, 1, 3, 2, 90.0, only=(1000, 1001, 1002)),
+)
 
 
 def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
