@@ -370,7 +370,8 @@ class Store:
         had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self.clock()), *end)
         job = self.require_job(ref)
         if had_ended and had_ended not in ([job.status.encode(), each] for each in (b"", str(job.exit_code).encode())):
-            raise Closed(f"the job has already ended: {job.status}, exit code {job.exit_code}")
+            code = "" if job.exit_code is None else f", exit code {job.exit_code}"
+            raise Closed(f"the job has already ended: {job.status}{code}")
         return job
 
     def _ask(self, script: str, job: JobRef, kinds: Sequence[str], *args: Any) -> list[Any]:

@@ -114,7 +114,7 @@ def test_a_job_whose_runner_was_lost_is_lost(job: Foreign, redis_server: RedisSe
         wait_until(lambda: server.info("server")["uptime_in_seconds"] > 0, 5, "the server has been up for a lease")
         store.open(ref, RUNNER)
         wait_until(lambda: not server.exists(lease), 5, "it has expired")
-        with pytest.raises(Closed, match="already ended: LOST"):
+        with pytest.raises(Closed, match=r"already ended: LOST$"):
             store.end(ref, Status.COMPLETED, 0)
         assert store.end(ref, Status.LOST, None).lines == 0
 
