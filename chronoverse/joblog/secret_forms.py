@@ -28,7 +28,7 @@ IQoJb3JpZ2lu|FwoGZXIvYXdz     (?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[\w/+=%]{100,}
 (?i:secret_?access_?key)      (?i:secret_?access_?key)\\?["']?[\s:=]{1,4}\\?["']?([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+]|$)
 gh[opsur]_|github_pat_        gh[opsur]_[A-Za-z0-9]{36,}|github_pat_\w{60,}
 GITLAB-                       GITLAB-[\w-]{20,}(?:\.[0-9a-z.]+)?
-xox[a-z]-|xapp-               xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,}
+xox[a-z]-|xapp-               xox[a-eoprs]-[A-Za-z0-9%-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,}
 hooks\.slack\.com             hooks\.slack\.com/(?:services|workflows|triggers)/([\w/-]{20,})
 [rs]k_(?:live|test)_|whsec_   ~([rs]k_(?:live|test)_[A-Za-z0-9]{24,}|whsec_[A-Za-z0-9+/=]{32,})
 AIza|GOCSPX-|ya29\.           ~(AIza[\w-]{35,}|GOCSPX-[\w-]{28,}|ya29\.[\w.-]{30,})

@@ -27,6 +27,7 @@ KEYS = {
     "gitlab": "gl" + "pat-" + LETTERS[:20],
     "gitlab runner": "gl" + "rt-t1_" + LETTERS[:20],
     "slack": "xo" + "xb-123456789012-1234567890123-" + LETTERS[:24],
+    "slack session": "xo" + "xd-" + LETTERS + "%2B" + LETTERS,
     "slack app": "xa" + "pp-1-A0123-4567-" + LETTERS,
     "stripe": "sk_" + "live_" + LETTERS,
     "stripe webhook": "whs" + "ec_" + LETTERS,
