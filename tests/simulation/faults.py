@@ -224,8 +224,7 @@ class Faults:
         self._site.unsafe_until = loop.time + busy + 60.0
         if self._chance.random() < 0.5:
             # Again, while runners resend what was lost.
-            again = busy + seconds + self._seconds(3)
-            loop.call_later(again, store.crash, True, self._seconds(3))
+            loop.call_later(busy + seconds + self._seconds(3), store.crash, True, self._seconds(3))
         return f"for {seconds:.1f} s, after {busy:.1f} s without a sync"
 
     def lag(self) -> str | None:

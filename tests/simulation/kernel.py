@@ -49,10 +49,8 @@ class Process:
     def spawn(self, function: Callable[..., object], *args: Any) -> Any:
         """Schedules a function in this process, and returns its greenlet."""
         before, loop.current = loop.current, self
-        try:
-            greenlet = gevent.spawn(_guarded, function, *args)
-        finally:
-            loop.current = before
+        greenlet = gevent.spawn(_guarded, function, *args)
+        loop.current = before
         self.greenlets.append(greenlet)
         return greenlet
 

@@ -25,8 +25,7 @@ class SimObjectStore:
 
     def put(self, name: str, data: bytes) -> None:
         self._wait()
-        is_stored = world.chance.random() < 0.5
-        if is_stored:
+        if world.chance.random() < 0.5:
             self._store(name, data)
         self._wait()
         self._store(name, data)

@@ -157,9 +157,6 @@ class StoreServer:
         self._set_clock()
         return link.ask(commands)
 
-    def forget(self, client: "Client") -> None:
-        self._clients.pop(client, None)
-
     def report_changes(self) -> None:
         """Notifies clients of keys that have changed since they read them."""
         before, self._reported = self._reported, self._size
@@ -282,7 +279,7 @@ class Client:
         sock.on_data, sock.on_close = self._on_data, self._close
 
     def _close(self) -> None:
-        self._server.forget(self)
+        self._server._clients.pop(self, None)
         self.link.close()
         self._sock.close()
 

@@ -2,10 +2,12 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.simulation.plan import Plan, Result, simulate, small
+from tests.simulation.planted import DEFECTS, copy_tree, plant
 from tests.simulation.shrink import shrink
 
 
@@ -21,6 +23,13 @@ def test_a_seed_is_the_same_run_again(plan: Plan) -> None:
     assert first.violations == []
     assert (first.digest, first.counts) == (second.digest, second.counts)
     assert first.digest != simulate(replace(plan, seed=8)).digest
+
+
+@pytest.mark.long
+def test_all_defects_can_be_planted(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    for defect in DEFECTS:
+        plant(defect, tmp_path)
 
 
 def test_a_failure_is_shrunk() -> None:
