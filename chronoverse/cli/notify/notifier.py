@@ -36,7 +36,7 @@ RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 #: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
 #: Maximum concurrent deliveries to working receivers, as many to failing ones, and workflows whose ends are queued.
-THREADS: Final = 16
+THREADS: Final = 64
 
 
 @dataclass(eq=False)
