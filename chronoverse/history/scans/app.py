@@ -150,7 +150,10 @@ class ScanApp:
         matcher: Matcher | None,
         time_range: TimeRange,
         new_lines: NewLines | None = None,
+        *,
+        find_next: bool = False,
     ) -> Page:
+        """With ``find_next``, ``has_more`` of a full page is False if no other line matches."""
         search = Search(partial(matching_lines, matcher), time_range) if matcher else None
         if new_lines is not None:
             search = Search(new_lines.matching_lines, time_range)
@@ -183,13 +186,15 @@ class ScanApp:
                     has_progress = True
                     budget.entries_left -= 1
                     if is_wanted(line) and (matcher is None or batch.is_match or matches(matcher, line)):
+                        if count == scan.limit:
+                            return page(True)
                         encoded = encode(line, budget)
                         if encoded is None:
                             return page(True)
                         found.update(encoded)
                         count += 1
                     position = line.sequence_num
-                    if count == scan.limit:
+                    if count == scan.limit and not find_next:
                         return page(has_lines_after(job, position, scan.descending))
                 position = batch.position
                 if batch.is_last:
@@ -212,11 +217,10 @@ class ScanApp:
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q or "", regex=scan.regex)
 
-        def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
-            form = "number" if only_count else "page"
-            one_job = replace(scan, position=position, limit=limit, form=form)
+        def search(job: Job, position: int, limit: int) -> Page:
+            one_job = replace(scan, position=position, limit=limit)
             # The scan's time range applies to the jobs' start times, not to their lines.
-            return self._page(one_job, job, budget, matcher, TimeRange())
+            return self._page(one_job, job, budget, matcher, TimeRange(), find_next=True)
 
         def read_ahead(job: Job) -> Future[None] | None:
             # A local file is read faster than a thread starts. Errors are ignored here: the search raises them again.

@@ -25,15 +25,14 @@ class JobsPage(NamedTuple):
 def read_jobs_page(
     scan: WorkflowScan,
     listed: Iterable[ListedJob],
-    search: Callable[[Job, int, int, bool], Page],
+    search: Callable[[Job, int, int], Page],
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
     """Searches ``listed`` until the ``budget`` is used up, but at least part of one job.
 
-    ``read_ahead`` gets jobs before they are searched. ``search`` gets a job, the line after which to start, how many
-    lines to find, and whether their numbers are enough. Raises what ``search`` raises, except an error of a single job,
-    which is reported in the page.
+    ``read_ahead`` gets jobs before they are searched. ``search`` gets a job, the line after which to start, and how
+    many lines to find. Raises what ``search`` raises, except an error of a single job, which is reported in the page.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
@@ -46,7 +45,7 @@ def read_jobs_page(
         which = {} if scan.workflow_id else {"workflow_id": ref.workflow_id}
         if job is not None:
             try:
-                matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
+                matches = search(job, line, max(1, scan.per_job - found))
             except JobNotFound:
                 pass
             except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
@@ -59,7 +58,7 @@ def read_jobs_page(
             else:
                 found += matches.match_count
                 if matches.match_count:
-                    jobs.append(_job_json(job, matches.lines, more=more, **which))
+                    jobs.append(_job_json(job, matches.lines, more=matches.has_more, **which))
                 if matches.has_more and found < scan.per_job:
                     return JobsPage(jobs, WorkflowPosition(repr(created_ms), *ref, matches.position, found))
         position = WorkflowPosition(repr(created_ms), *ref)
@@ -98,14 +97,6 @@ def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None]
         for _, reading in waiting:
             if reading is not None:
                 reading.cancel()
-
-
-def _search_job(job: Job, line: int, wanted: int, search: Callable[[Job, int, int, bool], Page]) -> tuple[Page, bool]:
-    matches = search(job, line, wanted, False)
-    if not matches.has_more or matches.match_count < wanted:
-        return matches, matches.has_more
-    following = search(job, matches.position, 1, True)
-    return matches, bool(following.match_count) or following.has_more
 
 
 def _job_json(job: Job, lines: list[bytes], *, more: bool, **extra: Any) -> bytes:
