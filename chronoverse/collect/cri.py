@@ -66,10 +66,10 @@ class CriReader:
         """Passes consecutive lines that differ only in text to a splitter together."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
-        known_time, known_stream = b"-", b""
+        known: tuple[bytes, bytes] | None = None
         for line in lines:
             parts = line.split(b" ", 3)
-            if len(parts) == 4 and parts[0][:23] == known_time and parts[1] == known_stream and parts[2] == b"F":
+            if len(parts) == 4 and (parts[0][:23], parts[1]) == known and parts[2] == b"F":
                 texts += parts[3], b"\n"
                 continue
             if texts:
@@ -79,8 +79,7 @@ class CriReader:
             # Times in other formats are parsed for each line. A partial line is passed on alone, as where a read ends:
             # how a long line with a secret is cut depends on its parts.
             is_known = tag == b"F" and parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line
-            known_time = parts[0][:23] if is_known else b"-"
-            known_stream = self._stream.encode()
+            known = (parts[0][:23], parts[1]) if is_known else None
         return batches + self._splitters[self._stream].feed(b"".join(texts), self._timestamp)
 
     def _parse(self, line: bytes, parts: list[bytes]) -> tuple[bytes, bytes]:

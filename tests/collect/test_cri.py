@@ -97,7 +97,8 @@ def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
     batches += (
         reader.end_file() + reader.feed(b"Error: no space left\n2026-03-03T10:00:05Z stdout X x\n\n") + reader.close()
     )
-    batches += reader.feed(b"2026-02-30T10:00:05.123456789Z stdout F no such day\n")
+    batches += reader.feed(b"2026-02-30T10:00:05.123456789Z stdout F no such day\n-  F a\n")
+    batches += reader.feed(b"  F b\n") + reader.feed(b"-  F c\n")
 
     assert [text for _, _, text, _ in lines_of(batches)] == [
         "whole",
@@ -108,6 +109,7 @@ def test_torn_and_foreign_lines_are_kept_unchanged() -> None:
         "2026-03-03T10:00:05Z stdout X x",
         "",
         "2026-02-30T10:00:05.123456789Z stdout F no such day",
+        *("-  F a", "  F b", "-  F c"),
     ]
 
 
