@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chronoverse.cli import common
+from chronoverse.joblog.labels import MAX_LABELS
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def kubernetes(
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
     from chronoverse.joblog.secret_forms import SecretForms
 
+    if len(labels) > MAX_LABELS - 7:  # the agent adds seven
+        raise click.UsageError("--label: at most 9")
     settings = common.read_settings()
     # A hundred logs can have the same problem at once, so each message is printed once a minute.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))

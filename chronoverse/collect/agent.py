@@ -153,9 +153,8 @@ class Agent(Collector):
         if key not in self._logs:
             container, restart = key.container, max(0, key.restart)
             path = self.directory / pod.directory / container / f"{restart}.log"
-            labels = dict(pod.labels(container, self.label_names))
-            new: dict[str, Any] = {"job": pod.job(container, restart), "path": str(path), "labels": labels}
-            new["started"] = pod.started(container, restart)
+            new: dict[str, Any] = {"job": pod.job(container, restart), "path": str(path)}
+            new |= {"labels": dict(pod.labels(container, self.label_names)), "started": pod.started(container, restart)}
             self._open(key, new | self.around.checkpoints.get(str(key), {}), failure)
 
     def _open(self, key: RunKey, saved: dict[str, Any], failure: ContainerEnd | None = None) -> None:

@@ -1,9 +1,11 @@
 """An agent with a real service: pods become jobs, with their lines, labels and outcomes."""
 
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 
@@ -11,6 +13,7 @@ from chronoverse.client.follower import JobState
 from chronoverse.joblog.model import JobRef, Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
+from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.ports import free_port
 from tests.support.service import Service
@@ -212,3 +215,10 @@ def test_a_run_is_followed_live_and_compared_with_the_previous_one(agent: Agents
 
     assert [line["message"] for line in new["logs"]] == ["disk full"]
     assert new["compared_with"] == ["nightly-29000000-abcde.main"]
+
+
+def test_labels_beyond_a_jobs_limit_are_rejected(tmp_path: Path) -> None:
+    """Otherwise some of the agent's own would be missing, such as the reason of an end."""
+    options = ["--node", "n", "--state", str(tmp_path), *(f"--label=l{number}" for number in range(10))]
+    done = call_main("collect", "kubernetes", *options, environ={})
+    assert (done.returncode, "--label: at most 9" in done.stderr) == (os.EX_USAGE, True)
