@@ -136,7 +136,8 @@ class HttpLogWriter:
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
         path, headers, content = self._request(attempt.job, "logs", self._append_body(attempt, first, runs))
-        receive = self._service.post_ahead(path, headers, content)
+        with self._translated(attempt.job):
+            receive = self._service.post_ahead(path, headers, content)
 
         def answer() -> int:
             try:

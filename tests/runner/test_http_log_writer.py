@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import READ
+from chronoverse.client.service_connection import RequestFailed
 from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
@@ -286,6 +287,19 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
             writer.renew(attempt)
         proxy.heal()
         writer.renew(attempt)
+
+
+def test_an_outage_of_the_issuer_is_an_outage() -> None:
+    """A token that cannot be renewed now is a reason to retry, however lines are sent."""
+
+    def renew() -> str:
+        raise RequestFailed("the issuer does not answer")
+
+    attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, "x"))
+    with closing(HttpLogWriter("http://127.0.0.1", renew)) as writer:
+        for request in (writer.append_runs, lambda *batch: writer.append_ahead(*batch)()):
+            with pytest.raises(StoreUnavailable, match="the issuer does not answer"):
+                request(attempt, 1, runs)
 
 
 def test_only_long_bodies_are_compressed() -> None:
