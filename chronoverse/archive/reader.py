@@ -116,7 +116,7 @@ class ArchiveReader:
             if not wanted:
                 return frames[:1], 0, None
             low, high = (wanted[-1], wanted[0]) if descending else (wanted[0], wanted[-1])
-            return wanted, low.offset, self._ahead.get(*self._read_of(chunk, low, high, math.inf))
+            return wanted, low.offset, self._read_frames(chunk, low, high, math.inf)
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
             found := self._read_chunk(job, number, read_wanted)
@@ -138,14 +138,11 @@ class ArchiveReader:
         """Caches what a :meth:`search` of the whole log of ``job`` would read first. Thread-safe."""
         if chunk := self.record_cache.chunk(job, 1):
             wanted = _wanted(chunk.frames, lambda frame: False)
-            self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))
+            self._read_frames(chunk, wanted[0], wanted[-1], 1)
 
-    def _read_of(
-        self, chunk: Chunk, low: Frame, high: Frame, size: float
-    ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
-        """The cache key for frames ``low`` to ``high``, and a function that reads them.
-
-        Each byte read counts as ``size`` bytes towards the cache's limit. With ``math.inf``, nothing is cached.
+    def _read_frames(self, chunk: Chunk, low: Frame, high: Frame, size: float) -> bytes:
+        """The object's bytes with frames ``low`` to ``high``. Caches what it reads unless ``size`` is infinite: each
+        byte counts as ``size`` bytes.
         """
         key = chunk.name, low.offset, high.offset + high.size
 
@@ -155,7 +152,7 @@ class ArchiveReader:
             self.read_seconds = time.monotonic() - began
             return data, size * len(data)
 
-        return key, read
+        return self._ahead.get(key, read)
 
     def shape_set(self, job: Job) -> PackedShapes | None:
         """The shapes of an archived job's lines, or None. Thread-safe, like :meth:`timeline`."""

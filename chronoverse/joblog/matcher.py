@@ -39,7 +39,6 @@ _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 #: Finds spans in JSON Lines.
 SpanFinder = Callable[[bytes], Iterator[tuple[int, int]]]
 
-_SPAN: Final = methodcaller("span")
 _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repetitions and fewer classes"
 
 
@@ -256,7 +255,7 @@ def _compiled(
 
 
 def _finder(pattern: Any) -> SpanFinder:
-    return lambda text: map(_SPAN, pattern.finditer(text))
+    return lambda text: map(methodcaller("span"), pattern.finditer(text))
 
 
 def _options(max_bytes: int) -> Any:

@@ -139,8 +139,7 @@ class ScanApp:
             new_lines = NewLines(known, self._hasher)
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
-        page = self._page(scan, job, budget, matcher, time_range, new_lines)
-        return page._replace(compared_with=compared_with)
+        return self._page(scan, job, budget, matcher, time_range, new_lines)._replace(compared_with=compared_with)
 
     def _page(
         self,
@@ -150,13 +149,12 @@ class ScanApp:
         matcher: Matcher | None,
         time_range: TimeRange,
         new_lines: NewLines | None = None,
-        *,
         find_next: bool = False,
     ) -> Page:
         """With ``find_next``, ``has_more`` of a full page is False if no other line matches."""
-        search = Search(partial(matching_lines, matcher), time_range) if matcher else None
-        if new_lines is not None:
-            search = Search(new_lines.matching_lines, time_range)
+        by_query = partial(matching_lines, matcher) if matcher else None
+        frame_filter = new_lines.matching_lines if new_lines else by_query
+        search = Search(frame_filter, time_range) if frame_filter else None
 
         def is_wanted(line: Line) -> bool:
             passes = scan.stream in (None, line.stream) and time_range.has(line.timestamp)
@@ -168,8 +166,6 @@ class ScanApp:
             encode = MatchEncoder(self._read, job, matcher, scan.stream, scan.descending, *context)
         found: dict[int, bytes] = {}
         position, count, has_progress = scan.position, 0, False
-        # Without a search, a batch's lines take no time, so all of them are used even after the deadline.
-        is_search = search is not None or matcher is not None
 
         def page(has_more: bool) -> Page:
             return Page([found[number] for number in sorted(found, reverse=scan.descending)], position, has_more, count)
@@ -181,7 +177,8 @@ class ScanApp:
                     budget.entries_left -= len(lines)
                     lines = []
                 for line in lines:
-                    if is_search and has_progress and budget.is_used_up():
+                    # Without a search, a batch's lines take no time, so all of them are used even after the deadline.
+                    if search and has_progress and budget.is_used_up():
                         return page(True)
                     has_progress = True
                     budget.entries_left -= 1
