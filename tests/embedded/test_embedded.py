@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.local_secret import local_secret
@@ -315,13 +317,19 @@ def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> N
     """Until the server's data can be read."""
     with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
-        for number in range(200):
-            ask(lease.url, "SET", f"key{number}", "x" * 100)
+        with redis.Redis.from_url(lease.url) as client, client.pipeline(transaction=False) as pipeline:
+            for number in range(10_000):
+                pipeline.incr(f"key{number}")
+            pipeline.execute()
     await_end(data_dir, pid)
-    slow = f'exec {find_binary()} "$@" --key-load-delay 3000 --loading-process-events-interval-bytes 1024'
-    with ServerLease(data_dir, binary=script(tmp_path / "slow", slow)) as lease:
-        assert ask(lease.url, "DBSIZE") == 200
-        assert "-LOADING" not in str(ask(lease.url, "PING"))
+    # It answers after every 1,024 commands.
+    slow = f'exec {find_binary()} "$@" --key-load-delay 100'
+    with (
+        ServerLease(data_dir, binary=script(tmp_path / "slow", slow)) as lease,
+        # By default, redis-py retries while a server is loading.
+        redis.Redis.from_url(lease.url, retry=Retry(NoBackoff(), 0)) as client,
+    ):
+        assert client.dbsize() == 10_000
 
 
 # Data directories

@@ -13,6 +13,7 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.live.feed import FilterBudget
 from chronoverse.live.replay_cache import CACHE_SECONDS, FIRST_LINES, ReplayCache, ReplayScanner, read_frames
 from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
@@ -32,6 +33,8 @@ class Rig:
         self.source = ControlledStore(store)
         self.clock = Clock()
         self.tail = Tail(self.source, lease_seconds=30, clock=self.clock)
+        # On a busy machine, comparing could use up the budget.
+        self.tail._filter_budget = FilterBudget(clock=float)
         self.asked: list[ReplayScan] = []
         self.fault: ChronoverseError | None = None
         self._key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
