@@ -86,8 +86,8 @@ DEFECTS: Final = (
         ("(reply if replicated else reply[0]) >= 1", "(reply if replicated else reply[0]) >= 0"),)),
     Defect("a workflow's stream resumed one change too late", "web/routes/workflow_events.py", (
         ("after = given if given is not None and is_kept", "after = given + 1 if given is not None and is_kept"),)),
-    Defect("an old snapshot of a workflow", "web/routes/workflow_events.py", (
-        ("lambda known: least <= known.cursor <= cursor", "lambda known: True"),)),
+    Defect("an old snapshot of a workflow", "live/workflow_viewer.py", (
+        ("frames, cursor = self.jobs(", "frames, _ = self.jobs("),)),
 )
 # fmt: on
 
