@@ -48,7 +48,7 @@ class Watch:
 
     def tells(self, job: Job) -> bool:
         """Whether the watch reports the end of ``job``, or the silence of a running one."""
-        is_told = job.status in self.status if job.status.terminal else self.on == "silent"
+        is_told = not job.status.terminal if self.on == "silent" else job.status in self.status
         return is_told and has_labels(job.labels, self.label.items())
 
     def compares(self, job: Job, other: Job) -> bool:
