@@ -1,6 +1,7 @@
 """Workflows' watches and their waiting events (docs/redis.md). Runners cannot read the secrets."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
+
+log: Final = logging.getLogger(__name__)
 
 #: Maximum watches per workflow, and waiting events per watch (2 MB).
 MAX_WATCHES: Final = 20
@@ -145,9 +148,15 @@ class WatchStore:
             calls = [(of, [keys.watch_queue(of, name), keys.watches(of)], [ms, name]) for of, name in group]
             return self._commands.scripts("claim_event", calls)
 
-        replies = self._commands.by_server(refs, ask)
-        found = [(ref, *orjson.loads(reply)) for ref, reply in replies.items() if isinstance(reply, bytes)]
-        return {ref: (KeptWatch(Watch(**watch), *state), Event(*event)) for ref, event, watch, state in found}
+        found = dict[JobRef, tuple[KeptWatch, Event]]()
+        for ref, reply in self._commands.by_server(refs, ask).items():
+            if isinstance(reply, bytes):
+                try:
+                    event, watch, state = orjson.loads(reply)
+                    found[ref] = KeptWatch(Watch(**watch), *state), Event(*event)
+                except (ValueError, TypeError) as error:
+                    log.error("cannot read watch %s or its next event: %r", ref, error)
+        return found
 
     def settle(self, kept: KeptWatch, event: Event, pause: float | None = None, *, dropped: bool = False) -> None:
         """Records the result of a delivery, and the watch's new state: done, ``dropped``, or failed.
@@ -170,8 +179,11 @@ class WatchStore:
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
-            idle, key = round(1000 * IDLE_SECONDS), self._keys.of_workflow
-            calls = [(of, [key(of, "changes")], [_GROUP, idle, known.get(of, 0)]) for of, _ in group]
+            idle, keys = round(1000 * IDLE_SECONDS), self._keys
+            calls = [
+                (of, [keys.of_workflow(of, "changes"), keys.watches(of)], [_GROUP, idle, known.get(of, 0)])
+                for of, _ in group
+            ]
             return self._commands.scripts("take_changes", calls)
 
         found = self._commands.by_server([JobRef(each, "") for each in workflow_ids], ask)

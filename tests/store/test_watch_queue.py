@@ -53,6 +53,19 @@ def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
     assert event._replace(queued_ms=9, before="b", status="LOST", last=3).webhook_id(WATCH) == ids[0]
 
 
+@pytest.mark.parametrize(
+    ("command", "key"), [(("HSET", "main", '{"newer":1}'), ""), (("ZADD", 1, '["x"]'), ":main:queue")]
+)
+def test_an_unreadable_watch_or_event_delays_no_others(bench: Bench, command: tuple[object, ...], key: str) -> None:
+    """Such as one of a later version."""
+    watches, other = bench.store.watches, replace(WATCH, workflow_id="wf_2")
+    for watch in (WATCH, other):
+        watches.put(watch)
+        watches.add(watch, EVENTS[0])
+    bench.ask(command[0], f"{watches.slot}:{{wf_1}}{key}", *command[1:])
+    assert claimed(bench, WATCH, other) == ["ended.0"]
+
+
 @pytest.mark.parametrize("how", ["retry", "put", "settle", "another"])
 def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: str) -> None:
     """Or replaced, and not before. Other watches are not delayed meanwhile."""
@@ -103,6 +116,23 @@ def test_a_deleted_watch_leaves_nothing(bench: Bench) -> None:
     assert not watches.delete("wf_1", "main")
     assert (watches.read("wf_1"), watches.workflows()) == ([], [])
     assert {key.rpartition(":")[2] for key in bench.snapshot()} <= {"told", "settings"}
+
+
+def test_a_later_watch_gets_no_earlier_changes(bench: Bench) -> None:
+    """Not even if a notifier has not yet noticed that the earlier watch was deleted."""
+    watches, counts = bench.store.watches, list[int]()
+    for change in (
+        lambda: watches.put(WATCH),
+        lambda: bench.store.open(JobRef("wf_1", "job_1"), "token"),
+        lambda: watches.delete("wf_1", "main"),
+        lambda: watches.put(WATCH),
+        lambda: bench.store.open(JobRef("wf_1", "job_2"), "token"),
+    ):
+        change()
+        ((_, entries, last),) = watches.changes(["wf_1"], {})
+        counts.append(len(entries))
+        assert last == 0
+    assert counts == [0, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
