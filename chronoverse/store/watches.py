@@ -126,12 +126,11 @@ class WatchStore:
         self._changed(workflow_id)
         return bool(found)
 
-    def add(self, watch: Watch, event: Event) -> bool:
-        """Queues an event, unless it was queued before or too many events wait. Returns whether it was queued."""
-        of = watch.workflow_id
-        keys = [self._keys.told(of), self._queue(watch), self._keys.watches(of)]
-        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, watch.id)
-        return bool(self._commands.script("add_event", of, keys, *args))
+    def add(self, watch: Watch, event: Event, job_created_at: str = "") -> bool:
+        """Queues an event, unless it was queued before for this job or too many wait. Returns whether it was queued."""
+        keys = [self._keys.told(watch.workflow_id), self._queue(watch), self._keys.watches(watch.workflow_id)]
+        args = (event.webhook_id(watch) + job_created_at, orjson.dumps(list(event)), MAX_WAITING, watch.id)
+        return bool(self._commands.script("add_event", watch.workflow_id, keys, *args))
 
     def retry(self, watch: Watch) -> None:
         """Makes a watch's events due now, even during a retry delay."""

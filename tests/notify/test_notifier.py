@@ -102,6 +102,19 @@ def test_an_end_is_reported_by_its_status(site: Site) -> None:
     ]
 
 
+@pytest.mark.long
+def test_a_job_is_reported_again_if_its_id_is_reused(site: Site, bench: Bench) -> None:
+    """Its retention was shorter than the time for which reported ends are remembered."""
+    site.watch()
+    site.start()
+    for count in (1, 2):
+        ref = site.run("backup", Status.FAILED)
+        wait_for(site, count)
+        settle(site)
+        bench.ask("DEL", *(bench.key(kind, ref) for kind in ("log", "job", "lease")))
+    assert site.told() == [("job.ended", "backup")] * 2
+
+
 def test_a_change_is_reported_once(site: Site) -> None:
     """Broken and fixed, by branch. Ignores canceled jobs, and those with other labels. A first job is not a change."""
     site.watch(on="change", same=("branch",), label={"kind": "ci"})

@@ -41,6 +41,9 @@ def test_events_are_delivered_in_order_and_once(bench: Bench) -> None:
     watches.settle(KeptWatch(WATCH), EVENTS[1])
     assert (claimed(bench), kept(bench).waiting) == ([], 0)
     assert not watches.add(WATCH, EVENTS[1])
+    # A week later, it is a new one.
+    bench.ask("ZADD", f"{watches.slot}:{{wf_1}}:told", 1, EVENTS[1].webhook_id(WATCH))
+    assert watches.add(WATCH, EVENTS[1])
 
 
 def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:

@@ -159,7 +159,7 @@ class Notifier:
 
     def _queue(self, watch: Watch, job: Job, name: str, **more: Any) -> bool:
         event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * self.clock()), **more)
-        return self.store.watches.add(watch, event)
+        return self.store.watches.add(watch, event, job.created_at or "")
 
     def _before(self, watch: Watch, job: Job) -> Job | None:
         """The newest of 500 older jobs that can be compared with ``job``, if one COMPLETED and the other did not."""
