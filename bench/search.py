@@ -30,7 +30,6 @@ from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import LineScan, WorkflowScan
 from chronoverse.history.scans.server import MALLOC
-from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.model import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
@@ -49,8 +48,6 @@ QUERIES: Final = (
 )
 #: Names of the parts of the built program.
 PARTS: Final = ("core", "net", "http", "json", "auth", "store", "cache", "codec", "index", "query", "parse", "event")
-#: Opened pages, each by a reader with empty caches.
-PAGES: Final = 200
 #: Lines of an append, and lines between two runs of the archiver.
 APPEND_LINES: Final = 1_000
 ARCHIVE_LINES: Final = 250_000
@@ -172,20 +169,6 @@ class Searched:
         print(f"{name:34} {row}", flush=True)
 
 
-def page_ms(reader: Callable[[], ArchiveReader], lines: int) -> list[float]:
-    """Milliseconds for a hundred lines from anywhere, each by a reader with empty caches."""
-    chance = random.Random(1)
-    return sorted(1000 * seconds(partial(reader().entries, JOB, chance.randrange(lines), 100)) for _ in range(PAGES))
-
-
-def replay(archive: ArchiveReader) -> None:
-    """Reads the whole log as frames, in a viewer's segments."""
-    cursor = 0
-    while lines := archive.json_lines(JOB, cursor, 512):
-        b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
-        cursor += len(lines)
-
-
 def main() -> None:
     """Measures and prints everything, with the scan server's settings of glibc, which reads them when it starts."""
     if not os.environ.keys() >= MALLOC.keys():
@@ -227,10 +210,6 @@ def main() -> None:
         ):
             for name, query, regex in QUERIES:
                 searched.compare(f"{where}: {name}", query, regex, flags.rounds)
-        archive = partial(ArchiveReader, objects, store.chunks.chunk)
-        took = page_ms(archive, flags.lines)
-        print(f"a page of 100 lines: median {took[PAGES // 2]:.2f} ms, p99 {took[PAGES * 99 // 100]:.2f} ms")
-        print(f"replay: {flags.lines / seconds(lambda: replay(archive())):,.0f} lines/s as SSE frames")
         store.close()
 
 
