@@ -148,7 +148,7 @@ def index(directory: Path, names: Iterable[str]) -> list[str]:
         "",
         "*For anyone who compares the service with its peers.*",
         "",
-        "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with",
+        "`make bench` writes this page. Each scenario runs the service and its peers alternately, on one machine, with",
         "the same lines at the same pace; every byte that any viewer received was compared with what was sent. Values",
         "are medians of the rounds, with the least and the most in brackets. In a row, *ours 2x* means that our value",
         "is twice that row's (the median of the rounds' ratios). Absolute numbers are this machine's: compare ratios.",

@@ -181,7 +181,7 @@ class _PrefixCollector(Collector):
 
 
 def registry_of(prefix: str, *others: Collector) -> CollectorRegistry:
-    """The metrics of a separate process, such as an archiver: those whose names begin with ``prefix``; ``others``."""
+    """A separate process's metrics, such as an archiver's: those whose names begin with ``prefix``, and ``others``."""
     registry = CollectorRegistry()
     for each in (_PrefixCollector(prefix), *others):
         registry.register(each)

@@ -1,7 +1,7 @@
 """Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-It repeats one small step: a chunk of a too large running log, or in turn a job's garbage, an expired job, a chunk of an
-ended log, and old lines of a running log. In between, a *round* through all keys finds new work.
+It repeats one small step: a chunk of an oversized running log, or in turn a job's garbage, an expired job, a chunk of
+an ended log, and old lines of a running log. In between, a *round* through all keys finds new work.
 """
 
 import contextlib
@@ -128,7 +128,7 @@ class _Queue:
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def next_kind(self) -> "dict[JobRef, None] | None":
-        """The next kind of work, except for too large running logs. Kinds take turns."""
+        """The next kind of work, except for oversized running logs. Kinds take turns."""
         # Jobs archived by an earlier version come last; there can be many.
         ended = self.ended or self.without_derived
         for _ in range(len(self._turns)):
@@ -342,7 +342,7 @@ class Archiver:
             self._throttle(ref, self.store.catalog.sizes([ref]).get(ref, 0))
 
     def _throttle(self, ref: JobRef, size: int) -> None:
-        """Throttles the runner of a too large log, until the log is smaller or the archive lock expires."""
+        """Throttles the runner of an oversized log, until the log is smaller or the archive lock expires."""
         if size > THROTTLE_MARK * self.policy.hot_bytes:
             self.store.chunks.throttle_runner(ref, self.policy.lock_seconds)
             self._queue.throttled.add(ref)
@@ -422,7 +422,7 @@ class Archiver:
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
             self._retentions[workflow_id] = before.get(workflow_id)
-            # If a node of a Cluster is away, this must not affect the workflows of other nodes.
+            # If a node of a Cluster is down, this must not affect the workflows of other nodes.
             with contextlib.suppress(StoreError):
                 own = self._retentions[workflow_id] = self.store.catalog.settings_of(workflow_id).retention_seconds
                 if before.get(workflow_id, own) != own:
@@ -451,7 +451,7 @@ class Archiver:
     def _read_workflows(self) -> Iterator[None]:
         found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
-            # If a node of a Cluster is away, this must not affect the workflows of the others.
+            # If a node of a Cluster is down, this must not affect the workflows of the others.
             with contextlib.suppress(StoreError):
                 self.store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
             yield

@@ -100,8 +100,8 @@ class ArchiveReader:
     ) -> Iterator[Batch]:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: one batch per frame.
 
-        ``time_range`` skips frames whose lines are all outside it, but no single lines. If ``descending``, ``cursor``
-        is at most one past the archive's last number. Uses the cache only for data from :meth:`read_ahead`.
+        ``time_range`` skips frames whose lines are all outside it, but does not filter lines. If ``descending``,
+        ``cursor`` is at most one past the archive's last number. Uses the cache only for data from :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 

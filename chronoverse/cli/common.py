@@ -364,8 +364,9 @@ def token_for(
 ) -> str | Callable[[], str | None] | None:
     """The token for the service at ``url``: the one in ``settings``, or a function that returns one.
 
-    The function reads the token file or the sign-in (``login``), or signs with the local secret a token with ``scope``
-    for ``workflow``; None if our service is not listening at ``url``: another user's program could have the port.
+    The function reads the token file or the sign-in (``login``), or uses the local secret to sign a token with
+    ``scope`` for ``workflow``. It returns None if our service is not listening at ``url``: another user's program could
+    be using the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

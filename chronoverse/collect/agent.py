@@ -1,4 +1,4 @@
-"""The agent of a node: finds the logs of its pods, and publishes them in turns, in one thread.
+"""The agent of a node: finds the logs of its pods, and publishes them in rotation, in one thread.
 
 Each turn spends a few milliseconds on a log, so that a fast log does not delay others. Each log has its own publisher.
 """

@@ -83,7 +83,7 @@ class LineSplitter:
         return [*self._split(text)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
-        """Yields batches of complete lines, and pieces of too long lines. Does not process short lines one by one."""
+        """Yields batches of complete lines, and pieces of longer ones. Does not process short lines one by one."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)

@@ -136,7 +136,7 @@ class Matcher:
 
     @property
     def _in_json(self) -> list[str]:
-        """The text's characters as expressions for their JSON. Few lines have the first forty, but not the rest."""
+        """The text's characters as expressions for their JSON. At most forty: few lines with these lack the rest."""
         return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property

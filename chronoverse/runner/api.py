@@ -149,8 +149,8 @@ class JobLog:
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines; the last line needs none. A too long line is published as ``partial`` lines. ``at`` is
-        Unix time. Invalid UTF-8 is replaced. Raises ValueError for another stream, and after :meth:`finish`.
+        Only newlines end lines; the last line needs none. A line that is too long is published as ``partial`` lines.
+        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for another stream, and after :meth:`finish`.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")

@@ -37,7 +37,7 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all of it was, and the file is deleted.
 
     ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
-    :class:`SpoolError` for a file that is no spool, or is damaged (its undamaged lines were delivered);
+    :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);
     :class:`SpoolNotInLog`; :class:`AppendRefused`, :class:`NotALog`; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)

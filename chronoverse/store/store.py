@@ -378,7 +378,7 @@ class Store:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     def load_key_set(self, name: str) -> bytes | None:
-        """The key set that any node last saved under ``name`` (:meth:`save_key_set`), or None."""
+        """The key set last saved by any node under ``name`` (:meth:`save_key_set`), or None."""
         key = self._keys.key_set(name)
         found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found

@@ -172,9 +172,9 @@ class WatchStore:
     ) -> list[tuple[str, Sequence[RawEntry], int]]:
         """Each workflow's id, its next changes, and 0.
 
-        These were read IDLE_SECONDS ago and are not finished (:meth:`done`), or else no process has read them. If
-        changes after the number in ``known`` were dropped unread or unfinished, there are no changes, and the last
-        change's number instead of 0.
+        Changes that were read IDLE_SECONDS ago but are not :meth:`done` come before unread ones. If changes after the
+        number in ``known`` were dropped before they were done, returns no changes, and the last change's number
+        instead of 0.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -1,6 +1,6 @@
 """The spool: holds lines until they are safe in the store.
 
-    put ──> Spool ──> MemoryBatches; when these are full, or while the store is away, a SpoolFile
+    put ──> Spool ──> MemoryBatches; when these are full, or while the store is down, a SpoolFile
     take <─┘
 
 spool       the queue: one thread puts lines in, another takes them out; drops lines when it is full

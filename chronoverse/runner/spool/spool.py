@@ -190,7 +190,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Prepares the lines for another job: discards the job that they were of, and their numbers in its log.
+        """Prepares the lines for another job: discards their previous job, and their numbers in its log.
 
         The file is changed only once the other job has an attempt.
         """

@@ -160,7 +160,7 @@ class Wait:
     def _known_job(self) -> Job | None:
         """The tail's job, if it covers all lines of the answer. Its status can be some seconds old.
 
-        When a job ends, all waiters are answered at once. With 2,000 reads of the store, half got a 503.
+        When a job ends, all waiters are answered at once. When 2,000 waiters each read the store, half got a 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed.job and feed.job.end:
