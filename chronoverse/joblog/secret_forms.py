@@ -193,13 +193,16 @@ class StreamMask:
         markers = [*_MARKER.finditer(line)] if b"PRIVATE KEY" in line else []
         if self.key is not None:
             start, after, has_body = self.key
-            body = line[start : len(line) - after].strip()
+            # Some programs print a prefix only once.
+            is_bare = _BASE64.fullmatch(line.strip()) or _HEADER.fullmatch(line.strip())
+            begin, end = (0, len(line)) if is_bare else (start, len(line) - after)
+            body = line[begin:end].strip()
             is_base64 = (has_body or len(body) >= _LEAST_BODY) and _BASE64.fullmatch(body) is not None
             if not markers and (is_base64 or _HEADER.fullmatch(body)):
                 self.key = start, after, has_body or is_base64
-                return [(start, len(line) - after)] if body else []
+                return [(begin, end)] if body else []
             self.key = None
-            start = start if markers and markers[0][1] == b"END" else None
+            start = min(start, markers[0].start()) if markers and markers[0][1] == b"END" else None
         for marker in markers:
             if marker[1] == b"BEGIN" and start is None:
                 start = marker.start()

@@ -133,6 +133,15 @@ def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> 
         assert sum("[masked]" in text for text in shown) >= len(PEM) - 2
 
 
+@pytest.mark.parametrize("before", ["key: ", "2026-03-03T10:00:05.123Z INFO the key that decrypts the deployment is "])
+def test_a_private_key_after_text_in_its_first_line_is_masked(before: str) -> None:
+    """The text around it stays, once."""
+    after = f" was read, and {'x' * 100}"
+    first, *others, last = masked("\n".join([before + PEM[0], *PEM[1:-1], PEM[-1] + after, "ok"])).split("\n")
+    assert (first, others[-1], last) == (f"{before}[masked]", f"[masked]{after}", "ok")
+    assert set(others[:-1]) <= {"[masked]", ""}
+
+
 @pytest.mark.parametrize("max_line_bytes", [65_536, 256])
 @pytest.mark.parametrize(
     "lines",
