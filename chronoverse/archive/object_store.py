@@ -60,7 +60,7 @@ class FileObjectStore:
                 file.seek(start)
                 return file.read(max(0, stop - start))
         except FileNotFoundError as error:
-            raise ArchiveDamaged(f"the archive holds no {name}") from error
+            raise ArchiveDamaged(f"the archive lacks {name}") from error
 
     def delete(self, name: str) -> None:
         with _translate_errors():

@@ -105,7 +105,7 @@ class S3ObjectStore:
             for part in body.iter_chunks(2**16):
                 parts.append(part)
                 if time.monotonic() > give_up_at:
-                    raise TimeoutError(f"an object was not all there after {self.answer_seconds:g} s")
+                    raise TimeoutError(f"an object was incomplete after {self.answer_seconds:g} s")
         finally:
             body.close()
         return b"".join(parts)
@@ -121,7 +121,7 @@ def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
             answer.get("Error", {}).get("Code", ""),
         )
         if code in ("NoSuchKey", "InvalidRange") or (status, code) == (404, "404"):
-            return ArchiveDamaged(f"the archive holds no {name}, or not all of it"), False
+            return ArchiveDamaged(f"the archive lacks {name}, or a part of it"), False
         codes = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
         is_transient = status >= 500 or code in codes
     elif isinstance(error, (exceptions.BotoCoreError, OSError)):

@@ -49,7 +49,7 @@ def _verify_job(store: Store, objects: ObjectStore, job: JobRef) -> Iterator[Ver
         if store.catalog.archive_state(job).complete:
             name = manifest_name(job)
             try:
-                problem = "" if read_manifest(objects, job) else f"the archive holds no {name}"
+                problem = "" if read_manifest(objects, job) else f"the archive lacks {name}"
             except ArchiveDamaged as error:
                 problem = str(error)
             if not problem or store.catalog.archive_state(job).complete:

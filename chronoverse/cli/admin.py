@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 @click.option("--import", "imports", is_flag=True, help="Restore jobs that the store has lost.")
 @click.option("--verify", is_flag=True, help="List archived objects that are missing or damaged. Exit code 1 if any.")
 @click.option(
-    "--confirm-store", is_flag=True, help="Let archivers delete again after the store or the archive was lost."
+    "--confirm-store", is_flag=True, help="Let archivers resume deleting after a loss of the store or archive."
 )
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
 @common.list_output_option
@@ -92,7 +92,7 @@ def archive(
             return (os.EX_DATAERR if imports else 1) if problems or history.bucket_lost else 0
         if confirm_store:
             history.confirm()
-            click.echo("confirmed: within a minute, archivers delete again what is over its retention or garbage")
+            click.echo("confirmed: within a minute, archivers resume deleting expired jobs and garbage")
             return 0
         # The first step of the archiver reports an unreachable store.
         with contextlib.suppress(errors.StoreUnavailable):
@@ -210,8 +210,8 @@ def _verify(store: "Store", objects: "ObjectStore", output: str) -> int:
                 click.echo(show({"id": name, "problem": problem}))
             else:
                 whole += 1
-            progress(f"{whole:,} objects are whole, {problems:,} are missing or damaged")
-    click.echo(f"{whole} objects are whole, {problems} are missing or damaged", err=True)
+            progress(f"{whole:,} objects are intact, {problems:,} are missing or damaged")
+    click.echo(f"{whole} objects are intact, {problems} are missing or damaged", err=True)
     return problems
 
 
@@ -253,7 +253,7 @@ def retention(workflow: str, time_text: str | None) -> None:
         return
     shown = settings.retention_seconds if kept is None else kept
     text = common.spoken(shown) if sys.stdout.isatty() else f"{shown} s"
-    click.echo(f"{text}{' (the default)' if kept is None else ''}")
+    click.echo(f"{text}{' (default)' if kept is None else ''}")
 
 
 def _workflow_settings(
@@ -295,11 +295,11 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
     changes = {name: None if value == "default" else int(value) for name, value in given.items() if value is not None}
     own, others = _workflow_settings(common.read_settings(), workflow, changes)
     for name, bound, default in zip(
-        ("a job", "a day"), (own["job_bytes"], own["day_bytes"]), others or (None, None), strict=True
+        ("per job", "per day"), (own["job_bytes"], own["day_bytes"]), others or (None, None), strict=True
     ):
         size = default if bound is None else bound
         text = "default" if size is None else f"{size} bytes" if size else "no limit"
-        click.echo(f"{name}: {text}{' (the default)' if bound is None and size is not None else ''}")
+        click.echo(f"{name}: {text}{' (default)' if bound is None and size is not None else ''}")
 
 
 @click.command()

@@ -38,7 +38,7 @@ def redact(
     reason: str | None,
     yes: bool,
 ) -> int:
-    """Replace lines of JOB by [redacted], permanently.
+    """Replace lines of JOB with [redacted], permanently.
 
     Requires a token with logs:admin. To see first what will be redacted:
     chronoverse logs WORKFLOW JOB --search Q
@@ -109,7 +109,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
                     raise
                 kept += 1
                 show("")
-                common.print_message(f"{workflow}/{job['id']} stays: {error}")
+                common.print_message(f"{workflow}/{job['id']} not deleted: {error}")
             show(f"deleted {deleted:,} of {count:,} jobs")
     click.echo(f"{deleted} jobs of {workflow} deleted")
     return os.EX_TEMPFAIL if kept else 0

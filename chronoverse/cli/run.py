@@ -97,7 +97,7 @@ def run(
             "--continue requires the same --job for all commands, and cannot be combined with --retry"
         )
     if len(given := dict(labels)) > MAX_LABELS:
-        raise click.UsageError(f"a job can have {MAX_LABELS} labels")
+        raise click.UsageError(f"a job can have at most {MAX_LABELS} labels")
     settings = common.read_settings()
     masks = masking.load_masks(**masks_given, environ=os.environ, forms=SecretForms(settings.mask_forms))
     server = common.meant_service(settings, server)

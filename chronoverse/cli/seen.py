@@ -57,7 +57,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
         scanned = sum(found["looked_at"].values()) - missing
         looked_at = counted(scanned, "run", "runs")
         is_new = scanned > 1 and [run["id"] for run in found["jobs"]] == [found["id"]]
-        before = f"not seen in the {counted(scanned - 1, 'run', 'runs')} before"
+        before = f"not seen in the previous {'run' if scanned == 2 else f'{scanned - 1:,} runs'}"
         what = before if is_new else f"seen in {total} of {looked_at}: {ends}"
         yield plain_text(f"Line {found['sequence_num']} of {found['id']} was {what}.")
         if missing:

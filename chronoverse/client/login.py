@@ -257,7 +257,7 @@ class LoginFile:
             if login.is_valid(now):
                 return login
             reason = login.ended or "the issuer did not issue a refresh token"
-            raise StaleToken(f"the sign-in at {login.issuer} is over ({reason}): run `chronoverse login`")
+            raise StaleToken(f"the sign-in at {login.issuer} has ended ({reason}): run `chronoverse login`")
         try:
             renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:

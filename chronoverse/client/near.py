@@ -36,7 +36,9 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
     else:
         text = f"workflow {workflow_id}: not found, or no access"
         near = near_ids(workflow_id, _ids(client, "workflows", "/workflows") or ())
-    return f"{text}: did you mean {' or '.join(near)}?" if near else text
+    *others, last = near or [""]
+    choice = f"{', '.join(others)} or {last}" if others else last
+    return f"{text}: did you mean {choice}?" if near else text
 
 
 def _ids(client: Client, key: str, route: str, *ids: str) -> list[str] | None:

@@ -45,7 +45,7 @@ def check_labels(labels: object) -> Labels:
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
         raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:
-        raise ValueError(f"a job can have {MAX_LABELS} labels")
+        raise ValueError(f"a job can have at most {MAX_LABELS} labels")
     return tuple(sorted(_check(key, value) for key, value in labels.items()))
 
 

@@ -281,7 +281,7 @@ class Publisher:
         store.append_lost(attempt, first, last, self.gap_reason)
         self.spool.acknowledge(end)
         if were_sent:
-            self.say(f"lines {first} to {last} are lost in both store and spool: the log names them")
+            self.say(f"lines {first} to {last} are lost from both store and spool: the log reports them")
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:

@@ -157,7 +157,7 @@ def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
         with contextlib.suppress(ValueError):
             host = str(ip_address(host.strip("[]")))
         if private not in ("", "private") or (plus and not private) or not _HOST.fullmatch(host):
-            raise ValueError(f"must be hosts, each perhaps with +private, separated by spaces: {entry!r} is invalid")
+            raise ValueError(f"must be hosts, each optionally with +private, separated by spaces: {entry!r} is invalid")
         found[host] = bool(private)
     return tuple(found.items())
 

@@ -93,7 +93,7 @@ class WatchStore:
         known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
         is_new, key = watch.id not in known, self._keys.watches(workflow_id)
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
-            raise BadRequest(f"a workflow can have {MAX_WATCHES} watches")
+            raise BadRequest(f"a workflow can have at most {MAX_WATCHES} watches")
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
         # Fails if there are no changes yet; the group is then created with the first change.
         with contextlib.suppress(StoreError):

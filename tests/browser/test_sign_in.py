@@ -236,7 +236,7 @@ def test_commands_sign_in_and_renew_their_token(
     refresh = json.loads(path.read_text())["refresh_token"]
     httpx.post(f"{provider.url}/token/revocation", data={"token": refresh, "client_id": "page"})
     wait_until(lambda: time.time() > json.loads(path.read_text())["until"], PATIENCE_SECONDS, "the token ends")
-    over = f"chronoverse: the sign-in at {provider.url} is over (grant request is invalid): run `chronoverse login`\n"
+    over = f"chronoverse: the sign-in at {provider.url} has ended (grant request is invalid): run `chronoverse login`\n"
     assert read() == (77, [], over)
     log_in("--issuer", provider.url, "--client-id", provider.client_id)
     assert read("--tail", "1") == (0, ["line 200."], "")

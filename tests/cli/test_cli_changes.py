@@ -211,7 +211,7 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
         os.close(ours)
         os.close(theirs)
         assert (process.returncode, out) == (75, f"11 jobs of {workflow} deleted\n".encode())
-        assert re.fullmatch(f"chronoverse: {workflow}/job-5 stays: .*\n", err.decode())
+        assert re.fullmatch(f"chronoverse: {workflow}/job-5 not deleted: .*\n", err.decode())
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
         done = cli("delete", workflow, "--all", "--yes", **settings)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"2 jobs of {workflow} deleted\n", "")

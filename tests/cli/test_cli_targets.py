@@ -104,12 +104,12 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
     store = Store(server.url, prefix=prefix)
     store.catalog.set_common_bounds(0, 70, list)
 
-    assert cli("limits", "wf_1", **place).stdout == "a job: no limit (the default)\na day: 70 bytes (the default)\n"
+    assert cli("limits", "wf_1", **place).stdout == "per job: no limit (default)\nper day: 70 bytes (default)\n"
     assert (
-        cli("limits", "wf_1", "--job-bytes", "5", **place).stdout == "a job: 5 bytes\na day: 70 bytes (the default)\n"
+        cli("limits", "wf_1", "--job-bytes", "5", **place).stdout == "per job: 5 bytes\nper day: 70 bytes (default)\n"
     )
     done = cli("limits", "wf_1", "--job-bytes", "default", "--day-bytes", "0", **place)
-    assert done.stdout == "a job: no limit (the default)\na day: no limit\n"
+    assert done.stdout == "per job: no limit (default)\nper day: no limit\n"
     own = store.catalog.settings(["wf_1"])["wf_1"]
     assert (own.job_bytes, own.day_bytes) == (None, 0)
     for text in ("-1", "1G", "", "9" * 16):

@@ -128,7 +128,7 @@ def test_a_sign_in_that_was_revoked_is_over(file: LoginFile) -> None:
         url = issuer.url
         stored(file, url)
         for _ in range(2):
-            with pytest.raises(StaleToken, match=r"is over \(it was revoked\): run `chronoverse login`"):
+            with pytest.raises(StaleToken, match=r"has ended \(it was revoked\): run `chronoverse login`"):
                 file.token(lambda: 1300)
         stored(file, url)
         assert file.token(lambda: 1001) == "token-0"

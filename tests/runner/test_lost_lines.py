@@ -109,7 +109,7 @@ def test_a_runner_continues_after_lost_lines(server: RedisServer, tmp_path: Path
     ]
     assert isinstance(end, End)
     assert (end.status, end.lines) == (Status.COMPLETED, 20_100)
-    assert f"lines 103 to {gap.last} are lost in both store and spool: the log" in job.stderr_text
+    assert f"lines 103 to {gap.last} are lost from both store and spool: the log" in job.stderr_text
 
 
 def test_the_log_reports_lost_numbers_and_continues(server: RedisServer, writer: Store | HttpLogWriter) -> None:

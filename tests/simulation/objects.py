@@ -38,7 +38,7 @@ class SimObjectStore:
         self._wait()
         found = self._bucket.objects.get(name)
         if found is None:
-            raise ArchiveDamaged(f"the archive holds no {name}")
+            raise ArchiveDamaged(f"the archive lacks {name}")
         return found[0][start:stop]
 
     def delete(self, name: str) -> None:

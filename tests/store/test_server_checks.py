@@ -239,5 +239,5 @@ def test_a_runner_whose_log_is_evicted_reports_the_lost_lines(safe: RedisServer,
         job.release()
         assert job.result() == 0
 
-    assert re.search("lines 1 to [0-9]+ are lost in both store and spool: the log names them", job.stderr_text)
+    assert re.search("lines 1 to [0-9]+ are lost from both store and spool: the log reports them", job.stderr_text)
     assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

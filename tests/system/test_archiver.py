@@ -125,10 +125,10 @@ def test_archive_and_retention_commands(
     names = [each.name for each in objects.list("")]
     # A chunk, the manifest, the set of shapes, and the timeline.
     assert len(names) == 4
-    assert run_command(operator_environ, "retention", JOB.workflow_id).stdout == "604800 s (the default)\n"
+    assert run_command(operator_environ, "retention", JOB.workflow_id).stdout == "604800 s (default)\n"
     assert run_command(operator_environ, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
     assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000
-    assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
+    assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (default)\n"
     bench.ask("DEL", *bench.keys())
     for ended_days in (0, 8):
         # The manifest keeps all objects until the job's retention, by its own date, expires.

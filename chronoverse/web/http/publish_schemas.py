@@ -159,7 +159,7 @@ def _is_too_long(message: bytes, max_line_bytes: int) -> bool:
 def require_few_lines(count: int) -> None:
     """Raises 413 if ``count`` exceeds :data:`MAX_RUN_LINES`."""
     if count > MAX_RUN_LINES:
-        raise RequestEntityTooLarge(f"a request can have {MAX_RUN_LINES} lines, and this one has {count}")
+        raise RequestEntityTooLarge(f"a request can have at most {MAX_RUN_LINES} lines; this one has {count}")
 
 
 def _are_indexes(partial: Any, count: int) -> bool:

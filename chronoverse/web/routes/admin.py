@@ -105,7 +105,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
     def redact_job_log(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """Replace messages by `[redacted]` in archive and store; numbers, times and streams stay."""
+        """Replace messages with `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
         # For this time, other workers can still show the old text.
         time.sleep(stale_seconds(deps.tail.watched))

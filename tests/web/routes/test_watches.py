@@ -137,7 +137,7 @@ def test_a_workflow_has_a_maximum_number_of_watches(admin: httpx.Client) -> None
     path = "/workflows/watched.d/watches"
     for number in range(MAX_WATCHES):
         assert admin.put(f"{path}/w{number}", json=BODY).status_code == 201
-    assert admin.put(f"{path}/more", json=BODY).json()["detail"] == "a workflow can have 20 watches"
+    assert admin.put(f"{path}/more", json=BODY).json()["detail"] == "a workflow can have at most 20 watches"
     assert admin.put(f"{path}/w0", json=BODY).status_code == 200
     assert len(admin.get(path).json()["watches"]) == MAX_WATCHES
 

@@ -119,10 +119,10 @@ def test_the_commands_use_the_service_if_no_store_is_configured(service: Service
 
     assert printed("retention", "team.d") == "default\n"
     assert printed("retention", "team.d", "90d") == "7776000 s\n"
-    assert printed("limits", "team.d", "--job-bytes", "1000") == "a job: 1000 bytes\na day: default\n"
-    assert printed("limits", "team.d", "--day-bytes", "0") == "a job: 1000 bytes\na day: no limit\n"
+    assert printed("limits", "team.d", "--job-bytes", "1000") == "per job: 1000 bytes\nper day: default\n"
+    assert printed("limits", "team.d", "--day-bytes", "0") == "per job: 1000 bytes\nper day: no limit\n"
     assert printed("retention", "team.d") == "7776000 s\n"
     assert printed("retention", "team.d", "default") == "default\n"
-    assert printed("limits", "team.d", "--job-bytes", "default") == "a job: default\na day: no limit\n"
+    assert printed("limits", "team.d", "--job-bytes", "default") == "per job: default\nper day: no limit\n"
     assert call_main("retention", "team.e", "1d", environ=variables).returncode == 66
     assert list(tmp_path.iterdir()) == []
