@@ -26,7 +26,6 @@ SETTLE_SECONDS: Final = 0.5
 HELD_FILES: Final = 100
 #: Bytes at the beginning of a file that identify it. They include a timestamp in nanoseconds.
 HEAD_BYTES: Final = 64
-#: Errors raised by a damaged file.
 DAMAGED: Final = (OSError, EOFError, zlib.error)
 
 

@@ -14,7 +14,6 @@ from typing import Final
 from chronoverse.errors import SettingsError
 from chronoverse.joblog.matcher import ENDS, ExpressionSet, compile_groups, strip_and_map, strip_sequences
 
-#: What a secret becomes.
 _MASKED: Final = b"[masked]"
 #: Maximum bytes at the end of a text that are held back as the possible beginning of a secret.
 _MAX_HELD: Final = 8_192
