@@ -79,7 +79,7 @@ def post(
         lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fixed.items()), "", ""]
         request = "\r\n".join(lines).encode("ascii") + body
         with asyncio.Runner(loop_factory=None if may_be_private else _PublicLoop) as runner:
-            status, retry_after = runner.run(_exchange(host, port, tls, request, seconds))
+            status, retry_after = runner.run(_send(host, port, tls, request, seconds))
     except ssl.SSLCertVerificationError as error:
         raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
     except (EOFError, asyncio.LimitOverrunError) as error:
@@ -107,9 +107,7 @@ class _PublicLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
 
-async def _exchange(
-    host: str, port: int, tls: ssl.SSLContext | None, request: bytes, seconds: float
-) -> tuple[int, int]:
+async def _send(host: str, port: int, tls: ssl.SSLContext | None, request: bytes, seconds: float) -> tuple[int, int]:
     """Sends ``request``. Returns the status, and Retry-After in seconds, or 0."""
     async with asyncio.timeout(seconds):
         # An address that does not answer leaves time for the next.

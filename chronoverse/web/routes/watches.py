@@ -145,8 +145,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def test_watch(workflow_id: str, watch_id: str) -> tuple[Response, int]:
         """Send a test message about the workflow's newest job, and all waiting messages, now."""
         found = kept(workflow_id, watch_id)
-        newest = deps.store.listing.page(workflow_id, None, 1)
-        job_id = newest[0][1] if newest else ""
+        job_id = next((newest for _, newest in deps.store.listing.page(workflow_id, None, 1)), "")
         event = Event(f"test.{secrets.token_hex(8)}", job_id, 0, "", round(1000 * deps.wall_clock()))
         deps.store.watches.add(found.watch, event)
         deps.store.watches.retry(found.watch)

@@ -44,8 +44,7 @@ def read_newest(deps: Dependencies, wanted: WantedJobs, subject: str, least: int
         return ReplaySegment(frames, cursor, None, 0, len(frames), complete=True)
 
     key, seconds = (JobRef(wanted.workflow_id, ""), wanted, 0), LOOK_SECONDS + WAIT_SECONDS
-    found = deps.replay_cache.load_once(key, seconds, read, lambda known: least <= known.cursor <= cursor)
-    return found.frames, found.cursor
+    return deps.replay_cache.load_once(key, seconds, read, lambda known: least <= known.cursor <= cursor)[:2]
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
