@@ -1,7 +1,6 @@
 """Workflows' watches and their waiting events (docs/redis.md). Runners cannot read the secrets."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +13,6 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
-
-log: Final = logging.getLogger(__name__)
 
 #: Maximum watches per workflow, and waiting events per watch (2 MB).
 MAX_WATCHES: Final = 20
@@ -149,12 +146,10 @@ class WatchStore:
 
         found = dict[JobRef, tuple[KeptWatch, Event]]()
         for ref, reply in self._commands.by_server(refs, ask).items():
-            if isinstance(reply, bytes):
-                try:
-                    event, watch, state = orjson.loads(reply)
-                    found[ref] = KeptWatch(Watch(**watch), *state), Event(*event)
-                except (ValueError, TypeError) as error:
-                    log.error("cannot read watch %s or its next event: %r", ref, error)
+            # Nothing is due, or a process of a later version must read it.
+            with contextlib.suppress(ValueError, TypeError):
+                event, watch, state = orjson.loads(reply if isinstance(reply, bytes) else b"")
+                found[ref] = KeptWatch(Watch(**watch), *state), Event(*event)
         return found
 
     def settle(self, kept: KeptWatch, event: Event, pause: float | None = None, *, dropped: bool = False) -> None:
@@ -178,11 +173,9 @@ class WatchStore:
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
-            idle, keys = round(1000 * IDLE_SECONDS), self._keys
-            calls = [
-                (of, [keys.of_workflow(of, "changes"), keys.watches(of)], [_GROUP, idle, known.get(of, 0)])
-                for of, _ in group
-            ]
+            keys, idle = self._keys, round(1000 * IDLE_SECONDS)
+            args = [(of, [_GROUP, idle, known.get(of, 0), keys.watches(of)]) for of, _ in group]
+            calls = [(of, [keys.of_workflow(of, "changes")], each) for of, each in args]
             return self._commands.scripts("take_changes", calls)
 
         found = self._commands.by_server([JobRef(each, "") for each in workflow_ids], ask)

@@ -1,17 +1,19 @@
 -- Reads the next changes for the processes that share them, as a consumer group.
--- KEYS  changes, watches
+-- KEYS  changes
 -- ARGV  the group; after how many ms a change that was read is read again, unless it was acknowledged; the number up to
---       which the caller does not need changes
+--       which the caller does not need changes; the key of the watches, for which other rights apply
 -- ->    {entries, 0} | {{}, the last number} if needed changes were trimmed before they were acknowledged
 local key, group, idle = KEYS[1], ARGV[1], ARGV[2]
 local groups = redis.pcall('XINFO', 'GROUPS', key)
--- There are no changes, or no watches: a later watch must not send earlier changes.
-if groups.err or redis.call('EXISTS', KEYS[2]) == 0 then return {{}, 0} end
+-- There are no changes.
+if groups.err then return {{}, 0} end
 local read
 for _, each in ipairs(groups) do
   if field(each, 'name') == group then read = field(each, 'last-delivered-id') end
 end
 if not read then
+  -- Without watches: a later watch must not send earlier changes.
+  if #redis.call('HGETALL', ARGV[4]) == 0 then return {{}, 0} end
   redis.call('XGROUP', 'CREATE', key, group, '0')
   read = '0-0'
 end
