@@ -89,9 +89,7 @@ def post(
     except OSError as error:
         # asyncio's text names the address, not the reason.
         why = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
-        # Several addresses failed, for different reasons.
-        why = why or ("no address accepts a connection" if type(error) is OSError else str(error)[:200])
-        raise NotDelivered(f"{host}: {why}") from error
+        raise NotDelivered(f"{host}: {why or 'no address accepts a connection'}") from error
     except (ValueError, Forbidden) as error:
         raise NotDelivered(str(error)) from error
     if not 200 <= status < 300:
