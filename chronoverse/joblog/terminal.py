@@ -1,4 +1,4 @@
-"""Makes lines safe to print on a terminal: removes all control sequences except colours.
+"""Makes lines safe to print on a terminal: removes all control sequences except colors.
 
 A job's output is untrusted. An escape sequence can set the clipboard, change the window's title, rewrite earlier
 lines, or make the terminal send input: see https://dgl.cx/2023/09/ansi-terminal-security.
@@ -56,21 +56,21 @@ def sanitize(text: str, colour: bool) -> str:
         return f"\x1b[{parameters}m"
 
     clean = _SEQUENCE.sub(replace, text).translate(_SHOWN)
-    # Resets colours at the end of the line, so that they do not affect the next line or the shell's prompt.
+    # Resets colors at the end of the line, so that they do not affect the next line or the shell's prompt.
     return clean + "\x1b[0m" if colour_is_on else clean
 
 
 def plain_text(text: str) -> str:
-    """``text`` of one or more lines without control sequences or colours."""
+    """``text`` of one or more lines without control sequences or colors."""
     return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
 
 
 def _visible(parameters: str) -> str:
-    """SGR parameters without 8, which hides text. The 8 in ``38;5;8`` is a grey and stays."""
+    """SGR parameters without 8, which hides text. The 8 in ``38;5;8`` is a gray and stays."""
     given = parameters.split(";")
     visible: list[str] = []
     while given:
-        # Some colours take several parameters: ``38;5;n`` and ``38;2;r;g;b``.
+        # Some colors take several parameters: ``38;5;n`` and ``38;2;r;g;b``.
         length = {"5": 3, "2": 5}.get(given[1], 1) if given[0] in ("38", "48", "58") and len(given) > 1 else 1
         if given[0].partition(":")[0].lstrip("0") != "8":
             visible += given[:length]
