@@ -111,8 +111,8 @@ class ServiceConnection:
     ) -> Iterator[HTTPResponse]:
         """Sends a request once. Yields a 2xx response whose body is unread.
 
-        Raises :class:`RequestFailed`, also if the connection is lost in the ``with`` block; another
-        :class:`Unreachable` if the server is not trusted; or the error of a permanent refusal.
+        Raises :class:`RequestFailed` if a retry can succeed, for example if the connection is lost in the ``with``
+        block; a plain :class:`Unreachable` if the server is not trusted; otherwise the error of the refusal.
         """
         token = self._token() if callable(self._token) else self._token
         headers = _with_token(headers, token)

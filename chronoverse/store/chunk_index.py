@@ -215,9 +215,9 @@ class ChunkIndex:
         """Replaces the record of ``old`` with ``chunk``, whose object was verified. Without ``old``, appends ``chunk``.
 
         The same script makes the object of ``old`` garbage, trims the lines from the store's log, stores ``audit``,
-        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Returns False if the log is
-        too large to forget the text of trimmed lines. Raises :class:`Fenced`, and :class:`SequenceGap` if the archive
-        or the log has changed.
+        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Returns False if the
+        trimmed text may remain in the store's memory, because the log is too large to be rewritten. Raises
+        :class:`Fenced`, and :class:`SequenceGap` if the archive or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

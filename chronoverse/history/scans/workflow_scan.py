@@ -66,7 +66,7 @@ def read_jobs_page(
 
 
 def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
-    """``listed``, without the ``job`` of entries that are not to be searched."""
+    """``listed``, with ``job`` set to None in entries that are not to be searched."""
     time_range = TimeRange(scan.since, scan.until)
     for each in listed:
         job = each.job

@@ -260,7 +260,10 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """Records that the store has exactly the lines below ``index``; it may have lost later ones."""
+        """Records that the store has the lines below ``index``, and no later ones.
+
+        ``index`` can be lower than before, if the store lost lines.
+        """
         with self._changed:
             self.acked = index
             self.safe = min(self.safe, index)
