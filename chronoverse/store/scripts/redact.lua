@@ -1,4 +1,4 @@
--- Records a chunk in which lines were redacted, and removes its lines from the log.
+-- Records a chunk in which lines were redacted, and removes its lines, and archived ones after them, from the log.
 -- KEYS  log, job, archive lock, archive, audit, garbage
 -- ARGV  token, first number, last number, record, the record that it replaces ('' if it comes after all others), the
 --       redaction for the audit list, how many redactions to keep, then as for commit_chunk: id of the last entry read
@@ -37,5 +37,6 @@ redis.call('HSET', job, 'redactions', ARGV[12])
 redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
-trim_log(log, last)
+-- Archived lines in the same node would keep the trimmed text: by default, a node has at most a hundred.
+trim_log(log, math.max(last, math.min(archived, last + 100)))
 return {'OK', forget_trimmed(log)}
