@@ -344,10 +344,11 @@ def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytes
         waiting = Event("test.1", "", 0, "", round(1000 * time.time()) - 3_600_000)
         site.store.watches.add(bad, waiting)
         site.store.watches.settle(KeptWatch(bad, 1), waiting, 0)
-        for name in ("one", "two"):
-            site.watch(name)
-        for number in range(3):
-            site.run(f"build-{number}", Status.FAILED)
+        for watch in (bad, site.watch("one"), site.watch("two")):
+            for number in range(2, 5):
+                site.store.watches.add(
+                    watch, waiting._replace(name=f"test.{number}", queued_ms=round(1000 * time.time()))
+                )
         site.start()
         assert {each.json["data"]["watch"] for each in wait_for(site, 2)[:2]} == {"one", "two"}
         assert (kept(site, "bad").failures, kept(site, "bad").waiting) == (1, 4)
