@@ -302,6 +302,13 @@ def open_archive(settings: Settings) -> "ObjectStore":
     return open_object_store(settings.archive_location)
 
 
+def _print_retry(text: str) -> None:
+    """Prints a message, on a terminal in place of a line of progress."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
+    print_message(text)
+
+
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
     """A client of the configured service, with ``scope`` for ``workflow``.
@@ -316,20 +323,19 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
         raise errors.SettingsError(
             f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
         )
-    with status_line() as show:
-        client = make_client(settings, workflow, scope, on_retry=show)
-        try:
-            with contextlib.closing(client), naming_near_ids(client, workflow, job):
-                yield client
-        except errors.Unauthorized as error:
-            if settings.token is None:
-                raise
-            raise errors.Unauthorized(f"{error} (token from CHRONOVERSE_TOKEN)") from error
-        except errors.Unreachable as error:
-            if settings.url is not None:
-                raise
-            hint = "start one with `chronoverse serve`, or set CHRONOVERSE_URL"
-            raise errors.Unreachable(f"{error}; {hint}") from error
+    client = make_client(settings, workflow, scope, on_retry=_print_retry)
+    try:
+        with contextlib.closing(client), naming_near_ids(client, workflow, job):
+            yield client
+    except errors.Unauthorized as error:
+        if settings.token is None:
+            raise
+        raise errors.Unauthorized(f"{error} (token from CHRONOVERSE_TOKEN)") from error
+    except errors.Unreachable as error:
+        if settings.url is not None:
+            raise
+        hint = "start one with `chronoverse serve`, or set CHRONOVERSE_URL"
+        raise errors.Unreachable(f"{error}; {hint}") from error
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Client:
     heartbeat_seconds: float = 15.0
     max_attempts: int = 4
     max_retry_seconds: float = 600.0
-    #: Called with a message before each retry delay, and with an empty one after it.
+    #: Called with a message before each retry delay of requests other than streams.
     on_retry: Callable[[str], object] = lambda text: None
     clock: Callable[[], float] = time.monotonic
     #: Returns a random number from 0 to 1.
@@ -162,7 +162,7 @@ class Client:
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self.clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures and not is_over:
-                yield Notice(f"{failure}; trying again in {delay:.1f} s")
+                yield Notice(_retry_message(failure, delay))
             stop.wait(delay)
 
     def _follow_connection(
@@ -288,6 +288,7 @@ class Client:
                 delay = self._delay(backoff, failure, max_failures)
                 if deadline is not None and self.clock() + delay >= deadline:
                     raise
+                self.on_retry(_retry_message(failure, delay))
                 self.sleep(delay)
                 continue
             max_failures, was_refused = None, False
@@ -389,9 +390,8 @@ class Client:
                 return attempt()
             except RequestFailed as failure:
                 delay = self._delay(backoff, failure, self.max_attempts)
-                self.on_retry(f"{failure}; trying again in {delay:.1f} s")
+                self.on_retry(_retry_message(failure, delay))
                 self.sleep(delay)
-                self.on_retry("")
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
         backoff.record_failure()
@@ -408,6 +408,10 @@ class Client:
         if not isinstance(body, dict):
             raise ChronoverseError(f"{self._service.url} does not answer with JSON: is it the right address?")
         return body
+
+
+def _retry_message(failure: RequestFailed, delay: float) -> str:
+    return f"{str(failure).removesuffix('; try again')}; trying again in {delay:.1f} s"
 
 
 def _path(route: str, *ids: str) -> str:

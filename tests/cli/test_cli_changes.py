@@ -151,13 +151,14 @@ def test_redacting(
 
 
 def test_redacting_continues_until_it_is_done(cli: Cli) -> None:
-    """A long log takes several requests. Pending lines are reported, and the command has to be repeated."""
+    """A long log takes several requests. Retries and pending lines are reported; the command has to be repeated."""
     parts = [{"redacted": 2, "next": 1_000, "pending": True}, {"redacted": 1, "next": None, "pending": False}]
-    busy = problem("503 Service Unavailable", "the job is being archived")
+    busy = problem("503 Service Unavailable", "The job is being archived; try again.")
     with ScriptedService(busy, *(answer("200 OK", orjson.dumps(part)) for part in parts)) as service:
         done = cli("redact", WORKFLOW, "long", "--search", "x", "--yes", URL=service.url)
 
     assert (done.returncode, done.stdout) == (75, "3 lines redacted\n")
+    assert done.stderr.startswith("chronoverse: The job is being archived; trying again in ")
     assert "repeat the command later" in done.stderr
     assert [request.path for request in service.requests] == [f"/workflows/{WORKFLOW}/jobs/long/logs/redact"] * 3
 
