@@ -10,6 +10,7 @@ from typing import Final
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
+from chronoverse.joblog.terminal import counted
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
@@ -68,11 +69,14 @@ class AdmissionControl:
         if self._draining_since is not None and self.clock() > self._draining_since + LATE_ACCEPT_SECONDS:
             raise _refused("draining", AtCapacity("This worker is shutting down; try again."))
         if len(self._tickets) >= self.limit:
-            raise _refused("full", AtCapacity(f"this worker has its maximum of {self.limit} streams"))
+            text = f"this worker has its maximum of {counted(self.limit, 'stream', 'streams')}"
+            raise _refused("full", AtCapacity(f"{text}; try again"))
         for owner, share in zip(ticket.owners, (self.per_token, self.per_address), strict=True):
             kind = owner[0]
             if share is not None and self._counts[owner] >= share:
-                raise _refused(kind, ShareExceeded(f"this {kind} has its maximum of {share} streams"))
+                remedy = f"ask the service's administrator to raise CHRONOVERSE_MAX_STREAMS_PER_{kind.upper()}"
+                text = f"this {kind} has its maximum of {counted(share, 'stream', 'streams')}"
+                raise _refused(kind, ShareExceeded(f"{text}: close another stream, or {remedy}"))
 
     def enter(self, ticket: StreamTicket) -> None:
         self.check(ticket)

@@ -135,11 +135,13 @@ def test_streams_are_limited_per_worker_token_and_address(
             if bound is not None and count >= bound
         ]
         if reached:
-            message = ["this worker", "this token", "this address"][reached[0]]
+            bound, setting = bounds[reached[0]], "close another stream, or ask .* to raise CHRONOVERSE_MAX_STREAMS_PER"
+            kind, remedy = (
+                ("worker", "; try again"), ("token", f": {setting}_TOKEN"), ("address", f": {setting}_ADDRESS")
+            )[reached[0]]  # fmt: skip
+            message = f"^this {kind} has its maximum of {bound} stream{'' if bound == 1 else 's'}{remedy}$"
             for way in (admission.check, admission.enter):
-                with pytest.raises(
-                    ShareExceeded if reached[0] else AtCapacity, match=f"{message}.* {bounds[reached[0]]} streams"
-                ):
+                with pytest.raises(ShareExceeded if reached[0] else AtCapacity, match=message):
                     way(ticket)
         else:
             admission.enter(ticket)
