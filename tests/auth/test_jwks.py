@@ -68,6 +68,12 @@ class Clock:
 
 
 @pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issuers are asked again soon, for tests with the real clock."""
+    monkeypatch.setattr(jwks, "MIN_REFETCH_SECONDS", 0.05)
+
+
+@pytest.fixture
 def issuer() -> Iterator[Issuer]:
     """An issuer that runs for one test."""
     with Issuer() as issuer:
@@ -95,6 +101,7 @@ def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, EC, "ES256"), NOW).subject == "ada"
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     "key",
     [
@@ -149,6 +156,7 @@ def test_a_request_with_an_unknown_kid_waits_for_a_limited_time(monkeypatch: pyt
     assert keys.waiting == 0
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_the_number_of_waiting_requests_is_limited(issuer: Issuer) -> None:
     """Others are refused immediately, and can retry."""
     issuer.keys = [published(EC, "k1")]
@@ -275,6 +283,7 @@ def test_keys_are_fetched_again_without_a_request(issuer: Issuer) -> None:
     assert [round(seconds) for seconds in asked] == [0, 5, 10, 310]
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_an_unavailable_or_forbidden_store_changes_nothing(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
     """The node uses its own keys, and logs that it shares none."""
     issuer.keys = [published(EC, "k1")]

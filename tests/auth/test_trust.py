@@ -15,6 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from chronoverse.auth import jwks
 from chronoverse.auth.tokens import ADMIN, READ, WRITE, Principal, Verifier
 from chronoverse.auth.trust import parse_trust
 from chronoverse.cli.serve import service_settings
@@ -107,6 +108,7 @@ def trust(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch)
     """Makes the verifier of a service whose file has this text, with AUDIENCE replaced by its name."""
     # Reading the machine's certificates takes a third of these tests' CPU time.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    monkeypatch.setattr(jwks, "MIN_REFETCH_SECONDS", 0.05)
 
     def make(text: str, **settings: Any) -> Verifier:
         path = tmp_path / "trust.toml"

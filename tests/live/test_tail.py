@@ -1,5 +1,6 @@
 """The tail with its threads on real servers: one connection, low delay, order, and recovery from failures."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line, iso_timestamp
+from chronoverse.live import tail
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import (
@@ -122,8 +124,9 @@ def job(number: int = 1) -> JobRef:
 
 
 @pytest.fixture
-def world(server: RedisServer, prefix: str) -> Iterator[World]:
-    """A world without jobs."""
+def world(server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world without jobs, whose tail stops soon."""
+    monkeypatch.setattr(tail, "BLOCK_SECONDS", 0.25)
     world = World(server, prefix)
     yield world
     world.close()
@@ -159,18 +162,19 @@ def test_a_line_whose_report_was_lost_arrives_with_the_next_check(
         wait_until(lambda: watched.has(number), SOON, "the viewer has the line")  # noqa: B023
 
 
-def test_a_new_job_does_not_wait_for_other_jobs(world: World) -> None:
+def test_a_new_job_does_not_wait_for_other_jobs(server: RedisServer, prefix: str) -> None:
     """It wakes a reader that waits for another job."""
-    world.write(job(1))
-    world.watch(job(1))
-    delays = []
-    for number in range(2, 12):
-        wait_until(lambda: len(world.waiting()) == 1, SOON, "the tail waits")
-        watched = world.watch(job(number))
-        started = time.monotonic()
-        world.write(job(number))
-        wait_until(lambda watched=watched: watched.has(1), SOON, "the line is there")  # type: ignore[misc]
-        delays.append(watched.arrived[1] - started)
+    with contextlib.closing(World(server, prefix)) as world:
+        world.write(job(1))
+        world.watch(job(1))
+        delays = []
+        for number in range(2, 12):
+            wait_until(lambda: len(world.waiting()) == 1, SOON, "the tail waits")
+            watched = world.watch(job(number))
+            started = time.monotonic()
+            world.write(job(number))
+            wait_until(lambda watched=watched: watched.has(1), SOON, "the line is there")  # type: ignore[misc]
+            delays.append(watched.arrived[1] - started)
     assert sorted(delays)[len(delays) // 2] < PROMPT, delays
 
 
@@ -303,9 +307,7 @@ def test_a_job_is_not_known_while_reads_fail(world: World, monkeypatch: pytest.M
     world.write(job(), 3)
     watched = world.watch(job())
     wait_until(lambda: watched.has(3), SOON, "the lines are there")
-    known = world.tail.known_job(job())
-    assert known is not None
-    assert known.last == 3
+    wait_until(lambda: (known := world.tail.known_job(job())) and known.last == 3, SOON, "its last line is known")
 
     def fail() -> None:
         raise StoreUnavailable("away")

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.cli.notify import notifier
 from chronoverse.cli.notify.notifier import Notifier
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import SummaryScan
@@ -119,7 +120,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def site(bench: Bench, receiver: Receiver) -> Iterator[Site]:
+def site(bench: Bench, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(notifier, "STEP_SECONDS", 0.05)
     site = Site(bench, receiver)
     with contextlib.ExitStack() as stack:
         stack.callback(site.stop)

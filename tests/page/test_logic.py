@@ -12,7 +12,11 @@ def test_the_logic_of_the_page() -> None:
     """Runs each ``*.test.mjs`` in this folder."""
     files = sorted(map(str, HERE.glob("*.test.mjs")))
     done = subprocess.run(
-        [tool("node"), "--test", "--test-force-exit", *files], capture_output=True, text=True, timeout=240, check=False
+        [tool("node"), "--test", "--test-force-exit", "--test-concurrency=3", *files],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert files
     assert done.returncode == 0, done.stdout + done.stderr

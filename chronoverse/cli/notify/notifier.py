@@ -29,7 +29,8 @@ from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between reads of the watches and running jobs.
+#: Seconds between reads of the changes, and of the watches and running jobs.
+STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
 #: Retry delays of a failing watch.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
@@ -67,8 +68,7 @@ class Notifier:
         log.info("notifier started", extra={"fields": {"hosts": ", ".join(self.hosts) or "none"}})
         pause = 0.0
         while not self.stop.wait(pause):
-            # Seconds between reads of the changes.
-            pause = 0.5
+            pause = STEP_SECONDS
             try:
                 self.step()
             except StoreError as error:

@@ -225,7 +225,7 @@ def reference(whole: ExportLogsServiceRequest) -> tuple[dict[Any, list[Any]], in
     return dict(jobs), refused
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(20, 60))])
 def test_a_request_gives_the_same_result_as_its_single_records(seed: int) -> None:
     """Batch decoding and cached attributes change nothing, and a simple reference model agrees."""
     whole = random_request(random.Random(seed))
