@@ -126,7 +126,7 @@ def _job_text(job: dict[str, Any]) -> str:
 def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
     started = seconds_of(str(job["started_at"]))
     ended = time.time() if job["status"] == "RUNNING" else seconds_of(str(job["finished_at"]))
-    duration = common.spoken(ended - started) if started and ended and ended >= started else "-"
+    duration = common.took(ended - started) if started and ended and ended >= started else "-"
     return (
         str(job["id"]),
         _status(job),
