@@ -130,6 +130,7 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
     later = JobRef("page", f"{job.ref.job_id}-later")
     tab = open_tab().open(later)
     tab.page.wait_for_selector(f"#notice:has-text('No job {later.job_id} in page. All jobs')")
+    tab.page.wait_for_selector("#notice:has-text('Signed in as tests.')")
     tab.page.wait_for_selector(f"#notice a:text-is('{job.ref.job_id}')")
     headers = {"Authorization": f"Bearer {page_service.token()}"}
     httpx.put(f"{page_service.url}/workflows/page/jobs/{later.job_id}", headers=headers, verify=page_service.verify)
@@ -138,7 +139,10 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
 
 @pytest.mark.long
 def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """In the end the page shows the same as ``/logs``. In between, only the header shows that it is reconnecting."""
+    """In the end the page shows the same as ``/logs``. In between, the header shows that it is reconnecting.
+
+    Screen readers hear of that, and once that it is connected again.
+    """
     job.lines(*(f"line {number}." for number in range(1, 51)))
     tab = open_tab(job.ref).wait_number(50)
     tab.page.evaluate(WATCH)
@@ -149,8 +153,11 @@ def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, pag
     page_service.start()
     job.lines(*(f"line {number}." for number in range(101, 151)))
     tab.wait_number(150)
+    said = "() => window.announced.filter((each) => each.endsWith('connected again')).length"
+    wait_until(lambda: tab.page.evaluate(said), PATIENCE_SECONDS, "it is read out")
     job.end()
     tab.wait_text("#badge", "Completed")
+    assert tab.page.evaluate(said) == 1
     tab.page.keyboard.press("g")
     tab.wait_number(1)
     seen: dict[int, str | None] = {}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from chronoverse.auth.tokens import WRITE
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
@@ -175,11 +176,15 @@ def test_a_click_on_show_more_is_not_lost(open_tab: OpenTab, page_service: Servi
 
 
 def test_a_token_can_be_replaced_or_removed(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The account button shows whose token it is. Signing out applies to tabs opened later, too."""
+    """A refusal and the account button name its owner. Signing out applies to tabs opened later, too."""
     job.lines("a line").end()
     tab = open_tab()
+    tab.expected = "Failed to load resource"
+    tab.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}#token={page_service.token(scopes=[WRITE])}")
+    tab.page.wait_for_selector("#notice:text-is('the token lacks the scope logs:read. Signed in as tests.')")
     tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token('shop-web')}")
-    tab.page.wait_for_selector("#empty:has-text('This token is for shop-web. Ask for access to page.')")
+    said = "Signed in as tests. This token is for shop-web. Ask for access to page."
+    tab.page.wait_for_selector(f"#empty:has-text('{said}')")
     tab.page.click("#account")
     assert "shop-web" in tab.text("#accountbox")
     tab.page.click("#accountbox button:text-is('Use another token')")

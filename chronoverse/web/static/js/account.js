@@ -8,6 +8,9 @@ import { claims, isRenewed, signIn, signOut } from "./session.js";
 /** The workflow patterns in the token. */
 export const namedWorkflows = () => [claims().workflows ?? []].flat().map(String);
 
+/** Who is signed in, as a sentence. Empty if the token does not name its owner. */
+export const signedInAs = () => (claims().sub ? `Signed in as ${claims().sub}. ` : "");
+
 /** The token's workflows as text. Without that claim, the service decides by another one. */
 function scopeText() {
   if (claims().workflows === undefined) return "what the service allows";
@@ -27,7 +30,7 @@ function tokenButtons() {
 export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").hidden = !isEmpty;
   if (!isEmpty || $("empty").childElementCount) return;
-  $("empty").append(make("p", "", `This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
+  $("empty").append(make("p", "", `${signedInAs()}This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
 }
 
 /** Appends the button to the page header. */

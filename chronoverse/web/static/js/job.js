@@ -1,7 +1,7 @@
 // The job page: connects the log, the search, the viewport and the stream.
 
 import { follow, TOKEN_EXPIRED } from "../client/follow.js";
-import { showAccount } from "./account.js";
+import { showAccount, signedInAs } from "./account.js";
 import { $, announce, make, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError, NewLines } from "./filters.js";
 import { Find } from "./find.js";
@@ -18,7 +18,7 @@ import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
-import { showConnection, showJob, showLast, showTrouble, tellProgress } from "./status.js";
+import { hideLost, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
 import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
 import { openCard, reason, showSummary } from "./summary.js";
@@ -473,7 +473,7 @@ function showLabels(labels = {}) {
 
 /** Shows why no more lines will arrive. `why` is null if the log is complete. */
 function showEnd(why) {
-  showConnection(true);
+  hideLost();
   live = live && why === null;
   if (why !== null && log.last) showTrouble(why);
   else if (why !== null) notice(why);
@@ -494,12 +494,12 @@ async function followStream(offset, isThere) {
     heartbeat,
     wait: isThere ? 0 : Infinity,
     giveUpAfter: Infinity,
-    onReconnect: (error, ms) => showConnection(false, ms, error),
+    onReconnect: showLost,
   });
   let since = performance.now();
   try {
     for await (const { event, data } of frames) {
-      if (event === "connected") showConnection(true);
+      if (event === "connected") hideLost("connected again");
       else events[event]?.(data);
       if (event === "log" && log.last === 1) notice(null);
       if (performance.now() - since > BUSY_MS) {
@@ -624,6 +624,6 @@ async function main() {
 }
 
 main().catch((error) => {
-  notice(error.message);
+  notice(error instanceof Refused ? `${error.message}. ${signedInAs()}` : error.message);
   document.body.classList.add("ready");
 });

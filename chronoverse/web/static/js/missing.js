@@ -1,14 +1,14 @@
 // The notice for a job that does not exist (yet): a link to all jobs, and jobs with similar names.
 
+import { signedInAs } from "./account.js";
 import { jobPage, workflowPage } from "./addresses.js";
 import { $, link, make } from "./dom.js";
 import { get } from "./session.js";
 
 /** Shows the notice, which the page clears when the job starts. */
 export async function showMissing(workflow, name) {
-  const waits = "It appears here when it starts.";
-  const parts = [`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), ` · ${waits}`];
-  $("notice").replaceChildren(...parts);
+  const waits = ` · It appears here when it starts. ${signedInAs()}`;
+  $("notice").replaceChildren(`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), waits);
   $("notice").hidden = false;
   const shown = $("notice").textContent;
   const jobs = await get(`/workflows/${workflow}/jobs?limit=200`).then(({ body }) => body.jobs, () => []);

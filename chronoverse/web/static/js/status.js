@@ -7,6 +7,7 @@ import { hideRetry, showRetry } from "./trouble.js";
 
 //: Milliseconds until a lost connection is shown. Most are restored by then.
 const GRACE_MS = 700;
+const LOST = "reconnecting…";
 //: Minimum milliseconds until the next attempt for which a countdown is shown.
 const RETRY_MS = 2000;
 
@@ -50,15 +51,20 @@ export function showLast(number, at = "") {
   last = number;
 }
 
-/** Shows whether the page is connected. If not, because of `error`, it reconnects in `ms`, or when the reader asks for it. */
-export function showConnection(isConnected, ms = 0, error = null) {
+/** Shows that the connection is lost because of `error`. The page reconnects in `ms`, or when the reader asks for it. */
+export function showLost(error, ms) {
   clearTimeout(lostTimer);
-  lostTimer = 0;
-  if (isConnected) hideRetry();
   // The client retries immediately when the network is back.
-  else if (ms > RETRY_MS) showRetry(ms, error, () => dispatchEvent(new Event("online")));
-  if (isConnected) showTrouble(null);
-  else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble("reconnecting…"), GRACE_MS);
+  if (ms > RETRY_MS) showRetry(ms, error, () => dispatchEvent(new Event("online")));
+  if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), GRACE_MS);
+}
+
+/** Hides that, and announces `text` if it was shown. */
+export function hideLost(text = "") {
+  clearTimeout(lostTimer);
+  hideRetry();
+  if (text && $("link").textContent === LOST) announce(text);
+  showTrouble(null);
 }
 
 /** Shows why the log does not continue. Null hides it. */
