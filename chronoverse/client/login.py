@@ -116,7 +116,10 @@ class IssuerClient:
             self._post(login.revocation_endpoint, form)
 
     def _metadata(self) -> dict[str, Any]:
-        _, found = self._send("GET", f"{self._url.rstrip('/')}/.well-known/openid-configuration", None)
+        url = f"{self._url.rstrip('/')}/.well-known/openid-configuration"
+        status, found = self._send("GET", url, None)
+        if status != 200:
+            raise ChronoverseError(f"the issuer {self._url} answers {status} at {url}: is it the right address?")
         if found.get("issuer") != self._url:
             raise ChronoverseError(f"the issuer {self._url} says that it is {found.get('issuer')}")
         with self._reading():
@@ -167,9 +170,8 @@ class IssuerClient:
         except ValueError:
             answer = None
         if response.status >= 500 or response.status == 429 or not isinstance(answer, dict):
-            raise RequestFailed(
-                f"the issuer {self._url} answers {response.status}, without a document that can be read"
-            )
+            kind = "" if isinstance(answer, dict) else ", and not with a JSON object"
+            raise RequestFailed(f"the issuer {self._url} answers {response.status} at {url}{kind}; try again")
         return response.status, answer
 
     @contextlib.contextmanager

@@ -281,6 +281,10 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
 
     fails(f" does not answer, or does not allow requests from {signed_in_service.url}.")
     page.unroute(metadata)
+    page.route(metadata, lambda route: route.fulfill(status=503))
+    page.click("#notice button")
+    fails(f" answers 503 at {provider.url}/.well-known/openid-configuration.")
+    page.unroute(metadata)
     other = provider.url.replace("127.0.0.1", "localhost")
     page.route(metadata, lambda route: route.fulfill(json={"issuer": other}))
     page.click("#notice button")

@@ -60,7 +60,7 @@ def test_a_sign_in_waits_as_the_issuer_wants_it() -> None:
 
 
 def test_a_sign_in_fails_with_the_issuers_reason() -> None:
-    """Access denied, an expired code, metadata of another issuer, and invalid tokens."""
+    """Access denied, an expired code, no metadata or another issuer's, and invalid tokens."""
     refused = says("400 Bad Request", error="access_denied", error_description="the user said no")
     with pytest.raises(Unauthorized, match="the user said no"):
         sign_in(ScriptedService(refused), [])
@@ -68,6 +68,11 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
         sign_in(ScriptedService(*[says("400 Bad Request", **PENDING)] * 20), [])
     with pytest.raises(ChronoverseError, match="says that it is https://other"):
         sign_in(ScriptedService(), [], "https://other")
+    for status, said in (("503 Service Unavailable", "; try again"), ("404 Not Found", ": is it the right address[?]")):
+        issuer = ScriptedService(says(status))
+        url, sentence = issuer.url, f"answers {status[:3]} at {issuer.url}/.well-known/openid-configuration{said}"
+        with issuer, pytest.raises(ChronoverseError, match=f"^the issuer {url} {sentence}$"):
+            IssuerClient(url, "cli", None).sign_in("openid", None, lambda *given: None)
     with pytest.raises(ChronoverseError, match="issued a token of type DPoP"):
         sign_in(ScriptedService(tokens(1, token_type="DPoP")), [])
     with pytest.raises(ChronoverseError, match="sent an invalid answer"):

@@ -80,6 +80,8 @@ function sentence(error) {
   if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
     return `The issuer ${issuer} does not answer, or does not allow requests from ${location.origin}.`;
   }
+  const { status, url } = error.cause ?? {};
+  if (status >= 400) return `The issuer ${issuer} answers ${status} at ${url}.`;
   return `Invalid answer from the issuer ${issuer}: ${error.message}.`;
 }
 
