@@ -98,7 +98,8 @@ def run(
             refusal = error
             say(f"nothing is published: {error}; the command still runs")
             if recovered is not None and _refuses_id(error):
-                # Our lines cannot follow the earlier runner's, whose file stays as it is.
+                # Our lines cannot follow the earlier runner's, whose file keeps its lines.
+                spool.save_state(retry=True)
                 spool.preserve()
                 recovered = None
                 spool = Spool(replace(room, name=job.job_id))
@@ -113,7 +114,7 @@ def run(
             # counts.
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
-            spool.save_state(ending=None, server=service_url or "")
+            spool.save_state(ending=None, retry=None, server=service_url or "")
             capture = Capture(tees, spool.put, max_line_bytes=max_line_bytes, masks=masks)
             code = run_command(argv, capture, say, signals, pty=pty)
             status = Status.CANCELED if signals.received else Status.FAILED
@@ -152,7 +153,8 @@ def _open_spool(
         server = state.get("server", service_url)
         # Empty ``server``: the run published directly to the store, maybe not the one behind CHRONOVERSE_URL.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
-        say(f"{runs} left undelivered lines. Upload {which} with: {prefix}{_deliver_command(path, server)}")
+        command = _deliver_command(path, server, retry=state.get("retry", False))
+        say(f"{runs} left undelivered lines. Upload {which} with: {prefix}{command}")
     return Spool(replace(room, name=job.job_id))
 
 
@@ -185,9 +187,14 @@ def close_and_report(
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered
-    path = None if delivered else spool.preserve()
+    is_refused = _refuses_id(refusal)
+    retry = is_refused or (publisher.find_free_id and publisher.base is None)
     if delivered:
+        path = None
         spool.abandon()
+    else:
+        spool.save_state(retry=retry or None)
+        path = spool.preserve()
     if spool.dropped:
         say(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: the spool was full")
     if delivered or (path is None and isinstance(refusal, Deleted)):
@@ -202,15 +209,13 @@ def close_and_report(
         if spool.file_error is not None:
             say(f"the lines could not be kept: {spool.file_error}")
         return
-    if _refuses_id(refusal):
-        say(f"publish under another id: {_deliver_command(path, service_url, '--retry')}")
-    else:
-        options = ("--retry",) if publisher.find_free_id and publisher.base is None else ()
-        say(f"deliver later: {_deliver_command(path, service_url, *options)}")
+    what = "publish under another id" if is_refused else "deliver later"
+    say(f"{what}: {_deliver_command(path, service_url, retry=retry)}")
 
 
-def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:
+def _deliver_command(path: Path, service_url: str | None, *, retry: bool) -> str:
     server = ("--server", service_url) if service_url else ()
+    options = ("--retry",) if retry else ()
     return shlex.join(["chronoverse", "deliver", *server, *options, str(path)])
 
 

@@ -232,9 +232,11 @@ def test_the_first_line_is_the_link_to_the_page(service: Service, tmp_path: Path
     assert [each.stdout for each in done] == ["", ""]
 
 
-def test_the_hint_about_other_runs_names_their_store(service: Service, server: RedisServer, tmp_path: Path) -> None:
-    """The store that run published to, not this run's."""
-    names = iter("abc")
+def test_the_hint_about_other_runs_names_their_store(
+    service: Service, server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """The store that run published to, not this run's. With ``--retry`` once its job's id was refused."""
+    names = iter("abcd")
 
     def hint(*options: str, **settings: str) -> str:
         done = chronoverse(
@@ -246,6 +248,11 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
     assert hint("--server", service.url, TOKEN=service.token(ttl=-60)) == ""
     (file,) = orphaned_spools(tmp_path / "spool")
     assert hint(REDIS_URL=server.url) == f"chronoverse deliver --server {service.url} {file}"
+    end_job(store, JobRef("hints", "a"))
+    done = chronoverse("deliver", "--server", service.url, str(file), data_dir=tmp_path, TOKEN=service.token())
+    said = done.stderr.rpartition("chronoverse: ")[0]
+    assert (done.returncode, printed_command(said)[-2:]) == (76, ["--retry", str(file)])
+    assert hint(REDIS_URL=server.url) == f"chronoverse deliver --server {service.url} --retry {file}"
 
     # Contains the lines of a run that published to a store.
     state = {"workflow": "hints", "job": "old", "token": "0" * 32, "server": ""}

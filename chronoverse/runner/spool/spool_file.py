@@ -306,6 +306,7 @@ _STATE: Final[Mapping[str, str]] = {
     "server": '"(https?://[!-~]*)?"',
     "ending": r'\["(PENDING|COMPLETED|FAILED|CANCELED|LOST)",(-?[0-9]{1,9}|null)\]',
     "labels": r"\{.*\}",
+    "retry": "true",
     "dropped": _COUNT,
     "first": _COUNT,
     "end": _COUNT,
