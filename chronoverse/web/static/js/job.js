@@ -331,8 +331,8 @@ for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause"
 function choose(button) {
   toggle(button);
   for (const [each, matches] of FILTERS) {
-    if (each === button && isPressed(each)) matches.ask();
-    else if (each === button || isPressed(each)) matches.leave();
+    if (each === button && isPressed(each)) matches.ask?.();
+    else if (each === button || isPressed(each)) matches.leave?.();
     if (each !== button) toggle(each, false);
   }
   toQuery({ new: isPressed($("new")) ? "true" : "" });

@@ -1,7 +1,7 @@
 // The labels of a job. They are untrusted, because the job's author chooses them.
 
 import { workflowPage } from "./addresses.js";
-import { link, make } from "./dom.js";
+import { button, link, make } from "./dom.js";
 import { icon } from "./icons.js";
 
 /** A label as in the address of a workflow's page. */
@@ -40,8 +40,7 @@ export function labelElements(workflow, { branch, commit, url, ...others }) {
   if (!rest.length) return shown;
   const box = make("div", "menu", ...rest.map((label) => filterChip(workflow, label)));
   Object.assign(box, { id: "morelabels", popover: "auto" });
-  const button = make("button", "plain", `Labels ▾`);
-  button.type = "button";
-  button.setAttribute("popovertarget", box.id);
-  return [...shown, button, box];
+  const opens = Object.assign(button(() => {}, "Labels ▾"), { className: "plain" });
+  opens.setAttribute("popovertarget", box.id);
+  return [...shown, opens, box];
 }

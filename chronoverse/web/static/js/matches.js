@@ -52,10 +52,6 @@ export class Matches {
     if (this.active) this.look(false);
   }
 
-  /** For filter buttons: called when the filter is turned on or off. */
-  ask() {}
-  leave() {}
-
   /** Starts the scan. If `jumps`, jumps to the next match from the top. */
   look(jumps) {
     this.#end();
