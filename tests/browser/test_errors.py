@@ -83,8 +83,7 @@ def test_the_ruler_shows_a_running_jobs_matches_and_errors_live(open_tab: OpenTa
 def test_dragging_the_scroll_bar_shows_the_line_number(open_tab: OpenTab, big: Job) -> None:
     """The label disappears by itself. The wheel and the keys do not show it."""
     tab = open_tab(big.ref).wait_number(1)
-    tab.page.mouse.move(600, 400)
-    tab.page.mouse.wheel(0, 400)
+    tab.wheel(400)
     tab.wait(lambda rows: rows[0][0] == 21, "the wheel has scrolled")
     assert tab.text("#place") == ""
     # It disappears too soon for polling on a busy machine.

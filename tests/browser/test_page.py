@@ -71,8 +71,7 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     tab.wait(lambda rows: 15 < rows[0][0] < 45 and is_own(rows), "the next page")
     tab.page.evaluate(DRAG)
     tab.wait_number(25_000).wait(is_own, "the last lines")
-    tab.page.mouse.move(600, 400)
-    tab.page.mouse.wheel(0, -3000)
+    tab.wheel(-3000)
     # These include the row below the last line, which shows how the job ended.
     tab.wait(lambda rows: rows[-1][0] == 25_001 - 150 and is_own(rows), "150 rows further up")
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
@@ -161,14 +160,14 @@ def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, pag
     tab.page.keyboard.press("g")
     tab.wait_number(1)
     seen: dict[int, str | None] = {}
-    tab.page.mouse.move(600, 400)
     top = 0
     while 150 not in seen:
-        # Each step scrolls half a screen, so that every row is in view once.
+        if seen:
+            # Half a screen, so that every row is in view once.
+            tab.wheel(200)
         rows = tab.wait(lambda rows, above=top: is_own(rows) and rows[0][0] > above, "further lines").rows()
         seen |= dict(rows)
         top = rows[0][0]
-        tab.page.mouse.wheel(0, 200)
     headers = {"Authorization": f"Bearer {page_service.token()}"}
     url = f"{page_service.url}/workflows/page/jobs/{job.ref.job_id}/logs?limit=1000"
     stored = {line["sequence_num"]: line["message"] for line in httpx.get(url, headers=headers).json()["logs"]}
