@@ -2,14 +2,12 @@
 
 import contextlib
 import gc
-import importlib
 import logging
 import os
 import secrets
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
@@ -67,31 +65,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return scheduling
 
 
-def import_tests(session: pytest.Session) -> None:
-    """Imports all tests, in each worker process from another one on.
-
-    Otherwise all processes would compile the same files of a fresh clone, one after the other.
-    """
-    worker = getattr(session.config, "workerinput", None)
-    if worker is None:
-        return
-    paths = sorted(path.relative_to(session.config.rootpath) for path in Path(__file__).parent.rglob("test_*.py"))
-    first = len(paths) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
-    for path in paths[first:] + paths[:first]:
-        # The collection imports it again, and reports the error.
-        with contextlib.suppress(Exception, pytest.skip.Exception):
-            importlib.import_module(".".join(path.with_suffix("").parts))
-
-
 @pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+def pytest_collection() -> Generator[None, object, object]:
     """Collects tests without garbage collection, and exempts all objects that exist afterwards.
 
     Otherwise Python would scan the objects of all tests and modules again and again: 2.4 of 5.7 s of CPU per process.
     """
     gc.disable()
     try:
-        import_tests(session)
         return (yield)
     finally:
         gc.freeze()
