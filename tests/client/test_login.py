@@ -121,7 +121,7 @@ def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
         stored(file, issuer.url)
         assert file.token(lambda: 1290) == "token-0"
         assert file.token(lambda: 1299) == "token-0"
-        with pytest.raises(RequestFailed, match=f"the issuer {issuer.url} answers 200, without a document"):
+        with pytest.raises(RequestFailed, match=f"answers 200 at {issuer.url}/token, and not with a JSON object"):
             file.token(lambda: 1300)
         assert file.token(lambda: 1300) == "token-1"
 
