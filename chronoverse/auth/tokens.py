@@ -297,7 +297,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
     if not rights and issuer.terms is None:
         raise Forbidden(f"no group of the token (claim {issuer.claim}) has rights in CHRONOVERSE_JWT_WORKFLOWS_MAP")
     if not rights:
-        raise Forbidden("no rule of the token's issuer in CHRONOVERSE_TRUST_FILE is for this token")
+        raise Forbidden("no rule of the token's issuer in CHRONOVERSE_TRUST_FILE matches this token")
     return rights
 
 
