@@ -1,5 +1,7 @@
 // A minimal browser with only what the page's modules use, for testing their logic in Node.js. Import before them.
 
+import { ok } from "node:assert/strict";
+
 class Classes extends Set {
   contains = this.has;
 
@@ -115,9 +117,27 @@ globalThis.sessionStorage = {
   setItem: (key, value) => stored.set(key, value),
   removeItem: (key) => stored.delete(key),
 };
+globalThis.localStorage = globalThis.sessionStorage;
+globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
+globalThis.ResizeObserver = class {
+  observe() {}
+};
+// Accepts addresses relative to the page, as in browsers.
+globalThis.Request = class extends Request {
+  constructor(address, options) {
+    super(new URL(address, location), options);
+  }
+};
 // Would keep the process alive.
 delete globalThis.BroadcastChannel;
 
 export const $ = (id) => document.getElementById(id);
 /** Replaces the page's element with this id with a new one, without listeners. */
 export const renew = (id) => elements.delete(id);
+
+export async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    ok(tries < 2000, String(isSo));
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}

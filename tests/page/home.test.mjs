@@ -1,23 +1,17 @@
 // The home page: the order of workflows, the filters, and the texts about failing ones.
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const ago = (minutes) => new Date(Date.now() - 60_000 * minutes).toISOString();
 const workflow = (id, recent, more = {}) => ({ id, recent, running: recent.filter((each) => each === "RUNNING").length, jobs: recent.length, last_job: `${id}-9`, last_job_at: ago(3), last_status: recent[0], ...more });
 const jobs = [["j3", "RUNNING", 1], ["j2", "FAILED", 60], ["j1", "LOST", 125], ["j0", "COMPLETED", 400]].map(([id, status, minutes]) => ({ id, status, started_at: ago(minutes), finished_at: status === "RUNNING" ? null : ago(minutes) }));
 const answers = { "/workflows": { workflows: [workflow("Good", ["COMPLETED", "FAILED"]), workflow("run", ["CANCELED"]), workflow("running", ["RUNNING"]), workflow("red", ["RUNNING", "FAILED"]), workflow("away", [], { jobs: null, last_job: null, running: null })], cursor: null }, "/workflows/red/jobs": { jobs, cursor: null } };
 const assigned = [];
-globalThis.localStorage = globalThis.sessionStorage;
 globalThis.addEventListener = () => {};
 globalThis.location = Object.assign(new URL("http://127.0.0.1/"), { assign: (address) => assigned.push(address) });
-globalThis.Request = class extends Request {
-  constructor(address, options) {
-    super(new URL(address, location), options);
-  }
-};
 globalThis.fetch = async (request) => {
   const found = answers[new URL(request.url).pathname];
   return Response.json(found ?? { status: 404 }, { status: found ? 200 : 404 });
@@ -26,12 +20,6 @@ sessionStorage.setItem("chronoverse.token", "token");
 $("workflow").value = "";
 await import("../../chronoverse/web/static/js/home.js");
 
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 const rows = () => $("tbody").children;
 const shown = () => rows().map((row) => row.links[0].textContent);
 

@@ -1,26 +1,14 @@
 // A job's page in the minimal browser. A test fills `routes`, by the part of the address after the job's, and opens it.
 
-import { ok } from "node:assert/strict";
-
 import { $ } from "./document.mjs";
 
 export const line = (number, message = `line ${number}`) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05Z", stream: "stdout" });
 export const routes = {};
 export const events = new EventTarget();
 Object.assign(globalThis, {
-  localStorage: sessionStorage,
   addEventListener: events.addEventListener.bind(events),
-  history: { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) },
   matchMedia: () => ({ matches: false }),
   requestAnimationFrame: (draw) => setTimeout(draw, 0),
-  ResizeObserver: class {
-    observe() {}
-  },
-  Request: class extends Request {
-    constructor(address, options) {
-      super(new URL(address, location), options);
-    }
-  },
   fetch: async (request, { signal = request.signal } = {}) => {
     const { pathname, searchParams } = new URL(request.url);
     return routes[pathname.replace("/workflows/w/jobs/j", "")]?.(searchParams, signal) ?? Response.json({ status: 404 }, { status: 404 });
@@ -31,12 +19,6 @@ sessionStorage.setItem("chronoverse.token", "token");
 Object.assign($("log"), { clientHeight: 200, clientWidth: 800, scrollTop: 0 });
 Object.assign($("q"), { value: "" });
 
-export async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 export const rows = () => $("log").querySelector(".rows").children.filter(({ dataset }) => dataset.number);
 export const find = (text) => ($("q").value = text, $("q").dispatchEvent(Object.assign(new Event("keydown"), { key: "Enter" })));
 export const open = () => import("../../chronoverse/web/static/js/job.js");

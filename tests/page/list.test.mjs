@@ -4,7 +4,7 @@ import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
 import { refusal, Refused } from "../../chronoverse/web/static/client/request.js";
-import { $, renew } from "./document.mjs";
+import { $, renew, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static";
 const { List } = await import(`${js}/js/list.js`);
@@ -12,12 +12,6 @@ const { cached } = await import(`${js}/js/causes.js`);
 const { Backoff, follow, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
 
 const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await settle();
-  }
-}
 
 /**
  * A list of a service's jobs: `size` at first, at most `most` per response. `say(event, data)` sends a frame of
@@ -107,6 +101,24 @@ test("changed items are put in their place, and unwanted ones removed", async ()
   say("reset", null);
   await until(() => shown().length === 1);
   deepEqual([shown(), asked.length], [["5 old"], 2]);
+  list.stop();
+});
+
+test("late answers to earlier filters change nothing", async () => {
+  const { list, shown } = listed([], { streams: false });
+  for (const [late, status] of [[[job("old")], 200], [null, 403]]) {
+    const answers = [];
+    globalThis.fetch = () => new Promise((done) => answers.push((jobs, status = 200) => done(Response.json({ jobs, cursor: null }, { status }))));
+    $("notice").textContent = "";
+    list.restart();
+    list.restart();
+    await until(() => answers.length === 2);
+    answers[0](late, status);
+    await settle(20);
+    deepEqual([shown(), $("notice").textContent], [[], ""]);
+    answers[1]([job("new")]);
+    await until(() => shown()[0] === "new");
+  }
   list.stop();
 });
 

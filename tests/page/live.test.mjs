@@ -3,8 +3,8 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
-import { find, line, open, routes, rows, until } from "./job_page.mjs";
+import { $, until } from "./document.mjs";
+import { find, line, open, routes, rows } from "./job_page.mjs";
 
 const lines = [line(1), line(2, "an error"), line(3)];
 const asked = [];

@@ -1,9 +1,9 @@
 // The loaded lines, and what the page makes of them: rows, groups, matches.
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import "./document.mjs";
+import { until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
 const { Log, WINDOW } = await import(`${js}/log.js`);
@@ -15,12 +15,6 @@ const NOW = Date.parse("2026-03-03T10:00:00Z");
 const at = (number, message, more = {}) => ({ sequence_num: number, message, timestamp: new Date(NOW + 1000 * number).toISOString(), stream: "stdout", ...more });
 /** Long enough for a request that should not happen: the page's timers have 0 and 40 ms. */
 const settle = (ms = 60) => new Promise((done) => setTimeout(done, ms));
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await settle(5);
-  }
-}
 
 /** A service with these lines, at most `most` per response. `asked` is the requests; each response waits for `gate`. */
 function serve(lines, { most = 1000, accepts = () => true, gate = () => null } = {}) {
@@ -34,7 +28,7 @@ function serve(lines, { most = 1000, accepts = () => true, gate = () => null } =
     const follows = (isUp ? found : found.reverse()).filter(({ sequence_num: number }) => (isUp ? number > offset : number < offset));
     const page = follows.filter(accepts).slice(0, Math.min(limit, most));
     const isLast = follows.filter(accepts).length <= page.length;
-    const reached = isLast ? (isUp ? lines.at(-1)?.sequence_num ?? 0 : 1) : page.at(-1).sequence_num;
+    const reached = isLast ? (isUp ? found.at(-1)?.sequence_num ?? 0 : 1) : page.at(-1).sequence_num;
     return Response.json({ logs: page, cursor: isLast ? null : "next" }, { headers: { "Last-Event-ID": String(reached) } });
   };
   return asked;
@@ -268,6 +262,13 @@ test("a scan finds each match of a growing log once, and keeps its lines", async
   await until(() => scan.position === 2510);
   deepEqual([scan.count, scan.position, new Set(scan.numbers).size], [1259, 2510, 1259]);
   scan.stop();
+});
+
+test("a scan reaches the lines that came during its last request", async () => {
+  const lines = [at(1, "hit")];
+  serve(lines, { gate: () => lines[1] ?? lines.push(at(2, "hit")) });
+  const scan = new Scan(PATH, { q: "hit" }, () => lines.length, () => {});
+  await until(() => scan.count === 2);
 });
 
 test("the search for the next match skips rejected ones, in both directions", async () => {

@@ -13,14 +13,6 @@ const { showWatches } = await import(`${js}/watches.js`);
 const { signedIn } = await import(`${js}/session.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
-globalThis.localStorage = globalThis.sessionStorage;
-globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
-// Accepts addresses relative to the page, as in browsers.
-globalThis.Request = class extends Request {
-  constructor(address, options) {
-    super(new URL(address, location), options);
-  }
-};
 const at = (hash, search = "") => (location.href = `http://127.0.0.1/ui/workflows/w/jobs/j${search}${hash}`);
 
 test("the address contains the picked lines", () => {

@@ -140,7 +140,7 @@ table("links", linked, [
   ["see https://a.example/x, or", [["https://a.example/x", "https://a.example/x"]]], ["(https://a.example/x)", [["https://a.example/x", "https://a.example/x"]]],
   ["https://a.example/(x)", [["https://a.example/(x)", "https://a.example/(x)"]]], ["[http://a.example/]]", [["http://a.example/", "http://a.example/"]]],
   ["javascript://x", []], ["\x1b]8;;https://b.example/y\x1b\\here\x1b]8;;\x1b\\ not", [["here", "https://b.example/y", "b.example"]]],
-  ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []],
+  ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []], ["\x1b]8;;javascript://x\x07here\x1b]8;;\x07", []],
 ]);
 test("marks split the text, even across styles and next to links", () => {
   const marked = (message, ...marks) => segments(message, marks).map(({ text, mark }) => (mark ? `<${text}>` : text)).join("");

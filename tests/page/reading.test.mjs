@@ -3,16 +3,11 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
 const frames = [];
 globalThis.requestAnimationFrame = (draw) => frames.push(draw);
-globalThis.ResizeObserver = class {
-  observe() {}
-};
-globalThis.localStorage = globalThis.sessionStorage;
-globalThis.history = { state: null, replaceState: (_, __, address) => (location.href = new URL(address, location).href) };
 const { ROW, Viewport } = await import(`${js}/viewport.js`);
 const { Matches } = await import(`${js}/matches.js`);
 const { Find } = await import(`${js}/find.js`);
@@ -23,12 +18,6 @@ const { signedIn } = await import(`${js}/session.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 const event = (name, more = {}) => Object.assign(new Event(name), more);
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 const line = (number, message = "", more = {}) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", ...more });
 
 /** A viewport of ten rows over lines with these numbers. `made` has the numbers of the rows created. */
@@ -208,6 +197,11 @@ test("the service finds matches that the scan has not reached", async () => {
   at.wish += 1;
   await step;
   equal(at.jumps.length, 4);
+  // Between the last match that the scan has found and the reader, there can be others.
+  Object.assign(matches.scan, { numbers: [3, 4, 5], position: 6 });
+  at.current = 18;
+  await matches.step(-1);
+  equal(at.jumps.at(-1), 15);
   matches.drop();
 });
 

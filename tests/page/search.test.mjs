@@ -3,16 +3,11 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, renew } from "./document.mjs";
+import { $, renew, until } from "./document.mjs";
 
 const { WorkflowSearch } = await import("../../chronoverse/web/static/js/search.js");
 const { Matches } = await import("../../chronoverse/web/static/js/matches.js");
 
-globalThis.Request = class extends Request {
-  constructor(address, options) {
-    super(new URL(address, location), options);
-  }
-};
 const line = (number) => ({ sequence_num: number, message: `match ${number}`, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", highlights: [[0, 5]] });
 const found = (id, logs, more = {}) => ({ id, workflow_id: "w", status: "FAILED", exit_code: 1, created_at: "2026-03-03T10:00:00Z", logs: logs.map(line), more: false, ...more });
 
@@ -30,12 +25,6 @@ function serve(...pages) {
   return asked;
 }
 const said = () => $("progress").textContent;
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 
 test("a search requests page by page, and counts each job's matches once", async () => {
   const asked = serve([[found("b", [1, 2], { more: true })], "b;line=1240"], [[found("b", [3]), found("a", [7])], "a"], [[], null]);
@@ -45,6 +34,10 @@ test("a search requests page by page, and counts each job's matches once", async
   equal(said(), "4 matches in 2 jobs · all failed jobs were searched");
   deepEqual(asked.map((each) => each.replace(/limit=\d+/, "limit=N")), ["", "c1", "c2"].map((cursor) => `?limit=N&status=FAILED${cursor && `&cursor=${cursor}`}&q=match&regex=true&label=branch%3Dmain&label=x%3Dy`));
   deepEqual([$("stop").hidden, $("further").hidden], [true, true]);
+  // No page after the first has another match of b.
+  serve([[found("b", [1], { more: true })], "b;line=1240"], [[found("a", [7])], "a"], [[], null]);
+  search.start({ q: "match", labels: [] });
+  await until(() => said() === "2 matches in 2 jobs · all jobs were searched");
   search.clear();
   equal($("results").hidden, true);
 });

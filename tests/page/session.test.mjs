@@ -1,9 +1,9 @@
 // The token of a tab: from the address, from other tabs, and renewed once by all of them.
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import "./document.mjs";
+import { until } from "./document.mjs";
 
 const said = [];
 const addresses = [];
@@ -30,15 +30,10 @@ Object.assign(globalThis, {
 });
 globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=given&x"), { reload: () => (reloads += 1) });
 Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
+const { isDue } = await import("../../chronoverse/web/static/js/oidc.js");
 const { begin, currentToken, isRenewed, Refused, signedIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
 const session = (at, until = Date.now() + 10_000) => ({ at, until, refresh: `refresh ${at}`, token_endpoint: "http://127.0.0.1/token" });
 
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 
 test("the token of a link does not stay in the address", async () => {
   await begin();
@@ -61,6 +56,12 @@ test("another tab's token is adopted if it is newer, or if there is none", () =>
   channel.onmessage({ data: { ask: true } });
   channel.onmessage({ data: { token: "given", session: null } });
   deepEqual([token(), said.at(-1).token], ["given", "pasted"]);
+});
+
+test("a token is renewed a minute before its end, or in the last quarter of its lifetime if that is later", () => {
+  const due = (age, life, refresh = "refresh") => isDue({ at: Date.now() - 1000 * age, until: Date.now() + 1000 * (life - age), refresh });
+  const isDueAt = [[230, 300], [245, 300], [40, 60], [50, 60], [290, 300, null], [301, 300, null], [-9, 300]].map((row) => due(...row));
+  deepEqual(isDueAt, [false, true, false, true, false, true, true]);
 });
 
 test("a token that another tab has renewed is not renewed again", async () => {

@@ -1,21 +1,16 @@
 // The page of a workflow: its jobs, their counts by status, and since when they fail.
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const jobs = [["j5", "FAILED"], ["j4", "RUNNING"], ["j3", "LOST"], ["j2", "CANCELED"], ["j1", "COMPLETED"], ["j0", "FAILED"]].map(([id, status], index) => ({ id, status, created_at: `2026-03-03T10:0${9 - index}:00Z`, labels: {}, lines: 7 }));
 const asked = [];
-globalThis.localStorage = globalThis.sessionStorage;
-globalThis.addEventListener = () => {};
+const events = new EventTarget();
+globalThis.addEventListener = events.addEventListener.bind(events);
 globalThis.history = { pushState: (_, __, address) => (location.href = new URL(address, location).href) };
 globalThis.location = new URL("http://127.0.0.1/ui/workflows/team-a.b");
-globalThis.Request = class extends Request {
-  constructor(address, options) {
-    super(new URL(address, location), options);
-  }
-};
 globalThis.fetch = async (request, { signal } = {}) => {
   const { pathname, searchParams: of } = new URL(request.url);
   if (pathname.endsWith("/events")) await new Promise((_, failed) => signal?.addEventListener("abort", () => failed(signal.reason)));
@@ -26,12 +21,6 @@ globalThis.fetch = async (request, { signal } = {}) => {
 sessionStorage.setItem("chronoverse.token", "token");
 await import("../../chronoverse/web/static/js/workflow.js");
 
-async function until(isSo) {
-  for (let tries = 0; !isSo(); tries += 1) {
-    ok(tries < 2000, String(isSo));
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
 const shown = () => $("tbody").children.map((row) => row.links[0].textContent);
 
 test("running jobs come first, and the header shows where the workflow broke", async () => {
@@ -50,4 +39,11 @@ test("a status filter requests only its jobs, and the counts remain those of all
   deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=50"]);
   equal($("kinds").children[0].textContent, "All 6");
   equal(location.search, "?status=FAILED&label=branch%3Dmain");
+});
+
+test("going back shows the earlier filters", async () => {
+  location.search = "";
+  events.dispatchEvent(new Event("popstate"));
+  await until(() => shown().length === 6);
+  equal(asked.at(-1), "/workflows/team-a.b/jobs limit=50");
 });
