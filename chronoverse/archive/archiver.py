@@ -1,7 +1,7 @@
 """Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-It repeats one small step: a chunk of an oversized running log, or in turn a job's garbage, an expired job, a chunk of
-an ended log, and old lines of a running log. In between, a *round* through all keys finds new work.
+An archiver works in small steps. Chunks of oversized running logs come first. Then a job's garbage, an expired job, a
+chunk of an ended log, and old lines of a running log take turns. In between, a *round* through all keys finds new work.
 """
 
 import contextlib

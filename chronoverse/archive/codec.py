@@ -69,7 +69,7 @@ class ChunkBuilder:
                 self.close_frame(data[frame.offset : frame.offset + frame.size])
 
     def add_frame(self, frame: Frame, lines: list[bytes]) -> None:
-        """Starts a frame with ``lines``, those of ``frame``, which comes next."""
+        """Adds the lines of ``frame``, the next frame. More can be added to it."""
         self._text, self._size, self._plain = lines, sum(map(len, lines)), frame.plain
         self._first, self.last = frame.first, frame.last
 

@@ -229,7 +229,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
-        """The record of the chunk with the most redacted lines; of equals, the newest's. None if all are damaged."""
+        """The record of the chunk with the most redacted lines, or the newest of several. None if all are damaged."""
         best: tuple[tuple[bool, int, float, int], Chunk] | None = None
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])

@@ -25,8 +25,8 @@ def follow_jobs(
 ) -> Iterator[tuple[str, Any]]:
     """Follows all jobs of a workflow with ``status``, one thread per job. Yields events with their job's id.
 
-    A job's events are the job as JSON, those of :meth:`Client.follow`, then the job again, or the error that ended it.
-    Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
+    For each job, yields the job as JSON, the events of :meth:`Client.follow`, then the job again, or the error that
+    ended it. Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
     """
     # When the queue is full, the jobs' threads wait.
     events: queue.Queue[tuple[str, Any]] = queue.Queue(2_000)

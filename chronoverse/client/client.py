@@ -220,7 +220,7 @@ class Client:
         show: Callable[[dict[str, Any]], object] = lambda found: None,
         **query: Any,
     ) -> dict[str, Any]:
-        """The first ``complete`` answer of :meth:`read`, or the last after ``seconds``. ``show`` gets earlier ones."""
+        """Repeats :meth:`read` up to ``seconds`` until the answer is ``complete``. ``show`` gets earlier answers."""
         deadline = self.clock() + seconds
         while True:
             found = self.read(route, *ids, **query)

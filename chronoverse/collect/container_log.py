@@ -66,8 +66,8 @@ class Surroundings(NamedTuple):
 class ContainerLog:
     """Publishes a run. Call :meth:`step` repeatedly; it never waits.
 
-    ``saved`` is a checkpoint. A new one has the ``job``, the ``path`` of the log's file, ``labels``, and when the
-    container ``started``, if known. With ``failure`` there is no file, and the failure's message is the only line.
+    ``saved`` is a checkpoint. That of a new log has the ``job``, the ``path`` of the log's file, ``labels``, and when
+    the container ``started``, if known. With ``failure`` there is no file, and the failure's message is the only line.
     """
 
     def __init__(self, key: RunKey, around: Surroundings, saved: dict[str, Any], failure: ContainerEnd | None) -> None:
@@ -338,8 +338,8 @@ class ContainerLog:
 class _ResumePoint:
     """Where to continue a job in its files, found by comparing their lines with the job's ``last`` published lines.
 
-    That is ``published`` lines after ``start``: a checkpoint, or empty for the beginning of the files. If the last
-    published line is not in the files (``is_found``), timestamps decide, and lines are lost.
+    The place is ``published`` lines after ``start``, which is a checkpoint, or empty for the beginning of the files. If
+    the last published line is not in the files (``is_found``), timestamps decide, and lines are lost.
     """
 
     def __init__(self, status: str, last: Sequence[Line], start: dict[str, Any]) -> None:

@@ -42,8 +42,8 @@ class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
     The program must keep reading stdin (:func:`wait_for_owner_end`), or is killed with its process group. It gets
-    ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` whether it
-    runs. Not Popen: gevent and gunicorn reap all children.
+    ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets True
+    while it runs, else False. Not Popen: gevent and gunicorn reap all children.
     """
 
     argv: list[str]

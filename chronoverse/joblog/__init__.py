@@ -12,7 +12,7 @@ line_filter  selects the lines of a filtered stream
 shapes       the shape of a line: its text without numbers, times and the like, to compare lines of two runs
 timelines    a log's pauses, compared with those of good runs; the time left of a running job
 causes       finds the likely cause in a failed job's log, without good runs
-past_runs    the runs that have a line of some shape, and the verdict on a failure
+past_runs    the runs that have a line of a given shape, and the verdict on a failure
 line_splitter splits bytes, including progress bars, into lines
 comparing    compares a copy of lines with a log, by digests
 terminal     makes lines safe to print on a terminal

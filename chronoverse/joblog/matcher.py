@@ -119,9 +119,9 @@ class Matcher:
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds the last sequence that interrupts the text, and the rest of the text.
+        """Finds a control sequence that is followed by the rest of the text.
 
-        Finds more: the rest can be one character.
+        Has false positives: the rest can be one character.
         """
         *others, last = self._in_json or [""]
         rest = ""
@@ -136,7 +136,7 @@ class Matcher:
 
     @property
     def _in_json(self) -> list[str]:
-        """The text's characters as expressions for their JSON. At most forty: few lines with these lack the rest."""
+        """Expressions for the JSON of the text's first forty characters. Few lines match these but not the rest."""
         return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property
@@ -148,7 +148,7 @@ class Matcher:
 
     @cached_property
     def in_unescaped_json(self) -> SpanFinder | None:
-        """Finds matches in the JSON of lines without escapes, if possible. It can match even if the line does not."""
+        """Finds matches in the JSON of lines without escapes, with false positives. None if impossible."""
         if not self._regex or self._size > self._max_joined:
             return None
         return self._in_lines(self._query) if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None

@@ -1,4 +1,4 @@
-"""A workflow's runs that have lines of some shape, and the verdict on a failure. Pure."""
+"""The runs of a workflow that have a line of a given shape, and the verdict on a failure. Pure."""
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile

@@ -80,8 +80,8 @@ class Timeline(NamedTuple):
     """The times of one log, in ms, with at most :data:`MAX_ANCHORS` ``anchors`` in order.
 
     ``lines`` counts all lines, from ``first`` to ``last``; ``total`` is the time between these, ``after_last`` the time
-    from the last to the job's end, or 0 if unknown. ``shortest``: no pause before a line that is not an anchor is
-    longer; None if all are.
+    from the last to the job's end, or 0 if unknown. ``shortest``: pauses before lines that are not anchors are
+    at most this long; None if all lines are anchors.
     """
 
     lines: int

@@ -88,7 +88,7 @@ class JobLog:
 
         Raises ValueError, ``SettingsError``. If the store refuses the job: ``Held``, ``Closed``, ``Deleted``,
         ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden``, ``JobNotFound``; if the service's certificate is
-        not trusted, ``Unreachable``. During an outage, nothing: lines wait.
+        not trusted, ``Unreachable``. Raises nothing during an outage: lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
@@ -171,8 +171,7 @@ class JobLog:
         lines.
 
         ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
-        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for
-        another status.
+        Returns whether the store has all lines and the end. Can be called again. Raises ValueError for another status.
         """
         if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
             raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")

@@ -29,7 +29,7 @@ class ArchiveState(NamedTuple):
 
     ``complete``: the whole log of an ended job is archived, since ``archived_at``. ``has_derived``: also its shapes and
     timeline in the current format. ``swept``: it has no unrecorded objects. ``ended_at`` (Unix seconds): when the store
-    first saw the end. ``first`` and ``last``: in the store. ``retention_seconds``: the workflow's own.
+    first saw the end. ``first`` and ``last``: lines in the store. ``retention_seconds``: the workflow's own.
     """
 
     archived: int

@@ -164,9 +164,9 @@ class ChunkIndex:
     ) -> bool | None:
         """Recreates a job from ``chunks``, each with its bytes for quotas, and the job hash's ``fields``. Idempotent.
 
-        Returns False if the store has this much, None if the runner is back but has not resent everything: call again.
-        A job without an end becomes LOST after ``wait_seconds`` without its runner.
-        Raises :class:`Deleted`, and :class:`ArchiveDamaged` for another job with this id.
+        Returns False if the store already has all of it; None if the runner is back but has not resent everything: call
+        again. A job without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
+        :class:`ArchiveDamaged` for another job with this id.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (

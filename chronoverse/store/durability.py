@@ -66,8 +66,8 @@ def confirm(
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     """Whether all writes up to the command ``write`` would survive a restart and a failover.
 
-    False if the reply to ``write`` is 0, if the disk or a replica did not confirm it in time, or if one has
-    disconnected. None if the server cannot tell: it makes only snapshots, or lacks ``WAITAOF`` (Redis before 7.2).
+    False if ``write`` changed nothing (reply 0), if the disk or a replica did not confirm it in time, or if a replica
+    has disconnected. None if the server cannot tell: it makes only snapshots, or lacks ``WAITAOF`` (Redis before 7.2).
     Raises the driver's errors.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")

@@ -27,8 +27,8 @@ RETRY_AFTER_SECONDS: Final = 3
 class Fault(NamedTuple):
     """A fault to inject into requests for ``route`` (``attempts``, ``logs``, ``end``, or empty for all).
 
-    Affects the first ``times`` requests, except lease renewals, and, for ``seconds`` after the first of these, all
-    requests for any route.
+    Affects the first ``times`` requests, except lease renewals. For ``seconds`` after the first of these, affects all
+    requests.
     """
 
     #: ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request twice),
@@ -40,7 +40,9 @@ class Fault(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards requests to the service at ``upstream``, with ``faults``. While ``is_out``, answers 503 to all others.
+    """Forwards requests to the service at ``upstream``, with ``faults``.
+
+    While ``is_out``, answers 503 to requests without a fault.
 
     ``appends`` has the time of each request with lines, and the status of the answer.
     """

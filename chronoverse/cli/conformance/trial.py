@@ -30,8 +30,8 @@ PATIENCE_SECONDS: Final = 60.0
 class Case(NamedTuple):
     """A case: the runner's input, the faults, and the expected log.
 
-    The command is ``argv``, or a ``script`` for sh, whose ``$1`` is the path of the case's gate, a file that does not
-    exist yet. ``out`` is expected on stdout, ``err`` on stderr, ``both`` in the whole log (None: anything).
+    The command is ``argv``, or a ``script`` for sh. The script's ``$1`` is the path of the case's gate: a file that
+    does not exist yet. ``out`` is expected on stdout, ``err`` on stderr, ``both`` in the whole log (None: anything).
     """
 
     name: str

@@ -25,7 +25,7 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 class SummaryProgress:
     """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
 
-    If two jobs use the same slot, the one that used it first starts over.
+    If another job takes a job's slot, the first job's scan starts over.
     """
 
     def __init__(self) -> None:

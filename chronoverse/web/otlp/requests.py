@@ -23,9 +23,9 @@ from chronoverse.web.otlp.records import JobRecords, RecordSorter
 def handle(deps: Dependencies) -> Response:
     """Appends the records of the current request. If it raises, the sender retries the whole request.
 
-    Raises :class:`RecordsMissing` while records wait for earlier ones, and :class:`TooFast` while the subject may not
-    begin more jobs, both after appending the other jobs' records; :class:`TooFast` at once if the subject publishes too
-    fast; :class:`StoreError`; and what :meth:`BodyReader.read` raises. Stops when the client disconnects.
+    After appending the other jobs' records, raises :class:`RecordsMissing` while records wait for earlier ones, and
+    :class:`TooFast` while the subject may not begin more jobs. Raises :class:`TooFast` at once if the subject publishes
+    too fast; :class:`StoreError`; and what :meth:`BodyReader.read` raises. Stops when the client disconnects.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)

@@ -239,7 +239,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Ignores the group's frames that contain no event. Makes the group pass all others to :meth:`fall_behind`."""
+        """Ignores frames without an event. Makes the group pass all other frames to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod
