@@ -102,8 +102,8 @@ list_output_option = click.option(
 )
 against_label_option = label_option(
     "--against-label",
-    "Compare with good runs that have this label, * with all. Repeatable; all must match. Default: those of the job's"
-    " branch, else of main.",
+    "Compare with good runs that have this label; *: all good runs. Repeatable; all must match. Default: those of the"
+    " job's branch, else of main.",
     parse_choice,
 )
 color_option = click.option(

@@ -42,7 +42,7 @@ def _wait(text: str) -> int:
 )
 @common.status_option("With -f and without JOB: jobs with this status. Default: running.")
 @common.label_option("--label", "With -f and without JOB: jobs with this label. Repeatable; all must match.")
-@click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job runs.")
+@click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job is running.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
 @click.option("--lines", type=common.line_range, metavar="N[-M]", help="Line number or range.")
 @click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
@@ -91,7 +91,7 @@ def logs(
 ) -> int:
     """Print, follow or search the log of JOB. With -f and without JOB, follow all jobs of WORKFLOW.
 
-    Exits with 1 if --search or --new finds nothing, and with -f as the job does.
+    Exits with 1 if --search or --new finds nothing; with -f, with the job's exit code.
     """
     contradictions = {
         "without JOB, -f is required": job is None and not follow,

@@ -42,7 +42,7 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @click.option("--require-log", is_flag=True, help="Start CMD only if its log can be published.")
 @click.option("--retry", is_flag=True, help="Publish as the first free JOB.2, JOB.3, ... if the id is taken.")
 @click.option("--continue", "continues", is_flag=True, help="Add CMD to a log that several commands share.")
-@click.option("--last", is_flag=True, help="With --continue: CMD is the last; end the job with the worst exit code.")
+@click.option("--last", is_flag=True, help="With --continue: CMD is the last; end the job with the highest exit code.")
 @click.option("--pty", is_flag=True, help="Allocate a terminal for CMD; stderr becomes stdout.")
 @click.option(
     "--label",

@@ -29,7 +29,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     """Wait until JOB prints a line, or ends.
 
     With --for, prints the line and exits with 0, or with 1 if the job ends without it. Otherwise exits with the job's
-    code. Exits with 124 at the timeout, also if JOB has not appeared.
+    code. Exits with 124 at the timeout, even if JOB has not appeared.
     """
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
         raise click.UsageError("--regex, --stream and --offset require --for")

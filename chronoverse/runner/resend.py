@@ -68,9 +68,7 @@ def resend_spool(
             refusal = _verify(publisher, lambda: comparer_for(connect_once()), path)
             if refusal is None and closed and result.status is not Status.LOST:
                 code = "" if result.exit_code is None else f" with exit code {result.exit_code}"
-                refusal = SpoolNotInLog(
-                    f"{job} has all lines of {path}, but another end than the file: {result.status}{code}"
-                )
+                refusal = SpoolNotInLog(f"{job} has all lines of {path}, but a different end: {result.status}{code}")
             delivered = refusal is None
     except KeyboardInterrupt:
         say("interrupted")

@@ -250,7 +250,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def _url(text: str, *schemes: str) -> SplitResult:
-    expected = f"must be a whole {' or '.join(f'{scheme}://' for scheme in schemes)} URL"
+    expected = f"must be a complete {' or '.join(f'{scheme}://' for scheme in schemes)} URL"
     try:
         parts = urlsplit(text)
         complete = bool(parts.hostname and parts.port != 0)

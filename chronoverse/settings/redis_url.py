@@ -103,4 +103,4 @@ def _parse_host(text: str, default: int) -> Address:
 def _expected_form(scheme: str) -> str:
     if form := _FORMS.get(scheme.partition("+")[2]):
         return f"must be {scheme}://[USER:PASSWORD@]{form}"
-    return "must be a whole redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
+    return "must be a complete redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"

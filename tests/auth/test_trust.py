@@ -535,7 +535,7 @@ ERRORS: Final[dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]]] = {
     "no issuer": ({"issuer": None}, None, "issuer is missing"),
     "a number": ({"issuer": 7}, None, "issuer is missing or not a string"),
     "plain http": ({"issuer": "http://id.example.com"}, None, "issuer: must be https://"),
-    "no URL": ({"issuer": "kubernetes"}, None, "issuer: must be a whole"),
+    "no URL": ({"issuer": "kubernetes"}, None, "issuer: must be a complete"),
     "plain http for keys": ({"jwks_url": "http://id.example.com/k"}, None, "jwks_url: must be https://"),
     "an empty URL": ({"jwks_url": ""}, None, "jwks_url is missing or not a string"),
     "no audience": ({"audience": None}, None, "audience is missing"),

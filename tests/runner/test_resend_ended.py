@@ -271,7 +271,7 @@ def test_a_file_with_the_jobs_outcome_is_kept(server: RedisServer, kill_runner: 
     assert spool.preserve() == path
     done = deliver(server, tmp_path, path)
     assert done.returncode == ENDED
-    assert f"{JOB} has all lines of {path}, but another end than the file: COMPLETED with exit code 0" in done.stderr
+    assert f"{JOB} has all lines of {path}, but a different end: COMPLETED with exit code 0" in done.stderr
     assert path.exists()
 
 

@@ -24,7 +24,7 @@ from chronoverse.errors import SettingsError
     default=50,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait_for. Many MCP clients abort calls after 60 s.",
+    help="Maximum timeout of wait_for. Many MCP clients abort calls after 60 s.",
 )
 def mcp(max_wait: int) -> None:
     """Serve logs to AI agents over the Model Context Protocol.

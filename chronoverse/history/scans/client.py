@@ -100,7 +100,7 @@ class PendingScan(NamedTuple):
             return orjson.loads(head), rest
         if response.getheader("Content-Type") == "application/octet-stream":
             raise error_from_json(body)
-        raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")
+        raise RuntimeError(f"the scan server answered {response.status}; its log has the reason")
 
 
 class _UnixConnection(http.client.HTTPConnection):

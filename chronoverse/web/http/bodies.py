@@ -101,7 +101,7 @@ class BodyReader:
         ends_at, time_slice = time.monotonic() + self.receive_seconds, TimeSlice()
         while True:
             time_slice.check()
-            seconds, late = self.read_seconds, f"nothing, or too little, of the body came for {self.read_seconds:g} s"
+            seconds, late = self.read_seconds, f"too little of the body arrived within {self.read_seconds:g} s"
             left = max(ends_at - time.monotonic(), 0)
             if left < seconds:
                 seconds, late = left, f"the body did not arrive within {self.receive_seconds:g} s"

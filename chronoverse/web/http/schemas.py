@@ -341,7 +341,7 @@ class JobsQuery(Schema):
 
 
 class WorkflowEventsQuery(Schema):
-    jobs = QueryInteger("Begin with the newest n jobs, of those found in 2 s.", maximum=1_000, load_default=100)
+    jobs = QueryInteger("Begin with the newest n jobs that are found within 2 s.", maximum=1_000, load_default=100)
     status = one_of(STATUSES, "Jobs with this status. Changes to another status are not sent.")
     label = _labels(_WITH_LABEL)
 
