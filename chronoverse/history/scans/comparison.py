@@ -199,6 +199,6 @@ def read_runs(
         raise NothingToCompare(
             f"the runs before {job.ref.job_id} have more than {MAX_SHAPES:,} different lines, or cannot be read"
             if others
-            else f"no job of this workflow{chosen} has COMPLETED before {job.ref.job_id}: name one to compare with"
+            else f"no job of this workflow{chosen} has COMPLETED before {job.ref.job_id}: choose one to compare with"
         )
     return (known if has_time else None), names
