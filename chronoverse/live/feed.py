@@ -1,5 +1,6 @@
 """The newest frames of one watched job, encoded once for all its viewers. No call blocks for long."""
 
+import math
 import sys
 import threading
 import time
@@ -237,6 +238,8 @@ class Feed:
         self.groups: dict[object, Any] = {}
         #: When the tail next checks the job's state, on the tail's clock. 0: immediately.
         self.check_at = 0.0
+        #: Until when the ring may be shown, on the tail's clock. Each check of the job moves it.
+        self.fresh_until = math.inf
         #: Whether the store has lost lines that viewers have.
         self.is_ahead = False
         self._job_version = 0
@@ -291,8 +294,8 @@ class Feed:
             if to <= self.cursor or self.final is not None:
                 return
             # Leaves one position unused: a caught-up viewer must not already be at the position of the new lines.
+            self.cursor = to
             self._empty(len(self._frames) + 1)
-            self.cursor = self.base = to
         self.wake_all()
 
     def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -301,14 +304,19 @@ class Feed:
             self.version += 1
             self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
             self._empty(len(self._frames))
-            self.base = self.cursor
         self.wake_all()
+
+    def drop_ring(self) -> None:
+        """Empties the ring. Viewers that are behind replay its lines."""
+        with self._lock:
+            self._empty(len(self._frames))
 
     def _empty(self, count: int) -> None:
         self._dropped_bytes += self._ends[-1] if self._ends else 0
         self._frames, self._ends, self._slices = [], [], {}
         self._held_bytes = 0
         self._first_position += count
+        self.base = self.cursor
 
     def _drop_oldest(self, limit: int) -> None:
         count = 0

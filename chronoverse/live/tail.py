@@ -44,6 +44,11 @@ def check_seconds(jobs: int) -> float:
     return max(CHECK_SECONDS, jobs * TICK_SECONDS / ROUND_JOBS)
 
 
+def ring_seconds(jobs: int) -> float:
+    """Seconds after a check for which a ring is shown. Without another check, its lines may since be redacted."""
+    return check_seconds(jobs) + 2 * TICK_SECONDS
+
+
 def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
     least, most = bounds
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
@@ -95,6 +100,7 @@ class Tail:
                     self._replaced.append(feed)
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
+                feed.fresh_until = self.clock() + ring_seconds(self.watched)
                 if job and job.end:
                     feed.close(job.closing_frames(job.end, self.lease_seconds))
                 else:
@@ -102,7 +108,11 @@ class Tail:
             feed.viewer_count += 1
             feed.waiters.add(viewer)
         if job is not None and (feed.job is None or job.age > feed.job.age):
-            feed.reconcile(job)
+            if feed.job is None or feed.job.redactions == job.redactions:
+                feed.reconcile(job)
+            else:
+                # The check finds out which lines were redacted.
+                feed.check_at = 0.0
         return feed
 
     def leave(self, feed: Feed, viewer: Waiter) -> None:
@@ -116,6 +126,18 @@ class Tail:
                 self._reader.unwatch(feed.ref)
             else:
                 self._replaced.remove(feed)
+
+    def drop_stale_ring(self, feed: Feed) -> None:
+        """Empties the feed's ring if the last check is too long ago, for example because the store hangs.
+
+        Keeps the ring of a log that was lost or replaced: its viewers could not read its lines elsewhere.
+        """
+        now = self.clock()
+        if now <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
+            return
+        if feed.final is None or (feed.job and feed.job.end):
+            feed.drop_ring()
+            feed.fresh_until = now + ring_seconds(self.watched)
 
     def known_job(self, ref: JobRef) -> Job | None:
         """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
@@ -242,6 +264,8 @@ class Tail:
                     # Also if it had ended: not all of its viewers have the end.
                     feed.job, feed.final = None, error_frame(LOG_IS_GONE)
                     feed.wake_all()
+                if feed.check_at:
+                    feed.fresh_until = now + ring_seconds(self.watched)
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
@@ -283,6 +307,8 @@ class Tail:
             entries, before = _skip_archived(feed, entries, before)
         events, closing = feed.encode(entries, before)
         if events:
+            # First, so that a drop never concerns the new lines. Otherwise each viewer would read them from the store.
+            self.drop_stale_ring(feed)
             if not feed.publish(events, before, ring_bytes(self.watched, self.ring_bytes)):
                 return
             _observe_delay(entries[0])

@@ -230,6 +230,7 @@ class Viewer:
         if feed.version != self._version:
             notices, self._version = feed.notices_after(self._version)
             return notices
+        self._tail.drop_stale_ring(feed)
         # Read before taking the slice: if the feed is closed here, the slice is the last one.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position

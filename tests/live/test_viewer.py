@@ -449,7 +449,7 @@ def test_a_new_attempt_sends_a_job_frame(rig: Rig) -> None:
     rig.wait(3)
     assert viewer.next() is None
     rig.ask("DEL", rig.key("lease"))
-    rig.store.open(JOB, "another token")
+    rig.ask("HSET", rig.key("job"), "attempt", 2)
     rig.wait(1)
     assert [data[:31] for _, data in event_data(drained(viewer))] == ['{"status":"RUNNING","attempt":2']
 
@@ -902,6 +902,39 @@ def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig, entries: 
     assert rig.replay_cache.cached(JOB, None, 0) == (b"", 0)
     assert rig.replay_cache.cached(OTHER, None, 0)[1] == 3
     assert drained(other) == b""
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["checked", "the store hangs"])
+def test_the_ring_is_shown_only_as_long_as_checks_are_answered(rig: Rig, answers: bool) -> None:
+    """A ring without checks may have lines that were redacted. Newer lines are shown again."""
+    write_as_own_runner(rig, 1)
+    viewer, behind = started(rig), started(rig)
+    rig.write(2, 3)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == ["log 2", "log 3"]
+    rig.clock.now += 2
+    if answers:
+        rig.tail.housekeep_once()
+    rig.clock.now += 0.5
+    rig.source.fault = StoreUnavailable("hangs")
+    assert names(drained(behind)) == (["log 2", "log 3"] if answers else [])
+    rig.source.fault = None
+    rig.write(4, 4)
+    rig.tail.read_once()
+    assert names(drained(viewer)) == ["log 4"]
+
+
+def test_a_viewer_of_the_next_attempt_hides_no_redaction(rig: Rig) -> None:
+    """It knows a newer state than the feed, which has yet to tell its viewers of a redaction."""
+    write_as_own_runner(rig, 3)
+    viewer = started(rig)
+    rig.ask("RPUSH", rig.key("audit"), b'{"from":2,"to":2,"count":1}')
+    rig.ask("HSET", rig.key("job"), "redactions", 1)
+    rig.ask("HSET", rig.key("job"), "attempt", 2)
+    later = rig.viewer()
+    rig.tail.housekeep_once()
+    assert ("redact", '{"from":2,"to":2}') in event_data(drained(viewer))
+    later.close()
 
 
 def test_a_viewer_of_a_workflow_gets_no_id_before_its_jobs(rig: Rig) -> None:

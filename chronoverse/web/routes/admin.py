@@ -19,7 +19,7 @@ from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp, seconds_of
 from chronoverse.live.replay_cache import CACHE_SECONDS
-from chronoverse.live.tail import TICK_SECONDS, check_seconds
+from chronoverse.live.tail import ring_seconds
 from chronoverse.store.audit import Position
 from chronoverse.store.catalog import RETENTION_SECONDS
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
@@ -206,9 +206,9 @@ def stale_seconds(watched: int) -> float:
     """Seconds for which another worker, watching ``watched`` jobs, can still show old text after a redaction.
 
     That worker uses a chunk's record for RECORD_SECONDS, and can then cache a segment of the old chunk for another
-    CACHE_SECONDS. A line stays in the ring of a feed until the tail has checked the job.
+    CACHE_SECONDS. It shows the ring of a feed until the tail has checked the job, or should have.
     """
-    return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
+    return max(RECORD_SECONDS + CACHE_SECONDS, ring_seconds(watched))
 
 
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:

@@ -65,6 +65,9 @@ class FakeTail:
     def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
         """Does nothing."""
 
+    def drop_stale_ring(self, feed: Feed) -> None:
+        """Does nothing."""
+
     def silent_seconds(self, ref: JobRef) -> float:
         return self.silent_for
 
