@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.errors import Closed, Held, SpoolError
+from chronoverse.errors import Closed, Held
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
@@ -23,7 +23,6 @@ from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 #: Time limit of prompt events on a busy machine, in seconds.
 SOON = 30.0
 
@@ -40,42 +39,47 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
-    """The spool file of a job with 3,000 lines. The server was killed after the first ten.
+def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> Path:
+    """The spool file of a job with 3,000 lines that failed with 9. The server was killed after the first ten.
 
     Those are in the stream, but the runner possibly does not know that they are durable.
     """
-    with RunningJob(
-        NUMBERS + f"say(0, 10); wait(); say(10, 3000); {code}", store, tmp_path, room=room, deliver_seconds=0.3
-    ) as job:
+    code = NUMBERS + "say(0, 10); wait(); say(10, 3000); sys.exit(9)"
+    with RunningJob(code, store, tmp_path, room=room, deliver_seconds=0.3) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
         server.kill()
         job.release()
         assert job.result() == 9
-    found = re.search(r"deliver later: chronoverse deliver (\S+)\n$", job.stderr_text)
-    assert found is not None
-    undelivered = re.search(
-        r"^chronoverse: (\d+) lines were not delivered to the store$", job.stderr_text, re.MULTILINE
-    )
+    undelivered = re.search(r"^chronoverse: (\d+) lines were not delivered to the store$", job.stderr_text, re.M)
     assert undelivered is not None
     assert 2990 <= int(undelivered[1]) <= 3000
+    found = re.search(r"deliver later: chronoverse deliver (\S+)\n$", job.stderr_text)
+    assert found is not None
     assert room.directory is not None
     assert list(orphaned_spools(room.directory)) == [Path(found[1])]
     return Path(found[1])
 
 
-def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Every line is delivered, then the command's outcome. The file is removed."""
+@pytest.mark.parametrize("is_expired", [False, True], ids=["same attempt", "next attempt"])
+def test_a_spool_file_is_delivered_later(
+    is_expired: bool, server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
+) -> None:
+    """While the store is unavailable, the file stays. Then every line is delivered, and the command's outcome."""
     path = leave_spool(server, store, tmp_path, room)
-    server.start()
     said: list[str] = []
+    assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
+    assert said[-1] == f"deliver later: chronoverse deliver {path}"
+    server.start()
+    if is_expired:
+        server.ask("DEL", key("lease"))
     assert resend_spool(path, lambda _: store, said.append)
     lines, end = read_log(server)
     assert [line["message"] for line in lines] == numbers(3000)
     assert end is not None
     assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "9", "3000")
     assert not path.exists()
-    assert said == [f"3000 lines of wf_1/job_1 are in the store; removed {path}"]
+    assert said[-1] == f"3000 lines of wf_1/job_1 are in the store; removed {path}"
+    assert server.ask("HGET", key("job"), "attempt") == (b"2" if is_expired else b"1")
 
 
 def leave_attempt(server: RedisServer, room: SpoolRoom) -> Path:
@@ -112,75 +116,28 @@ def test_an_attempt_after_the_jobs_end_gets_its_own_log(server: RedisServer, sto
     assert ([line["message"] for line in lines], end["status"]) == (["first"], "FAILED")
 
 
-def test_after_the_lease_has_expired_it_is_a_new_attempt(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
+@pytest.mark.parametrize("taken", ["lost", "held", "written"])
+def test_a_file_is_kept_if_another_runner_or_end_follows(
+    taken: str, server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The job was not declared LOST, so its numbering continues."""
+    """Nothing is appended: not after the terminal entry, nor between another runner's lines, even if that is gone."""
     path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
-    assert resend_spool(path, lambda _: store, print)
-    assert read_lines(server) == numbers(3000)
-    assert server.ask("HGET", key("job"), "attempt") == b"2"
-
-
-def test_a_store_that_is_still_unavailable_leaves_the_file(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """The command is printed again."""
-    path = leave_spool(server, store, tmp_path, room)
+    if taken == "lost":
+        server.ask("HSET", key("job"), "status", "LOST")
+        server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
+    else:
+        taker = store.open(JOB, "another's")
+        store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
+    if taken == "written":
+        server.ask("DEL", key("lease"))
     said: list[str] = []
-    assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
-    assert said[-1] == f"deliver later: chronoverse deliver {path}"
-    server.start()
-    assert resend_spool(path, lambda _: store, said.append)
-    assert read_lines(server) == numbers(3000)
-
-
-def test_a_job_that_was_declared_lost_stays_lost(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """Nothing follows a terminal entry. The user gets a message, and the lines stay in the file."""
-    path = leave_spool(server, store, tmp_path, room)
-    server.start()
-    server.ask("HSET", key("job"), "status", "LOST")
-    server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
-    server.ask("DEL", key("lease"))
-    said: list[str] = []
-    with pytest.raises(Closed):
+    with pytest.raises(Held if taken == "held" else Closed):
         resend_spool(path, lambda _: store, said.append)
-    assert len(read_log(server)[0]) == 10
+    assert read_lines(server) == [*numbers(10), *["the taker's"] * (taken != "lost")]
     assert said[-1] == f"publish under another id: chronoverse deliver --retry {path}"
     assert Spool.recover(path).end == 3000
-
-
-def test_a_job_that_another_runner_holds_is_unchanged(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """Otherwise the lines would interleave with the other runner's."""
-    path = leave_spool(server, store, tmp_path, room)
-    server.start()
-    server.ask("DEL", key("lease"))
-    store.open(JOB, "another's")
-    with pytest.raises(Held):
-        resend_spool(path, lambda _: store, print)
-    assert path.exists()
-
-
-def test_lines_of_another_runner_are_not_overwritten(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """The other runner is gone, too."""
-    path = leave_spool(server, store, tmp_path, room)
-    server.start()
-    server.ask("DEL", key("lease"))
-    taker = store.open(JOB, "another's")
-    store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
-    server.ask("DEL", key("lease"))
-    with pytest.raises(Closed, match="another runner wrote"):
-        resend_spool(path, lambda _: store, print)
-    assert read_lines(server) == [*numbers(10), "the taker's"]
-    assert path.exists()
 
 
 def test_a_killed_runner_had_sent_more_than_its_file_contains(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
@@ -204,24 +161,6 @@ def test_a_killed_runner_had_sent_more_than_its_file_contains(store: Store, tmp_
     assert [entry[1][3] for entry in store.read(JOB, 0, 3)] == [b"in the file", b"in memory", b"of the next runner"]
 
 
-def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """For example, when the runner was killed just before removing the file."""
-    path = leave_spool(server, store, tmp_path, room)
-    server.start()
-    content = path.read_bytes()
-    assert resend_spool(path, lambda _: store, print)
-    path.write_bytes(content)
-    assert resend_spool(path, lambda _: store, print)
-    assert read_lines(server) == numbers(3000)
-    assert not path.exists()
-
-
-def test_anything_but_a_spool_file_is_rejected(store: Store, tmp_path: Path) -> None:
-    """A missing file, or another one."""
-    with pytest.raises(SpoolError):
-        resend_spool(tmp_path / "none", lambda _: store, print)
-
-
 DRIVER = """
 import sys
 from pathlib import Path
@@ -240,7 +179,7 @@ def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     code += "file=sys.stderr, flush=True)\nsys.stdin.read()"
     command = [sys.executable, "-c", DRIVER, server.url, str(room.directory), sys.executable, "-c", code]
     server.kill()
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as runner:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as runner:
         assert runner.stderr is not None
         while b"printed" not in (line := runner.stderr.readline()):
             assert line, "the runner is gone"
@@ -251,12 +190,14 @@ def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     return path
 
 
-def test_a_killed_runner_keeps_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """Nobody knows how the job ended, so it is LOST, but its lines are not."""
+def test_a_killed_runner_keeps_its_lines(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """Nobody knows how the job ended, so it is LOST, even if the file begins with an earlier command's outcome."""
+    leave_spool(server, store, tmp_path, room)
+    server.start()
     path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(3000)
+    assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
     assert end is not None
     assert end["status"] == "LOST"
 
@@ -274,20 +215,6 @@ def test_a_later_runner_of_the_job_delivers_the_lines(
     assert end["status"] == "COMPLETED"
     assert "lines of an earlier runner of this job" in job.stderr_text
     assert not path.exists()
-
-
-def test_an_earlier_commands_outcome_is_not_attributed_to_a_later_one(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """The second runner continues the file and is killed, so its command's outcome is unknown."""
-    leave_spool(server, store, tmp_path, room)
-    server.start()
-    path = kill_runner(server, room)
-    assert resend_spool(path, lambda _: store, print)
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
-    assert end is not None
-    assert end["status"] == "LOST"
 
 
 def test_lines_dropped_before_the_job_was_opened_are_reported(
@@ -308,22 +235,3 @@ def test_lines_dropped_before_the_job_was_opened_are_reported(
     assert [line.message for line in lines if isinstance(line, Line)] == [
         str(number) for number in range(spool.dropped + 1, 3_001)
     ]
-
-
-@pytest.mark.long
-def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """All lines are finally delivered, though hardly any of them was in memory."""
-    room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8)
-    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 15_000); wait()", store, tmp_path, room=room) as job:
-        wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
-        server.kill()
-        job.release()
-        wait_until(lambda: b"14999\n" in job.out.getvalue()[-100:], SOON, "the job printed on")
-        assert room.directory is not None
-        (path,) = room.directory.glob("*.sqlite")
-        wait_until(lambda: path.stat().st_size > 100_000, SOON, "the lines are in the file")
-        server.start()
-        job.release()
-        assert job.result() == 0
-    assert read_lines(server) == numbers(15_000)
-    assert list(room.directory.iterdir()) == []
