@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import indent
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from chronoverse.errors import Closed, Held, Unauthorized
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
@@ -114,30 +115,6 @@ def test_secrets_known_by_their_form_are_masked(
     assert read_lines(server) == ([f"with {GITHUB} and {acme}", *PEM] if forms == "off" else masked)
 
 
-def test_lines_are_stored_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Lines reach the store before the log is finished."""
-    with open_log() as log:
-        log.write("stdout", "hello")
-        wait_until(lambda: read_lines(server) == ["hello"], SOON, "the line")
-
-
-@pytest.mark.long
-def test_a_long_line_becomes_partial_lines(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """A single write of many lines also becomes that many lines."""
-    many = [str(number) for number in range(10_000)]
-    with open_log(max_line_bytes=1000) as log:
-        log.write("stdout", "x" * 2500)
-        log.write("stdout", "\n".join(many))
-
-    lines, _ = read_log(server)
-    assert [(len(line["message"]), line.get("partial")) for line in lines[:3]] == [
-        (1000, "1"),
-        (1000, "1"),
-        (500, None),
-    ]
-    assert [line["message"] for line in lines[3:]] == many
-
-
 @pytest.mark.parametrize(
     ("raised", "status", "code", "said"),
     [
@@ -168,32 +145,66 @@ def test_an_exception_decides_how_the_job_ends(
     assert all(line["stream"] == "stderr" for line in lines)
 
 
-def test_finish_decides_how_the_job_ends(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """A second call and the end of the block have no effect."""
+@pytest.mark.parametrize(
+    ("given", "ended"),
+    [(("CANCELED", None), ("CANCELED", None)), ((Status.LOST,), ("LOST", None)), ((Status.FAILED, 4), ("FAILED", "4"))],
+)
+def test_finish_decides_how_the_job_ends(
+    server: RedisServer, open_log: Callable[..., JobLog], given: Any, ended: tuple[str, str | None]
+) -> None:
+    """A second call and the end of the block have no effect. A killed command has no exit code."""
     with open_log() as log:
+        for status in ("RUNNING", "done"):
+            with pytest.raises(ValueError, match="COMPLETED, FAILED, CANCELED or LOST"):
+                log.finish(status)
+        with pytest.raises(ValueError, match="stdin"):
+            log.write("stdin", "a")
         log.write("stdout", "a")
-        assert log.finish("CANCELED", None)
-        assert log.finish(Status.FAILED, 1)
+        assert log.finish(*given)
+        assert log.finish(Status.COMPLETED, 0)
 
-    assert end(server) == ("CANCELED", None)
+    assert (end(server), read_lines(server)) == (ended, ["a"])
     with pytest.raises(ValueError, match="finished"):
         log.write("stdout", "b")
 
 
-@pytest.mark.parametrize("durability", [Durability.ACKED, Durability.FSYNCED])
-def test_attempts_continue_one_log(server: RedisServer, durability: Durability) -> None:
-    """The end of an attempt leaves the job open for the next one."""
-    with contextlib.closing(Store(server.url, durability=durability)) as store:
+def test_attempts_continue_one_log(server: RedisServer) -> None:
+    """The end of an attempt leaves the job open for the next one, once its lines are safe."""
+    with contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store:
         for attempt in ("first", "second"):
             log = JobLog.open(store, *JOB)
             log.write("stdout", attempt)
             assert log.finish("PENDING", None)
             assert (read_log(server)[1], server.ask("HGET", key("job"), "status")) == (None, b"RUNNING")
-        with JobLog.open(store, *JOB) as log:
+        with JobLog.open(server.url, *JOB) as log:
             log.write("stdout", "third")
 
     assert read_lines(server) == ["first", "second", "third"]
     assert (end(server), server.ask("HGET", key("job"), "attempt")) == (("COMPLETED", "0"), b"3")
+
+
+def test_a_frameworks_try_has_the_settings_of_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If the job has ended, it gets another id. Other refusals are raised."""
+    opened, refusals = list[dict[str, Any]](), [Closed("ended"), None, Held("held")]
+
+    def open_log(*_: Any, **options: Any) -> None:
+        opened.append(options)
+        if refusal := refusals.pop(0):
+            raise refusal
+
+    monkeypatch.setattr(JobLog, "open", open_log)
+    settings = Settings(data_dir=tmp_path, spool_max_bytes=2**24, max_line_bytes=1_000, lease_seconds=7)
+    JobLog.open_try("url", JOB, settings, deliver_seconds=3)
+    with pytest.raises(Held):
+        JobLog.open_try("url", JOB, settings)
+    room = SpoolRoom(tmp_path / "spool", file_bytes=2**24)
+    shared = {"max_line_bytes": 1_000, "lease_seconds": 7, "room": room}
+    first = {**shared, "deliver_seconds": 3}
+    assert opened == [
+        first | {"wait_for_lease": True},
+        first | {"retry": True},
+        shared | {"wait_for_lease": True},
+    ]
 
 
 def test_lines_can_wait_for_another_runners_lease(
@@ -220,57 +231,63 @@ def test_an_attempt_can_be_ended_with_its_lease_token(
     assert (attempt.attempt, end(server)) == (1, ("CANCELED", None))
 
 
-def test_an_ended_job_can_be_run_again_under_another_id(
-    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
-) -> None:
-    """Like ``chronoverse run --retry``."""
-    open_log().finish()
-    with open_log(retry=True, say=lambda text: None) as log:
-        log.write("stdout", "again")
-    assert read_lines(server, JobRef(JOB.workflow_id, "job_1.2")) == ["again"]
+class Recorder:
+    """Stands in for a log."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[str, str]] = []
+        self.finished = False
+        #: Called in each write, as a signal handler can be.
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def write(self, stream: str, text: str) -> None:
+        self.meanwhile()
+        self.writes.append((stream, text))
 
 
-def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Including a line that print() writes in parts, and an unterminated last line."""
-    with open_log() as log:
-        with JobLogStream(log, "stdout") as out, contextlib.redirect_stdout(out):
-            print("one", 2, end="\n\n")
-            print("three", end=" ", flush=True)
-            print("x" * 65_536, end="")
-            print("not ended", end="")
-        print("late", file=out)
-        rest = JobLogStream(log, "stderr")
-        rest.write("a\nlost")
-    rest.close()
-
-    lines = [(line["stream"], line["message"]) for line in read_log(server)[0]]
-    assert lines[:2] == [("stdout", "one 2"), ("stdout", "")]
-    assert [(stream, len(text)) for stream, text in lines[2:4]] == [("stdout", 65_536), ("stdout", 6)]
-    assert lines[4:] == [("stdout", "not ended"), ("stderr", "a")]
+MOST: Final = 65_536
 
 
-def test_a_job_can_be_marked_lost(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """For a runner that knows that its command was killed. There is no exit code."""
-    log = open_log()
-    log.write("stdout", "before")
-    assert log.finish("LOST")
-    assert end(server) == ("LOST", None)
-    assert read_lines(server) == ["before"]
+@pytest.mark.parametrize(
+    ("pieces", "writes"),
+    [
+        (["one", " 2", "\n\n"], ["one 2\n\n"]),
+        (["a\nb", "c\nd"], ["a\n", "bc\n", "d\n"]),
+        (["x" * MOST, "\n"], ["x" * MOST + "\n"]),
+        (["x" * MOST, "y", "z"], ["x" * MOST + "y\n", "z\n"]),
+        (["a\n" + "x" * (MOST + 1)], ["a\n" + "x" * (MOST + 1) + "\n"]),
+        (["", "not ended"], ["not ended\n"]),
+    ],
+    ids=["parts", "rest", "longest", "too long", "too long rest", "close"],
+)
+def test_a_stream_publishes_lines_when_they_end(pieces: list[str], writes: list[str]) -> None:
+    """Or when they are too long, or the stream is closed. Later text is ignored, also after the log's end."""
+    log = Recorder()
+    with JobLogStream(cast("JobLog", log), "stderr") as stream:
+        assert [stream.write(piece) for piece in pieces] == list(map(len, pieces))
+    stream.close()
+    assert stream.write("late\n") == 5
+    assert log.writes == [("stderr", text) for text in writes]
+    log.finished = True
+    with JobLogStream(cast("JobLog", log), "stdout") as late, contextlib.redirect_stdout(late):
+        print("late")
+        print("later", end="")
+    assert len(log.writes) == len(writes)
 
 
-@pytest.mark.parametrize("status", ["RUNNING", "done"])
-def test_an_invalid_status_is_rejected(open_log: Callable[..., JobLog], status: str) -> None:
-    """The call does not end the job."""
-    log = open_log()
-    with pytest.raises(ValueError, match="COMPLETED, FAILED, CANCELED or LOST"):
-        log.finish(status)
-    log.write("stdout", "a")
+def test_a_signal_handler_can_write_to_a_stream_that_is_writing() -> None:
+    """It runs in the same thread, between any two instructions. No text is lost or repeated."""
+    log = Recorder()
+    stream = JobLogStream(cast("JobLog", log), "stdout")
 
+    def handle() -> None:
+        log.meanwhile = lambda: None
+        stream.write("handled\nand ")
 
-def test_an_invalid_stream_is_rejected(open_log: Callable[..., JobLog]) -> None:
-    """Only stdout and stderr are valid."""
-    with pytest.raises(ValueError, match="stdin"):
-        open_log().write("stdin", "a")
+    log.meanwhile = handle
+    stream.write("one\nt")
+    stream.write("wo\n")
+    assert sorted("".join(text for _, text in log.writes)) == sorted("one\nhandled\ntand wo\n")
 
 
 def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
@@ -344,33 +361,22 @@ def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[
     server.start()
 
 
-def test_the_url_of_a_store_is_enough(server: RedisServer) -> None:
-    """No other settings are needed."""
-    with JobLog.open(server.url, *JOB) as log:
-        log.write("stdout", "a")
-    assert read_lines(server) == ["a"]
-
-
 def test_the_url_of_a_service_is_enough() -> None:
-    """With a token; the service's rejection is raised immediately."""
+    """With a token; the service's rejection is raised immediately. Only URLs of stores and services are accepted."""
     with ScriptedService(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
         JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
     assert service.requests[0].headers["authorization"] == "Bearer shown"
-
-
-@pytest.mark.parametrize("url", ["ftp://x", "x", "", "127.0.0.1:8000"])
-def test_an_unsupported_url_is_rejected(url: str) -> None:
-    """Only URLs of stores and services are accepted."""
-    with pytest.raises(ValueError, match="URL"):
-        JobLog.open(url, *JOB)
+    for url in ("ftp://x", "x", "", "127.0.0.1:8000"):
+        with pytest.raises(ValueError, match="URL"):
+            JobLog.open(url, *JOB)
 
 
 def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
-    """WARNING and above go to stderr. A line has its record's time, and a traceback becomes several lines."""
+    """WARNING and above go to stderr, or a chosen level. A line has its record's time; a traceback is several lines."""
     with open_log() as log:
-        handler = JobLogHandler(log, logging.INFO)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logger.addHandler(handler)
+        for handler in (JobLogHandler(log, logging.INFO), JobLogHandler(log, "WARNING", stderr_level=logging.ERROR)):
+            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+            logger.addHandler(handler)
         logger.debug("unheard")
         logger.info("hello %s", "you")
         logger.warning("careful")
@@ -382,26 +388,15 @@ def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., J
 
     lines, _ = read_log(server)
     messages = [(line["stream"], line["message"]) for line in lines]
-    assert messages[:4] == [
+    assert messages[:5] == [
         ("stdout", "INFO hello you"),
         ("stderr", "WARNING careful"),
+        ("stdout", "WARNING careful"),
         ("stderr", "ERROR it failed"),
         ("stderr", "Traceback (most recent call last):"),
     ]
     assert messages[-1] == ("stderr", "ValueError: bad luck")
     assert lines[0]["timestamp"] > STAMP
-
-
-def test_the_level_for_stderr_can_be_chosen(
-    server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger
-) -> None:
-    """For programs that log warnings routinely."""
-    with open_log() as log:
-        logger.addHandler(JobLogHandler(log, stderr_level=logging.ERROR))
-        logger.warning("careful")
-        logger.error("stop")
-
-    assert [line["stream"] for line in read_log(server)[0]] == ["stdout", "stderr"]
 
 
 def test_records_of_the_loggers_own_requests_are_omitted(logger: logging.Logger) -> None:
@@ -459,10 +454,3 @@ def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
         JobLogHandler(log).handle(record)
 
     assert "Logging error" in capsys.readouterr().err
-
-
-def test_the_lease_is_renewed(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Even while nothing is written."""
-    with open_log(lease_seconds=0.9):
-        server.ask("PEXPIRE", key("lease", JobRef(*JOB)), 5_000)
-        wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the renewal")

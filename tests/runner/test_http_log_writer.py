@@ -1,14 +1,12 @@
 """The HTTP log writer: with the real service, behind a fault proxy, and with scripted services with unusual answers."""
 
 import os
-import random
 import re
 import secrets
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +29,7 @@ from chronoverse.errors import (
     NotDurable,
     QuotaReached,
     SequenceGap,
+    StaleToken,
     StoreUnavailable,
     TooFast,
     Unauthorized,
@@ -39,11 +38,10 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, run
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
-from tests.support.jobs import RunningJob, key, read_lines, read_log
+from tests.support.jobs import key, read_lines, read_log
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
-from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -80,14 +78,6 @@ def proxy(service: Service) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def append_only_file(redis_server: RedisServer) -> Iterator[None]:
-    """The store writes an append-only file during the test."""
-    redis_server.ask("CONFIG", "SET", "appendonly", "yes", "appendfsync", "always")
-    yield
-    redis_server.ask("CONFIG", "SET", "appendonly", "no")
-
-
-@pytest.fixture
 def job() -> JobRef:
     """The test's own job."""
     return JobRef("wf_http", f"job-{secrets.token_hex(6)}")
@@ -99,9 +89,6 @@ def lines(first: int, *messages: str) -> list[Line]:
 
 def token() -> str:
     return secrets.token_hex(16)
-
-
-# With the real service
 
 
 def test_writes_are_idempotent(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
@@ -169,36 +156,28 @@ def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> Non
             writer.open(job, token())
 
 
-def test_a_token_can_be_created_for_each_request(service: Service, job: JobRef) -> None:
-    """By a function."""
-    made = []
-
-    def make() -> str:
-        made.append(service.token())
-        return made[-1]
-
-    with closing(HttpLogWriter(service.url, make)) as writer:
-        writer.renew(writer.open(job, token()))
-    assert len(made) == 2
-
-
 def test_a_service_whose_token_is_missing_is_unavailable(service: Service, job: JobRef) -> None:
-    """An embedded server's service has no token while it restarts. A rejection would stop publishing permanently."""
-    made = iter([service.token(), None, service.token()])
-    with closing(HttpLogWriter(service.url, lambda: next(made))) as writer:
+    """An embedded server's service has no token while it restarts. A rejection would stop publishing permanently.
+
+    A twin has had no token yet.
+    """
+    made = iter([service.token(), None, None, service.token(), service.token()])
+    with closing(HttpLogWriter(service.url, lambda: next(made))) as writer, closing(writer.twin()) as twin:
         attempt = writer.open(job, token())
         with pytest.raises(StoreUnavailable):
             writer.renew(attempt)
+        with pytest.raises(Unauthorized, match="requires a token"):
+            twin.renew(attempt)
         writer.renew(attempt)
+        twin.renew(attempt)
 
 
 def test_too_large_a_body_is_split_in_halves(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
-    """Recursively, if necessary. A single line that is too long is rejected."""
+    """Recursively, if necessary, and within runs. A single line that is too long is rejected."""
     attempt = writer.open(job, token())
     messages = [f"{number} " + "x" * 10_000 for number in range(30)]
     assert writer.append(attempt, lines(1, *messages)) == 31
     assert read_lines(redis_server, job) == messages
-
     with pytest.raises(BadRequest):
         writer.append(attempt, lines(31, "\0" * 60_000))
 
@@ -219,29 +198,10 @@ def test_a_service_without_an_append_only_file_is_not_durable(service: Service, 
             probe.confirm(other)
 
 
-@pytest.mark.long
-def test_a_service_reports_what_is_durable(
-    service: Service, redis_server: RedisServer, append_only_file: None, job: JobRef
-) -> None:
-    """It asks its store, like a runner next to the store, and answers the end once that is durable."""
-    with closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer:
-        attempt = writer.open(job, token())
-        probe = writer.durability_probe()
-        assert probe is not None
-        writer.append(attempt, lines(1, "a", "b"))
-        assert probe.confirm(attempt) == 3
-        writer.finish(attempt, Status.COMPLETED, 0, 0, 3)
-        assert probe.confirm(attempt) == 4
-
-
-# An unavailable service, lost connections, and unexpected answers
-
-
 @pytest.mark.parametrize(
     ("said", "error"),
     [
         (problem("503 Service Unavailable", "the store is away"), StoreUnavailable),
-        (problem("502 Bad Gateway", "?"), StoreUnavailable),
         (problem("500 Internal Server Error", "?"), StoreUnavailable),
         (problem("429 Too Many Requests", "?", Retry_After="3"), TooFast),
         (problem("408 Request Timeout", "?"), StoreUnavailable),
@@ -255,18 +215,20 @@ def test_a_service_reports_what_is_durable(
         (problem("400 Bad Request", "no"), BadRequest),
         (problem("415 Unsupported Media Type", "no"), BadRequest),
         (problem("404 Not Found", "no"), JobNotFound),
+        (problem("401 Unauthorized", "expired"), StaleToken),
     ],
 )
 def test_every_answer_of_a_service_becomes_one_of_our_errors(said: bytes, error: type[ChronoverseError]) -> None:
-    """The error tells whether and when to retry."""
+    """The error tells whether and when to retry: a function can return another token."""
     with (
         ScriptedService(said) as service,
-        closing(HttpLogWriter(service.url)) as writer,
+        closing(HttpLogWriter(service.url, lambda: "a.b.c")) as writer,
         pytest.raises(ChronoverseError) as raised,
     ):
         writer.open(SCRIPTED, token())
     assert type(raised.value) is error
     assert getattr(raised.value, "seconds", 3) == 3
+    assert service.requests[0].headers["authorization"] == "Bearer a.b.c"
 
 
 def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
@@ -376,73 +338,6 @@ def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy)
         assert skipped() == 12
 
 
-# The runner with this writer
-
-
-def fault(proxy: FaultProxy, chance: random.Random) -> None:
-    """One fault of the next request or its answer."""
-    drop = chance.choice([proxy.drop_reply, proxy.drop_request])
-    drop(chance.choice([0, 1, 100, 300]), times=chance.choice([1, 2]))
-
-
-def _cut_or_printed(proxy: FaultProxy, cuts: int, run: RunningJob) -> bool:
-    return proxy.traffic.cut > cuts or run.out.getvalue().count(b"\n") == 6000
-
-
-def _stored_more(server: RedisServer, job: JobRef, count: int) -> bool:
-    return count < len(read_lines(server, job)) or count == 6000
-
-
-@pytest.mark.long
-def test_lost_answers_never_duplicate_lines(
-    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
-) -> None:
-    """Requests are cut off and answers lost while the job is opened, written and ended."""
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    fault(proxy, chance)
-    code = "for n in range(6000):\n    print(n, flush=n % 100 == 0)\n    if n % 200 == 0: time.sleep(0.1)\nwait()"
-    with (
-        closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=2)) as writer,
-        RunningJob(code, writer, tmp_path, job, deliver_seconds=30) as run,  # type: ignore[arg-type]
-    ):
-        cuts = 0
-        for _ in range(12):
-            wait_until(partial(_cut_or_printed, proxy, cuts, run), SOON, "a cut")
-            # Otherwise the requests that open the job could use up all faults.
-            proxy.heal()
-            count = len(read_lines(redis_server, job))
-            wait_until(partial(_stored_more, redis_server, job, count), SOON, "further lines")
-            cuts = proxy.traffic.cut
-            fault(proxy, chance)
-        run.release()
-        assert run.result() == 0, run.stderr_text
-
-    assert read_lines(redis_server, job) == [str(number) for number in range(6000)]
-    assert read_log(redis_server, job)[1] is not None
-    assert proxy.traffic.cut >= 3
-
-
-@pytest.mark.long
-def test_a_restarted_service_receives_every_line(
-    service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
-) -> None:
-    """The job does not notice that the service was killed."""
-    writer = HttpLogWriter(service.url, service.token())
-    code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
-    with closing(writer), RunningJob(code, writer, tmp_path, job) as run:  # type: ignore[arg-type]
-        wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
-        service.kill()
-        run.release()
-        wait_until(lambda: b"999" in run.out.getvalue(), SOON, "the job printed on")
-        service.start()
-        run.release()
-        assert run.result() == 0
-    assert read_lines(redis_server, job) == ["before", *map(str, range(1000))]
-    assert run.stderr_text.count("lines wait here") == 1
-
-
 def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
     """The command line, with only these settings."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
@@ -451,99 +346,55 @@ def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
 
 
 def test_the_command_line_publishes_through_a_service(
-    service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
+    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """With the given token, and without starting a server."""
-    shown = service.token(job.workflow_id)
-    run = ("run", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "sh", "-c")
-    done = chronoverse(*run, "echo out; echo err >&2; exit 3", token=shown, data_dir=tmp_path, durability="acked")
+    """With the given token, and without starting a server. Lines left by an outage follow with the printed command."""
+    shown = {"token": service.token(job.workflow_id), "data_dir": tmp_path, "durability": "acked"}
+    run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
+    proxy.refuse()
+    command = ("--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    late = chronoverse(*run, job.job_id, *command, **shown)
+    assert (late.returncode, late.stdout) == (3, "out\n")
+    _, _, named = late.stderr.partition("deliver later: chronoverse ")
+    assert named.startswith(f"deliver --server {proxy.http_url} ")
+    proxy.heal()
+    assert chronoverse(*shlex.split(named), **shown).returncode == 0
 
-    page = f"{service.url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
-    link = f"chronoverse: job {job.job_id} of workflow {job.workflow_id} is at {page}\n"
+    other = job._replace(job_id=f"{job.job_id}-other")
+    done = chronoverse(*run, other.job_id, *command, **shown)
+    page = f"{proxy.http_url}/ui/workflows/{other.workflow_id}/jobs/{other.job_id}"
+    link = f"chronoverse: job {other.job_id} of workflow {other.workflow_id} is at {page}\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", f"{link}err\n")
-    assert sorted(read_lines(redis_server, job)) == ["err", "out"]
-    end = read_log(redis_server, job)[1]
-    assert end is not None
-    assert (end["status"], end["exit_code"]) == ("FAILED", "3")
+    for each in (job, other):
+        assert sorted(read_lines(redis_server, each)) == ["err", "out"]
+        end = read_log(redis_server, each)[1]
+        assert end is not None
+        assert (end["status"], end["exit_code"]) == ("FAILED", "3")
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == []
 
 
 def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, tmp_path: Path) -> None:
-    """Without one, it publishes nothing and explains why."""
-    run = ("run", "--server", service.url, "--workflow", "wf")
-    done = chronoverse(*run, "--", "echo", "shown", data_dir=tmp_path)
+    """Without one, it publishes nothing and explains why. An invalid URL is rejected."""
+    run = ("run", "--workflow", "wf", "--server")
+    done = chronoverse(*run, service.url, "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (0, "shown\n")
     assert "requires a token: set CHRONOVERSE_TOKEN" in done.stderr
-
-    done = chronoverse(*run, "--require-log", "--", "echo", "shown", data_dir=tmp_path)
+    done = chronoverse(*run, service.url, "--require-log", "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (77, "")
-
-
-@pytest.mark.long
-def test_a_rate_limited_runner_waits_and_loses_nothing(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
-    """It retries when the service said, not earlier. The job does not notice."""
-    count, line = 2_040, "x" * 960
-    with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
-        writer = HttpLogWriter(service.url, service.token())
-        code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
-        with closing(writer), RunningJob(code, writer, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
-            run.release()
-            assert run.result() == 0
-        refused = service.metric('chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}')
-
-    assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
-    assert read_log(redis_server, job)[1] is not None
-    # These are 2 MB in two or more appends. The service accepts ten seconds' worth of bytes immediately, and the
-    # append that exceeds it as a whole. The next one waits for about six seconds.
-    assert 1 <= refused <= 6
-    assert re.fullmatch("(chronoverse: delivering [0-9]+ lines, for up to [0-9]+ s; .*\n)?", run.stderr_text)
-
-
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])
-def test_an_invalid_server_is_rejected(url: str) -> None:
-    """With the exit code of an invalid command line."""
-    assert chronoverse("run", "--server", url, "--workflow", "wf", "--", "true").returncode == 64
-
-
-def test_undelivered_lines_can_be_delivered_later_through_the_service(
-    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
-) -> None:
-    """With the command that the runner prints."""
-    shown = {"token": service.token(), "data_dir": tmp_path, "durability": "acked"}
-    run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
-    proxy.refuse()
-    done = chronoverse(*run, job.job_id, "--", "echo", "late", **shown)
-    assert (done.returncode, done.stdout) == (0, "late\n")
-    _, _, named = done.stderr.partition("deliver later: chronoverse ")
-    assert named.startswith(f"deliver --server {proxy.http_url} ")
-
-    proxy.heal()
-    assert chronoverse(*shlex.split(named), **shown).returncode == 0
-    assert read_lines(redis_server, job) == ["late"]
-    assert read_log(redis_server, job)[1] is not None
-
-
-def test_a_twin_pipelines_on_its_own_connection(writer: HttpLogWriter) -> None:
-    """The answers of both do not interfere."""
-    attempts, twins = [], (writer, writer.twin())
-    for each in twins:
-        attempts.append(each.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()))
-    runs = [LineRun(TIMESTAMP, "stdout", False, [b"one"])]
-    answers = [each.append_ahead(attempt, 1, runs) for each, attempt in zip(twins, attempts, strict=True)]
-
-    assert [answer() for answer in reversed(answers)] == [2, 2]
-    assert twins[0]._service is not twins[1]._service
-    twins[1].close()
+    for url in ("ftp://x", "http://", "http://u:p@x", "x"):
+        assert chronoverse(*run, url, "--", "true").returncode == 64
 
 
 def test_threads_share_a_writer(writer: HttpLogWriter) -> None:
-    """While one waits for answers, another thread's append uses another connection."""
+    """While one waits for answers, another thread's append uses another connection, and so does a twin's."""
     runs = [LineRun(TIMESTAMP, "stdout", False, [b"one"])]
-    one, other = (writer.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()) for _ in range(2))
+    refs = [JobRef("wf_http", f"job-{secrets.token_hex(6)}") for _ in range(3)]
+    one, other, third = (writer.open(ref, token()) for ref in refs)
     waiting = writer.append_ahead(one, 1, runs)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, closing(writer.twin()) as twin:
+        of_twin = twin.append_ahead(third, 1, runs)
         assert pool.submit(lambda: writer.append_ahead(other, 1, runs)()).result(SOON) == 2
         pipeline = writer._service._pipeline
-        assert waiting() == 2
+        assert of_twin() == waiting() == 2
         assert pool.submit(lambda: writer.append_ahead(other, 2, runs)()).result(SOON) == 3
     assert writer._service._pipeline is pipeline
