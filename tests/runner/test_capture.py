@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.joblog.secret_forms import SecretForms
-from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS
 from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -71,57 +70,40 @@ def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit:
 
 
 @given(st.lists(hostile), st.integers(4, 20))
-def test_no_partial_line_is_longer_than_the_limit_and_every_batch_counts_its_lines(
-    chunks: list[bytes], limit: int
-) -> None:
-    """The limit applies to the job's own bytes. A batch's ``lines`` is its number of messages."""
+def test_no_partial_line_is_longer_than_the_limit(chunks: list[bytes], limit: int) -> None:
+    """Of the job's own bytes. A batch's ``lines`` is its number of messages. Characters are whole in partial lines."""
     for batch in cut(chunks, limit):
         assert all(len(line) <= limit for line in batch.text.split(b"\n"))
         assert len(batch.messages()) == batch.lines
         assert batch.lines == 1 or not batch.partial
-
-
-@given(st.text(alphabet="aé€🙂\n"), st.integers(4, 9))
-def test_partial_lines_of_valid_text_are_valid_text(text: str, limit: int) -> None:
-    """A long line is cut only between characters."""
-    assert "\ufffd" not in "".join(message for message, _ in entries(cut([text.encode()], limit)))
+    text = b"".join(chunks).decode("utf-8", "ignore").encode()
+    assert all("\ufffd" not in message for message, _ in entries(cut([text], limit)))
 
 
 @pytest.mark.parametrize(
-    ("data", "lines"),
+    ("pieces", "found"),
     [
-        (b"", []),
-        (b"\n", [""]),
-        (b"\n\n\n", ["", "", ""]),
-        (b"no newline", ["no newline"]),
-        (b"a\r\nb\r\n", ["a\r", "b\r"]),
-        (b"50%\r100%\n", ["50%\r100%"]),
-        ("a\u2028b\x0bc\x85d\n".encode(), ["a\u2028b\x0bc\x85d"]),
-        (b"\xff\xfe ok\n", ["\ufffd\ufffd ok"]),
+        ([b""], []),
+        ([b"\n\n"], [("", False), ("", False)]),
+        ([b"no newline"], [("no newline", False)]),
+        (["a\r\n50%\r100%\u2028b\x0bc\x85\n".encode()], [("a\r", False), ("50%\r100%\u2028b\x0bc\x85", False)]),
+        ([b"\xff\xfe ok\n"], [("\ufffd\ufffd ok", False)]),
+        ([b"12345678\n123456789\n"], [("12345678", False), ("12345678", True), ("9", False)]),
+        # Otherwise readers would never learn that the line is complete.
+        ([b"Prompt: ", None, b"\nnext\n"], [("Prompt: ", True), ("", False), ("next", False)]),
+        ([b"one \xe2\x82", None, b"\xac\n"], [("one ", True), ("€", False)]),
     ],
+    ids=["nothing", "blank", "no newline", "other ends", "invalid", "limit", "prompt", "character"],
 )
-def test_lines_end_at_newlines_only(data: bytes, lines: list[str]) -> None:
-    """Blank lines are lines, carriage returns are kept, and invalid UTF-8 is replaced."""
-    assert entries(cut([data])) == [(line, False) for line in lines]
-
-
-def test_a_line_as_long_as_the_limit_is_not_cut() -> None:
-    """Only a longer line is cut, not counting the newline."""
-    assert entries(cut([b"12345678\n123456789\n"], 8)) == [("12345678", False), ("12345678", True), ("9", False)]
-
-
-def test_an_empty_line_ends_a_flushed_line_when_only_its_newline_follows() -> None:
-    """Otherwise readers would never learn that the line is complete."""
-    splitter = LineSplitter("stdout", MAX_LINE_BYTES, OFF)
-    batches = [*splitter.feed(b"Password: ", NOW), *splitter.flush(), *splitter.feed(b"\nnext\n", NOW)]
-    assert entries(batches) == [("Password: ", True), ("", False), ("next", False)]
-
-
-def test_a_flush_holds_back_an_incomplete_character() -> None:
-    """Its bytes are part of the next batch."""
-    splitter = LineSplitter("stdout", MAX_LINE_BYTES, OFF)
-    batches = [*splitter.feed(b"one \xe2\x82", NOW), *splitter.flush(), *splitter.feed(b"\xac\n", NOW)]
-    assert entries(batches) == [("one ", True), ("€", False)]
+def test_lines_end_at_newlines_only(pieces: list[bytes | None], found: list[tuple[str, bool]]) -> None:
+    """None flushes an unfinished line. A line is cut at 8 bytes, not counting the newline, where it needs it."""
+    splitter = LineSplitter("stdout", 8 if len(found) == 3 and found[1][1] else MAX_LINE_BYTES, OFF)
+    batches: list[LineBatch] = []
+    for piece in pieces:
+        batches += splitter.flush() if piece is None else splitter.feed(piece, NOW)
+    assert entries([*batches, *splitter.close()]) == found
+    with pytest.raises(ValueError, match="4 bytes"):
+        LineSplitter("stdout", 3, OFF)
 
 
 def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
@@ -130,12 +112,6 @@ def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
     batches = cut([b"x" * 65_536] * 160 + [b"y"] * 100_000 + [b"\n"])
     assert joined(batches) == ["x" * 65_536 * 160 + "y" * 100_000]
     assert time.process_time() - started < 5
-
-
-def test_a_limit_below_one_character_is_rejected() -> None:
-    """A long line could not be cut at all."""
-    with pytest.raises(ValueError, match="4 bytes"):
-        LineSplitter("stdout", 3, OFF)
 
 
 def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
@@ -166,17 +142,13 @@ def write(fd, data):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pipe's writer can see there that it was read")
 def test_lines_of_both_pipes_come_in_the_order_they_were_written() -> None:
-    """A line written after another one was read follows it, whichever pipes they use."""
-    batches, out, err, _ = capture(SETTLED_WRITE + "for i in range(400): write(1 + (i // 3) % 2, b'%d\\n' % i)")
-    assert [int(message) for message, _ in entries(batches)] == list(range(400))
-    assert [int(line) for line in out.split()] == [i for i in range(400) if (i // 3) % 2 == 0]
-    assert [int(line) for line in err.split()] == [i for i in range(400) if (i // 3) % 2 == 1]
-
-
-def test_timestamps_come_from_one_clock() -> None:
-    """One reading of the clock per read of a pipe."""
-    batches, _, _, _ = capture(SETTLED_WRITE + "for i in range(4): write(1 + i % 2, b'.\\n')", interval=1.0)
-    assert [batch.timestamp[14:19] for batch in batches] == ["46:40", "46:41", "46:42", "46:43"]
+    """A line written after another one was read follows it, whichever pipes they use. One clock is read per read."""
+    code = SETTLED_WRITE + "for i in range(200): write(1 + (i // 3) % 2, b'%d\\n' % i)"
+    batches, out, err, _ = capture(code, interval=1.0)
+    assert [int(message) for message, _ in entries(batches)] == list(range(200))
+    assert [int(line) for line in out.split()] == [i for i in range(200) if (i // 3) % 2 == 0]
+    assert [int(line) for line in err.split()] == [i for i in range(200) if (i // 3) % 2 == 1]
+    assert [batch.timestamp[14:19] for batch in batches[:3]] == ["46:40", "46:41", "46:42"]
 
 
 def test_bytes_are_shown_unchanged() -> None:
@@ -188,33 +160,18 @@ def test_bytes_are_shown_unchanged() -> None:
 
 
 def test_text_without_a_newline_is_published_in_time() -> None:
-    """A prompt, or dots printed ten times a second, become partial lines even if the job is never quiet."""
-    code = "import os, time\nfor _ in range(30): os.write(1, b'.'); time.sleep(0.1)\nos.write(1, b'done\\n')"
-    batches, _, _, _ = capture(code)
-    assert 2 <= sum(batch.partial for batch in batches) <= 3
-    assert joined(batches) == ["." * 30 + "done"]
-
-
-def test_partial_lines_of_both_streams_can_interleave() -> None:
-    """A partial line is continued by the next line of its own stream."""
-    code = f"""
+    """Even if the job is never quiet: dots printed ten times a second. Each stream continues its own partial line."""
+    code = """
 import os, time
-os.write(1, b'out: '); os.write(2, b'err: ')
-time.sleep({PARTIAL_SECONDS + 0.5})
-os.write(1, b'one\\n'); os.write(2, b'two')
+os.write(2, b'err: ')
+for _ in range(13): os.write(1, b'.'); time.sleep(0.1)
+os.write(1, b'done\\n'); os.write(2, b'two')
 """
     batches, _, _, _ = capture(code)
-    for stream, line in (("stdout", "out: one"), ("stderr", "err: two")):
+    for stream, line in (("stdout", "." * 13 + "done"), ("stderr", "err: two")):
         parts = [batch for batch in batches if batch.stream == stream]
         assert [batch.partial for batch in parts] == [True, False]
         assert joined(parts) == [line]
-
-
-def test_a_command_that_closes_its_pipes_is_waited_for() -> None:
-    """Its exit code follows later."""
-    code = "import os, time; os.write(1, b'bye\\n'); os.close(1); os.close(2); time.sleep(0.5); os._exit(7)"
-    batches, _, _, exit_code = capture(code)
-    assert (entries(batches), exit_code) == ([("bye", False)], 7)
 
 
 GRANDCHILD = """
@@ -227,16 +184,12 @@ os.write(1, b'child\\n')
 
 
 def test_a_grandchild_can_print_after_the_command_has_ended() -> None:
-    """Its pipe is still open; the capture ends only after a period of silence."""
-    batches, _, _, _ = capture(GRANDCHILD.format(grandchild="time.sleep(1); os.write(1, b'grandchild\\n')"))
-    assert sorted(joined(batches)) == ["child", "grandchild"]
-
-
-def test_a_silent_grandchild_does_not_delay_the_end() -> None:
-    """A daemon can keep the pipe open forever."""
+    """Its pipe is still open, perhaps forever; the capture ends after a period of silence."""
     started = time.monotonic()
-    capture(GRANDCHILD.format(grandchild="time.sleep(30)"))
-    assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < 20
+    grandchild = "time.sleep(1); os.write(1, b'grandchild\\n'); time.sleep(30)"
+    batches, _, _, _ = capture(GRANDCHILD.format(grandchild=grandchild))
+    assert sorted(joined(batches)) == ["child", "grandchild"]
+    assert 1 + ORPHAN_QUIET_SECONDS <= time.monotonic() - started < 20
 
 
 def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
@@ -277,41 +230,10 @@ def test_a_busy_command_is_read_in_large_batches(monkeypatch: pytest.MonkeyPatch
     assert all(earlier.timestamp <= later.timestamp for earlier, later in pairwise(batches))
 
 
-def test_binary_output_is_captured_to_its_end() -> None:
-    """With the right exit code, every byte shown, and no hang."""
-    code = "import os, random, sys; sys.stdout.buffer.write(random.Random(1).randbytes(3_000_000)); sys.exit(3)"
-    batches, out, _, exit_code = capture(code)
-    assert (len(out), exit_code) == (3_000_000, 3)
-    assert sum(batch.lines for batch in batches if not batch.partial) >= out.count(b"\n")
-
-
-def test_two_hundred_children_can_print_concurrently() -> None:
-    """Each line is complete and on its own stream."""
-    code = """
-import subprocess, sys
-children = [subprocess.Popen(["sh", "-c", f"echo out {n}; echo err {n} >&2"]) for n in range(200)]
-sys.exit(sum(child.wait() for child in children) + 4)
-"""
-    batches, _, _, exit_code = capture(code)
-    assert exit_code == 4
-    for stream, name in (("stdout", "out"), ("stderr", "err")):
-        lines = joined(batch for batch in batches if batch.stream == stream)
-        assert sorted(lines) == sorted(f"{name} {number}" for number in range(200))
-
-
-def test_stderr_is_read_after_stdout_was_closed() -> None:
-    """Closing one pipe does not end the capture."""
+def test_a_command_that_closes_its_pipes_is_waited_for() -> None:
+    """The other one is still read, and the exit code follows later."""
     code = (
-        "import os, time; os.write(1, b'bye\\n'); os.close(1); time.sleep(0.3); os.write(2, b'still\\n'); os._exit(6)"
+        "import os, time; os.write(1, b'bye\\n'); os.close(1); time.sleep(0.3); os.write(2, b'still\\n'); os.close(2)"
     )
-    batches, _, _, exit_code = capture(code)
+    batches, _, _, exit_code = capture(f"{code}; time.sleep(0.3); os._exit(6)")
     assert (entries(batches), exit_code) == ([("bye", False), ("still", False)], 6)
-
-
-def test_no_line_of_endless_output_is_lost() -> None:
-    """``yes`` prints 2 million lines before it is stopped."""
-    batches, out, _, exit_code = capture(
-        "import subprocess; subprocess.run('yes | head -c 4M', shell=True, check=True)"
-    )
-    assert (len(out), exit_code) == (4 << 20, 0)
-    assert sum(batch.lines for batch in batches) == 2 << 20

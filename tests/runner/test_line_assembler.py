@@ -57,8 +57,10 @@ def test_every_state_of_a_slow_progress_bar_is_published() -> None:
 
 
 def test_a_prompt_is_published_a_second_after_its_first_byte() -> None:
-    """Text that continues it does not delay it."""
+    """Text that continues it does not delay it. Nothing is due when no text waits."""
     assembler = LineAssembler("stdout")
+    assembler.feed(b"line\n", NOW, 9.0)
+    assert assembler.due == math.inf
     assembler.feed(b"Pass", NOW, 10.0)
     assembler.feed(b"word: ", NOW, 10.9)
     assert assembler.due == 10 + STATE_SECONDS
@@ -80,10 +82,3 @@ def test_a_character_whose_rest_is_late_is_not_cut(character: str) -> None:
     assembler = LineAssembler("stdout")
     assembler.feed(b"ab" + whole[1:], NOW, 0.0)
     assert [batch.text for batch in assembler.flush_due(PARTIAL_SECONDS)] == [b"ab" + whole[1:]]
-
-
-def test_nothing_is_due_when_no_text_waits() -> None:
-    """No timer is needed."""
-    assembler = LineAssembler("stdout")
-    assembler.feed(b"line\n", NOW, 10.0)
-    assert assembler.due == math.inf

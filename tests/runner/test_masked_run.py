@@ -4,8 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +14,11 @@ from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
-from tests.support.commands import after_link
+from tests.support.commands import after_link, call_main
 from tests.support.jobs import JOB, read_lines
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer
 
-ROOT = Path(__file__).parents[2]
 SECRET = "Tr0ub4dor&3-correct-horse"
 LINES = "-----BEGIN KEY-----\nMIIEowIBAAKCAQEA\nx\n-----END KEY-----"
 #: Prints a secret byte by byte, in two writes, within a long line, across several lines, and on both streams.
@@ -52,8 +51,8 @@ def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
     """The file contains masks instead."""
     store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
     out, err, room = io.BytesIO(), io.BytesIO(), SpoolRoom(tmp_path / "spool", JOB.job_id)
-    run_leaky = partial(run, [sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks)
-    assert run_leaky(room=room, open_seconds=0.1, deliver_seconds=0.1) == 0
+    limits: dict[str, Any] = {"masks": masks, "room": room, "open_seconds": 0.1, "deliver_seconds": 0.1}
+    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, **limits) == 0
     store.close()
     [path] = orphaned_spools(tmp_path / "spool")
     kept = path.read_bytes()
@@ -70,7 +69,7 @@ def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_pat
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", "--job", "job_1", *options]
     settings = {"REDIS_URL": server.url, "DATA_DIR": str(tmp_path / "data"), "DURABILITY": "acked"}
     ours = {f"CHRONOVERSE_{name}": value for name, value in settings.items()}
-    environ = {**os.environ, **ours, "TOKEN": "from-a-variable", "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, **ours, "TOKEN": "from-a-variable"}
     done = subprocess.run([*command, "--", "sh", "-c", script], env=environ, capture_output=True, timeout=60)
     assert (done.returncode, after_link(done.stderr.decode())) == (0, "")
     assert done.stdout == b"from-a-variable from-a-file from-the-line\nterminal\n"
@@ -80,12 +79,11 @@ def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_pat
 @pytest.mark.parametrize("option", [("--mask", "abc"), ("--mask-env", "NOT_SET"), ("--mask-file", "/no/such/file")])
 def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: Path) -> None:
     """Nothing runs, the exit code is that of an invalid command line, and the secret is not shown."""
-    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", *option, "--", "touch", "started"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
-    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, timeout=60)
+    arguments = ("run", "--workflow", "wf_1", *option, "--", "touch", str(tmp_path / "started"))
+    done = call_main(*arguments, environ={"CHRONOVERSE_DATA_DIR": str(tmp_path)})
     assert done.returncode == 64
-    assert done.stderr.startswith(b"chronoverse: " + option[0].encode())
-    assert b"abc" not in done.stderr
+    assert done.stderr.startswith("chronoverse: " + option[0])
+    assert "abc" not in done.stderr
     assert not (tmp_path / "started").exists()
 
 

@@ -17,7 +17,7 @@ from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.store import Durability, Store
 from tests.support.archivers import archive
-from tests.support.jobs import JOB, RunningJob, key
+from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -83,32 +83,6 @@ def test_a_job_that_prints_endlessly(server: RedisServer, service: Service, way:
     with contextlib.closing(Store(server.url)) as store:
         assert archive(store, objects) == 0
     assert 0 < sum(each.size for each in objects.list(f"{job.workflow_id}/{job.job_id}/")) < 10 * BOUND
-
-
-@pytest.mark.long
-def test_the_service_answers_with_the_next_number(service: Service, server: RedisServer) -> None:
-    """A client can continue there. Workflows that stored much are in the metrics."""
-    with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
-        attempt = writer.open(JOB, "a" * 32)
-        with pytest.raises(QuotaReached) as reached:
-            writer.append(attempt, [Line(n, "2026-03-03T10:00:05.123Z", "x" * 600, "stdout") for n in (1, 2)])
-        assert reached.value.expected == 3
-        line = {"timestamp": "2026-03-03T10:00:05.123Z", "message": "more", "stream": "stdout"}
-        answer = httpx.post(
-            f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs",
-            json={"token": "a" * 32, "attempt": 1, "first": 3, "lines": [line]},
-            headers={"Authorization": f"Bearer {service.token()}"},
-            timeout=SOON,
-            verify=False,
-        )
-        assert (answer.status_code, answer.json()["reason"], answer.json()["expected"]) == (409, "quota", 4)
-        writer.finish(attempt, Status.COMPLETED, 0, 0, 4)
-    pattern = rf'chronoverse_workflow_bytes_today{{workflow="{JOB.workflow_id}"}} [1-9]'
-    wait_until(
-        lambda: re.search(pattern, httpx.get(f"{service.url}/metrics", timeout=SOON, verify=False).text),
-        SOON,
-        "the bytes are shown",
-    )
 
 
 @pytest.mark.long

@@ -33,19 +33,6 @@ def test_labels_given_on_opening_are_stored(store: Store) -> None:
     assert store.get_job(JobRef("wf_1", "job_2")) is None
 
 
-def test_a_rejected_label_is_reported_once_and_the_job_continues(store: Store) -> None:
-    store.register(JOB, BRANCH)
-    said: list[str] = []
-    given = {"branch": "next", "step": "test"}
-    with JobLog.open(store, *JOB, labels=given, say=said.append, retry=True) as log:
-        log.write("stdout", "a")
-    job = found(store)
-    assert (dict(job.labels), job.lines) == ({"branch": "main", "step": "test"}, 1)
-    (sentence,) = said
-    assert sentence.startswith("label branch: it has another value")
-    assert sentence.endswith("continuing without it")
-
-
 def test_labels_of_a_job_that_could_not_be_opened_are_delivered_with_its_lines(tmp_path: Path) -> None:
     room = SpoolRoom(tmp_path / "spool")
     with running(tmp_path / "store") as away:
