@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,17 +40,9 @@ AUDIENCE: Final = "https://logs.example.com"
 GITLAB: Final[dict[str, Any]] = {
     "aud": AUDIENCE,
     "sub": "project_path:team-a/shop:ref_type:branch:ref:main",
-    "jti": "235b3a54-b797-45c7-ae9a-f72d7bc6ef5b",
-    "namespace_id": "72",
     "namespace_path": "team-a",
-    "project_id": "20",
     "project_path": "team-a/shop",
-    "user_id": "1",
     "user_login": "ada",
-    "pipeline_source": "web",
-    "job_id": "302",
-    "ref": "main",
-    "ref_type": "branch",
     "ref_protected": "true",
     "runner_id": 1,
     "groups_direct": ["team-a", "platform"],
@@ -61,11 +54,7 @@ GITHUB: Final[dict[str, Any]] = {
     "jti": "example-id",
     "repository": "octo-org/shop",
     "repository_owner": "octo-org",
-    "repository_owner_id": "65",
-    "repository_visibility": "private",
     "ref": "refs/heads/main",
-    "job_workflow_ref": "octo-org/shop/.github/workflows/ci.yml@refs/heads/main",
-    "run_attempt": "2",
 }
 #: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
 KUBERNETES: Final[dict[str, Any]] = {
@@ -74,8 +63,6 @@ KUBERNETES: Final[dict[str, Any]] = {
     "jti": "ea28ed49-2e11-4280-9ec5-bc3d1d84661a",
     "kubernetes.io": {
         "namespace": "ci",
-        "node": {"name": "127.0.0.1", "uid": "58456cb0-dd00-45ed-b797-5578fdceaced"},
-        "pod": {"name": "build-69cbfb9798-jv9gn", "uid": "778a530c-b3f4-47c0-9cd5-ab018fb64f33"},
         "serviceaccount": {"name": "runner", "uid": "a087d5a0-e1dd-43ec-93ac-f13d89cd13af"},
     },
 }
@@ -260,28 +247,27 @@ HOSTILE_VALUES: Final = [
     {},
     {"team-a": "team-a"},
 ]
+VALID_AFTER_TEXT: Final = ("/", ".", "..", "/team-a", "-team-a", "_x")
 
 
-@pytest.mark.parametrize("entry", ["{namespace_path}.*", "{namespace_path}"])
-@pytest.mark.parametrize("value", HOSTILE_VALUES, ids=lambda value: ascii(value)[:20])
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *product(("{namespace_path}.*", "{namespace_path}"), HOSTILE_VALUES),
+        *(("ci.{namespace_path}", each) for each in HOSTILE_VALUES if each not in VALID_AFTER_TEXT),
+    ],
+    ids=lambda text: ascii(text)[:20],
+)
 def test_a_value_that_reaches_beyond_its_place_disables_the_rule(
-    trust: Trust, issuer: OidcIssuer, value: Any, entry: str
+    trust: Trust, issuer: OidcIssuer, entry: str, value: Any
 ) -> None:
-    """Including the rule's other workflows."""
+    """Including the rule's other workflows, and even if the text before it would be a valid entry."""
     rule = f'claim = "project_path", workflows = ["{entry}", "besides"], scope = "logs:write"'
     token = issuer.token({**GITLAB, "namespace_path": value})
     with pytest.raises((Forbidden, Unauthorized)) as caught:
         verified(trust(block(issuer, rule)), token)
     # The size of a header is limited, so the longest value is refused earlier.
     assert isinstance(caught.value, Forbidden) or len(token) > 8_000
-
-
-@pytest.mark.parametrize("value", ["*", "a*", "", "a b", "a\n", "\u0131", 7, ["a"], None], ids=ascii)
-def test_nothing_replaces_an_invalid_value(trust: Trust, issuer: OidcIssuer, value: Any) -> None:
-    """Even if the text before it would be a valid entry."""
-    rule = 'claim = "project_path", workflows = ["ci.{namespace_path}"], scope = "logs:write"'
-    with pytest.raises(Forbidden):
-        verified(trust(block(issuer, rule)), issuer.token({**GITLAB, "namespace_path": value}))
 
 
 @pytest.mark.parametrize(
