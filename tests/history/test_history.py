@@ -84,9 +84,7 @@ class Rig:
         archive_up_to(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
 
     def get_job(self) -> Job:
-        job = self.store.get_job(JOB)
-        assert job is not None
-        return job
+        return self.store.require_job(JOB)
 
     def viewer(self, after: int = 0) -> Viewer:
         return Viewer(self.replay_cache, self.tail, JOB, self.store.get_job(JOB), after=after)

@@ -64,7 +64,7 @@ def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
     }
 
 
-@pytest.mark.parametrize(("text", "size"), [("b", 2**20 - 1), ("é", 2**19 - 1)])
+@pytest.mark.parametrize(("text", "size"), [("b", 2**18 - 1), ("é", 2**17 - 1)])
 def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
     """Even by an expression that matches the empty text at each character."""
     encode = MatchEncoder(lambda *_, **__: iter(()), JOB, Matcher("a*", regex=True), None, False, 0, 0)

@@ -1,9 +1,8 @@
 """Where a job's time went: the same wherever the logs are, with unknown parts marked."""
 
-import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +19,7 @@ from chronoverse.history.scans.scan import ProfileScan, SummaryScan
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import archive
-from tests.support.bench import ticking
-from tests.support.servers import RedisServer
+from tests.support.scans import write_job
 
 #: The application's monotonic time.
 NOW: Final = 1000.0
@@ -47,15 +45,9 @@ class Workflow:
         labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Writes a job with these pauses before its lines. With ``status`` None, it keeps running."""
-        attempt = self.store.open(JobRef("wf_1", job_id), "token", labels=labels)
         stamps = [iso_timestamp(BEGAN + seconds) for seconds in itertools.accumulate(pauses)]
-        lines = [
-            Line(at, stamp, text, "stdout") for at, (stamp, text) in enumerate(zip(stamps, messages, strict=False), 1)
-        ]
-        if lines:
-            self.store.append(attempt, lines)
-        if status is not None:
-            self.store.finish(attempt, status, 0, 0, len(lines) + 1)
+        numbered = enumerate(zip(stamps, messages, strict=False), 1)
+        write_job(self.store, job_id, [Line(at, *each, "stdout") for at, each in numbered], status, labels)
 
     def app(self, clock: Callable[[], float] = lambda: NOW, after: float = 0.0) -> ScanApp:
         """The application. By its Unix clock, all jobs began ``after`` seconds ago."""
@@ -64,10 +56,9 @@ class Workflow:
 
 
 @pytest.fixture
-def workflow(server: RedisServer, prefix: str, tmp_path: Path) -> Iterator[Workflow]:
-    """No jobs yet. Each job is created later than its predecessor."""
-    with contextlib.closing(Store(server.url, prefix=prefix, clock=ticking())) as store:
-        yield Workflow(store, FileObjectStore(tmp_path))
+def workflow(store: Store, tmp_path: Path) -> Workflow:
+    """No jobs yet."""
+    return Workflow(store, FileObjectStore(tmp_path))
 
 
 def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:

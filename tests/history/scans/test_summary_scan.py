@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,14 @@ from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.joblog.summary import MAX_LAST_LINES
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
-from tests.support.bench import NOW, ticking
+from tests.support.bench import NOW
+from tests.support.scans import scan_app, write_job
 from tests.support.servers import RedisServer
 
 JOB = JobRef("wf_1", "job_1")
 TEXTS = ("compiling", "0 errors", "error: one", "Traceback (most recent call last):", "no failures", "2 FAILED")
 #: The texts that look like errors.
 ERRORS = frozenset({"error: one", "Traceback (most recent call last):", "2 FAILED"})
-
-
-@pytest.fixture
-def store(server: RedisServer, prefix: str) -> Iterator[Store]:
-    """A store whose jobs have different times."""
-    with contextlib.closing(Store(server.url, prefix=prefix, clock=ticking())) as store:
-        yield store
 
 
 @pytest.fixture(params=["live", "half archived", "archived"])
@@ -81,10 +74,8 @@ def test_a_summary_without_time_continues_in_another_process(store: Store, tmp_p
 
     Lines written meanwhile are included.
     """
-    objects, ref, good = FileObjectStore(tmp_path), JobRef("wf_1", "bad"), JobRef("wf_1", "good")
-    attempt = store.open(good, "token")
-    store.append(attempt, [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 101)])
-    store.finish(attempt, Status.COMPLETED, 0, 0, 101)
+    objects, ref = FileObjectStore(tmp_path), JobRef("wf_1", "bad")
+    write_job(store, "good", [f"step {number}" for number in range(1, 101)])
     attempt = store.open(ref, "token")
     lines = [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 2_001)]
     lines[699] = lines[699]._replace(message="panic: index out of range")
@@ -119,7 +110,7 @@ def test_a_summary_without_time_continues_in_another_process(store: Store, tmp_p
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
     """An empty log has an empty summary. A missing log is an error."""
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
+    app = scan_app(store, FileObjectStore(tmp_path))
     with pytest.raises(JobNotFound):
         summarize(app)
     store.register(JOB)
@@ -131,11 +122,9 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
     """Lines whose shape no earlier good run has, once per shape."""
     good = [Line(number, NOW, f"step {number} took {number * 7} ms", "stdout") for number in range(1, 31)]
     bad = [*good[:20], Line(21, NOW, "cannot open 17 files", "stderr"), Line(22, NOW, "cannot open 4 files", "stderr")]
-    for name, lines, status in (("good", good, Status.COMPLETED), ("bad", bad, Status.FAILED)):
-        attempt = store.open(JobRef("wf_1", name), "token")
-        store.append(attempt, lines)
-        store.finish(attempt, status, 0, 0, len(lines) + 1)
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
+    write_job(store, "good", good)
+    write_job(store, "bad", bad, Status.FAILED)
+    app = scan_app(store, FileObjectStore(tmp_path))
     summary = summarize(app, JobRef("wf_1", "bad"))
     assert summary["compared_with"] == ["good"]
     assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
@@ -157,7 +146,7 @@ def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix:
     """Results of one are not used for the other, nor lines that were redacted since."""
     objects = FileObjectStore(tmp_path)
     with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: 1_772_532_005.0)) as store:
-        app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: 1000.0)
+        app = scan_app(store, objects)
         for name, texts in (("team-a", ("error: a", "fine")), ("team-b", ("fine", "error: b"))):
             attempt = store.open(ref := JobRef(name, "job"), "token")
             store.append(attempt, [Line(number, NOW, text, "stdout") for number, text in enumerate(texts, 1)])
@@ -171,14 +160,10 @@ def test_jobs_of_one_name_and_time_in_two_workflows(server: RedisServer, prefix:
 
 def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None:
     """Even if new lines used up all of theirs."""
-    for name, status in (("good", Status.COMPLETED), ("bad", Status.FAILED)):
-        attempt = store.open(JobRef("wf_1", name), "token")
-        texts = [f"step {number}" if number % 50 else "fatal" for number in range(1, 3_001)]
-        lines = [Line(number, NOW, text, "stdout") for number, text in enumerate(texts, 1)]
-        store.append(attempt, lines if name == "bad" else lines[:9])
-        store.finish(attempt, status, 0, 0, len(lines) + 1 if name == "bad" else 10)
-    times = (1000.0 + 0.1 * tick for tick in range(10**6))
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: next(times))
+    texts = [f"step {number}" if number % 50 else "fatal" for number in range(1, 3_001)]
+    write_job(store, "good", texts[:9])
+    write_job(store, "bad", texts, Status.FAILED)
+    app = scan_app(store, FileObjectStore(tmp_path), 0.1)
     summary = summarize(app, JobRef("wf_1", "bad"), seconds=1.0, patience=1e9)
     assert summary["complete"] is False
     found = [sum(each.get("repeated", 1) for each in summary[kind]["first"]) for kind in ("new", "errors")]

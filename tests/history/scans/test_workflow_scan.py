@@ -13,7 +13,7 @@ import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import ArchiveUnavailable, AtCapacity, StoreUnavailable
+from chronoverse.errors import ArchiveUnavailable, StoreUnavailable
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import WorkflowScan
@@ -24,11 +24,10 @@ from chronoverse.store.listing import ListedJob
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
+from tests.support.scans import BEGAN, scan_app, write_job
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: The tests' monotonic time, in seconds.
-BEGAN: Final = 1000.0
 JOBS: Final = 30
 
 
@@ -38,15 +37,6 @@ def scan(**fields: Any) -> WorkflowScan:
     asked = WorkflowScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
     assert WorkflowScan.from_json(asked.to_json()) == asked
     return asked
-
-
-def write(store: Store, job_id: str, lines: list[Line], status: Status | None = Status.COMPLETED) -> None:
-    """A job with these lines. With ``status`` None, it keeps running."""
-    attempt = store.open(JobRef("wf_1", job_id), "token")
-    if lines:
-        store.append(attempt, lines)
-    if status is not None:
-        store.finish(attempt, status, 0, 0, len(lines) + 1)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def logs(server: RedisServer, objects: FileObjectStore) -> Iterator[tuple[Store,
         texts = [choice.choice(("hay", "hay", "grass", "a needle", "straw")) for _ in range(choice.choice((0, 3, 40)))]
         job_id, streams = f"job_{number}", ("stdout", "stderr")
         lines = [Line(at, NOW, f"{text} {at}", choice.choice(streams)) for at, text in enumerate(texts, 1)]
-        write(store, job_id, lines, choice.choice((Status.COMPLETED, Status.FAILED, None)))
+        write_job(store, job_id, lines, choice.choice((Status.COMPLETED, Status.FAILED, None)))
         logs = {job_id: lines, **logs}
     archive(store, objects)
     for job_id, lines in logs.items():
@@ -77,12 +67,6 @@ def logs(server: RedisServer, objects: FileObjectStore) -> Iterator[tuple[Store,
             archive_up_to(store, objects, job.ref, len(lines) // 2, trim=choice.random() < 0.5)
     yield store, logs
     store.close()
-
-
-def app_of(store: Store, objects: FileObjectStore, ticks: float = 0.0) -> ScanApp:
-    """The application. Each reading of its clock advances it by ``ticks`` seconds."""
-    times = itertools.count()
-    return ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: BEGAN + ticks * next(times))
 
 
 def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
@@ -144,18 +128,15 @@ def test_it_finds_all_matches(
         ]
         if matching:
             expected.append((job_id, matching[: fields["per_job"]]))
-    assert found(pages(app_of(store, objects, ticks), limit=limit, **fields)) == expected
+    assert found(pages(scan_app(store, objects, ticks), limit=limit, **fields)) == expected
 
 
-def test_more_means_further_matches(server: RedisServer, prefix: str) -> None:
+def test_more_means_further_matches(store: Store) -> None:
     """The search looks for one line more than it returns."""
-    store = Store(server.url, prefix=prefix)
-    write(store, "two", _needles(2))
-    write(store, "three", _needles(3))
-    app = ScanApp(store, ArchiveReader(), 65_536, lambda: BEGAN)
-    (page,) = pages(app, per_job=2)
+    write_job(store, "two", ["needle"] * 2)
+    write_job(store, "three", ["needle"] * 3)
+    (page,) = pages(scan_app(store, None), per_job=2)
     assert {job["id"]: job["more"] for job in map(json.loads, page.jobs)} == {"two": False, "three": True}
-    store.close()
 
 
 def test_jobs_are_chosen_by_status_and_start(
@@ -163,7 +144,7 @@ def test_jobs_are_chosen_by_status_and_start(
 ) -> None:
     """Start means the first attempt's."""
     store, written = logs
-    app = app_of(store, objects)
+    app = scan_app(store, objects)
     jobs = {job_id: store.get_job(JobRef("wf_1", job_id)) for job_id in written}
     all_found = [job_id for job_id, _ in found(pages(app))]
     failed = [job_id for job_id in all_found if (job := jobs[job_id]) and job.status is Status.FAILED]
@@ -181,7 +162,7 @@ def test_a_jobs_error_is_reported_with_it(
 ) -> None:
     """Other jobs are still searched."""
     store, _ = logs
-    app = app_of(store, objects)
+    app = scan_app(store, objects)
     expected = [job_id for job_id, _ in found(pages(app, limit=100))]
     broken = next(
         job_id for job_id in expected if (job := store.get_job(JobRef("wf_1", job_id))) and job.archived == job.last
@@ -190,28 +171,21 @@ def test_a_jobs_error_is_reported_with_it(
     for stored in objects.list(""):
         if not stored.name.startswith(f"wf_1/{broken}/"):
             left.put(stored.name, objects.get(stored.name))
-    (page,) = pages(app_of(store, left), limit=100)
+    (page,) = pages(scan_app(store, left), limit=100)
     jobs = [json.loads(job) for job in page.jobs]
     assert [job["id"] for job in jobs] == expected
     assert [job["id"] for job in jobs if "error" in job] == [broken]
 
 
-def test_an_unavailable_archive_ends_the_page(server: RedisServer, prefix: str, tmp_path: Path) -> None:
+def test_an_unavailable_archive_ends_the_page(store: Store, tmp_path: Path) -> None:
     """Earlier matches are returned first. The next page fails, and can be retried."""
-    times = itertools.count(1_772_532_005)
-    store, lines = Store(server.url, prefix=prefix, clock=lambda: float(next(times))), _needles(20)
-    write(store, "archived", lines, None)
+    write_job(store, "archived", ["needle"] * 20, None)
     archive_up_to(store, FileObjectStore(tmp_path), JobRef("wf_1", "archived"), 10, trim=True)
-    write(store, "newer", lines)
-    seen = pages(ScanApp(store, ArchiveReader(), 65_536, lambda: BEGAN))
+    write_job(store, "newer", ["needle"] * 20)
+    seen = pages(scan_app(store, None))
     assert [json.loads(job)["id"] for job in next(seen).jobs] == ["newer"]
     with pytest.raises(ArchiveUnavailable):
         next(seen)
-    store.close()
-
-
-def _needles(count: int) -> list[Line]:
-    return [Line(number, NOW, "needle", "stdout") for number in range(1, count + 1)]
 
 
 class BusyObjects(FileObjectStore):
@@ -227,13 +201,11 @@ class BusyObjects(FileObjectStore):
         return super().get(name, start, stop)
 
 
-def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: str, tmp_path: Path) -> None:
+def test_jobs_are_read_ahead_from_a_slow_archive(store: Store, tmp_path: Path) -> None:
     """Only searched ones, once each. Their records are read together."""
-    times = itertools.count(1_772_532_005)
-    store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
     for number in range(20):
         status = Status.COMPLETED if number % 2 else Status.FAILED
-        write(store, f"job_{number}", [Line(1, NOW, f"needle {number}", "stdout")], status)
+        write_job(store, f"job_{number}", [f"needle {number}"], status)
     archive(store, FileObjectStore(tmp_path))
     objects = BusyObjects(tmp_path)
     archived = ArchiveReader(objects, lambda *_: pytest.fail("one record was read"), clock=lambda: 0.0)
@@ -241,27 +213,19 @@ def test_jobs_are_read_ahead_from_a_slow_archive(server: RedisServer, prefix: st
     assert found(pages(app, status="FAILED")) == [(f"job_{number}", [1]) for number in range(18, -1, -2)]
     chunks = [store.chunks.chunk(JobRef("wf_1", f"job_{number}"), 1) for number in range(0, 20, 2)]
     assert sorted(objects.read) == sorted(chunk.name for chunk in chunks if chunk)
-    store.close()
 
 
 def test_jobs_are_found_without_their_records_read_together(
     logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as while a server of a Cluster goes away."""
-    expected = found(pages(app_of(logs[0], objects)))
+    expected = found(pages(scan_app(logs[0], objects)))
 
     def refuse(_: object) -> None:
         raise StoreUnavailable("the server has gone")
 
     monkeypatch.setattr(logs[0].chunks, "first_chunks", refuse)
-    assert found(pages(app_of(logs[0], objects))) == expected != []
-
-
-def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
-    """Its worker has stopped waiting for it."""
-    app = ScanApp(logs[0], ArchiveReader(), 65_536, lambda: BEGAN + 6)
-    with pytest.raises(AtCapacity):
-        app.read_workflow(scan())
+    assert found(pages(scan_app(logs[0], objects))) == expected != []
 
 
 def test_a_page_can_end_among_deleted_jobs() -> None:
