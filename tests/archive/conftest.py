@@ -1,7 +1,10 @@
 """Fixtures with fewer servers than ``tests/store``, which tests each store operation on all of them."""
 
+from pathlib import Path
+
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore
 from tests.conftest import KINDS
 
 
@@ -15,3 +18,9 @@ def bench_server(request: pytest.FixtureRequest) -> tuple[str, int]:
     """A Valkey, and a Redis with RESP2."""
     chosen: tuple[str, int] = request.param
     return chosen
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjectStore:
+    """An empty archive."""
+    return FileObjectStore(tmp_path / "archive")

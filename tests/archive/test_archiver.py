@@ -18,7 +18,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
+from chronoverse.errors import Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Entry, RawEntry
@@ -28,18 +28,16 @@ from chronoverse.store.store import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
     DAY,
     HOT_BYTES,
-    STEPS,
     all_entries,
     append,
     archive,
     archiver,
     line_numbers,
-    run_until_killed,
     set_ended,
     stepped,
 )
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
+from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines, write_ended
 from tests.support.fleets import Cluster
 from tests.support.reading import Clock, redis_fields
 from tests.support.servers import RedisServer
@@ -47,12 +45,6 @@ from tests.support.waiting import wait_until
 
 #: More lines than fit into HOT_BYTES.
 MANY = 8_000
-
-
-@pytest.fixture
-def objects(tmp_path: Path) -> FileObjectStore:
-    """An empty archive."""
-    return FileObjectStore(tmp_path / "archive")
 
 
 def names(objects: FileObjectStore) -> list[str]:
@@ -76,8 +68,7 @@ def test_a_large_running_log_is_reduced(bench: Bench, objects: FileObjectStore) 
     assert archive(bench.store, objects) == 0
     (size,) = bench.store.catalog.sizes([JOB]).values()
     assert size < HOT_BYTES / 2
-    job = bench.store.get_job(JOB)
-    assert job is not None
+    job = bench.store.require_job(JOB)
     assert (job.first, job.last, job.status) == (1, MANY, Status.RUNNING)
     assert bench.ids()[0] == f"{job.archived + 1}-0"
     assert bench.ttl("job") == -1
@@ -104,8 +95,7 @@ def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectSt
     assert len(bench.ids()) == 11
     before = bench.store.get_job(JOB)
     bench.ask("DEL", bench.key("log"))
-    after = bench.store.get_job(JOB)
-    assert after is not None
+    after = bench.store.require_job(JOB)
     assert before is not None
     assert (after.status, after.exit_code, after.lines, after.first, after.last) == (Status.FAILED, 3, 10, 1, 10)
     assert after.end == before.end
@@ -127,13 +117,6 @@ def test_the_last_line_of_a_running_log_stays_in_the_store(bench: Bench, objects
     assert bench.ids() == ["2-0"]
     bench.store.append(attempt, make_lines(3, 1))
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [1, 2, 3]
-
-
-def test_a_running_foreign_job_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
-    """Nobody has read the job yet, and nothing can be archived."""
-    bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
-    assert archive(bench.store, objects) == 0
-    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
 
 
 @pytest.mark.parametrize("registered", [False, True])
@@ -199,24 +182,6 @@ def test_lost_lines_at_the_beginning_are_archived_as_a_gap(bench: Bench, objects
     assert all_entries(bench.store, objects, JOB) == hot
 
 
-def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObjectStore) -> None:
-    """Its end is known only from its log, which expires soon."""
-    bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
-    bench.xadd("4-0", "message", "b")
-    bench.xadd("5-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", "2026-03-03T10:00:06.123Z")
-    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS + 1) == 0
-    assert 0 < bench.ttl("log") <= 3_600_000
-    bench.ask("DEL", bench.key("log"))
-    job = bench.store.get_job(JOB)
-    assert job is not None
-    assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
-    assert job.finished_at == "2026-03-03T10:00:06.123Z"
-    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
-    entries = all_entries(bench.store, objects, JOB)
-    assert [entry for entry in entries if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
-    assert line_numbers(entries) == [2, 4]
-
-
 def test_a_log_with_too_large_numbers_stays_in_the_store(bench: Bench, objects: FileObjectStore) -> None:
     bench.xadd("1-0", "message", "a")
     bench.xadd("1772532005123000-0", "message", "a time for a number")
@@ -233,8 +198,7 @@ def test_a_lost_log_continues_after_its_archive(bench: Bench, objects: FileObjec
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
-    job = bench.store.get_job(JOB)
-    assert job is not None
+    job = bench.store.require_job(JOB)
     bench.ask("DEL", bench.key("log"))
     with pytest.raises(SequenceGap) as refused:
         bench.store.append(attempt, make_lines(MANY + 1, 1))
@@ -292,8 +256,7 @@ def test_a_rewritten_log_is_not_archived_from_the_old_one(bench: Bench, objects:
 
 def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
     """Objects of unknown jobs are kept, and listed as orphans after their retention."""
-    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     archive(bench.store, objects)
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     before = names(objects)
@@ -310,8 +273,7 @@ def test_a_new_run_of_a_job_that_the_store_lost(bench: Bench, objects: FileObjec
     """The new run's garbage is deleted, the chunks of the earlier run are not."""
 
     def run(text: str) -> None:
-        bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10, text))
-        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+        write_ended(bench.store, text=text)
 
     run("earlier")
     archive(bench.store, objects)
@@ -339,8 +301,7 @@ def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects:
     bench.xadd("4-0", "event", "end", "status", "COMPLETED")
 
     def shown() -> list[list[Entry]]:
-        job = bench.store.get_job(JOB)
-        assert job
+        job = bench.store.require_job(JOB)
         history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks.chunk), job)
         reads = [*(history.after(after, 10) for after in range(5)), *(history.before(end, 10) for end in range(2, 6))]
         return [[each for each in read.entries if not isinstance(each, End)] for read in reads]
@@ -351,8 +312,7 @@ def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects:
     assert bench.store.catalog.archive_state(JOB).complete
     wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
     assert shown() == stored
-    job = bench.store.get_job(JOB)
-    assert job
+    job = bench.store.require_job(JOB)
     assert job.end
     assert (job.last, job.end.sequence_num) == (3, 4)
 
@@ -375,8 +335,7 @@ def test_a_log_ends_after_its_last_line(bench: Bench, objects: FileObjectStore, 
     assert archive(bench.store, objects, hot_seconds=0) == 0
 
     wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
-    job = bench.store.get_job(JOB)
-    assert job
+    job = bench.store.require_job(JOB)
     assert job.end
     assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
     history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks.chunk), job)
@@ -390,8 +349,7 @@ def test_retention_deletes_a_job_completely(bench: Bench, objects: FileObjectSto
     """A week after the job's end, unless its workflow has its own retention."""
     other = JobRef("wf_2", "job_1")
     for job in (JOB, other):
-        bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
-        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+        write_ended(bench.store, job)
     bench.store.catalog.change_settings("wf_2", retention_seconds=round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
@@ -424,9 +382,7 @@ def test_a_changed_retention_is_applied_within_a_minute(
     if before is not None:
         bench.store.catalog.change_settings(workflow, retention_seconds=round(before * DAY))
     for job in (JOB, other):
-        attempt = bench.store.open(job, "token")
-        bench.store.append(attempt, make_lines(1, 3))
-        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+        write_ended(bench.store, job, 3)
     running = archiver(bench.store, objects, monotonic=clock)
 
     def run(seconds: int) -> None:
@@ -446,8 +402,7 @@ def test_a_changed_retention_is_applied_within_a_minute(
 
 def test_a_changed_retention_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
     """Their keys must not expire before their objects are deleted."""
-    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     archive(bench.store, objects, clock=lambda: NOW_SECONDS)
 
     assert apply_retention(bench.store, JOB.workflow_id, 1, 1) == 0
@@ -506,8 +461,7 @@ def test_a_job_that_begins_while_old_objects_are_deleted_is_kept(bench: Bench, o
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectStore, step: str) -> None:
     """Until then the job cannot be read or opened."""
-    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     archive(bench.store, objects)
 
     def cut(name: str) -> None:
@@ -536,44 +490,8 @@ def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> 
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
-    """An archiver dies at a step with a running log, and two at the same step with an ended one. No line is lost."""
-    bench, directory = Bench(server, prefix), tmp_path / "archive"
-    store, objects = bench.store, FileObjectStore(directory)
-    attempt = store.open(JOB, "token")
-    next_number = append(store, attempt, 1, 3_000)  # above this size, an archiver starts to move lines
-    (size,) = store.catalog.sizes([JOB]).values()
-    assert size > HIGH_MARK * HOT_BYTES
-    if step not in ("derived", "manifest", "completed"):
-        _kill(bench, directory, step)
-    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
-    store.finish(attempt, Status.COMPLETED, 0, 0, next_number)
-    for _ in range(2):
-        _kill(bench, directory, step)
-        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
-    assert archive(store, objects) == 0
-    assert archive(store, objects) == 0
-    assert bench.hash()["archive_state"] == "complete"
-    bench.ask("DEL", bench.key("log"))
-    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
-    chunks = store.chunks.chunks(JOB)
-    recorded = [chunk.name for chunk in chunks]
-    derived = derived_names(JOB, combined_sha256(chunks))
-    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json", *derived]
-    bench.close()
-
-
-def _kill(bench: Bench, directory: Path, step: str) -> None:
-    """Kills an archiver at that step, if it gets there, and expires its lock."""
-    assert run_until_killed(bench.url, bench.prefix, directory, step) in (0, -9)
-    bench.ask("DEL", bench.key("sealer"))
-
-
 def test_a_job_locked_by_another_archiver_waits(bench: Bench, objects: FileObjectStore) -> None:
-    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     with archive_lock(bench.store, JOB):
         assert archive(bench.store, objects) == 0
         assert names(objects) == []
@@ -620,18 +538,6 @@ def test_a_full_store_is_relieved(tmp_path: Path, objects: FileObjectStore) -> N
         append(bench.store, attempt, MANY + 1, 1)
         assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 2))
         bench.close()
-
-
-def test_an_unavailable_archive_loses_no_line(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """The whole log stays in the store."""
-    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
-    (tmp_path / "archive").write_text("no directory")
-    with pytest.raises(ArchiveUnavailable):
-        archive(bench.store, objects)
-    assert len(bench.ids()) == MANY
-    (tmp_path / "archive").unlink()
-    assert archive(bench.store, objects) == 0
-    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
 def test_a_runner_is_throttled(bench: Bench) -> None:
@@ -761,8 +667,7 @@ def test_garbage_is_deleted_within_a_minute(bench: Bench, objects: FileObjectSto
 def test_a_complete_job_is_not_swept_while_uploads_are_possible(bench: Bench, objects: FileObjectStore) -> None:
     """It is swept once, when all unrecorded objects are garbage."""
     now = [time.time()]
-    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 3))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+    write_ended(bench.store, JOB, 3)
     for seconds, swept in ((0, False), (3_500, False), (200, True)):
         now[0] += seconds
         archiver(bench.store, objects, orphan_seconds=3_600, clock=lambda: now[0]).run_once()

@@ -263,8 +263,7 @@ class Archiving(RuleBasedStateMachine):
 
     def paged(self, archive: ArchiveReader, position: int, count: int, descending: bool = False) -> Iterator[str]:
         """The messages after or before ``position``, as ``/logs`` reads them."""
-        job = self.store.get_job(self.job)
-        assert job is not None
+        job = self.store.require_job(self.job)
         log = TieredLog(self.store, archive, job)
         last = False
         in_time = deadline(30, "the last page")

@@ -44,12 +44,6 @@ GROWING: Final = JobRef("wf_1", "growing")
 LEASE_SECONDS: Final = 60.0
 
 
-@pytest.fixture
-def objects(tmp_path: Path) -> FileObjectStore:
-    """An empty archive."""
-    return FileObjectStore(tmp_path / "archive")
-
-
 def write_ended(
     store: Store, job: JobRef, status: Status, exit_code: int | None, count: int, text: str = "line"
 ) -> None:
@@ -80,8 +74,7 @@ def redact(store: Store, objects: FileObjectStore, job: JobRef, number: int) -> 
 
 
 def redactions(store: Store) -> int:
-    job = store.get_job(GROWING)
-    assert job
+    job = store.require_job(GROWING)
     return job.redactions
 
 
@@ -176,8 +169,7 @@ def test_a_job_without_an_end_is_lost_after_a_gap(bench: Bench, objects: FileObj
     # The lease of a job that waits for its runner expires.
     bench.expire_lease(GROWING)
     assert wait_for_ends(store, [GROWING], 30) == 1
-    job = store.get_job(GROWING)
-    assert job
+    job = store.require_job(GROWING)
     assert (job.status, job.archived, job.last) == (Status.LOST, 60, 61)
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61)]
@@ -277,8 +269,7 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
     if ended:
         assert seen(store, objects, GROWING) == before
     else:
-        job = store.get_job(GROWING)
-        assert job
+        job = store.require_job(GROWING)
         assert (job.status, job.archived, job.last) == (Status.RUNNING, 150, 150)
     snapshot = bench.snapshot()
     run_import(store, objects)

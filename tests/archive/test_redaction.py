@@ -19,15 +19,10 @@ from chronoverse.joblog.model import Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, Bench, make_lines
+from tests.support.bench import JOB, Bench, make_lines, write_ended
 
 #: Fields of the hash that describe the archive, and are deleted by a redaction.
 DERIVED: Final = {"archive_state", "archive_sha256", "archive_shapes", "swept"}
-
-
-@pytest.fixture
-def objects(tmp_path: Path) -> FileObjectStore:
-    return FileObjectStore(tmp_path / "archive")
 
 
 def redact(bench: Bench, objects: FileObjectStore, first: int, last: int, exact: bool = True) -> RedactionResult:
@@ -89,9 +84,7 @@ def test_a_long_redaction_reports_its_progress(
 
 def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileObjectStore) -> None:
     """The archiver recreates it. An object that only the manifest names may contain the text: the result is pending."""
-    attempt = bench.store.open(JOB, "token")
-    bench.store.append(attempt, make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     before = {kind: bench.ask("DUMP", bench.key(kind)) for kind in ("job", "log")}
     assert archive(bench.store, objects, hot_seconds=1_000) == 0
     assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
@@ -151,9 +144,7 @@ def test_an_archiver_without_the_lock_marks_only_its_own_upload(bench: Bench) ->
 
 def test_an_archived_job_does_not_expire_and_keeps_its_logs_expiry(bench: Bench, objects: FileObjectStore) -> None:
     """From its first chunk. Completing it again does not extend its log's time to live."""
-    attempt = bench.store.open(JOB, "token")
-    bench.store.append(attempt, make_lines(1, 10))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    write_ended(bench.store)
     assert bench.ttl("job") > 0
     archive_up_to(bench.store, objects, JOB, 5, trim=False)
     assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)

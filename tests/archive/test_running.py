@@ -24,12 +24,6 @@ SECONDS: Final = 300.0
 LOOK_SECONDS: Final = 20.0
 
 
-@pytest.fixture
-def objects(tmp_path: Path) -> FileObjectStore:
-    """An empty archive."""
-    return FileObjectStore(tmp_path / "archive")
-
-
 def names(objects: FileObjectStore) -> list[str]:
     """The names of the archive's chunks."""
     return [each.name for each in objects.list("") if each.name != MARK]
@@ -107,8 +101,7 @@ def test_lines_are_restored_after_the_store_was_emptied(
     write(archiving.lines(6, 5))
     archiving.look(LOOK_SECONDS * 4)
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [*range(1, 11)]
-    archived = bench.store.get_job(JOB)
-    assert archived is not None
+    archived = bench.store.require_job(JOB)
     assert archived.archived >= 5
     archiving.look(SECONDS)
     before = all_entries(bench.store, objects, JOB)
@@ -191,8 +184,7 @@ def test_invalid_timestamps_delay_no_line(bench: Bench, objects: FileObjectStore
     archiving = Archiving(bench.store, objects)
     by_xadd(bench)([each._replace(timestamp=clock) for each in archiving.lines(1, 3)])
     archiving.look(SECONDS)
-    job = bench.store.get_job(JOB)
-    assert job is not None
+    job = bench.store.require_job(JOB)
     assert job.archived == 3
 
 
@@ -342,6 +334,5 @@ def test_a_job_that_records_restarted_is_reported(bench: Bench, objects: FileObj
     by_records(bench)(archiving.lines(1, 2))
     (found,) = import_jobs(bench.store, objects, 0.2)
     assert "another job of this name" in found.problem
-    job = bench.store.get_job(JOB)
-    assert job is not None
+    job = bench.store.require_job(JOB)
     assert (job.last, job.archived) == (2, 0)

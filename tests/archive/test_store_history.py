@@ -25,12 +25,6 @@ GROWING: Final = JobRef("wf_1", "growing")
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> FileObjectStore:
-    """An empty archive."""
-    return FileObjectStore(tmp_path / "archive")
-
-
-@pytest.fixture
 def own(tmp_path: Path) -> Iterator[Bench]:
     """A store on a server that can be restored from a snapshot."""
     with RedisServer(tmp_path / "store") as server, contextlib.closing(Bench(server, "t")) as bench:

@@ -277,9 +277,7 @@ def test_no_redaction_is_hidden_by_a_later_one(store: Store, server: RedisServer
     def redact(number: int) -> Job:
         server.ask("RPUSH", f"{job}:audit", f'{{"from":{number},"to":{number},"count":1}}')
         server.ask("HINCRBY", f"{job}:job", "redactions", "1")
-        found = store.get_job(ref)
-        assert found is not None
-        return found
+        return store.require_job(ref)
 
     before, now = redact(1), redact(2)
     redact(3)

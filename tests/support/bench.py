@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.labels import Labels
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from chronoverse.store.keys import WORKFLOW_KEYS
 from tests.support.servers import RedisServer
@@ -27,6 +28,25 @@ def make_lines(first: int, count: int, text: str = "line") -> list[Line]:
     """Lines ``first``, ``first`` + 1, …, every third of them on stderr."""
     numbers = range(first, first + count)
     return [Line(number, NOW, f"{text} {number}", "stdout" if number % 3 else "stderr") for number in numbers]
+
+
+def write_ended(
+    store: Store,
+    job: JobRef = JOB,
+    count: int = 10,
+    *,
+    status: Status = Status.COMPLETED,
+    exit_code: int | None = 0,
+    dropped: int = 0,
+    text: str = "line",
+    labels: Labels = (),
+) -> Attempt:
+    """Writes a job with ``count`` lines that ends. Returns its attempt."""
+    attempt = store.open(job, "token", labels=labels)
+    if count:
+        store.append(attempt, make_lines(1, count, text))
+    store.finish(attempt, status, exit_code, dropped, count + 1)
+    return attempt
 
 
 def ticking() -> Callable[[], float]:
