@@ -54,17 +54,6 @@ def reading(store: Store, block_seconds: float) -> Iterator[LiveReader]:
         yield reader
 
 
-def write_soon(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """Soon appends a line on each node, which ends the long reads. A reader closes only after its reads have ended."""
-    keys = {cluster.owner(job.workflow_id): f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log" for job in jobs}
-
-    def write() -> None:
-        for key in keys.values():
-            cluster.ask("XADD", key, "99-0", "message", "the last")
-
-    threading.Timer(0.5, write).start()
-
-
 def node_threads() -> int:
     """Number of live reader threads in this process."""
     return len([each for each in threading.enumerate() if each.name == "tail-node"])
@@ -108,8 +97,7 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         assert [entry_id for entry_id, _ in store.read(job, 1, 2)] == [b"2-0", b"3-0"]
         assert [entry_id for entry_id, _ in store.page(job, before=4, count=1)] == [b"3-0"]
         store.finish(attempt, Status.COMPLETED, 0, 0, 5)
-        found_job = store.get_job(job)
-        assert found_job
+        found_job = store.require_job(job)
         assert (found_job.status, found_job.last) == (Status.COMPLETED, 4)
         assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
         foreign = JobRef(job.workflow_id, "job_2")
@@ -212,49 +200,6 @@ def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) ->
     assert node_threads() == 0
 
 
-@pytest.mark.long
-def test_a_thousand_slots_need_one_connection_per_node(store: Store, cluster: Cluster, prefix: str) -> None:
-    """1,000 jobs in as many slots, three threads, three connections."""
-    names = {slot_of(name): name for name in (f"slots-{number}" for number in range(2000))}
-    jobs = [JobRef(name, "job_1") for name in list(names.values())[:1000]]
-    # A thread whose jobs all moved to other nodes, as after an earlier test's failover, ends after its read.
-    with reading(store, 1.0) as reader:
-        for job in jobs:
-            reader.watch(job, 0)
-        threading.Timer(0.5, write_all, (cluster, prefix, jobs)).start()
-        found: dict[JobRef, list[bytes]] = {}
-        wait_until(lambda: found.update(numbers(reader.read(100))) or len(found) == len(jobs), 20, "all are read")
-        wait_until(lambda: node_threads() == 3, 10, "a thread for each node")
-        tracked = [b" flags=t" in line for each in cluster.servers for line in each.ask("CLIENT", "LIST").splitlines()]
-        assert sum(tracked) == 3
-    assert set(found) == set(jobs)
-
-
-def write_all(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """Appends a line to each job."""
-    with redis.RedisCluster(host="127.0.0.1", port=cluster.ports[0]) as client:
-        for job in jobs:
-            client.xadd(f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log", {"message": "a line"}, id="1-0")
-
-
-@pytest.mark.long
-def test_a_new_job_is_read_immediately(store: Store, cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
-    """On a node whose reader already waits, and on another node."""
-    first, other = jobs[0], jobs[1]
-    second = JobRef(first.workflow_id, "job_2")
-    attempt = store.open(second, "token")
-    with reading(store, LONG) as reader:
-        reader.watch(first, 2)
-        threading.Timer(0.2, reader.watch, (second, 0)).start()
-        threading.Timer(0.4, store.append, (attempt, make_lines(1, 1))).start()
-        began = time.monotonic()
-        assert numbers(reader.read(100)) == {second: [b"1-0"]}
-        threading.Timer(0.2, reader.watch, (other, 1)).start()
-        assert numbers(reader.read(100)) == {other: [b"2-0"]}
-        assert time.monotonic() - began < LONG / 2
-        write_soon(cluster, prefix, jobs)
-
-
 def test_an_unresponsive_server_silences_only_its_own_jobs(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
     """Lines on the other servers arrive, and the reader reports which server is unresponsive."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
@@ -343,8 +288,7 @@ def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) ->
         cluster.end_move(slot, source, target)
         assert read_all(reader, {job: 4}) == {job: [b"5-0"]}
     assert store.append(attempt, make_lines(6, 1)) == 7
-    found_job = store.get_job(job)
-    assert found_job
+    found_job = store.require_job(job)
     assert (found_job.last, cluster.owner(job.workflow_id)) == (6, target)
 
 

@@ -80,30 +80,13 @@ TEXTS: Final[tuple[Any, ...]] = (
 JSON_TEXTS: Final = ('{"first":1}', "[" * 10_000)
 #: Fields of a job's hash that scripts parse or compare.
 FIELDS: Final = (
-    "status",
-    "attempt",
-    "archived",
-    "archived_first",
-    "deleting",
-    "redactions",
-    "retention_ms",
-    "slow_until",
-    "end_seen_ms",
-    "end_id",
+    *("status", "attempt", "archived", "archived_first", "deleting", "redactions", "retention_ms", "slow_until"),
+    *("end_seen_ms", "end_id"),
 )
 #: Fields that are only returned.
 SHOWN_FIELDS: Final = (
-    "created_at",
-    "started_at",
-    "finished_at",
-    "exit_code",
-    "lines",
-    "dropped",
-    "archive_state",
-    "archived_at",
-    "archive_sha256",
-    "archive_shapes",
-    "swept",
+    *("created_at", "started_at", "finished_at", "exit_code", "lines", "dropped", "archive_state", "archived_at"),
+    *("archive_sha256", "archive_shapes", "swept"),
 )
 RECORDS: Final[tuple[Any, ...]] = (
     *TEXTS,
@@ -339,7 +322,8 @@ class World:
 
     def populate(self, values: list[BadValue]) -> None:
         """Creates all jobs; :meth:`write_bad_values` corrupts them."""
-        self._note({JobRef(SHARED, f"bad-{number}"): each for number, each in enumerate(values)})
+        self.bad_values = {JobRef(SHARED, f"bad-{number}"): each for number, each in enumerate(values)}
+        self.states = dict(zip(self.bad_values, itertools.cycle(BAD_STATES), strict=False))
         for state in ("expired", "archived"):
             self._make_all(state)
         assert self.archive() == 0
@@ -348,24 +332,8 @@ class World:
         for state in ("running", "large", "dead", "ended", "foreign"):
             self._make_all(state)
 
-    def populate_apart(self, values: list[BadValue]) -> None:
-        """Creates only bad jobs, each in its own workflow."""
-        self._note({JobRef(f"bad-{number}", "job"): each for number, each in enumerate(values)})
-        for state in BAD_STATES:
-            for job in self._bad(state):
-                self.make(state, job)
-            if state == "archived":
-                assert self.archive() == 0
-
-    def _note(self, values: dict[JobRef, BadValue]) -> None:
-        self.bad_values = values
-        self.states = dict(zip(values, itertools.cycle(BAD_STATES), strict=False))
-
-    def _bad(self, state: str) -> list[JobRef]:
-        return [ref for ref in self.bad_values if self.states[ref] == state]
-
     def _make_all(self, state: str) -> None:
-        for job in (*self.good(state), *self._bad(state)):
+        for job in (*self.good(state), *(ref for ref, each in self.states.items() if each == state)):
             self.make(state, job)
 
     def write_bad_values(self) -> None:
@@ -407,46 +375,6 @@ def world(server: RedisServer, prefix: str) -> Iterator[World]:
     world = World(server, prefix)
     yield world
     world.close()
-
-
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "job" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
-)
-def test_bad_values_of_one_job_do_not_affect_others(world: World, kind: str) -> None:
-    """The good jobs are read, listed, watched, archived, declared LOST and deleted as usual."""
-    world.populate(list(KINDS[kind]()))
-    world.watch()
-    world.write_bad_values()
-    world.follow()
-    for job in world.good("running"):
-        world.bench.store.append(world.attempts[job], make_lines(4, 2))
-    world.follow()
-    dead = world.good("dead")
-    wait_until(lambda: all(_status(world, job) is Status.LOST for job in dead), 5, "they are LOST")
-    world.follow()
-
-    jobs = [*world.bad_values, *world.good("ended")]
-    assert [job.end.lines for job in world.store.get_jobs(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
-    listed = {job_id for _, job_id in world.store.listing.page(SHARED, None, 10_000)}
-    assert {job.job_id for job in world.good("running")} <= listed
-    for job in world.good("running"):
-        assert world.feeds[job].cursor == 5
-        assert world.feeds[job].final is None
-    for job in dead:
-        assert b"runner lost" in (world.feeds[job].final or b"")
-
-    world.archive()
-    for job in (*world.good("ended"), *world.good("foreign"), *dead):
-        assert world.store.catalog.archive_state(job).complete
-    for job in world.good("large"):
-        assert world.store.catalog.archive_state(job).archived > MANY // 2
-    for job in world.good("expired"):
-        assert world.store.get_job(job) is None
-    for job in world.good("running"):
-        world.bench.ask("DEL", *(world.bench.key(key, job) for key in ("log", "job", "lease")))
-    world.follow()
-    for job in world.good("running"):
-        assert b"gone from the store" in (world.feeds[job].final or b"")
 
 
 def _status(world: World, ref: JobRef) -> Status | None:
@@ -501,12 +429,40 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) -> None:
-    """No script fails halfway, and no unexpected error is raised."""
-    world.populate_apart(list(KINDS[kind]()))
+def test_bad_values_of_one_job_do_not_affect_others(world: World, kind: str) -> None:
+    """The good jobs are read, listed, watched, archived, declared LOST and deleted as usual.
+
+    Operations on bad jobs raise only our errors: no script fails halfway.
+    """
+    world.populate(list(KINDS[kind]()))
+    world.watch()
     world.write_bad_values()
+    world.follow()
+    for job in world.good("running"):
+        world.bench.store.append(world.attempts[job], make_lines(4, 2))
+    world.follow()
+    dead = world.good("dead")
+    wait_until(lambda: all(_status(world, job) is Status.LOST for job in dead), 5, "they are LOST")
+    world.follow()
+
+    jobs = [*world.bad_values, *world.good("ended")]
+    assert [job.end.lines for job in world.store.get_jobs(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
+    listed = {job_id for _, job_id in world.store.listing.page(SHARED, None, 10_000)}
+    assert {job.job_id for job in world.good("running")} <= listed
+    for job in world.good("running"):
+        assert world.feeds[job].cursor == 5
+        assert world.feeds[job].final is None
+    for job in dead:
+        assert b"runner lost" in (world.feeds[job].final or b"")
+
+    world.archive()
+    for job in (*world.good("ended"), *world.good("foreign"), *dead):
+        assert world.store.catalog.archive_state(job).complete
+    for job in world.good("large"):
+        assert world.store.catalog.archive_state(job).archived > MANY // 2
+    for job in world.good("expired"):
+        assert world.store.get_job(job) is None
     for (ref, bad), (name, work) in itertools.product(world.bad_values.items(), OPERATIONS.items()):
         if name == "append" and ref not in world.attempts:
             continue
@@ -515,6 +471,11 @@ def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) 
         except Exception as error:
             if not isinstance(error, ChronoverseError) or "script" in str(error):
                 raise AssertionError(f"{name}: {bad.name} ({world.states[ref]}): {error!r}") from error
+    for job in world.good("running"):
+        world.bench.ask("DEL", *(world.bench.key(key, job) for key in ("log", "job", "lease")))
+    world.follow()
+    for job in world.good("running"):
+        assert b"gone from the store" in (world.feeds[job].final or b"")
 
 
 def test_bad_values_of_one_workflow_do_not_affect_others(world: World) -> None:

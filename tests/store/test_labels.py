@@ -11,11 +11,6 @@ from tests.support.bench import JOB, NOW, Bench
 MAIN = check_labels({"branch": "main", "commit": "4f0c1de"})
 
 
-@pytest.fixture
-def store(bench: Bench) -> Store:
-    return bench.store
-
-
 def labels(store: Store, job: JobRef = JOB) -> Labels | None:
     found = store.get_job(job)
     return found.labels if found else None
@@ -39,12 +34,6 @@ def test_labels_cannot_be_changed(bench: Bench, store: Store) -> None:
     with pytest.raises(LabelSet):
         store.register(JOB, check_labels({"late": "x"}))
     assert labels(store) == everything
-
-
-def test_a_job_without_labels_has_no_further_fields(bench: Bench, store: Store) -> None:
-    store.register(JOB)
-    store.open(JOB, "token")
-    assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at", "told"}
 
 
 def test_a_seventeenth_label_is_refused(store: Store) -> None:

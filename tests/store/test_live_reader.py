@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import pytest
 import redis
-from redis._parsers import _RESP2Parser
 
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.live_reader import GATHER_SECONDS, READ_LOGS, LiveReader, NodeReader
 from chronoverse.store.topology import Topology
 from tests.support.examples import examples
@@ -75,6 +73,12 @@ class World:
                 found[job] = [entry_number(id) for id, _ in entries]
                 self.cursors[job] = found[job][-1]
         return found
+
+    def read_safely(self) -> dict[JobRef, list[int]] | None:
+        """A read. None if the store is unavailable."""
+        with contextlib.suppress(StoreError):
+            return self.read()
+        return None
 
     def read_all(self) -> dict[JobRef, list[int]]:
         """Reads until a read is empty."""
@@ -136,27 +140,6 @@ def test_only_changed_jobs_are_read(world: World) -> None:
     assert world.read() == {JOBS[7]: [1], JOBS[8]: [1, 2]}
     assert world.read() == {}
     assert world.asked() - before <= 4
-
-
-def test_many_jobs_are_read_together(either: World) -> None:
-    """Each from its own cursor, up to ``count`` entries. Jobs without new entries are omitted."""
-    either.write(JOBS[0], *range(1, 6))
-    either.write(JOBS[1], 1, 2)
-    either.watch(JOBS[0], cursor=2)
-    either.watch(JOBS[1], JOBS[2])
-
-    assert either.read(2) == {JOBS[0]: [3, 4], JOBS[1]: [1, 2]}
-
-
-def test_the_entries_are_the_same_as_those_of_a_read(either: World) -> None:
-    """In both modes."""
-    either.write(JOBS[0], 1, 2, 3)
-    either.watch(JOBS[0], cursor=1)
-    [(job, after, entries)] = either.reader.read(100)
-
-    assert (job, after) == (JOBS[0], 1)
-    assert not isinstance(entries, StoreError)
-    assert list(entries) == list(either.store.read(JOBS[0], 1, 100))
 
 
 def test_lines_beyond_the_count_come_with_the_next_read(either: World) -> None:
@@ -295,9 +278,9 @@ def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> Non
 
 
 def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script changes 3,000 keys; all invalidation messages precede the next reply, and all keys are read."""
+    """A script changes 1,000 keys; all invalidation messages precede the next reply, and all keys are read."""
     world = World(server, "thousands", block_seconds=1.0)
-    jobs = [job(number) for number in range(3000)]
+    jobs = [job(number) for number in range(1000)]
     world.watch(*jobs)
     assert world.read() == {}
 
@@ -431,17 +414,9 @@ def test_an_unresponsive_server_is_noticed(server: RedisServer) -> None:
     finally:
         os.kill(server.pid, signal.SIGCONT)
     world.write(JOBS[5], 1)
-    wait_until(lambda: JOBS[5] in read_safely(world), SOON, "it reads again")
+    wait_until(lambda: JOBS[5] in (world.read_safely() or ()), SOON, "it reads again")
     assert world.reader.silent_seconds(JOBS[5]) == 0
     world.close()
-
-
-def read_safely(world: World) -> dict[JobRef, list[int]]:
-    """A read, empty if it fails."""
-    try:
-        return world.read()
-    except StoreError:
-        return {}
 
 
 def test_a_key_of_another_type_affects_only_its_job(either: World) -> None:
@@ -473,7 +448,7 @@ def test_a_server_that_does_not_report_changes_is_polled(
             # A read may end before the next poll.
             wait_until(lambda: world.read() == {JOBS[9]: [number]}, SOON, f"line {number}")  # noqa: B023
         server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        wait_until(lambda: not raises(world.read), SOON, "it reads again")
+        wait_until(lambda: world.read_safely() is not None, SOON, "it reads again")
         world.write(JOBS[9], 4)
         wait_until(lambda: world.read() == {JOBS[9]: [4]}, SOON, "line 4")
     world.close()
@@ -481,18 +456,9 @@ def test_a_server_that_does_not_report_changes_is_polled(
     assert len([record for record in caplog.records if "does not report" in record.message]) == 1
 
 
-def raises(read: Callable[[], object]) -> bool:
-    """Whether ``read`` finds the store unavailable."""
-    try:
-        read()
-    except StoreUnavailable:
-        return True
-    return False
-
-
 def test_a_server_is_not_polled_all_the_time(server: RedisServer) -> None:
     """Reading thousands of logs takes a quarter of the time."""
-    world = World(server, "polled", POLLING, block_seconds=1.0)
+    world = World(server, "polled", POLLING, block_seconds=0.5)
     world.watch(*[job(number) for number in range(3000)])
     world.read()
     before, began = time.thread_time(), time.monotonic()
@@ -501,48 +467,30 @@ def test_a_server_is_not_polled_all_the_time(server: RedisServer) -> None:
     world.close()
 
 
-def test_the_resp2_parser_accepts_no_handler(server: RedisServer) -> None:
-    """Without hiredis, the driver uses this parser of its own."""
-    assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+def run_until_killed(server: RedisServer) -> None:
+    with contextlib.suppress(redis.RedisError):
+        server.ask("EVAL", "while true do end", 0)
 
 
 def test_tracking_is_retried_on_a_busy_server(server: RedisServer, world: World) -> None:
     """A BUSY error, while the server runs a script, does not mean that it refuses tracking."""
     world.watch(*JOBS)
     server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
-    script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
+    script = threading.Thread(target=run_until_killed, args=(server,))
     script.start()
     try:
-        wait_until(lambda: is_busy(server), SOON, "the script runs")
+        wait_until(lambda: not server.answers(), SOON, "the script runs")
         with pytest.raises(StoreError, match="BUSY"):
             world.read()
     finally:
         server.ask("SCRIPT", "KILL")
         script.join(SOON)
     world.write(JOBS[1], 1)
-    wait_until(lambda: read_safely(world) == {JOBS[1]: [1]}, SOON, "it reads again")
+    wait_until(lambda: world.read_safely() == {JOBS[1]: [1]}, SOON, "it reads again")
     world.write(JOBS[2], 1)
     before = world.asked()
     assert world.read() == {JOBS[2]: [1]}
     assert world.asked() - before <= 2, "changes are reported"
-
-
-def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
-    """The same function, ignoring server errors: SCRIPT KILL makes EVAL fail."""
-
-    def asked(*command: object) -> None:
-        with contextlib.suppress(redis.RedisError):
-            ask(*command)
-
-    return asked
-
-
-def is_busy(server: RedisServer) -> bool:
-    """Whether the server refuses commands because a script is running."""
-    try:
-        return not server.ask("PING")
-    except redis.ResponseError as error:
-        return "BUSY" in str(error)
 
 
 @pytest.mark.long
@@ -578,10 +526,10 @@ def test_random_events_lose_no_line(server: RedisServer, options: str, rounds: i
                 for job in sample:
                     world.watch(job, cursor=cursors.get(job, 0))
         before = dict(world.cursors)
-        for job, numbers in read_safely(world).items():
+        for job, numbers in (world.read_safely() or {}).items():
             assert numbers == list(range(before[job] + 1, before[job] + len(numbers) + 1))
     until = time.monotonic() + SOON
     while any(written[job] > cursor for job, cursor in world.cursors.items()):
-        read_safely(world)
+        world.read_safely()
         assert time.monotonic() < until, "lines are missing"
     world.close()

@@ -203,8 +203,7 @@ def archive_all(store: Store) -> None:
         with archive_lock(store, LARGE) as token:
             store.chunks.commit_chunk(LARGE, token, chunk)
     for ref in (LOST, OVER):
-        found = store.get_job(ref)
-        assert found
+        found = store.require_job(ref)
         assert found.status is Status.LOST
     # As ``chronoverse retention`` does.
     store.audit_trail.record("os:ada@host", "retention", JOB.workflow_id, None, "5 s")

@@ -10,7 +10,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import AppendRefused, Held, SequenceGap
 from chronoverse.joblog.model import Attempt, Status
 from chronoverse.store import Store
-from tests.support.bench import JOB, LEASE_MS, Bench, make_lines
+from tests.support.bench import JOB, Bench, make_lines
 from tests.support.servers import RedisServer
 
 Step = Callable[[Bench, Attempt], object]
@@ -80,7 +80,7 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
     "lost beyond": lambda store, attempt: store.append_lost(attempt, 4, 5),
     "renew": lambda store, attempt: store.renew(attempt),
     "confirm": lambda store, attempt: store._ask(
-        "confirm", JOB, ("log", "job", "lease"), attempt.token, LEASE_MS, 1_000, attempt.attempt
+        "confirm", JOB, ("log", "job", "lease"), attempt.token, 86_400_000, 1_000, attempt.attempt
     ),
     "wait": lambda store, attempt: store.finish(attempt, Status.PENDING, 1, 0, 3),
     "end": lambda store, attempt: store.finish(attempt, Status.COMPLETED, 0, 0, 3),
@@ -135,7 +135,7 @@ def outcome(bench: Bench, state: str, operation: str) -> str:
     except (AppendRefused, Held) as error:
         code = LETTERS[type(error).__name__]
     after, expire = bench.snapshot(), expiring(bench)
-    is_renewed = bench.ttl("lease") > 10_000
+    is_renewed = bench.ttl("lease") > 86_300_000
     marks = {"*": after != before, "'": is_renewed, "e": expire - expired}
     return code + "".join(mark for mark, is_seen in marks.items() if is_seen)
 

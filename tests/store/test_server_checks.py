@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +12,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
-from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from chronoverse.store.server_checks import UNKNOWN_POLICY, watch_servers
 from tests.support.guarded_server import GuardedServer
-from tests.support.jobs import RunningJob, key
+from tests.support.jobs import RunningJob
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
 from tests.support.waiting import wait_until
@@ -127,16 +125,6 @@ def has_logged(service: Service, *texts: str) -> bool:
     return all(text in service.logs() for text in texts)
 
 
-@pytest.mark.long
-def test_a_service_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
-    with serving(tmp_path / "service", safe.url) as service:
-        wait_until(lambda: safe.ask("INFO", "commandstats").count(b"cmdstat_info:calls=") == 1, 10, "INFO was sent")
-
-        assert service.metric(METRIC) == 0
-        assert "append-only" not in service.logs()
-        assert "maxmemory" not in service.logs()
-
-
 def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
     """At startup."""
     environ = {
@@ -161,14 +149,6 @@ def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
 
     assert job.stderr_text.count(EVICTION) == 1
     assert NO_FILE not in job.stderr_text
-
-
-def test_a_runner_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
-    """It checks the settings without finding problems."""
-    with contextlib.closing(Store(safe.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
-        assert job.result() == 0
-
-    assert job.stderr_text == ""
 
 
 def test_a_user_without_the_right_to_run_info_gets_a_warning(safe: RedisServer, tmp_path: Path) -> None:
@@ -208,36 +188,9 @@ def test_a_default_user_without_rights_causes_a_warning(guarded: GuardedServer, 
     assert DROPS not in "".join(warnings_of(guarded, "service"))
 
 
-def test_a_runner_warns_about_such_a_default_user(guarded: GuardedServer, tmp_path: Path) -> None:
-    """Once, in addition to its job's output."""
-    guarded.ask("ACL", "SETUSER", "default", "-@all")
-    with contextlib.closing(Store(guarded.url_of("runner"))) as store, RunningJob("print(1)", store, tmp_path) as job:
-        assert job.result() == 0
-
-    assert job.stderr_text.count(DROPS) == 1
-
-
 def test_no_warning_about_a_default_user_without_the_right_to_check(guarded: GuardedServer) -> None:
     """Users from before this check lack the right."""
     guarded.ask("ACL", "SETUSER", "default", "-@all")
     guarded.ask("ACL", "SETUSER", "service", "-acl|dryrun")
 
     assert warnings_of(guarded, "service") == []
-
-
-def test_a_runner_whose_log_is_evicted_reports_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
-    """Only lines that it no longer has are lost; it sends the others again, with their old numbers."""
-    code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
-    room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0)
-    with (
-        contextlib.closing(Store(safe.url)) as store,
-        RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,
-    ):
-        wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "the store has all lines but the last")
-        # Has the same effect as an eviction.
-        safe.ask("DEL", key("log"))
-        job.release()
-        assert job.result() == 0
-
-    assert re.search("lines 1 to [0-9]+ are lost from both store and spool: the log reports them", job.stderr_text)
-    assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

@@ -12,19 +12,17 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import CorruptLog, Fenced, Held, NotALog, StoreRefused, StoreUnavailable
+from chronoverse.errors import CorruptLog, Fenced, Held, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
 from tests.conftest import EVERY_KIND, binary, server_of_each_kind
 from tests.support.bench import JOB, NOW, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import RedisServer
-from tests.support.waiting import deadline, wait_until
+from tests.support.waiting import wait_until
 
 #: Time limit of any event on a busy machine, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: Longer than any of these servers' uptime, in seconds.
-YEAR: Final = 365 * 86_400
 #: Number of concurrent threads.
 THREADS: Final = 8
 
@@ -37,21 +35,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     """
     with server_of_each_kind(tmp_path_factory) as servers:
         yield servers
-
-
-@pytest.fixture
-def store(bench: Bench) -> Store:
-    """The bench's store."""
-    return bench.store
-
-
-@pytest.fixture
-def judge(bench: Bench) -> Store:
-    """A store with a lease shorter than the uptime of any server here.
-
-    On a busy machine the lease may expire before the next call, so tests that write open the job with another store.
-    """
-    return bench.new_store(lease_seconds=0.05)
 
 
 def in_many_threads(operation: Callable[[int], Any]) -> list[Any]:
@@ -122,17 +105,6 @@ def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> No
         assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl(kind) <= RETENTION_MS
 
 
-def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
-    """Concurrent readers all get the same end."""
-    judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
-    bench.expire_lease()
-
-    found = in_many_threads(lambda _: judge.get_job(JOB))
-
-    assert [job.end for job in found] == [End(3, Status.LOST, None, 2, 0, NOW)] * THREADS
-    assert bench.ids() == ["1-0", "2-0", "3-0"]
-
-
 FOREIGN_LINE: Final = ("XADD", "log", "1-0", "message", "a")
 
 
@@ -167,18 +139,14 @@ def test_which_jobs_are_lost_without_a_lease(
     bench.expire_lease()
     for command, kind, *values in after:
         bench.ask(command, bench.key(kind), *values)
-    job = judge.get_job(JOB)
-    assert job
+    job = judge.require_job(JOB)
     assert (job.status, bench.ids()) == (status, ids)
 
 
-def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Bench, judge: Store) -> None:
+def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Bench, attempt: Attempt) -> None:
     """Runners had no time to renew their leases."""
-    judge.open(JOB, "token-1")
     bench.expire_lease()
-
-    job = bench.new_store(lease_seconds=YEAR).get_job(JOB)
-    assert job
+    job = bench.new_store(lease_seconds=365 * 86_400).require_job(JOB)
     assert (job.status, bench.ids()) == (Status.RUNNING, [])
 
 
@@ -257,13 +225,11 @@ def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Sto
     judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
     with refusal(bench):
-        running = judge.get_job(JOB)
-        assert running
+        running = judge.require_job(JOB)
         assert judge.get_jobs([JOB]) == [running]
         assert (running.status, running.last, bench.ids()) == (Status.RUNNING, 2, ["1-0", "2-0"])
 
-    lost = judge.get_job(JOB)
-    assert lost
+    lost = judge.require_job(JOB)
     assert lost.status is Status.LOST
 
 
@@ -495,51 +461,6 @@ def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
 
 
 # Keys changed by other programs
-
-
-def test_a_listing_with_any_scores_is_read_to_its_end(bench: Bench, store: Store) -> None:
-    """Foreign programs may write fractions and infinities."""
-    for score, job_id in (("1.7", "a"), ("1.5", "b"), ("1.2", "c"), ("inf", "d"), ("-inf", "e")):
-        bench.ask("ZADD", bench.key("jobs"), score, job_id)
-    found: list[tuple[float, str]] = []
-    in_time = deadline(30, "the last page")
-    while in_time() and (page := store.listing.page("wf_1", found[-1] if found else None, 1)):
-        found += page
-
-    assert [job_id for _, job_id in found] == ["d", "a", "b", "c", "e"]
-
-
-def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, store: Store) -> None:
-    """Neither lease nor attempt is written."""
-    bench.ask("SET", bench.key("jobs"), "not a zset")
-    with pytest.raises(NotALog):
-        store.open(JOB, "token")
-
-    assert bench.ask("EXISTS", bench.key("lease"), bench.key("job"), bench.key("log")) == 0
-
-
-def test_finishing_a_job_with_an_invalid_hash_writes_no_end(bench: Bench, store: Store) -> None:
-    """Finishing is atomic."""
-    attempt = store.open(JOB, "token")
-    store.append(attempt, make_lines(1, 2))
-    bench.ask("SET", bench.key("job"), "not a hash")
-    with pytest.raises(NotALog):
-        store.finish(attempt, Status.COMPLETED, 0, 0, 3)
-
-    assert len(bench.log()) == 2
-
-
-def test_a_deleted_terminal_entry_keeps_its_number(bench: Bench, store: Store) -> None:
-    """It is derived from the line count in the hash."""
-    attempt = store.open(JOB, "token")
-    store.append(attempt, make_lines(1, 10))
-    store.finish(attempt, Status.COMPLETED, 0, 0, 11)
-    bench.ask("XDEL", bench.key("log"), "11-0")
-    job = store.get_job(JOB)
-
-    assert job
-    assert job.end
-    assert (job.last, job.end.sequence_num) == (10, 11)
 
 
 @pytest.mark.parametrize("entry_id", ["999999999999999-0", "9007199254740993-0", "18446744073709551615-0"])

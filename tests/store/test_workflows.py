@@ -15,12 +15,6 @@ from tests.support.waiting import deadline, wait_until
 NOW_MS = round(NOW_SECONDS * 1000)
 
 
-@pytest.fixture
-def store(bench: Bench) -> Store:
-    """The bench's store."""
-    return bench.store
-
-
 def counts(store: Store, *workflow_ids: str) -> list[tuple[int, int, float] | None]:
     """Number of jobs and of running jobs, and the creation time of the newest, of each workflow."""
     found = store.workflows.read(workflow_ids)
