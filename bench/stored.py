@@ -143,7 +143,7 @@ SCENARIOS: Final = (
             Target("at least 7 times sse-starlette", "lines_per_s", 7, True, "sse-starlette"),
             Target("memory of the worker flat (grows by 16 MB at most)", "grown_mb", 16),
         ),
-        ("nchan gets 50,000 lines: it takes no more than 32,767 of one channel in a second.",),
+        ("nchan gets 50,000 lines: it accepts at most 32,767 per channel and second.",),
     ),
     Scenario(
         "crowd",
@@ -152,7 +152,7 @@ SCENARIOS: Final = (
         (Side(Ours), Side(Nchan, lines=20_000), Side(SseStarlette), Side(Naive)),
         (
             Metric("p99_ms", "live delay during the crowd, 99th percentile", "ms"),
-            Metric("p99_times_quiet", "the same as a multiple of its quiet value", "times"),
+            Metric("p99_times_quiet", "the same, relative to quiet", "times"),
             Metric("crowd_lines_per_s", "lines delivered to the crowd", "per second", more=True),
             Metric("grown_mb", "growth of the worker's memory (RSS)", "MB", compared=False),
         ),
@@ -163,13 +163,13 @@ SCENARIOS: Final = (
         ),
         (
             f"The crowd is cut off after {CROWD_SECONDS:g} s. Everything that it received until then is checked.",
-            "nchan's crowd gets 20,000 lines: of 200,000, no viewer had all after 80 s.",
+            "nchan's crowd gets 20,000 lines, because no viewer received all 200,000 within 80 s.",
         ),
     ),
     Scenario(
         "storm",
         "Connect storm",
-        "5,000 viewers come back with Last-Event-ID (ours with a token each) to a live job and miss ten lines each",
+        "5,000 viewers reconnect to a live job with Last-Event-ID (ours with a token each). Each missed ten lines",
         (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive)),
         (
             Metric("connects_per_s", "viewers connected and caught up", "per second", more=True),
@@ -195,7 +195,7 @@ SCENARIOS: Final = (
         publish,
         (),
         (
-            "nchan gets 20,000 lines: it takes no more than 32,767 of one channel in a second.",
+            "nchan gets 20,000 lines: it accepts at most 32,767 per channel and second.",
             "sse-starlette and the naive variant read the same store.",
         ),
         runner_says,

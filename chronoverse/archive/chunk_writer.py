@@ -71,7 +71,7 @@ def fill(
     text_bytes: int = CHUNK_BYTES,
     change: Callable[[Sequence[RawEntry], int], Sequence[RawEntry]] = lambda entries, after: entries,
 ) -> RawEntry | None:
-    """Fills ``builder`` with about ``text_bytes`` of entries below ``end``, each batch as ``change`` returns it.
+    """Fills ``builder`` with about ``text_bytes`` of entries below ``end``. ``change`` converts each batch.
 
     ``read`` returns entries after a line, about as many as requested; ``first_stored`` is the store's first number.
     Returns the last entry read; the terminal entry only if it is the only one.

@@ -83,9 +83,9 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
-        After an error, returns if lines were redacted, because a retry would not count them. Otherwise raises
-        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and the errors
-        of the store and the archive.
+        Once lines were redacted, an error ends the call without an exception: a retry would not count these lines.
+        Otherwise raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`,
+        :class:`SearchTooExpensive`, and the errors of the store and the archive.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
             job = self.store.require_job(self.job)

@@ -158,7 +158,7 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the state so far. The state is not dropped, and its rest is not held back. Called at the end, too."""
+        """Returns the state so far, so that it is not dropped. The state's rest is not held back."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text

@@ -114,7 +114,7 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> SpanFinder | None:
-        """Finds the text in a line's JSON, in the message or not, where no sequence interrupts it. None for a regex."""
+        """Finds the text in a line's JSON, even outside the message. Misses interrupted text. None for a regex."""
         return None if self._regex else self._in_lines("".join(self._in_json))
 
     @cached_property

@@ -83,7 +83,7 @@ class PastRuns(NamedTuple):
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
         """Whether the failure of ``job`` is new, persistent or flaky. ``shape``: that of its most telling line.
 
-        Returns None if the answer is unknown, or is none of the three. ``docs/answers.md`` has the rule.
+        Returns None if that is unknown, or if it is none of these. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

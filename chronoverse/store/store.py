@@ -268,7 +268,7 @@ class Store:
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines``, skips those already in the log, and renews the lease. Returns the next number.
 
-        Stores 500 lines at a time atomically, less those that a quota drops. Pauses if an archiver asks for it. Raises
+        Stores 500 lines at a time atomically, except those over quota. Pauses if an archiver asks for it. Raises
         :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`,
         :class:`CorruptLog`.
         """

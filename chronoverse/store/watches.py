@@ -28,7 +28,7 @@ class KeptWatch(NamedTuple):
     """A stored watch, and the state of its deliveries.
 
     ``failures``: failures in a row, since ``failing_since_ms``. ``error``: the last one. ``delivered_ms``: the last
-    success. ``waiting``: events not yet delivered. ``dropped``: events that never will be. Times are Unix times.
+    success. ``waiting``: events not yet delivered. ``dropped``: events that were given up. Times are Unix times.
     """
 
     watch: Watch
