@@ -83,9 +83,8 @@ class Faults:
 
     def stall(self) -> str:
         one, other = self._pair()
-        seconds = self._seconds(8)
-        self._site.network.link(one.name, other.name).stalled_until = loop.time + seconds
-        return f"{one.name} {other.name} for {seconds:.1f} s"
+        link = self._site.network.link(one.name, other.name)
+        return f"{one.name} {other.name} {self._until(link, 'stalled_until', 8)}"
 
     def late(self) -> str:
         one, other = self._pair()
@@ -228,9 +227,8 @@ class Faults:
         return f"for {seconds:.1f} s, after {busy:.1f} s without a sync"
 
     def lag(self) -> str | None:
-        seconds = self._seconds(8)
-        self._site.store.lags_until = loop.time + seconds
-        return f"for {seconds:.1f} s" if self._site.sentinel else None
+        what = self._until(self._site.store, "lags_until", 8)
+        return what if self._site.sentinel else None
 
     def fail_over(self) -> str | None:
         """The replica becomes the master. The old one possibly freezes, and is notified later."""
@@ -254,9 +252,7 @@ class Faults:
         return f"{address} after {seconds:.1f} s, the old master is told after {demoted:.1f} s more"
 
     def lose_reports(self) -> str:
-        seconds = self._seconds(25)
-        self._site.store.loses_reports_until = loop.time + seconds
-        return f"for {seconds:.1f} s"
+        return self._until(self._site.store, "loses_reports_until", 25)
 
     def lose_store(self) -> str | None:
         """The store loses everything, and the archive is imported. Data that was only in the store is lost."""
@@ -297,14 +293,10 @@ class Faults:
     # The archive
 
     def objects_away(self) -> str:
-        seconds = self._seconds(25)
-        self._site.bucket.away_until = loop.time + seconds
-        return f"for {seconds:.1f} s"
+        return self._until(self._site.bucket, "away_until", 25)
 
     def objects_slow(self) -> str:
-        seconds = self._seconds(25)
-        self._site.bucket.slow_until = loop.time + seconds
-        return f"for {seconds:.1f} s"
+        return self._until(self._site.bucket, "slow_until", 25)
 
     # What people do
 
@@ -329,6 +321,11 @@ class Faults:
         runner = self._chance.choice(over)
         delete(self._site, runner)
         return str(runner.job)
+
+    def _until(self, part: Any, name: str, most: float) -> str:
+        seconds = self._seconds(most)
+        setattr(part, name, loop.time + seconds)
+        return f"for {seconds:.1f} s"
 
     def _seconds(self, most: float) -> float:
         return self._chance.uniform(0.1, most)

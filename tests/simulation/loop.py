@@ -66,9 +66,6 @@ class Watcher:
         if self._after is not None:
             self._call = self.loop.call_later(self._after, self._fire)
 
-    def again(self, callback: Callable[..., object], *args: Any, **_: Any) -> None:
-        self.start(callback, *args)
-
     def _fire(self) -> None:
         callback, args = self.callback, self.args
         self._call = self.loop.call_later(self._repeat, self._fire) if self._repeat else None
@@ -188,14 +185,9 @@ class VirtualLoop:
 
     io = signal = async_ = child = fork = idle = prepare = check = stat = _never
 
-    def closing_fd(self, fd: int) -> bool:
-        return False
+    def update(self, *_: object) -> None: ...
 
-    def install_sigchld(self) -> None: ...
-    def update(self) -> None: ...
-    def update_now(self) -> None: ...
-    def destroy(self) -> None: ...
-    def reinit(self) -> None: ...
+    install_sigchld = update_now = destroy = reinit = closing_fd = update
 
     def now(self) -> float:
         return self.time

@@ -123,7 +123,8 @@ class SimSocket:
                 before, loop.current = loop.current, self.peer.owner
                 self.peer._writable.set()
                 loop.current = before
-        self._update()
+        if not self._received and not self._ended:
+            self._readable.clear()
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0) -> int:
@@ -168,10 +169,6 @@ class SimSocket:
             if not self._readable.wait(self._timeout):
                 raise TimeoutError("timed out")
         return self._received[0]
-
-    def _update(self) -> None:
-        if not self._received and not self._ended:
-            self._readable.clear()
 
     # The network
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 import gevent
@@ -128,14 +129,6 @@ class Site:
         return self.nodes[int(world.chance.random() * len(self.nodes))].name if host == BALANCER else host
 
 
-class ScanEndpoint(NamedTuple):
-    """Where a node's scan server listens. See :class:`chronoverse.history.scans.endpoint.ScanEndpoint`."""
-
-    path: str
-    file: int
-    is_up: bool = True
-
-
 class Node:
     """A node of the service: one worker, and a scan server."""
 
@@ -164,7 +157,8 @@ class Node:
         )
         self.deps = deps = web_app.build_dependencies(settings)
         deps.admission._tickets = OrderedSet()  # type: ignore[assignment]
-        deps.scans.connect_to(ScanEndpoint(self.scans.name, os.memfd_create(self.name)))  # type: ignore[arg-type]
+        endpoint = SimpleNamespace(path=self.scans.name, file=os.memfd_create(self.name), is_up=True)
+        deps.scans.connect_to(endpoint)  # type: ignore[arg-type]
         serve(self._site.network, self.name, self.process, web_app.build_app(deps))
         world.tell(self.name, "serves")
 
@@ -430,15 +424,18 @@ class Viewer(Watcher):
             # A filtered stream's id is that of an omitted line. The log can come back.
             self.ending = ""
 
+    def _tell(self, before: int) -> None:
+        for seen in self.seen[before:]:
+            world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
+        world.count("deliveries", len(self.seen) - before)
+
     def _feed(self, decoder: Any, chunk: bytes) -> None:
         before, chance = len(self.seen), world.chance.random
         has_faults = self._site.quiet_since <= self._site.began
         leaves = has_faults and chance() < self._leaves
         # Anywhere, even within an event.
         super()._feed(decoder, chunk[: int(chance() * len(chunk))] if leaves else chunk)
-        for seen in self.seen[before:]:
-            world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
-        world.count("deliveries", len(self.seen) - before)
+        self._tell(before)
         self.ended_at = loop.time
         # The other events of a filtered stream have few bytes, so many of them wait in the kernel.
         if has_faults and self.reads_for and len(self.seen) > before:
@@ -467,9 +464,7 @@ class WaitViewer(FilteredViewer, WaitLoop):
     def _answer(self, answer: Any) -> None:
         before = len(self.seen)
         super()._answer(answer)
-        for seen in self.seen[before:]:
-            world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
-        world.count("deliveries", len(self.seen) - before)
+        self._tell(before)
 
 
 class WorkflowViewer(Client):
