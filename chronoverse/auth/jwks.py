@@ -106,7 +106,7 @@ def key_set_name(url: str) -> str:
 
 
 class KeySetStore(Protocol):
-    """Keeps key sets for other workers and nodes: :class:`chronoverse.store.Store`. Its writers can forge tokens."""
+    """Keeps key sets for other workers and nodes. Whoever can write to it can forge tokens."""
 
     def load_key_set(self, name: str) -> bytes | None: ...
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...

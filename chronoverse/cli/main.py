@@ -1,4 +1,4 @@
-"""The program: its commands and exit codes. These are an error's, from sysexits.h, or a job's."""
+"""The program: its commands and exit codes. An exit code is an error's (sysexits.h) or a job's."""
 
 import atexit
 import errno

@@ -66,7 +66,7 @@ class Surroundings(NamedTuple):
 class ContainerLog:
     """Publishes a run. Call :meth:`step` repeatedly; it never waits.
 
-    ``saved`` is a checkpoint. That of a new log has the ``job``, the ``path`` of the log's file, ``labels``, and when
+    ``saved`` is a checkpoint. For a new log, it has the ``job``, the ``path`` of the log's file, ``labels``, and when
     the container ``started``, if known. With ``failure`` there is no file, and the failure's message is the only line.
     """
 

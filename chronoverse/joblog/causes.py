@@ -256,7 +256,7 @@ class LineReader:
         self._nothing_wrong: Final = compile_groups(f"(?i){NOTHING_WRONG}")
 
     def is_signal(self, message: str) -> bool:
-        """Whether the line is a candidate, whose features should be read."""
+        """Whether the line is a candidate. Only the features of candidates need to be read."""
         return self.signal.is_feasible(len(message)) and self.signal.matches(message)
 
     def read(self, message: str) -> Reading:
@@ -333,7 +333,9 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in lines ``first`` to ``last``. None if no line qualifies. ``last_features``: the last line's."""
+        """The cause in lines ``first`` to ``last``. None if no line qualifies. ``last_features``: those of the last
+        line.
+        """
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:

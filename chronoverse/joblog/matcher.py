@@ -141,7 +141,7 @@ class Matcher:
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for messages joined by newlines, or None. Can also match when no message does."""
+        """A pattern for messages joined by newlines, with false positives, or None."""
         if not self._regex or self._size > self._max_joined or ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)

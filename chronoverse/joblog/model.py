@@ -276,9 +276,9 @@ class Attempt(NamedTuple):
 class Job:
     """A job's state when it was fetched.
 
-    ``first`` is the first readable number, ``last`` the last line's; if ``first > last``, no line is left. The archive
-    has numbers from ``first`` to ``archived``, the store those from ``first_stored``. ``archive_sha256``, the hash of
-    the chunks' hashes, is set once all of an ended log is archived.
+    ``first`` is the first readable number, ``last`` that of the last line; if ``first > last``, no line is left. The
+    archive has numbers from ``first`` to ``archived``, the store those from ``first_stored``. ``archive_sha256``, the
+    hash of the chunks' hashes, is set once all of an ended log is archived.
     """
 
     ref: JobRef

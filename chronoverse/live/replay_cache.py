@@ -71,7 +71,7 @@ class ReplayCache:
 
     Calls ``pause`` before each segment, so that live viewers go first; viewers call ``throttle`` with each segment's
     size. A read requests at most ``most_lines`` lines; the cache holds at most ``most_bytes``. ``scan`` makes the scan
-    server filter lines by a query. Without ``scan``, the worker does.
+    server filter lines by a query. Without ``scan``, the worker filters them.
     """
 
     store: Store

@@ -186,7 +186,7 @@ class HttpLogWriter:
         return self if self._durable else None
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """Like the store's, with the service's CHRONOVERSE_DURABILITY. Renews the lease."""
+        """Like :meth:`Store.confirm`, with the service's CHRONOVERSE_DURABILITY. Renews the lease."""
         job, next_number = self._last_end
         if job == attempt.job:  # an end that the service acknowledged is safe
             return next_number

@@ -296,7 +296,7 @@ class Settings:
 
     @property
     def service_url(self) -> str:
-        """The service's URL for commands that cannot use a store. Default: this machine's."""
+        """The service's URL for commands that cannot use a store. Default: the service on this machine."""
         host, _, port = self.bind.rpartition(":")
         if self.url or host == "unix":
             return self.url or "http://127.0.0.1:8000"

@@ -136,7 +136,7 @@ class WatchStore:
     def claim(self, refs: Sequence[JobRef]) -> dict[JobRef, tuple[KeptWatch, Event]]:
         """Watches and their next due events. ``refs`` are ids of workflows and watches.
 
-        No other process gets events of a claimed watch until the event is settled, or for CLAIM_SECONDS.
+        Until an event is settled, for at most CLAIM_SECONDS, no other process gets events of its watch.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
