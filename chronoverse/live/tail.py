@@ -24,7 +24,8 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds that one read blocks. Bounds how long a stop takes, and how soon the tail knows that the store answers.
+#: Seconds that one read blocks, unless a tail is given others. Bounds how long a stop takes, and how soon the tail knows
+#: that the store answers.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
@@ -67,12 +68,13 @@ class Tail:
     lease_seconds: float = 30
     redacted: Callable[[JobRef], object] = lambda _: None
     ring_bytes: tuple[int, int] = RING_BYTES
+    block_seconds: float = BLOCK_SECONDS
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         self._yield_to_loop = partial(self.sleep, 0)
-        self._reader = self.store.live_reader(BLOCK_SECONDS)
+        self._reader = self.store.live_reader(self.block_seconds)
         self._feeds: dict[JobRef, Feed] = {}
         #: Closed feeds with viewers that another feed has replaced.
         self._replaced: list[Feed] = []
@@ -152,7 +154,7 @@ class Tail:
 
     def healthy(self, ref: JobRef) -> bool:
         """Whether the job's server has answered within the last few seconds. If not, viewers get no heartbeats."""
-        return self.silent_seconds(ref) < 4 * BLOCK_SECONDS
+        return self.silent_seconds(ref) < 4 * self.block_seconds
 
     @property
     def watched(self) -> int:
@@ -357,10 +359,10 @@ class Tail:
             thread.start()
 
     def stop(self) -> None:
-        """Stops both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
+        """Stops both threads, within ``block_seconds``, and closes the connection."""
         self._stopped.set()
         for thread in self._threads:
-            thread.join(2 * BLOCK_SECONDS)
+            thread.join(2 * self.block_seconds)
         self._reader.close()
 
     def _read_loop(self) -> None:

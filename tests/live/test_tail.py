@@ -12,7 +12,6 @@ from prometheus_client import REGISTRY
 
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line, iso_timestamp
-from chronoverse.live import tail
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import (
@@ -79,12 +78,12 @@ class WatchedJob:
 class World:
     """A worker's tail on one server, and a store through which a runner writes."""
 
-    def __init__(self, server: RedisServer, prefix: str, source: Callable[[Store], Any] = lambda store: store) -> None:
+    def __init__(self, server: RedisServer, prefix: str, source: Any = lambda store: store, **options: float) -> None:
         self.server = server
         self.prefix = prefix
         self.store = Store(server.url, prefix=prefix)
         self.runner = Store(server.url, prefix=prefix)
-        self.tail = Tail(source(self.store))
+        self.tail = Tail(source(self.store), **options)
         self.cache = ReplayCache(self.store)
         self.written: dict[JobRef, dict[int, Line]] = {}
         self.watched: list[WatchedJob] = []
@@ -124,10 +123,9 @@ def job(number: int = 1) -> JobRef:
 
 
 @pytest.fixture
-def world(server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(server: RedisServer, prefix: str) -> Iterator[World]:
     """A world without jobs, whose tail stops soon."""
-    monkeypatch.setattr(tail, "BLOCK_SECONDS", 0.25)
-    world = World(server, prefix)
+    world = World(server, prefix, block_seconds=0.25)
     yield world
     world.close()
 

@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.cli.notify import notifier
 from chronoverse.cli.notify.notifier import Notifier
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import SummaryScan
@@ -54,7 +53,16 @@ class Site:
 
     def notifier(self) -> Notifier:
         hosts, context = {"127.0.0.1": True}, ssl.create_default_context()
-        return Notifier(self.judge, self.summarize, hosts, URL, context, self._stop, lambda: time.time() + self.now)
+        return Notifier(
+            self.judge,
+            self.summarize,
+            hosts,
+            URL,
+            context,
+            self._stop,
+            clock=lambda: time.time() + self.now,
+            step_seconds=0.05,
+        )
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.notifier().run)
@@ -120,8 +128,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def site(bench: Bench, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(notifier, "STEP_SECONDS", 0.05)
+def site(bench: Bench, receiver: Receiver) -> Iterator[Site]:
     site = Site(bench, receiver)
     with contextlib.ExitStack() as stack:
         stack.callback(site.stop)

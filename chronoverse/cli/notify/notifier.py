@@ -54,6 +54,7 @@ class Notifier:
     context: ssl.SSLContext
     stop: threading.Event
     clock: Callable[[], float] = time.time
+    step_seconds: float = STEP_SECONDS
     #: Ids of workflows and watches.
     _refs: list[JobRef] = field(default_factory=list)
     #: The deliveries in progress.
@@ -68,7 +69,7 @@ class Notifier:
         log.info("notifier started", extra={"fields": {"hosts": ", ".join(self.hosts) or "none"}})
         pause = 0.0
         while not self.stop.wait(pause):
-            pause = STEP_SECONDS
+            pause = self.step_seconds
             try:
                 self.step()
             except StoreError as error:
