@@ -3,7 +3,7 @@
 import random
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
@@ -99,19 +99,13 @@ def frames(*events: EventFrame) -> bytes:
 
 
 def test_a_feed_begins_after_the_jobs_last_line() -> None:
-    """A new feed has no older lines: viewers read those themselves."""
-    feed = Feed(REF, job(last=7))
+    """A new feed has no older lines: viewers read those themselves. Before the job exists, it has no state either."""
+    feed, empty = Feed(REF, job(last=7)), Feed(REF, None)
 
     assert (feed.base, feed.cursor, feed.job_frame) == (7, 7, job(last=7).to_frame())
     assert feed.seek(6) is None
     assert take(feed, feed.seek(7)) == Slice(b"", 7, 0)
-
-
-def test_a_feed_of_a_job_that_does_not_exist_begins_at_zero() -> None:
-    """A feed of a job that does not exist yet begins at 0 and has no state."""
-    feed = Feed(REF, None)
-
-    assert (feed.base, feed.cursor, feed.job_frame, feed.final) == (0, 0, None, None)
+    assert (empty.base, empty.cursor, empty.job_frame, empty.final) == (0, 0, None, None)
 
 
 # Seek and take
@@ -271,36 +265,30 @@ def test_at_most_max_slices_are_cached() -> None:
 # Filters
 
 
-def test_a_gap_passes_every_filter() -> None:
-    """A gap passes every filter, because the stream of its lines is not known.
-
-    It has no id, so lines skipped before it get an id of their own.
-    """
+def test_what_has_no_stream_passes_every_filter() -> None:
+    """Gaps and entries out of sequence. They have no id, so lines skipped before them get an id of their own."""
     gap = EventFrame(3, None, Gap(2, 3, "missing").to_frame())
-
-    assert join([event_frame(1), gap], LineFilter("stderr")) == b"id: 1\n\n" + gap.frame
-    assert (
-        join([event_frame(1), gap, event_frame(4, "stderr")], LineFilter("stdout"))
-        == event_frame(1).frame + gap.frame + b"id: 4\n\n"
-    )
-
-
-def test_an_entry_out_of_sequence_comes_after_the_id_of_skipped_lines() -> None:
-    """An id for the skipped lines precedes the error, so a client that reconnects continues after them."""
     misplaced = EventFrame(2, None, OutOfSequence("2-1").to_frame())
+    first, second, fourth = event_frame(1), event_frame(2), event_frame(4, "stderr")
 
-    assert join([event_frame(1), event_frame(2), misplaced], LineFilter("stderr")) == b"id: 2\n\n" + misplaced.frame
+    assert join([first, gap], LineFilter("stderr")) == b"id: 1\n\n" + gap.frame
+    assert join([first, gap, fourth], LineFilter("stdout")) == first.frame + gap.frame + b"id: 4\n\n"
+    assert join([first, second, misplaced], LineFilter("stderr")) == b"id: 2\n\n" + misplaced.frame
 
 
 # Encoding
 
 
 def test_entries_become_frames() -> None:
-    """Lines have their stream, gaps have none, and an entry out of sequence is an error at its position."""
+    """Lines have their stream, gaps have none, and an entry out of sequence is an error at its position.
+
+    The end is returned without frames, because its frames depend on the job.
+    """
     lines = Line(1, NOW, "a", "stdout"), Line(4, NOW, "b", "stderr")
     gap = Gap(2, 3, "missing")
 
-    events, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
+    end = End(5, Status.COMPLETED, 0, 1, 0, NOW)
+    events, closing = encode([lines[0], gap, lines[1], OutOfSequence("4-1"), end], 0)
 
     assert events[:3] == [
         frame_of(lines[0]),
@@ -309,7 +297,9 @@ def test_entries_become_frames() -> None:
     ]
     [event] = Decoder().feed(events[3].frame)
     assert (events[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
-    assert end is None
+    assert closing is end
+    [misplaced], closing = encode([OutOfSequence("5-1")], 5)
+    assert (misplaced.number, misplaced.stream, closing) == (5, None, None)
 
 
 #: Fields of the entries that a log may hold: plain lines, other lines, entries without a message, and an end.
@@ -363,21 +353,6 @@ def test_encoding_stops_at_the_frame_that_reaches_the_bound(
     assert events == whole[: len(events)]
     assert sum(sizes[:-1]) < most
     assert (sum(sizes) >= most and closing is None) or (events, closing) == (whole, end)
-
-
-def test_an_entry_out_of_sequence_at_the_beginning_has_the_cursors_number() -> None:
-    """An entry out of sequence has no number of its own, so its frame has the cursor's."""
-    [misplaced], _ = encode([OutOfSequence("5-1")], 5)
-
-    assert (misplaced.number, misplaced.stream) == (5, None)
-
-
-def test_encode_returns_the_end_separately() -> None:
-    """The end is returned without frames, because its frames depend on the job."""
-    end = End(2, Status.COMPLETED, 0, 1, 0, NOW)
-    line = Line(1, NOW, "a", "stdout")
-
-    assert encode([line, end], 0) == ([frame_of(line)], end)
 
 
 @pytest.mark.parametrize(("status", "last"), [(Status.COMPLETED, "end"), (Status.LOST, "error")])
@@ -437,77 +412,35 @@ def test_each_change_wakes_every_viewer(change: Callable[[Feed], object]) -> Non
 
     feed.waiters.update([SeeingWaiter(), SeeingWaiter()])
     change(feed)
-
     assert seen == [state()] * 2
-
-
-def test_an_ignored_batch_wakes_no_viewer() -> None:
-    """A batch that the feed ignores wakes no viewer."""
-    feed, waiter = filled(1), CountingWaiter()
-    feed.waiters.add(waiter)
-    feed.publish([event_frame(9)], 8, ROOMY)
-
-    assert waiter.wakes == 0
-
-
-# State and end
-
-
-def wakes_by_state(feed: Feed, jobs: Sequence[Job]) -> list[int]:
-    """How often a viewer was woken after each of ``jobs`` was reconciled."""
-    waiter = CountingWaiter()
-    feed.waiters.add(waiter)
-    wakes = []
-    for observed in jobs:
-        feed.reconcile(observed)
-        wakes.append(waiter.wakes)
-    return wakes
-
-
-def test_a_change_of_status_or_attempt_is_shown() -> None:
-    """Viewers are woken for a changed status or attempt, and not for a changed last line."""
-    feed = Feed(REF, job(status=Status.PENDING, attempt=0))
-
-    assert wakes_by_state(feed, [job(), job(last=5), job(attempt=2), job(last=9, attempt=2)]) == [1, 1, 2, 2]
-    assert feed.job_frame == job(attempt=2).to_frame()
-    assert feed.job == job(last=9, attempt=2)
-
-
-def test_the_first_state_of_a_job_is_shown() -> None:
-    """Viewers that wait for a job are woken when its first state is found."""
-    feed = Feed(REF, None)
-
-    assert wakes_by_state(feed, [job()]) == [1]
-    assert feed.job_frame == job().to_frame()
-
-
-def test_a_terminal_status_is_left_to_the_closing_frames() -> None:
-    """A terminal status is sent only in the closing frames. Earlier it would overtake the last lines."""
-    feed = Feed(REF, job())
-
-    assert wakes_by_state(feed, [job(status=Status.COMPLETED)]) == [0]
-    assert feed.job_frame == job().to_frame()
-
-
-def test_a_job_that_was_asked_for_too_early_is_not_stored() -> None:
-    """Since then a line was published, or a newer job was stored."""
-    feed = Feed(REF, job(last=7))
-    asked = feed.known
-    feed.publish([event_frame(8)], 7, ROOMY)
-    assert not feed.reconcile(job(last=7, attempt=2), asked)
-    assert feed.job == job(last=7)
-    assert feed.reconcile(job(last=8, attempt=2), feed.known)
-    assert feed.job == job(last=8, attempt=2)
-
-
-def test_a_feed_closes_once() -> None:
-    """The first closing frames stay, and viewers are woken for them once."""
-    feed, waiter = filled(1), CountingWaiter()
-    feed.waiters.add(waiter)
+    # A batch that does not follow and a second end are ignored.
+    feed.publish([event_frame(19)], 18, ROOMY)
     feed.close(b"first")
     feed.close(b"second")
+    assert (feed.final, len(seen)) in ((b"first", 4), (b"closing", 2))
 
-    assert (feed.final, waiter.wakes) == (b"first", 1)
+
+# State
+
+
+def test_changes_of_a_job_are_shown() -> None:
+    """Its first state, and each new status or attempt, but not each new last line.
+
+    A terminal status is left to the closing frames: earlier, it would overtake the last lines.
+    """
+    feed, waiter = Feed(REF, None), CountingWaiter()
+    feed.waiters.add(waiter)
+    pending, again = job(status=Status.PENDING, attempt=0), job(attempt=2)
+    for found, wakes, shown in (
+        (pending, 1, pending),
+        (job(), 2, job()),
+        (job(last=5), 2, job()),
+        (again, 3, again),
+        (job(last=9, attempt=2), 3, again),
+        (job(last=9, attempt=2, status=Status.COMPLETED), 3, again),
+    ):
+        assert feed.reconcile(found)
+        assert (feed.job, waiter.wakes, feed.job_frame) == (found, wakes, shown.to_frame())
 
 
 def test_a_slice_without_a_match_has_no_frames() -> None:

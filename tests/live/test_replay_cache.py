@@ -183,8 +183,8 @@ def test_where_lines_can_be_long_fewer_are_read_at_once(rig: Rig) -> None:
 # Who shares it
 
 
-def test_concurrent_viewers_share_one_read(rig: Rig) -> None:
-    """They get the same bytes object."""
+def test_viewers_share_reads(rig: Rig) -> None:
+    """They get the same bytes objects, soon also from different lines: segments end at multiples of their length."""
     rig.write(1, 20)
     first = rig.walk(0)
     reads = rig.source.calls["read"]
@@ -193,17 +193,8 @@ def test_concurrent_viewers_share_one_read(rig: Rig) -> None:
     assert [segment.cursor for segment in first] == [8, 16, 20]
     assert all(one.frames is other.frames for one, other in zip(first[:2], second[:2], strict=True))
     assert (reads, rig.source.calls["read"] - reads) == (4, 2)
-
-
-def test_viewers_from_different_lines_converge(rig: Rig) -> None:
-    """Segments end at multiples of their length, so that viewers soon share them."""
-    rig.write(1, 16)
-    rig.segment(0)
-    rig.segment(8)
-    reads = rig.source.calls["read"]
-
-    assert [rig.segment(3).cursor, rig.segment(8).cursor] == [8, 16]
-    assert rig.source.calls["read"] == reads + 1
+    assert (rig.segment(3).cursor, rig.segment(8).frames is first[1].frames) == (8, True)
+    assert rig.source.calls["read"] - reads == 3
 
 
 def test_a_segment_larger_than_the_cache_is_read_again(rig: Rig) -> None:
@@ -357,33 +348,19 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
 
 def test_cached_segments_are_returned_together(rig: Rig) -> None:
-    """Consecutive ones, without another read, even incomplete ones."""
+    """Consecutive ones, without another read, even if the log has grown. They expire like segments that are read."""
     rig.write(1, 11)
     frames = b"".join(segment.frames for segment in rig.walk(0))
+    rig.write(12, 13)
     reads = rig.source.calls["read"]
 
     assert rig.cache.cached(JOB, None, 0) == (frames, 11)
     assert rig.cache.cached(JOB, None, 3) == (b"", 3)
     assert rig.source.calls["read"] == reads
-
-
-def test_a_grown_segment_is_reread_by_viewers_that_can_wait(rig: Rig) -> None:
-    """Only a viewer that asks for cached segments gets the shorter one, and continues after it."""
-    rig.write(1, 3)
-    rig.segment(0)
-    rig.write(4, 5)
-
-    assert rig.cache.cached(JOB, None, 0)[1] == 3
-    assert rig.segment(0).cursor == 5
-    assert rig.cache.cached(JOB, None, 0)[1] == 5
-
-
-def test_cached_segments_expire(rig: Rig) -> None:
-    """Like segments that are read."""
-    rig.write(1, 3)
-    rig.segment(0)
+    # Viewers that can wait read it again.
+    assert rig.segment(8).cursor == 13
+    assert rig.cache.cached(JOB, None, 0)[1] == 13
     rig.clock.now += CACHE_SECONDS
-
     assert rig.cache.cached(JOB, None, 0) == (b"", 0)
 
 
