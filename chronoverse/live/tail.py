@@ -24,8 +24,8 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds that one read blocks, unless a tail is given others. Bounds how long a stop takes, and how soon the tail knows
-#: that the store answers.
+#: Default seconds for which one read blocks. They bound how long a stop takes, and how soon the tail knows that the
+#: store answers.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
