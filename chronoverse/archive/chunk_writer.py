@@ -74,7 +74,7 @@ def fill(
     """Fills ``builder`` with about ``text_bytes`` of entries below ``end``. ``change`` converts each batch.
 
     ``read`` returns entries after a line, about as many as requested; ``first_stored`` is the store's first number.
-    Returns the last entry read; the terminal entry only if it is the only one.
+    Returns the last entry read; the terminal entry only if no other entry was read.
     """
     last: RawEntry | None = None
     batch = AdaptiveBatch()

@@ -22,7 +22,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention, counted from the job's end, still runs. False for an unknown or future end."""
+        """Whether the retention, counted from the job's end, is not over. False for an unknown or future end."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 
