@@ -15,6 +15,7 @@ from chronoverse.joblog.model import JobRef, Line, iso_timestamp
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import (
+    BLOCK_SECONDS,
     RING_BYTES,
     RINGS_BYTES,
     ROUND_JOBS,
@@ -78,12 +79,14 @@ class WatchedJob:
 class World:
     """A worker's tail on one server, and a store through which a runner writes."""
 
-    def __init__(self, server: RedisServer, prefix: str, source: Any = lambda store: store, **options: float) -> None:
+    def __init__(
+        self, server: RedisServer, prefix: str, source: Any = lambda store: store, block_seconds: float = BLOCK_SECONDS
+    ) -> None:
         self.server = server
         self.prefix = prefix
         self.store = Store(server.url, prefix=prefix)
         self.runner = Store(server.url, prefix=prefix)
-        self.tail = Tail(source(self.store), **options)
+        self.tail = Tail(source(self.store), block_seconds=block_seconds)
         self.cache = ReplayCache(self.store)
         self.written: dict[JobRef, dict[int, Line]] = {}
         self.watched: list[WatchedJob] = []
