@@ -184,7 +184,7 @@ class ReplayCache:
         load: Callable[[], _Segment],
         is_valid: Callable[[ReplaySegment], bool] = lambda _: True,
     ) -> ReplaySegment | _Segment:
-        """The cached segment if ``is_valid``, else what ``load`` returns. Loads a key once at a time.
+        """The cached segment if ``is_valid``, else what ``load`` returns. One caller at a time loads a key.
 
         Raises :class:`ShareExceeded` after waiting for ``seconds``, and what ``load`` raises.
         """

@@ -137,7 +137,9 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records. A string is the reason of a rejection. Removes numbers from the attributes."""
+        """Adds a resource's records. A string is the reason why a record is rejected. Removes numbers from
+        attributes.
+        """
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
