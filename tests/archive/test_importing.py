@@ -32,7 +32,7 @@ from chronoverse.store import Store
 from chronoverse.store.changes import read_change
 from tests.support.archivers import all_entries, archive, line_numbers, stepped
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, NOW, Bench, make_lines, ticking
+from tests.support.bench import JOB, NOW, Bench, make_lines, ticking, write_ended
 from tests.support.commands import chronoverse_argv, environ
 from tests.support.service import Service
 from tests.support.tools import tool
@@ -42,14 +42,6 @@ from tests.support.waiting import wait_until
 GROWING: Final = JobRef("wf_1", "growing")
 #: Longest wait of an import for a runner, in tests that do not end the lease themselves, in seconds.
 LEASE_SECONDS: Final = 60.0
-
-
-def write_ended(
-    store: Store, job: JobRef, status: Status, exit_code: int | None, count: int, text: str = "line"
-) -> None:
-    attempt = store.open(job, "token", labels=(("branch", "main"), ("text", text)))
-    store.append(attempt, make_lines(1, count, text))
-    store.finish(attempt, status, exit_code, 2, count + 1)
 
 
 def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
@@ -119,9 +111,9 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     """
     jobs = [JobRef("wf_1", name) for name in ("completed", "failed", "canceled", "foreign")]
     store = bench.store
-    write_ended(store, jobs[0], Status.COMPLETED, 0, 300)
-    write_ended(store, jobs[1], Status.FAILED, 3, 20)
-    write_ended(store, jobs[2], Status.CANCELED, None, 1)
+    write_ended(store, jobs[0], 300, dropped=2, labels=(("branch", "main"), ("step", "build")))
+    write_ended(store, jobs[1], 20, status=Status.FAILED, exit_code=3)
+    write_ended(store, jobs[2], 1, status=Status.CANCELED, exit_code=None)
     bench.xadd("2-0", "message", "the first line is missing", job=jobs[3])
     bench.xadd("3-0", "event", "end", "status", "FAILED", "exit_code", "1", job=jobs[3])
     store.get_job(jobs[3])
@@ -132,7 +124,7 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     empty(bench)
 
     other = JobRef("wf_2", "other")
-    write_ended(store, other, Status.COMPLETED, 0, 5)
+    write_ended(store, other, 5)
     other_before = [key for key in bench.snapshot() if "wf_2" in key]
     assert made(run_import(store, objects)) == {job.job_id for job in jobs}
     bench.ask("ZREM", f"{bench.prefix}:workflows", "wf_2")
@@ -226,7 +218,7 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
     """Otherwise the archived lines would be lost. The wait is as long as for an absent runner."""
     store = bench.store
     write_growing(store, objects)
-    write_ended(store, JobRef("wf_2", "other"), Status.COMPLETED, 0, 5)
+    write_ended(store, JobRef("wf_2", "other"), 5)
     assert archive(store, objects, hot_seconds=0) == 0
     empty(bench)
     attempt = store.open(GROWING, "token")
@@ -280,7 +272,7 @@ def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], lis
     """Four archived jobs, and a reader's view of them before the store lost them."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
     for job in jobs:
-        write_ended(bench.store, job, Status.COMPLETED, 0, 3)
+        write_ended(bench.store, job, 3)
     assert archive(bench.store, objects, hot_seconds=0) == 0
     before = seen(bench.store, objects, *jobs)
     empty(bench)
@@ -325,7 +317,7 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     store, directory = bench.store, tmp_path / "archive"
     jobs = {name: JobRef("wf_1", name) for name in ("good", "half_manifest", "half_chunk", "no_chunk", "another")}
     for job in jobs.values():
-        write_ended(store, job, Status.COMPLETED, 0, 100)
+        write_ended(store, job, 100)
     assert archive(store, objects, hot_seconds=0) == 0
     before = seen(store, objects, jobs["good"])[2]
     chunks = {name: store.chunks.chunks(job)[0].name for name, job in jobs.items()}
@@ -412,7 +404,7 @@ def test_redacted_lines_stay_redacted(bench: Bench, tmp_path: Path, ended: bool,
     store, objects = bench.store, _Sorted(tmp_path / "archive")
     objects.is_reversed = is_reversed
     if ended:
-        write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+        write_ended(store, GROWING, 100)
         assert archive(store, objects, hot_seconds=0) == 0
     else:
         write_growing(store, objects)
@@ -435,7 +427,7 @@ def test_the_number_of_redactions_never_decreases(bench: Bench, objects: FileObj
     """Caches use it to detect changes. No archiver visits the job between redaction and loss."""
     store = bench.store
     if ended:
-        write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+        write_ended(store, GROWING, 100)
         assert archive(store, objects, hot_seconds=0) == 0
     else:
         attempt = write_growing(store, objects)
@@ -521,7 +513,7 @@ def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:
     """It names deleted objects, or has the old text. The archive was completed since."""
     store = bench.store
-    write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+    write_ended(store, GROWING, 100)
     assert archive(store, objects) == 0
     kinds = ("log", "job", "archive")
     old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in kinds}
@@ -546,7 +538,7 @@ def test_a_deleted_job_is_not_restored(bench: Bench, objects: FileObjectStore) -
     """Neither from the rest of an interrupted deletion, nor from objects that a backup restored."""
     store = bench.store
     for job in (JOB, GROWING):
-        write_ended(store, job, Status.COMPLETED, 0, 100)
+        write_ended(store, job, 100)
     assert archive(store, objects, hot_seconds=0) == 0
     old = {each.name: objects.get(each.name) for each in objects.list("wf_1/")}
 
@@ -618,15 +610,24 @@ def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectSto
     assert own_settings(store) == before
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'{"job_bytes":-1}', b'{"job_bytes":"1"}', b'{"other":1}'])
-def test_invalid_settings_are_reported(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
-    objects.put(settings_name("wf_1"), data)
-    write_ended(bench.store, JobRef("wf_1", "zz"), Status.COMPLETED, 0, 3)
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("settings", each) for each in (b"{", b"[]", b'{"job_bytes":-1}', b'{"job_bytes":"1"}', b'{"other":1}')]
+    + [("watches", each) for each in (b"{", b"[]", b'{"x":1}', b'{"x":"{}"}')],
+)
+def test_invalid_settings_and_watches_are_reported(
+    bench: Bench, objects: FileObjectStore, kind: str, data: bytes
+) -> None:
+    """The rest is still restored."""
+    write_ended(bench.store, JobRef("wf_1", "zz"), 3)
     assert archive(bench.store, objects, hot_seconds=0) == 0
     empty(bench)
+    objects.put(settings_name("wf_1"), b'{"job_bytes":5,"changed_ms":6}')
+    objects.put(f"wf_1/_{kind}.json", data)
     found = run_import(bench.store, objects)
-    assert (made(found), problems(found)) == ({"zz"}, {settings_name("wf_1"): "wf_1/_settings.json cannot be read"})
-    assert bench.ask("EXISTS", bench.key("settings")) == 0
+    name = f"wf_1/_{kind}.json"
+    assert (made(found), problems(found)) == ({"zz"}, {name: f"{name} cannot be read"})
+    assert bench.store.catalog.settings_of("wf_1").job_bytes == (5 if kind == "watches" else None)
 
 
 def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStore) -> None:
@@ -664,15 +665,6 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     assert [each.watch for each in store.watches.read("wf_1")] == watches[1:2]
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'{"x":1}', b'{"x":"{}"}'])
-def test_invalid_watches_are_reported(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
-    """The settings are still restored."""
-    objects.put(settings_name("wf_1"), b'{"job_bytes":5,"changed_ms":6}')
-    objects.put("wf_1/_watches.json", data)
-    assert problems(run_import(bench.store, objects)) == {"wf_1/_watches.json": "wf_1/_watches.json cannot be read"}
-    assert bench.store.catalog.settings_of("wf_1").job_bytes == 5
-
-
 def put_packed(objects: FileObjectStore, job: JobRef, begin: str, text: str, count: int, end: str) -> str:
     """Writes a chunk with one frame of ``count`` repetitions and a matching seek table. Returns its name."""
     command = '{ printf %s "$2"; head -c "$4" /dev/zero | tr "\\000" "$3"; printf %s "$5"; } | "$1" -1 -q -c'
@@ -700,7 +692,7 @@ def test_objects_that_decompress_to_gigabytes_are_reported(
     names = [put_packed(objects, JobRef("wf_1", name), *parts) for name, parts in bombs.items()]
     store, ended = bench.store, JobRef("wf_1", "ended")
     for job in (JobRef("wf_1", "rest"), ended):
-        write_ended(store, job, Status.COMPLETED, 0, 3)
+        write_ended(store, job, 3)
     assert archive(store, objects, hot_seconds=0) == 0
     name = put_packed(objects, ended, *bombs["one_line"])
     packed = len(objects.get(name))

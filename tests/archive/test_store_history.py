@@ -16,7 +16,7 @@ from chronoverse.archive.retention import orphans
 from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.joblog.model import JobRef, Status
 from tests.support.archivers import DAY, append, archive, set_ended
-from tests.support.bench import JOB, Bench, make_lines
+from tests.support.bench import JOB, Bench, write_ended
 from tests.support.servers import RedisServer
 
 HOUR: Final = 3_600.0
@@ -39,12 +39,6 @@ def restart(server: RedisServer, snapshot: bytes | None) -> None:
     if snapshot is not None:
         file.write_bytes(snapshot)
     server.start()
-
-
-def write(bench: Bench, job: JobRef, count: int, text: str = "line") -> None:
-    attempt = bench.store.open(job, "token")
-    bench.store.append(attempt, make_lines(1, count, text))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, count + 1)
 
 
 def archive_after(bench: Bench, objects: FileObjectStore, *hours: float) -> None:
@@ -79,7 +73,7 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
     restart(own.server, None if emptied else snapshot)
     if emptied:
         for job in (JOB, GROWING):
-            write(own, job, 3, "another")
+            write_ended(own.store, job, 3, text="another")
     else:
         own.store.finish(attempts[JOB], Status.FAILED, 1, 0, 3_001)
     archive_after(own, objects, 3, 4, 5)
@@ -128,7 +122,7 @@ def test_a_clock_that_was_set_back_delays_no_comparison(bench: Bench, objects: F
 
 def test_an_upload_that_the_manifest_names_is_not_garbage(bench: Bench, objects: FileObjectStore) -> None:
     """A server had replayed the start of an upload, but not its record, and the object was deleted seconds later."""
-    write(bench, JOB, 10)
+    write_ended(bench.store)
     archive_after(bench, objects, 0)
     (chunk,) = bench.store.chunks.chunks(JOB)
     bench.ask("DEL", *bench.keys())
@@ -143,7 +137,7 @@ def test_an_upload_that_the_manifest_names_is_not_garbage(bench: Bench, objects:
 
 def test_a_job_is_kept_for_its_own_retention(bench: Bench, objects: FileObjectStore) -> None:
     """The store reports the retention as over, but is a copy from before the id was reused."""
-    write(bench, JOB, 10)
+    write_ended(bench.store)
     archive_after(bench, objects, 0)
     before = names(objects)
     bench.set_end_seen(8 * DAY)
@@ -151,6 +145,11 @@ def test_a_job_is_kept_for_its_own_retention(bench: Bench, objects: FileObjectSt
     assert names(objects) == before
 
     set_ended(bench, objects, JOB, 8 * DAY)
+    # The store may have lost its past.
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    assert archive(bench.store, objects, retention_seconds=7 * DAY) == 0
+    assert names(objects) == before
+    objects.delete(MARK)
     assert archive(bench.store, objects, retention_seconds=7 * DAY) == 0
     assert names(objects) == set()
 

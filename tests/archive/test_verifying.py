@@ -11,10 +11,10 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.verifying import verify
-from chronoverse.joblog.model import JobRef, Status
+from chronoverse.joblog.model import JobRef
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, Bench, make_lines
+from tests.support.bench import JOB, Bench, make_lines, write_ended
 from tests.support.commands import call_main
 
 RUNNING = JobRef("wf_2", "running")
@@ -24,9 +24,7 @@ RUNNING = JobRef("wf_2", "running")
 def objects(bench: Bench, tmp_path: Path) -> FileObjectStore:
     """The archive of an ended job, and of a running one with two chunks."""
     objects = FileObjectStore(tmp_path / "archive")
-    attempt = bench.store.open(JOB, "token")
-    bench.store.append(attempt, make_lines(1, 100))
-    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 101)
+    write_ended(bench.store, JOB, 100)
     assert archive(bench.store, objects) == 0
     bench.store.append(bench.store.open(RUNNING, "token"), make_lines(1, 100))
     for to in (40, 80):

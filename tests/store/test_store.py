@@ -132,6 +132,7 @@ def test_append_accepts_thousands_of_lines(bench: Bench, store: Store, attempt: 
 def test_append_skips_stored_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
     """They are unchanged, and the rest of the batch is added."""
     store.append(attempt, make_lines(1, 3, "first"))
+    assert store.append(attempt, make_lines(1, 2, "again")) == 4, "an answer was lost, and the batch is repeated"
 
     assert store.append(attempt, make_lines(2, 4, "second")) == 6
     messages = [fields["message"] for _, fields in bench.log()]
