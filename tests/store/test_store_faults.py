@@ -200,42 +200,35 @@ def read_only(bench: Bench) -> Iterator[None]:
 
 
 Refusal = Callable[[Bench], contextlib.AbstractContextManager[None]]
-EACH_REFUSAL = pytest.mark.parametrize(
-    "refusal", [no_memory, no_disk, no_replica, read_only], ids=lambda refusal: refusal.__name__
-)
 
 
-@EACH_REFUSAL
-def test_a_refused_batch_is_not_stored_in_part(bench: Bench, store: Store, refusal: Refusal) -> None:
-    """Nothing is stored while the server refuses; a retry then stores all of it."""
-    attempt = store.open(JOB, "token-1")
-    store.append(attempt, make_lines(1, 2))
+@pytest.mark.parametrize("refusal", [no_memory, no_disk, no_replica, read_only], ids=lambda refusal: refusal.__name__)
+def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, refusal: Refusal) -> None:
+    """No part of a batch is stored, and a retry then stores all of it.
+
+    No job is lost, because runners could not renew their leases. It stays readable, and is declared LOST afterwards.
+    """
+    attempt, other = store.open(JOB, "token-1"), JobRef("wf_1", "job_2")
+    for each in (attempt, store.open(other, "token-2")):
+        store.append(each, make_lines(1, 2))
+    bench.expire_lease(other)
     with refusal(bench):
         with pytest.raises(StoreRefused):
             store.append(attempt, make_lines(2, 500))
-        assert bench.ids() == ["1-0", "2-0"]
+        running = judge.require_job(other)
+        assert judge.get_jobs([other]) == [running]
+        assert (running.status, running.last) == (Status.RUNNING, 2)
+        assert bench.ids() == bench.ids(other) == ["1-0", "2-0"]
 
     assert store.append(attempt, make_lines(2, 500)) == 502
     assert bench.ids() == [f"{number}-0" for number in range(1, 502)]
-
-
-@EACH_REFUSAL
-def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Store, refusal: Refusal) -> None:
-    """Runners could not renew their leases. The job stays readable, and is declared LOST afterwards."""
-    judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
-    bench.expire_lease()
-    with refusal(bench):
-        running = judge.require_job(JOB)
-        assert judge.get_jobs([JOB]) == [running]
-        assert (running.status, running.last, bench.ids()) == (Status.RUNNING, 2, ["1-0", "2-0"])
-
-    lost = judge.require_job(JOB)
-    assert lost.status is Status.LOST
+    assert judge.require_job(other).status is Status.LOST
 
 
 def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Store) -> None:
-    """Operations are atomic."""
+    """Operations are atomic. Leases are still renewed: otherwise a full server would cost every runner its job."""
     attempt = store.open(JOB, "token-1")
+    bench.ask("PEXPIRE", bench.key("lease"), 1000)
     other = JobRef("wf_1", "job_2")
     before = bench.snapshot()
     with no_memory(bench):
@@ -247,19 +240,11 @@ def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Sto
             with pytest.raises(StoreRefused):
                 operation()
         assert bench.snapshot() == before
+        store.renew(attempt)
+        assert bench.ttl("lease") > 1000
 
     store.finish(attempt, Status.COMPLETED, 0, 0, 1)
     assert bench.hash()["status"] == "COMPLETED"
-
-
-def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
-    """Otherwise a full server would cost every runner its job."""
-    attempt = store.open(JOB, "token-1")
-    bench.ask("PEXPIRE", bench.key("lease"), 1000)
-    with no_memory(bench):
-        store.renew(attempt)
-
-    assert bench.ttl("lease") > 1000
 
 
 # Servers that restart
