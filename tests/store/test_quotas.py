@@ -98,13 +98,12 @@ def test_a_repeated_append_is_not_counted_twice(bench: Bench, store: Store) -> N
     assert shape(bench) == [1, 2, Gap(3, 6, "quota"), (7, 4)]
 
 
-def test_nothing_fits(bench: Bench, store: Store) -> None:
+def test_nothing_fits(bench: Bench, store: Store, judge: Store) -> None:
     """A log can begin with omitted lines. Its numbers are exact even if its runner is lost."""
     store.catalog.change_settings("wf_1", job_bytes=5)
     append(store, store.open(JOB, "token"), 1, 2)
     attempt = store.open(JOB, "token")
     append(store, attempt, 3, 4)
-    judge = bench.new_store(lease_seconds=0.001)
     bench.ask("DEL", bench.key("lease"))
     wait_until(lambda: (job := judge.get_job(JOB)) and job.status is Status.LOST, 10, "the job is lost")
     assert shape(bench) == [Gap(1, 4, "quota"), (5, 4)]
