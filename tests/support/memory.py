@@ -8,8 +8,21 @@ from pathlib import Path
 
 def resident_bytes(pid: int | str = "self") -> int:
     """The resident memory of a process, by default this one."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+    return _status_bytes(pid, "VmRSS")
+
+
+def peak_bytes(pid: int | str) -> int:
+    """The maximum of a process's resident memory since its start, or since :func:`reset_peak`."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def reset_peak(pid: int) -> None:
+    """https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html"""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status_bytes(pid: int | str, name: str) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def bytes_left_by(work: Callable[[], object]) -> int:

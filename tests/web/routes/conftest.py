@@ -4,14 +4,19 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
+from tests.web.routes.site import Site, open_site
 from tests.web.routes.wire import Endpoint, Stream
 
 #: Marks a module whose tests run twice: with streams that write to their sockets, and with streams written by
@@ -55,6 +60,7 @@ def services(
                         worker_class=worker_class,
                         archive_url=archive_directory.as_uri(),
                         heartbeat_seconds=1,
+                        audit_reads="true",
                         webhook_hosts="hooks.example, 127.0.0.1+private",
                     )
                 )
@@ -70,6 +76,13 @@ def service(request: pytest.FixtureRequest, services: Callable[[str | None], Ser
     The fixture's parameter, if any, is gunicorn's worker class.
     """
     return services(getattr(request, "param", None))
+
+
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, service: Service, archive_directory: Path) -> Iterator[Site]:
+    """The shared service's site. Each module has its own workflow."""
+    with open_site(service, archive_directory, request.module.__name__.rpartition("test_")[2]) as site:
+        yield site
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +110,22 @@ def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
     """An HTTP client with a token for everything."""
     with httpx.Client(base_url=service.url, headers=auth, timeout=10, verify=service.verify) as client:
         yield client
+
+
+@pytest.fixture
+def in_process(service: Service, tmp_path: Path) -> Callable[..., httpx.Client]:
+    """Makes a client of an application in this process, with these settings and a token for everything.
+
+    Its transport's ``app`` is the application.
+    """
+
+    def make(**settings: Any) -> httpx.Client:
+        known = {"data_dir": tmp_path, "redis_url": service.redis_url, "jwt_secret": service.secret}
+        app = create_app(Settings(**{**known, **settings}))
+        headers = {"Authorization": f"Bearer {service.token(scopes=(READ, WRITE, ADMIN))}"}
+        return httpx.Client(base_url="http://localhost", headers=headers, transport=httpx.WSGITransport(app))
+
+    return make
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Every route answers like the reference model, wherever the lines are: random logs that are moved step by step."""
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
@@ -19,15 +16,11 @@ from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.archive.workflow_settings import save_settings
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
-from chronoverse.store import Store
 from tests.support.examples import FULL_EXAMPLES
-from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.model import EVERYTHING, Entry, Log, Query
-from tests.web.routes.test_tiers import Site
+from tests.web.routes.site import Site
 
 #: With colours within words, with errors, and with two matches of a query in one line.
 MESSAGES: Final = ("", "hay", "a needle", "\x1b[1mnee\x1b[0mdle needle", "error: Needle", "e\x1b[31me", "ü 0 errors")
@@ -35,15 +28,6 @@ QUERIES: Final = (("needle", False), ("NEEDLE|hay", True), ("e+", True), ("^$", 
 #: An example has about 150 requests, which take almost a second.
 EXAMPLES: Final = 5 if settings().max_examples >= FULL_EXAMPLES else 2
 _numbers: Final = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
-    """A service with an archive."""
-    with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(service, archive_directory, store, "model", (READ, WRITE, ADMIN))
-        yield site
-        site.client.close()
 
 
 def stamp(number: int) -> str:

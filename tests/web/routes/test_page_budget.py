@@ -13,11 +13,12 @@ import httpx
 import pytest
 
 from tests.support.faultproxy import DOWN, FaultProxy
+from tests.support.memory import peak_bytes, reset_peak, resident_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import deadline
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
 
 pytestmark = pytest.mark.long
 
@@ -35,11 +36,6 @@ LETTERS: Final = random.Random(1)
 def slow_line() -> str:
     """A line of 64 KiB with more than a thousand matches of SLOW."""
     return "".join(LETTERS.choices("ab", k=65_536))
-
-
-def memory_bytes(pid: int, name: str) -> int:
-    """A process's memory: VmRSS is its current size, VmHWM its peak."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
@@ -83,18 +79,6 @@ def test_a_page_is_limited_in_bytes_of_json(client: httpx.Client, control: Forei
 
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
-def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
-    """A foreign runner can write such lines. Every page makes progress."""
-    job.lines(["x short", "x" + "\x01" * (2**20 - 1), "x short", "x short"])
-    query = {"q": "x"} if path.endswith("search") else {}
-    pages = list(walk(client, job, path, **query))
-
-    assert numbers(iter(pages)) == [[1], [2], [3, 4]]
-    (line,) = pages[1].json()["logs"]
-    assert (len(line["message"]), "truncated" in line) == (2**20, False)
-
-
-@pytest.mark.parametrize("path", [pytest.param("/logs", marks=pytest.mark.long), "/logs/search"])
 def test_a_line_that_is_too_long_for_an_answer_is_truncated(client: httpx.Client, job: Foreign, path: str) -> None:
     """Its start is shown and marked, and the next page continues after it. A download contains all of it."""
     job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
@@ -106,20 +90,6 @@ def test_a_line_that_is_too_long_for_an_answer_is_truncated(client: httpx.Client
     assert lines[1]["message"] == "x" + "y" * (2**20 - 1)
     assert lines[1].get("highlights") == ([[0, 1]] if query else None)
     assert len(client.get(f"{job.path}/logs/raw").content) > 40 * 2**20
-
-
-@pytest.mark.parametrize("order", ["asc", "desc"])
-def test_context_is_limited_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
-    """The page ends after the last match whose context fits. Each match is found once."""
-    job.lines([f"needle {CONTROL}" if number % 5 == 3 else CONTROL for number in range(1, 31)])
-    pages = list(walk(client, job, "/logs/search", q="needle", before=2, after=2, limit=1000, order=order))
-    found = numbers(iter(pages))
-
-    expected = [*range(3, 31, 5)]
-    assert [*itertools.chain(*found)] == (expected if order == "asc" else expected[::-1])
-    for page, matches in zip(pages, found, strict=True):
-        context = {number + step for number in matches for step in range(-2, 3)}
-        assert {log["sequence_num"] for log in page.json()["logs"]} == context
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -141,54 +111,11 @@ def test_too_much_context_is_reduced_to_the_nearest_lines(client: httpx.Client, 
         assert 7 <= len(shown) <= 12
 
 
-@pytest.mark.long
-def test_highlights_are_limited_in_time(client: httpx.Client, job: Foreign) -> None:
-    """All lines are found, on as many pages as necessary."""
-    job.lines([slow_line() for _ in range(8)])
-    found = numbers(walk(client, job, "/logs/search", q=SLOW, regex="true", limit=1000))
-
-    assert [*itertools.chain(*found)] == [*range(1, 9)]
-    assert len(found) > 1
-
-
-@pytest.mark.long
-def test_highlights_of_one_line_are_limited_in_time(client: httpx.Client, job: Foreign) -> None:
-    """RE2 reads the rest of the line for each match. The page has the matches found within a second."""
-    job.lines([slow_line()])
-    (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
-    ((start, end), *more) = page.json()["logs"][0]["highlights"]
-
-    assert (end - start, len(more) < 1000) == (1, True)
-
-
-def test_a_line_that_is_too_long_for_an_expression_is_reported(client: httpx.Client, job: Foreign) -> None:
-    """RE2 cannot be interrupted, and would take 6 s for 3 MiB.
-
-    Plain text and simpler expressions still search that line.
-    """
-    job.lines(["b", slow_line() * 48, "b"])
-    query = {"q": SLOW, "regex": "true"}
-    first = client.get(f"{job.path}/logs/search", params=query)
-    assert [log["sequence_num"] for log in first.json()["logs"]] == [1]
-    response = client.get(first.links["next"]["url"])
-
-    assert response.status_code == 400
-    assert response.json()["detail"] == (
-        "line 2 has 3145728 characters, too many for this expression:"
-        " use a simpler one or plain text, or start after this line"
-    )
-    assert numbers(walk(client, job, "/logs/search", offset=2, **query)) == [[3]]
-    assert numbers(walk(client, job, "/logs/search", q="b")) == [[1, 2, 3]]
-    assert numbers(walk(client, job, "/logs/search", q="^[ab]+$", regex="true")) == [[1, 2, 3]]
-
-
-@pytest.mark.long
 def test_concurrent_pages_share_limited_memory(service: Service, auth: dict[str, str], control: Foreign) -> None:
     """Pages become shorter, and each has a cursor."""
     (pid,) = service.worker_pids()
-    # https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html: 5 resets the peak.
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    before = memory_bytes(pid, "VmRSS")
+    reset_peak(pid)
+    before = resident_bytes(pid)
 
     def ask(_: int) -> list[int]:
         path = f"{service.url}{control.path}/logs/search?q=%01&limit=1000&before=3"
@@ -201,10 +128,9 @@ def test_concurrent_pages_share_limited_memory(service: Service, auth: dict[str,
 
     assert found
     assert all(each == [*range(1, len(each) + 1)] for each in found)
-    assert memory_bytes(pid, "VmHWM") - before < 150 * 2**20
+    assert peak_bytes(pid) - before < 150 * 2**20
 
 
-@pytest.mark.long
 def test_live_lines_do_not_wait_for_highlights(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
 ) -> None:
@@ -242,22 +168,6 @@ def test_live_lines_do_not_wait_for_highlights(
     assert sorted(delays)[len(delays) * 19 // 20] < 0.25 + 5 * quiet, delays
 
 
-def test_a_tail_of_one_stream_yields_to_other_requests(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """They are answered promptly, however long the lines are that are read backwards."""
-    for _ in range(4):
-        job.lines([b"x" * 65_536] * 500)
-    slowest = 0.0
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        asking = pool.submit(lambda: Stream(service, f"{job.path}/events?tail=1&stream=stderr", auth))
-        while not asking.done():
-            started = time.monotonic()
-            assert httpx.get(f"{service.url}/healthz", timeout=PATIENCE_SECONDS, verify=False).status_code == 200
-            slowest = max(slowest, time.monotonic() - started)
-        asking.result().close()
-
-    assert slowest < 1
-
-
 def test_a_tail_of_one_stream_is_complete_over_a_slow_link_to_the_store(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
@@ -268,23 +178,3 @@ def test_a_tail_of_one_stream_is_complete_over_a_slow_link_to_the_store(
         link.throttle(700, DOWN)
         with Stream(service, f"{job.path}/events?tail=2&stream=stderr", headers) as stream:
             assert stream.headers["last-event-id"] == "7"
-
-
-@pytest.mark.long
-def test_a_tail_that_exceeds_its_time_limit_is_shorter(
-    service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
-) -> None:
-    """Of two requested lines one is found; the other is more than 200,000 lines further back."""
-    job.line("first", "stderr")
-    fields = ("timestamp", TIMESTAMP, "message", "hay", "stream", "stdout")
-    for start in range(2, 220_000, 10_000):
-        ask_all(redis_server.url, (("XADD", job.key, f"{each}-0", *fields) for each in range(start, start + 10_000)))
-    job.last = 220_001
-    job.line("last", "stderr")
-    job.end()
-    started = time.monotonic()
-    stream = open_stream(job, "?tail=2&stream=stderr")
-
-    assert time.monotonic() - started < PAGE_SECONDS
-    assert stream.headers["last-event-id"] == str(job.last - 1)
-    assert stream.wait_end().numbers() == [job.last]

@@ -1,37 +1,21 @@
 """Redaction and deletion over HTTP, in every tier and with connected viewers."""
 
-import contextlib
-import json
 import random
 import secrets
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 import redis
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.model import JobRef, Status
-from chronoverse.store import Store
-from tests.support.archivers import archive, stepped
+from chronoverse.joblog.model import JobRef
 from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.test_tiers import Site
+from tests.web.routes.site import Site
 
 TOMBSTONE = "[redacted]"
-
-
-@pytest.fixture(scope="module")
-def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
-    with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(service, archive_directory, store, "redaction", (READ, WRITE, ADMIN))
-        yield site
-        site.client.close()
 
 
 def messages(site: Site, job: Foreign) -> dict[int, str]:
@@ -170,86 +154,6 @@ def test_viewers_get_one_redact_event(site: Site) -> None:
     assert len([block for block in late if block["event"] == "log"]) == 51
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"from": 1},
-        {"from": 2, "to": 1},
-        {"q": "(", "regex": True},
-        {"q": "x", "regex": 0},
-        {"q": "x", "regex": 1.0},
-        {"q": "x", "regex": "true"},
-        {"q": ""},
-        {"from": "1", "to": 2},
-        {"from": 0, "to": 2},
-    ],
-    ids=str,
-)
-def test_an_invalid_request_is_refused(site: Site, body: dict[str, object]) -> None:
-    """With 400."""
-    job = site.job().lines(["1"]).end()
-
-    assert redact(site, job, **body).status_code == 400
-
-
-def test_only_administrators_can_redact_and_delete(site: Site) -> None:
-    """Other tokens get 403."""
-    job = site.job().lines(["1"]).end()
-    plain = {"Authorization": f"Bearer {site.service.token()}"}
-
-    assert site.client.post(f"{job.path}/logs/redact", json={"from": 1, "to": 1}, headers=plain).status_code == 403
-    assert site.client.get(f"{job.path}/logs/redactions", headers=plain).status_code == 403
-    assert site.client.delete(job.path, headers=plain).status_code == 403
-    assert redact(site, job.sibling("nobody"), **{"from": 1, "to": 1}).status_code == 404
-
-
-def test_a_job_is_deleted_everywhere(site: Site) -> None:
-    """Rejected while the job's runner is alive.
-
-    Afterwards nothing of the job is left, and its viewers get an error.
-    """
-    job = site.job()
-    ref = JobRef(job.workflow_id, job.job_id)
-    attempt = site.store.open(ref, "a" * 32)
-    job.lines(f"line {number}" for number in range(1, 101))
-    site.archive_up_to(job, 50, trim=True)
-    held = site.client.delete(job.path)
-    assert (held.status_code, held.json()["reason"]) == (409, "HELD")
-    site.store.finish(attempt, Status.COMPLETED, 0, 0, 101)
-    redact(site, job, **{"from": 1, "to": 2})
-
-    assert site.client.delete(job.path).status_code == 204
-
-    assert site.client.delete(job.path).status_code == 404
-    assert site.client.get(f"{job.path}/logs").status_code == 404
-    assert [*site.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
-    assert site.store.get_job(ref) is None
-
-
-@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_an_interrupted_deletion_is_completed_by_a_retry(site: Site, step: str) -> None:
-    """The job is already invisible. The second request completes the deletion, a third one gets 404."""
-    job = site.job().lines(f"line {number}" for number in range(1, 101))
-    ref = JobRef(job.workflow_id, job.job_id)
-    site.archive_up_to(job, 40, trim=True)
-    site.archive_up_to(job, 80, trim=True)
-    job.end()
-
-    def fail(name: str) -> None:
-        if name == step:
-            raise StoreUnavailable("the server has gone")
-
-    with pytest.raises(StoreUnavailable):
-        delete_job(*stepped(site.store, site.objects, fail), ref)
-    assert site.client.get(f"{job.path}/logs").status_code == 404
-
-    assert [site.client.delete(job.path).status_code for _ in range(2)] == [204, 404]
-
-    assert [*site.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
-    assert site.store.catalog.archive_state(ref) == site.store.catalog.archive_state(JobRef(job.workflow_id, "nobody"))
-
-
 class Download:
     """A download of which only the head is read, so that the rest waits for room in the socket."""
 
@@ -314,34 +218,6 @@ def test_the_download_of_a_log_is_cut_off_when_it_is_replaced(site: Site, archiv
     job.lines(f"another {number}" for number in range(lines)).end()
 
     assert not download.is_complete()
-
-
-@pytest.mark.long
-def test_a_slow_download_is_complete(site: Site) -> None:
-    """Its client reads nothing until the service waits for it."""
-    job = site.job().lines(noise()).end()
-    site.store.register(JobRef(job.workflow_id, job.job_id))
-    assert Download(site, job, "identity").is_complete()
-
-
-@pytest.mark.long
-def test_the_archiver_continues_after_a_redaction(site: Site) -> None:
-    """It completes the job, and completes it again after another redaction. The manifest lists the current objects."""
-    job = site.job().lines(f"secret {number}" for number in range(1, 101)).end()
-    ref = JobRef(job.workflow_id, job.job_id)
-    assert redact(site, job, **{"from": 10, "to": 20}).json()["redacted"] == 11
-    archive(site.store, site.objects)
-    assert redact(site, job, **{"from": 50, "to": 60}).json()["redacted"] == 11
-    archive(site.store, site.objects)
-
-    texts = messages(site, job)
-    assert [number for number in texts if texts[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
-    manifest = json.loads(site.objects.get(f"{job.workflow_id}/{job.job_id}/job.json"))
-    chunks = site.store.chunks.chunks(ref)
-    assert [chunk["object"] for chunk in manifest["chunks"]] == [chunk.name for chunk in chunks]
-    assert (chunks[0].first, chunks[-1].last) == (1, 100)
-    job_hash = site.store.catalog.archive_state(ref)
-    assert (job_hash.complete, job_hash.archived) == (True, 100)
 
 
 @pytest.mark.long

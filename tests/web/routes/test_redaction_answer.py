@@ -11,12 +11,10 @@ from typing import Final
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
-from tests.web.routes.test_tiers import Site
+from tests.web.routes.site import open_site
 from tests.web.routes.wire import Stream
 
 pytestmark = pytest.mark.long
@@ -87,9 +85,7 @@ def test_no_worker_shows_the_old_text_after_the_answer(nodes: tuple[Path, list[S
     """
     archive, services = nodes
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(Store(str(services[0].redis_url))))
-        site = Site(services[0], archive, store, "ended" if ended else "running", (READ, WRITE, ADMIN))
-        stack.callback(site.client.close)
+        site = stack.enter_context(open_site(services[0], archive, "ended" if ended else "running"))
         job = site.job().lines(f"secret {number // LINES};" for number in range(ROUNDS * LINES)).lines(["the last"])
         if ended:
             job.end()

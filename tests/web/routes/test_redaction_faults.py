@@ -15,19 +15,17 @@ from chronoverse.archive.chunk_writer import write_chunk
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog.model import JobRef
-from chronoverse.store import Store
 from tests.archive.s3faults import Fault, S3Faults
 from tests.archive.s3server import BUCKET, s3_server
-from tests.support.archivers import archive, run_until_killed, stepped
+from tests.support.archivers import archive, stepped
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_tiers import Site
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.site import Site, open_site
 
 #: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
@@ -91,13 +89,12 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
     """A service with that server."""
     directory = tmp_path_factory.mktemp("faults")
-    store = Store(store_server.url)
-    url = (directory / "archive").as_uri()
-    with serving(directory, store_server.url, archive_url=url, heartbeat_seconds=1) as service:
-        site = Site(service, directory / "archive", store, "faults", (READ, WRITE, ADMIN))
+    folder = directory / "archive"
+    with (
+        serving(directory, store_server.url, archive_url=folder.as_uri(), heartbeat_seconds=1) as service,
+        open_site(service, folder, "faults") as site,
+    ):
         yield site
-        site.client.close()
-    store.close()
 
 
 def freeze_disk(server: RedisServer) -> int:
@@ -126,7 +123,6 @@ def is_readable(site: Site, job: Foreign) -> bool:
     return site.client.get(f"{job.path}/logs?limit=1000").status_code == 200
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("archived", [0, 60, 99])
 def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
     """The old record can return, and its object still exists. A second redaction is permanent."""
@@ -198,107 +194,32 @@ def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> Non
         write_chunk(to, site.store.catalog.archive_state(ref(job)), 101)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("step", ["put", "read back"])
-def test_a_redaction_includes_objects_of_a_killed_archiver(site: Site, step: str) -> None:
-    """An object with the secret is written and not recorded yet."""
-    archive(site.store, site.objects)  # all other jobs
-    job = write(site).end()
-    assert run_until_killed(str(site.service.redis_url), "chronoverse", site.directory, step) == -9
-    assert len(with_secret(site.objects, job)) == 1
-    # The archiver's lock expires, as it would after ten seconds.
-    ask_all(str(site.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
-
-    assert redact_completely(site, job) == 50
-
-    assert with_secret(site.objects, job) == []
-
-
-def test_a_paused_archiver_deletes_an_object_that_it_could_not_record(site: Site) -> None:
-    """Another archiver holds the lock by then, and has redacted the lines that it read."""
-    job = write(site).end()
-
-    def pause(step: str, token: str) -> None:
-        if step == "read":
-            site.store.chunks.release_lock(ref(job), token)
-            assert redact_completely(site, job) == 50
-
-    with pytest.raises(Fenced):
-        archive_job(site, job, pause)
-
-    assert with_secret(site.objects, job) == []
-    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("step", ["read", "upload begun", "put"])
-def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
-    """It writes its object before or after the deletion, and cannot record it."""
+@pytest.mark.parametrize("done", ["redacted", "deleted"])
+@pytest.mark.parametrize("step", ["read", "upload begun", "put", "read back"])
+def test_a_paused_archiver_leaves_nothing_of_the_old_text(site: Site, step: str, done: str) -> None:
+    """Another archiver has the lock by then. The object is deleted, even if it is written only afterwards."""
     job = write(site).end()
 
     def pause(at: str, token: str) -> None:
         if at == step:
             site.store.chunks.release_lock(ref(job), token)
-            assert site.client.delete(job.path).status_code == 204
+            if done == "redacted":
+                assert redact_completely(site, job) == 50
+            else:
+                assert site.client.delete(job.path).status_code == 204
+            if (step, done) == ("read back", "redacted"):
+                # Its record is rejected even when the lock is free again.
+                assert site.store.chunks.acquire_lock(ref(job), token, 10)
 
-    with pytest.raises((Deleted, Fenced, ArchiveDamaged)):
+    with pytest.raises((ArchiveDamaged, Deleted, Fenced, SequenceGap)):
         archive_job(site, job, pause)
 
-    assert list(site.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
-    assert site.store.chunks.garbage(ref(job)) == set()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("step", ["upload begun", "put"])
-def test_an_archiver_paused_during_a_redactions_sweep_leaves_no_secret(site: Site, step: str) -> None:
-    """The redaction lists its object as garbage, even if it is written only afterwards."""
-    job = write(site).end()
-
-    def pause(at: str, token: str) -> None:
-        if at == step:
-            site.store.chunks.release_lock(ref(job), token)
-            assert redact_completely(site, job) == 50
-
-    with pytest.raises((Fenced, ArchiveDamaged)):
-        archive_job(site, job, pause)
-
-    assert with_secret(site.objects, job) == []
-
-
-def test_an_archiver_paused_after_its_put_leaves_no_secret(site: Site) -> None:
-    """The redaction deletes its object, and its record is rejected even when the lock is free again."""
-    job = write(site).end()
-
-    def pause(step: str, token: str) -> None:
-        if step == "read back":
-            assert len(with_secret(site.objects, job)) == 1
-            site.store.chunks.release_lock(ref(job), token)
-            assert redact_completely(site, job) == 50
-            assert site.store.chunks.acquire_lock(ref(job), token, 10)
-
-    with pytest.raises((Fenced, SequenceGap)):
-        archive_job(site, job, pause)
-
-    assert with_secret(site.objects, job) == []
-    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
-
-
-def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
-    """Also of a running job. A newer object is kept, because its record can be about to be written."""
-    job = write(site)
-    site.archive_up_to(job, 60, trim=True)
-    folder = f"{job.workflow_id}/{job.job_id}"
-    for name in ("old", "young", ".writing-old"):
-        site.objects.put(f"{folder}/{name}", SECRET.encode())
-    hours_ago = time.time() - 2 * 3_600
-    for name in ("old", ".writing-old"):
-        os.utime(site.directory / folder / name, (hours_ago, hours_ago))
-    (chunk,) = (site.directory / folder).glob("*.zst")
-    os.utime(chunk, (hours_ago - 60, hours_ago - 60))
-
-    archive(site.store, site.objects, orphan_seconds=3_600)
-
-    assert {each.name.removeprefix(f"{folder}/") for each in site.objects.list(f"{folder}/")} == {"young", chunk.name}
+    if done == "redacted":
+        assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
+        assert with_secret(site.objects, job) == []
+    else:
+        assert list(site.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
+        assert site.store.chunks.garbage(ref(job)) == set()
 
 
 def test_a_late_record_is_rejected(site: Site) -> None:
@@ -344,18 +265,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
     """A service with an archive in S3, and a proxy that can make S3 fail."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
-        store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)
-        assert list(objects.list("")) == []
         ours = {"AWS_ENDPOINT_URL_S3": proxy.url}
-        with Service(directory, redis_server.url, environ=ours, archive_url=f"s3://{BUCKET}") as service:
-            site = Site(service, directory, store, "faults_s3", (READ, WRITE, ADMIN))
-            site.objects = objects  # type: ignore[assignment]
+        with (
+            Service(directory, redis_server.url, environ=ours, archive_url=f"s3://{BUCKET}") as service,
+            open_site(service, directory, "faults_s3") as site,
+        ):
+            site.objects = S3ObjectStore(BUCKET)  # type: ignore[assignment]
             yield site, proxy
-            site.client.close()
-        store.close()
 
 
-@pytest.mark.long
 def test_a_failed_delete_is_pending_until_a_retry_succeeds(s3: tuple[Site, S3Faults]) -> None:
     """The lines are redacted and counted. The answer reports that the old text is still in the bucket."""
     site, proxy = s3

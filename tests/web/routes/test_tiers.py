@@ -1,27 +1,15 @@
 """One log over all tiers: every route returns the same lines, wherever they are stored."""
 
-import contextlib
-import itertools
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
-import orjson
 import pytest
 
-from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.auth.tokens import READ, WRITE
-from chronoverse.joblog.model import JobRef
-from chronoverse.store import Store
-from tests.support.archives import archive_up_to
 from tests.support.servers import RedisServer
-from tests.support.service import Service
-from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Stream, blocks
+from tests.web.routes.site import Site
 
 LINES: Final = 240
 #: The number of archived lines, whether these are trimmed from the store, and whether the rest is trimmed, too.
@@ -31,65 +19,6 @@ TIERS: Final = {
     "all but the end": (LINES, True, False),
     "archived": (LINES, True, True),
 }
-
-
-class Site:
-    """A service with an archive in files, and new jobs for tests."""
-
-    def __init__(
-        self,
-        service: Service,
-        directory: Path,
-        store: Store,
-        workflow_id: str = "tiers",
-        scopes: Sequence[str] = (READ, WRITE),
-    ) -> None:
-        self.service = service
-        self.directory = directory
-        self.store = store
-        self.objects = FileObjectStore(directory)
-        self.headers = {"Authorization": f"Bearer {service.token(scopes=scopes)}"}
-        self.workflow_id = workflow_id
-        self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20, verify=service.verify)
-        self._numbers = itertools.count(1)
-
-    def job(self) -> Foreign:
-        """A new job without lines."""
-        return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
-
-    def archive_up_to(self, job: Foreign, to: int, *, trim: bool) -> None:
-        """Archives the job's lines up to ``to`` and, with ``trim``, removes them from the store."""
-        archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
-
-    def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
-        """An event stream, to be closed by the caller."""
-        return Stream(self.service, f"{job.path}/events{query}", {**self.headers, **headers})
-
-    def events(self, job: Foreign, query: str = "") -> list[dict[str, Any]]:
-        """The stream of an ended job, without blocks that depend on the sizes of reads."""
-        with self.stream(job, query) as stream:
-            assert stream.wait_end().status == 200, stream.body
-            return [block for block in blocks(stream.body) if block.get("event") not in ("connected", "job", None)]
-
-    def pages(self, path: str) -> list[Any]:
-        """The lines of all pages from ``path`` on."""
-        found: list[Any] = []
-        next_path: str | None = path
-        in_time = deadline(60, "the last page")
-        while next_path and in_time():
-            response = self.client.get(next_path)
-            assert response.status_code == 200, response.text
-            found += response.json()["logs"]
-            next_path = response.links["next"]["url"] if "next" in response.links else None
-        return found
-
-
-@pytest.fixture(scope="module")
-def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
-    with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(service, archive_directory, store)
-        yield site
-        site.client.close()
 
 
 def write(job: Foreign) -> Foreign:
@@ -156,50 +85,6 @@ def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, que
     assert found.headers["content-encoding"] == "gzip"
     assert site.client.get(f"{tiered.path}/logs/raw?{query}", headers={"Accept-Encoding": ""}).content == found.content
     assert found.content == site.client.get(f"{plain.path}/logs/raw?{query}").content
-
-
-#: Unusual messages: empty, several lines, characters that JSON escapes, every plane of Unicode, very long.
-ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
-#: The number of lines in a log that is archived line by line.
-MOVING: Final = 160
-
-
-def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
-    """The lines of the JSON and JSONL downloads, after comparing the text with them."""
-    formats = {"json": "json", "jsonl": "jsonl", "txt": "txt&control_sequences=true"}
-    answers = {kind: site.client.get(f"{job.path}/logs/raw?format={query}") for kind, query in formats.items()}
-    lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
-    assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
-    assert all(answer.headers["content-encoding"] == "gzip" for answer in answers.values())
-    return [answers["json"].json(), lines]
-
-
-@pytest.mark.long
-def test_the_routes_agree_while_lines_move(site: Site) -> None:
-    """Whatever the lines contain, and wherever the archiver is during a read."""
-    job = site.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
-    job.lines([""])
-    expected = site.pages(f"{job.path}/logs?limit=1000")
-    assert [line["sequence_num"] for line in expected] == [*range(1, MOVING + 1)]
-
-    def move() -> None:
-        for to in range(1, MOVING):
-            site.archive_up_to(job, to, trim=True)
-
-    moving = threading.Thread(target=move)
-    moving.start()
-    while moving.is_alive():
-        assert site.pages(f"{job.path}/logs?limit=37") == expected
-        assert site.pages(f"{job.path}/logs?limit=41&order=desc") == expected[::-1]
-        found = site.pages(f"{job.path}/logs/search?q=(?s).*&regex=true&limit=43")
-        assert [{key: line[key] for key in line if key != "highlights"} for line in found] == expected
-        assert downloaded(site, job) == [expected, expected]
-        with site.stream(job) as stream:
-            stream.wait_for(b"id: %d\n\n" % MOVING)
-            assert [block["data"] for block in stream.blocks() if block.get("event") == "log"] == expected
-    moved = site.store.get_job(JobRef(job.workflow_id, job.job_id))
-    assert moved
-    assert moved.archived == MOVING - 1
 
 
 def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign) -> None:

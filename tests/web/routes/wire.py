@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
+from tests.support.service import Service
 from tests.support.waiting import deadline, wait_until
 
 #: Time limit of anything that a test waits for, on a busy machine, in seconds.
@@ -130,6 +132,12 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
             fields["data"] = orjson.loads(fields["data"])
         found.append(fields)
     return found
+
+
+def logged(service: Service, message: str, start: int = 0) -> list[dict[str, str]]:
+    """The fields of the lines with this message in the service's log, from byte ``start``."""
+    lines = [line for line in service.logs(start).splitlines() if f"[INFO] {message} " in line]
+    return [{name: text.strip('"') for name, text in re.findall(r'(\w+)=("[^"]*"|\S+)', line)} for line in lines]
 
 
 def exchange(
