@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
 import pytest
 from werkzeug.exceptions import BadRequest
 
@@ -17,7 +16,6 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OpenStream = Callable[..., Stream]
 
-NOT_A_NUMBER: Final = "must be an integer of at most 15 digits"
 #: The starts of a stream: the query and further lines of the request.
 STARTS: Final = [
     ("", []),
@@ -115,33 +113,6 @@ def test_a_watched_job_still_needs_a_valid_token(
     ]
 
     assert all(status in answer("", status, token=token)[:20] for token, status in refused)
-
-
-@pytest.mark.parametrize(
-    ("query", "last_event_id", "parameter", "detail"),
-    [
-        ("offset=+7", None, "offset", f"{NOT_A_NUMBER}, or latest"),
-        ("offset=", None, "offset", f"{NOT_A_NUMBER}, or latest"),
-        ("tail=1e3", None, "tail", NOT_A_NUMBER),
-        ("offset=7&tail=8", None, "tail", "cannot be combined with offset"),
-        ("offset=7&offset=7", None, "offset", "given more than once"),
-        ("stream=both", None, "stream", "Must be one of: stdout, stderr."),
-        ("nonsense=1", None, "nonsense", "Unknown field."),
-        ("nonsense=1", "+4", "nonsense", "Unknown field."),
-        ("", "+4", "Last-Event-ID", "must be one integer of at most 15 digits"),
-        ("", "1, 2", "Last-Event-ID", "must be one integer of at most 15 digits"),
-    ],
-)
-def test_an_invalid_request_is_described(
-    client: httpx.Client, running: Foreign, query: str, last_event_id: str | None, parameter: str, detail: str
-) -> None:
-    """400 names the parameter or the header, parameters first."""
-    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-    for _ in range(2):
-        response = client.get(f"{running.path}/events?{query}", headers=headers)
-        assert response.status_code == 400
-        assert response.json()["errors"] == [{"parameter": parameter, "detail": detail}]
-        assert response.json()["detail"] == f"{parameter}: {detail}"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The end of a job without a runner: who can end it, the resulting status, and what its readers get."""
 
-import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -9,12 +8,8 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.errors import Closed
-from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.wire import Stream
 
@@ -103,22 +98,6 @@ def test_a_job_held_by_a_runner_is_not_ended(
     assert answer(end("FAILED")) == (409, "CLOSED")
 
 
-def test_a_job_whose_runner_was_lost_is_lost(job: Foreign, redis_server: RedisServer) -> None:
-    """No other status is accepted, even before the loss was noticed."""
-    ref = JobRef(job.workflow_id, "lost")
-    lease = job.sibling("lost").key.replace(":log", ":lease")
-    with (
-        contextlib.closing(Store(redis_server.url, lease_seconds=0.1)) as store,
-        redis.Redis.from_url(redis_server.url) as server,
-    ):
-        wait_until(lambda: server.info("server")["uptime_in_seconds"] > 0, 5, "the server has been up for a lease")
-        store.open(ref, RUNNER)
-        wait_until(lambda: not server.exists(lease), 5, "it has expired")
-        with pytest.raises(Closed, match=r"already ended: LOST$"):
-            store.end(ref, Status.COMPLETED, 0)
-        assert store.end(ref, Status.LOST, None).lines == 0
-
-
 def test_the_end_of_a_foreign_runner_takes_precedence(
     client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
@@ -142,14 +121,6 @@ def test_lines_of_a_foreign_runner_after_the_end_are_not_shown(
     assert [line["message"] for line in client.get(f"{job.path}/logs").json()["logs"]] == ["one", "two"]
 
 
-def test_the_exit_code_of_an_attempt_applies_here_too(
-    client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
-) -> None:
-    """A job with a failed step does not complete. The request is still idempotent."""
-    open_attempt(client, job, 1, status="PENDING", exit_code=3, counts=True)
-    assert answer(end("COMPLETED", 0)) == answer(end("COMPLETED", 0)) == (200, "FAILED", 3, 0)
-
-
 def test_the_keys_of_an_ended_job_expire_after_its_workflows_retention(
     service: Service, job: Foreign, end: Callable[..., httpx.Response], redis_server: RedisServer
 ) -> None:
@@ -164,21 +135,6 @@ def test_the_keys_of_an_ended_job_expire_after_its_workflows_retention(
             assert 99_000 < server.ttl(job.key.replace(":log", f":{kind}")) <= 100_000
 
 
-def test_ending_an_imported_job_reports_a_gap(job: Foreign, redis_server: RedisServer) -> None:
-    """Its runner has not returned, so lines can be missing after those of the archive."""
-    ref = JobRef(job.workflow_id, "imported")
-    with contextlib.closing(Store(redis_server.url)) as store:
-        attempt = store.open(ref, RUNNER)
-        store.append(attempt, [Line(1, TIMESTAMP, "one", "stdout")])
-        with redis.Redis.from_url(redis_server.url) as server:
-            key = job.sibling("imported").key
-            server.hset(key.replace(":log", ":job"), "imported", "1")
-            server.set(key.replace(":log", ":lease"), "next")
-        assert store.end(ref, Status.COMPLETED, 0).lines == 2
-        lost = store.read(ref, 1, 1)[0][1]
-    assert dict(zip(lost[::2], lost[1::2], strict=True))[b"event"] == b"lost"
-
-
 def test_an_unknown_job_is_not_ended(
     service: Service, client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
@@ -188,46 +144,3 @@ def test_an_unknown_job_is_not_ended(
     job.line("one")
     assert client.delete(job.path, headers=admin(service)).status_code == 204
     assert answer(end("COMPLETED", 0)) == (409, "DELETED")
-
-
-@pytest.mark.parametrize(
-    ("scopes", "workflow", "status"),
-    [(["logs:read"], None, 403), (["logs:admin"], None, 403), (["logs:write"], "other", 404), ([], None, 403)],
-)
-def test_a_token_needs_the_scope_for_the_workflow(
-    service: Service, job: Foreign, scopes: list[str], workflow: str | None, status: int
-) -> None:
-    """Otherwise the job stays running."""
-    job.line("one")
-    headers = {"Authorization": f"Bearer {service.token(workflow or job.workflow_id, scopes=scopes)}"}
-    url = f"{service.url}{job.path}"
-    assert httpx.post(f"{url}/end", json={"status": "FAILED"}, headers=headers).status_code == status
-    reader = {"Authorization": f"Bearer {service.token()}"}
-    assert httpx.get(url, headers=reader).json()["status"] == "RUNNING"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"exit_code": 0},
-        {"status": "PENDING"},
-        {"status": "RUNNING"},
-        {"status": "DONE"},
-        {"status": "FAILED", "exit_code": 1_000_000_000},
-        {"status": "FAILED", "exit_code": "1"},
-        {"status": "FAILED", "dropped": 1},
-        {"status": "FAILED", "counts": True},
-        {"status": "FAILED", "next": 1},
-        {"status": "FAILED", "attempt": 1},
-        {"status": "FAILED", "token": RUNNER},
-        {"status": "FAILED", "token": RUNNER, "attempt": 1},
-        {"status": "FAILED", "token": ""},
-        {"status": "FAILED", "token": "", "attempt": 1, "next": 1},
-    ],
-)
-def test_a_body_is_a_runners_or_has_no_runner_fields(client: httpx.Client, job: Foreign, body: dict[str, Any]) -> None:
-    """Half of a runner's request ends nothing."""
-    job.line("one")
-    assert client.post(f"{job.path}/end", json=body).status_code == 400
-    assert client.get(job.path).json()["status"] == "RUNNING"

@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import httpx
-import pytest
-
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
@@ -34,14 +31,6 @@ def test_only_matching_lines_are_sent(open_stream: Callable[..., Stream], job: F
     stream.wait_for(b"event: end")
     assert numbers(stream.body) == [2, 4]
     assert b"\n\nid: 7\n\nevent: job" in stream.body
-
-
-@pytest.mark.parametrize("query", ["q=", "q=%28&regex=true", "q=%28%3F:a.%7B0,50%7D%29%7B4%7Dz&regex=true"])
-def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
-    """Including expressions that a search accepts, but that are too expensive for every new line."""
-    job.line("a line")
-    answer = client.get(f"{job.path}/events?{query}")
-    assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
 
 
 @both_ways

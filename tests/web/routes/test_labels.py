@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.support.waiting import wait_until
-from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
 
 TOKEN = "0123456789abcdef" * 2
@@ -82,19 +82,6 @@ def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open
     assert client.get(f"{job.path}/wait?timeout=0").json()["job"]["labels"] == labels
 
 
-def test_without_labels_every_job_object_has_an_empty_object(
-    client: httpx.Client, job: Foreign, open_stream: Callable[..., Stream]
-) -> None:
-    job.line("a")
-    job.end()
-    for answer in (client.put(job.path), client.put(job.path, json={"labels": {}}), client.get(job.path)):
-        assert (answer.status_code, answer.json()["labels"]) == (200, {})
-    states = [block["data"] for block in open_stream(job).wait_end().blocks() if block.get("event") == "job"]
-    assert [state["labels"] for state in states] == [{}] * len(states) != []
-    assert client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"][0]["labels"] == {}
-    assert whole_summary(client, job)["job"]["labels"] == {}
-
-
 def test_a_label_cannot_be_changed(client: httpx.Client, job: Foreign) -> None:
     register(client, job, branch="main", step="test")
     for answer in (
@@ -107,38 +94,6 @@ def test_a_label_cannot_be_changed(client: httpx.Client, job: Foreign) -> None:
     found = client.get(job.path).json()
     assert (found["status"], found["labels"]) == ("PENDING", {"branch": "main", "step": "test"})
     assert attempt(client, job, labels={"branch": "main"}).status_code == 200
-
-
-def test_invalid_labels_are_rejected(client: httpx.Client, job: Foreign) -> None:
-    many = {f"k{number}": "v" for number in range(17)}
-    wrong: tuple[Any, ...] = (
-        {"Branch": "x"},
-        {"a": ""},
-        {"a": "b\n"},
-        {"a": "v" * 257},
-        {"a": 1},
-        {"a": None},
-        [],
-        None,
-        many,
-    )
-    for labels in wrong:
-        for answer in (client.put(job.path, json={"labels": labels}), attempt(client, job, labels=labels)):
-            assert answer.status_code == 400, labels
-            assert "label" in answer.json()["detail"]
-    assert client.get(job.path).status_code == 404
-    many_texts = [f"k{number}=v" for number in range(17)]
-    for route in (f"/workflows/{job.workflow_id}/jobs", f"/workflows/{job.workflow_id}/logs/search?q=a"):
-        for label in ("branch", "=main", "Branch=main", "a=", "a=b\x1b", many_texts):
-            answer = client.get(route, params={**httpx.URL(route).params, "label": label})
-            assert (answer.status_code, "label" in answer.json()["detail"]) == (400, True)
-        refused = client.get(route, params={**httpx.URL(route).params, "label": ["a=b", "branch"]}).json()["detail"]
-        assert refused.startswith("label: invalid label 'branch': expected KEY=VALUE")
-    both = client.get(f"{job.path}/logs/new?against=job_2&against_label=a=b")
-    assert "against_label: cannot be combined with against" in both.json()["detail"]
-    # A body with labels and without the content type of JSON is not ignored.
-    assert client.put(job.path, content=b'{"labels":{"a":"b"}}').status_code == 415
-    assert client.put(job.path, content=iter([b'{"labels":{"a":"b"}}'])).status_code == 415
 
 
 def test_jobs_are_selected_by_all_of_the_labels(client: httpx.Client, job: Foreign) -> None:
@@ -161,22 +116,6 @@ def test_jobs_are_selected_by_all_of_the_labels(client: httpx.Client, job: Forei
         cursor = page.json()["cursor"]
         other = {**first, "label": labels[:1], "cursor": cursor}
         assert client.get(f"/workflows/{job.workflow_id}/{path}", params=other).status_code == 400
-
-
-def test_a_page_of_jobs_with_long_labels_is_limited(client: httpx.Client, job: Foreign) -> None:
-    """Many jobs with 17 kB of labels each. The page is shorter, and the next one continues."""
-    labels = [each for number in range(16) for each in (f"label:k{number}", '"\U0001f600' * 128)]
-    prefix = f"chronoverse:{{{job.workflow_id}}}"
-    for number in range(600):
-        ask = [("HSET", f"{prefix}:job_{number}:job", "status", "PENDING", *labels)]
-        ask_all(job.url, [*ask, ("ZADD", f"{prefix}:jobs", str(number), f"job_{number}")])
-    page = client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000")
-    assert len(page.content) < 5 * 2**20
-    assert len(page.json()["jobs"]) < 600
-    assert len(jobs_on(client, job, limit=1000)) == 600
-    summary = answered(client, f"{job.path}/summary", bytes=1024)
-    assert len(summary.content) <= 1024
-    assert summary.json()["truncated"]
 
 
 def test_good_runs_are_chosen_by_labels(client: httpx.Client, job: Foreign) -> None:

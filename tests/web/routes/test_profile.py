@@ -6,9 +6,8 @@ import time
 import httpx
 import psutil
 
-from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import iso_timestamp
-from tests.support.service import SECRET, Service
+from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
@@ -22,7 +21,7 @@ def write(job: Foreign, *pauses: float) -> Foreign:
     return job
 
 
-def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, job: Foreign) -> None:
+def test_where_the_time_of_a_job_went(client: httpx.Client, job: Foreign) -> None:
     """Compared with good runs; for a running job, with the remaining time."""
     for run in range(3):
         each = write(job.sibling(f"good-{run}"), 0, 1, 1, 1).end()
@@ -60,12 +59,6 @@ def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, jo
     assert (now["usual"], now["seconds_left"]["least"]) == (usual, 1)
     labelled = client.get(f"{slow.path}/profile", params={"against_label": "branch=main"}).json()
     assert (labelled["compared_with"], labelled["usual"], labelled["slower"]) == (None, None, [])
-    for query in ("limit=3", "against_label=x", "against=good-1"):
-        assert client.get(f"{slow.path}/profile?{query}").status_code == 400, query
-    missing = client.get(f"{job.sibling('none').path}/profile")
-    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    hidden = httpx.get(f"{service.url}{slow.path}/profile", headers=headers, verify=service.verify)
-    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
 
 
 def test_the_strip_has_the_first_line_after_a_gap(client: httpx.Client, job: Foreign) -> None:

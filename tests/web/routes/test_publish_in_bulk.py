@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.test_publish import MAX_LINE, Runner, messages, refusal
+from tests.web.routes.test_publish import MAX_LINE, Runner, messages
 
 LATER = "2026-03-03T10:00:06.000Z"
 
@@ -98,53 +98,6 @@ def test_a_batch_has_at_most_5000_lines(client: httpx.Client, job: Foreign, open
     refused = publish(opened, 5001, run(*["x"] * 5001))
     assert (refused.status_code, "5000 lines" in refused.json()["detail"]) == (413, True)
     assert publish(opened, 5001, run("the next")).json() == {"next": 5002}
-
-
-@pytest.mark.parametrize(
-    ("runs", "says"),
-    [
-        ("text", "list of runs"),
-        ([5], "0: must be an object of messages, partial, stream, timestamp"),
-        ([run("a"), run("a", number=1)], "1: must be an object"),
-        ([run("a", timestamp="now")], "timestamp must be like"),
-        ([run("a", stream="other")], "stream must be stdout or stderr"),
-        ([run("a", messages="text")], "messages must be a list"),
-        ([run("a", messages={"a": 1})], "messages must be a list"),
-        ([run("a", messages=None)], "messages must be a list"),
-        ([run("a", 5)], "messages must be a list of texts"),
-        ([run("a", "b\nc")], "without a newline"),
-        ([run("a", "b" * (MAX_LINE + 1))], f"messages.1: message must have at most {MAX_LINE} bytes"),
-        ([run("a", partial=[1])], "partial must be"),
-        ([run("a", "b", partial=[1, 0])], "partial must be"),
-        ([run("a", partial=[0, 0])], "partial must be"),
-        ([run("a", partial=[False])], "partial must be"),
-        ([run("a", partial=True)], "partial must be"),
-    ],
-)
-def test_bad_runs_are_refused(client: httpx.Client, job: Foreign, opened: Runner, runs: Any, says: str) -> None:
-    """400 with the reason, and nothing is stored."""
-    body = {"token": opened.token, "attempt": 1, "first": 1, "runs": runs}
-    refused = opened.post("logs", body)
-
-    assert (refused.status_code, says in refused.json()["detail"]) == (400, True), refused.text
-    assert messages(client, job) == []
-
-
-def test_a_request_has_either_lines_or_runs(opened: Runner) -> None:
-    """Never both or neither."""
-    both = publish(opened, 1, run("a"), lines=[])
-    neither = opened.post("logs", {"token": opened.token, "attempt": 1, "first": 1})
-
-    for refused in (both, neither):
-        assert refused.status_code == 400
-        assert refusal(refused)["errors"] == [{"parameter": "lines", "detail": "either lines or runs are required"}]
-
-
-def test_no_run_exceeds_the_highest_number(opened: Runner) -> None:
-    """The limit is that of a body with as many lines."""
-    refused = publish(opened, 10**15 - 501, run(*["x"] * 501))
-    assert refusal(refused)["errors"] == [{"parameter": "first", "detail": "too high for so many lines"}]
-    assert publish(opened, 10**15 - 501, run(*["x"] * 500)).json()["expected"] == 1
 
 
 def test_a_message_can_have_a_replacement_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:

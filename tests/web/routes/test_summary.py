@@ -1,12 +1,7 @@
 """``GET …/summary``: its format, its size limit, and access to it."""
 
-import time
-
 import httpx
-import pytest
 
-from chronoverse.auth.tokens import mint
-from tests.support.service import SECRET, Service
 from tests.web.routes.foreign import Foreign
 
 
@@ -22,19 +17,3 @@ def test_a_summary_respects_its_size_limit(client: httpx.Client, job: Foreign) -
         assert summary["job"] == client.get(job.path).json()
         assert summary["errors"]["count"] == 100
         assert summary["truncated"] is (size < 262_144)
-
-
-@pytest.mark.parametrize("query", ["bytes=1023", "bytes=262145", "bytes=x", "bytes=2000&bytes=2000", "size=2000"])
-def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
-    job.line("a line")
-    assert client.get(f"{job.path}/summary?{query}").status_code == 400
-
-
-def test_a_summary_needs_read_access(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """An inaccessible job gets the same answer as an unknown one."""
-    assert httpx.get(f"{service.url}{job.path}/summary", verify=service.verify).status_code == 401
-    missing = client.get(f"{job.path}/summary")
-    job.line("a line")
-    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    hidden = httpx.get(f"{service.url}{job.path}/summary", headers=headers, verify=service.verify)
-    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)

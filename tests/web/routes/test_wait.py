@@ -10,14 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import mint
-from chronoverse.joblog.events import TOKEN_EXPIRED
-from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.store import Store
 from chronoverse.web.routes.wait import LOOK_SECONDS, MAX_GAPS
-from tests.support.bench import NOW
 from tests.support.servers import RedisServer
-from tests.support.service import SECRET, Service
+from tests.support.service import Service
 from tests.support.waiting import deadline, wait_until
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign, ask_all
@@ -107,14 +102,6 @@ def test_a_wait_for_a_future_job(service: Service, ask: Asking, job: Foreign) ->
     assert waiting.result(2 * LATE).json()["outcome"] == "matched"
 
 
-def test_unavailable_lines_are_reported(client: httpx.Client, ask: Asking, job: Foreign) -> None:
-    """One of them could have matched."""
-    job.lines(["hay"] * 5)
-    job.trim(3)
-    answer = ask(job, q="needle", timeout=0).result(LATE).json()
-    assert answer["gaps"] == [{"from": 1, "to": 3, "reason": "trimmed"}]
-
-
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -> None:
     """Each starts at the previous cursor, while lines are being written."""
@@ -176,14 +163,6 @@ def test_the_end_of_a_job_with_many_waiters_takes_few_reads_of_the_store(
     }
 
 
-@pytest.mark.parametrize(
-    "query", ["timeout=301", "timeout=x", "offset=-1", "q=", "q=%28&regex=true", "limit=0", "limit=1001"]
-)
-def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
-    job.line("a line")
-    assert client.get(f"{job.path}/wait?{query}").status_code == 400
-
-
 @both_ways
 def test_an_expression_is_matched_against_the_start_of_a_long_line(ask: Asking, job: Foreign) -> None:
     """In stored lines and new ones. The wait continues after it."""
@@ -193,49 +172,6 @@ def test_an_expression_is_matched_against_the_start_of_a_long_line(ask: Asking, 
     job.lines(["a" * 70_000 + "b", "ab"])
     for wait in (waiting, ask(job, **query)):
         assert wait.result(2 * LATE).json()["log"]["sequence_num"] == 3
-
-
-def test_metrics_count_why_a_wait_ended(service: Service, ask: Asking, job: Foreign) -> None:
-    """A match is not counted as a client that left."""
-    job.line("needle")
-    queries: dict[str, dict[str, Any]] = {
-        "matched": {"q": "needle"},
-        "age": {"q": "hay", "timeout": 0},
-    }
-    names = {why: f'chronoverse_streams_ended_total{{reason="{why}"}}' for why in (*queries, "left", "error")}
-    before = {why: service.metric(name) for why, name in names.items()}
-    for query in queries.values():
-        ask(job, **query).result(2 * LATE)
-    expected = {why: count + (why in queries) for why, count in before.items()}
-    wait_until(lambda: {why: service.metric(name) for why, name in names.items()} == expected, 5, f"{expected}")
-
-
-def test_a_wait_needs_read_access(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """An inaccessible job gets the same answer as an unknown one, without a delay."""
-    path = f"{service.url}{job.path}/wait?timeout=0"
-    assert httpx.get(path, verify=False).status_code == 401
-    missing = client.get(path)
-    job.line("a line")
-    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    hidden = httpx.get(path, headers=headers, verify=False)
-    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
-    short = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('*',), 2, time.time())}"}
-    answer = httpx.get(f"{service.url}{job.path}/wait?q=x&timeout=20", headers=short, timeout=20, verify=False)
-    assert (answer.status_code, answer.json()["detail"]) == (401, TOKEN_EXPIRED)
-
-
-def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server: Any, job: Foreign) -> None:
-    """With the status LOST."""
-    store = Store(redis_server.url, lease_seconds=1)
-    ref = JobRef(job.workflow_id, job.job_id)
-    attempt = store.open(ref, "token")
-    store.append(attempt, [Line(1, NOW, "hay", "stdout")])
-    waiting = ask(job, q="needle", timeout=60)
-    wait_for_waits(service)
-    store.finish(attempt, Status.LOST, None, 0, 2)
-    answer = waiting.result(3).json()
-    assert (answer["outcome"], answer["job"]["status"]) == ("ended", "LOST")
-    store.close()
 
 
 @both_ways

@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +10,8 @@ import httpx
 import orjson
 import pytest
 
-from chronoverse.auth.tokens import mint
 from tests.support.servers import RedisServer
-from tests.support.service import SECRET, Service
+from tests.support.service import Service
 from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
@@ -96,30 +94,12 @@ def test_a_time_beyond_the_calendar_does_not_stop_a_search(
 def test_an_invalid_cursor_is_rejected(client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]) -> None:
     """Each part of the position is checked: time, job id, line, and number of found lines."""
     cursor = search(client, workflow, q="error", limit=1).json()["cursor"]
+    assert search(client, workflow, q="other", cursor=cursor).status_code == 400
     values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     for at, value in changed.items():
         values[at - 5 + (at > 0)] = value
     forged = base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
     assert search(client, workflow, q="error", cursor=forged).status_code == 400
-
-
-def test_an_unknown_workflow_has_no_matches(client: httpx.Client, job: Foreign) -> None:
-    """Just as its list of jobs is empty."""
-    assert search(client, job, q="error").json() == {"workflow_id": job.workflow_id, "jobs": [], "cursor": None}
-
-
-def test_invalid_and_unauthorised_requests(service: Service, client: httpx.Client, workflow: Foreign) -> None:
-    """An inaccessible workflow gets the same answer as an unknown one."""
-    path = f"{service.url}/workflows/{workflow.workflow_id}/logs/search"
-    assert httpx.get(f"{path}?q=error", verify=False).status_code == 401
-    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    refused = httpx.get(f"{path}?q=error", headers=headers, verify=False)
-    unknown = httpx.get(f"{service.url}/workflows/unknown/logs/search?q=error", headers=headers, verify=False)
-    assert (refused.status_code, refused.content) == (404, unknown.content)
-    for bad in ({}, {"q": ""}, {"q": "x", "per_job": 0}, {"q": "x", "limit": 101}, {"q": "(", "regex": "true"}):
-        assert search(client, workflow, **bad).status_code == 400, bad
-    answer = search(client, workflow, q="error", limit=1)
-    assert search(client, workflow, q="other", cursor=answer.json()["cursor"]).status_code == 400
 
 
 @pytest.fixture
@@ -139,8 +119,8 @@ def workflows(service: Service, redis_server: RedisServer) -> Iterator[httpx.Cli
 
 
 def client_for(service: Service, *entries: str) -> httpx.Client:
-    token = mint(SECRET, "searcher", ("logs:read",), entries, 600, time.time())
-    return httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, verify=False, timeout=30)
+    headers = {"Authorization": f"Bearer {service.token(*entries, subject='searcher')}"}
+    return httpx.Client(base_url=service.url, headers=headers, verify=False, timeout=30)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
@@ -70,41 +70,6 @@ def test_settings_apply_immediately(service: Service, admin: httpx.Client, redis
     assert (refused.status_code, refused.json()["reason"]) == (409, "quota")
     with redis.Redis.from_url(redis_server.url, protocol=2) as client:
         assert 0 < client.pttl("chronoverse:{team.f}:ended:log") <= 60_000
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"retention_seconds": 0},
-        {"retention_seconds": 315_360_001},
-        {"retention_seconds": "60"},
-        {"job_bytes": -1},
-        {"job_bytes": True},
-        {"bytes_per_day": 10**15},
-        {"bytes_per_day": 1.5},
-        {"day_bytes": 1},
-        [],
-    ],
-    ids=str,
-)
-def test_invalid_settings_are_rejected(admin: httpx.Client, body: Any) -> None:
-    """Nothing is changed or recorded."""
-    answer = admin.put("/workflows/team.b/settings", json=body)
-    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
-    assert admin.get("/workflows/team.b/settings").json() == NONE
-    assert recorded(admin, "team.b") == []
-
-
-def test_only_administrators_of_the_workflow_can_read_and_change_settings(
-    service: Service, admin: httpx.Client
-) -> None:
-    """An inaccessible workflow gets the same answer as an unknown one."""
-    path = "/workflows/team.c/settings"
-    publisher = {"Authorization": f"Bearer {service.token('team.c')}"}
-    assert admin.get(path, headers=publisher).status_code == 403
-    assert admin.put(path, json={"job_bytes": 1}, headers=publisher).status_code == 403
-    assert admin.put("/workflows/teams/settings", json={"job_bytes": 1}).status_code == 404
-    assert admin.get(path).json() == NONE
 
 
 def test_the_commands_use_the_service_if_no_store_is_configured(service: Service, tmp_path: Path) -> None:
