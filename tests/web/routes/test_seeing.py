@@ -1,7 +1,6 @@
 """Observability: exact metrics, a log line for the start and the end of each stream, and request ids."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
@@ -19,32 +18,18 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
-
-#: Each test starts processes, so they run in CI.
-pytestmark = pytest.mark.long
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, logged
 
 RUNNER: Final = "ab" * 16
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with two workers, JSON logs at the debug level, and a typo in a variable's name."""
+    """A service with two workers."""
     directory = tmp_path_factory.mktemp("seen")
-    with serving(
-        directory, redis_server.url, workers=2, log_format="json", log_level="debug", lease_second=9
-    ) as service:
+    with serving(directory, redis_server.url, workers=2) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
-
-
-def entries(service: Service) -> list[dict[str, Any]]:
-    """The service's log lines as objects, without its startup messages."""
-    found = []
-    for line in service.logs().splitlines():
-        if line.startswith("{"):
-            found.append(json.loads(line))
-    return found
 
 
 def now() -> str:
@@ -52,6 +37,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@pytest.mark.long
 def test_lines_and_bytes_are_counted_exactly(seen: Service, redis_server: RedisServer) -> None:
     """With two workers, for live lines, lines from the ring and replays; and the delays of the lines."""
     names = ("chronoverse_lines_delivered_total", "chronoverse_bytes_delivered_total")
@@ -145,108 +131,56 @@ def test_counters_outlive_their_workers(tmp_path: Path, redis_server: RedisServe
         assert {"counter_worker0.db"} <= set(files) <= {f"counter_worker{number}.db" for number in range(4)}
 
 
-def test_a_misspelt_setting_is_logged(seen: Service) -> None:
-    """Before the service listens."""
-    messages = [(entry["level"], entry["message"]) for entry in entries(seen)]
-    typo = "CHRONOVERSE_LEASE_SECOND is not a setting: did you mean CHRONOVERSE_LEASE_SECONDS?"
-    listening = next(i for i, (_, message) in enumerate(messages) if message.startswith("Listening at"))
-
-    assert ("warning", typo) in messages[:listening]
-
-
-def test_a_stream_is_logged(seen: Service, redis_server: RedisServer) -> None:
+def test_the_end_of_a_stream_is_logged(service: Service, auth: dict[str, str], job: Foreign) -> None:
     """Who saw which lines, why it ended, and the request id."""
-    job = Foreign(redis_server.url, "seeing", "logged").lines(["x"] * 3).end()
-    headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-1"}
-    named = Stream(seen, f"{job.path}/events?offset=1", headers).wait_end()
-    unnamed = Stream(seen, f"{job.path}/events", {**headers, "X-Request-ID": "bad name"}).wait_end()
-    made = unnamed.headers["x-request-id"]
+    job.lines(["x"] * 3).end()
+    start = service.log_size()
+    named = Stream(service, f"{job.path}/events?offset=1", {**auth, "X-Request-ID": "mine-1"}).wait_end()
+    unnamed = Stream(service, f"{job.path}/events", {**auth, "X-Request-ID": "bad name"}).wait_end()
 
-    assert named.headers["x-request-id"] == "mine-1"
-    assert len(made) == 16
-    ids = [f'"request_id": "{each}"' for each in ("mine-1", made)]
-    wait_until(lambda: all(each in seen.logs() for each in ids), PATIENCE_SECONDS, "both are logged")
-    (ended,) = (entry for entry in entries(seen) if entry.get("request_id") == "mine-1")
-    assert (ended["message"], ended["job"], ended["after"]) == ("stream ended", "seeing/logged", 1)
-    assert (ended["sub"], ended["client"]) == ("tests", "127.0.0.1")
-    assert (ended["why"], ended["at"]) == ("end", 3)
-    assert 0 <= ended["seconds"] < PATIENCE_SECONDS
+    wait_until(lambda: len(logged(service, "stream ended", start)) == 2, PATIENCE_SECONDS, "both are logged")
+    ended = {each["request_id"]: each for each in logged(service, "stream ended", start)}
+    assert ended.keys() == {named.headers["x-request-id"], made := unnamed.headers["x-request-id"]}
+    assert (named.headers["x-request-id"], len(made)) == ("mine-1", 16)
+    seconds = float(ended["mine-1"].pop("seconds"))
+    assert 0 <= seconds < PATIENCE_SECONDS
+    who = {"request_id": "mine-1", "client": "127.0.0.1", "sub": "tests"}
+    assert ended["mine-1"] == {**who, "job": f"{job.workflow_id}/{job.job_id}", "after": "1", "why": "end", "at": "3"}
 
 
-def test_a_download_is_logged(seen: Service, redis_server: RedisServer) -> None:
+def test_the_end_of_a_download_is_logged(service: Service, job: Foreign) -> None:
     """Who downloaded which log, how much of it, and whether it was complete."""
-    job = Foreign(redis_server.url, "seeing", "taken").lines(["x" * 99_999] * 100)
-    headers = {"Authorization": f"Bearer {seen.token(subject='ada')}"}
-    httpx.get(f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-1"}, verify=False)
-    with httpx.stream(
-        "GET", f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-2"}, verify=False
-    ) as left:
+    job.lines(["x" * 99_999] * 100)
+    headers, start = {"Authorization": f"Bearer {service.token(subject='ada')}"}, service.log_size()
+    httpx.get(f"{service.url}{job.path}/logs/raw", headers={**headers, "Accept-Encoding": ""}, verify=False)
+    with httpx.stream("GET", f"{service.url}{job.path}/logs/raw?format=json", headers=headers, verify=False) as left:
         next(left.iter_raw(1_000))
 
-    def logged(request_id: str) -> list[dict[str, Any]]:
-        return [entry for entry in entries(seen) if entry.get("request_id") == request_id]
-
-    wait_until(lambda: logged("taken-1") and logged("taken-2"), PATIENCE_SECONDS, "both are logged")
-    ((whole,), (part,)) = logged("taken-1"), logged("taken-2")
-    assert (whole["message"], whole["job"], whole["format"]) == ("download ended", "seeing/taken", "txt")
-    assert (whole["sub"], whole["client"]) == ("ada", "127.0.0.1")
-    assert (whole["why"], whole["bytes"]) == ("end", 10_000_000)
-    assert part["why"] == "left"
-    assert part["bytes"] < whole["bytes"]
+    wait_until(lambda: len(logged(service, "download ended", start)) == 2, PATIENCE_SECONDS, "both are logged")
+    whole, part = logged(service, "download ended", start)
+    assert (whole["format"], whole["sub"], whole["client"]) == ("txt", "ada", "127.0.0.1")
+    assert (whole["why"], whole["bytes"]) == ("end", "10000000")
+    assert (part["format"], part["why"], int(part["bytes"]) < 10_000_000) == ("json", "left", True)
 
 
-def test_errors_have_the_request_id(seen: Service) -> None:
-    """In the document and the header, except that the documents of all 404s are equal."""
-    headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
-    bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers, verify=seen.verify)
-    gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers, verify=seen.verify)
-
-    assert (bad.json()["request_id"], bad.headers["x-request-id"]) == ("mine-2", "mine-2")
-    assert gone.headers["x-request-id"] == "mine-2"
-    assert "request_id" not in gone.json()
-
-
-def test_the_stores_replies_to_runners_are_counted(seen: Service) -> None:
+def test_the_stores_replies_to_runners_are_counted(service: Service, client: httpx.Client, job: Foreign) -> None:
     """By kind, and so are the appended lines."""
 
     def count(operation: str, answer: str) -> float:
-        return seen.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
+        return service.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
 
     before = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
-    lines = seen.metric("chronoverse_lines_appended_total")
-    headers = {"Authorization": f"Bearer {seen.token()}"}
-    with httpx.Client(base_url=f"{seen.url}/workflows/seeing/jobs/published", headers=headers, verify=False) as client:
-        client.post("/attempts", json={"token": RUNNER})
-        line = {"timestamp": now(), "message": "x", "stream": "stdout"}
-        for first in (1, 4):
-            body = {"token": RUNNER, "attempt": 1, "first": first, "lines": [line] * 2}
-            client.post("/logs", json=body)
-        client.post("/end", json={"token": RUNNER[::-1], "attempt": 1, "status": "COMPLETED", "next": 3})
+    lines = service.metric("chronoverse_lines_appended_total")
+    client.post(f"{job.path}/attempts", json={"token": RUNNER})
+    line = {"timestamp": now(), "message": "x", "stream": "stdout"}
+    for first in (1, 4):
+        body = {"token": RUNNER, "attempt": 1, "first": first, "lines": [line] * 2}
+        client.post(f"{job.path}/logs", json=body)
+    client.post(f"{job.path}/end", json={"token": RUNNER[::-1], "attempt": 1, "status": "COMPLETED", "next": 3})
 
     after = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
     assert [two - one for one, two in zip(before, after, strict=True)] == [1, 1, 1, 1]
-    assert seen.metric("chronoverse_lines_appended_total") - lines == 2
-
-
-def test_no_token_is_in_any_log(seen: Service) -> None:
-    """Valid or not, wherever it was sent, down to the debug level."""
-    good, canary = seen.token(), "canary-5d1e"
-    paths = [
-        f"/workflows/a/jobs/b/events?token={good}",
-        f"/{good}",
-        f"/workflows/{good}/jobs",
-        f"/x?access_token={canary}",
-    ]
-    for path in paths:
-        exchange(seen, request_bytes(path.encode(), good))
-    exchange(seen, request_bytes(b"/healthz", canary))
-    exchange(seen, b"GET /x?token=%b HTTP/9.9\r\nAuthorization Bearer %b\r\n\r\n" % (good.encode(), good.encode()))
-    exchange(seen, b"BREW /?jwt=%b\r\nAuthorization: Bearer %b\r\n\r\n" % (good.encode(), canary.encode()))
-
-    wait_until(lambda: "BREW" in seen.logs(), PATIENCE_SECONDS, "the last one is logged")
-    assert good not in seen.logs()
-    assert good.rpartition(".")[2] not in seen.logs()
-    assert canary not in seen.logs()
+    assert service.metric("chronoverse_lines_appended_total") - lines == 2
 
 
 @pytest.mark.long

@@ -1,0 +1,86 @@
+"""Limits of a worker and of a token, as a client sees them. ``tests/web/guards`` has the guards themselves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from chronoverse.web.guards.admission import StreamTicket
+from tests.support.servers import RedisServer
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.test_publish import Runner
+
+InProcess = Callable[..., httpx.Client]
+
+
+def deps_of(client: httpx.Client) -> Any:
+    """The dependencies of an application in this process."""
+    transport: Any = client._transport
+    return transport.app.extensions["chronoverse"]
+
+
+PATHS = ("/events", "/events?tail=1", "/wait?timeout=0", "/logs/raw", "/logs/raw?format=jsonl")
+
+
+@pytest.mark.parametrize(
+    ("limits", "subject", "status"),
+    [
+        ({"max_streams": 1}, "other", 503),
+        ({"max_streams_per_token": 1}, "tests", 429),
+        ({"max_streams_per_address": 1}, "other", 429),
+        ({"max_streams": 2, "max_streams_per_token": 1, "max_streams_per_address": 2}, "other", 200),
+    ],
+)
+def test_streams_waits_and_downloads_have_one_limit(
+    in_process: InProcess, job: Foreign, limits: dict[str, int], subject: str, status: int
+) -> None:
+    """With Retry-After. Each is counted until it ends, and only pages have none."""
+    client = in_process(**limits)
+    job.lines(["x"]).end()
+    admission = deps_of(client).admission
+    taken = StreamTicket(subject, "127.0.0.1", "r", 0)
+    admission.enter(taken)
+    for path in PATHS:
+        answer = client.get(job.path + path)
+        assert (path, answer.status_code) == (path, status)
+        assert status == 200 or int(answer.headers["Retry-After"]) > 0
+        assert len(admission) == 1
+    assert client.head(f"{job.path}/events").status_code == client.get(f"{job.path}/logs").status_code == 200
+    admission.leave(taken)
+    assert {client.get(job.path + path).status_code for path in PATHS} == {200}
+    assert len(admission) == 0
+
+
+def test_a_download_that_fails_leaves_no_slot(in_process: InProcess, job: Foreign) -> None:
+    """Its first lines are in an archive that this service does not have."""
+    client = in_process()
+    job.lines(["x"] * 3).trim(2)
+    ask_all(job.url, [("HSET", job.key.replace(":log", ":job"), "archived", "2", "archived_first", "1")])
+    assert client.get(f"{job.path}/logs/raw").status_code == 503
+    assert len(deps_of(client).admission) == 0
+
+
+def test_lines_over_a_quota_count_towards_the_rate(
+    in_process: InProcess, redis_server: RedisServer, job: Foreign
+) -> None:
+    """Otherwise a token could send them as fast as it likes. A renewal is always accepted."""
+    client = in_process(max_publish_rate_per_token=1)
+    redis_server.ask("HSET", f"chronoverse:{{{job.workflow_id}}}:settings", "job_bytes", "10")
+    runner = Runner(client, job)
+    assert runner.open().status_code == 200
+    refused = [runner.append(1, "more than ten bytes") for _ in range(2)]
+    assert [each.status_code for each in refused] == [409, 429]
+    assert (refused[0].json()["reason"], int(refused[1].headers["Retry-After"]) > 10) == ("quota", True)
+    assert runner.append(1).json() == {"next": None}
+
+
+def test_an_unreachable_store_is_not_described(in_process: InProcess, job: Foreign) -> None:
+    """The answer is 503 with Retry-After. Its address and its own message are for operators only."""
+    client = in_process(redis_url="unix:///secret/redis.sock")
+    for path in ("", "/logs", "/events", "/wait", "/logs/raw"):
+        answer = client.get(job.path + path)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "secret" not in answer.text
+        assert "sock" not in answer.text
