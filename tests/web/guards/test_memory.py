@@ -41,7 +41,7 @@ def test_no_subject_holds_more_than_remains_free(seed: int) -> None:
     assert not shares.fits("a", 13)
 
 
-@pytest.mark.parametrize("size", [SHORT_BODY_BYTES, 50_000, 1_000_000])
+@pytest.mark.parametrize("size", [SHORT_BODY_BYTES, 50_000, 1_000_000, 530_000])
 def test_bodies_refused_midway_release_their_memory(size: int) -> None:
     """All of it, and no more: otherwise each refusal would change their subject's share."""
     memory = BodyMemory(100_000)

@@ -21,15 +21,20 @@ A: Final = JobRef("a", "job_1")
 B: Final = JobRef("b", "job_1")
 
 
-@pytest.mark.parametrize("kind", ["page", "scan", "read", "download"])
+KINDS: Final = ("page", "scan", "read", "download")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_server_whose_turns_are_taken_delays_no_other(kind: str) -> None:
+    """Nor work of other kinds on the same server."""
     turns = Turns(attrgetter("workflow_id"), UnreadAnswers())
     with ExitStack() as held:
         for number in range(12 if kind in ("page", "scan") else 2):
             held.enter_context(getattr(turns, kind)(A, f"subject {number}"))
-        # Would raise AtCapacity if it had to wait.
-        with getattr(turns, kind)(B, "another"):
-            pass
+        # Would raise AtCapacity if one had to wait.
+        for other, ref in [(kind, B), *((each, A) for each in KINDS if each != kind)]:
+            with getattr(turns, other)(ref, "another"):
+                pass
 
 
 def test_a_page_checks_for_room_again_after_waiting_for_its_turn() -> None:

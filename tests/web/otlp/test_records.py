@@ -76,6 +76,16 @@ def test_records_of_two_files_and_streams_are_not_merged() -> None:
     assert [message for run in batch.runs for message in run.messages][1:] == [key.encode()] * 3
 
 
+@pytest.mark.parametrize(("later", "expected"), [(0, [1, 2, 3]), (1, [2, 3, 1])])
+def test_a_file_is_rotated_by_a_later_first_record(later: int, expected: list[int]) -> None:
+    """Otherwise its records have come in the wrong order."""
+    sorter = RecordSorter(["workflow"], ["job"], 65_536)
+    times = [(2, TIME), (3, TIME), (1, TIME + later)]
+    sorter.add(RESOURCE, [Record({PATH: "/a", NUMBER: n}, f"{n}", time, 0, 9) for n, time in times])
+    batches = [*sorter.jobs[JobRef("w", "j")].batches("digest", lambda: None)]
+    assert [int(text) for _, each in batches for run in each.runs for text in run.messages] == expected
+
+
 def test_lines_are_limited_like_records() -> None:
     """Each record is within its limit, but together they exceed :data:`MAX_LINES`."""
     sorter = RecordSorter(["workflow"], ["job"], 65_536)

@@ -6,8 +6,9 @@ from typing import Any, Final, cast
 
 import pytest
 
-from chronoverse.errors import NotDurable, StoreUnavailable, Unauthorized
+from chronoverse.errors import JobNotFound, NotDurable, StoreUnavailable, Unauthorized
 from chronoverse.history.pages import Page
+from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.store import Store
 from chronoverse.web.http.dependencies import Dependencies
@@ -33,6 +34,16 @@ def download(current: Job | None, *pages: Page, expires_at: float = math.inf) ->
 def test_a_download_has_the_lines_of_its_beginning(whole: Page) -> None:
     assert download(JOB, whole) == lines(1, 3)
     assert download(None, Page(lines(1, 2), 2, True), Page(lines(3, 4), 4, True)) == lines(1, 3)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_log_that_is_deleted_during_a_read_is_not_complete(descending: bool) -> None:
+    """Without a new job of its id, it looks like a log that ends early."""
+    reads = [[(b"%d-0" % number, [b"message", b"x"]) for number in ((3, 2) if descending else (1, 2))]]
+    store = SimpleNamespace(get_job=lambda ref: None, page=lambda *_, **__: reads.pop() if reads else [])
+    read = LogReader(cast(Any, store), cast(Any, None), 65_536)
+    with pytest.raises(JobNotFound):
+        list(read(JOB, 4 if descending else 0, descending=descending))
 
 
 @pytest.mark.parametrize("changes", [{"last": 2}, {"created_at": "2026-03-03T10:00:06.000Z"}])

@@ -16,8 +16,10 @@ import pytest
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
+from chronoverse.web.guards.connection import STALL_SECONDS
 from chronoverse.web.routes.wait import Wait, WaitWriter
 from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriter, StreamWriters
+from tests.support.reading import Clock
 
 #: Time limit of any wait, in seconds.
 MAX_WAIT_SECONDS: Final = 10.0
@@ -65,11 +67,16 @@ class FakeViewer:
 class OpenStream:
     """A stream writer and its ``peer``. ``closed`` counts the writer's calls of its callback."""
 
-    def __init__(self, viewer: FakeViewer, make_writer: Callable[..., StreamWriter] = StreamWriter) -> None:
+    def __init__(
+        self,
+        viewer: FakeViewer,
+        make_writer: Callable[..., StreamWriter] = StreamWriter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
         self.viewer = viewer
-        writers = StreamWriters(cast(Tail, SimpleNamespace(clock=time.monotonic)))
+        writers = StreamWriters(cast(Tail, SimpleNamespace(clock=clock)))
         environ = {"gunicorn.socket": ours}
         writers.take_over(cast(Viewer, viewer), environ, self._count_closed, b"HEAD\r\n\r\n", make_writer)
         ours.close()
@@ -148,6 +155,24 @@ def test_a_peer_that_half_closes_its_connection_receives_everything(stream: Open
     assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
     stream.wait_closed()
     assert (stream.closed, stream.viewer.reason) == (1, "left")
+
+
+def test_a_slow_peer_has_time_for_each_frame() -> None:
+    """One that receives nothing for as long is given up on."""
+    clock = Clock()
+    stream = OpenStream(FakeViewer(list(FRAMES)), clock=clock)
+    for frames_left in (1, 0):
+        clock.now += STALL_SECONDS - 1
+        with gevent.Timeout(MAX_WAIT_SECONDS):
+            while len(stream.viewer.frames) > frames_left:
+                stream.peer.recv(65_536)
+    # The scheduler checks once a second.
+    gevent.sleep(1.1)
+    assert (stream.closed, stream.viewer.reason) == (0, "")
+    clock.now += STALL_SECONDS + 1
+    stream.wait_closed()
+    assert stream.viewer.reason == "slow"
+    stream.peer.close()
 
 
 def test_the_stream_of_a_disconnected_peer_is_closed(stream: OpenStream) -> None:
