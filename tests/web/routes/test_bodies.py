@@ -3,24 +3,17 @@
 import contextlib
 import gc
 import gzip
-import os
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import gevent
 import gevent.event
 import gevent.socket
-import httpx
 import orjson
-import psutil
 import pytest
-from flask import Flask, Request
+from flask import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.test import EnvironBuilder
@@ -30,7 +23,6 @@ from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import MAX_LONG_BODIES, SHORT_BODIES_BYTES, SHORT_BODY_BYTES
-from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import (
     MAX_STRUCTURAL_CHARACTERS,
     READ_BYTES,
@@ -42,16 +34,13 @@ from chronoverse.web.http.bodies import (
 from chronoverse.web.http.publish_schemas import LinesBody
 from chronoverse.web.routes.publish import _load_text
 from tests.support.parameters import long_after
-from tests.support.service import SECRET, Service
-from tests.support.waiting import deadline, wait_until
-from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
+from tests.support.service import SECRET
+from tests.support.waiting import deadline
+from tests.web.routes.foreign import TIMESTAMP
 
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
 MAX_LINE: Final = 65_536
-#: Time limit of a runner's requests, whatever others send, in seconds.
-PROMPT_SECONDS: Final = 5.0
 #: CPU time that a body can take before the worker switches to other requests, in seconds. Parsing 8 MiB takes 15 ms,
 #: and longer on a busy machine.
 TURN_SECONDS: Final = 0.1
@@ -60,103 +49,7 @@ RUNNER: Final = "0" * 32
 SCHEMA: Final = LinesBody(MAX_LINE)
 
 
-def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
-    """The body of an append."""
-    entries = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in lines]
-    return orjson.dumps({"token": token, "attempt": 1, "first": 1, "lines": entries})
-
-
 # Bodies that stall
-
-
-class Stalled:
-    """Connections that each send an append without its last bytes, and stay open until the block ends."""
-
-    def __init__(self, service: Service, token: str, workflow_id: str) -> None:
-        self._service = service
-        self._token = token
-        self._target = f"/workflows/{workflow_id}/jobs/stalled/logs".encode()
-        self._sockets: list[socket.socket] = []
-
-    def send(self, body: bytes, *headers: bytes) -> socket.socket:
-        """Opens another connection and sends ``body``, which is eight bytes short."""
-        lines = [b"Content-Type: application/json", b"Content-Length: %d" % (len(body) + 8), *headers]
-        sock = self._service.connect(PATIENCE_SECONDS)
-        self._sockets.append(sock)
-        # The server can reject a body before it is complete.
-        with contextlib.suppress(OSError):
-            sock.sendall(request_bytes(self._target, self._token, *lines, method=b"POST") + body)
-        return sock
-
-    def __enter__(self) -> "Stalled":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for sock in self._sockets:
-            sock.close()
-
-
-@pytest.mark.parametrize("connections", long_after(1, [64, 8]))
-@pytest.mark.parametrize("zipped", long_after(1, [True, False]), ids=["gzip", "plain"])
-def test_stalled_bodies_of_one_token_do_not_stop_other_tokens_from_publishing(
-    service: Service, client: httpx.Client, job: Foreign, connections: int, zipped: bool
-) -> None:
-    """Another token's appends of 1 MiB and its lease renewals are answered promptly."""
-    runner = secrets.token_hex(16)
-    assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
-    # Together, the bodies fill a worker's room for bodies: as sent, or (gzip) decompressed.
-    body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
-    body = body if zipped else b" " * (MAX_LONG_BODIES * MAX_BODY // connections - 8)
-    coding = [b"Content-Encoding: gzip"] if zipped else []
-    first = 1
-
-    def append(count: int) -> float:
-        """Appends lines of 64 KiB and returns the response time in seconds."""
-        nonlocal first
-        lines = [{"timestamp": TIMESTAMP, "message": "x" * MAX_LINE, "stream": "stdout"}] * count
-        started = time.monotonic()
-        response = client.post(f"{job.path}/logs", json={"token": runner, "attempt": 1, "first": first, "lines": lines})
-        assert response.status_code == 200, response.text
-        first += count
-        return time.monotonic() - started
-
-    usual = max(append(count) for count in (1, 16, 16))
-    with Stalled(service, service.token("evil", subject="mallory"), "evil") as stalled:
-        threads = [threading.Thread(target=stalled.send, args=(body, *coding)) for _ in range(connections)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        seconds = [append(count) for count in (1, 0, 16, 0, 16)]
-
-    # The first answer can wait until 64 MiB of the other bodies are read. A busy machine also delays the usual answers.
-    assert max(seconds[1:]) < PROMPT_SECONDS + 3 * usual
-
-
-def test_the_stalling_token_is_rejected_but_can_renew_leases(service: Service, job: Foreign) -> None:
-    """429 for its long bodies; short ones are accepted."""
-    token = service.token(job.workflow_id, subject="mallory")
-    headers = {"Authorization": f"Bearer {token}"}
-    with (
-        Stalled(service, token, job.workflow_id) as stalled,
-        httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS, verify=False) as client,
-    ):
-        assert client.post(f"{job.path}/attempts", json={"token": RUNNER}).status_code == 200
-        for _ in range(MAX_LONG_BODIES // 2):
-            stalled.send(b" " * (MAX_BODY - 8))
-        long = append_bytes(["x" * MAX_LINE] * 100)
-        answers: list[httpx.Response] = []
-
-        def refused() -> bool:
-            answers.append(client.post(f"{job.path}/logs", content=long, headers={"Content-Type": "application/json"}))
-            return answers[-1].status_code == 429
-
-        wait_until(refused, PATIENCE_SECONDS, "the stalled bodies have come")
-        assert "this token has used" in answers[-1].json()["detail"]
-        assert "long request bodies" in answers[-1].json()["detail"]
-        assert int(answers[-1].headers["Retry-After"]) > 0
-        renewal = {"token": RUNNER, "attempt": 1, "first": 1, "lines": []}
-        assert client.post(f"{job.path}/logs", json=renewal).status_code == 200
 
 
 # The same with a BodyReader and shorter timeouts
@@ -336,20 +229,6 @@ def test_an_incomplete_body_is_refused() -> None:
     assert status(BodyReader(1000), Broken([])) == 400
 
 
-def test_a_full_worker_reports_what_is_used_up() -> None:
-    """503 with the error's text."""
-    app = Flask(__name__)
-    problems.register(app)
-
-    @app.route("/")
-    def full() -> str:
-        raise AtCapacity("this worker has no room that this worker has for long request bodies")
-
-    response = app.test_client().get("/")
-    assert response.status_code == 503
-    assert response.get_json()["detail"] == "this worker has no room that this worker has for long request bodies"
-
-
 # Bodies that are expensive
 
 
@@ -466,55 +345,4 @@ class Parts:
         return next(self._parts, b"")
 
 
-def test_a_small_body_that_inflates_to_megabytes_does_not_block(
-    service: Service, client: httpx.Client, job: Foreign
-) -> None:
-    """It becomes 8 MiB of empty strings. The service answers other requests meanwhile."""
-    body = gzip.compress(SHAPES["empty texts"]())
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    statuses: list[int] = []
-
-    def post() -> None:
-        with httpx.Client(
-            base_url=service.url, headers=dict(client.headers), timeout=PATIENCE_SECONDS, verify=False
-        ) as own:
-            statuses.append(own.post(f"{job.path}/logs", content=body, headers=headers).status_code)
-
-    with ExitStack() as stack:
-        for _ in range(4):
-            thread = threading.Thread(target=post)
-            thread.start()
-            stack.callback(thread.join)
-        worked = list(answered(service, client, lambda: len(statuses) == 4))
-
-    assert statuses == [400] * 4
-    assert max(worked) < PROMPT_SECONDS
-
-
-def answered(service: Service, client: httpx.Client, over: Any) -> Iterator[float]:
-    """The worker's CPU time before each answer in seconds, which is the same on a busy machine.
-
-    At least one request, and more until ``over`` returns true.
-    """
-    (worker,) = map(psutil.Process, service.worker_pids())
-    while True:
-        before = sum(worker.cpu_times()[:2])
-        assert client.get("/healthz").status_code == 200
-        yield sum(worker.cpu_times()[:2]) - before
-        if over():
-            return
-
-
 # Rejections are short
-
-
-@pytest.mark.parametrize("shape", ["long keys", "many keys"])
-def test_an_answer_does_not_repeat_what_was_sent(client: httpx.Client, job: Foreign, shape: str) -> None:
-    """It names the first few unknown members, each by the start of its name."""
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    response = client.post(f"{job.path}/logs", content=gzip.compress(SHAPES[shape]()), headers=headers)
-
-    assert response.status_code == 400
-    assert len(response.content) < 8192
-    assert len(response.json()["errors"]) == 10
-    assert response.json()["detail"].endswith("more")

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import httpx_sse
@@ -18,7 +18,6 @@ from chronoverse.client.client import Client
 from chronoverse.joblog.model import JobRef, Line
 from tests.support.service import Service
 from tests.support.tools import tool, unavailable
-from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import blocks
 
@@ -188,28 +187,3 @@ def test_every_client_reads_the_same_lines(
         (number, pair) for number, pair in enumerate(zip(found, expected, strict=True), 1) if pair[0] != pair[1]
     ]
     assert not different, ascii(different)[:2000]
-
-
-def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
-    """In pages, without the framing of a stream."""
-    found: Lines = []
-    next_path: str | None = f"{written.path}/logs?limit=500"
-    in_time = deadline(60, "the last page")
-    while next_path and in_time():
-        response = client.get(next_path)
-        found += [(str(line["sequence_num"]), line["message"]) for line in response.json()["logs"]]
-        next_path = response.links.get("next", {}).get("url")
-
-    assert found == expected
-
-
-def test_the_pieces_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
-    """All but the last one. Joined, they are the line."""
-    page: list[dict[str, Any]] = []
-    in_time = deadline(60, "all parts")
-    while len(page) < len(PARTS) and in_time():
-        offset, limit = len(HOSTILE) + len(page), len(PARTS) - len(page)
-        page += client.get(f"{written.path}/logs?offset={offset}&limit={limit}").json()["logs"]
-
-    assert [line.get("partial", False) for line in page] == [True] * (len(PARTS) - 1) + [False]
-    assert sum(len(line["message"].encode()) for line in page) >= len(GIANT)

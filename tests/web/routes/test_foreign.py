@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from tests.support.servers import RedisServer
-from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
@@ -87,43 +86,6 @@ def test_an_entry_that_can_be_shown_is_shown(
         assert named(stream, "log")[1] == shown | {"sequence_num": 2}
 
 
-@pytest.mark.parametrize(
-    ("fields", "last"),
-    [(("colour", "red"), 2), (("timestamp", TIMESTAMP, "stream", "stdout"), 2), ((b"\xff", b"\x00"), 2), ((), 5)],
-)
-def test_an_entry_without_a_message_is_a_gap(
-    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], last: int
-) -> None:
-    """Skipped numbers are gaps, too. The gap contains the range."""
-
-    def write() -> None:
-        job.line("before")
-        if fields:
-            job.add("2-0", *fields)
-        job.last = last
-        job.line("after")
-        job.end()
-
-    for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [1, last + 1]
-        assert named(stream, "gap") == [{"from": 2, "to": last, "reason": "malformed" if fields else "missing"}]
-
-
-def test_an_entry_between_two_numbers_does_not_stop_a_stream(open_stream: OpenStream, job: Foreign) -> None:
-    """``5-1`` is not a line's id. The lines around it are sent once and in order."""
-
-    def write() -> None:
-        job.lines(["x"] * 5)
-        job.add("5-1", *LINE)
-        job.add("5-7", *LINE)
-        job.lines(["x"] * 2)
-        job.end()
-
-    for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [*range(1, 8)]
-        assert named(stream, "end")
-
-
 def test_ids_made_by_the_server_are_shown_after_a_gap(open_stream: OpenStream, job: Foreign) -> None:
     """``*`` generates numbers of 13 digits. The lines are shown, and the missing numbers are a gap."""
 
@@ -175,24 +137,6 @@ def test_no_page_contains_a_number_beyond_the_maximum(client: httpx.Client, job:
     assert client.get(job.path).json()["last_sequence_num"] == 10**15 - 1
 
 
-def test_nothing_after_the_end_is_shown(
-    service: Service, open_stream: OpenStream, job: Foreign, redis_server: RedisServer
-) -> None:
-    """Whether the viewer was connected when it was written in the same transaction as the end, or came later."""
-
-    def write() -> None:
-        end = ("XADD", job.key, "2-0", "event", "end", "status", "COMPLETED")
-        ask_all(
-            redis_server.url,
-            [("XADD", job.key, "1-0", *LINE), ("MULTI",), end, ("XADD", job.key, "3-0", *LINE), ("EXEC",)],
-        )
-
-    for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [1]
-        assert stream.blocks()[-1]["event"] == "end"
-    assert httpx.get(f"{service.url}/healthz", timeout=1, verify=service.verify).status_code == 200
-
-
 def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream: OpenStream, job: Foreign) -> None:
     """All routes agree that the job ended after line 1 and has no other line."""
     job.line("one")
@@ -237,23 +181,6 @@ def test_a_key_of_another_type_is_rejected(client: httpx.Client, job: Foreign, r
         response = client.get(job.path + path)
         assert response.status_code == 409
         assert response.headers["content-type"] == "application/problem+json"
-
-
-def test_a_key_replaced_by_another_type_ends_only_its_viewers(
-    open_stream: OpenStream, job: Foreign, redis_server: RedisServer
-) -> None:
-    """The worker reads all its jobs in one command. Viewers of other jobs are not affected."""
-    other = job.sibling("other")
-    other.line("one")
-    job.line("one")
-    watching, unlucky = open_stream(other).wait_for(b"id: 1\n\n"), open_stream(job).wait_for(b"id: 1\n\n")
-    ask_all(redis_server.url, [("DEL", job.key), ("SET", job.key, "not a stream")])
-    unlucky.wait_end(5)
-    other.line("two")
-    watching.wait_for(b"id: 2\n\n", 3)
-
-    assert unlucky.blocks()[-1]["event"] == "error"
-    assert watching.numbers() == [1, 2]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])

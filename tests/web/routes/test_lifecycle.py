@@ -147,29 +147,6 @@ def resume_process(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None:
-    """On SIGHUP new workers start and the old ones' streams end. The port stays open."""
-    before = set(pair.worker_pids())
-    with ExitStack() as stack:
-        open_stream = opener(pair, stack)
-        streams = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(3)]
-        pair.signal(signal.SIGHUP)
-        for stream in streams:
-            stream.wait_end()
-            assert not stream.cut
-            assert list(stream.blocks()[-1]) == ["retry"]
-        job.line("after the reload")
-
-        def stream_stays_open() -> bool:
-            """Whether a stream opens and stays open. A draining worker can still accept it and then end it."""
-            again = open_stream(job, Last_Event_ID="3")
-            again.wait_until(lambda: again.ended or again.numbers(), PATIENCE_SECONDS, "a line, or the end")
-            return again.numbers() == [4]
-
-        wait_until(stream_stays_open, PATIENCE_SECONDS, "the line after the reload")
-    wait_until(lambda: not before & set(pair.worker_pids()), PATIENCE_SECONDS, "the old workers are gone")
-
-
 def test_a_stop_with_open_streams_is_fast_and_loses_nothing(pair: Service, job: Foreign) -> None:
     """On SIGTERM streams end without ``end``, and the processes exit. Viewers resume after the next start."""
     workers = pair.worker_pids()

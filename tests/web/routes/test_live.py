@@ -14,7 +14,6 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.short_streams import open_short_streams
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
 
 OpenStream = Callable[..., Stream]
@@ -38,14 +37,6 @@ def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket
         yield sock
 
 
-def test_connected_is_sent_immediately(open_stream: OpenStream, job: Foreign) -> None:
-    """Even if the job does not exist yet, and the viewer waits for long."""
-    stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
-
-    assert (stream.status, stream.headers["last-event-id"]) == (200, "0")
-    assert re.fullmatch(rb'event: connected\ndata: {"status":"connected"}\nretry: \d{4}\n\n', stream.body)
-
-
 def test_an_awaited_job_is_followed_from_its_start(open_stream: OpenStream, job: Foreign) -> None:
     """All of its lines, its status and its end."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
@@ -58,35 +49,6 @@ def test_an_awaited_job_is_followed_from_its_start(open_stream: OpenStream, job:
     assert stream.numbers() == [1, 2]
     kinds = [block["event"] for block in stream.blocks()]
     assert kinds == ["connected", "job", "log", "log", "job", "end"]
-
-
-def test_an_awaited_job_that_does_not_start_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
-    """One line of plain text, after which the server closes the stream."""
-    stream = open_stream(job, "?wait=1").wait_end(3)
-
-    assert [block["event"] for block in stream.blocks()] == ["connected", "error"]
-    assert not stream.cut
-
-
-def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign) -> None:
-    """Also with a wait of 0 seconds."""
-    assert client.get(f"{job.path}/events").status_code == 404
-    assert client.get(f"{job.path}/events?wait=0").status_code == 404
-
-
-def test_a_registered_job_is_watched_from_pending_to_its_end(
-    open_stream: OpenStream, client: httpx.Client, job: Foreign
-) -> None:
-    """Each change of status is a ``job`` event."""
-    client.put(job.path)
-    stream = open_stream(job).wait_for(b'"PENDING"')
-    job.line("one")
-    stream.wait_for(b'"RUNNING"').wait_for(b"id: 1\n\n")
-    job.end("FAILED", 7)
-    stream.wait_end()
-
-    states = [block["data"]["status"] for block in stream.blocks() if block["event"] == "job"]
-    assert states == ["PENDING", "RUNNING", "FAILED"]
 
 
 def test_live_lines_are_delivered_once_and_one_by_one(open_stream: OpenStream, job: Foreign) -> None:
@@ -102,16 +64,6 @@ def test_live_lines_are_delivered_once_and_one_by_one(open_stream: OpenStream, j
 
     numbers = [stream.wait_end().numbers() for stream in streams]
     assert numbers == [[*range(1, 11)], [*range(3, 11)], [*range(5, 11)], [*range(4, 11)]]
-
-
-def test_a_viewer_at_the_live_end_gets_only_new_lines(open_stream: OpenStream, job: Foreign) -> None:
-    """The header contains the last line before."""
-    job.lines(["old"] * 3)
-    stream = open_stream(job, "?offset=latest").wait_for(b"event: job")
-    job.line("new")
-
-    assert stream.wait_for(b"id: 4\n\n").numbers() == [4]
-    assert stream.headers["last-event-id"] == "3"
 
 
 def test_a_heartbeat_is_a_single_line(open_stream: OpenStream, job: Foreign) -> None:
@@ -197,28 +149,6 @@ def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
     assert again.status_code == 401
 
 
-def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream: OpenStream, job: Foreign) -> None:
-    """A blocking read of the store alone would never return."""
-    job.line("one")
-    stream = open_stream(job).wait_for(b"id: 1\n\n")
-    redis_server.ask("DEL", job.key)
-    stream.wait_end(4)
-
-    assert stream.blocks()[-1]["event"] == "error"
-
-
-def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStream, job: Foreign) -> None:
-    """After the store lost lines that the viewer has, or with an invented number. No line is repeated."""
-    job.line("one")
-    stream = open_stream(job, Last_Event_ID="99").wait_for(b"event: job")
-    job.line("two")
-    job.end()
-    stream.wait_end()
-
-    assert stream.numbers() == []
-    assert stream.blocks()[-1]["event"] in ("end", "error")
-
-
 def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: dict[str, str], job: Foreign) -> None:
     """It is answered after the stream, unless the stream announced that it closes the connection."""
     job.line("one")
@@ -239,13 +169,3 @@ def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: d
     assert stream.endswith(b"id: 3\n\n")
     assert stream.count(b"HTTP/1.1 ") == 1
     assert (rest == b"") == (b"\r\nConnection: close\r\n" in stream)
-
-
-def test_viewers_that_leave_are_no_longer_counted(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """Hundreds leave when they have all lines, many of them simultaneously."""
-    job.lines(["x"] * 3)
-    token = auth["Authorization"].removeprefix("Bearer ")
-    request = request_bytes(f"{job.path}/events".encode(), token)
-    open_short_streams(service, [(request, b"id: 3\n\n")], streams=250, at_once=64)
-
-    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is counted any more")

@@ -13,7 +13,6 @@ import httpx
 import orjson
 import psutil
 import pytest
-import redis
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
@@ -183,58 +182,6 @@ def test_a_permanent_gap_is_reported(sender: Sender) -> None:
     assert 'event: gap\ndata: {"from":3,"to":4,"reason":"missing"}' in events
 
 
-def test_a_job_without_records_for_a_week_is_lost(sender: Sender, redis_server: RedisServer) -> None:
-    """Few senders report the end of a job, and a job that never ends is never deleted."""
-    sender.post(record("x"))
-    workflow = sender.resource["service.name"]
-    with redis.Redis.from_url(redis_server.url, protocol=2) as store:
-        lease: Any = store.pttl(f"chronoverse:{{{workflow}}}:job_1:lease")
-    assert 6 * 86_400_000 < lease <= 7 * 86_400_000
-
-
-def test_records_after_a_rotation_belong_to_a_new_file(sender: Sender) -> None:
-    """The numbers start at 1 again, within a request or in the next one."""
-    later = [record(f"new {n}", time=TIME + n, log__file__path="/a", log__file__record_number=n) for n in range(1, 5)]
-    for _ in range(2):
-        sender.rejected(sender.post(*numbered(1, 3, "/a"), *later[:2]))
-        sender.rejected(sender.post(*later))
-    assert sender.messages() == ["line 1", "line 2", "line 3", "new 1", "new 2", "new 3", "new 4"]
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_the_rest_of_a_rotated_file_can_follow_the_next_file(sender: Sender, together: bool) -> None:
-    """In one request, or over several connections of a sender. No record waits, and none is missing."""
-
-    def of_file(text: str, first: int, last: int, time: int) -> list[LogRecord]:
-        numbers = range(first, last + 1)
-        return [record(f"{text} {n}", time=time, log__file__path="/a", log__file__record_number=n) for n in numbers]
-
-    old, new = of_file("old", 1, 600, TIME), of_file("new", 1, 150, TIME + 1)
-    requests = [old[:500], new[:75], old[500:], new[75:]]
-    if together:
-        requests = [requests[0], [*requests[1], *requests[2]], requests[3]]
-    for records in (*requests, *requests[1:]):
-        assert sender.rejected(sender.post(*records)) == (0, "")
-    found = sender.messages()
-    for text, count in (("old", 600), ("new", 150)):
-        assert [each for each in found if text in each] == [f"{text} {n}" for n in range(1, count + 1)]
-
-
-def test_positions_in_files_count_towards_quotas(sender: Sender, redis_server: RedisServer) -> None:
-    """A job can have thousands of files, and a request can name hundreds."""
-    workflow = sender.resource["service.name"]
-    with redis.Redis.from_url(redis_server.url, protocol=2) as store:
-        store.hset(f"chronoverse:{{{workflow}}}:settings", "day_bytes", 10_000)
-        for job in ("job_1", "job_2"):
-            many = [record("", log__file__path=f"/{n}", log__file__record_number=1) for n in range(600)]
-            count, why = sender.rejected(sender.post(*many, service__instance__id=job))
-            assert (count > 500, "quota" in why) == (True, True)
-        # A record of many lines is one rejected record.
-        assert sender.rejected(sender.post(record("x\n" * 100), service__instance__id="job_2"))[0] == 1
-        marks = [store.hlen(f"chronoverse:{{{workflow}}}:{job}:files") for job in ("job_1", "job_2")]
-    assert marks == [100, 0]
-
-
 def test_a_record_of_a_carriage_return_alone_is_an_empty_line(sender: Sender) -> None:
     """Otherwise the next record would follow a gap."""
     returns = record("\r", log__file__path="/var/log/a.log", log__file__record_number=2)
@@ -333,44 +280,12 @@ def test_a_request_ends_when_its_client_leaves(sender: Sender, service: Service)
     assert sender.client.get(sender.path).status_code == 404
 
 
-def test_an_exit_code_can_be_a_string_of_digits(sender: Sender) -> None:
-    """Some senders read it from a shell variable."""
-    assert sender.rejected(sender.post(record("end", chronoverse__exit_code="143"))) == (0, "")
-    job = sender.client.get(sender.path).json()
-    assert (job["status"], job["exit_code"]) == ("FAILED", 143)
-
-
 def test_records_of_a_runners_job_are_rejected(sender: Sender) -> None:
     """The runner numbers the lines."""
     opened = sender.client.post(f"{sender.path}/attempts", json={"token": "a" * 32})
     assert opened.status_code == 200
     count, why = sender.rejected(sender.post(*numbered(1, 3)))
     assert (count, "another live runner holds this job" in why) == (3, True)
-
-
-def test_the_log_of_a_buildkite_job_needs_no_settings(sender: Sender) -> None:
-    """Its agent sends one request per line, as a service of its own, possibly from a pod."""
-    pod = {"service.name": "buildkite-agent", "k8s.namespace.name": "ci", "k8s.pod.uid": "6e1"}
-    names: dict[str, Any] = {
-        "buildkite__pipeline__slug": sender.resource["service.name"],
-        "buildkite__job__id": "job_1",
-    }
-    for text in ("--- build", "$ make"):
-        assert sender.rejected(sender.send(request(pod, record(text, **names)))) == (0, "")
-    assert sender.messages() == ["--- build", "$ make"]
-
-
-def test_records_of_a_runners_job_are_rejected_between_steps(sender: Sender) -> None:
-    """Even if records began the job: they could end it before its next step."""
-    end = record(None, chronoverse__exit_code=0)
-    for path, begin in ((sender.path, [end]), (sender.path + "_of_records", [record("x"), end])):
-        job_id = path.rpartition("/")[2]
-        assert sender.rejected(sender.post(*begin[:-1], service__instance__id=job_id)) == (0, "")
-        attempt = sender.client.post(f"{path}/attempts", json={"token": "a" * 32}).json()
-        step = {"token": "a" * 32, "attempt": attempt["attempt"], "next": attempt["next"], "status": "PENDING"}
-        assert sender.client.post(f"{path}/end", json={**step, "dropped": 0}).status_code == 204
-        assert sender.rejected(sender.post(*begin, service__instance__id=job_id))[0] == len(begin)
-        assert sender.client.get(path).json()["status"] == "RUNNING"
 
 
 @pytest.mark.parametrize("body", ["", None])
@@ -421,13 +336,6 @@ def test_a_token_needs_the_scope(sender: Sender, service: Service) -> None:
     headers = {**PROTOBUF, "Authorization": f"Bearer {service.token(scopes=['logs:read'])}"}
     response = sender.client.post("/v1/logs", content=b"", headers=headers)
     assert (response.status_code, b"logs:write" in response.content) == (403, True)
-
-
-def test_empty_requests_are_accepted(sender: Sender) -> None:
-    """Exporters can send one as a probe."""
-    assert sender.rejected(sender.client.post("/v1/logs", content=b"", headers=PROTOBUF)) == (0, "")
-    response = sender.client.post("/v1/logs", json={})
-    assert (response.status_code, response.json()) == (200, {})
 
 
 @pytest.mark.long

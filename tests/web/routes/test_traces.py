@@ -234,23 +234,6 @@ def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
         assert service.wait(PATIENCE_SECONDS) == 0
 
 
-def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
-    """The service works, logs the failure, and exits in time."""
-    job.lines(["x"]).end()
-    with traced(tmp_path, redis_server.url, "http://127.0.0.1:9", log_format="json") as service:
-        for _ in range(20):
-            answer = httpx.get(
-                f"{service.url}{job.path}/events", headers=headers(service, "x"), timeout=10, verify=False
-            )
-            assert answer.status_code == 200
-        wait_until(lambda: "opentelemetry" in service.logs(), PATIENCE_SECONDS, "it is logged")
-        service.signal(SIGTERM)
-        # gunicorn kills a worker after 20 s.
-        assert service.wait(15) == 0
-        lines = service.logs().splitlines()
-    assert [line for line in lines if "xport" in line and not line.startswith("{")] == []
-
-
 def test_missing_packages_are_named_at_startup(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are only needed with traces."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)

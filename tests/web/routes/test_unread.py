@@ -134,13 +134,6 @@ def test_connections_with_unread_answers_do_not_lock_others_out(
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
 
-def test_long_heads_do_not_lock_others_out(small: Service) -> None:
-    """They are rejected early, one at a time."""
-    with unread(small, 300, "headers"):
-        found = health_seconds(small)
-    assert found[len(found) * 9 // 10] < HEALTH_SECONDS
-
-
 def test_connections_leave_descriptors_for_the_store_and_for_files(small: Service) -> None:
     """With fewer descriptors than connections, the service can still reach the store and open files."""
     (pid,) = small.worker_pids()
@@ -182,20 +175,6 @@ def test_unread_answers_of_a_token_are_limited(small: Service, redis_server: Red
         assert ask(small, page, "other").status_code == 200
     assert grown < UNREAD_MEMORY
     wait_until(lambda: ask(small, page, "greedy").status_code == 200, PATIENCE_SECONDS, "the share is given back")
-
-
-def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, redis_server: RedisServer) -> None:
-    """Whatever its ``limit``, and although several tokens have used up their shares."""
-    long = Foreign(redis_server.url, "unread", "long_lines").lines([LONG_LINE] * 300)
-    short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
-    with ExitStack() as stack:
-        for subject in ("first", "second", "third", "fourth"):
-            greedy = [stack.enter_context(small.connect(PATIENCE_SECONDS)) for _ in range(5)]
-            for sock in greedy:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                sock.sendall(request_bytes(f"{long.path}/logs?limit=300".encode(), token(subject)))
-            assert {sock.recv(12) for sock in greedy} - {b"HTTP/1.1 200"}
-        assert ask(small, f"{short.path}/logs?limit=1000", "newcomer").status_code == 200
 
 
 @pytest.mark.long
