@@ -99,7 +99,8 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
             *_lines(*({**LINE, "message": each} for each in (1, "a\nb"))),
             *_lines(*({**LINE, "timestamp": each} for each in ("2026-03-03T10:00:05Z", TIMESTAMP + "\n", 1))),
             *_lines({**LINE, "partial": 1}, {**LINE, "sequence_num": 2}, {**LINE, "message": "x" * 65_537}),
-            *_lines({**LINE, "message": "é" * 32_768 + "x"}),
+            # A replacement character counts as the single byte that it replaced.
+            *_lines(*({**LINE, "message": each * 32_768 + "x"} for each in ("é", "\ufffd" * 2))),
             ({"runs": [RUN]}, "lines: either lines or runs are required"),
             ({"lines": None, "runs": [{**RUN, "messages": ["x"] * 501}], "first": 10**15 - 501}, "first: too high"),
         ],
@@ -115,7 +116,10 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
                 ({"runs": [{**RUN, "messages": each}]}, "runs: 0: messages must be a list of texts without a newline")
                 for each in ("text", {"a": 1}, None, ["a", 5], ["a", "b\nc"])
             ),
-            ({"runs": [{**RUN, "messages": ["a", "b" * 65_537]}]}, "runs: 0: messages.1: message must have at most"),
+            *(
+                ({"runs": [{**RUN, "messages": ["a", each]}]}, "runs: 0: messages.1: message must have at most")
+                for each in ("b" * 65_537, "\ufffd" * 65_536 + "b")
+            ),
             *(
                 ({"runs": [{**RUN, "partial": each}]}, "runs: 0: partial must be a list of indexes")
                 for each in ([2], [-1], [1, 0], [0, 0], [False], True)
