@@ -25,7 +25,8 @@ def _log_read(response: Response) -> Response:
     arguments = request.view_args or {}
     ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
     operation = (request.endpoint or "").rpartition(".")[2]
-    has_text = operation == "search_all" or (ids and operation not in _WITHOUT_TEXT)
+    # The documents of the page have ids, too, but no principal.
+    has_text = "principal" in g and (operation == "search_all" or (ids and operation not in _WITHOUT_TEXT))
     # Errors can also have status 200 (``Prefer: status=200``).
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
     if request.method == "GET" and has_text and is_answer:
