@@ -3,20 +3,18 @@
 import itertools
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 
 from chronoverse.embedded import server as embedded
 from tests.support.servers import RedisServer
 from tests.support.service import Service, is_alive, serving
 from tests.support.waiting import wait_until
-from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 pytestmark = pytest.mark.long
@@ -30,13 +28,6 @@ _numbers = itertools.count(1)
 def job(redis_server: RedisServer) -> Foreign:
     """A new job for each test, with three lines."""
     return Foreign(redis_server.url, "lifecycle", f"job_{next(_numbers)}").lines(["x"] * 3)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with a limit of two streams, each of at most five seconds."""
-    with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=2, max_stream_seconds=5) as service:
-        yield service
 
 
 @pytest.fixture(scope="module")
@@ -63,54 +54,6 @@ def last_event_id_of(stream: Stream) -> str:
     """The Last-Event-ID with which the client of ``stream`` reconnects."""
     ids: list[str] = [block["id"] for block in stream.blocks() if "id" in block]
     return ids[-1]
-
-
-def test_a_full_worker_rejects_only_streams(small: Service, job: Foreign) -> None:
-    """With 503 and Retry-After, until another stream ends. Rejected streams are not counted.
-
-    Downloads that fail immediately leave no stream behind.
-    """
-    headers = {"Authorization": f"Bearer {small.token()}"}
-    lost = job.sibling("lost").lines(["x"] * 3)
-    # As if the first lines were in an archive that this service does not have.
-    lost.trim(2)
-    ask_all(str(small.redis_url), [("HSET", lost.key.replace(":log", ":job"), "archived", "2", "archived_first", "1")])
-    for _ in range(3):
-        assert httpx.get(f"{small.url}{lost.path}/logs/raw", headers=headers, verify=small.verify).status_code == 503
-    with ExitStack() as stack:
-        open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
-        first = open_stream(job).wait_for(b"id: 3\n\n")
-        open_stream(job).wait_for(b"id: 3\n\n")
-        for _ in range(5):
-            refused = open_stream(job).wait_end()
-            assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
-            assert int(refused.headers["retry-after"]) > 0
-        assert small.metric(OPEN_STREAMS) == 2
-        assert httpx.get(f"{small.url}/healthz", timeout=1, verify=small.verify).status_code == 200
-        assert httpx.get(f"{small.url}/readyz", timeout=1, verify=small.verify).status_code == 200
-
-        first.close()
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 1, PATIENCE_SECONDS, "one has left")
-        assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
-
-
-def test_a_stream_ends_at_its_maximum_age_and_its_client_resumes(small: Service, job: Foreign) -> None:
-    """It ends with ``retry`` and without ``end``. No line is missing or repeated."""
-    with ExitStack() as stack:
-        open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
-        start = time.monotonic()
-        old = open_stream(job).wait_for(b"id: 3\n\n").wait_end(8)
-        age = time.monotonic() - start
-        job.line("while it was disconnected")
-        again = open_stream(job, Last_Event_ID=last_event_id_of(old)).wait_for(b"id: 4\n\n")
-
-        assert 4.4 < age < 6.5
-        assert not old.cut
-        assert "end" not in [block.get("event") for block in old.blocks()]
-        assert list(old.blocks()[-1]) == ["retry"]
-        assert [*old.numbers(), *again.numbers()] == [1, 2, 3, 4]
 
 
 def test_metrics_of_two_workers_are_summed_without_killed_ones(pair: Service, job: Foreign) -> None:

@@ -1,5 +1,7 @@
 """Limits of a worker and of a token, as a client sees them. ``tests/web/guards`` has the guards themselves."""
 
+import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from chronoverse.web.guards.admission import StreamTicket
 from tests.support.servers import RedisServer
+from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_publish import Runner
 
@@ -50,6 +53,23 @@ def test_streams_waits_and_downloads_have_one_limit(
     admission.leave(taken)
     assert {client.get(job.path + path).status_code for path in PATHS} == {200}
     assert len(admission) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "ttl", "end"),
+    [({"max_stream_seconds": 1}, 600, r"retry: [1-5]\d{3}\n\n"), ({}, 2, r"event: error\ndata: token expired\n\n")],
+)
+def test_a_stream_ends_at_its_maximum_age_and_with_its_token(
+    in_process: InProcess, service: Service, job: Foreign, settings: dict[str, int], ttl: int, end: str
+) -> None:
+    """And frees its slot."""
+    client = in_process(**settings)
+    job.line("one")
+    headers, began = {"Authorization": f"Bearer {service.token(ttl=ttl)}"}, time.monotonic()
+    text = client.get(f"{job.path}/events", headers=headers).text
+    assert time.monotonic() - began > 0.9 * settings.get("max_stream_seconds", 1)
+    assert re.search(f"id: 1\n\n(:\n)*{end}$", text), text
+    assert len(deps_of(client).admission) == 0
 
 
 def test_a_download_that_fails_leaves_no_slot(in_process: InProcess, job: Foreign) -> None:
