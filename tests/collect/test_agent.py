@@ -9,8 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from chronoverse.client.follower import JobState
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.model import Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
 from tests.support.commands import call_main
@@ -24,28 +23,22 @@ Agents = Callable[..., Agent]
 
 def test_a_pod_becomes_a_job_that_ends_like_its_container(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
     """Partial lines are joined per stream, times are those of the lines, and the end comes last."""
+    name, job_id = "nightly-28000000-x7k2p", "nightly-28000000-x7k2p.main"
     with agent() as node:
-        one = pod("nightly-28000000-x7k2p", owner=("Job", "nightly-28000000"))
+        one = pod(name, owner=("Job", "nightly-28000000"))
         writer = ContainerWriter(node.pods, one)
         api.apply(with_state(one, running={}))
         at = 1_772_532_005.123456789
         writer.write(cri_line("one", at=at), cri_line("beg", tag="P", at=at + 1), cri_line("oops", "stderr", at=at + 2))
-        jobs.wait_for_lines("shop.nightly", "nightly-28000000-x7k2p.main", 2)
+        jobs.wait_for_lines("shop.nightly", job_id, 2)
         writer.write(cri_line("in", tag="P", at=at + 3), cri_line("ning", tag="F", at=at + 4), cri_line("", at=at + 5))
         api.apply(ended(one, 3, "OOMKilled"))
-
-        job = jobs.wait_for_end("shop.nightly", "nightly-28000000-x7k2p.main")
+        job = jobs.wait_for_end("shop.nightly", job_id)
 
     assert (job["status"], job["exit_code"], job["lines"], job["dropped"]) == ("FAILED", 3, 4, 0)
-    assert job["labels"] == {
-        "namespace": "shop",
-        "pod": "nightly-28000000-x7k2p",
-        "container": "main",
-        "node": "node-1",
-        "image": "registry.example.com/app:1",
-        "reason": "OOMKilled",
-    }
-    assert jobs.entries("shop.nightly", "nightly-28000000-x7k2p.main") == [
+    labels = {"namespace": "shop", "pod": name, "container": "main", "node": "node-1", "reason": "OOMKilled"}
+    assert job["labels"] == {**labels, "image": "registry.example.com/app:1"}
+    assert jobs.entries("shop.nightly", job_id) == [
         Line(1, "2026-03-03T10:00:05.123Z", "one", "stdout"),
         Line(2, "2026-03-03T10:00:07.123Z", "oops", "stderr"),
         Line(3, "2026-03-03T10:00:09.123Z", "beginning", "stdout"),
@@ -128,93 +121,39 @@ def test_a_pod_deleted_before_its_final_status_is_lost(agent: Agents, api: ApiSe
     assert jobs.texts("shop.one", "one.main") == jobs.texts("shop.two", "two.main") == ["first", "last"]
 
 
-def test_changes_are_received_over_every_kind_of_watch(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """Expired versions, broken connections, repeated events out of order, rejections."""
-    with agent() as node:
-        pods = [pod(f"p{number}") for number in range(6)]
-        for each in pods:
-            ContainerWriter(node.pods, each).print(each["metadata"]["name"])
-            api.apply(with_state(each, running={}))
-        jobs.wait_for_lines("shop.p5", "p5.main", 1)
-        api.apply(ended(pods[0], 0))
-        jobs.wait_for_end("shop.p0", "p0.main")
-        api.apply(ended(pods[1], 1))
-        api.resend(8)
-        jobs.wait_for_end("shop.p1", "p1.main")
-        api.apply(ended(pods[2], 2), quietly=True)
-        api.expire()
-        jobs.wait_for_end("shop.p2", "p2.main")
-        api.delete(with_state(pods[3], running={}), quietly=True)
-        api.expire()
-        assert jobs.wait_for_end("shop.p3", "p3.main")["status"] == "LOST"
-        earlier, api.refuses = len(api.requests), 410
-        api.cut()
-        api.apply(ended(pods[4], 4), quietly=True)
-        wait_until(lambda: any("watch" not in each for each in api.requests[earlier:]), SOON, "the pods are listed")
-        assert "cannot read pods from the API server" in node.log.read_text()
-        api.refuses = None
-        assert jobs.wait_for_end("shop.p4", "p4.main")["exit_code"] == 4
-        api.apply(ended(pods[5], 5))
-        assert jobs.wait_for_end("shop.p5", "p5.main")["exit_code"] == 5
-
-    watches = [each for each in api.requests if "watch=true" in each]
-    assert all("allowWatchBookmarks=true" in each and "spec.nodeName" in each for each in watches)
-
-
-def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, service: Service) -> None:
-    """While the service is unavailable, each container's lag grows."""
+def test_health_and_lag_are_shown(
+    agent: Agents, api: ApiServer, jobs: Jobs, service: Service, proxy: FaultProxy
+) -> None:
+    """While the service is unavailable, each container's lag grows. Without the API server, publishing continues."""
     port = free_port()
-    with (
-        FaultProxy((service.host, service.port)) as proxy,
-        agent("--metrics", f"127.0.0.1:{port}", url=proxy.http_url) as node,
-    ):
+
+    def lag(unit: str) -> float:
+        name = f'chronoverse_collect_lag_{unit}{{container="main",namespace="shop",pod="one"}}'
+        found = re.search(rf"{re.escape(name)} (\S+)", httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        assert found
+        return float(found[1])
+
+    with agent("--metrics", f"127.0.0.1:{port}", url=proxy.http_url) as node:
         one = pod("one")
         writer = ContainerWriter(node.pods, one)
         api.apply(with_state(one, running={}))
         began = time.monotonic()
         writer.print("first")
         jobs.wait_for_lines("shop.one", "one.main", 1)
+        api.refuses = 503
         proxy.refuse()
         proxy.cut()
         writer.print("x" * 1_000)
-        name = 'chronoverse_collect_lag_bytes{container="main",namespace="shop",pod="one"}'
-        url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/healthz").status_code == 200
-        wait_until(lambda: re.search(rf"{re.escape(name)} [1-9]", httpx.get(f"{url}/metrics").text), SOON, "lag")
-        name = name.replace("bytes", "seconds")
-        wait_until(lambda: f"{name} 0.0" not in httpx.get(f"{url}/metrics").text, SOON, "lag")
-        found = re.search(rf"{re.escape(name)} (\S+)", httpx.get(f"{url}/metrics").text)
-        assert found
-        assert 0 < float(found[1]) <= time.monotonic() - began + 1
-        name = name.replace("seconds", "bytes")
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        wait_until(lambda: lag("bytes") > 1_000, SOON, "lag")
+        wait_until(lambda: lag("seconds") > 0, SOON, "lag")
+        assert lag("seconds") <= time.monotonic() - began + 1
         proxy.heal()
-        wait_until(lambda: f"{name} 0.0" in httpx.get(f"{url}/metrics").text, SOON, "no lag")
+        wait_until(lambda: lag("bytes") == 0, SOON, "no lag")
+        api.refuses = None
         api.apply(ended(one))
         jobs.wait_for_end("shop.one", "one.main")
     assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]
-
-
-def test_a_run_is_followed_live_and_compared_with_the_previous_one(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """As documented in docs/kubernetes.md, with only the agent."""
-    with agent() as node:
-        for number, (code, text) in enumerate(((0, "all is well"), (3, "disk full"))):
-            one = pod(f"nightly-2900000{number}-abcde", owner=("Job", f"nightly-2900000{number}"))
-            writer = ContainerWriter(node.pods, one)
-            api.apply(with_state(one, running={}))
-            writer.print("begin")
-            job = JobRef("shop.nightly", f"{one['metadata']['name']}.main")
-            jobs.wait_for_lines(*job, 1)
-            events = jobs.client.follow(job)
-            first = next(each for each in events if isinstance(each, Line))
-            writer.print(text)
-            second = next(each for each in events if isinstance(each, Line))
-            api.apply(ended(one, code))
-            assert (first.message, second.message) == ("begin", text)
-            assert [each.exit_code for each in events if isinstance(each, JobState)][-1] == code
-        new = jobs.client.read("/workflows/{}/jobs/{}/logs/new", *job)
-
-    assert [line["message"] for line in new["logs"]] == ["disk full"]
-    assert new["compared_with"] == ["nightly-29000000-abcde.main"]
 
 
 def test_labels_beyond_a_jobs_limit_are_rejected(tmp_path: Path) -> None:

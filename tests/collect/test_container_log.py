@@ -1,6 +1,7 @@
 """One run of a container in this process, step by step, with a real store."""
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,14 @@ from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.files import READ_BYTES
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import MAX_NUMBER, Attempt, Gap, JobRef, Line, Status, iso_timestamp
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.store.durability import Durability
-from tests.collect.node import SOON, ContainerWriter, cri_line, pod, rotate, texts
+from tests.collect.node import SOON, ContainerWriter, cri_line, ended, pod, rotate, texts, with_state
 from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -31,6 +33,7 @@ from tests.support.waiting import wait_until
 JOB = JobRef("shop.one", "one.main")
 KEY = RunKey("uid-one", "main", 0)
 DONE = ContainerEnd(0, "Completed")
+AT = 1_772_532_005  # 2026-03-03T10:00:05Z
 
 
 class SlowStore(Store):
@@ -44,293 +47,290 @@ class SlowStore(Store):
         return super().confirm(attempt, may_sync) if self.is_safe else None
 
 
-def log_of(store: Store, job: JobRef = JOB) -> list[str | Gap]:
-    entries = [each for each in read_entries(store.page(job, count=1_000), 0) if isinstance(each, Line | Gap)]
-    return [each.message if isinstance(each, Line) else each for each in entries]
+class Run:
+    """The run, what writes its log, and what its agents share. It ends at once with the container."""
+
+    def __init__(self, store: SlowStore, directory: Path) -> None:
+        self.store, self._path = store, directory / "checkpoints.json"
+        self.writer = ContainerWriter(directory, pod("one"))
+        #: Messages of the agents; and errors that reading the log raises next.
+        self.said: list[str] = []
+        self.failures: list[Exception] = []
+        checkpoints = Checkpoints(self._path, self.said.append)
+        settings = Settings(data_dir=directory)
+        self.around = Surroundings(
+            lambda: store, self._read_end, checkpoints, self.said.append, settings, SecretForms()
+        )
+
+    def _read_end(self, job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
+        if self.failures:
+            raise self.failures.pop()
+        entries = read_entries(self.store.page(job, before=MAX_NUMBER, count=count)[::-1], 0)
+        return self.store.require_job(job).status, [each for each in entries if isinstance(each, Line)]
+
+    @property
+    def checkpoint(self) -> dict[str, Any]:
+        return self.around.checkpoints[str(KEY)]
+
+    def begin(self, started: str | None = None) -> ContainerLog:
+        """Begins or resumes the run."""
+        new: dict[str, Any] = {"job": JOB, "path": str(self.writer.path), "labels": {}, "started": started}
+        return ContainerLog(KEY, self.around, new | self.around.checkpoints.get(str(KEY), {}), None)
+
+    def step_until(self, log: ContainerLog, condition: Callable[[], object]) -> None:
+        wait_until(lambda: (log.step(agent.MOST_BYTES), condition())[1], SOON, "a step brings this about")
+
+    def publish(self, *lines: bytes) -> None:
+        """An agent publishes these lines, and stops when they are safe."""
+        log = self.begin()
+        self.writer.write(*lines)
+        number = log_length(self.store) + len(lines) + 1
+        self.step_until(log, lambda: self.checkpoint.get("next", 0) >= number)
+        self.stop(log)
+
+    def stop(self, log: ContainerLog) -> None:
+        """Stops, as an agent does, when the lines are delivered."""
+        log.suspend()
+        log.close(SOON)
+
+    def finish(self, log: ContainerLog | None = None, end: ContainerEnd = DONE) -> None:
+        """Reads the log to its end, and ends the job."""
+        log = log or self.begin()
+        log.end = end
+        self.step_until(log, lambda: log.is_done)
+
+    def kill(self, log: ContainerLog) -> None:
+        """Abandons a run. What is not in the file of checkpoints is forgotten."""
+        log.close(0.0)
+        self.around.checkpoints.clear()
+        self.around.checkpoints.update(Checkpoints(self._path, print))
+
+    def log(self, ending: str = "") -> list[str | Gap]:
+        """The texts and gaps of the job whose id has this ending."""
+        page = self.store.page(JOB._replace(job_id=f"one.main{ending}"), count=1_000)
+        entries = [each for each in read_entries(page, 0) if isinstance(each, Line | Gap)]
+        return [each.message if isinstance(each, Line) else each for each in entries]
+
+
+def log_length(store: Store) -> int:
+    job = store.get_job(JOB)
+    return job.last if job else 0
+
+
+def printed(*messages: str) -> list[bytes]:
+    return [cri_line(each) for each in messages]
 
 
 @pytest.fixture
 def store(server: RedisServer, prefix: str) -> Iterator[SlowStore]:
-    with contextlib.closing(
-        SlowStore(server.url, prefix=prefix, durability=Durability.FSYNCED, lease_seconds=600)
-    ) as store:
+    slow = SlowStore(server.url, prefix=prefix, durability=Durability.FSYNCED, lease_seconds=600)
+    with contextlib.closing(slow) as store:
         store.was_asked = threading.Event()
         yield store
 
 
 @pytest.fixture
-def around(store: SlowStore, tmp_path: Path) -> Surroundings:
-    def read_end(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
-        entries = read_entries(store.page(job, before=MAX_NUMBER, count=count)[::-1], 0)
-        return store.require_job(job).status, [each for each in entries if isinstance(each, Line)]
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints.json", print)
-    return Surroundings(lambda: store, read_end, checkpoints, print, Settings(data_dir=tmp_path), SecretForms())
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> ContainerWriter:
-    return ContainerWriter(tmp_path, pod("one"))
-
-
-Begin = Callable[..., ContainerLog]
-
-
-@pytest.fixture
-def begin(around: Surroundings, writer: ContainerWriter, monkeypatch: pytest.MonkeyPatch) -> Begin:
-    """Begins or resumes the run, which ends at once with the container."""
+def run(store: SlowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(container_log, "QUIET_SECONDS", 0.0)
-
-    def begin(started: str | None = None) -> ContainerLog:
-        new: dict[str, Any] = {"job": JOB, "path": str(writer.path), "labels": {}, "started": started}
-        return ContainerLog(KEY, around, new | around.checkpoints.get(str(KEY), {}), None)
-
-    return begin
+    return Run(store, tmp_path)
 
 
-def step_until(log: ContainerLog, condition: Callable[[], object]) -> None:
-    wait_until(lambda: (log.step(agent.MOST_BYTES), condition())[1], SOON, "a step brings this about")
-
-
-def finish(log: ContainerLog, end: ContainerEnd) -> None:
-    log.end = end
-    step_until(log, lambda: log.is_done)
-
-
-def stop(log: ContainerLog) -> None:
-    log.suspend()
-    log.close(SOON)
-
-
-@pytest.fixture
-def kill(around: Surroundings, tmp_path: Path) -> Callable[[ContainerLog], None]:
-    """Abandons a run. What is not in the file of checkpoints is forgotten."""
-
-    def kill(log: ContainerLog) -> None:
-        log.close(0.0)
-        around.checkpoints.clear()
-        around.checkpoints.update(Checkpoints(tmp_path / "checkpoints.json", print))
-
-    return kill
-
-
-def next_number(around: Surroundings) -> int | None:
-    return around.checkpoints[str(KEY)].get("next")
-
-
-def test_lines_after_the_containers_status_precede_the_end(
-    store: SlowStore, begin: Begin, writer: ContainerWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_after_the_containers_status_precede_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime writes the last lines while the kubelet reports the end."""
     monkeypatch.setattr(container_log, "QUIET_SECONDS", 2 * SOON)
-    log = begin()
-    writer.print("first")
-    step_until(log, lambda: log_of(store) == ["first"])
+    log = run.begin()
+    run.writer.print("first")
+    run.step_until(log, lambda: run.log() == ["first"])
     log.end = DONE
     for _ in range(10):
         log.step(agent.MOST_BYTES)
-    writer.print("last")
-    step_until(log, lambda: log_of(store) == ["first", "last"])
+    run.writer.print("last")
+    run.step_until(log, lambda: run.log() == ["first", "last"])
     monkeypatch.setattr(container_log, "QUIET_SECONDS", 0.0)
-    step_until(log, lambda: log.is_done)
-
-    assert store.require_job(JOB).status == Status.COMPLETED
-
-
-def test_why_a_container_did_not_start_is_one_masked_line(store: SlowStore, begin: Begin) -> None:
-    """An image's URL can contain a password."""
-    finish(begin(), ContainerEnd(128, "StartError", f"StartError: no\n {GITHUB}"))
-
-    assert log_of(store) == ["StartError: no [masked]"]
+    run.step_until(log, lambda: log.is_done)
+    assert run.store.require_job(JOB).status == Status.COMPLETED
+    assert (log.lag_bytes, log.lag_seconds) == (0, 0)
 
 
-def test_a_checkpoint_counts_safe_lines_only(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter
-) -> None:
+def test_why_a_container_did_not_start_is_one_masked_line(run: Run) -> None:
+    """An image's URL can contain a password. A container that has printed something did start."""
+    end = ContainerEnd(128, "StartError", f"StartError: no\n {GITHUB}")
+    run.finish(end=end)
+    assert run.log() == ["StartError: no [masked]"]
+    run.around.checkpoints.clear()
+    run.writer.print("second")
+    run.finish(end=end)
+    assert run.log("-uid-one") == ["second"]
+
+
+def test_a_checkpoint_counts_safe_lines_only(run: Run) -> None:
     """The store can lose acknowledged lines. Then they are read again."""
-    store.is_safe = False
-    log = begin()
-    writer.print(*texts(3))
-    step_until(log, store.was_asked.is_set)  # only for acknowledged lines
+    run.store.is_safe = False
+    log = run.begin()
+    run.writer.print(*texts(3))
+    run.step_until(log, run.store.was_asked.is_set)  # only for acknowledged lines
     for _ in range(10):
         log.step(agent.MOST_BYTES)
-    assert next_number(around) == 1
-    store.is_safe = True
-    step_until(log, lambda: next_number(around) == 4)
-    stop(log)
+    assert run.checkpoint["next"] == 1
+    assert (log.lag_bytes > 0, log.lag_seconds > 0) == (True, True)
+    run.store.is_safe = True
+    run.step_until(log, lambda: run.checkpoint["next"] == 4)
+    log.close(0.0)
 
 
-def test_a_killed_agent_continues_where_it_stopped(
-    store: SlowStore, begin: Begin, kill: Callable[[ContainerLog], None], writer: ContainerWriter
-) -> None:
+def test_a_killed_agent_continues_where_it_stopped(run: Run) -> None:
     """At once, although the killed one has the lease: its token was recorded before it opened the job."""
-    log = begin()
-    wait_until(lambda: store.get_job(JOB), SOON, "the job is open")
-    kill(log)
-    log = begin()
-    writer.print(*texts(3))
-    step_until(log, lambda: len(log_of(store)) == 3)
-    kill(log)
-    writer.print(*texts(5, 3))
-    finish(begin(), DONE)
+    log = run.begin()
+    wait_until(lambda: run.store.get_job(JOB), SOON, "the job is open")
+    run.kill(log)
+    log = run.begin()
+    run.writer.print(*texts(3))
+    run.step_until(log, lambda: len(run.log()) == 3)
+    run.kill(log)
+    run.writer.print(*texts(5, 3))
+    run.finish()
+    assert run.log() == texts(5)
 
-    assert log_of(store) == texts(5)
 
-
-def test_a_file_whose_lines_are_safe_can_be_removed(
-    store: SlowStore,
-    around: Surroundings,
-    begin: Begin,
-    kill: Callable[[ContainerLog], None],
-    writer: ContainerWriter,
-) -> None:
+def test_a_file_whose_lines_are_safe_can_be_removed(run: Run) -> None:
     """An agent killed before it publishes the next file's first line misses nothing."""
-    log = begin(iso_timestamp(time.time()))
-    writer.print(*texts(3))
-    step_until(log, lambda: next_number(around) == 4)
-    rotate(writer)
-    writer.print(*texts(4, 3))
-    inode = writer.path.stat().st_ino
+    log = run.begin(iso_timestamp(time.time()))
+    run.writer.print(*texts(3))
+    run.step_until(log, lambda: run.checkpoint.get("next") == 4)
+    rotate(run.writer)
+    run.writer.print(*texts(4, 3))
+    inode = run.writer.path.stat().st_ino
     # A step without room reads nothing.
-    step_until(log, lambda: log.step(-1) or around.checkpoints[str(KEY)]["position"][0] == inode)
-    kill(log)
-    (rotated,) = writer.path.parent.glob("0.log.*")
+    run.step_until(log, lambda: log.step(-1) or run.checkpoint["position"][0] == inode)
+    run.kill(log)
+    (rotated,) = run.writer.path.parent.glob("0.log.*")
     rotated.unlink()
-    finish(begin(), DONE)
+    run.finish()
+    assert run.log() == texts(4)
 
-    assert log_of(store) == texts(4)
 
-
-def test_lines_that_the_store_has_lost_are_published_again(
-    store: SlowStore, server: RedisServer, prefix: str, around: Surroundings, begin: Begin, writer: ContainerWriter
-) -> None:
+def test_lines_that_the_store_has_lost_are_published_again(run: Run, server: RedisServer, prefix: str) -> None:
     """It was restored from a backup, so the log ends before the checkpoint."""
-    log = begin()
-    writer.print(*texts(3))
-    step_until(log, lambda: next_number(around) == 4)
-    stop(log)
+    run.publish(*printed(*texts(3)))
     with redis.Redis.from_url(server.url) as client:
         backup = {key: client.dump(key) for key in client.scan_iter(f"{prefix}*")}
-        writer.print(*texts(5, 3))
-        log = begin()
-        step_until(log, lambda: next_number(around) == 6)
-        stop(log)
+        run.publish(*printed(*texts(5, 3)))
         for key, value in backup.items():
             client.restore(key, 0, value, replace=True)
-    finish(begin(), DONE)
-
-    assert log_of(store) == texts(5)
+    run.finish()
+    assert run.log() == texts(5)
 
 
 @pytest.mark.parametrize(("step", "gaps"), [(1, [4]), (-100, [4, 5])], ids=["clock", "clock goes back"])
-def test_times_tell_what_is_published_if_texts_have_changed(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, step: int, gaps: list[int]
-) -> None:
+def test_times_tell_what_is_published_if_texts_have_changed(run: Run, step: int, gaps: list[int]) -> None:
     """As after a redaction. What lies between the files cannot be known."""
-    at = 1_772_532_005
-    writer.write(*(cri_line(text, at=at) for text in texts(3)))
-    log = begin()
-    step_until(log, lambda: next_number(around) == 4)
-    stop(log)
-    rotate(writer, now=at + 1)
-    around.checkpoints.clear()
-    (rotated,) = writer.path.parent.glob("0.log.*")
+    run.publish(*(cri_line(text, at=AT) for text in texts(3)))
+    rotate(run.writer, now=AT + 1)
+    run.around.checkpoints.clear()
+    (rotated,) = run.writer.path.parent.glob("0.log.*")
     rotated.write_bytes(rotated.read_bytes().replace(b"line 2", b"secret"))
-    writer.write(cri_line("line 3", at=at + step))
-    finish(begin(), DONE)
-
-    assert log_of(store) == [*texts(3), *(Gap(each, each, "missing") for each in gaps), "line 3"]
+    run.writer.write(cri_line("line 3", at=AT + step))
+    run.finish()
+    assert run.log() == [*texts(3), *(Gap(each, each, "missing") for each in gaps), "line 3"]
 
 
 @pytest.mark.parametrize("rotations", [0, 2])
-def test_an_agent_without_its_checkpoint_compares(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, rotations: int
-) -> None:
-    """Identical lines do not confuse it."""
+def test_an_agent_without_its_checkpoint_compares(run: Run, rotations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identical lines do not confuse it. If the log cannot be read, it retries."""
+    monkeypatch.setattr(container_log, "RETRY_SECONDS", 0.01)
     blank = [cri_line("", at=time.time() + 60)] * 150
-    log = begin(iso_timestamp(time.time()))
-    writer.print(*texts(100))
+    log = run.begin(iso_timestamp(time.time()))
+    run.writer.print(*texts(100))
     for number in range(rotations):
-        rotate(writer, now=1_772_532_005 + number)
-        writer.write(*blank)
-    step_until(log, lambda: len(log_of(store)) == 100 + 150 * rotations)
-    stop(log)
-    around.checkpoints.clear()
-    writer.write(*blank)
-    writer.print(*texts(200, 100))
-    finish(begin(), DONE)
+        rotate(run.writer, now=AT + number)
+        run.writer.write(*blank)
+    run.step_until(log, lambda: len(run.log()) == 100 + 150 * rotations)
+    run.stop(log)
+    run.around.checkpoints.clear()
+    run.writer.write(*blank)
+    run.writer.print(*texts(200, 100))
+    run.failures.append(StoreUnavailable("away"))
+    run.finish()
+    assert run.log() == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
+    assert sum("cannot compare its files with its log, retrying: away" in text for text in run.said) == 1
 
-    assert log_of(store) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
+
+def test_a_gap_that_was_not_recorded_is_not_repeated(run: Run) -> None:
+    """It has a number but no line. The agent was killed before its checkpoint."""
+    run.writer.write(cri_line("early", at=AT))
+    rotate(run.writer, now=AT + 1)
+    run.writer.write(cri_line("last", at=AT + 2))
+    log = run.begin("2026-03-03T10:00:00Z")
+    run.step_until(log, lambda: run.checkpoint.get("next") == 4)
+    run.stop(log)
+    (first,) = run.writer.path.parent.glob("0.log.*")
+    position = [first.stat().st_ino, first.read_bytes()[:64].hex(), 0, run.checkpoint["position"][3]]
+    run.around.checkpoints[str(KEY)] |= {"next": 1, "position": position}
+    run.writer.print("more")
+    run.finish()
+    assert run.log() == [Gap(1, 1, "missing"), "early", "last", "more"]
 
 
-def test_an_ended_job_is_not_changed_again(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter
-) -> None:
+def test_an_ended_job_is_not_changed_again(run: Run) -> None:
     """The agent was killed before recording the end."""
-    writer.print(*texts(3))
-    finish(begin(), DONE)
-    around.checkpoints.clear()
-    finish(begin(), DONE)
-
-    assert log_of(store) == texts(3)
-    assert store.get_job(JOB._replace(job_id="one.main-uid-one")) is None
+    run.writer.print(*texts(3))
+    run.finish()
+    assert run.checkpoint["ended"]
+    run.around.checkpoints.clear()
+    run.finish()
+    assert (run.log(), run.store.get_job(JOB._replace(job_id="one.main-uid-one"))) == (texts(3), None)
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
-def test_another_pod_of_the_same_name_has_its_own_job(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, has_ended: bool
-) -> None:
+def test_another_pod_of_the_same_name_has_its_own_job(run: Run, has_ended: bool) -> None:
     """Its id includes the pod's UID."""
-    attempt = store.open(JOB, "0" * 32)
-    store.append(attempt, [Line(1, "2026-03-03T10:00:05.000Z", "first", "stdout")])
-    store.finish(attempt, Status.COMPLETED if has_ended else Status.PENDING, 0, 0, 2)
-    writer.print("second")
-    finish(begin(), DONE)
+    attempt = run.store.open(JOB, "0" * 32)
+    run.store.append(attempt, [Line(1, "2026-03-03T10:00:05.000Z", "first", "stdout")])
+    run.store.finish(attempt, Status.COMPLETED if has_ended else Status.PENDING, 0, 0, 2)
+    run.writer.print("second")
+    run.finish()
+    assert (run.log(), run.log("-uid-one")) == (["first"], ["second"])
 
-    assert (log_of(store), log_of(store, JOB._replace(job_id="one.main-uid-one"))) == (["first"], ["second"])
 
-
-@pytest.mark.parametrize("printed", [3, 5])
+@pytest.mark.parametrize("printed_lines", [3, 5])
 @pytest.mark.parametrize("is_recorded", [True, False])
-def test_a_lost_job_is_continued_after_its_last_line(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, printed: int, is_recorded: bool
-) -> None:
+def test_a_lost_job_is_continued_after_its_last_line(run: Run, printed_lines: int, is_recorded: bool) -> None:
     """Also if the agent was killed before it recorded that line, and if no line follows."""
-    log = begin()
-    step_until(log, lambda: next_number(around) == 1)
-    recorded = dict(around.checkpoints[str(KEY)])
-    writer.print(*texts(3))
-    step_until(log, lambda: len(log_of(store)) == 3 and (next_number(around) == 4 or not is_recorded))
-    stop(log)
-    store.end(JOB, Status.LOST, None)
+    log = run.begin()
+    run.step_until(log, lambda: run.checkpoint.get("next") == 1)
+    recorded = dict(run.checkpoint)
+    run.writer.print(*texts(3))
+    run.step_until(log, lambda: len(run.log()) == 3 and (run.checkpoint["next"] == 4 or not is_recorded))
+    run.stop(log)
+    run.store.end(JOB, Status.LOST, None)
     if not is_recorded:
-        around.checkpoints[str(KEY)] = recorded
-    writer.print(*texts(printed, 3))
-    finish(begin(), ContainerEnd(3, "Error"))
+        run.around.checkpoints[str(KEY)] = recorded
+    run.writer.print(*texts(printed_lines, 3))
+    run.finish(end=ContainerEnd(3, "Error"))
 
-    other = JOB._replace(job_id="one.main-from-4")
-    job = store.require_job(other)
+    job = run.store.require_job(JOB._replace(job_id="one.main-from-4"))
     labels = {"continues": JOB.job_id, "reason": "Error"}
     assert (job.status, job.exit_code, dict(job.labels)) == (Status.FAILED, 3, labels)
-    assert (log_of(store), log_of(store, other)) == (texts(3), texts(printed, 3))
+    assert (run.log(), run.log("-from-4")) == (texts(3), texts(printed_lines, 3))
 
 
-def test_a_job_lost_before_its_first_line_is_continued(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter
-) -> None:
-    """The agent that continued another job was killed after opening this one."""
-    log = begin()
-    writer.print(*texts(3))
-    step_until(log, lambda: next_number(around) == 4)
-    stop(log)
-    empty = JOB._replace(job_id="one.main-from-4")
-    store.register(empty)
-    for job in (JOB, empty):
-        store.end(job, Status.LOST, None)
-    writer.print(*texts(5, 3))
-    finish(begin(), DONE)
-
-    assert (log_of(store), log_of(store, JOB._replace(job_id="one.main-from-5"))) == (texts(3), texts(5, 3))
+@pytest.mark.parametrize("lines", [0, 2])
+def test_a_continued_job_that_was_lost_too_is_continued(run: Run, lines: int) -> None:
+    """Its id ends with the first line's number in all of them. A job without lines counts as one line."""
+    run.publish(*printed(*texts(3)))
+    second = JOB._replace(job_id="one.main-from-4")
+    run.store.end(JOB, Status.LOST, None)
+    if lines:
+        run.writer.print(*texts(5, 3))
+        log = run.begin()
+        run.step_until(log, lambda: run.log("-from-4") == texts(5, 3) and run.checkpoint["next"] == 3)
+        run.stop(log)
+    else:
+        run.store.register(second)
+    run.store.end(second, Status.LOST, None)
+    run.writer.print(*texts(7, 3 + lines))
+    run.finish()
+    assert (run.log(), run.log(f"-from-{6 if lines else 5}")) == (texts(3), texts(7, 3 + lines))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '["ab"]', '"text"', "1", "null", '{"a":1}'])
@@ -339,49 +339,67 @@ def test_a_file_that_has_no_checkpoints_counts_as_missing(tmp_path: Path, text: 
     assert Checkpoints(tmp_path / "checkpoints.json", print) == {}
 
 
+def test_checkpoints_that_cannot_be_written_are_written_later(tmp_path: Path) -> None:
+    """The earlier ones are kept until then. Unchanged ones are not written again."""
+    path, said = tmp_path / "checkpoints.json", list[str]()
+    checkpoints = Checkpoints(path, said.append)
+    checkpoints["a"] = {"next": 1}
+    checkpoints.write()
+    checkpoints["a"] = {"next": 2}
+    (tmp_path / "checkpoints.draft").mkdir()
+    for _ in range(2):
+        checkpoints.write()
+    assert (Checkpoints(path, print), said) == (
+        {"a": {"next": 1}},
+        ["checkpoints cannot be written: Is a directory"] * 2,
+    )
+    (tmp_path / "checkpoints.draft").rmdir()
+    checkpoints.write()
+    assert Checkpoints(path, print) == {"a": {"next": 2}}
+    path.unlink()
+    checkpoints.write()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(("has_checkpoint", "is_lost"), [(True, False), (False, False), (True, True)])
-def test_removed_lines_are_reported(
-    store: SlowStore, around: Surroundings, begin: Begin, writer: ContainerWriter, has_checkpoint: bool, is_lost: bool
-) -> None:
+def test_removed_lines_are_reported(run: Run, has_checkpoint: bool, is_lost: bool) -> None:
     """All files that the agent knew are gone when it returns."""
-    log = begin()
-    writer.print(*texts(3))
-    step_until(log, lambda: next_number(around) == 4)
-    stop(log)
+    run.publish(*printed(*texts(3)))
     for number in range(3):
-        writer.print(f"unseen {number}")
-        rotate(writer, max_files=2, now=1_772_532_005 + number)
-    writer.print("last")
+        run.writer.print(f"unseen {number}")
+        rotate(run.writer, max_files=2, now=AT + number)
+    run.writer.print("last")
     if not has_checkpoint:
-        around.checkpoints.clear()
+        run.around.checkpoints.clear()
     if is_lost:
-        store.end(JOB, Status.LOST, None)
-    finish(begin(), DONE)
+        run.store.end(JOB, Status.LOST, None)
+    run.finish()
+    found = run.log() + (run.log("-from-4") if is_lost else [])
+    number = 1 if is_lost else 4
+    assert found == [*texts(3), Gap(number, number, "missing"), "unseen 2", "last"]
 
-    found = log_of(store) + (log_of(store, JOB._replace(job_id="one.main-from-4")) if is_lost else [])
-    assert found == [*texts(3), Gap(1, 1, "missing") if is_lost else Gap(4, 4, "missing"), "unseen 2", "last"]
 
-
-@pytest.mark.parametrize("started", ["2026-03-03T10:00:02Z", None])
+@pytest.mark.parametrize(
+    ("started", "may_lack"), [("2026-03-03T10:00:03Z", True), ("2026-03-03T10:00:04Z", False), (None, True)]
+)
 def test_lines_that_may_be_removed_before_the_first_scan_are_reported(
-    store: SlowStore, begin: Begin, writer: ContainerWriter, started: str | None
+    run: Run, started: str | None, may_lack: bool
 ) -> None:
-    """A rotated log whose first line is later than its container's start may have lost lines."""
-    writer.write(cri_line("early", at=1_772_532_005.0))
-    rotate(writer, now=1_772_532_006)
-    writer.write(cri_line("last", at=1_772_532_007.0))
-    finish(begin(started), DONE)
-
-    assert log_of(store) == [Gap(1, 1, "missing"), "early", "last"]
+    """A rotated log whose first line is two seconds later than its container's start may have lost lines."""
+    run.writer.write(cri_line("early", at=AT))
+    rotate(run.writer, now=AT + 1)
+    run.writer.write(cri_line("last", at=AT + 2))
+    run.finish(run.begin(started))
+    assert run.log() == [*[Gap(1, 1, "missing")] * may_lack, "early", "last"]
 
 
 @pytest.fixture
-def collecting(around: Surroundings, tmp_path: Path) -> Iterator[agent.Agent]:
+def collecting(run: Run, tmp_path: Path) -> Iterator[agent.Agent]:
     """An agent that cannot reach the API server."""
     connection = ServiceConnection("http://127.0.0.1:1", None, ca_file=None, connect_seconds=1, read_seconds=1)
     with contextlib.closing(connection):
         watcher = PodWatcher(connection, "node-1", None, print)
-        yield agent.Agent(tmp_path, watcher, around, threading.Event())
+        yield agent.Agent(tmp_path, watcher, run.around, threading.Event())
 
 
 @contextlib.contextmanager
@@ -405,22 +423,79 @@ def wait_for_turns(collecting: agent.Agent, count: int) -> None:
     wait_until(have_passed, SOON, f"{count} turns")
 
 
-def test_records_are_kept_until_the_pods_are_known(collecting: agent.Agent, around: Surroundings) -> None:
-    """Otherwise, an agent that starts during an outage of the API server would compare every ended log."""
-    around.checkpoints[str(KEY)] = {"ended": True}
+def test_a_pod_that_is_gone_when_the_agent_returns_is_lost(collecting: agent.Agent, run: Run) -> None:
+    """Nobody knows what it printed meanwhile. Records are kept until the pods are known.
+
+    Otherwise, an agent that starts during an outage of the API server would compare every ended log.
+    """
+    run.publish(*printed(*texts(3)))
+    shutil.rmtree(run.writer.path.parents[1])
+    other = str(KEY._replace(uid="uid-other"))
+    run.around.checkpoints[other] = {"ended": True}
     with running(collecting):
         wait_for_turns(collecting, 2)
-        assert str(KEY) in around.checkpoints
+        assert run.around.checkpoints.keys() == {str(KEY), other}
         collecting.watcher.is_synced = True
-        wait_until(lambda: str(KEY) not in around.checkpoints, SOON, "the record is dropped")
+        wait_until(lambda: not run.around.checkpoints, SOON, "the records are dropped")
+    assert run.store.require_job(JOB).status == Status.LOST
+    assert run.log() == [*texts(3), Gap(4, 4, "missing")]
+
+
+def test_a_run_is_lost_once_its_status_is_gone(collecting: agent.Agent, run: Run) -> None:
+    """The pod's status has the current run and the one before."""
+    run.writer.print("first")
+    pods, one = collecting.watcher.pods, pod("one", spec={"restartPolicy": "OnFailure"})
+    collecting.watcher.is_synced = True
+    pods["uid-one"] = Pod(with_state(one, restarts=1, running={}))
+    with running(collecting):
+        wait_until(lambda: run.log() == ["first"], SOON, "the line")
+        wait_for_turns(collecting, 15)
+        assert run.store.require_job(JOB).status == Status.RUNNING
+        pods["uid-one"] = Pod(with_state(one, restarts=2, running={}))
+        wait_until(lambda: run.store.require_job(JOB).status == Status.LOST, SOON, "it is lost")
+
+
+def test_a_container_that_does_not_start_is_reported_after_half_a_minute(collecting: agent.Agent, run: Run) -> None:
+    """At once if its pod has ended, later if it seemed to start meanwhile, and never if it has run."""
+    shutil.rmtree(run.writer.path.parents[1])
+    waiting = {"reason": "ImagePullBackOff"}
+    stuck, starting = Pod(with_state(pod("one"), waiting=waiting)), Pod(pod("one"))
+    steps = [
+        (stuck, 0.0, 0),
+        (stuck, 29.9, 0),
+        (starting, 30.0, 0),
+        (stuck, 31.0, 0),
+        (stuck, 60.9, 0),
+        (stuck, 61.0, 1),
+    ]
+    for found, at, count in steps:
+        collecting._look_at(found, at)
+        assert len(collecting.active()) == count, at
+    collecting._look_at(
+        Pod(with_state(pod("two", phase="Failed"), waiting=waiting) | {"status": {"phase": "Failed"}}), 0
+    )
+    assert len(collecting.active()) == 2
+    collecting._look_at(Pod(ended(pod("three"), 3)), 0)
+    assert len(collecting.active()) == 2
+    for log in collecting.active():
+        log.close(0.0)
+
+
+def test_a_hanging_agent_is_not_healthy(collecting: agent.Agent) -> None:
+    assert [metric.name for metric in collecting.collect()] == [
+        f"chronoverse_collect_lag_{x}" for x in ("bytes", "seconds")
+    ]
+    collecting.turned_at -= 31
+    with pytest.raises(RuntimeError):
+        collecting.collect()
 
 
 def test_all_logs_share_a_bound(
-    store: SlowStore, collecting: agent.Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, collecting: agent.Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond what each can always have in flight."""
     monkeypatch.setattr(agent, "TOTAL_BYTES", 1_048_576)
-    store.is_safe = False
+    run.store.is_safe = False
     for name in ("one", "two"):
         ContainerWriter(tmp_path, pod(name)).write(*[cri_line("x" * 1_000)] * 4_000)
         collecting.watcher.pods[f"uid-{name}"] = Pod(pod(name))

@@ -17,7 +17,7 @@ import pytest
 from chronoverse.joblog.model import Gap
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
-from tests.collect.test_faults import fill, short_lease
+from tests.collect.test_faults import short_lease
 from tests.support.faultproxy import FaultProxy
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -126,6 +126,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("file systems cannot be mounted here")
     yield state
     subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def fill(path: Path) -> None:
+    """Writes until the disk is full."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
 
 
 def test_nothing_is_lost_unreported(
