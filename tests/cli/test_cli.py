@@ -1,5 +1,6 @@
 """The command line: output, streams and exit codes."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,9 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import pytest
@@ -26,7 +26,7 @@ from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.logs import exit_code
 from chronoverse.cli.main import main
 from chronoverse.cli.serve import serve_command
-from chronoverse.client.follower import JobState, name_gaps
+from chronoverse.client.follower import JobState
 from chronoverse.embedded import listeners
 from chronoverse.errors import ChronoverseError, SettingsError
 from chronoverse.joblog import sse
@@ -69,12 +69,48 @@ def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> S
     return ScriptedService(answer("200 OK", orjson.dumps(state.to_json())), page(lines))
 
 
-def test_logs_prints_the_stored_lines(cli: Cli) -> None:
-    """Both streams, in writing order, and nothing else."""
-    with history([line(1, "one"), line(2, "oops", "stderr"), line(3, "")]) as service:
-        done = cli("logs", "wf_1", "job_1", URL=service.url)
+RED = "\x1b[31mred\x1b[0m\x1b]0;title\x07!"
+GONE = "--- lines 1-4 are gone (trimmed) ---\n--- lines 6-7 are gone (missing) ---\n--- line 9 is gone (missing) ---\n"
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "one\noops\n\n", "")
+
+NINE = [line(9, "nine"), line(8, "eight"), line(7, "seven")]
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "bounds", "out", "err"),
+    [
+        ("", [line(1, "one"), line(2, "oops", "stderr"), line(3, "")], (1, 3), "one\noops\n\n", ""),
+        ("-t", [line(1, "one")], (1, 1), f"{TIME} one\n", ""),
+        ("", [line(1, RED)], (1, 1), "red!\n", ""),
+        ("--color always", [line(1, RED)], (1, 1), "\x1b[31mred\x1b[0m!\n", ""),
+        ("--raw", [line(1, RED)], (1, 1), f"{RED}\n", ""),
+        ("", [line(5, "five"), line(8, "eight")], (5, 9), "five\neight\n", GONE),
+        ("--offset 7", [line(8, "eight")], (1, 8), "eight\n", ""),
+        ("--tail 2", NINE, (1, 9), "eight\nnine\n", ""),
+        ("--lines 8-20", [line(8, "eight")], (1, 8), "eight\n", ""),
+    ],
+    ids=["both streams", "-t", "colors", "--color", "--raw", "gaps", "--offset", "--tail", "--lines"],
+)
+def test_logs_prints_the_stored_lines(
+    cli: Cli, options: str, lines: list[Line], bounds: tuple[int, int], out: str, err: str
+) -> None:
+    """In writing order, and nothing else. Missing lines are reported on stderr, if they are in the range."""
+    with history(lines, *bounds) as service:
+        done = cli("logs", *options.split(), "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
+    assert (done.returncode, done.stdout, done.stderr) == (0, out, err)
+    assert {asked.headers["authorization"] for asked in service.requests} == {"Bearer a.b.c"}
+    query = service.requests[1].query
+    expected = {"--offset": ("7", "asc"), "--tail": ("10", "desc"), "--lines": ("7", "asc")}
+    assert (query.get("offset"), query["order"]) == expected.get(options.split(" ")[0], (None, "asc"))
+
+
+def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
+    """One object per line, with nothing that a terminal would interpret."""
+    hostile = line(1, "\x1b[2J \x9b \u202e é")
+    with history([hostile]) as service:
+        done = cli("logs", "-o", "json", "wf_1", "job_1", URL=service.url)
+    assert json.loads(done.stdout) == hostile.to_json()
+    assert re.fullmatch(r"[ -~]+\n", done.stdout)
 
 
 def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
@@ -89,116 +125,36 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
     assert principal.expires_at < time.time() + 61
 
 
-def no_token(url: str) -> str:
-    return f"chronoverse: {url} requires a token: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n"
-
-
 @pytest.mark.parametrize("settings", [{}, {"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
-def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("command", ["logs wf_1 job_1", "run --server URL --workflow wf_1 --require-log -- true"])
+def test_no_token_is_sent_to_another_listener(cli: Cli, tmp_path: Path, settings: dict[str, str], command: str) -> None:
     """Another user's program can listen on the port while the service of this data directory is down.
 
     No secret is created for it. With another key or store, its operators decide who can read.
     """
     with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
-        done = cli("logs", "wf_1", "job_1", URL=url, **settings)
-
-    assert (done.returncode, done.stderr) == (77, no_token(url))
+        done = cli(*command.replace("URL", url).split(), URL=url, **settings)
+    assert done.returncode == 77
+    assert f"{url} requires a token: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n" in done.stderr
     assert "authorization" not in service.requests[0].headers
-    assert list(tmp_path.iterdir()) == []
+    assert [*tmp_path.rglob("*secret*")] == []
 
 
-def test_run_reports_a_missing_token(cli: Cli, tmp_path: Path) -> None:
-    """The service's own message would not say what to do."""
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
-        url = service.url
-        done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--server", url, "--", "true")
-
-    assert no_token(url).removeprefix("chronoverse: ").rstrip() in done.stderr
-    assert not (tmp_path / "token.secret").exists()
-
-
-def test_no_secret_is_created_for_a_remote_service(cli: Cli, tmp_path: Path) -> None:
-    """It would not accept the tokens. With a key of one's own, tokens can be created for any service."""
-    done = cli("token", URL="https://logs.example.com")
-
-    assert (done.returncode, done.stdout) == (78, "")
-    assert "the service at https://logs.example.com runs elsewhere" in done.stderr
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"URL": "https://logs.example.com"}, "the service at https://logs.example.com runs elsewhere"),
+        ({"URL": "https://localhost:8443"}, "no secret in "),
+        ({"JWT_JWKS_URL": "https://id.example/jwks.json"}, "private key"),
+    ],
+)
+def test_token_creates_no_secret(cli: Cli, tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+    """The service would not accept the tokens. With a key of one's own, tokens can be created for any service."""
+    done = cli("token", **settings)
+    assert (done.returncode, done.stdout, reason in done.stderr) == (78, "", True)
     assert list(tmp_path.iterdir()) == []
     assert cli("token", URL="https://logs.example.com", JWT_SECRET=SECRET).returncode == 0
-
-
-def test_token_creates_no_secret(cli: Cli, tmp_path: Path) -> None:
-    """A service with its secret elsewhere, or with another kind of key, would not accept the token."""
-    done = cli("token", URL="https://localhost:8443")
-
-    assert (done.returncode, done.stdout) == (78, "")
-    assert f"no secret in {tmp_path} yet" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_logs_sends_the_configured_token(cli: Cli) -> None:
-    """Without creating one of its own."""
-    with history([line(1, "one")]) as service:
-        cli("logs", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
-
-    assert {asked.headers["authorization"] for asked in service.requests} == {"Bearer a.b.c"}
-
-
-def test_logs_with_timestamps(cli: Cli) -> None:
-    """Each line starts with its time."""
-    with history([line(1, "one")]) as service:
-        assert cli("logs", "-t", "wf_1", "job_1", URL=service.url).stdout == f"{TIME} one\n"
-
-
-def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
-    """One object per line, with nothing that a terminal would interpret."""
-    hostile = line(1, "\x1b[2J \x9b \u202e é")
-    with history([hostile]) as service:
-        done = cli("logs", "-o", "json", "wf_1", "job_1", URL=service.url)
-
-    assert json.loads(done.stdout) == hostile.to_json()
-    assert re.fullmatch(r"[ -~]+\n", done.stdout)
-
-
-def test_logs_removes_control_sequences_unless_raw(cli: Cli) -> None:
-    """Colors are kept on a terminal or with --color; --raw keeps everything."""
-    lines = [line(1, "\x1b[31mred\x1b[0m\x1b]0;title\x07!")]
-    with history(lines) as service:
-        assert cli("logs", "--color", "always", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
-    with history(lines) as service:
-        assert cli("logs", "wf_1", "job_1", URL=service.url).stdout == "red!\n"
-    with history(lines) as service:
-        assert cli("logs", "--raw", "wf_1", "job_1", URL=service.url).stdout == lines[0].message + "\n"
-
-
-def test_logs_reports_missing_lines(cli: Cli) -> None:
-    """On stderr, between the lines before and after."""
-    with history([line(5, "five"), line(8, "eight")], first=5, last=9) as service:
-        done = cli("logs", "wf_1", "job_1", URL=service.url)
-
-    assert done.stdout == "five\neight\n"
-    assert done.stderr == (
-        "--- lines 1-4 are gone (trimmed) ---\n--- lines 6-7 are gone (missing) ---\n--- line 9 is gone (missing) ---\n"
-    )
-
-
-def test_logs_from_an_offset(cli: Cli) -> None:
-    """Only lines after it are printed; those before it are not reported as missing."""
-    with history([line(8, "eight")], last=8) as service:
-        done = cli("logs", "--offset", "7", "wf_1", "job_1", URL=service.url)
-
-    assert (done.stdout, done.stderr) == ("eight\n", "")
-    assert service.requests[1].query["offset"] == "7"
-
-
-def test_logs_of_the_last_lines(cli: Cli) -> None:
-    """Read from the end and printed in order."""
-    with history([line(9, "nine"), line(8, "eight"), line(7, "seven")], last=9) as service:
-        done = cli("logs", "--tail", "2", "wf_1", "job_1", URL=service.url)
-
-    assert (done.stdout, done.stderr) == ("eight\nnine\n", "")
-    assert service.requests[1].query["order"] == "desc"
 
 
 @pytest.mark.parametrize(
@@ -241,10 +197,8 @@ def sse_retry(response: bytes) -> bytes:
 
 
 def test_follow_reports_a_lost_job(cli: Cli) -> None:
-    """It exits with 74."""
     with ScriptedService(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
         done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
-
     assert (done.returncode, done.stdout) == (74, "one\n")
     assert done.stderr == "chronoverse: runner lost: nothing heard from it for 30 s\n"
 
@@ -284,33 +238,28 @@ def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
 
 
+def start(home: Path, service: ScriptedService, *argv: str, **pipes: Any) -> "subprocess.Popen[bytes]":
+    """Starts a command that reads from the service."""
+    pipe = subprocess.PIPE
+    options = {"stdout": pipe, "stderr": pipe, **pipes}
+    return subprocess.Popen([*COMMAND, *argv], env=environ(home, URL=service.url), **options)
+
+
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
-    """``chronoverse logs … | head`` closes the pipe."""
-    with history([line(number, "x" * 1_000) for number in range(1, 1_000)]) as service:
-        command = [*COMMAND, "logs", "wf_1", "job_1"]
-        with subprocess.Popen(
-            command, env=environ(tmp_path, URL=service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            process.stdout.read(10)
-            process.stdout.close()
-            errors = process.stderr.read()
-
+    """``chronoverse logs … | head`` closes the pipe. On a full disk, the error is not that of an empty search."""
+    lines = [line(number, "x" * 1_000) for number in range(1, 1_000)]
+    with history(lines) as service, start(tmp_path, service, "logs", "wf_1", "job_1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        errors = process.stderr.read()
     assert (process.returncode, errors) == (141, b"")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device")
-def test_output_to_a_full_disk_is_an_error_of_its_own(tmp_path: Path) -> None:
-    """Its exit code is not that of a search without matches."""
-    with history([line(number, "x" * 1_000) for number in range(1, 100)]) as service, open("/dev/full", "wb") as full:
-        command = [*COMMAND, "logs", "wf_1", "job_1"]
-        done = subprocess.run(
-            command, env=environ(tmp_path, URL=service.url), stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-
-    message = "chronoverse: the output cannot be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (os.EX_CANTCREAT, message)
+    with history(lines) as service, open("/dev/full", "wb") as full:
+        process = start(tmp_path, service, "logs", "wf_1", "job_1", stdout=full)
+        errors = process.communicate(timeout=PATIENCE_SECONDS)[1]
+    message = b"chronoverse: the output cannot be written: No space left on device\n"
+    assert (process.returncode, errors) == (os.EX_CANTCREAT, message)
 
 
 def test_a_job_runs_with_closed_standard_streams(tmp_path: Path) -> None:
@@ -327,74 +276,60 @@ def test_a_job_runs_with_closed_standard_streams(tmp_path: Path) -> None:
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
     """Each line was printed immediately, and nothing else is printed."""
     open_end = stream(line(1, "one").to_frame(), whole=False)
-    with ScriptedService(open_end, *[None] * 50) as service:
-        command = [*COMMAND, "logs", "-f", "wf_1", "job_1"]
-        with subprocess.Popen(
-            command, env=environ(tmp_path, URL=service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            assert process.stdout.readline() == b"one\n"
-            process.send_signal(signal.SIGINT)
-            errors = process.stderr.read()
-
+    with (
+        ScriptedService(open_end, *[None] * 50) as service,
+        start(tmp_path, service, "logs", "-f", "wf_1", "job_1") as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"one\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
     assert process.returncode == 130
     assert b"Traceback" not in errors
 
 
 def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
     """The terminal would otherwise interpret the control sequences."""
+    ours, theirs = pty.openpty()
     with history([line(1, "a\x1b[2Jb\x1b]52;c;eA==\x07\r\x08c")]) as service:
-        ours, theirs = pty.openpty()
-        command = [*COMMAND, "logs", "wf_1", "job_1"]
-        subprocess.run(command, env=environ(tmp_path, URL=service.url), stdout=theirs, check=True, timeout=60)
-        os.close(theirs)
-        shown = os.read(ours, 1_000)
-        os.close(ours)
-
-    assert shown == b"abc\r\n"
+        assert start(tmp_path, service, "logs", "wf_1", "job_1", stdout=theirs, stderr=None).wait(60) == 0
+    os.close(theirs)
+    assert os.read(ours, 1_000) == b"abc\r\n"
+    os.close(ours)
 
 
 @pytest.mark.parametrize(
-    "argv",
+    "arguments",
     [
-        ["frobnicate"],
-        ["logs"],
-        ["logs", "wf_1"],
-        ["logs", "../x", "job_1"],
-        ["logs", "wf_1", "job 1"],
-        ["logs", "wf_1", "job_1", "--offset", "1_0"],
-        ["logs", "wf_1", "job_1", "--offset", "-1"],
-        ["logs", "wf_1", "job_1", "--tail", "-1"],
-        ["logs", "-f", "wf_1", "job_1", "--offset", "latest", "--tail", "1"],
-        ["logs", "wf_1", "job_1", "--lines", "3-1"],
-        ["logs", "wf_1", "job_1", "--lines", "1-3", "--tail", "1"],
-        ["logs", "wf_1", "@oldest"],
-        ["jobs", "wf_1", "-n", "0"],
-        ["logs", "wf_1", "job_1", "--offset", "latest"],
-        ["logs", "wf_1", "job_1", "--wait", "3"],
-        ["logs", "wf_1", "job_1", "--since", "yesterday"],
-        ["logs", "wf_1", "job_1", "--since", "300"],
-        ["logs", "wf_1", "job_1", "--since", "5m5"],
-        ["logs", "wf_1", "job_1", "-f", "--until", "5m"],
-        ["jobs", "wf_1", "--since", "0s"],
-        ["logs", "wf_1", "job_1", "--stream", "stdlog"],
-        ["run", "--workflow", "wf_1"],
-        ["run", "--", "true"],
-        ["run", "--workflow", "a b", "--", "true"],
-        ["token", "--ttl", "0"],
-        ["token", "--ttl", "1y"],
-        ["token", "--ttl", "99999d"],
-        ["token", "--scope", "logs:all"],
-        ["token", "--workflow", "a*b"],
-        ["token", "--workflow", "*-x"],
-        ["token", "--workflow", ""],
+        *("frobnicate", "logs", "logs wf_1", "logs ../x job_1", "jobs wf_1 -n 0", "jobs wf_1 --since 0s"),
+        *("jobs wf_1 -w --since 5m", "run --workflow wf_1", "run -- true", "run --workflow a:b -- true"),
+        *("token --ttl 0", "token --ttl 1y", "token --ttl 99999d", "token --scope logs:all"),
+        *("token --workflow a*b", "token --workflow *-x", "token --workflow="),
+        *("logs wf_1 -f --lines 5", "logs wf_1 job_1 -f --until-idle", "logs wf_1 @oldest"),
+        *(
+            f"logs wf_1 job_1 {options}"
+            for options in (
+                *("--offset 1_0", "--offset -1", "--tail -1", "-f --offset latest --tail 1", "--lines 3-1"),
+                *("--lines 1-3 --tail 1", "--offset latest", "--wait 3", "--since yesterday", "--since 300"),
+                *("--since 5m5", "-f --until 5m", "--stream stdlog", "--regex", "--search a -f --context 1"),
+                *("--search a --tail 3", "--new -f", "--new --tail 3", "--new --search x", "--new --since 5m"),
+                *("--new --until 5m", "--against good", "--context 3"),
+            )
+        ),
+        *("delete wf_1 job_1", "delete wf_1 job_1 --all --yes", "delete wf_1 --yes", "redact wf_1 job_1 --lines 1"),
+        *(f"redact wf_1 job_1 --yes {options}" for options in ("", "--lines 1-", "--lines 0", "--lines 5-4")),
+        "redact wf_1 job_1 --yes --lines 1 --regex",
+        *(f"download wf_1 job_1 {options}" for options in ("--regex", "--raw --format json", "--format csv")),
+        *("conformance --only none -- sh {job}", "conformance -- sh", "conformance -- /none {job}"),
     ],
 )
-def test_invalid_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The usage is printed."""
-    assert main(argv) == 64
-    assert "Usage: chronoverse" in capsys.readouterr().err
+def test_invalid_arguments_exit_with_64(arguments: str, cli: Cli) -> None:
+    """The usage is printed, and nothing is requested. Without a terminal to prompt, ``--yes`` is required."""
+    with ScriptedService(None) as service:
+        done = cli(*arguments.split(), URL=service.url)
+    assert (done.returncode, done.stdout, service.requests) == (64, "", [])
+    assert "Usage: chronoverse" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -416,23 +351,16 @@ def test_invalid_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
     assert "CHRONOVERSE_BIND must" in done.stderr
 
 
-def test_token_creates_a_valid_token(cli_process: Cli, tmp_path: Path) -> None:
-    """By default for reading all workflows, for an hour."""
-    local_secret(tmp_path)
-    printed = cli_process("token").stdout.strip()
-
-    principal = Verifier(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
-    assert principal.subject == "cli"
-    assert principal.rights.keys() == {"logs:read"}
-    assert principal.rights["logs:read"].are_all
-    assert 3_500 < principal.expires_at - time.time() <= 3_600
-
-
 def test_token_applies_its_options(cli: Cli, tmp_path: Path) -> None:
-    """Workflows, scopes, subject and lifetime."""
+    """Workflows, scopes, subject and lifetime. By default for reading all workflows, for an hour."""
+    local_secret(tmp_path)
+    by_default = Verifier(Settings(data_dir=tmp_path)).verify(f"Bearer {cli('token').stdout.strip()}", time.time())
+    assert (by_default.subject, {*by_default.rights}) == ("cli", {"logs:read"})
+    assert by_default.rights["logs:read"].are_all
+    assert 3_500 < by_default.expires_at - time.time() <= 3_600
+
     argv = ["token", "--workflow", "wf_1", "--workflow", "team-a.*", "--scope", "logs:write", "--subject", "ci"]
     printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
-
     verifier = Verifier(Settings(data_dir=tmp_path, jwt_secret=SECRET.encode()))
     principal = verifier.verify(f"Bearer {printed}", time.time())
     assert principal.subject == "ci"
@@ -440,56 +368,17 @@ def test_token_applies_its_options(cli: Cli, tmp_path: Path) -> None:
     assert principal.rights == {"logs:write": Workflows(frozenset({"wf_1"}), ("team-a.",))}
 
 
-def test_token_needs_the_secret(cli: Cli) -> None:
-    """A public key can only verify tokens."""
-    done = cli("token", JWT_JWKS_URL="https://id.example/jwks.json")
-
-    assert (done.returncode, done.stdout) == (78, "")
-    assert "private key" in done.stderr
-
-
-def test_run_publishes_and_exits_like_the_command(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """The command's output is shown unchanged, on the same streams."""
-    script = r"printf 'one\n'; printf 'oops\n' >&2; exit 3"
-    argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
-    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
-
-    assert (done.returncode, done.stdout, after_link(done.stderr)) == (3, "one\n", "oops\n")
-    store = Store(server.url, prefix=prefix)
-    job = store.get_job(JOB)
-    store.close()
-    assert job is not None
-    assert (job.status, job.exit_code, job.lines) == (Status.FAILED, 3, 2)
-
-
-def test_run_needs_no_dashes_before_a_command(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Options after the command belong to the command."""
-    done = cli("run", "--workflow", "wf_1", "sh", "-c", "exit 4", REDIS_URL=server.url, KEY_PREFIX=prefix)
-
-    assert done.returncode == 4
-
-
 def test_run_generates_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Otherwise nobody could watch the job."""
-    argv = ["run", "--workflow", "wf_1", "--", "true"]
+    """Otherwise nobody could watch the job. Options after the command belong to the command."""
+    argv = ["run", "--workflow", "wf_1", "sh", "-c", "exit 4"]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
-
-    found = re.fullmatch(
-        r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1 is at http://[\w./:-]+/\1\n", done.stderr
-    )
+    pattern = r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1 is at http://[\w./:-]+/\1\n"
+    found = re.fullmatch(pattern, done.stderr)
     assert found
-    store = Store(server.url, prefix=prefix)
-    assert store.get_job(JobRef("wf_1", found[1])) is not None
-    store.close()
-
-
-def test_run_with_require_log_rejects_an_ended_job(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """The command is not started."""
-    argv = ["run", "--require-log", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
-    cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
-    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
-
-    assert (done.returncode, done.stdout) == (73, "")
+    with contextlib.closing(Store(server.url, prefix=prefix)) as store:
+        job = store.get_job(JobRef("wf_1", found[1]))
+    assert job is not None
+    assert (done.returncode, job.exit_code) == (4, 4)
 
 
 def test_run_with_the_embedded_server_needs_no_settings(cli_process: Cli, tmp_path: Path) -> None:
@@ -524,13 +413,9 @@ def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
     assert argv[5:] == ["chronoverse.web.app:create_app()"]
     assert (given["CHRONOVERSE_BIND"], given["WEB_CONCURRENCY"]) == ("127.0.0.1:9", "3")
     assert given["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
-
-
-@pytest.mark.parametrize(("bind", "workers"), [("nowhere", None), (None, "0"), (None, "many")])
-def test_serve_validates_its_flags_as_settings(bind: str | None, workers: str | None) -> None:
-    """Before gunicorn starts."""
-    with pytest.raises(SettingsError):
-        serve_command(bind, workers)
+    for bind, workers in (("nowhere", None), (None, "0"), (None, "many")):
+        with pytest.raises(SettingsError):
+            serve_command(bind, workers)
 
 
 @pytest.mark.long
@@ -602,6 +487,9 @@ def test_serve_reports_why_no_service_can_start(
             id="gunicorn",
             marks=pytest.mark.long,
         ),
+        pytest.param(
+            [str(ROOT / "app.py"), "--workers", "0"], {}, "WEB_CONCURRENCY must", id="app.py", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_service_that_cannot_start_reports_why(
@@ -663,21 +551,6 @@ def test_bash_completes_commands_and_options(cli_process: Cli, tmp_path: Path) -
     done = subprocess.run(["bash", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True)
 
     assert (done.stdout, done.stderr) == ("logs login logout\n--timestamps\n", "")
-
-
-def test_app_py_is_serve(tmp_path: Path) -> None:
-    """The same flags, settings and exit codes."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "app.py"), "--workers", "0"],
-        cwd=tmp_path,
-        env=environ(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-
-    assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith("chronoverse: WEB_CONCURRENCY must")
 
 
 def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
@@ -749,15 +622,6 @@ def test_the_list_of_commands_has_whole_sentences(cli: Cli) -> None:
     assert len(listed) == len(visible_commands())
     assert [each for each in listed if not each.endswith(".")] == []
     assert [each for each in listed if each.endswith("...")] == []
-
-
-def test_complete_pages_have_no_gaps() -> None:
-    """An empty log has none either."""
-    number, lines = attrgetter("sequence_num"), [line(number, "x") for number in (1, 2, 3)]
-
-    assert list(name_gaps(lines, number, 0, 4, 1)) == lines
-    assert list(name_gaps([], number, 0, 1, 1)) == []
-    assert list(name_gaps([line(4, "came meanwhile")], number, 3, 4, 1)) == [line(4, "came meanwhile")]
 
 
 def exit_codes(kind: type[ChronoverseError]) -> set[int]:

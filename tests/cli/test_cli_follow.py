@@ -167,21 +167,6 @@ def test_ctrl_c_ends_it(start: Start, store: Store, workflow: str, tmp_path: Pat
     assert process.wait(PATIENCE_SECONDS) == 130
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["logs", "wf"], "-f is required"),
-        (["logs", "wf", "job_1", "-f", "--until-idle"], "cannot be combined with JOB"),
-        (["logs", "wf", "-f", "--lines", "5"], "require JOB"),
-        (["jobs", "wf", "-w", "--since", "5m"], "--watch and --since cannot be combined"),
-    ],
-)
-def test_what_cannot_be_combined(cli: Cli, argv: list[str], says: str) -> None:
-    found = cli(*argv)
-    assert found.returncode == 64
-    assert says in found.stderr
-
-
 def test_changes_as_lines(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
     job = Job(store, workflow, "job_1")
     start("jobs", "-w", workflow)

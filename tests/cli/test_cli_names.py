@@ -116,11 +116,6 @@ def test_some_lines_with_their_numbers(
     assert all(line[6:8] == "  " for line in done.stdout.splitlines())
 
 
-def test_some_jobs(cli: Cli, settings: dict[str, str]) -> None:
-    listed = cli("jobs", WORKFLOW, "-n", "2", "-o", "name", **settings)
-    assert listed.stdout.splitlines() == ["waiting", "failed"]
-
-
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

@@ -102,13 +102,6 @@ def test_groups_are_formed_by_number(cli: Cli, service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--regex",), ("--search", "a", "-f", "--context", "1"), ("--search", "a", "--tail", "3")], ids=str
-)
-def test_contradictory_options_are_rejected(cli: Cli, arguments: tuple[str, ...]) -> None:
-    assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
-
-
-@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("--since", "2026-03-03T10:17:00Z"), [18, 19, 20]),
@@ -178,25 +171,20 @@ def test_following_a_job_from_a_future_time(cli: Cli, service: Service) -> None:
     assert cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", **settings).returncode == 66
 
 
-def test_jobs_since_a_time(cli: Cli, service: Service) -> None:
-    """Those created at that time or later, newest first."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    listed = [json.loads(line) for line in cli("jobs", WORKFLOW, "-o", "json", **settings).stdout.splitlines()]
-    since = cli("jobs", WORKFLOW, "--since", listed[1]["created_at"], **settings).stdout.splitlines()
-
-    assert [line.split()[0] for line in since] == ["job_3", "job_2"]
-    assert len(cli("jobs", WORKFLOW, "--since", "1h", **settings).stdout.splitlines()) == 3
-    assert cli("jobs", WORKFLOW, "--since", "2100-01-01", **settings).stdout == ""
-
-
 def test_jobs_are_listed(cli: Cli, service: Service) -> None:
-    """Newest first, in text and JSON."""
+    """Newest first, in text and JSON; those created at a time or later, or with a status."""
     settings = {"URL": service.url, "TOKEN": service.token()}
-    listed = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
-    assert [line.split()[:2] for line in listed] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]
-    assert "(3)" in listed[1]
-    failed = cli("jobs", WORKFLOW, "--status", "FAILED", "-o", "json", **settings).stdout.splitlines()
-    assert [json.loads(line)["id"] for line in failed] == ["job_2"]
+    text = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
+    assert [line.split()[:2] for line in text] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]
+    assert "(3)" in text[1]
+    listed = [json.loads(line) for line in cli("jobs", WORKFLOW, "-o", "json", **settings).stdout.splitlines()]
+
+    def names(*options: str) -> list[str]:
+        return cli("jobs", WORKFLOW, "-o", "name", *options, **settings).stdout.split()
+
+    assert names("--since", listed[1]["created_at"]) == ["job_3", "job_2"]
+    assert (len(names("--since", "1h")), names("--since", "2100-01-01")) == (3, [])
+    assert (names("--status", "failed"), names("-n", "2")) == (["job_2"], ["job_3", "job_2"])
 
 
 @pytest.mark.parametrize(
@@ -471,21 +459,3 @@ def test_a_missing_run_to_compare_with_is_reported(cli: Cli, new_lines: dict[str
     assert (done.returncode, done.stdout) == (66, "")
     assert "no job of this workflow has COMPLETED before good" in done.stderr
     assert cli("logs", NEW_WORKFLOW, "failed", "--new", "--against", "unknown", **new_lines).returncode == 66
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--new", "-f"),
-        ("--new", "--tail", "3"),
-        ("--new", "--search", "x"),
-        ("--new", "--since", "5m"),
-        ("--new", "--until", "5m"),
-        ("--against", "good"),
-        ("--context", "3"),
-    ],
-    ids=str,
-)
-def test_options_that_cannot_be_combined(cli: Cli, new_lines: dict[str, str], arguments: tuple[str, ...]) -> None:
-    """The command line is invalid."""
-    assert cli("logs", NEW_WORKFLOW, "failed", *arguments, **new_lines).returncode == 64

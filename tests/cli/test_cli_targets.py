@@ -1,5 +1,6 @@
 """Which service or store a command uses: the rule in docs/cli.md."""
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,17 +64,10 @@ def test_a_store_takes_precedence_over_a_service(cli: Cli, server: RedisServer, 
     assert (done.returncode, after_link(done.stderr)) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["archive", "--once"],
-        ["archive", "--orphans", "--delete"],
-    ],
-)
+@pytest.mark.parametrize("argv", [["archive", "--once"], ["archive", "--orphans", "--delete"]])
 def test_only_the_services_store_is_changed(cli: Cli, argv: Sequence[str], tmp_path: Path) -> None:
     """This machine's embedded store is not the one that CHRONOVERSE_URL means."""
     done = cli(*argv, URL="https://logs.example.com")
-
     assert (done.returncode, done.stdout) == (78, "")
     assert "the service at https://logs.example.com, but this command needs that service's store" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -88,30 +82,19 @@ def test_the_embedded_store_is_that_of_its_own_service(cli: Cli, tmp_path: Path)
     assert (done.returncode, done.stdout) == (0, "86400 s\n")
 
 
-def test_retention_changes_the_configured_store(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Even if CHRONOVERSE_URL is set as well."""
-    done = cli("retention", "wf_1", "1d", URL="https://logs.example.com", REDIS_URL=server.url, KEY_PREFIX=prefix)
-
-    assert (done.returncode, done.stdout) == (0, "86400 s\n")
-    store = Store(server.url, prefix=prefix)
-    assert store.catalog.settings_of("wf_1").retention_seconds == 86_400
-    store.close()
-
-
 def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Omitted ones are unchanged. An invalid number is rejected."""
-    place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix}
-    store = Store(server.url, prefix=prefix)
-    store.catalog.set_common_bounds(0, 70, list)
-
-    assert cli("limits", "wf_1", **place).stdout == "per job: no limit (default)\nper day: 70 bytes (default)\n"
-    assert (
-        cli("limits", "wf_1", "--job-bytes", "5", **place).stdout == "per job: 5 bytes\nper day: 70 bytes (default)\n"
-    )
-    done = cli("limits", "wf_1", "--job-bytes", "default", "--day-bytes", "0", **place)
-    assert done.stdout == "per job: no limit (default)\nper day: no limit\n"
-    own = store.catalog.settings(["wf_1"])["wf_1"]
-    assert (own.job_bytes, own.day_bytes) == (None, 0)
+    """In the store, even if CHRONOVERSE_URL is set as well. Omitted ones are unchanged. Invalid ones are rejected."""
+    place = {"URL": "https://logs.example.com", "REDIS_URL": server.url, "KEY_PREFIX": prefix}
+    with contextlib.closing(Store(server.url, prefix=prefix)) as store:
+        store.catalog.set_common_bounds(0, 70, list)
+        for options, shown in (
+            ((), "per job: no limit (default)\nper day: 70 bytes (default)\n"),
+            (("--job-bytes", "5"), "per job: 5 bytes\nper day: 70 bytes (default)\n"),
+            (("--job-bytes", "default", "--day-bytes", "0"), "per job: no limit (default)\nper day: no limit\n"),
+        ):
+            assert cli("limits", "wf_1", *options, **place).stdout == shown
+        assert cli("retention", "wf_1", "1d", **place).stdout == "86400 s\n"
+        own = store.catalog.settings(["wf_1"])["wf_1"]
+    assert (own.job_bytes, own.day_bytes, own.retention_seconds) == (None, 0, 86_400)
     for text in ("-1", "1G", "", "9" * 16):
         assert cli("limits", "wf_1", f"--day-bytes={text}", **place).returncode == 64
-    store.close()

@@ -198,9 +198,3 @@ def test_an_argument_with_a_label_is_repeated_for_each_label() -> None:
     job = JobRef("w", "j")
     assert list(filled_in(command, job, {"a": "1", "b": "2"})) == ["run", "--job=j", "w", "--label=a=1", "--label=b=2"]
     assert list(filled_in(command, job, {})) == ["run", "--job=j", "w"]
-
-
-@pytest.mark.parametrize("options", [("--only", "none", "--", "sh", "{job}"), ("--", "sh"), ("--", "/none", "{job}")])
-def test_an_invalid_command_line_is_rejected(cli: Cli, options: tuple[str, ...]) -> None:
-    """An unknown case, a runner that would not receive the job's id, and a missing one."""
-    assert cli("conformance", *options).returncode == 64
