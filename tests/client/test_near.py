@@ -23,22 +23,17 @@ def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
     assert near_ids(wanted, ids) == near
 
 
-def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
-    """The message then does not say whether the workflow exists."""
-    with ScriptedService(problem("403 Forbidden", "no")) as service:
-        sentence = explain_not_found(Client(service.url), "wf_1", "job_1")
-    assert sentence == "wf_1/job_1: not found, or no access"
-
-
-def test_a_job_that_is_not_there() -> None:
-    """Suggests the newest jobs of its workflow."""
-    with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"}],"cursor":null}')) as service:
-        sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
-    assert sentence == "no job build-8 in wf_1: did you mean build-7?"
-
-
-def test_a_line_that_is_not_there() -> None:
-    """The job exists, but not the line: there are no suggestions."""
-    with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"},{"id":"build-8"}],"cursor":null}')) as service:
-        sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
-    assert sentence == "build-8 of wf_1 has no such line"
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (problem("403 Forbidden", "no"), "wf_1/build-8: not found, or no access"),
+        (answer("200 OK", b'{"jobs":[{"id":"build-7"}]}'), "no job build-8 in wf_1: did you mean build-7?"),
+        (answer("200 OK", b'{"jobs":[{"id":"x"}]}'), "no job build-8 in wf_1"),
+        (answer("200 OK", b'{"jobs":[{"id":"build-7"},{"id":"build-8"}]}'), "build-8 of wf_1 has no such line"),
+    ],
+    ids=["unknown", "near", "none near", "a line"],
+)
+def test_what_is_not_there_is_explained(said: bytes, sentence: str) -> None:
+    """With the newest jobs of its workflow, if the service lists them."""
+    with ScriptedService(said) as service:
+        assert explain_not_found(Client(service.url), "wf_1", "build-8") == sentence

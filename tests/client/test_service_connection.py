@@ -4,24 +4,13 @@ import gc
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
 
-from chronoverse.client.service_connection import RequestFailed, ServiceConnection, make_connection, retry_after
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, make_connection
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
-
-
-@pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
-def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> None:
-    """An invalid header is ignored."""
-    headers = HTTPMessage()
-    if header is not None:
-        headers["Retry-After"] = header
-
-    assert retry_after(headers) == seconds
 
 
 def test_a_pipeline_ends_with_an_answer_that_closes_the_connection() -> None:
