@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,13 +15,10 @@ from typing import Any
 
 import pytest
 
-from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, environ
-from tests.cli.mcp_agent import CAUSES, MAX_BYTES, Agent, failed_runs, publish
 from tests.cli.mcp_client import McpProgram, mcp_program
-from tests.joblog.test_shapes_of_real_logs import planted, read_run
-from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -86,49 +82,19 @@ class Pending:
         return self._answer
 
 
-def test_the_failing_lines_of_ten_jobs_are_found(
-    server: RedisServer, program: McpProgram, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By an agent, with answers of at most 4,000 tokens each."""
-    runs = list(failed_runs())
-    assert len(runs) == 10
-    store = Store(server.url, clock=ticking())
-    for name, kind, messages in runs:
-        for good in ("good1", "good2", "good3"):
-            publish(store, JobRef(f"wf_{name}", good), read_run(kind, good), Status.COMPLETED)
-        publish(store, JobRef(f"wf_{name}", "broken"), messages, Status.FAILED)
-    store.close()
-    for name, kind, messages in runs:
-        agent = Agent(program)
-        number, message = agent.find(f"wf_{name}")
-        whole = sum(len(text.encode()) + 1 for text in messages)
-        with capsys.disabled():
-            print(f"\n{name}: line {number}, {agent.bytes // 4} tokens of {whole // 4}: {message[:80]}", end="")
-        assert re.search(CAUSES[kind], message)
-        assert number - 1 in planted(kind, messages)
-        assert agent.bytes <= MAX_BYTES
-
-
 @pytest.mark.long
-def test_a_wait_resumes_after_a_worker_is_killed(service: Service, logs: Store, program: McpProgram) -> None:
-    """A line printed meanwhile is found."""
-    attempt = logs.open(JobRef("wf_cut", "job_1"), "a" * 32)
+def test_reads_and_waits_resume(service: Service, logs: Store, program: McpProgram) -> None:
+    """After a worker is killed, and after a restart, for which a call waits. Lines printed meanwhile are found."""
+    job = {"workflow_id": "wf_restart", "job_id": "job_1"}
+    attempt = logs.open(JobRef("wf_restart", "job_1"), "a" * 32)
     with waiting(service):
-        pending = Pending(program, "wait_for", workflow_id="wf_cut", job_id="job_1", q="ready", timeout=50)
+        pending = Pending(program, "wait_for", **job, q="before", timeout=50)
     (worker,) = service.worker_pids()
     os.kill(worker, signal.SIGKILL)
-    logs.append(attempt, line(1, "ready"))
+    logs.append(attempt, line(1, "before"))
     answer = pending.result()
     assert (answer["outcome"], answer["cursor"]) == ("matched", 1)
 
-
-@pytest.mark.long
-def test_reads_and_waits_resume_after_a_restart(service: Service, logs: Store, program: McpProgram) -> None:
-    """A call during the restart waits for it."""
-    job = {"workflow_id": "wf_restart", "job_id": "job_1"}
-    attempt = logs.open(JobRef("wf_restart", "job_1"), "a" * 32)
-    logs.append(attempt, line(1, "before"))
-    assert len(program.call("read_lines", **job)["logs"]) == 1
     with waiting(service):
         pending = Pending(program, "wait_for", **job, q="after", timeout=50)
     service.kill()

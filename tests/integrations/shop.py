@@ -1,6 +1,5 @@
 """A Celery app whose workers are started by tests. SHOP_BROKER is the URL of its broker and result backend."""
 
-import ctypes
 import gc
 import logging
 import os
@@ -85,19 +84,6 @@ def speak(text: str, seconds: float) -> None:
 
 @app.task(name="celery.usage")  # tasks with such a name are not published
 def usage() -> dict[str, int]:
-    """The pool's process that runs the task, and the bytes of memory that it cannot free."""
+    """The pool's process that runs the task, and how many blocks of memory it uses."""
     gc.collect()
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = _MallocInfo
-    return {
-        "process": os.getpid(),
-        "blocks": sys.getallocatedblocks(),
-        "bytes": sum(getattr(libc.mallinfo2(), name) for name in ("uordblks", "hblkhd")),
-    }
-
-
-class _MallocInfo(ctypes.Structure):
-    """The result of glibc's ``mallinfo2``. ``uordblks`` and ``hblkhd`` are bytes in use."""
-
-    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+    return {"process": os.getpid(), "blocks": sys.getallocatedblocks()}

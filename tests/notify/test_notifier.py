@@ -87,19 +87,22 @@ def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
 
 
 def test_an_end_is_reported_by_its_status(site: Site) -> None:
-    """Once, even if the job is deleted."""
+    """Once, even if the job is deleted before or after that: without its log."""
     site.watch("bad")
     site.watch("canceled", status=("CANCELED",))
+    delete_job(site.store, None, site.run("gone", Status.FAILED, "Error: a password"))
     site.start()
     for status in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
         site.run(status.lower(), status)
-    wait_for(site, 2)
+    wait_for(site, 3)
     delete_job(site.store, None, JobRef(WORKFLOW, "failed"))
     settle(site)
-    assert sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages) == [
-        ("bad", "failed"),
-        ("canceled", "canceled"),
-    ]
+    told = {(each.json["data"]["watch"], each.json["data"]["job"]["id"]): each for each in site.receiver.messages}
+    assert [*sorted(told)] == [("bad", "failed"), ("bad", "gone"), ("canceled", "canceled")]
+    assert len(site.receiver.messages) == 3
+    gone = told["bad", "gone"]
+    assert (gone.json["data"]["job"]["status"], gone.json["data"]["job"]["attempt"]) == ("FAILED", 1)
+    assert b"password" not in gone.body
 
 
 @pytest.mark.long
@@ -407,18 +410,6 @@ def test_a_later_watch_does_not_report_earlier_jobs(site: Site, bench: Bench) ->
     wait_for(site, 2)
     settle(site)
     assert [job for _, job in site.told()] == ["after", "again"]
-
-
-def test_a_job_that_is_deleted_meanwhile_is_still_reported(site: Site) -> None:
-    """Without its log."""
-    site.watch()
-    ref = site.run("gone", Status.FAILED, "Error: a password")
-    delete_job(site.store, None, ref)
-    site.start()
-    (message,) = wait_for(site, 1)
-    job = message.json["data"]["job"]
-    assert (job["id"], job["status"], job["attempt"]) == ("gone", "FAILED", 1)
-    assert b"password" not in message.body
 
 
 def test_a_server_without_memory_delays_no_others(
