@@ -1,4 +1,4 @@
-"""The program: its commands and exit codes. An exit code is an error's (sysexits.h) or a job's."""
+"""The program's commands and exit codes. It exits with an error's code (sysexits.h), or with a job's."""
 
 import atexit
 import errno

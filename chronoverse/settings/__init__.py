@@ -71,7 +71,7 @@ class Settings:
     data_dir: Path = _setting(
         parse.absolute_path,
         "path",
-        "Directory for the embedded server's data and secret, sign-ins and undelivered lines.",
+        "Directory for sign-ins, undelivered lines, and the embedded server's data and secret.",
         "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
         " on macOS `~/Library/Application Support/chronoverse`",
         default=MISSING,
@@ -196,13 +196,13 @@ class Settings:
     max_publish_rate_per_token: int | None = _number(
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
-        "Rate at which a `sub` publishes over HTTP, with 10 s bursts; more gets 429. Each line counts 48 bytes extra.",
-        "the worker's limit",
+        "Rate at which a `sub` publishes over HTTP, bursts of 10 s; more gets 429. Each line counts 48 bytes extra.",
+        "no limit",
     )
     max_replay_rate: int = _number(
         (1_000_000, 1_099_511_627_776),
         "bytes a second per worker",
-        "Total rate of replays, while eight or more run. A higher rate delays live lines.",
+        "Limit on the total rate of replays, applied while at least eight run. A higher limit delays live lines.",
         default=50_000_000,
     )
     max_stream_seconds: int = _number(
@@ -274,7 +274,7 @@ class Settings:
         "URL",
         "Service that client commands use; `run` and `deliver` use it unless `CHRONOVERSE_REDIS_URL` is set"
         " ([rule](cli.md#which-service-which-store)).",
-        "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
+        "`http://` followed by `CHRONOVERSE_BIND`, for commands that need a token",
     )
     token: str | None = _setting(
         parse.bearer_token,

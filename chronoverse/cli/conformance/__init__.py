@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target") -> Iterator[Iterator["Result"]]:
-    """Runs the cases, and yields their results, in order. Stops running cases when the ``with`` block ends."""
+    """Runs the cases, and yields their results, in order. Cancels the rest when the ``with`` block ends."""
     from chronoverse.cli.conformance.trial import try_case
 
     # Cases spend most of their time waiting.

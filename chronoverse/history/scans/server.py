@@ -55,7 +55,7 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves the application of ``make_app`` in each process, on listening socket 3, until stdin ends."""
+    """Serves the application of ``make_app`` in each process, on the socket inherited as fd 3, until stdin ends."""
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Makes pages for HTTP: reads them, encodes their cursors, and adds the ``Link`` to the next page.
+"""Pages over HTTP: reads them, encodes their cursors, and adds the ``Link`` to the next page.
 
 Filtered pages come from the scan server. A cursor is opaque, and bound to one job or workflow, order and filter.
 """

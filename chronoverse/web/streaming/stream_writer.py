@@ -102,7 +102,7 @@ class StreamWriter:
         self._write_now(head + self.to_send(missed) if missed else head)
 
     def wake(self) -> None:
-        """Writes new frames of a caught-up viewer, if any. Never waits, never raises."""
+        """Writes the viewer's new frames, unless it is behind. Never waits, never raises."""
         if self.is_behind:
             self._woken = True
         elif self.group is None or self.group.leave(self):
