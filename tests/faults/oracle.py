@@ -22,7 +22,7 @@ JOB: Final = "job"
 #: Maximum number of missing numbers reported for one view.
 MAX_REPORTED: Final = 1_000
 
-_EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}( \.*)?")
+_EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}")
 
 
 class Seen(NamedTuple):
@@ -43,11 +43,10 @@ class Seen(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """How many lines a writer started to print, how many are required, and each line's ``padding`` in bytes."""
+    """How many lines a writer started to print, and how many are required."""
 
     begun: int
     required: int
-    padding: int = 0
 
 
 @dataclass
@@ -85,13 +84,10 @@ def judge(
     printed: Mapping[str, Printed],
     views: Mapping[str, Sequence[Seen]],
     history: Sequence[Seen],
-    *,
-    foreign: frozenset[str] = frozenset(),
 ) -> Verdict:
     """Checks each view, which is what a viewer received, and ``history``, the log as returned by its pages.
 
-    A view runs from line 1 to the end of the log. ``foreign`` are messages that no writer printed. Pages omit lost
-    lines: their gaps are those of the first view.
+    A view runs from line 1 to the end of the log. Pages omit lost lines: their gaps are those of the first view.
     """
     verdict = Verdict()
     last = max((seen.number for seen in history if seen.kind == LINE), default=0)
@@ -100,7 +96,7 @@ def judge(
     verdict.named = sum(seen.last - seen.number + 1 for seen in lost)
     pages = list(merge(history, lost, key=attrgetter("number")))
     for name, view in {"/logs": pages, **views}.items():
-        _ViewCheck(name, printed, foreign, contents, verdict).run(view, last)
+        _ViewCheck(name, printed, contents, verdict).run(view, last)
     return verdict
 
 
@@ -114,13 +110,11 @@ class _ViewCheck:
         self,
         name: str,
         printed: Mapping[str, Printed],
-        foreign: frozenset[str],
         contents: dict[int, tuple[str, str]],
         verdict: Verdict,
     ) -> None:
         self._name = name
         self._printed = printed
-        self._foreign = foreign
         self._contents = contents
         self._verdict = verdict
         self._numbers: set[int] = set()
@@ -163,7 +157,7 @@ class _ViewCheck:
         content = (seen.message, seen.timestamp)
         if self._contents.setdefault(seen.number, content) != content:
             self._verdict.changed.append(f"{self._name}: number {seen.number} is {content}")
-        elif seen.message not in self._foreign:
+        else:
             self._printed_line(seen)
 
     def _printed_line(self, seen: Seen) -> None:
@@ -171,7 +165,7 @@ class _ViewCheck:
         writer, number = (found[1], int(found[2])) if found else ("", 0)
         printed = self._printed.get(writer)
         where = f"{self._name}: number {seen.number}, {seen.message[:60]!r}"
-        if found is None or (printed and seen.message != line(writer, number, printed.padding)):
+        if found is None or (printed and seen.message != line(writer, number)):
             (self._verdict.changed if "w=" in seen.message else self._verdict.phantom).append(where)
         elif printed is None or not 0 < number <= printed.begun:
             self._verdict.phantom.append(where)

@@ -1,6 +1,5 @@
 """Row 12 of the fault matrix: the link from nginx to the service, or to the viewers, goes silent. Needs root."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -8,9 +7,9 @@ import pytest
 
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.connection import USER_TIMEOUT_SECONDS
+from tests.faults.emitter import line
 from tests.faults.links import Links
 from tests.faults.oracle import Printed, judge
-from tests.faults.testbed import add_lines, environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
 from tests.support.nginx import Nginx
 from tests.support.servers import running
@@ -60,8 +59,14 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SplitNetwork]:
             read_seconds=READ_SECONDS,
             command_prefix=links.command_prefix,
         )
-        with nginx, environment(SSL_CERT_FILE=str(nginx.certificate)):
+        with nginx, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(nginx.certificate))
             yield SplitNetwork(links, service, nginx)
+
+
+def add_lines(job: Foreign) -> None:
+    """Appends the next 20 lines of writer ``a``."""
+    job.lines(line("a", number) for number in range(job.last + 1, job.last + 21))
 
 
 def start_watchers(network: SplitNetwork, job: Foreign) -> list[Watcher]:
@@ -102,23 +107,21 @@ def open_streams(service: Service) -> float:
 def test_row_12_the_link_between_nginx_and_the_service_goes_silent(network: SplitNetwork) -> None:
     """The service and nginx each close the connection. Viewers reconnect when they can, and miss nothing."""
     job = Foreign(str(network.service.redis_url), "network", "silent-service")
-    add_lines(job, 20)
+    add_lines(job)
     watchers = start_watchers(network, job)
     through, direct = watchers[:2], watchers[2:]
     slow = 'chronoverse_streams_ended_total{reason="slow"}'
     with network.links.silent(SERVICE_LINK):
-        began = time.monotonic()
-        add_lines(job, 20)
+        add_lines(job)
         wait_for_line(direct, 40, 2)
         wait_until(lambda: all(each.connections > 1 for each in through), READ_SECONDS + SLACK_SECONDS, "nginx closes")
         bound = USER_TIMEOUT_SECONDS + HEARTBEAT_SECONDS
         wait_until(
             lambda: network.service.metric(slow) == 2, bound + SLACK_SECONDS, "the service closes", METRICS_SECONDS
         )
-        print(f"open for {time.monotonic() - began:.1f} s")
         assert open_streams(network.service) == 1
     wait_for_line(watchers, 40, SILENCE_SECONDS + SLACK_SECONDS)
-    add_lines(job, 20)
+    add_lines(job)
     finish(job, watchers)
     assert {error[:3] for each in through for error in each.errors if error[:3].isdigit()} <= {"502", "504"}
     assert direct[0].connections == 1
@@ -130,19 +133,17 @@ def test_row_12_the_link_between_nginx_and_its_viewers_goes_silent(network: Spli
     Only heartbeats are sent, which fill no buffer, so nginx itself does not detect that nobody reads.
     """
     job = Foreign(str(network.service.redis_url), "network", "silent-viewers")
-    add_lines(job, 20)
+    add_lines(job)
     watchers = start_watchers(network, job)
     left = 'chronoverse_streams_ended_total{reason="left"}'
     before = network.service.metric(left)
     with network.links.silent(VIEWER_LINK):
-        began = time.monotonic()
         bound = HEARTBEAT_SECONDS + GIVEN_UP_SECONDS
         wait_until(
             lambda: open_streams(network.service) == 1, bound + SLACK_SECONDS, "nginx has closed both", METRICS_SECONDS
         )
-        print(f"open for {time.monotonic() - began:.1f} s")
         assert network.service.metric(left) == before + 2
-        add_lines(job, 20)
+        add_lines(job)
     wait_for_line(watchers, 40, SILENCE_SECONDS + SLACK_SECONDS)
     finish(job, watchers)
     assert watchers[2].connections == 1

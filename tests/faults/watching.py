@@ -65,11 +65,6 @@ class Watcher:
         """The number of the last received line, or 0."""
         return next((seen.number for seen in reversed(self.seen) if seen.kind == LINE), 0)
 
-    @property
-    def states(self) -> list[dict[str, object]]:
-        """The received job states."""
-        return [dict(seen.state) for seen in self.seen if seen.state is not None]
-
     def start(self) -> "Watcher":
         """Starts the thread."""
         self._thread.start()

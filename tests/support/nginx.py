@@ -36,8 +36,8 @@ TEMPORARY_FILES: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 class Nginx:
     """nginx with ``deploy/nginx.conf`` in front of ``nodes`` (host and port). Only addresses and paths are changed.
 
-    Its certificate is for ``host``, and ``verify`` trusts no other. ``shutdown_seconds`` and ``read_seconds`` replace
-    the shipped ``worker_shutdown_timeout`` and ``proxy_read_timeout``. ``command_prefix`` precedes its command.
+    Its certificate is for ``host``, and ``verify`` trusts no other. ``read_seconds`` replaces the shipped
+    ``proxy_read_timeout``. ``command_prefix`` precedes its command.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Nginx:
         nodes: Sequence[tuple[str, int]],
         *,
         host: str = HOST,
-        shutdown_seconds: int | None = None,
         read_seconds: int | None = None,
         command_prefix: Sequence[str] = (),
     ) -> None:
@@ -55,7 +54,7 @@ class Nginx:
         self._directory = directory
         self._binary = [*command_prefix, tool("nginx")]
         self._process: subprocess.Popen[bytes] | None = None
-        self._shutdown_seconds, self._read_seconds = shutdown_seconds, read_seconds
+        self._read_seconds = read_seconds
         certificate = make_certificate(directory, host)
         self.verify = ssl.create_default_context(cafile=str(certificate))
         self._configure(nodes)
@@ -74,8 +73,6 @@ class Nginx:
             "/run/nginx.pid": f"{self._directory}/nginx.pid",
             "http {\n": f"http {{\n{temporary}",
         }
-        if self._shutdown_seconds is not None:
-            replaced["worker_shutdown_timeout 30s"] = f"worker_shutdown_timeout {self._shutdown_seconds}s"
         if self._read_seconds is not None:
             replaced["proxy_read_timeout 60s"] = f"proxy_read_timeout {self._read_seconds}s"
         for shipped, ours in replaced.items():

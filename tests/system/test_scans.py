@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import random
-import re
 import signal
 import statistics
 import threading
@@ -125,43 +123,23 @@ def busy_process(service: Service) -> psutil.Process:
     return found[0]
 
 
-def test_scans_run_at_a_low_priority(service: Service) -> None:
-    """The service's other processes have the usual one, that of the tests."""
-    ours = os.getpriority(os.PRIO_PROCESS, 0)
-    server = scan_server(service)
-    usual = [service.pid, *service.worker_pids(), server.pid]
+def test_a_scan_has_a_low_priority_and_loses_more_of_it(service: Service) -> None:
+    """The service's other processes have the usual priority, that of the tests. The next scan has that of the first."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    low, lowest = (min(usual + times * NICENESS, 19) for times in (1, 2))
 
-    def priorities(pids: list[int]) -> set[int]:
-        return {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids}
-
-    # Queried each time: a process that another test has ended is replaced.
-    wait_until(
-        lambda: priorities([each.pid for each in server.children()]) == {min(ours + NICENESS, 19)},
-        PATIENCE_SECONDS,
-        "the processes can scan",
-    )
-    assert priorities(usual) == {ours}
-
-
-def test_a_long_scan_loses_priority(service: Service) -> None:
-    """Its process keeps the lower priority for the next scan."""
-    lowest = min(os.getpriority(os.PRIO_PROCESS, 0) + 2 * NICENESS, 19)
-
-    def is_lowered(process: psutil.Process) -> bool:
+    def priorities() -> set[int]:
+        """Those of all threads of the processes that scan. A process that another test has ended is replaced."""
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            ours = os.getpriority(os.PRIO_PROCESS, process.pid)
-            return ours < lowest and any(
-                os.getpriority(os.PRIO_PROCESS, each.id) == lowest for each in process.threads()
-            )
-        return False
+            threads = [thread.id for each in processes(service) for thread in each.threads()]
+            return {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+        return set()
 
     with searching(service):
-        wait_until(
-            lambda: any(is_lowered(each) for each in processes(service)), PATIENCE_SECONDS, "a scan has less priority"
-        )
-    wait_until(
-        lambda: not any(is_lowered(each) for each in processes(service)), PATIENCE_SECONDS, "it has its priority again"
-    )
+        wait_until(lambda: priorities() == {low, lowest}, PATIENCE_SECONDS, "a scan has less priority")
+    wait_until(lambda: priorities() == {low}, PATIENCE_SECONDS, "it has its priority again")
+    others = [service.pid, *service.worker_pids(), scan_server(service).pid]
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in others} == {usual}
 
 
 def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: RedisServer) -> None:
@@ -187,55 +165,6 @@ def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: 
     assert delays[-4] < 0.25 + 5 * quiet
 
 
-def test_a_worker_leaves_filtering_stored_lines_of_a_stream_to_the_scan_server(service: Service) -> None:
-    """As its CPU time shows. The stream has the lines that grep finds, and reports its progress."""
-    workers, scanning = [psutil.Process(pid) for pid in service.worker_pids()], processes(service)
-    before = sum(map(cpu_seconds, workers)), sum(map(cpu_seconds, scanning))
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    path = PATH.replace("logs/search", "events?regex=true&q=(1|2)7%2B(71)?7$")
-    with Stream(service, path, headers) as stream:
-        stream.wait_for(b"event: end", PATIENCE_SECONDS)
-    used = sum(map(cpu_seconds, workers)) - before[0], sum(map(cpu_seconds, scanning)) - before[1]
-
-    found = [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", stream.body)]
-    assert found == [n for n in range(1, LINES + 1) if re.search(r"(1|2)7+(71)?7$", f"line {n}")]
-    assert used[0] < used[1] / 2
-
-
-def test_two_searches_share_fairly(service: Service) -> None:
-    """Each gets as many pages as the other."""
-    with searching(service, "one") as first, searching(service, "other") as second:
-        wait_until(lambda: min(len(first), len(second)) >= 3, PATIENCE_SECONDS, "both have had some pages")
-        pages = len(first), len(second)
-
-    assert max(pages) <= 2 * min(pages)
-    assert {each.status_code for each in (*first, *second)} == {200}
-
-
-def test_the_scans_of_one_token_do_not_delay_those_of_others(service: Service, redis_server: RedisServer) -> None:
-    """Eight summaries of a long log never end. Each takes seconds, and both workers receive requests for them."""
-    Foreign(redis_server.url, "scans", "short").lines(["x"] * 1_000).end()
-
-    def seconds() -> float:
-        began = time.monotonic()
-        url = service.url + PATH.replace(JOB.job_id, "short")
-        headers = {"Authorization": f"Bearer {service.token(subject='other')}"}
-        answer = httpx.get(url, params={"q": "nowhere"}, headers=headers, timeout=PATIENCE_SECONDS)
-        assert answer.status_code == 200, answer.text
-        return time.monotonic() - began
-
-    seconds()
-    quiet = max(seconds() for _ in range(3))
-    path = PATH.replace("logs/search", "summary")
-    with contextlib.ExitStack() as stack:
-        for _ in range(8):
-            stack.enter_context(searching(service, path=path))
-        busy_process(service)
-        late = [seconds() for _ in range(5)]
-
-    assert sorted(late)[-2] < 3 * quiet + 2
-
-
 def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None:
     """With 503 and Retry-After. It is replaced immediately."""
     victims: list[psutil.Process] = []
@@ -259,32 +188,6 @@ def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None
     assert not set(victims) & set(processes(service))
 
 
-def test_a_download_is_complete_or_visibly_incomplete(service: Service) -> None:
-    """Every process that works for it is killed. Clients must not take a part of the log for the whole."""
-    url = f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/raw"
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    ended: list[int] = []
-
-    def download() -> None:
-        try:
-            got = httpx.get(url, params={"q": "line"}, headers=headers, timeout=PATIENCE_SECONDS)
-            ended.append(got.text.count("\n") if got.status_code == 200 else LINES)
-        except httpx.HTTPError:
-            ended.append(LINES)
-
-    thread = threading.Thread(target=download)
-    thread.start()
-    in_time = deadline(60, "the download is over")
-    while thread.is_alive() and in_time():
-        for each in processes(service):
-            with contextlib.suppress(psutil.Error):
-                each.kill()
-        thread.join(0.3)
-
-    assert ended == [LINES]
-    assert search(service).status_code == 200
-
-
 def test_a_process_that_hangs_is_replaced(service: Service) -> None:
     """Its search gets 503 within the documented time, unlike anyone else's."""
     with searching(service) as answers:
@@ -297,23 +200,6 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
 
     assert took < WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 20
     assert [each.status_code for each in answers if each.status_code != 200] == [503]
-    assert search(service).status_code == 200
-
-
-def test_a_killed_server_is_restarted(service: Service) -> None:
-    """A search at that moment can fail; later ones work. The killed server's processes exit on their own."""
-    before = [scan_server(service), *processes(service)]
-    os.kill(before[0].pid, signal.SIGKILL)
-    answers = []
-    wait_until(
-        lambda: answers.append(search(service)) or answers[-1].status_code == 200,  # type: ignore[func-returns-value]
-        PATIENCE_SECONDS,
-        "searches work",
-    )
-    wait_until(lambda: not any(is_alive(each.pid) for each in before), PATIENCE_SECONDS, "the old ones have gone")
-
-    assert {each.status_code for each in answers} <= {200, 503}
-    assert scan_server(service) not in before
     assert search(service).status_code == 200
 
 
@@ -390,34 +276,6 @@ def test_no_process_and_no_file_outlives_its_service(redis_server: RedisServer, 
         scan_server(service).kill()
         assert search(service).status_code == 200
         stop_in_a_search(service, signal.SIGTERM)
-        service.start()
-        stop_in_a_search(service, signal.SIGINT)
-
-
-def test_a_search_without_a_client_ends(service: Service, redis_server: RedisServer) -> None:
-    """On average, it takes less work than one whose client stays: both end by the clock."""
-    job = Foreign(redis_server.url, "scans", "costly")
-    for _ in range(300):
-        job.line("".join(random.choices("ab", k=6_500)))
-    # Each line takes some 10 ms, and lines are compared for up to a second.
-    costly = PATH.replace(JOB.job_id, "costly") + "?regex=true&q=(%3F:a.%7B0,50%7D)%7B4%7Dz"
-
-    def cpu_of_search(seconds: float) -> float:
-        before = sum(map(cpu_seconds, processes(service)))
-        with contextlib.suppress(httpx.TimeoutException):
-            search(service, path=costly, timeout=seconds)
-        # A subject has one scan at a time, so this one starts once that one has ended.
-        wait_until(lambda: search(service, path=f"{PATH}?limit=1&q=1").is_success, PATIENCE_SECONDS, "it has ended")
-        return sum(map(cpu_seconds, processes(service))) - before
-
-    pairs: list[tuple[float, float]] = []
-
-    def takes_less() -> bool:
-        pairs.append((cpu_of_search(0.05), cpu_of_search(PATIENCE_SECONDS)))
-        abandoned, whole = map(sum, zip(*pairs, strict=True))
-        return len(pairs) >= 3 and 0 < abandoned < 0.75 * whole
-
-    wait_until(takes_less, PATIENCE_SECONDS, "abandoned searches take less")
 
 
 def test_a_reload_restarts_the_server(service: Service) -> None:
