@@ -49,7 +49,7 @@ def write_job(store: Store, job: JobRef, count: int) -> None:
 
 
 def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
-    """It archives jobs, is restarted when killed, and ends with the master."""
+    """It archives jobs, is restarted when killed, and ends with the master, even if that is killed."""
     with serving(tmp_path) as service, embedded.ServerLease(service.data_dir) as lease:
         store = Store(lease.url)
         write_job(store, JOB, 100)
@@ -69,29 +69,12 @@ def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
         wait_until(lambda: store.catalog.archive_state(another).complete, PATIENCE_SECONDS, "the next job is archived")
         (second,) = archivers(service.pid)
         store.close()
-        service.stop()
+        os.kill(service.pid, signal.SIGKILL)
         wait_until(lambda: not second.is_running(), PATIENCE_SECONDS, "the archiver is gone")
         logs = service.logs()
     assert "archiver stopped" in logs
     assert "Traceback" not in logs
     assert "Fatal" not in logs
-
-
-def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
-    """The master cannot stop it, so it has to detect this itself."""
-    with serving(tmp_path) as service:
-        (archiver,) = archivers(service.pid)
-        os.kill(service.pid, signal.SIGKILL)
-        wait_until(lambda: not archiver.is_running(), PATIENCE_SECONDS, "the archiver is gone")
-
-
-def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
-    """``CHRONOVERSE_ARCHIVE_URL=none`` disables the archive, and ``chronoverse archive`` exits with 78."""
-    with serving(tmp_path, archive_url="none") as service:
-        assert archivers(service.pid) == []
-        done = run_command(environ(service, CHRONOVERSE_ARCHIVE_URL="none"), "archive", "--once")
-        assert done.returncode == 78
-        assert "CHRONOVERSE_ARCHIVE_URL" in done.stderr
 
 
 @pytest.fixture
@@ -214,29 +197,3 @@ def test_retention_starts_when_the_store_sees_the_end(
         set_ended(bench, FileObjectStore(tmp_path / "an archive"), JOB, 8 * DAY)
         assert run_command(operator_environ, "archive", "--once").returncode == 0
         assert bench.store.get_job(JOB) is None
-
-
-def test_a_stopped_archiver_releases_its_locks(
-    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str]
-) -> None:
-    """Two archivers share the work until SIGTERM ends both."""
-    bench = Bench(server, prefix)
-    argv = chronoverse_argv("archive")
-    pair = [
-        subprocess.Popen(argv, env=operator_environ, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    jobs = [JobRef("wf_1", f"job_{each}") for each in range(20)]
-    for job in jobs:
-        attempt = store.open(job, "token")
-        store.append(attempt, make_lines(1, 50))
-        store.finish(attempt, Status.COMPLETED, 0, 0, 51)
-    wait_until(
-        lambda: all(store.catalog.archive_state(job).complete for job in jobs), PATIENCE_SECONDS, "all are archived"
-    )
-    for each in pair:
-        each.terminate()
-    assert [each.wait(PATIENCE_SECONDS) for each in pair] == [0, 0]
-    keys = bench.keys()
-    assert not [key for key in keys if key.endswith(":sealer")]
-    bench.close()

@@ -157,12 +157,6 @@ def test_a_reload_disconnects_no_stream(nginx: Nginx, stream: Callable[..., Curl
     assert [event.id for event in curl.events() if event.event == "log"] == ["1", "2"]
 
 
-def test_metrics_are_not_publicly_accessible(nginx: Nginx) -> None:
-    """Prometheus reads them from the service, without nginx."""
-    with nginx.client() as client:
-        assert client.get("/metrics").status_code == 403
-
-
 def test_the_services_answers_pass_through(nginx: Nginx) -> None:
     """Status and headers are the service's, plus nginx's Strict-Transport-Security and Server."""
     with nginx.client() as client:

@@ -90,12 +90,6 @@ def run_client(
 
 
 @pytest.mark.parametrize("language", CLIENTS)
-def test_a_client_has_at_most_25_lines(language: str) -> None:
-    """Short enough to read before copying it."""
-    assert len(block(language, CLIENTS[language]).splitlines()) <= 25
-
-
-@pytest.mark.parametrize("language", CLIENTS)
 def test_a_client_prints_the_job(job_output: bytes, embedded_service: Service, tmp_path: Path, language: str) -> None:
     """It prints all lines, ends with the job, and reports no problem."""
     done = run_client(language, embedded_service, tmp_path, embedded_service.token())

@@ -3,9 +3,7 @@
 One node is stopped as soon as the other is up again, while nginx still avoids the latter.
 """
 
-import os
 import secrets
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -26,10 +23,8 @@ from tests.support.jobs import read_lines
 from tests.support.nginx import Nginx, nginx_for
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
-from tests.support.tools import unavailable
 from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import deadline
-from tests.system.readme import CLIENTS, client_command, what_a_client_lacks
 
 #: The job that all viewers read: the README's.
 JOB: Final = JobRef("demo", "job-1")
@@ -50,15 +45,6 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class ExampleRun:
-    """A README example's output and exit code."""
-
-    output: bytes
-    errors: bytes
-    code: int
-
-
-@dataclass(frozen=True)
 class Trial:
     """What all clients saw, and the store's contents."""
 
@@ -72,8 +58,6 @@ class Trial:
     #: Messages of each job, as published by runners and as stored.
     published: dict[JobRef, list[str]]
     stored: dict[JobRef, list[str]]
-    #: By language.
-    examples: dict[str, ExampleRun]
 
 
 class Runner:
@@ -120,40 +104,6 @@ def poll(nginx: Nginx, token: str, stop: threading.Event, statuses: Counter[int]
             statuses[client.get(path).status_code] += 1
 
 
-class Example:
-    """A README example that runs as a process."""
-
-    def __init__(self, language: str, directory: Path, nginx: Nginx, token: str) -> None:
-        directory.mkdir()
-        self._output, self._errors = directory / "output", directory / "errors"
-        trusted = {name: str(nginx.certificate) for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")}
-        with self._output.open("wb") as output, self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                client_command(language, directory, nginx.url),
-                env=os.environ | trusted | {"TOKEN": token},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-            )
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has printed anything or exited."""
-        return self._output.stat().st_size > 0 or self.process.poll() is not None
-
-    def result(self) -> ExampleRun:
-        """Waits for its exit."""
-        code = self.process.wait(PATIENCE_SECONDS)
-        return ExampleRun(self._output.read_bytes(), self._errors.read_bytes(), code)
-
-    def __enter__(self) -> "Example":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threading.Event) -> None:
     """Restarts one node after the other, then sets ``stop``."""
     try:
@@ -165,7 +115,7 @@ def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threadin
         stop.set()
 
 
-def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: Path) -> Trial:
+def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer) -> Trial:
     """Runs all clients, and restarts the nodes meanwhile."""
     token, statuses = nodes[0].token(), Counter[int]()
     may_begin, stop = threading.Event(), threading.Event()
@@ -176,15 +126,13 @@ def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: 
         tasks: list[Future[Any]] = [pool.submit(runner.run) for runner in runners]
         tasks.append(pool.submit(poll, nginx, token, stop, statuses))
         tasks.append(pool.submit(restart_all, nodes, may_begin, stop))
-        languages = [language for language in CLIENTS if not what_a_client_lacks(language)]
-        examples = {each: stack.enter_context(Example(each, directory / each, nginx, token)) for each in languages}
         path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/events"
         viewers = ReconnectingViewers(nginx, path, f"Authorization: Bearer {token}\r\n", VIEWERS)
         deadline = time.monotonic() + PATIENCE_SECONDS
 
         def is_hopeless() -> bool:
             """Whether to give up. Also starts the restarts once all clients are connected."""
-            if viewers.connected == VIEWERS and all(each.has_begun for each in examples.values()):
+            if viewers.connected == VIEWERS:
                 may_begin.set()
             failed = any(task.done() and task.exception() for task in tasks)
             return failed or time.monotonic() > deadline
@@ -201,7 +149,6 @@ def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: 
             viewers=viewers,
             published={runner.job: runner.messages for runner in runners},
             stored={job: read_lines(server, job) for job in JOBS},
-            examples={language: each.result() for language, each in examples.items()},
         )
 
 
@@ -216,7 +163,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
             (directory / name).mkdir()
             nodes.append(stack.enter_context(serving(directory / name, server.url, drain_seconds=1)))
         nginx = stack.enter_context(nginx_for(directory, *nodes))
-        yield try_out(nodes, nginx, server, directory)
+        yield try_out(nodes, nginx, server)
 
 
 def test_no_client_sees_a_server_error(trial: Trial) -> None:
@@ -237,13 +184,3 @@ def test_no_line_is_lost_or_duplicated(trial: Trial) -> None:
     assert trial.viewers.errors == 0
     # The end has a number, too.
     assert {viewer.lines for viewer in trial.viewers.viewers} == {len(trial.published[JOB]) + 1}
-
-
-@pytest.mark.parametrize("language", CLIENTS)
-def test_the_readmes_examples_print_every_line_once(trial: Trial, language: str) -> None:
-    """They run as printed, reconnect automatically, and end with the job."""
-    if lack := what_a_client_lacks(language):
-        unavailable(lack)
-    run = trial.examples[language]
-
-    assert (run.output.decode().splitlines(), run.code) == (trial.published[JOB], 0), run.errors.decode()
