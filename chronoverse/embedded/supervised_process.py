@@ -52,6 +52,9 @@ class SupervisedProcess:
     _: KW_ONLY
     file: int | None = None
     report: Callable[[bool], object] = lambda _: None
+    answer_seconds: float = ANSWER_SECONDS
+    #: Seconds between SIGTERM and SIGKILL. The program finishes its current step, perhaps on a slow disk.
+    stop_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         self._owner = os.getpid()
@@ -68,12 +71,11 @@ class SupervisedProcess:
         threading.Thread(target=self._watch, name="supervised-process", daemon=True).start()
 
     def stop(self) -> None:
-        """Sends SIGTERM, and SIGKILL if the program does not end within 10 s."""
+        """Sends SIGTERM, and SIGKILL to its process group if the program does not end within ``stop_seconds``."""
         self._stopped.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            # The program finishes its current step, perhaps on a slow disk.
-            deadline = time.monotonic() + 10.0
+            deadline = time.monotonic() + self.stop_seconds
             while self._is_running() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
             if self._is_running():
@@ -108,8 +110,8 @@ class SupervisedProcess:
             self._ask()
         silent = time.monotonic() - self._asked_at
         if self._has_answered:
-            self.report(silent < ANSWER_SECONDS)
-        return silent > (ANSWER_SECONDS if self._has_answered else 60.0)
+            self.report(silent < self.answer_seconds)
+        return silent > (self.answer_seconds if self._has_answered else 60.0)
 
     def _is_running(self) -> bool:
         try:

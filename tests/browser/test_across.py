@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
-from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
+from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.browser.test_hostile import HOSTILE
 from tests.support.service import Service
@@ -68,41 +68,6 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     tab.page.go_forward()
     tab.page.wait_for_selector("#found a.match")
     assert tab.page.input_value("#q") == "DISK full"
-
-
-def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """Newest first, pausing after matches in 20 jobs until it is continued."""
-    for number in range(25):
-        job = Job(page_store, f"job-{number:02}", "across").lines(*["red"] * (7 if number == 24 else 1), "blue")
-        job.end(Status.FAILED if number % 2 else Status.COMPLETED)
-    tab = open_tab()
-    page = open_workflow(tab, page_service, "across", "?q=red")
-    tab.wait_text("#progress", "24+ matches in 20 jobs so far · searched back to job-05, just now")
-    groups = page.evaluate(GROUPS)
-    assert groups[0] == ["job-24", ["1", "2", "3", "4", "5"], True]
-    assert groups[1:] == [[f"job-{number:02}", ["1"], False] for number in range(23, 4, -1)]
-    page.focus("#further")
-    page.keyboard.press("Enter")
-    tab.wait_text("#progress", "29+ matches in 25 jobs · all jobs were searched")
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "/ui/workflows/across/jobs/job-04?q=red#L1"
-    assert not page.is_visible("#further")
-    page.click("#kinds [data-kind=FAILED]")
-    tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
-    page.click("#regex")
-    page.fill("#q", "(")
-    page.press("#q", "Enter")
-    page.wait_for_selector("#progress.bad:has-text('The search failed: ')")
-    assert not page.is_visible("#further")
-    page.fill("#q", "^r.d$")
-    page.press("#q", "Enter")
-    tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
-    page.click("#kinds [data-kind='']")
-    page.click("#found a.rest")
-    tab.wait_text("#count", "1 of 7")
-    assert tab.address == f"{tab.url}/ui/workflows/across/jobs/job-24?q=%5Er.d%24&regex=true"
-    assert (page.input_value("#q"), page.get_attribute("#regex", "aria-pressed")) == ("^r.d$", "true")
-    page.press("#q", "Escape")
-    wait_until(lambda: tab.address.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
 
 
 def test_all_workflows_are_searched_from_the_home_page(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 
-from chronoverse.joblog.model import Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.browser.test_new_lines import wait_current
@@ -51,33 +50,6 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
     wait_until(lambda: tab.page.evaluate(MARKS) == [], PATIENCE_SECONDS, "there is no mark")
     assert tab.text("#errorcount") == "3"
-
-
-def test_the_ruler_shows_a_running_jobs_matches_and_errors_live(open_tab: OpenTab, job: Job) -> None:
-    """Counted without a click or a request, and only on stderr if only that is shown."""
-    job.lines(*["fine"] * 500)
-    tab = open_tab(job.ref).wait_number(500)
-    tab.wait_text("#errorcount", "0")
-    assert tab.text("#firsterror") == ""
-    asked: list[str] = []
-    tab.page.on("request", lambda request: asked.append(request.url))
-    job.lines("error: disk full", "fine").lines("error: disk full", stream="stderr")
-    tab.wait_text("#errorcount", "2")
-    tab.wait_text("#firsterror", "2 errors so far, first in line 501")
-    assert [url for url in asked if "/logs/search" in url] == []
-    assert tab.page.evaluate(MARKS) == []
-    tab.page.click("#errors")
-    tab.wait(lambda rows: [number for number, _ in rows] == [501, 503], "the errors alone")
-    job.lines("error: disk full").end(Status.FAILED, 1)
-    tab.wait(lambda rows: [number for number, _ in rows] == [501, 503, 504], "one error more")
-    tab.page.click("#errors")
-    tab.page.keyboard.press("e")
-    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 3, PATIENCE_SECONDS, "there are marks at the end")
-    tab.find("fine")
-    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 504, PATIENCE_SECONDS, "each match and error has a mark")
-    tab.page.press("#q", "Escape")
-    tab.view("#stderr")
-    tab.wait_text("#errorcount", "1")
 
 
 def test_dragging_the_scroll_bar_shows_the_line_number(open_tab: OpenTab, big: Job) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 
@@ -118,16 +117,20 @@ def violations(tab: Tab, axe: str, options: str = "") -> list[str]:
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
-def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> None:
-    """On a log with every colour and a selection, light and dark, and in a search."""
-    codes = (*range(30, 38), *range(90, 98), *range(40, 48))
-    job.lines("::group::A group", *(f"\x1b[{code}mcolour {code}\x1b[0m \x1b[2mdim\x1b[0m" for code in codes))
-    job.lines(*[*HOSTILE][:12], stream="stderr").end(Status.FAILED, 2)
-    tab = open_tab(job.ref, "L3-L5").wait_number(3)
-    assert violations(tab, axe) == []
-    tab.page.emulate_media(color_scheme="dark")
-    assert violations(tab, axe, "runOnly: ['color-contrast', 'link-in-text-block']") == []
-    tab.view("#time")
-    tab.find("colour")
-    tab.wait(lambda rows: tab.page.locator("mark").count() > 5, "marks")
-    assert violations(tab, axe) == []
+def test_hyperlinks_keep_their_target(open_tab: OpenTab, job: Job) -> None:
+    """Only http and https targets without special characters. Others are text."""
+    good = ["https://example.org/a?b=1#c", "HTTP://example.org/"]
+    bad = ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "http://x/'onclick=1", "https://", "//x"]
+    job.lines(*(f"\x1b]8;id=1;{each}\x1b\\see \x1b[31mthis\x1b[0m\x1b]8;;\x07 not" for each in [*good, *bad])).end()
+    tab = open_tab(job.ref).wait_number(len(good + bad))
+    assert [text for _, text in tab.rows()] == ["see this not"] * len(good + bad)
+    links = tab.page.evaluate(
+        """() => Array.from(document.querySelectorAll(".m a"),
+            (a) => [a.getAttribute("href"), a.textContent, a.getAttributeNames()])"""
+    )
+    assert [link[:2] for link in links] == [[each, text] for each in good for text in ("see ", "this")]
+    # The text can show a different host.
+    shown = "() => Array.from(document.querySelectorAll('.m a'), (a) => getComputedStyle(a, '::after').content)"
+    assert tab.page.evaluate(shown) == ["none", '" (example.org)"'] * 2
+    assert tab.page.locator(".m a[data-host='example.org']").count() == 2
+    assert all(set(names) <= ALLOWED["A"] for _, _, names in links)

@@ -1,19 +1,16 @@
 """New lines on the screen: marked, stepped through, counted in the toolbar; and where a failed job opens."""
 
-import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from playwright.sync_api import Route
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.browser.test_hostile import ALLOWED, HOSTILE, violations
-from tests.support.service import Service
 
 pytestmark = pytest.mark.long
 
@@ -141,78 +138,6 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
-def test_a_failed_job_shows_where_its_line_was_seen_before(open_tab: OpenTab, page_store: Store) -> None:
-    """On the card, and next to a picked line's buttons. Both link to the first run, by keyboard, too."""
-    workflow_id = f"seen-{time.monotonic_ns()}"
-    flaky = [*GOOD[:20], "TimeoutError: no answer in 7 s", *GOOD[20:]]
-    for number, is_good in enumerate((True, False, True, True)):
-        run = Job(page_store, f"run-{number}", workflow_id).lines(*(GOOD if is_good else flaky))
-        run.end(Status.COMPLETED if is_good else Status.FAILED, int(not is_good))
-    job = Job(page_store, "failed", workflow_id).lines(*flaky, "a word that is only here").end(Status.FAILED, 1)
-    tab = open_tab(job.ref)
-    seen = r"Seen in 2 of the last 5 runs, all of them failed; first .*(ago|now) in run-1"
-    said = re.compile(r"Flaky: 2 of the last 5 runs; first .*(ago|now) in run-1")
-    wait_until(lambda: said.fullmatch(tab.text("#past")), PATIENCE_SECONDS, "all runs were looked at")
-    # Screen readers read it after the cause.
-    tab.wait_said(r"21TimeoutError: .*\. Flaky: 2 of the last 5 runs; .*")
-    assert str(tab.page.get_attribute("#past a", "href")).endswith("/jobs/run-1#L21")
-    tab.go_to(302)
-    tab.wait_text("#seen", "Not seen in the last 4 runs")
-    tab.wait_text("#said", "Not seen in the last 4 runs")
-    tab.page.set_viewport_size({"width": 390, "height": 800})
-    tab.go_to(21)
-    tab.page.wait_for_selector("#seen a")
-    wait_until(lambda: re.fullmatch(seen, tab.text("#seen")), PATIENCE_SECONDS, "all runs were looked at")
-    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    tab.page.focus("#seen a")
-    tab.page.keyboard.press("Enter")
-    tab.page.wait_for_url("**/jobs/run-1#L21")
-    wait_current(tab, 21)
-
-
-def test_unread_runs_are_requested_again(open_tab: OpenTab, page_store: Store) -> None:
-    """A few times, because the service continues where it stopped. Partial results are shown in between."""
-    job = write_runs(page_store, f"unknown-{time.monotonic_ns()}", *GOOD[:20], "TimeoutError: no answer", good=2)
-    asked: list[str] = []
-    known = {"summary": 3, "history": 2}
-
-    def answer(route: Route) -> None:
-        """Omits one of the runs until the last of the expected requests."""
-        kind = "summary" if "/summary" in route.request.url else "history"
-        asked.append(kind)
-        body = route.fetch().json()
-        if asked.count(kind) < known[kind]:
-            if kind == "summary":
-                body["verdict"] = None
-                body["cause"]["line"]["seen"] |= {"looked_at": 2, "without_shapes": 1}
-            else:
-                body["looked_at"] |= {"COMPLETED": 1, "without_shapes": 1}
-        route.fulfill(json=body)
-
-    tab = open_tab()
-    tab.page.route(re.compile(r"/summary\?|/logs/[0-9]+/history"), answer)
-    tab.open(job.ref)
-    tab.wait_said(r"21TimeoutError: .*\. New: no earlier run has this line")
-    assert tab.text("#past") == "New: no earlier run has this line"
-    assert asked == ["summary"] * 3
-    tab.go_to(21)
-    tab.wait_text("#seen", "Not seen in the last 2 runs")
-    assert asked == ["summary"] * 3 + ["history"] * 2
-    known["summary"] = 100
-    tab.page.reload()
-    tab.wait_said(".* Not seen in the last run; 1 run could not be read")
-    assert asked.count("summary") == 7
-
-
-def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
-    """The card shows since when there was no sign of the runner."""
-    job = Job(page_store, "lost", f"lost-{time.monotonic_ns()}").lines(*GOOD).end(Status.LOST)
-    tab = open_tab(job.ref).wait_number(300)
-    tab.page.wait_for_selector("#past a")
-    assert re.fullmatch(r"No sign of the runner since 3/3/2026, .* \(.*\)", tab.text("#summary"))
-    assert tab.text("#past") == "Last line: 300 step 300 took 300 ms"
-
-
 def test_nothing_in_the_header_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
     """Even with a search, a summary and a comparison, and in a narrow window."""
     tab = open_tab(failed.ref)
@@ -224,95 +149,6 @@ def test_nothing_in_the_header_covers_a_button(open_tab: OpenTab, failed: Job) -
     for width in (390, 720, 1010, 1040, 1280):
         tab.page.set_viewport_size({"width": width, "height": 700})
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
-
-
-def test_a_summary_shows_its_progress(open_tab: OpenTab, failed: Job) -> None:
-    """It is requested until all lines are scanned, and makes no claims about the others."""
-    tab = open_tab()
-    line = {"timestamp": "", "message": "<b>x</b>", "sequence_num": 21, "stream": "stdout"}
-    job = {"last_sequence_num": 600_405, "status": "FAILED"}
-    zero: dict[str, Any] = {"count": 0, "first": []}
-    some, none = {"count": None, "first": [line]}, {**zero, "count": None}
-    cause = {"from": 21, "to": 21, "line": line, "kind": "new"}
-    held: list[Route] = []
-    tab.page.route("**/summary?*", lambda route: held.append(route))
-
-    def answer(number: int, **values: Any) -> None:
-        tab.wait(lambda rows: len(held) > number, "the summary is asked for")
-        body = {"job": job, "compared_with": None, "new": none, "errors": none, "cause": None, "complete": False}
-        held[number].fulfill(json={**body, **values})
-
-    tab.open(failed.ref)
-    answer(0, scanned_to=402_406)
-    tab.wait_text("#scanned", "Scanned 198,000 of 600,405 lines")
-    answer(1, scanned_to=20, new=some, cause=cause)
-    tab.wait_text("#scanned", "Scanned 600,386 of 600,405 lines")
-    tab.wait_text("#summary code", "<b>x</b>")
-    wait_current(tab, 21)
-    answer(2, scanned_to=1, new={"count": 3, "first": [line]}, errors=zero, cause=cause, complete=True)
-    tab.wait_text("#scanned", "")
-    assert (tab.text("#newcount"), tab.text("#errorcount"), tab.text("#summary code")) == ("", "0", "<b>x</b>")
-    assert len(held) == 3
-
-
-def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab, page_store: Store) -> None:
-    """The toggle shows that there is nothing to compare with, and only errors are counted."""
-    job = write_runs(page_store, "nothing-to-compare", *GOOD, "error: disk full", *GOOD[:20], good=0)
-    tab = open_tab(job.ref)
-    wait_current(tab, 301)
-    tab.wait_text("#summary code", "error: disk full")
-    tab.wait_text("#errorcount", "1")
-    assert (tab.page.is_visible("#compare"), tab.page.is_visible("#good")) == (False, False)
-    tab.page.click("#new")
-    tab.wait_text("#newcount", "not compared")
-    assert tab.page.get_attribute("#new", "title") == "No earlier run to compare with"
-    assert tab.page.get_attribute("#new", "aria-pressed") == "false"
-    assert (tab.compared_with, marked(tab)) == ([], [])
-    wait_until(lambda: "No earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
-
-
-def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
-    """The response arrives after the reader has gone to the beginning."""
-    tab = open_tab()
-    held: list[Route] = []
-    tab.page.route("**/summary?*", lambda route: held.append(route))
-    tab.open(failed.ref).wait_number(303)
-    tab.wait(lambda rows: held, "the summary is asked for")
-    tab.page.keyboard.press("g")
-    tab.wait_number(1)
-    held[0].continue_()
-    tab.page.wait_for_selector("#summary a")
-    assert (tab.numbers()[0], marked(tab)) == (1, [])
-
-
-def test_a_late_summary_does_not_move_the_log(open_tab: OpenTab, failed: Job) -> None:
-    """It still marks the new lines."""
-    tab = open_tab()
-    tab.page.clock.install()
-    held: list[Route] = []
-    tab.page.route("**/summary?*", lambda route: held.append(route))
-    tab.open(failed.ref).wait_number(303)
-    tab.wait(lambda rows: held, "the summary is asked for")
-    tab.page.clock.fast_forward(6000)
-    held[0].continue_()
-    tab.wait_compared()
-    wait_until(lambda: marked(tab) == [281], PATIENCE_SECONDS, "the new line in view is marked")
-    tab.wait_number(303)
-
-
-def test_a_running_job_marks_new_lines_live(open_tab: OpenTab, page_store: Store) -> None:
-    """When it fails, its summary is shown. A later part of a long line marks the whole row."""
-    write_runs(page_store, "running-new")
-    job = Job(page_store, "running", "running-new").lines(*GOOD)
-    tab = open_tab(job.ref).wait_number(300)
-    tab.page.keyboard.press("j")
-    tab.wait_text("#newcount", "0")
-    job.write(iter([("a long line that ", "stdout", True), ("goes on", "stdout", False)])).lines("fatal error")
-    wait_until(lambda: marked(tab) == [301, 303], PATIENCE_SECONDS, "both rows are marked")
-    job.end(Status.FAILED, 1)
-    tab.page.wait_for_selector("#summary a")
-    tab.wait_text("#errorcount", "1")
-    tab.wait_text("#summary code", "fatal error")
 
 
 def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: str) -> None:
@@ -334,28 +170,3 @@ def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: s
     tab.page.emulate_media(color_scheme="dark")
     tab.page.set_viewport_size({"width": 390, "height": 700})
     assert violations(tab, axe) == []
-
-
-def test_new_lines_in_view_of_a_long_log_are_marked_early(
-    open_tab: OpenTab, page_service: Service, page_store: Store
-) -> None:
-    """Near the end of 20,000 lines. The window there is requested separately, with a retry if the service is busy."""
-    lines = [GOOD[number % 300] for number in range(20_000)]
-    lines[19_990] = "error: disk full"
-    workflow = f"long-new-{time.monotonic_ns()}"
-    write_runs(page_store, workflow, *lines)
-    tab = open_tab()
-
-    def scan(route: Route) -> None:
-        """Pretends in the first response that there was no time for more lines, and never sends the others."""
-        if "offset=0&" in route.request.url:
-            body = {"logs": [], "cursor": "1000", "compared_with": ["good-1"]}
-            route.fulfill(json=body, headers={"Last-Event-ID": "1000"})
-
-    tab.page.route(re.compile(r"/logs/new\?.*limit=1000"), scan)
-    tab.page.route(re.compile(r"/logs/new\?.*limit=200"), lambda route: route.fulfill(status=429), times=1)
-    tab.page.goto(f"{tab.url}/ui/workflows/{workflow}/jobs/failed#token={page_service.token()}&L19991")
-    tab.wait_number(19_991)
-    tab.page.keyboard.press("k")
-    wait_until(lambda: marked(tab) == [19_991], PATIENCE_SECONDS, "the line is marked")
-    assert tab.text("#newcount") != "1"

@@ -1,12 +1,10 @@
 """The job page on the screen: reading, following, searching and sharing."""
 
 import json
-import time
 from collections.abc import Callable
 
 import httpx
 import pytest
-from playwright.sync_api import Route
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Status
@@ -110,20 +108,6 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
-def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
-    """The header shows that it is lost. The page does not reconnect."""
-    job.lines("ERROR: it broke")
-    tab = open_tab(job.ref).wait_number(1)
-    requested: list[str] = []
-    tab.page.on("request", lambda request: requested.append(request.url))
-    job.end(Status.LOST)
-    tab.wait_text("#badge", "Lost")
-    tab.page.wait_for_selector("#summary code, #summary b")
-    assert tab.text("#link") == ""
-    assert [url for url in requested if "/events" in url] == []
-
-
-@pytest.mark.long
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The page is opened before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
@@ -178,34 +162,6 @@ def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, pag
     assert (tab.text("#link"), tab.text("#notice"), tab.page.locator("dialog[open]").count()) == ("", "", 0)
 
 
-def test_a_visible_tab_reconnects_within_five_seconds_of_an_outage(open_tab: OpenTab, job: Job) -> None:
-    """However long the outage was. The browser's clock only moves when the test sets it."""
-    job.lines("line 1.")
-    tab = open_tab()
-    tab.expected = "net::ERR_FAILED"
-    tab.page.route("**/events?*", lambda route: route.abort())
-    tab.open(job.ref).wait_number(1)
-    tab.page.clock.install()
-    tab.page.clock.pause_at(time.time() + 3_600)
-    counts_down = "aside.trouble:has-text('Next attempt in')"
-
-    def is_down() -> bool:
-        tab.page.clock.fast_forward(60_000)
-        return tab.page.is_visible(counts_down)
-
-    wait_until(is_down, PATIENCE_SECONDS, "the page says when it tries again")
-    for _ in range(6):
-        # It retries immediately, and fails.
-        tab.page.clock.fast_forward(60_000)
-        tab.page.wait_for_selector(counts_down)
-    job.lines("line 2.")
-    tab.page.unroute("**/events?*")
-    tab.page.clock.fast_forward(5_000)
-    tab.page.wait_for_selector("aside.trouble", state="hidden")
-    tab.page.clock.resume()
-    tab.wait_number(2)
-
-
 @pytest.mark.long
 def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
     """For plain text and an expression, on both streams and on one."""
@@ -236,37 +192,6 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
     tab.wait(is_own, "every line")
     tab.find("(")
     tab.wait_text("#count", "not an expression")
-
-
-@pytest.mark.long
-def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
-    """Lines written during the search are found, too."""
-    job.lines(*["fine", "an error"] * 20)
-    tab = open_tab(job.ref).wait_number(40)
-    tab.find("error")
-    tab.wait(lambda rows: "20" in tab.text("#count"), "20 matches")
-    job.lines("another error")
-    tab.wait(lambda rows: tab.text("#count").endswith("of 21"), "one match more")
-
-
-@pytest.mark.long
-def test_a_search_waits_for_a_busy_service(open_tab: OpenTab, job: Job) -> None:
-    """The page retries by itself, and then goes to the match."""
-    job.lines(*["x"] * 400, "needle").end()
-    tab = open_tab(job.ref).wait_number(1)
-    refused: list[Route] = []
-
-    def answer(route: Route) -> None:
-        # The first two requests are for all matches and for the nearest one.
-        if len(refused) == 2:
-            route.continue_()
-        else:
-            refused.append(route)
-            route.fulfill(status=503)
-
-    tab.page.route("**/logs/search?*", answer)
-    tab.find("needle")
-    tab.wait_number(401)
 
 
 @pytest.mark.long
@@ -370,40 +295,6 @@ def test_a_log_can_be_downloaded(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
-def test_missing_lines_are_shown_by_number(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
-    """In one row, whether they were trimmed or never existed."""
-    job.lines(*(f"line {number}." for number in range(1, 2001))).end()
-    key = f"chronoverse:{{page}}:{job.ref.job_id}:log"
-    page_server.ask("XTRIM", key, "MINID", "900")
-    page_server.ask("XDEL", key, *(f"{number}-0" for number in range(905, 1500)), "902-0")
-    tab = open_tab(job.ref).wait_number(1505)
-
-    assert tab.rows()[:8] == [
-        (1, "Lines 1 to 899 are no longer kept"),
-        (900, "line 900."),
-        (901, "line 901."),
-        (902, "Line 902 is missing from the log"),
-        (903, "line 903."),
-        (904, "line 904."),
-        (905, "Lines 905 to 1,499 are missing from the log"),
-        (1500, "line 1500."),
-    ]
-
-
-@pytest.mark.long
-def test_redacted_lines_are_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Immediately, without a reload."""
-    job.lines(*(f"secret {number}" for number in range(1, 11)))
-    tab = open_tab(job.ref).wait(lambda rows: len(rows) == 10, "ten lines")
-    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
-    path = f"{page_service.url}/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}/logs/redact"
-    assert httpx.post(path, json={"from": 3, "to": 5}, headers=headers).status_code == 200
-
-    texts = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
-    tab.wait(lambda rows: [text for _, text in rows] == texts, "three redacted lines")
-
-
-@pytest.mark.long
 def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
     """The lines stay on the screen, and the page shows why no more arrive. It does not reconnect forever."""
     job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
@@ -416,68 +307,6 @@ def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_serv
     assert tab.rows() == [(1, "a line")]
     # Browsers log this for any 404.
     tab.faults = [fault for fault in tab.faults if "404" not in fault]
-
-
-@pytest.mark.long
-def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
-    """A line has one row, however many parts were published. A click folds or unfolds a group, whose end has no row."""
-    job.write(iter([("half a ", "stdout", True), ("between", "stderr", False), ("line", "stdout", False)]))
-    job.lines(
-        "::group::Install", "one", "two", "::endgroup::", "##[group]Build", *["x"] * 50, "##[endgroup]", "done"
-    ).end(Status.CANCELED)
-    tab = open_tab(job.ref).wait_number(60)
-    tab.page.keyboard.press("g")
-    tab.wait_number(5)
-    assert tab.rows()[:4] == [(1, "half a line"), (2, "between"), (4, "Install"), (5, "one")]
-    tab.page.click(".row[data-number='4'] .fold")
-    tab.page.click(".row[data-number='8'] .fold")
-    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 4, 8, 60], "both groups closed")
-    tab.page.click(".row[data-number='4'] .fold")
-    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 4, 5, 6, 8, 60], "the first one open")
-    tab.go_to(30)
-    tab.wait_number(30)
-
-
-@pytest.mark.long
-def test_a_triangle_does_not_cover_the_line_number(open_tab: OpenTab, job: Job) -> None:
-    """Neither on phones nor on large screens. When the log is scrolled to the right, it goes under the number."""
-    job.lines("::group::" + "x" * 300, "one").end()
-    tab = open_tab()
-    tab.page.set_viewport_size({"width": 390, "height": 844})
-    tab.open(job.ref)
-    tab.wait_number(1)
-    # On phones lines wrap by default, and a wrapped log cannot be scrolled to the right.
-    tab.page.keyboard.press("w")
-
-    def edges() -> dict[str, float]:
-        """The right edge of the number's digits, and the left edge of the triangle, in pixels."""
-        found: dict[str, float] = tab.page.evaluate(
-            """() => {
-                const fold = document.querySelector(".fold");
-                const digits = document.createRange();
-                digits.selectNodeContents(fold.closest(".row").querySelector(".n"));
-                return { number: digits.getBoundingClientRect().right, triangle: fold.getBoundingClientRect().left };
-            }"""
-        )
-        return found
-
-    def check() -> None:
-        tab.page.evaluate("() => { document.getElementById('log').scrollLeft = 0; }")
-        before = edges()
-        assert before["number"] <= before["triangle"]
-        tab.page.evaluate("() => { document.getElementById('log').scrollLeft = 10; }")
-        wait_until(lambda: edges()["triangle"] < before["triangle"], PATIENCE_SECONDS, "the log is scrolled")
-        over = tab.page.evaluate(
-            """() => {
-                const box = document.querySelector(".fold").closest(".row").querySelector(".n").getBoundingClientRect();
-                return document.elementFromPoint(box.right - 2, box.top + box.height / 2).className;
-            }"""
-        )
-        assert over == "n"
-
-    check()
-    tab.page.set_viewport_size({"width": 1280, "height": 844})
-    check()
 
 
 @pytest.mark.long
@@ -499,15 +328,3 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
     tab.wait(lambda rows: tab.page.locator(".t").first.inner_text().count(":") == 2, "times of day")
     tab.view("#time")
     tab.wait(lambda rows: tab.page.locator(".t").first.inner_text()[0] in "+-", "times since the start")
-
-
-@pytest.mark.long
-def test_long_lines_span_several_pages(open_tab: OpenTab, job: Job) -> None:
-    """200 lines of 60 KB exceed one page of the API, whose size in bytes is limited."""
-    for first in (1, 101):
-        job.lines(*(f"line {number}.{'x' * 60_000}" for number in range(first, first + 100)))
-    job.end()
-    tab = open_tab(job.ref).wait_number(1)
-    tab.page.keyboard.press("G")
-
-    tab.wait(lambda rows: rows[-1][0] == 200 and (rows[-1][1] or "").startswith("line 200."), "the last line's text")

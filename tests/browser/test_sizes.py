@@ -1,4 +1,4 @@
-"""axe findings and keyboard navigation in windows of seven sizes, light and dark."""
+"""axe findings and keyboard navigation in windows of several sizes, light and dark."""
 
 from collections.abc import Callable
 from typing import Any, Final

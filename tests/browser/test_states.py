@@ -60,20 +60,6 @@ def test_the_last_row_shows_the_jobs_state(open_tab: OpenTab, job: Job) -> None:
     tab.page.wait_for_selector(".row[data-number='101'] + .foot")
 
 
-def test_a_paused_search_can_be_continued(open_tab: OpenTab, big: Job) -> None:
-    """With a click, here to the end of the log."""
-    tab = open_tab(big.ref).wait_number(1)
-    tab.find("line")
-    # A page can be short, so the pause may come up to 999 matches after 20,000.
-    paused = re.compile(r"1 of 20,\d\d\d\+ · paused at 8[0-4]%")
-    wait_until(lambda: paused.fullmatch(tab.text("#count")), PATIENCE_SECONDS, "a pause after 20,000 matches")
-    tab.page.click("#find button:text-is('Continue')")
-    tab.wait_text("#count", "1 of 25,000")
-    tab.find("line 100.")
-    tab.wait_text("#count", "1 of 1")
-    tab.page.wait_for_selector("#find button:text-is('Continue')", state="hidden")
-
-
 def test_a_reader_is_notified_of_the_end_on_request(open_tab: OpenTab, job: Job) -> None:
     """By the browser, which asks for permission only on a click. An ended job has no button for it."""
     job.lines("a line")
@@ -87,18 +73,6 @@ def test_a_reader_is_notified_of_the_end_on_request(open_tab: OpenTab, job: Job)
     wait_until(lambda: tab.page.evaluate("window.shown.length") == 1, PATIENCE_SECONDS, "the notification")
     assert tab.page.evaluate("window.shown") == [[f"{job.ref.job_id}: Failed · exit 3", tab.url.partition("://")[2]]]
     tab.page.wait_for_selector("#notify[hidden]", state="attached")
-
-
-def test_blocked_notifications_are_shown(open_tab: OpenTab, job: Job) -> None:
-    """Whether the reader or the browser refuses, the button shows that, and the page keeps working."""
-    job.lines("a line")
-    tab = open_tab(job.ref).wait_number(1)
-    tab.page.evaluate("Notification.requestPermission = async () => 'denied'")
-    tab.view("#notify")
-    tab.page.wait_for_selector("#notify:has-text('Notifications are blocked')", state="attached")
-    assert tab.page.is_disabled("#notify")
-    job.lines("another line").end()
-    tab.wait_number(2)
 
 
 def test_a_phone_has_no_button_for_notifications(browser: Browser, page_service: Service, job: Job) -> None:

@@ -46,20 +46,3 @@ def test_jobs_start_end_and_disappear_without_another_request(
     shows(tab, "three")
     three.end()
     assert len(listings) <= 3, "the first, one with another filter, and the count of all jobs"
-
-
-def test_a_long_list_is_kept_while_following(
-    open_tab: Callable[..., Tab], page_service: Service, page_store: Store
-) -> None:
-    """The stream starts with jobs that the list already has, the oldest of which is not the list's oldest."""
-    for number in range(60):
-        Job(page_store, f"job-{number:02}", "live-many").end()
-    tab = open_tab()
-    tab.page.goto(f"{tab.url}/ui/workflows/live-many#token={page_service.token()}")
-    tab.page.wait_for_selector("tbody tr:nth-child(50)")
-    newest = Job(page_store, "newest", "live-many")
-    order = ["newest", *(f"job-{number:02}" for number in range(59, 9, -1))]
-    shows(tab, ",".join(order))
-    tab.page.click("#more")
-    shows(tab, ",".join([*order, *(f"job-{number:02}" for number in range(9, -1, -1))]))
-    newest.end()

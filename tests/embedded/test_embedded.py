@@ -29,6 +29,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 #: Seconds within which a server must stop after its last lease.
 STOP_SECONDS = 1.0
+ENTRIES = 200
 #: Seconds within which anything else must happen on a busy machine.
 SOON = 10.0
 
@@ -130,16 +131,11 @@ def script(path: Path, body: str) -> Path:
 # Sharing
 
 
-def test_two_leases_share_one_server(data_dir: Path) -> None:
-    """Leases of one data directory get the same server."""
-    with ServerLease(data_dir) as first, ServerLease(data_dir) as second:
-        assert server_pid(first.url) == server_pid(second.url)
-
-
-def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
-    """In another process of the same user."""
-    with ServerLease(data_dir) as here, python(LEASE + WAIT, data_dir) as there:
+def test_leases_of_a_directory_share_the_server(data_dir: Path) -> None:
+    """In one process, and in another one of the same user."""
+    with ServerLease(data_dir) as here, ServerLease(data_dir) as too, python(LEASE + WAIT, data_dir) as there:
         assert read_line(there) == here.url
+        assert server_pid(too.url) == server_pid(here.url)
 
 
 @pytest.mark.long
@@ -234,28 +230,32 @@ def test_a_program_that_is_started_has_no_lease(data_dir: Path) -> None:
 # Data
 
 
+def add_entries(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        for number in range(1, ENTRIES + 1):
+            client.xadd("log", {"message": "x"}, f"{number}-0")
+
+
 def test_acknowledged_entries_survive_a_kill_of_the_last_process(data_dir: Path) -> None:
     """After kill -9 of the only process with a lease, the next start has every acknowledged entry."""
     with python(LEASE + WAIT, data_dir) as process:
         url = read_line(process)
         pid = server_pid(url)
-        for number in range(1, 501):
-            ask(url, "XADD", "log", f"{number}-0", "message", "x")
+        add_entries(url)
     await_end(data_dir, pid)
     with ServerLease(data_dir) as lease:
-        assert ask(lease.url, "XLEN", "log") == 500
+        assert ask(lease.url, "XLEN", "log") == ENTRIES
 
 
 def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
     """The supervisor restarts it at the same address, with every entry confirmed by WAITAOF."""
     with ServerLease(data_dir) as lease:
-        for number in range(1, 101):
-            ask(lease.url, "XADD", "log", f"{number}-0", "message", "x")
+        add_entries(lease.url)
         ask(lease.url, "WAITAOF", 1, 0, 0)
         pid = server_pid(lease.url)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: answers(lease.url, pid), SOON, "a new server answers")
-        assert ask(lease.url, "XLEN", "log") == 100
+        assert ask(lease.url, "XLEN", "log") == ENTRIES
 
 
 def test_a_server_that_ran_for_a_while_is_restarted_soon(tmp_path: Path) -> None:
@@ -292,25 +292,15 @@ def test_a_leased_server_survives_sigterm_to_all_processes(data_dir: Path) -> No
 
 @linux_only
 def test_server_dies_with_its_killed_supervisor_and_the_next_lease_starts_another(data_dir: Path) -> None:
-    """The next lease starts a server with the data."""
-    with ServerLease(data_dir) as first:
+    """So does ``ensure``. The new server has the data."""
+    with ServerLease(data_dir) as first, contextlib.ExitStack() as stack:
         ask(first.url, "SET", "key", "1")
-        pid = server_pid(first.url)
-        os.kill(parent_of(pid), signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
-        with ServerLease(data_dir) as second:
-            assert ask(second.url, "GET", "key") == b"1"
-
-
-@linux_only
-def test_ensure_restarts_a_server_killed_with_its_supervisor(data_dir: Path) -> None:
-    """Both are started again."""
-    with ServerLease(data_dir) as lease:
-        pid = server_pid(lease.url)
-        os.kill(parent_of(pid), signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
-        lease.ensure()
-        assert ask(lease.url, "PING")
+        for start in (first.ensure, lambda: stack.enter_context(ServerLease(data_dir))):
+            pid = server_pid(first.url)
+            os.kill(parent_of(pid), signal.SIGKILL)
+            wait_until(partial(is_gone, pid), STOP_SECONDS, "the server is gone")
+            start()
+            assert ask(first.url, "GET", "key") == b"1"
 
 
 def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> None:
@@ -335,10 +325,9 @@ def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> N
 # Data directories
 
 
-@pytest.mark.parametrize("name", ["with space", 'it\'s "quoted"', "q?u#e%20ry", "ünïcode", "new\nline"])
-def test_strange_data_dir(data_dir: Path, name: str) -> None:
+def test_strange_data_dir(data_dir: Path) -> None:
     """A path can contain characters that are special in URLs or shells."""
-    with ServerLease(data_dir / name) as lease:
+    with ServerLease(data_dir / 'it\'s "quoted" q?u#e%20ry ünïcode new\nline') as lease:
         assert ask(lease.url, "PING")
 
 
@@ -356,9 +345,13 @@ def test_deep_data_dir(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("trap", ["link", "open", "file"])
-def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: Path, trap: str) -> None:
+def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, trap: str
+) -> None:
     """Instead of our private directory there is a link, a file, or a directory that others can write to."""
+    # pytest's own directories are too deep.
     with tempfile.TemporaryDirectory(prefix="cv") as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
         private = Path(temporary) / f"chronoverse-{os.getuid()}"
         if trap == "link":
             private.symlink_to(data_dir.parent)
@@ -367,11 +360,8 @@ def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: 
             private.chmod(0o777)
         else:
             private.touch()
-        environment = {**os.environ, "TMPDIR": temporary}
-        with python(LEASE, data_dir / ("d" * 120), env=environment, stderr=subprocess.PIPE) as process:
-            _, errors = process.communicate(timeout=SOON)
-        assert "EmbeddedError" in errors
-        assert str(private) in errors or trap == "file"
+        with pytest.raises(EmbeddedError):
+            ServerLease(data_dir / ("d" * 120))
 
 
 def test_unusable_data_dir(tmp_path: Path) -> None:
@@ -379,14 +369,6 @@ def test_unusable_data_dir(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedError, match=r"file/data: Not a directory\. Set CHRONOVERSE_DATA_DIR"):
         ServerLease(tmp_path / "file" / "data")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_unwritable_data_dir(tmp_path: Path) -> None:
-    """The error names the directory and the setting to change."""
-    (tmp_path / "data").mkdir(mode=0o500)
-    with pytest.raises(EmbeddedError, match=r"data: Permission denied\. Set CHRONOVERSE_DATA_DIR"):
-        ServerLease(tmp_path / "data")
 
 
 def test_a_long_log_is_renamed(data_dir: Path) -> None:

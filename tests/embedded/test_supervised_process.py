@@ -1,31 +1,98 @@
 """A supervised child process."""
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from chronoverse.embedded.supervised_process import SupervisedProcess
+from tests.support.service import is_alive
 from tests.support.waiting import wait_until
 
-PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 20.0
+#: Ignores SIGTERM, and writes its process id and that of its child to a file.
+BEGIN: Final = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork() or time.sleep(600)
+with open(sys.argv[1] + ".new", "w") as file:
+    print(os.getpid(), child, file=file)
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+READ: Final = "while os.read(0, 1): pass"
 
 
-def test_the_program_does_not_keep_our_listening_sockets_open(tmp_path: Path) -> None:
-    """gunicorn's listening sockets are inheritable. Once we close ours, the port must be closed."""
-    started = tmp_path / "started"
-    code = f"import sys; open({str(started)!r}, 'w').close(); sys.stdin.read()"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.set_inheritable(True)
-        program = SupervisedProcess([sys.executable, "-c", code], os.environ, lambda pid, seconds: None)
-        program.start()
-        wait_until(started.exists, PATIENCE_SECONDS, "the program runs")
-        address = listener.getsockname()
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the program writes the process ids."""
+    return tmp_path / "pids"
+
+
+@contextlib.contextmanager
+def supervising(path: Path, code: str, dead: list[int] | None = None, **options: Any) -> Iterator[None]:
+    """Runs :data:`BEGIN` and ``code`` meanwhile. ``dead`` gets the ids of programs that have died."""
+    argv = [sys.executable, "-c", BEGIN + code, str(path)]
+    deaths = [] if dead is None else dead
+    program = SupervisedProcess(argv, os.environ, lambda pid, _: deaths.append(pid), stop_seconds=0.1, **options)
+    program.start()
     try:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(address, PATIENCE_SECONDS)
+        yield
     finally:
         program.stop()
+
+
+def take(path: Path) -> list[int]:
+    """The process ids that the program has written."""
+    wait_until(path.exists, PATIENCE_SECONDS, "the program runs")
+    found = [int(each) for each in path.read_text().split()]
+    path.unlink()
+    return found
+
+
+def await_end(pids: list[int]) -> None:
+    wait_until(lambda: not any(map(is_alive, pids)), PATIENCE_SECONDS, "all processes of the group are gone")
+
+
+def test_the_program_does_not_keep_our_listening_sockets_open(path: Path) -> None:
+    """gunicorn's listening sockets are inheritable. Once we close ours, the port must be closed."""
+    with contextlib.ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.set_inheritable(True)
+            stack.enter_context(supervising(path, READ))
+            take(path)
+            address = listener.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, PATIENCE_SECONDS)
+
+
+def test_a_program_that_hangs_is_killed_with_its_group_and_restarted(path: Path) -> None:
+    """It has read once, and then no more."""
+    dead: list[int] = []
+    reports: list[bool] = []
+    hangs = "os.read(0, 1); time.sleep(600)"
+    with supervising(path, hangs, dead, answer_seconds=0.2, report=reports.append):
+        first = take(path)
+        assert take(path) != first
+        await_end(first)
+    assert dead[0] == first[0]
+    assert False in reports
+
+
+def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
+    """On a busy machine, imports take longer than an answer."""
+    dead: list[int] = []
+    reports: list[bool] = []
+    with supervising(path, f"time.sleep(1.5)\n{READ}", dead, answer_seconds=0.2, report=reports.append):
+        wait_until(lambda: reports or dead, PATIENCE_SECONDS, "it has answered")
+        assert (reports[0], dead) == (True, [])
+
+
+def test_a_program_that_does_not_stop_is_killed_with_its_group(path: Path) -> None:
+    with supervising(path, READ):
+        group = take(path)
+    await_end(group)
