@@ -1,0 +1,65 @@
+// What the page tells about a log that is incomplete, or not scanned yet.
+
+import { deepEqual, equal } from "node:assert/strict";
+import { test } from "node:test";
+
+import { $, until } from "./document.mjs";
+
+const js = "../../chronoverse/web/static/js";
+const { Log } = await import(`${js}/log.js`);
+const { RowMaker } = await import(`${js}/row.js`);
+const { Scan } = await import(`${js}/scan.js`);
+const { showSummary } = await import(`${js}/summary.js`);
+
+const PATH = "http://127.0.0.1/workflows/w/jobs/j";
+const line = (number, more = {}) => ({ sequence_num: number, message: `line ${number}`, timestamp: "2026-03-03T10:00:05Z", stream: "stdout", ...more });
+
+test("a gap has its numbers and its reason", () => {
+  const text = (from, to, reason) => new RowMaker().element({ number: from, gap: { from, to, reason } }).children.at(-1).textContent;
+  equal(text(1, 899, "trimmed"), "Lines 1 to 899 are no longer kept");
+  equal(text(902, 902, "missing"), "Line 902 is missing from the log");
+  deepEqual(["lost", "quota", "malformed"].map((reason) => text(1200, 1200, reason)), [
+    "Line 1,200 is lost", "Line 1,200 is beyond the quota", "Line 1,200 is in no readable form",
+  ]);
+});
+
+test("the parts of a long line stay one row when groups are unfolded", () => {
+  const log = new Log(PATH, () => {});
+  for (const each of [line(1, { partial: true }), line(2), line(3), line(4)]) log.append(each);
+  equal(log.count, 3);
+  log.foldAll([[3, 4]]);
+  equal(log.count, 2);
+  log.foldAll([]);
+  equal(log.count, 3);
+});
+
+test("a scan that a busy service refuses is repeated", async () => {
+  const answers = [Response.json({ status: 503 }, { status: 503 }), Response.json({ logs: [line(7)], cursor: null }, { headers: { "Last-Event-ID": "9" } })];
+  globalThis.fetch = async () => answers.shift();
+  const scan = new Scan(PATH, { q: "line" }, () => 9, () => {});
+  await until(() => scan.done);
+  deepEqual([scan.numbers, scan.error, scan.position], [[7], null, 9]);
+});
+
+/** Shows these summaries, the last one repeatedly. Returns what the card says after each. */
+async function summaries(...bodies) {
+  const told = [];
+  const job = { workflow_id: "w", id: "j", status: "FAILED", last_sequence_num: 600 };
+  const none = { count: 0, first: [] };
+  globalThis.fetch = async () => Response.json({ job, new: none, errors: none, complete: true, ...(bodies.length > 1 ? bodies.shift() : bodies[0]) });
+  await showSummary(PATH, () => told.push($("scanned").hidden ? "all" : $("scanned").textContent));
+  return told;
+}
+
+test("a summary is requested until all lines are scanned", async () => {
+  const cause = { from: 5, to: 5, kind: "error", line: line(5) };
+  const some = { complete: false, scanned_to: 401, cause: null };
+  deepEqual(await summaries(some, { ...some, scanned_to: 1 }, { cause }), ["Scanned 200 of 600 lines", "Scanned 600 of 600 lines", "all"]);
+});
+
+test("unread runs are requested a few more times", async () => {
+  const seen = { looked_at: 2, COMPLETED: 0, FAILED: 0, without_shapes: 1, first_id: "j" };
+  const cause = { from: 5, to: 5, kind: "error", line: line(5, { seen }) };
+  equal((await summaries({ cause })).length, 4);
+  equal((await summaries({ cause }, { cause: { ...cause, line: line(5, { seen: { ...seen, without_shapes: 0 } }) } })).length, 2);
+});
