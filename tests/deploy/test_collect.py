@@ -11,6 +11,7 @@ from tests.deploy.conftest import DEPLOY
 from tests.deploy.test_chart import INSTANCE, rendered, without_instance
 from tests.deploy.test_kubernetes import RELEASES
 from tests.support.commands import call_main, visible_commands
+from tests.support.parameters import long_after
 
 Objects = dict[tuple[str, str], Any]
 
@@ -60,7 +61,7 @@ def test_every_value_of_the_agent_has_an_effect() -> None:
     assert subject["name"] == daemons["template"]["spec"]["serviceAccountName"] == "second-collect"
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", long_after(1, RELEASES))
 def test_every_object_follows_the_schema(objects: Objects, release: str) -> None:
     """Unknown names are errors."""
     for document in objects.values():

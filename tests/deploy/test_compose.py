@@ -85,6 +85,22 @@ def test_a_node_has_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> 
         assert node["ulimits"]["nofile"] > 2 * int(gunicorn["worker_connections"])
 
 
+def test_every_service_is_confined_and_comes_back(compose: dict[str, Any]) -> None:
+    """All but Redis, whose image changes its own user, have a read-only file system and no capabilities."""
+    for name, service in compose["services"].items():
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] == "unless-stopped", name
+        if name != "redis":
+            assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+    # SIGQUIT lets nginx's streams end.
+    nginx = compose["services"]["nginx"]
+    assert nginx["stop_signal"] == "SIGQUIT"
+    assert {name: each["condition"] for name, each in nginx["depends_on"].items()} == {
+        "node-1": "service_healthy",
+        "node-2": "service_healthy",
+    }
+
+
 def test_only_nginx_can_be_reached_from_outside(compose: dict[str, Any]) -> None:
     """Redis' network has no outbound access."""
     assert [name for name, service in compose["services"].items() if "ports" in service] == ["nginx"]

@@ -11,9 +11,8 @@ from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
 from tests.deploy.conftest import DEPLOY, Gunicorn, uid
 from tests.support.commands import visible_commands
+from tests.support.parameters import long_after
 from tests.support.service import SECRET
-
-pytestmark = pytest.mark.long
 
 #: The oldest release whose preStop can sleep without a shell, and the newest release with a schema here.
 RELEASES: Final = ("1.30", kubernetes_validate.latest_version())
@@ -52,7 +51,7 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", long_after(1, RELEASES))
 def test_every_object_follows_the_schema_of_the_release(objects: dict[str, Any], release: str) -> None:
     """Unknown names are errors."""
     helpers = [each for name in ("archiver", "notifier") for each in by_kind(f"chronoverse-{name}").values()]
@@ -81,6 +80,7 @@ def test_the_probes_use_routes_of_the_service(container: dict[str, Any], tmp_pat
     assert client.get(probes["readiness"]["path"]).status_code == 503
 
 
+@pytest.mark.long
 def test_a_pod_has_time_to_drain(pod: dict[str, Any], container: dict[str, Any], gunicorn: Gunicorn) -> None:
     """The drain begins after the pod was removed from the Service's endpoints."""
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]

@@ -30,8 +30,6 @@ from tests.support.guarded_server import USERS, GuardedServer
 from tests.support.issuer import Issuer
 from tests.support.service import SECRET, Service, serving
 
-pytestmark = pytest.mark.long
-
 #: Time limit of a program on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 60.0
 EC: Final = ec.generate_private_key(ec.SECP256R1())
@@ -69,6 +67,7 @@ def messages(service: Service, job: str) -> list[str]:
     return [json.loads(each)["message"] for each in data]
 
 
+@pytest.mark.long
 def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path: Path) -> None:
     """Runners of each kind, a retry, viewers, an archiver, a redaction, a retention and a deletion.
 
@@ -174,6 +173,8 @@ DENIED: Final = {
         *ISSUER_KEYS,
         f"XRANGE {LOG} - +",
         f"XREAD STREAMS {LOG} 0",
+        f"XTRIM {LOG} MAXLEN 0",
+        f"XDEL {LOG} 1-0",
         f"HGETALL {JOB}",
         f"GET {LEASE}",
         f"SET {LEASE} me GET",
@@ -226,6 +227,7 @@ def test_the_document_lists_what_redis_cannot_forbid(server: GuardedServer) -> N
             assert f"`{user}`" in section
 
 
+@pytest.mark.long
 def test_only_services_can_share_an_issuers_keys(tmp_path: Path) -> None:
     """Another service can read what the service's user writes."""
     with GuardedServer(tmp_path / "store") as server, Issuer() as issuer:
@@ -237,6 +239,7 @@ def test_only_services_can_share_an_issuers_keys(tmp_path: Path) -> None:
         assert server.ask("ACL", "LOG") == []
 
 
+@pytest.mark.long
 def test_passwords_are_set_as_documented(tmp_path: Path) -> None:
     """Each user has its own. The server's configuration can include the file."""
     document = (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8")

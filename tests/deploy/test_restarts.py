@@ -4,10 +4,6 @@
 """
 
 import contextlib
-import os
-import random
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,8 +12,6 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.tokens import ADMIN, READ
 from chronoverse.embedded.server import SERVER_OPTIONS
@@ -26,19 +20,14 @@ from chronoverse.store import Store
 from tests.conftest import KINDS, binary
 from tests.deploy.answers import all_answers, all_objects, write
 from tests.deploy.conftest import COMPOSE_ENVIRONMENT, configure_compose_redis
-from tests.support.archivers import all_entries, archive, line_numbers, policy
+from tests.support.archivers import archive
 from tests.support.bench import make_lines
-from tests.support.guarded_server import GuardedServer
-from tests.support.jobs import RunningJob
 from tests.support.servers import RedisServer
 from tests.support.service import serving
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
 WORKFLOW: Final = "wf_1"
-#: Lines of a job under load: it prints for about 2 s, and its log is shrunk meanwhile.
-LOAD_LINES: Final = 8_000
 LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
     JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
 )
@@ -127,68 +116,4 @@ def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> Non
         after = all_objects(objects)
         assert archived.items() <= after.items()
         assert {name.split("/")[1] for name in after.keys() - archived.keys()} == {LIVE.job_id, ENDED.job_id}
-        assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
-
-
-class WatchedObjects(FileObjectStore):
-    """Records deletions."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.deleted: set[str] = set()
-
-    def delete(self, name: str) -> None:
-        self.deleted.add(name)
-        super().delete(name)
-
-
-def test_restarts_under_load_lose_nothing(tmp_path: Path) -> None:
-    """Three restarts at random times, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
-    seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
-    print(f"FAULT_SEED={seed}")
-    moments = random.Random(seed)
-    objects, stop = WatchedObjects(tmp_path / "archive"), threading.Event()
-    directory = tmp_path / "runners"
-    directory.mkdir()
-    code = f"for n in range({LOAD_LINES}):\n print('line', n + 1, 'x' * 100)\n if n % 100 == 99: time.sleep(0.02)"
-    with (
-        GuardedServer(tmp_path / "store", binary(KINDS[2]), "--appendonly", "yes") as server,
-        contextlib.closing(Store(server.url_of("archiver"))) as archiving,
-        contextlib.ExitStack() as stack,
-    ):
-        mover = Archiver(archiving, objects, policy(hot_seconds=1), stop=stop)
-        thread = threading.Thread(target=mover.run)
-        thread.start()
-        stack.callback(thread.join, 30)
-        stack.callback(stop.set)
-        running: dict[JobRef, RunningJob] = {}
-
-        def begin(count: int) -> None:
-            for _ in range(count):
-                job = JobRef(WORKFLOW, f"load_{len(running)}")
-                store = stack.enter_context(contextlib.closing(Store(server.url_of("runner"), lease_seconds=30)))
-                running[job] = stack.enter_context(RunningJob(code, store, directory, job))
-
-        for _ in range(3):
-            begin(2)
-            time.sleep(moments.uniform(0.2, 2))
-            moments.choice([server.stop, server.kill])()
-            server.start()
-        for each in running.values():
-            assert each.result(60) == 0, each.stderr_text
-
-        def archived() -> bool:
-            return all(archiving.catalog.archive_state(job).complete for job in running)
-
-        wait_until(archived, 60, "all jobs are archived")
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
-        kept = {each.name for each in objects.list("")}
-        for job in running:
-            assert line_numbers(all_entries(archiving, objects, job)) == list(range(1, LOAD_LINES + 1))
-            manifest = read_manifest(objects, job)
-            assert manifest
-            assert manifest.names <= kept
-            assert manifest.names.isdisjoint(objects.deleted)
         assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()

@@ -16,8 +16,6 @@ from tests.support.service import ROOT
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.long
-
 UNIT: Final = DEPLOY / "chronoverse.service"
 ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
 NOTIFIER: Final = DEPLOY / "chronoverse-notifier.service"
@@ -47,6 +45,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_systemd_understands_every_line(copy: Path) -> None:
     """systemd warns about unknown names and values."""
     done = subprocess.run(
@@ -61,14 +60,17 @@ def test_systemd_understands_every_line(copy: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_the_unit_is_hardened(copy: Path) -> None:
     """systemd's own assessment of the exposure is low."""
     command = [tool("systemd-analyze"), "security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 0, done.stdout[-200:]
+    assert f"gives it {MOST_EXPOSED / 10} of 10" in (ROOT / "docs" / "deploying.md").read_text()
 
 
+@pytest.mark.long
 def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: Gunicorn) -> None:
     """It has time to drain, and can open as many connections as a worker accepts."""
     assert seconds(unit["TimeoutStopSec"]) > gunicorn.drain_seconds
@@ -76,11 +78,12 @@ def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: 
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
 
 
-def test_all_units_use_one_state_directory() -> None:
-    """They run as the same user. Each reads its Redis user's URL; the notifier's user is the service's."""
+def test_all_units_share_their_user_and_directory_and_stop_in_order() -> None:
+    """Only the main process gets SIGTERM. Each reads its Redis user's URL; the notifier's user is the service's."""
     units = [path.read_text().splitlines() for path in (UNIT, ARCHIVER, NOTIFIER)]
-    for line in ("DynamicUser=yes", "User=chronoverse", "StateDirectory=chronoverse", "StateDirectoryMode=0700"):
-        assert all(line in unit for unit in units)
+    same = ["DynamicUser=yes", "User=chronoverse", "StateDirectory=chronoverse", "StateDirectoryMode=0700"]
+    for line in (*same, "KillSignal=SIGTERM", "KillMode=mixed", "Restart=always"):
+        assert all(line in unit for unit in units), line
     files = [[line for line in unit if line.startswith("EnvironmentFile=")] for unit in units]
 
     assert files == [
@@ -107,11 +110,6 @@ def test_the_documented_second_node_is_the_unit_with_another_port(tmp_path: Path
 
     assert changed == {"Environment=CHRONOVERSE_DATA_DIR=/var/lib/chronoverse CHRONOVERSE_BIND=127.0.0.1:8001"}
     assert "server 127.0.0.1:8001 " in (DEPLOY / "nginx-nodes.conf").read_text()
-
-
-def test_the_documented_exposure_is_the_one_that_is_allowed() -> None:
-    """docs/deploying.md quotes systemd's number."""
-    assert f"gives it {MOST_EXPOSED / 10} of 10" in (ROOT / "docs" / "deploying.md").read_text()
 
 
 @pytest.mark.long

@@ -1,6 +1,5 @@
 """Requests that nginx itself rejects, with problem documents like the service's. The nodes never answer."""
 
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ import pytest
 
 from tests.support.nginx import HOST, Nginx
 from tests.support.ports import free_port
-from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 from tests.web.routes.wire import receive
 
@@ -121,17 +119,6 @@ def test_without_a_node_the_answer_says_when_to_retry(nginx_without_nodes: Nginx
             assert response.status_code == 502
             assert int(response.headers["retry-after"]) > 0
             check_problem(502, dict(response.headers), response.content)
-
-
-def test_every_rejection_of_nginx_has_a_title() -> None:
-    """Each status with a problem document is in the configuration's table of titles."""
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
-    replaced = {int(code) for line in re.findall(r"error_page ([0-9 ]+) /.problem", text) for code in line.split()}
-    titled = {int(code) for code in re.findall(r"^ +([0-9]{3}) '\"title\"", text, re.MULTILINE)}
-
-    # nginx's internal number for 431 is 494.
-    assert titled - replaced == {431}
-    assert replaced - titled == set()
 
 
 def open_requests(nginx: Nginx, node: tuple[str, int]) -> int:
