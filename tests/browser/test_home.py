@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser
 
+from chronoverse.auth.tokens import WRITE
 from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
@@ -90,3 +91,24 @@ def test_a_link_signs_in_an_open_page(open_tab: OpenTab, page_service: Service, 
     assert page.evaluate("location.href") == f"{address}#L2"
     page.go_back()
     assert page.evaluate("location.href") == address
+
+
+def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Before any choice. A token for another workflow is valid, one without a scope is not."""
+    tab = open_tab()
+    tab.expected = "Failed to load resource"
+    tab.page.goto(tab.url)
+
+    def enter(token: str) -> None:
+        tab.page.fill(".sign-in input", token)
+        tab.page.click(".sign-in button")
+
+    enter(page_service.token(secret=b"x" * 32))
+    tab.page.wait_for_selector(".sign-in p:has-text('Token rejected: ')")
+    enter(page_service.token(ttl=-60))
+    tab.page.wait_for_selector(".sign-in p:has-text('Token rejected: the token has expired.')")
+    enter(page_service.token(scopes=[WRITE]))
+    tab.page.wait_for_selector(".sign-in p:has-text('The service answers 403: the token lacks the scope logs:read.')")
+    enter(page_service.token("elsewhere"))
+    tab.page.wait_for_selector(".sign-in", state="detached")
+    tab.page.wait_for_selector("#empty a:text-is('elsewhere')")

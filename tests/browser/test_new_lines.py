@@ -170,3 +170,18 @@ def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: s
     tab.page.emulate_media(color_scheme="dark")
     tab.page.set_viewport_size({"width": 390, "height": 700})
     assert violations(tab, axe) == []
+
+
+def test_a_running_job_marks_new_lines_live(open_tab: OpenTab, page_store: Store) -> None:
+    """When it fails, its summary is shown. A later part of a long line marks the whole row."""
+    write_runs(page_store, "running-new")
+    job = Job(page_store, "running", "running-new").lines(*GOOD)
+    tab = open_tab(job.ref).wait_number(300)
+    tab.page.keyboard.press("j")
+    tab.wait_text("#newcount", "0")
+    job.write(iter([("a long line that ", "stdout", True), ("goes on", "stdout", False)])).lines("fatal error")
+    wait_until(lambda: marked(tab) == [301, 303], PATIENCE_SECONDS, "both rows are marked")
+    job.end(Status.FAILED, 1)
+    tab.page.wait_for_selector("#summary a")
+    tab.wait_text("#errorcount", "1")
+    tab.wait_text("#summary code", "fatal error")

@@ -60,6 +60,33 @@ test("a list starts with one page, and loads more on request", async () => {
   list.stop();
 });
 
+test("more items are loaded even if another request replaces theirs", async () => {
+  const { list, shown } = listed([4, 3, 2, 1].map((id) => job(`${id}`)));
+  list.refresh();
+  await until(() => shown().length === 2);
+  $("more").dispatchEvent(new Event("click"));
+  list.refresh();
+  await until(() => shown().length === 4);
+  list.stop();
+});
+
+test("a list without changes is reloaded every five seconds, but not in a hidden tab", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { asked, list } = listed([job("1")], { streams: false });
+  const pass = async () => {
+    t.mock.timers.tick(5000);
+    for (let turns = 0; turns < 20; turns += 1) await new Promise(setImmediate);
+  };
+  list.refresh();
+  for (const [hidden, requests] of [[false, 2], [true, 2], [true, 2], [false, 3]]) {
+    await new Promise(setImmediate);
+    document.hidden = hidden;
+    await pass();
+    equal(asked.length, requests);
+  }
+  list.stop();
+});
+
 test("a reloaded list keeps its length", async () => {
   const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
   const { asked, list, shown } = listed(jobs, { size: 2, streams: false });

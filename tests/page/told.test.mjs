@@ -63,3 +63,37 @@ test("unread runs are requested a few more times", async () => {
   equal((await summaries({ cause })).length, 4);
   equal((await summaries({ cause }, { cause: { ...cause, line: line(5, { seen: { ...seen, without_shapes: 0 } }) } })).length, 2);
 });
+
+test("an annotation shows its kind and place, and a match in the right place", () => {
+  const maker = new RowMaker();
+  const message = "::error file=a.js,line=3::no semicolon";
+  maker.marks = () => [[message.indexOf("semi"), message.length]];
+  const row = maker.element({ number: 1, line: line(1, { message }) });
+  const [kind, place, text] = row.children.slice(-3);
+  deepEqual([kind.textContent, place.textContent, text.textContent], ["error", "a.js:3", "no semicolon"]);
+  equal(text.children.at(-1).name, "mark");
+  equal(text.children.at(-1).textContent, "semicolon");
+});
+
+test("a button for notifications that are blocked says so", async () => {
+  globalThis.Notification = { requestPermission: async () => "denied" };
+  await import(`${js}/notify.js`);
+  $("notify").click();
+  await until(() => $("notify").disabled);
+  equal($("notify").textContent, "Notifications are blocked by the browser");
+  equal($("notify").ariaPressed, "false");
+});
+
+test("a hidden tab requests no profile", async () => {
+  const { Profile } = await import(`${js}/profile.js`);
+  let asked = 0;
+  globalThis.fetch = async () => ((asked += 1), Response.json({ status: 404 }, { status: 404 }));
+  sessionStorage.setItem("chronoverse.token", "token");
+  globalThis.localStorage = sessionStorage;
+  document.hidden = true;
+  new Profile(PATH, { last: 1 }, {}).follow(() => false);
+  await new Promise((done) => setTimeout(done, 30));
+  equal(asked, 0);
+  document.hidden = false;
+  await until(() => asked);
+});
