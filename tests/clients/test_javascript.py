@@ -133,17 +133,6 @@ def test_the_ways_a_log_ends_are_distinguished(engine: Engine, reader_service: S
     assert failure(job, service="http://127.0.0.1:1", giveUpAfter=0.1)[0] == "Unreachable"
 
 
-def test_an_unreadable_entry_does_not_end_the_stream(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The stream has an error for it, and continues to the end of a completed job."""
-    job.lines(["one", "two"]).add("2-1", "message", "out of sequence")
-    job.lines(["three"]).end()
-    read = node.start("follow", **options(reader_service, job)).result()
-
-    assert (read["numbers"], read["failure"], read["reconnects"]) == ([1, 2, 3], None, [])
-    text = "entry 2-1 has no place in this log's numbering and cannot be shown"
-    assert read["events"] == ["connected", "COMPLETED", text, "COMPLETED", "end"]
-
-
 def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """It is followed as soon as it appears."""
     reading = engine.start("follow", **options(reader_service, job, wait="forever"))
@@ -151,24 +140,6 @@ def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: F
     job.lines(["one", "two"]).end()
     seen = reading.result()
     assert (seen["numbers"], seen["events"][-1], seen["failure"]) == ([1, 2], "end", None)
-
-
-@pytest.mark.parametrize("scenario", ["follow", "pages", "wait", "get"])
-def test_a_refused_token_is_replaced(engine: Engine, reader_service: Service, job: Foreign, scenario: str) -> None:
-    """The function is called once more, with the refusal. A token given as a string cannot be replaced."""
-    job.lines(["one"]).end()
-    given = options(reader_service, job)
-    good = given.pop("token")
-    if scenario == "get":
-        given = {"url": f"{reader_service.url}{job.path}"}
-    renewed = engine.start(scenario, **given, tokens=["an old one", good]).result()
-    refused = engine.start(scenario, **given, tokens=["an old one", "another", good]).result()
-    wrong = engine.start(scenario, **given, token="an old one").result()
-
-    assert (renewed["failure"], renewed["calls"]) == (None, [None, 401])
-    assert (refused["failure"]["status"], refused["calls"]) == (401, [None, 401])
-    message = "the Authorization header is not a bearer token"
-    assert wrong["failure"] == {"name": "Refused", "message": message, "status": 401}
 
 
 @pytest.mark.long
@@ -322,17 +293,6 @@ def test_interrupted_frames_are_sent_again_in_full(node: Node) -> None:
     assert len(seen["reconnects"]) == 4
 
 
-def test_a_renewed_token_causes_no_delay(node: Node) -> None:
-    """The next connection asks the function for a token, and continues after the last line."""
-    expired = stream(CONNECTED, JOB, log(1), b"event: error\ndata: token expired\n\n")
-    scripted = {**SCRIPTED, "tokens": ["a", "b"]}
-    with ScriptedService(expired, stream(CONNECTED, log(2), END % 2)) as service:
-        seen = node.start("follow", service=service.url, **scripted).result()
-
-    assert (seen["numbers"], seen["reconnects"]) == ([1, 2], [["token expired", 0]])
-    assert service.requests[1].headers["last-event-id"] == "1"
-
-
 @pytest.mark.long
 def test_the_service_sets_the_reconnection_time(node: Node) -> None:
     """With ``retry:`` and Retry-After. Delays grow with each failure in a row, until the reader gives up."""
@@ -350,16 +310,6 @@ def test_the_service_sets_the_reconnection_time(node: Node) -> None:
     with ScriptedService(stream(CONNECTED, JOB), *[busy] * 3) as service:
         seen = node.start("follow", service=service.url, giveUpAfter=0.5, **SCRIPTED).result()
     assert (seen["failure"]["status"], len(service.requests)) == (503, 3)
-
-
-@pytest.mark.long
-def test_a_silent_connection_is_considered_dead(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The service sends a heartbeat each second; this reader expects five in that time."""
-    job.line("one")
-    given = options(reader_service, job, heartbeat=0.2, abortAfterMs=2500)
-    seen = node.start("follow", **given).result()
-    assert seen["reconnects"][0][0] == "nothing came for 0.6 s"
-    assert seen["numbers"] == [1]
 
 
 def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
@@ -382,18 +332,6 @@ def test_a_wait_continues_after_an_early_answer(node: Node) -> None:
     assert [gap["from"] for gap in seen["answer"]["gaps"]] == [1, 7]
     assert [request.query.get("offset") for request in service.requests] == [None, "5", "5"]
     assert [request.query["timeout"] for request in service.requests] == ["20", "20", "20"]
-
-
-@pytest.mark.long
-def test_a_hidden_job_is_polled_slowly(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The service immediately answers that there is no such job. The next request follows a second later."""
-    job.line("hay")
-    given = options(reader_service, job, q="needle", timeout=2) | {"token": reader_service.token("elsewhere")}
-    asked = reader_service.logs().count(f"{job.path}/wait")
-    seen = node.start("wait", **given).result()
-    assert seen["failure"]["status"] == 404
-    assert 1.9 <= seen["seconds"] < 15
-    assert reader_service.logs().count(f"{job.path}/wait") - asked <= 4
 
 
 @pytest.mark.parametrize("example", ["follow", "page", "wait"])

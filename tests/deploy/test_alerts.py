@@ -15,7 +15,7 @@ EXAMPLES: Final = Path(__file__).with_name("prometheus-alerts.test.yaml")
 def promtool(*arguments: str) -> str:
     """promtool's output. Fails if promtool finds an error."""
     command = [tool("promtool"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

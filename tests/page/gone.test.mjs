@@ -8,11 +8,13 @@ import { line, open, routes, rows } from "./job_page.mjs";
 
 let stream = null;
 let isGone = false;
+let refusals = 0;
 Object.assign(routes, {
   "": () => Response.json({ id: "j", workflow_id: "w", status: "RUNNING", exit_code: null, first_sequence_num: 1, last_sequence_num: 1 }),
   "/logs": () => Response.json({ logs: [line(1)], cursor: null }),
   "/logs/new": () => Response.json({ status: 409, detail: "no good run", reason: "nothing-to-compare" }, { status: 409 }),
   "/events": () => {
+    refusals += isGone;
     if (isGone) return Response.json({ status: 404, detail: "no such job" }, { status: 404 });
     const body = new ReadableStream({ start: (controller) => (stream = controller) });
     stream.enqueue(new TextEncoder().encode("event: connected\ndata: {}\nretry: 1\n\n"));
@@ -33,5 +35,8 @@ test("a deletion is told, and the lines stay", async () => {
   stream.enqueue(new TextEncoder().encode("event: error\ndata: the log is gone\n\n"));
   stream.close();
   await until(() => !$("link").hidden && $("link").textContent === "the log is gone");
+  await until(() => refusals);
+  await new Promise((done) => setTimeout(done, 50));
+  equal($("notice").hidden, true);
   deepEqual(rows().map(({ dataset }) => dataset.number), [1]);
 });
