@@ -141,7 +141,7 @@ class WorkflowFollower(Follower):
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
-        """The events that ``chunk`` completes, then an :class:`UpToDate` if these include further changes."""
+        """The events that ``chunk`` completes, then an :class:`UpToDate` if they change ``last_number``."""
         before = self.last_number
         yield from super().feed(chunk)
         if self.last_number is not None and self.last_number != before:

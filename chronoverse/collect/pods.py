@@ -36,7 +36,7 @@ _KINDS: Final = ("container", "initContainer", "ephemeralContainer")
 class ContainerEnd(NamedTuple):
     """How a container ended. A container that never started has a ``message``, and may have no ``exit_code``.
 
-    Without a ``reason``, the end stays unknown forever.
+    Without a ``reason``, nothing is known about the end, and the job is LOST.
     """
 
     exit_code: int | None

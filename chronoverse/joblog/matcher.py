@@ -131,7 +131,7 @@ class Matcher:
 
     @cached_property
     def in_any_json(self) -> SpanFinder:
-        """Finds the text in a line's JSON, even if sequences interrupt it. Half as fast as :attr:`in_json`."""
+        """Finds the text in a line's JSON, even if control sequences interrupt it. Half as fast as :attr:`in_json`."""
         return _finder(_compiled(f"(?:{_JSON_SEQUENCE})*".join(self._in_json), False, self._max_bytes))
 
     @property

@@ -317,7 +317,7 @@ class Store:
         return None if self.durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all lines, and the terminal entry, are safe. None after a timeout.
+        """All entries below the returned number are safe, including the terminal entry. None after a timeout.
 
         ``may_sync`` allows forcing the files to disk instead of waiting for the server. Raises :class:`Fenced`,
         :class:`NotDurable`.
