@@ -379,7 +379,7 @@ class Publisher:
         unconfirmed = 0
         # Asks what is on the store's disk every 0.1 s at most, not after each batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
-            if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(0.2):
+            if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(1.0):
                 continue
             try:
                 next_number = probe.confirm(self._attempt)
