@@ -7,9 +7,6 @@ from dataclasses import replace
 from tests.simulation.plan import Plan, Result, Simulator, small
 from tests.simulation.shrink import shrink
 
-#: How much of the story before the violation is printed, in seconds.
-STORY_SECONDS = 30.0
-
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 when no simulation has found anything."""
@@ -52,9 +49,9 @@ def summary(plan: Plan, result: Result) -> str:
 
 
 def story(plan: Plan, result: Result) -> str:
-    """The events around the violation, with one column per process."""
+    """The events of the last 30 s before the violation, with one column per process."""
     end = result.story[-1][0] if result.story else 0.0
-    events = [each for each in result.story if each[0] >= end - STORY_SECONDS][-400:]
+    events = [each for each in result.story if each[0] >= end - 30.0][-400:]
     names = list(dict.fromkeys(who for _, who, _ in events))
     lines = [f"{'seconds':>12}  " + "  ".join(f"[{name}]" for name in names)]
     lines += [f"{at:12.6f}  {'    ' * names.index(who)}[{who}] {text}"[:240] for at, who, text in events]

@@ -269,7 +269,7 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
     """Everyone connected before and after a redaction was notified of it."""
     for each in runner.redactions:
         # By the next look at the job. A slow reader first reads what came earlier.
-        told_at = each.done_at + 2 + 15 * viewer.reads_for
+        told_at = each.done_at + 1 + site.shape.check + 15 * viewer.reads_for
         number = sum(at < each.asked_at for at in viewer.connected_at)
         was_there = any(seen.connection == number and seen.at - MONOTONIC > told_at for seen in viewer.seen)
         told = [(first, last) for connection, first, last in viewer.told if connection == number]

@@ -12,6 +12,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import hashlib
+import queue
 import random
 import threading
 import time
@@ -161,8 +162,6 @@ def boot() -> None:
     gevent.Timeout._start_new_or_dummy = lambda seconds=None, *more: (
         start(seconds, *more) if seconds is None or more else _Timeout(seconds)
     )
-    import queue
-
     queue.time = _monotonic  # type: ignore[attr-defined]
 
 

@@ -31,8 +31,8 @@ from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.sse import ServerSentEvent
+from chronoverse.live import tail
 from chronoverse.live.replay_cache import ReplayCache, read_frames
-from chronoverse.live.tail import Tail
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import close_and_report
@@ -104,9 +104,10 @@ class Site:
         objects = SimObjectStore(self.bucket)
         schemes.open_object_store = web_app.open_object_store = lambda url: objects  # type: ignore[attr-defined]
         self.objects = objects
-        # Interval of measuring the running logs. At a tenth of it, measuring takes half of all time.
-        archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
-        cast("dict[str, Any]", Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
+        # At their real intervals, looking for changes takes most of the time.
+        archiver_module.MEASURE_SECONDS = tail.CHECK_SECONDS = self.shape.check  # type: ignore[misc]
+        tail.TICK_SECONDS = self.shape.check / 2  # type: ignore[misc]
+        cast("dict[str, Any]", tail.Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
     @property
     def store_url(self) -> str:

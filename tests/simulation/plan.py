@@ -57,7 +57,9 @@ class Shape(NamedTuple):
     hot_bytes: int = 100_000
     hot_seconds: float = 60.0
     running_seconds: float = 60.0
-    archiver_seconds: float = 2.0
+    archiver_seconds: float = 5.0
+    #: Seconds between a node's checks of a job (in reality 1), and an archiver's measurements of its size (0.1).
+    check: float = 3.0
     #: Minimum and maximum size of a job's ring in bytes.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
     #: Seconds between two of a job's bursts, and the lines of the largest.
@@ -119,6 +121,7 @@ def shape_of(plan: Plan) -> Shape:
         late=pick((0.002, 0.002, 0.05)),
         lost_reports=pick((0.0, 0.0, 0.3)),
         lock=pick((1.5, 10.0)),
+        check=pick((1.0, 1.0, 3.0)),
         rates=rates,
     )
 
